@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks across a recipe's keys, made before anything heavy starts. Each refusal names the key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from reasongrm_nemo.errors import UserError
+
+STAGES = ("prepare", "grpo", "generate", "filter", "sft", "mine", "evaluate")
+GENERATED_SOURCES = ("tiny_judge",)
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "stage": STAGES,
+    "model.architecture": (None, "qwen2", "llama"),
+    "model.dtype": ("fp32", "bf16"),
+    "judge.policy": ("strict_last", "rm_r1", "rewardbench"),
+    "rollout.dtype": ("fp32", "bf16"),
+    "cluster.platform": ("cpu", "gpu"),
+    "cluster.weight_transfer": ("gloo", "nccl", "ipc"),
+    "grpo.kl_estimator": ("k1", "k2", "k3"),
+    "grpo.optim.schedule": ("constant", "cosine"),
+    "sft.optim.schedule": ("constant", "cosine"),
+    "filter.strategy": ("r_star", "random", "shortest", "all"),
+    "evaluate.path_modes": (None, "tiny_judge"),
+}
+AT_LEAST_ONE = (
+    "model.max_model_len judge.max_prompt_tokens rollout.max_response_tokens rollout.max_num_seqs rollout.concurrency "
+    "cluster.nodes cluster.devices_per_node cluster.tensor_parallel cluster.pipeline_parallel cluster.threads_per_rank "
+    "grpo.steps grpo.prompts_per_step grpo.optimizer_steps grpo.max_tokens_per_micro_batch grpo.save_every "
+    "grpo.keep_checkpoints generate.samples mine.samples sft.epochs sft.batch_size sft.max_tokens_per_micro_batch "
+    "sft.save_every sft.keep_checkpoints"
+).split()
+WHOLE_OR_NULL = ("prepare.max_tasks", "grpo.max_tasks", "generate.max_tasks", "mine.max_tasks", "evaluate.max_tasks", "rollout.port")
+NOT_NEGATIVE = (
+    "rollout.temperature grpo.clip_low grpo.clip_high grpo.kl_coefficient grpo.optim.lr grpo.optim.min_lr grpo.optim.weight_decay "
+    "grpo.optim.warmup_steps sft.optim.lr sft.optim.min_lr sft.optim.weight_decay sft.optim.warmup_steps grpo.skip_tasks "
+    "generate.skip_tasks mine.skip_tasks seed prepare.tiny_judge.train prepare.tiny_judge.validation prepare.validation_fraction"
+).split()
+
+
+def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> None:
+    """Everything that can be known from the recipe alone.
+
+    Args:
+        cfg: the resolved recipe.
+        recipe: its path, for the message.
+        origin: dotted key -> "file:line" of where its value was set last.
+
+    Raises:
+        UserError: the first thing found wrong.
+    """
+
+    def refuse(key: str, why: str) -> None:
+        raise UserError(f"{origin.get(key, recipe)}: {key} {why}")
+
+    def get(key: str) -> Any:
+        return OmegaConf.select(cfg, key)
+
+    def present(key: str) -> bool:
+        return key.split(".")[0] in cfg and OmegaConf.select(cfg, key, default=_ABSENT) is not _ABSENT
+
+    for key, known in CHOICES.items():
+        if present(key) and get(key) not in known:
+            names = [str(name) for name in known if name is not None]
+            match = difflib.get_close_matches(str(get(key)), names, n=1)
+            hint = f' (did you mean "{match[0]}"?)' if match else ""
+            refuse(key, f'is "{get(key)}"; it can be {", ".join(names)}{hint}')
+    for key in AT_LEAST_ONE:
+        if present(key) and get(key) < 1:
+            refuse(key, f"is {get(key)}; it must be 1 or more")
+    for key in NOT_NEGATIVE:
+        if present(key) and get(key) < 0:
+            refuse(key, f"is {get(key)}; it must be 0 or more")
+    for key in WHOLE_OR_NULL:
+        value = get(key) if present(key) else None
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            refuse(key, f"is {value!r}; it must be a whole number from 1, or null")
+    for name, value in cfg.inputs.items():
+        if value is not None and not isinstance(value, str):
+            refuse(f"inputs.{name}", f"is {value!r}; it must be a path")
+    if not 0 < cfg.rollout.top_p <= 1:
+        refuse("rollout.top_p", f"is {cfg.rollout.top_p}; it must be above 0 and at most 1")
+    if cfg.model.trust_remote_code:
+        refuse("model.trust_remote_code", "is true; this project runs no code that comes with a checkpoint")
+
+    room = cfg.judge.max_prompt_tokens + cfg.rollout.max_response_tokens
+    if cfg.stage in ("grpo", "generate", "mine", "evaluate") and room > cfg.model.max_model_len:
+        refuse(
+            "model.max_model_len",
+            f"is {cfg.model.max_model_len}, less than judge.max_prompt_tokens {cfg.judge.max_prompt_tokens} + "
+            f"rollout.max_response_tokens {cfg.rollout.max_response_tokens} = {room}",
+        )
+    cluster = cfg.cluster
+    world = cluster.nodes * cluster.devices_per_node
+    parallel = cluster.tensor_parallel * cluster.pipeline_parallel
+    if world % parallel:
+        refuse(
+            "cluster.tensor_parallel",
+            f"{cluster.tensor_parallel} × cluster.pipeline_parallel {cluster.pipeline_parallel} does not divide the "
+            f"{world} devices (cluster.nodes {cluster.nodes} × cluster.devices_per_node {cluster.devices_per_node})",
+        )
+    if cluster.sequence_parallel and cluster.tensor_parallel == 1:
+        refuse("cluster.sequence_parallel", "is true with cluster.tensor_parallel 1; it needs tensor parallelism")
+    if cluster.platform == "cpu" and cluster.weight_transfer != "gloo":
+        refuse("cluster.weight_transfer", f"is {cluster.weight_transfer} on cluster.platform cpu; only gloo works there")
+    if "grpo" in cfg:
+        _check_grpo(cfg, refuse, world // parallel)
+    if cfg.stage == "sft" and cfg.sft.max_tokens_per_micro_batch < cfg.model.max_model_len:
+        refuse(
+            "sft.max_tokens_per_micro_batch",
+            f"is {cfg.sft.max_tokens_per_micro_batch}, less than model.max_model_len {cfg.model.max_model_len}: "
+            "one full sequence must fit",
+        )
+    if cfg.stage == "prepare" and cfg.prepare.model_package and cfg.model.hf_path:
+        refuse("model.hf_path", "is given beside prepare.model_package; the package's model is the one measured: set one")
+    if cfg.stage == "prepare" and not 0 <= cfg.prepare.validation_fraction < 1:
+        refuse("prepare.validation_fraction", f"is {cfg.prepare.validation_fraction}; it must be from 0 to below 1")
+    if cfg.stage == "evaluate":
+        if not cfg.evaluate.models:
+            refuse("evaluate.models", "is empty; name at least one model, such as base: ${model.hf_path}")
+        for i, setting in enumerate(cfg.evaluate.settings):
+            if setting.samples < 1 or setting.temperature < 0:
+                refuse(f"evaluate.settings[{i}]", "needs samples of 1 or more and a temperature of 0 or more")
+    if cfg.stage in ("grpo", "generate") and cfg.rollout.temperature == 0:
+        refuse("rollout.temperature", f"is 0; {cfg.stage} needs samples that differ")
+
+
+def _check_grpo(cfg: DictConfig, refuse: Any, data_parallel: int) -> None:
+    grpo = cfg.grpo
+    if grpo.samples_per_prompt < 2:
+        refuse("grpo.samples_per_prompt", f"is {grpo.samples_per_prompt}; a group needs 2 samples or more")
+    product = grpo.prompts_per_step * grpo.samples_per_prompt
+    if grpo.global_batch is not None and grpo.global_batch != product:
+        refuse(
+            "grpo.global_batch",
+            f"is {grpo.global_batch}, but grpo.prompts_per_step {grpo.prompts_per_step} × "
+            f"grpo.samples_per_prompt {grpo.samples_per_prompt} = {product}; make them agree or leave it null",
+        )
+    if grpo.prompts_per_step % grpo.optimizer_steps:
+        refuse("grpo.optimizer_steps", f"is {grpo.optimizer_steps}; it must divide grpo.prompts_per_step {grpo.prompts_per_step}")
+    if product < data_parallel:
+        refuse("grpo.prompts_per_step", f"gives {product} sequences a step, fewer than the {data_parallel} data-parallel ranks")
+    room = cfg.judge.max_prompt_tokens + cfg.rollout.max_response_tokens
+    if grpo.max_tokens_per_micro_batch < room:
+        refuse(
+            "grpo.max_tokens_per_micro_batch",
+            f"is {grpo.max_tokens_per_micro_batch}, less than one full sequence "
+            f"(judge.max_prompt_tokens + rollout.max_response_tokens = {room})",
+        )
+    if grpo.clip_low >= 1:
+        refuse("grpo.clip_low", f"is {grpo.clip_low}; it must be below 1")
+
+
+def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> None:
+    """What a checkpoint's config.json must agree with, known once the checkpoint is there.
+
+    Args:
+        cfg: the recipe.
+        hf_config: the parsed config.json.
+        where: its path, for the message.
+
+    Raises:
+        UserError: naming the recipe's key and the checkpoint's figure.
+    """
+    architecture = hf_config.get("model_type")
+    if cfg.model.architecture is not None and architecture != cfg.model.architecture:
+        raise UserError(f"model.architecture is {cfg.model.architecture}, but {where} says {architecture}")
+    heads, groups = hf_config.get("num_attention_heads", 0), hf_config.get("num_key_value_heads")
+    layers, limit = hf_config.get("num_hidden_layers", 0), hf_config.get("max_position_embeddings", 0)
+    tensor, pipeline = cfg.cluster.tensor_parallel, cfg.cluster.pipeline_parallel
+    for name, count in (("num_attention_heads", heads), ("num_key_value_heads", groups or heads)):
+        if count % tensor:
+            raise UserError(f"cluster.tensor_parallel is {tensor}, which does not divide {name} {count} of {where}")
+    if layers % pipeline:
+        raise UserError(f"cluster.pipeline_parallel is {pipeline}, which does not divide num_hidden_layers {layers} of {where}")
+    if limit and cfg.model.max_model_len > limit:
+        raise UserError(f"model.max_model_len is {cfg.model.max_model_len}, past max_position_embeddings {limit} of {where}")
+
+
+_ABSENT = object()

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes: difference-only YAML over bases that hold every key.
+
+A recipe names what it inherits in `defaults` and says only what differs. The files under `base/` are the
+schema: a key that none of them holds is an error that names the nearest known one, and a value's type
+follows the base's. `null` in a base means any scalar, `???` means required, an empty mapping takes any
+names, and the first element of a base's list is the pattern of every element.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from reasongrm_nemo import checks
+from reasongrm_nemo.errors import UserError
+
+MISSING = "???"
+_PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclass
+class _Source:
+    """One YAML file (or the command line): its mapping, and where each dotted key stands."""
+
+    label: str
+    data: dict[str, Any]
+    lines: dict[str, int] = field(default_factory=dict)
+    is_base: bool = False
+
+    def where(self, key: str) -> str:
+        return f"{self.label}:{self.lines[key]}" if key in self.lines else self.label
+
+
+def recipes_root(recipe: Path | None = None) -> Path:
+    """The folder that `defaults` are relative to.
+
+    It is the nearest folder above `recipe` that has a `base` folder, else the recipes shipped with this
+    checkout (or the folder that REASONGRM_RECIPES names).
+    """
+    if recipe is not None:
+        for folder in recipe.resolve().parents:
+            if (folder / "base").is_dir():
+                return folder
+    return Path(os.environ.get("REASONGRM_RECIPES") or _PACKAGE.parent / "recipes")
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """' (did you mean "x"?)' for the nearest known name, or nothing."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f' (did you mean "{match[0]}"?)' if match else ""
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
+    """Read, merge, resolve and check one recipe.
+
+    Args:
+        path: the recipe's YAML file.
+        overrides: `key=value` words; the value is read as YAML.
+
+    Returns:
+        The whole recipe, every key present, read-only. `name` and `runs_dir` are filled in.
+
+    Raises:
+        UserError: a missing file, bad YAML, an unknown key, a wrong type, a required key without a value,
+            or a check across fields; the sentence names the file and the key.
+    """
+    path = Path(path)
+    sources = _gather(path, recipes_root(path))
+    command_line = _command_line(overrides)
+    schema = _schema(sources)
+    if not schema:
+        raise UserError(f'{path}: inherits no base; add "defaults: [base/<stage>]" (see {recipes_root()}/base)')
+    merged = OmegaConf.create({})
+    origin: dict[str, str] = {}
+    for source in [*sources, command_line]:
+        if not source.is_base:
+            _check_keys(source, source.data, schema, "")
+        merged = OmegaConf.merge(merged, OmegaConf.create(source.data))
+        origin |= {key: source.where(key) for key, _ in _leaves(source.data)}
+    if isinstance(merged.get("runs_dir"), type(None)):
+        merged.runs_dir = f"runs/{path.resolve().parent.name}"
+    if merged.get("name") is None:
+        merged.name = path.stem
+    try:
+        resolved = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{path}: {first} (key {error.full_key})") from None
+    resolved = _typed(resolved, schema, "", origin, str(path))
+    cfg = OmegaConf.create(resolved)
+    checks.check_recipe(cfg, str(path), origin)
+    OmegaConf.set_readonly(cfg, True)
+    return cfg
+
+
+def has_key(path: str | Path, key: str) -> bool:
+    """Whether the recipe at `path` knows the dotted `key`; used where overrides go to several recipes."""
+    path = Path(path)
+    return _known(_schema(_gather(path, recipes_root(path))), key.split("."))
+
+
+def known_keys(path: str | Path) -> list[str]:
+    """Every dotted key of the recipe's bases."""
+    path = Path(path)
+    return [key for key, _ in _leaves(_schema(_gather(path, recipes_root(path))))]
+
+
+def resolve_path(value: str, runs_dir: str | Path) -> Path:
+    """A recipe's path as a real one: `@artefact/file`, `asset:name`, `~` and plain paths.
+
+    `@1_grpo_zero/hf` is inside the artefact 1_grpo_zero under `runs_dir`; `asset:tiny_judge` ships with the
+    package; anything else is relative to the current folder.
+    """
+    if value.startswith("@"):
+        return Path(runs_dir) / value[1:]
+    if value.startswith("asset:"):
+        return _PACKAGE / "assets" / value.removeprefix("asset:")
+    return Path(value).expanduser()
+
+
+def require_path(value: str, runs_dir: str | Path, key: str) -> Path:
+    """`resolve_path`, refusing with the key's name and near file names where nothing is there."""
+    path = resolve_path(value, runs_dir)
+    if path.exists():
+        return path
+    if value.startswith("@"):
+        artefact = value[1:].split("/")[0]
+        if not (Path(runs_dir) / artefact).exists():
+            raise UserError(
+                f"{key}: {value} is inside artefact {artefact}, which {runs_dir} does not have; "
+                f"run stage {artefact} first"
+            )
+    raise UserError(f"{key}: {path} does not exist{_near_file(path)}")
+
+
+def input_paths(cfg: DictConfig) -> dict[str, tuple[str, str]]:
+    """Every input of a recipe: name -> (dotted key, value). Keys without a value are left out.
+
+    The names are those of `inputs`, `model` for model.hf_path, `source` for prepare.source where it is a
+    path, and `models.<name>` for evaluate.models.
+    """
+    found = {name: (f"inputs.{name}", value) for name, value in (cfg.get("inputs") or {}).items()}
+    if cfg.model.hf_path:
+        found["model"] = ("model.hf_path", cfg.model.hf_path)
+    if cfg.stage == "prepare" and cfg.prepare.source not in checks.GENERATED_SOURCES:
+        found["source"] = ("prepare.source", cfg.prepare.source)
+    if cfg.stage == "evaluate":
+        for name, value in cfg.evaluate.models.items():
+            found[f"models.{name}"] = (f"evaluate.models.{name}", value)
+    return {name: pair for name, pair in found.items() if pair[1] is not None}
+
+
+# -- reading files ---------------------------------------------------------------------------------------
+
+
+def _near_file(path: Path) -> str:
+    folder = path.parent
+    while not folder.is_dir():
+        if folder == folder.parent:
+            return ""
+        path, folder = folder, folder.parent
+    hint = near(path.name, (entry.name for entry in folder.iterdir()))
+    return hint or (f" (nor does the folder {path})" if not path.exists() and path.suffix == "" else "")
+
+
+def _read(path: Path, label: str, is_base: bool) -> _Source:
+    if not path.is_file():
+        raise UserError(f"recipe {path} does not exist{_near_file(path)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None and not isinstance(node, yaml.MappingNode):
+            raise UserError(f"{label}: a recipe is a mapping of keys, this is a {node.tag.split(':')[-1]}")
+        # OmegaConf reads with a safe loader of its own that knows 1e-6 as a number and refuses duplicate keys.
+        data = OmegaConf.to_container(OmegaConf.create(text)) if node is not None else {}
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{label}:{mark.line + 1}" if mark else label
+        raise UserError(f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    lines: dict[str, int] = {}
+    _note_lines(node, "", lines)
+    return _Source(label, data, lines, is_base)  # type: ignore[arg-type]
+
+
+def _note_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        dotted = f"{prefix}{key.value}"
+        lines[dotted] = key.start_mark.line + 1
+        _note_lines(value, dotted + ".", lines)
+
+
+def _gather(path: Path, root: Path, seen: tuple[Path, ...] = ()) -> list[_Source]:
+    """The file's defaults, depth first, then the file itself."""
+    if path.resolve() in seen:
+        raise UserError(f"{path}: inherits itself through its defaults")
+    source = _read(path, str(path), path.parent.name == "base")
+    defaults = source.data.pop("defaults", None) or []
+    if not isinstance(defaults, list) or not all(isinstance(name, str) for name in defaults):
+        raise UserError(f"{source.where('defaults')}: defaults is a list of recipe names such as [base/grpo]")
+    gathered: list[_Source] = []
+    for name in defaults:
+        file = root / f"{name}.yaml"
+        if not file.is_file() and (recipes_root() / f"{name}.yaml").is_file():
+            file = recipes_root() / f"{name}.yaml"
+        if not file.is_file():
+            known = {str(other.relative_to(root).with_suffix("")) for other in root.glob("*/*.yaml")}
+            raise UserError(f"{source.where('defaults')}: defaults names {name}, {file} does not exist{near(name, known)}")
+        for inherited in _gather(file, root, (*seen, path.resolve())):
+            # Two files may share a base; a base is merged once, where it is first met.
+            if not (inherited.is_base and any(inherited.label == other.label for other in gathered)):
+                gathered.append(inherited)
+    return [*gathered, source]
+
+
+def _command_line(overrides: Iterable[str]) -> _Source:
+    merged = OmegaConf.create({})
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        key = key.strip()
+        if not equals or not key or any(not part for part in key.split(".")):
+            raise UserError(f'command line: "{word}" is not of the form key=value')
+        try:
+            item = OmegaConf.create(f"value: {value}" if value.strip() else "value: null")
+        except (yaml.YAMLError, OmegaConfBaseException):
+            raise UserError(f"command line: {key}: {value!r} is not a YAML value") from None
+        OmegaConf.update(merged, key, item._get_node("value"), force_add=True)
+    return _Source("command line", OmegaConf.to_container(merged))  # type: ignore[arg-type]
+
+
+# -- keys and types --------------------------------------------------------------------------------------
+
+
+def _schema(sources: list[_Source]) -> dict[str, Any]:
+    bases = [OmegaConf.create(source.data) for source in sources if source.is_base]
+    return OmegaConf.to_container(OmegaConf.merge(*bases)) if bases else {}  # type: ignore[return-value]
+
+
+def _leaves(data: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in data.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+
+
+def _known(schema: Any, parts: list[str]) -> bool:
+    for part in parts:
+        if not isinstance(schema, dict):
+            return False
+        if not schema:
+            return True
+        if part not in schema:
+            return False
+        schema = schema[part]
+    return True
+
+
+def _check_keys(source: _Source, data: dict[str, Any], schema: dict[str, Any], prefix: str) -> None:
+    for key, value in data.items():
+        dotted = f"{prefix}{key}"
+        if key not in schema:
+            known = [name for name, _ in _leaves(schema, prefix)]
+            hint = near(dotted, known) or near(str(key), schema)
+            raise UserError(f'{source.where(dotted)}: unknown key "{dotted}"{hint}')
+        below = schema[key]
+        if isinstance(value, dict) and isinstance(below, dict) and below:
+            _check_keys(source, value, below, dotted + ".")
+        elif isinstance(value, dict) != isinstance(below, dict):
+            wanted = "a mapping" if isinstance(below, dict) else "a single value"
+            raise UserError(f"{source.where(dotted)}: {dotted} must be {wanted}, not {_show(value)}")
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+
+
+def _show(value: Any) -> str:
+    return "null" if value is None else "a mapping" if isinstance(value, dict) else repr(value)
+
+
+def _typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str) -> Any:
+    """`value` with the base's type (whole numbers become floats where the base has one), or UserError."""
+    place = origin.get(key, recipe)
+    if isinstance(base, dict):
+        if not isinstance(value, dict):
+            raise UserError(f"{place}: {key} must be a mapping, not {_show(value)}")
+        below = {name: (base[name] if base else None) for name in value}
+        prefix = f"{key}." if key else ""
+        return {name: _typed(value[name], below[name], f"{prefix}{name}", origin, recipe) for name in value}
+    if isinstance(value, str) and value == MISSING:
+        raise UserError(f"{recipe}: {key} is required; give it in the recipe or as {key}=VALUE")
+    if base is None or base == MISSING:
+        if isinstance(value, (dict, list)):
+            raise UserError(f"{place}: {key} must be a single value, not {_show(value)}")
+        return value
+    kind = type(base)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{place}: {key} must be {_KINDS[kind]}, not {_show(value)}")
+    if kind is list and base:
+        return [_item(item, base[0], f"{key}[{i}]", origin | {f"{key}[{i}]": place}, recipe) for i, item in enumerate(value)]
+    return value
+
+
+def _item(value: Any, pattern: Any, key: str, origin: dict[str, str], recipe: str) -> Any:
+    if isinstance(pattern, dict) and isinstance(value, dict):
+        for name in value:
+            if name not in pattern:
+                raise UserError(f'{origin[key]}: unknown key "{name}" in {key}{near(name, pattern)}')
+        for name in pattern:
+            if name not in value:
+                raise UserError(f"{origin[key]}: {key} lacks {name}")
+    return _typed(value, pattern, key, origin, recipe)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing that survives a kill, one owner of a runs folder at a time, and what to say about a full disk."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from reasongrm_nemo.errors import StageFailed, UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_ALMOST_NOTHING = 1 << 20
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing: beside it, synced, then renamed over it."""
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(aside, path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """`write_text` of indented JSON."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file; UserError where it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); was it written by this program?") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries (new names, renames) last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Sync every file and folder below `folder`."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root) / name
+            if path.is_file():
+                with path.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        sync_folder(Path(root))
+
+
+def readable_bytes(count: int) -> str:
+    """1536 -> "1.5 KiB"."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def disk_full(error: BaseException | None, work: Path) -> StageFailed | None:
+    """The sentence for a full disk, or None where that is not what happened.
+
+    Args:
+        error: what was raised; its causes are looked at too. A process the stage started may have met the
+            full disk in its place, so a disk with almost nothing free counts as well.
+        work: the artefact being written.
+    """
+    path: Any = None
+    cause: BaseException | None = error
+    full = False
+    while cause is not None and not full:
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            full, path = True, cause.filename
+        cause = cause.__cause__ or cause.__context__
+    folder = work
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if not full and free >= _ALMOST_NOTHING:
+        return None
+    return StageFailed(
+        f"no space left on the disk of {path or work} ({readable_bytes(free)} free); free some and give the same "
+        f"command again: what was computed so far is kept in {work}"
+    )
+
+
+class RunsLock:
+    """One process at a time works in a runs folder. The kernel frees the lock when its owner dies.
+
+    Raises:
+        UserError: on entering, where another process holds it; the sentence names that process.
+    """
+
+    def __init__(self, runs_dir: Path) -> None:
+        self.path = runs_dir / ".lock"
+        self._handle: int | None = None
+
+    def __enter__(self) -> RunsLock:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(handle, 200).decode(errors="replace").strip()
+            os.close(handle)
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise UserError(f"{self.path}: this file system does not lock files ({error.strerror})") from None
+            raise UserError(
+                f"{self.path.parent} is in use by another run ({owner or 'process unknown'}); "
+                "wait for it, end it, or give another runs_dir=..."
+            ) from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+        self._handle = handle
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
