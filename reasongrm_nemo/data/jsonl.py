@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records as JSON Lines: strict reading, atomic writing, appending that survives a kill."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, TypeVar
+
+from reasongrm_nemo.data.records import HardTask, JudgeTask, Record
+from reasongrm_nemo.errors import UserError
+
+R = TypeVar("R", bound=Record)
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Number (from 1) and raw bytes of every line that is not blank; `.gz` is unpacked.
+
+    Lines end at a line feed only, so that separators such as U+2028 inside a text do no harm.
+
+    Raises:
+        UserError: the file is missing, or the compressed data is damaged (naming the last good line).
+    """
+    path = Path(path)
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if number == 1 and line.startswith(b"\xef\xbb\xbf"):
+                    line = line[3:]
+                if line.strip():
+                    yield number, line
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file.") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}:{number}: damaged gzip data after this line ({error}); get the file anew.") \
+            from None
+
+
+def read_dicts(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """"file:line" and the parsed JSON value of every line.
+
+    Raises:
+        UserError: a line is not JSON, or not UTF-8.
+    """
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        try:
+            yield where, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not a JSON line ({error}).") from None
+
+
+def read_jsonl(path: str | Path, cls: type[R]) -> Iterator[R]:
+    """The records of a file, checked one by one.
+
+    Raises:
+        UserError: naming file, line and field.
+    """
+    for where, data in read_dicts(path):
+        yield cls.from_dict(data, where)
+
+
+def read_tasks(path: str | Path) -> Iterator[JudgeTask]:
+    """Tasks from a file of `JudgeTask` or of `HardTask` records, each as what it is."""
+    for where, data in read_dicts(path):
+        hard = isinstance(data, dict) and "answers" in data
+        yield (HardTask if hard else JudgeTask).from_dict(data, where)
+
+
+def encode(record: Record) -> bytes:
+    """One line of UTF-8 JSON; text that UTF-8 cannot hold (lone surrogates) is escaped."""
+    data = record.to_dict()
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    try:
+        return text.encode("utf-8") + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(data, allow_nan=False).encode("ascii") + b"\n"
+
+
+def sync_directory(path: Path) -> None:
+    """Make a creation or a rename inside `path` durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
+    """Write all records so that `path` appears whole or not at all; returns how many.
+
+    Written beside the target, synced, then renamed over it; a failure leaves the old file as it was.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    count = 0
+    try:
+        with aside.open("wb") as file:
+            for record in records:
+                file.write(encode(record))
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+    return count
+
+
+class JsonlAppender:
+    """Appends batches of records to a file, each batch synced before `append` returns.
+
+    Opening a file that a killed process left drops its torn end (a last line without a line feed, or one
+    that is no JSON); `dropped_bytes` says how much.  One writer at a time.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        existed = self.path.exists()
+        self._file: BinaryIO = self.path.open("r+b" if existed else "x+b")
+        self.dropped_bytes = self._drop_torn_end()
+        if not existed:
+            sync_directory(self.path.parent)
+
+    def append(self, records: Iterable[Record]) -> int:
+        """Append and sync the records; returns how many."""
+        lines = [encode(record) for record in records]
+        if lines:
+            self._file.write(b"".join(lines))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return len(lines)
+
+    def close(self) -> None:
+        """Close the file; closing twice does no harm."""
+        self._file.close()
+
+    def __enter__(self) -> JsonlAppender:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _drop_torn_end(self) -> int:
+        size = self._file.seek(0, os.SEEK_END)
+        keep = self._line_start(size)  # after the last line feed: what follows is torn
+        while keep:
+            start = self._line_start(keep - 1)
+            self._file.seek(start)
+            if _is_json(self._file.read(keep - start)):
+                break
+            keep = start
+        if keep < size:
+            self._file.truncate(keep)
+            os.fsync(self._file.fileno())
+        self._file.seek(keep)
+        return size - keep
+
+    def _line_start(self, end: int) -> int:
+        """Where the line that ends at offset `end` begins."""
+        while end:
+            begin = max(0, end - 65536)
+            self._file.seek(begin)
+            found = self._file.read(end - begin).rfind(b"\n")
+            if found >= 0:
+                return begin + found + 1
+            end = begin
+        return 0
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
