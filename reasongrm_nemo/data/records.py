@@ -12,7 +12,6 @@ import dataclasses
 import math
 import types
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from reasongrm_nemo.errors import UserError
@@ -80,13 +79,18 @@ class Record:
         return None
 
 
-@cache
+_SPECS: dict[type[Record], dict[str, tuple[Any, bool]]] = {}
+
+
 def _specs(cls: type[Record]) -> dict[str, tuple[Any, bool]]:
-    hints = get_type_hints(cls)
-    return {
-        spec.name: (hints[spec.name], spec.default is not dataclasses.MISSING)
-        for spec in dataclasses.fields(cls)  # type: ignore[arg-type]
-    }
+    """Type and optionality of each field, worked out once a class."""
+    if cls not in _SPECS:
+        hints = get_type_hints(cls)
+        _SPECS[cls] = {
+            spec.name: (hints[spec.name], spec.default is not dataclasses.MISSING)
+            for spec in dataclasses.fields(cls)  # type: ignore[arg-type]
+        }
+    return _SPECS[cls]
 
 
 def _show(value: Any) -> str:

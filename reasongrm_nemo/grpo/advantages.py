@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Groups: which are trained on, and what each response is worth within its own (section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def keep_group(correct: Sequence[bool]) -> bool:
+    """The paper's condition for an update: 0 < sum_i 1[o_i right] < K.
+
+    The condition is on the answers, not on advantages or shaped rewards, which may differ while all answers
+    are alike.
+
+    Args:
+        correct: (K,) whether each response of the group is right; truth values or 0 and 1.
+
+    Raises:
+        ValueError: an entry is neither 0 nor 1.
+    """
+    wrong = [entry for entry in correct if entry not in (0, 1)]
+    if wrong:
+        raise ValueError(f"Each response is right (1) or not (0), got {wrong[0]!r}.")
+    return 0 < sum(correct) < len(correct)
+
+
+def group_advantages(
+    rewards: ArrayLike, group_ids: Sequence[Hashable], *, std: bool = True, eps: float = 1e-6
+) -> NDArray[np.float64]:
+    """GRPO's advantages: each reward less its group's mean, over its group's standard deviation.
+
+        A_i = (r_i - mean(r)) / (std(r) + eps)
+
+    The deviation is the sample one (divided by K - 1), as in the common implementations of GRPO; the paper
+    does not say.  A group whose rewards are all equal, or with one member, has the advantage 0 exactly.
+
+    Args:
+        rewards: (N,) rewards, finite.
+        group_ids: (N,) the group of each; members need not be adjacent.
+        std: divide by the deviation; without it (Dr. GRPO) only the mean is taken away.
+        eps: keeps a tiny deviation from blowing up the quotient.
+
+    Returns:
+        (N,) float64.
+
+    Raises:
+        ValueError: lengths differ, or a reward is not finite.
+    """
+    values = np.asarray(rewards, dtype=np.float64)
+    if values.ndim != 1 or len(values) != len(group_ids):
+        raise ValueError(f"{len(group_ids)} group ids for rewards of the shape {values.shape}.")
+    if not np.isfinite(values).all():
+        raise ValueError("A reward is not finite.")
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(group_ids):
+        members.setdefault(group, []).append(index)
+    advantages = np.zeros_like(values)
+    for indices in members.values():
+        group_rewards = values[indices]
+        if group_rewards.min() == group_rewards.max():
+            continue
+        centred = group_rewards - group_rewards.mean()
+        advantages[indices] = centred / (group_rewards.std(ddof=1) + eps) if std else centred
+    return advantages
