@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -27,19 +27,61 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "filter.strategy": ("r_star", "random", "shortest", "all"),
     "evaluate.path_modes": (None, "tiny_judge"),
 }
-AT_LEAST_ONE = (
-    "model.max_model_len judge.max_prompt_tokens rollout.max_response_tokens rollout.max_num_seqs rollout.concurrency "
-    "cluster.nodes cluster.devices_per_node cluster.tensor_parallel cluster.pipeline_parallel cluster.threads_per_rank "
-    "grpo.steps grpo.prompts_per_step grpo.optimizer_steps grpo.max_tokens_per_micro_batch grpo.save_every "
-    "grpo.keep_checkpoints generate.samples mine.samples sft.epochs sft.batch_size sft.max_tokens_per_micro_batch "
-    "sft.save_every sft.keep_checkpoints"
-).split()
-WHOLE_OR_NULL = ("prepare.max_tasks", "grpo.max_tasks", "generate.max_tasks", "mine.max_tasks", "evaluate.max_tasks", "rollout.port")
-NOT_NEGATIVE = (
-    "rollout.temperature grpo.clip_low grpo.clip_high grpo.kl_coefficient grpo.optim.lr grpo.optim.min_lr grpo.optim.weight_decay "
-    "grpo.optim.warmup_steps sft.optim.lr sft.optim.min_lr sft.optim.weight_decay sft.optim.warmup_steps grpo.skip_tasks "
-    "generate.skip_tasks mine.skip_tasks seed prepare.tiny_judge.train prepare.tiny_judge.validation prepare.validation_fraction"
-).split()
+# Whole numbers from 1, by block; a block that the recipe lacks is left out.
+AT_LEAST_ONE: dict[str, tuple[str, ...]] = {
+    "model": ("max_model_len",),
+    "judge": ("max_prompt_tokens",),
+    "rollout": ("max_response_tokens", "max_num_seqs", "concurrency"),
+    "cluster": ("nodes", "devices_per_node", "tensor_parallel", "pipeline_parallel", "threads_per_rank"),
+    "grpo": (
+        "steps",
+        "prompts_per_step",
+        "optimizer_steps",
+        "max_tokens_per_micro_batch",
+        "save_every",
+        "keep_checkpoints",
+    ),
+    "generate": ("samples",),
+    "sft": ("epochs", "batch_size", "max_tokens_per_micro_batch", "save_every", "keep_checkpoints"),
+    "mine": ("samples",),
+}
+AT_LEAST_ONE_OR_NULL: dict[str, tuple[str, ...]] = {
+    "prepare": ("max_tasks", "max_validation"),
+    "rollout": ("port", "threads"),
+    "grpo": ("max_tasks", "global_batch"),
+    "generate": ("max_tasks",),
+    "mine": ("max_tasks",),
+    "evaluate": ("max_tasks",),
+}
+NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
+    "rollout": ("temperature",),
+    "prepare": ("tiny_judge.train", "tiny_judge.validation", "validation_fraction"),
+    "grpo": (
+        "skip_tasks",
+        "clip_low",
+        "clip_high",
+        "kl_coefficient",
+        "optim.lr",
+        "optim.min_lr",
+        "optim.weight_decay",
+        "optim.warmup_steps",
+    ),
+    "generate": ("skip_tasks",),
+    "sft": ("optim.lr", "optim.min_lr", "optim.weight_decay", "optim.warmup_steps"),
+    "mine": ("skip_tasks",),
+}
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """' (did you mean "x"?)' for the nearest known name, or nothing."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f' (did you mean "{match[0]}"?)' if match else ""
+
+
+def _of(cfg: DictConfig, table: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, Any]]:
+    for block, names in table.items():
+        for key in (f"{block}.{name}" for name in names if block in cfg):
+            yield key, OmegaConf.select(cfg, key)
 
 
 def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> None:
@@ -57,27 +99,19 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
     def refuse(key: str, why: str) -> None:
         raise UserError(f"{origin.get(key, recipe)}: {key} {why}")
 
-    def get(key: str) -> Any:
-        return OmegaConf.select(cfg, key)
-
-    def present(key: str) -> bool:
-        return key.split(".")[0] in cfg and OmegaConf.select(cfg, key, default=_ABSENT) is not _ABSENT
-
     for key, known in CHOICES.items():
-        if present(key) and get(key) not in known:
+        value = OmegaConf.select(cfg, key, default=_ABSENT)
+        if value is not _ABSENT and value not in known:
             names = [str(name) for name in known if name is not None]
-            match = difflib.get_close_matches(str(get(key)), names, n=1)
-            hint = f' (did you mean "{match[0]}"?)' if match else ""
-            refuse(key, f'is "{get(key)}"; it can be {", ".join(names)}{hint}')
-    for key in AT_LEAST_ONE:
-        if present(key) and get(key) < 1:
-            refuse(key, f"is {get(key)}; it must be 1 or more")
-    for key in NOT_NEGATIVE:
-        if present(key) and get(key) < 0:
-            refuse(key, f"is {get(key)}; it must be 0 or more")
-    for key in WHOLE_OR_NULL:
-        value = get(key) if present(key) else None
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            refuse(key, f'is "{value}"; it can be {", ".join(names)}{near(str(value), names)}')
+    for key, value in _of(cfg, AT_LEAST_ONE):
+        if value < 1:
+            refuse(key, f"is {value}; it must be 1 or more")
+    for key, value in _of(cfg, NOT_NEGATIVE):
+        if value < 0:
+            refuse(key, f"is {value}; it must be 0 or more")
+    for key, value in _of(cfg, AT_LEAST_ONE_OR_NULL):
+        if value is not None and (type(value) is not int or value < 1):
             refuse(key, f"is {value!r}; it must be a whole number from 1, or null")
     for name, value in cfg.inputs.items():
         if value is not None and not isinstance(value, str):
@@ -91,7 +125,8 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
     if cfg.stage in ("grpo", "generate", "mine", "evaluate") and room > cfg.model.max_model_len:
         refuse(
             "model.max_model_len",
-            f"is {cfg.model.max_model_len}, less than judge.max_prompt_tokens {cfg.judge.max_prompt_tokens} + "
+            f"is {cfg.model.max_model_len}, less than "
+            f"judge.max_prompt_tokens {cfg.judge.max_prompt_tokens} + "
             f"rollout.max_response_tokens {cfg.rollout.max_response_tokens} = {room}",
         )
     cluster = cfg.cluster
@@ -100,25 +135,37 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
     if world % parallel:
         refuse(
             "cluster.tensor_parallel",
-            f"{cluster.tensor_parallel} × cluster.pipeline_parallel {cluster.pipeline_parallel} does not divide the "
-            f"{world} devices (cluster.nodes {cluster.nodes} × cluster.devices_per_node {cluster.devices_per_node})",
+            f"{cluster.tensor_parallel} × cluster.pipeline_parallel {cluster.pipeline_parallel} does not "
+            f"divide the {world} devices "
+            f"(cluster.nodes {cluster.nodes} × cluster.devices_per_node {cluster.devices_per_node})",
         )
     if cluster.sequence_parallel and cluster.tensor_parallel == 1:
-        refuse("cluster.sequence_parallel", "is true with cluster.tensor_parallel 1; it needs tensor parallelism")
+        refuse(
+            "cluster.sequence_parallel", "is true with cluster.tensor_parallel 1; it needs tensor parallelism"
+        )
     if cluster.platform == "cpu" and cluster.weight_transfer != "gloo":
-        refuse("cluster.weight_transfer", f"is {cluster.weight_transfer} on cluster.platform cpu; only gloo works there")
+        refuse(
+            "cluster.weight_transfer",
+            f"is {cluster.weight_transfer} on cluster.platform cpu; only gloo works there",
+        )
     if "grpo" in cfg:
         _check_grpo(cfg, refuse, world // parallel)
     if cfg.stage == "sft" and cfg.sft.max_tokens_per_micro_batch < cfg.model.max_model_len:
         refuse(
             "sft.max_tokens_per_micro_batch",
-            f"is {cfg.sft.max_tokens_per_micro_batch}, less than model.max_model_len {cfg.model.max_model_len}: "
-            "one full sequence must fit",
+            f"is {cfg.sft.max_tokens_per_micro_batch}, less than "
+            f"model.max_model_len {cfg.model.max_model_len}: one full sequence must fit",
         )
     if cfg.stage == "prepare" and cfg.prepare.model_package and cfg.model.hf_path:
-        refuse("model.hf_path", "is given beside prepare.model_package; the package's model is the one measured: set one")
+        refuse(
+            "model.hf_path",
+            "is given beside prepare.model_package; the package's model is the one measured: set one",
+        )
     if cfg.stage == "prepare" and not 0 <= cfg.prepare.validation_fraction < 1:
-        refuse("prepare.validation_fraction", f"is {cfg.prepare.validation_fraction}; it must be from 0 to below 1")
+        refuse(
+            "prepare.validation_fraction",
+            f"is {cfg.prepare.validation_fraction}; it must be from 0 to below 1",
+        )
     if cfg.stage == "evaluate":
         if not cfg.evaluate.models:
             refuse("evaluate.models", "is empty; name at least one model, such as base: ${model.hf_path}")
@@ -138,12 +185,19 @@ def _check_grpo(cfg: DictConfig, refuse: Any, data_parallel: int) -> None:
         refuse(
             "grpo.global_batch",
             f"is {grpo.global_batch}, but grpo.prompts_per_step {grpo.prompts_per_step} × "
-            f"grpo.samples_per_prompt {grpo.samples_per_prompt} = {product}; make them agree or leave it null",
+            f"grpo.samples_per_prompt {grpo.samples_per_prompt} = {product}; "
+            "make them agree or leave it null",
         )
     if grpo.prompts_per_step % grpo.optimizer_steps:
-        refuse("grpo.optimizer_steps", f"is {grpo.optimizer_steps}; it must divide grpo.prompts_per_step {grpo.prompts_per_step}")
+        refuse(
+            "grpo.optimizer_steps",
+            f"is {grpo.optimizer_steps}; it must divide grpo.prompts_per_step {grpo.prompts_per_step}",
+        )
     if product < data_parallel:
-        refuse("grpo.prompts_per_step", f"gives {product} sequences a step, fewer than the {data_parallel} data-parallel ranks")
+        refuse(
+            "grpo.prompts_per_step",
+            f"gives {product} sequences a step, fewer than the {data_parallel} data-parallel ranks",
+        )
     room = cfg.judge.max_prompt_tokens + cfg.rollout.max_response_tokens
     if grpo.max_tokens_per_micro_batch < room:
         refuse(
@@ -174,11 +228,19 @@ def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> No
     tensor, pipeline = cfg.cluster.tensor_parallel, cfg.cluster.pipeline_parallel
     for name, count in (("num_attention_heads", heads), ("num_key_value_heads", groups or heads)):
         if count % tensor:
-            raise UserError(f"cluster.tensor_parallel is {tensor}, which does not divide {name} {count} of {where}")
+            raise UserError(
+                f"cluster.tensor_parallel is {tensor}, which does not divide {name} {count} of {where}"
+            )
     if layers % pipeline:
-        raise UserError(f"cluster.pipeline_parallel is {pipeline}, which does not divide num_hidden_layers {layers} of {where}")
+        raise UserError(
+            f"cluster.pipeline_parallel is {pipeline}, which does not divide "
+            f"num_hidden_layers {layers} of {where}"
+        )
     if limit and cfg.model.max_model_len > limit:
-        raise UserError(f"model.max_model_len is {cfg.model.max_model_len}, past max_position_embeddings {limit} of {where}")
+        raise UserError(
+            f"model.max_model_len is {cfg.model.max_model_len}, past "
+            f"max_position_embeddings {limit} of {where}"
+        )
 
 
 _ABSENT = object()

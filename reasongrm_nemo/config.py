@@ -9,7 +9,6 @@ names, and the first element of a base's list is the pattern of every element.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reasongrm_nemo import checks
+from reasongrm_nemo.checks import near
 from reasongrm_nemo.errors import UserError
 
 MISSING = "???"
@@ -43,20 +43,18 @@ class _Source:
 def recipes_root(recipe: Path | None = None) -> Path:
     """The folder that `defaults` are relative to.
 
-    It is the nearest folder above `recipe` that has a `base` folder, else the recipes shipped with this
-    checkout (or the folder that REASONGRM_RECIPES names).
+    It is the nearest folder above `recipe` that has a `base` folder, else the folder that REASONGRM_RECIPES
+    names, else the recipes that come with this package.
     """
     if recipe is not None:
         for folder in recipe.resolve().parents:
             if (folder / "base").is_dir():
                 return folder
-    return Path(os.environ.get("REASONGRM_RECIPES") or _PACKAGE.parent / "recipes")
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """' (did you mean "x"?)' for the nearest known name, or nothing."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f' (did you mean "{match[0]}"?)' if match else ""
+    if os.environ.get("REASONGRM_RECIPES"):
+        return Path(os.environ["REASONGRM_RECIPES"])
+    # Beside the package in a checkout, inside it in a wheel.
+    beside = _PACKAGE.parent / "recipes"
+    return beside if (beside / "base").is_dir() else _PACKAGE / "_recipes"
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
@@ -78,8 +76,10 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
     command_line = _command_line(overrides)
     schema = _schema(sources)
     if not schema:
-        raise UserError(f'{path}: inherits no base; add "defaults: [base/<stage>]" (see {recipes_root()}/base)')
-    merged = OmegaConf.create({})
+        raise UserError(
+            f'{path}: inherits no base; add "defaults: [base/<stage>]" (see {recipes_root()}/base)'
+        )
+    merged: Any = OmegaConf.create({})
     origin: dict[str, str] = {}
     for source in [*sources, command_line]:
         if not source.is_base:
@@ -180,7 +180,7 @@ def _read(path: Path, label: str, is_base: bool) -> _Source:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None and not isinstance(node, yaml.MappingNode):
             raise UserError(f"{label}: a recipe is a mapping of keys, this is a {node.tag.split(':')[-1]}")
-        # OmegaConf reads with a safe loader of its own that knows 1e-6 as a number and refuses duplicate keys.
+        # OmegaConf reads with a safe loader of its own that knows 1e-6 as a number and refuses double keys.
         data = OmegaConf.to_container(OmegaConf.create(text)) if node is not None else {}
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         mark = getattr(error, "problem_mark", None)
@@ -215,7 +215,9 @@ def _gather(path: Path, root: Path, seen: tuple[Path, ...] = ()) -> list[_Source
             file = recipes_root() / f"{name}.yaml"
         if not file.is_file():
             known = {str(other.relative_to(root).with_suffix("")) for other in root.glob("*/*.yaml")}
-            raise UserError(f"{source.where('defaults')}: defaults names {name}, {file} does not exist{near(name, known)}")
+            raise UserError(
+                f"{source.where('defaults')}: defaults names {name}, {file} does not exist{near(name, known)}"
+            )
         for inherited in _gather(file, root, (*seen, path.resolve())):
             # Two files may share a base; a base is merged once, where it is first met.
             if not (inherited.is_base and any(inherited.label == other.label for other in gathered)):
@@ -231,7 +233,7 @@ def _command_line(overrides: Iterable[str]) -> _Source:
         if not equals or not key or any(not part for part in key.split(".")):
             raise UserError(f'command line: "{word}" is not of the form key=value')
         try:
-            item = OmegaConf.create(f"value: {value}" if value.strip() else "value: null")
+            item: Any = OmegaConf.create(f"value: {value}" if value.strip() else "value: null")
         except (yaml.YAMLError, OmegaConfBaseException):
             raise UserError(f"command line: {key}: {value!r} is not a YAML value") from None
         OmegaConf.update(merged, key, item._get_node("value"), force_add=True)
@@ -308,7 +310,10 @@ def _typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{place}: {key} must be {_KINDS[kind]}, not {_show(value)}")
     if kind is list and base:
-        return [_item(item, base[0], f"{key}[{i}]", origin | {f"{key}[{i}]": place}, recipe) for i, item in enumerate(value)]
+        return [
+            _item(item, base[0], f"{key}[{i}]", origin | {f"{key}[{i}]": place}, recipe)
+            for i, item in enumerate(value)
+        ]
     return value
 
 

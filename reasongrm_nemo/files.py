@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from reasongrm_nemo.data.jsonl import sync_directory
 from reasongrm_nemo.errors import StageFailed, UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -26,7 +27,7 @@ def write_text(path: Path, text: str) -> None:
         out.flush()
         os.fsync(out.fileno())
     os.replace(aside, path)
-    sync_folder(path.parent)
+    sync_directory(path.parent)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -44,15 +45,6 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not valid JSON ({error}); was it written by this program?") from None
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the folder's entries (new names, renames) last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def sync_tree(folder: Path) -> None:
     """Sync every file and folder below `folder`."""
     for root, _, names in os.walk(folder):
@@ -61,7 +53,7 @@ def sync_tree(folder: Path) -> None:
             if path.is_file():
                 with path.open("rb") as handle:
                     os.fsync(handle.fileno())
-        sync_folder(Path(root))
+        sync_directory(Path(root))
 
 
 def readable_bytes(count: int) -> str:
@@ -96,8 +88,8 @@ def disk_full(error: BaseException | None, work: Path) -> StageFailed | None:
     if not full and free >= _ALMOST_NOTHING:
         return None
     return StageFailed(
-        f"no space left on the disk of {path or work} ({readable_bytes(free)} free); free some and give the same "
-        f"command again: what was computed so far is kept in {work}"
+        f"no space left on the disk of {path or work} ({readable_bytes(free)} free); free some and give "
+        f"the same command again: what was computed so far is kept in {work}"
     )
 
 
@@ -121,7 +113,9 @@ class RunsLock:
             owner = os.read(handle, 200).decode(errors="replace").strip()
             os.close(handle)
             if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise UserError(f"{self.path}: this file system does not lock files ({error.strerror})") from None
+                raise UserError(
+                    f"{self.path}: this file system does not lock files ({error.strerror})"
+                ) from None
             raise UserError(
                 f"{self.path.parent} is in use by another run ({owner or 'process unknown'}); "
                 "wait for it, end it, or give another runs_dir=..."
@@ -131,7 +125,9 @@ class RunsLock:
         self._handle = handle
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None

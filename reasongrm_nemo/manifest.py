@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an artefact was made of, and its life: a partial folder, then whole under its name, then stale.
 
-    runs_dir/.partial/<name>/   being written; stage.json says for which key; survives a kill
-    runs_dir/<name>/            whole: appears by a rename, with manifest.json
-    runs_dir/.stale/<name>/     what the newest re-run replaced; one is kept
+runs_dir/.partial/<name>/   being written; stage.json says for which key; survives a kill
+runs_dir/<name>/            whole: appears by a rename, with manifest.json
+runs_dir/.stale/<name>/     what the newest re-run replaced; one is kept
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo import __version__
+from reasongrm_nemo.data.jsonl import sync_directory
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json, sync_folder, sync_tree, write_json
+from reasongrm_nemo.files import read_json, sync_tree, write_json
 
 # The blocks of a recipe that a stage's result depends on; `seed` and `stage` always count.
 _RELEVANT = {
@@ -37,14 +38,41 @@ _RELEVANT = {
 }
 # Keys that say where and how fast, not what. Paths of inputs are here because their contents are hashed.
 _VOLATILE = (
-    "model.hf_path prepare.source evaluate.models rollout.port rollout.threads rollout.concurrency rollout.max_num_seqs "
-    "rollout.kv_cache_gib rollout.stall_timeout_s rollout.start_timeout_s cluster.threads_per_rank cluster.trainer_python "
-    "cluster.rollout_python grpo.save_every grpo.keep_checkpoints sft.save_every sft.keep_checkpoints"
-).split()
-_UNHASHED = ("checkpoints", "logs", "rollouts")  # inside an artefact: not an input of any stage, possibly huge
+    "model.hf_path",
+    "prepare.source",
+    "evaluate.models",
+    "rollout.port",
+    "rollout.threads",
+    "rollout.concurrency",
+    "rollout.max_num_seqs",
+    "rollout.kv_cache_gib",
+    "rollout.stall_timeout_s",
+    "rollout.start_timeout_s",
+    "cluster.threads_per_rank",
+    "cluster.trainer_python",
+    "cluster.rollout_python",
+    "grpo.save_every",
+    "grpo.keep_checkpoints",
+    "sft.save_every",
+    "sft.keep_checkpoints",
+)
+_UNHASHED = (
+    "checkpoints",
+    "logs",
+    "rollouts",
+)  # inside an artefact: not an input of any stage, possibly huge
 _PACKAGES = (
-    "torch numpy transformers tokenizers nemo-toolkit nemo-aligner megatron-core lightning omegaconf safetensors"
-).split()
+    "torch",
+    "numpy",
+    "transformers",
+    "tokenizers",
+    "nemo-toolkit",
+    "nemo-aligner",
+    "megatron-core",
+    "lightning",
+    "omegaconf",
+    "safetensors",
+)
 
 
 # -- hashes ----------------------------------------------------------------------------------------------
@@ -118,7 +146,11 @@ def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
     whole = OmegaConf.to_container(cfg)
     kept = {block: whole[block] for block in _RELEVANT[cfg.stage]}  # type: ignore[index,call-overload]
     flat = {"stage": cfg.stage, "seed": cfg.seed} | _flatten(kept)
-    flat = {key: value for key, value in flat.items() if not any(key == v or key.startswith(v + ".") for v in _VOLATILE)}
+    flat = {
+        key: value
+        for key, value in flat.items()
+        if not any(key == v or key.startswith(v + ".") for v in _VOLATILE)
+    }
     if cfg.stage == "prepare" and "source" not in inputs:
         flat["prepare.source"] = cfg.prepare.source
     return flat | {f"input {name}": item["sha256"] for name, item in inputs.items()}
@@ -163,10 +195,12 @@ class Artefact:
 
     @property
     def path(self) -> Path:
+        """Where it is when whole."""
         return self.runs_dir / self.name
 
     @property
     def work(self) -> Path:
+        """Where it is while being written."""
         return self.runs_dir / ".partial" / self.name
 
     def manifest(self) -> dict[str, Any] | None:
@@ -178,7 +212,9 @@ class Artefact:
         if not self.path.exists():
             return None
         if not (self.path / "manifest.json").is_file():
-            raise UserError(f"{self.path} exists but has no manifest.json, so it is not ours to replace; move it away")
+            raise UserError(
+                f"{self.path} exists but has no manifest.json, so it is not ours to replace; move it away"
+            )
         return read_json(self.path / "manifest.json")  # type: ignore[no-any-return]
 
     def missing_output(self, manifest: Mapping[str, Any]) -> str | None:
@@ -229,12 +265,15 @@ class Artefact:
         for path in sorted(self.work.rglob("*")):
             name = path.relative_to(self.work)
             if path.is_file() and name.parts[0] not in ("stage.json", "stage.log"):
-                outputs[str(name)] = {"size": path.stat().st_size} if name.parts[0] in _UNHASHED else cache.file(path)
+                outputs[str(name)] = (
+                    {"size": path.stat().st_size} if name.parts[0] in _UNHASHED else cache.file(path)
+                )
         manifest = manifest | {
             "key": state["key"],
             "identity": state["identity"],
             "inputs": state["inputs"],
-            "timings": manifest.get("timings", {}) | {"seconds": round(seconds, 2), "sessions": state["sessions"]},
+            "timings": manifest.get("timings", {})
+            | {"seconds": round(seconds, 2), "sessions": state["sessions"]},
             "outputs": outputs,
         }
         sync_tree(self.work)
@@ -249,12 +288,12 @@ class Artefact:
             stale.parent.mkdir(exist_ok=True)
             os.rename(self.path, stale)
         os.rename(self.work, self.path)
-        sync_folder(self.runs_dir)
+        sync_directory(self.runs_dir)
 
     @staticmethod
     def _discard(folder: Path) -> None:
         if folder.exists():
-            # First what makes it look resumable, so that a kill here leaves nothing that could be taken for whole.
+            # First what makes it look resumable, so that a kill here leaves nothing that looks whole.
             for name in ("stage.json", "manifest.json"):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder)

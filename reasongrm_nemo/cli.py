@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `reasongrm`. Starts without torch; each command imports what it needs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reasongrm_nemo import __version__
+from reasongrm_nemo.errors import UserError
+
+_INTERRUPTED = 130
+
+
+class _Command(click.Command):
+    """Every command takes --debug, and turns a UserError into one line and status 2."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        debug = ctx.params.pop("debug")
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            if debug:
+                raise
+            click.echo(f"reasongrm: {' '.join(str(error).split())}", err=True)
+            ctx.exit(2)
+        except BrokenPipeError:
+            # The reader of our output went away (| head): nothing is left to say to it.
+            sys.stderr.close()
+            ctx.exit(1)
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
+@contextmanager
+def _interruptible(kept: str) -> Iterator[None]:
+    """SIGTERM ends a run like Ctrl-C: cleanly, with a word on what is kept."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"\nreasongrm: stopped; {kept}", err=True)
+        raise click.exceptions.Exit(_INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _console(as_json: bool) -> Any:
+    from reasongrm_nemo.report.console import Console
+
+    return Console(quiet=as_json)
+
+
+def _print(as_json: bool, data: Any, text: str) -> None:
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False) if as_json else text)
+
+
+_JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Print figures as JSON on stdout, and nothing else."
+)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="reasongrm")
+def main() -> None:
+    """ReasonGRM: generative reward models that reason, trained on NeMo-Aligner with vLLM rollouts."""
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@_JSON
+def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Run one stage's RECIPE; what is done and unchanged is not done again, what was cut off is resumed."""
+    from reasongrm_nemo.config import load_recipe
+    from reasongrm_nemo.files import RunsLock
+    from reasongrm_nemo.stages.context import run_stage
+    from reasongrm_nemo.stages.rollout_pool import RolloutPool
+
+    cfg = load_recipe(recipe, overrides)
+    runs_dir, console = Path(cfg.runs_dir), _console(as_json)
+    kept = f"{runs_dir / '.partial' / cfg.name} is kept; the same command goes on from there"
+    with _interruptible(kept), RunsLock(runs_dir), RolloutPool(runs_dir / ".logs", console) as pool:
+        outcome = run_stage(cfg, console, pool)
+    _print(as_json, outcome.manifest, str(outcome.path))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--from", "first", metavar="STAGE", help="Begin at this recipe (its name or number).")
+@click.option("--to", "last", metavar="STAGE", help="End with this recipe, included.")
+@_JSON
+def pipeline(
+    folder: Path, overrides: tuple[str, ...], first: str | None, last: str | None, as_json: bool
+) -> None:
+    """Run the numbered recipes of DIR in order, skipping, resuming or repeating each as needed.
+
+    A KEY=VALUE goes to every recipe that knows the key, 1_grpo_zero:KEY=VALUE to that one.
+    """
+    from reasongrm_nemo.pipeline import run_pipeline
+    from reasongrm_nemo.report import summary
+
+    console = _console(as_json)
+    with _interruptible("finished artefacts and partial ones are kept; the same command goes on from there"):
+        outcomes = run_pipeline(folder, console, first, last, overrides)
+    report = summary.pipeline_report(outcomes)
+    _print(as_json, report, summary.as_text(report))
+
+
+@main.command()
+@click.argument("artefact", type=click.Path(path_type=Path))
+@_JSON
+def show(artefact: Path, as_json: bool) -> None:
+    """What ARTEFACT is: its stage, inputs, figures, drops, timings and files."""
+    from reasongrm_nemo.report import summary
+
+    manifest = summary.read_artefact(artefact)
+    _print(as_json, manifest, summary.describe(artefact, manifest))
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@_JSON
+def serve(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Serve the model of RECIPE with its rollout settings until Ctrl-C; prints its URL and token."""
+    from reasongrm_nemo.config import load_recipe, require_path
+    from reasongrm_nemo.stages.context import check_checkpoint
+    from reasongrm_nemo.stages.rollout_pool import RolloutPool
+
+    cfg = load_recipe(recipe, overrides)
+    if not cfg.model.hf_path:
+        raise UserError(
+            f"{recipe}: model.hf_path is null, so there is nothing to serve; give model.hf_path=FOLDER"
+        )
+    model = require_path(cfg.model.hf_path, cfg.runs_dir, "model.hf_path")
+    check_checkpoint(cfg, model, "model.hf_path")
+    with (
+        _interruptible("the server is down"),
+        RolloutPool(Path(cfg.runs_dir) / ".logs", _console(as_json)) as pool,
+    ):
+        server = pool.get(cfg, model).server
+        data = {"url": server.url, "token": server.token, "model": str(model)}
+        _print(as_json, data, f"{server.url}  (Authorization: Bearer {server.token})")
+        sys.stdout.flush()
+        signal.pause()

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every recipe of a folder in the order of its numbers: skips what stands, resumes what was cut off."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo import config
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import RunsLock
+from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.stages.context import Outcome, run_stage
+from reasongrm_nemo.stages.rollout_pool import RolloutPool
+
+_NUMBERED = re.compile(r"(\d+)_.+\.yaml")
+
+
+def recipe_files(folder: Path) -> list[Path]:
+    """The recipes `<number>_<name>.yaml` of a folder, by number.
+
+    Raises:
+        UserError: no such folder, none in it, or two of the same number.
+    """
+    if not folder.is_dir():
+        known = (
+            (path.name for path in folder.parent.iterdir() if path.is_dir()) if folder.parent.is_dir() else ()
+        )
+        raise UserError(f"pipeline folder {folder} does not exist{config.near(folder.name, known)}")
+    numbered = [
+        (int(match[1]), path) for path in folder.iterdir() if (match := _NUMBERED.fullmatch(path.name))
+    ]
+    if not numbered:
+        raise UserError(f"{folder} holds no recipes named <number>_<name>.yaml")
+    numbered.sort()
+    for (number, path), (other, second) in pairwise(numbered):
+        if number == other:
+            raise UserError(f"{folder}: {path.name} and {second.name} have the same number")
+    return [path for _, path in numbered]
+
+
+def find_stage(files: Sequence[Path], word: str, option: str) -> int:
+    """The position of the recipe that `word` names: its file's stem, its number, or what follows that.
+
+    Raises:
+        UserError: none or several.
+    """
+    stems = [path.stem for path in files]
+    found = [i for i, stem in enumerate(stems) if word in (stem, stem.split("_")[0], stem.partition("_")[2])]
+    if len(found) != 1:
+        raise UserError(
+            f'{option} "{word}" is not a stage of this pipeline{config.near(word, stems)}; '
+            f"it has {', '.join(stems)}"
+        )
+    return found[0]
+
+
+def load_all(files: Sequence[Path], overrides: Iterable[str]) -> list[DictConfig]:
+    """Every recipe, checked before anything runs.
+
+    An override goes to each recipe that knows its key, and at least one must; `1_grpo_zero:grpo.steps=5`
+    goes to that one alone.
+    """
+    mine: dict[Path, list[str]] = {path: [] for path in files}
+    for word in overrides:
+        stage, colon, rest = word.partition(":")
+        if colon and "=" not in stage:
+            mine[files[find_stage(files, stage, "override for")]].append(rest)
+            continue
+        key = word.partition("=")[0].strip()
+        takers = [path for path in files if config.has_key(path, key)]
+        if "=" not in word:
+            raise UserError(f'command line: "{word}" is not of the form key=value')
+        if not takers:
+            known = sorted({name for path in files for name in config.known_keys(path)})
+            raise UserError(
+                f'command line: unknown key "{key}"{config.near(key, known)}; no stage here has it'
+            )
+        for path in takers:
+            mine[path].append(word)
+    recipes = [config.load_recipe(path, words) for path, words in mine.items()]
+    folders = {cfg.runs_dir for cfg in recipes}
+    if len(folders) > 1:
+        raise UserError(
+            f"the recipes of a pipeline share one runs_dir, these have {', '.join(sorted(folders))}"
+        )
+    names = [cfg.name for cfg in recipes]
+    for path, cfg in zip(files, recipes, strict=True):
+        if names.count(cfg.name) > 1:
+            raise UserError(f"{path}: name {cfg.name} is used by two recipes of this pipeline")
+    return recipes
+
+
+def run_pipeline(
+    folder: Path,
+    console: Console,
+    first: str | None = None,
+    last: str | None = None,
+    overrides: Iterable[str] = (),
+) -> list[Outcome]:
+    """Run a folder's recipes from `first` to `last`, both included.
+
+    What is whole and unchanged is skipped; what was cut off is resumed; what changed, itself or upstream, is
+    done again. One rollout server serves all stages that need one.
+
+    Raises:
+        UserError: before anything starts where a recipe is wrong; else from the stage that cannot go on.
+    """
+    files = recipe_files(folder)
+    start = find_stage(files, first, "--from") if first else 0
+    stop = find_stage(files, last, "--to") if last else len(files) - 1
+    if stop < start:
+        raise UserError(f"--from {first} comes after --to {last}")
+    recipes = load_all(files, overrides)
+    _check_references(files, recipes)
+    chosen = recipes[start : stop + 1]
+    runs_dir = Path(chosen[0].runs_dir)
+    outcomes = []
+    with RunsLock(runs_dir), RolloutPool(runs_dir / ".logs", console) as pool:
+        for number, cfg in enumerate(chosen, 1):
+            outcomes.append(run_stage(cfg, console, pool, f"{number}/{len(chosen)}"))
+    return outcomes
+
+
+def _check_references(files: Sequence[Path], recipes: Sequence[DictConfig]) -> None:
+    """An `@artefact` must be made by an earlier recipe, or be there already."""
+    made: list[str] = []
+    for path, cfg in zip(files, recipes, strict=True):
+        for key, value in config.input_paths(cfg).values():
+            artefact = value[1:].split("/")[0] if value.startswith("@") else None
+            if artefact is None or artefact in made or (Path(cfg.runs_dir) / artefact).exists():
+                continue
+            raise UserError(
+                f"{path}: {key} is {value}, but no earlier recipe makes it{config.near(artefact, made)}"
+            )
+        made.append(cfg.name)

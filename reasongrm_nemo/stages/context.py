@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one stage: finds its inputs, skips or resumes it, and makes its artefact whole."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from reasongrm_nemo import checks, config
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import disk_full, read_json
+from reasongrm_nemo.manifest import (
+    Artefact,
+    HashCache,
+    code_version,
+    content_hash,
+    identity,
+    package_versions,
+    stage_key,
+    what_changed,
+)
+from reasongrm_nemo.report.console import Console, duration
+
+if TYPE_CHECKING:
+    from reasongrm_nemo.rollout import Rollouts
+    from reasongrm_nemo.stages.rollout_pool import RolloutPool
+
+
+@dataclass
+class StageContext:
+    """What a stage's `run(ctx)` has to hand.
+
+    Attributes:
+        cfg: the resolved recipe, read-only.
+        work: the artefact being written; it survives a kill, and a resumed stage finds its files there.
+        inputs: name -> existing path; names as in `config.input_paths`.
+        console: where to speak to the user.
+        log: goes to stage.log in the artefact.
+        resumed: whether an earlier run left something in `work`.
+        drops: records dropped, by reason; use `drop`.
+    """
+
+    cfg: DictConfig
+    work: Path
+    inputs: dict[str, Path]
+    console: Console
+    log: logging.Logger
+    pool: RolloutPool
+    resumed: bool = False
+    drops: Counter[str] = field(default_factory=Counter)
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count dropped records; the stage's end prints them and the manifest keeps them."""
+        if count:
+            self.drops[reason] += count
+
+    def rollouts(self, model_dir: Path | None = None) -> Rollouts:
+        """The shared rollout server, started at the first call, serving `model_dir` (or the model input)."""
+        return self.pool.get(self.cfg, model_dir or self.inputs["model"])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a stage.
+
+    Attributes:
+        name: the artefact's.
+        path: where it is.
+        skipped: it was there, whole and for the same key.
+        manifest: its manifest.
+    """
+
+    name: str
+    path: Path
+    skipped: bool
+    manifest: dict[str, Any]
+
+
+def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: str = "") -> Outcome:
+    """Bring one recipe's artefact about. The caller holds the lock of the runs folder.
+
+    Args:
+        cfg: from `config.load_recipe`.
+        console: progress goes there.
+        pool: lends the rollout server.
+        headline: put before the stage's name, such as "2/8".
+
+    Raises:
+        UserError: an input is missing or does not fit the recipe, or the stage says what is wrong.
+        StageFailed: the disk is full, or the stage could not go on; what it computed is kept.
+    """
+    runs_dir = Path(cfg.runs_dir)
+    artefact = Artefact(runs_dir, cfg.name)
+    title = f"{headline} {cfg.name}".strip()
+    try:
+        artefact.recover()
+        cache = HashCache.of_runs(runs_dir)
+        paths, inputs = _inputs(cfg, runs_dir, cache)
+        ident = identity(cfg, inputs)
+        key = stage_key(ident)
+        manifest = artefact.manifest()
+        why = ""
+        if manifest is not None:
+            lost = artefact.missing_output(manifest)
+            if manifest["key"] == key and lost is None:
+                console.stage(title, f"done before ({duration(manifest['timings']['seconds'])}), unchanged")
+                return Outcome(cfg.name, artefact.path, True, manifest)
+            why = f"{lost} is missing or cut short" if lost else what_changed(manifest["identity"], ident)
+        resumed, discarded = artefact.begin(key, ident, inputs)
+        if discarded:
+            console.line(f"  an unfinished {cfg.name} was for another recipe and is discarded ({discarded})")
+        console.stage(title, "resuming" if resumed else f"again: {why}" if why else cfg.stage)
+        return Outcome(
+            cfg.name, artefact.path, False, _run(cfg, artefact, cache, paths, resumed, console, pool)
+        )
+    except Exception as error:
+        full = disk_full(error, artefact.work)
+        if full is not None:
+            raise full from error
+        raise
+
+
+def _run(
+    cfg: DictConfig,
+    artefact: Artefact,
+    cache: HashCache,
+    paths: dict[str, Path],
+    resumed: bool,
+    console: Console,
+    pool: RolloutPool,
+) -> dict[str, Any]:
+    log, handler = _logger(cfg.name, artefact.work)
+    started = time.time()
+    try:
+        ctx = StageContext(cfg, artefact.work, paths, console, log, pool, resumed)
+        module = importlib.import_module(f"reasongrm_nemo.stages.{cfg.stage}")
+        result = dict(module.run(ctx) or {})
+        log.info("finished: %s", result)
+    except BaseException as error:
+        log.error("ended by %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+    console.drops(dict(ctx.drops))
+    manifest = artefact.finish(
+        {
+            "format": 1,
+            "name": cfg.name,
+            "stage": cfg.stage,
+            "seed": cfg.seed,
+            "code": code_version(),
+            "packages": package_versions(),
+            "result": result,
+            "drops": dict(sorted(ctx.drops.items())),
+            "recipe": OmegaConf.to_container(cfg),
+        },
+        cache,
+    )
+    console.line(f"  → {artefact.path}  ({duration(time.time() - started)})")
+    return manifest
+
+
+def _logger(name: str, work: Path) -> tuple[logging.Logger, logging.Handler]:
+    log = logging.getLogger(f"reasongrm.{name}")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    handler = logging.FileHandler(work / "stage.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    return log, handler
+
+
+def _inputs(cfg: DictConfig, runs_dir: Path, cache: HashCache) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Existing paths by name, and what the manifest keeps of each."""
+    paths: dict[str, Path] = {}
+    kept: dict[str, Any] = {}
+    for name, (key, value) in config.input_paths(cfg).items():
+        path = config.require_path(value, runs_dir, key)
+        if name == "model" or name.startswith("models."):
+            check_checkpoint(cfg, path, key)
+        files = cache.tree(path)
+        paths[name] = path
+        kept[name] = {
+            "value": value,
+            "path": str(path.absolute()),
+            "sha256": content_hash(files),
+            "files": files,
+        }
+    return paths, kept
+
+
+def check_checkpoint(cfg: DictConfig, path: Path, key: str) -> Mapping[str, Any]:
+    """The config.json of a Hugging Face folder that fits the recipe; else a UserError that names `key`."""
+    file = path / "config.json"
+    if not file.is_file():
+        raise UserError(f"{key}: {path} holds no config.json; it must be a Hugging Face model folder")
+    hf_config: Mapping[str, Any] = read_json(file)
+    if cfg.stage != "prepare":
+        checks.check_model(cfg, hf_config, str(file))
+    return hf_config
