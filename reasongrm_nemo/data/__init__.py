@@ -12,18 +12,24 @@ from reasongrm_nemo.data.records import (
     Verdict,
 )
 from reasongrm_nemo.data.seeds import derive_seed
+from reasongrm_nemo.data.sources import LoadedPairs, read_pairs
+from reasongrm_nemo.data.tasks import make_tasks, split_pairs
 
 __all__ = [
     "HardTask",
     "JsonlAppender",
     "JudgeTask",
+    "LoadedPairs",
     "Message",
     "PreferencePair",
     "ReasoningPath",
     "SftExample",
     "Verdict",
     "derive_seed",
+    "make_tasks",
     "read_jsonl",
+    "read_pairs",
     "read_tasks",
+    "split_pairs",
     "write_jsonl",
 ]

@@ -40,12 +40,13 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     except (IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}:{number}: damaged gzip data after this line ({error}); get the file anew.") \
-            from None
+        raise UserError(
+            f"{path}:{number}: damaged gzip data after this line ({error}); get the file anew."
+        ) from None
 
 
 def read_dicts(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """"file:line" and the parsed JSON value of every line.
+    """Place ("file:line") and parsed JSON value of every line.
 
     Raises:
         UserError: a line is not JSON, or not UTF-8.

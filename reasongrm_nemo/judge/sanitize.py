@@ -43,9 +43,7 @@ def _pattern(special_tokens: tuple[str, ...], tags: tuple[str, ...]) -> re.Patte
     return re.compile(rf"(?=(?:{'|'.join(parts)}))(.)", re.IGNORECASE | re.DOTALL)
 
 
-def sanitize(
-    text: str, special_tokens: Iterable[str] = CHAT_SPECIAL_TOKENS, tags: Iterable[str] = ()
-) -> str:
+def sanitize(text: str, special_tokens: Iterable[str] = CHAT_SPECIAL_TOKENS, tags: Iterable[str] = ()) -> str:
     """`text` with control tokens, think tags, bracketed verdicts and the given tags broken up.
 
     Args:

@@ -10,9 +10,7 @@ from itertools import accumulate
 from reasongrm_nemo.judge.parse import POLICIES, THINK_CLOSE, VERDICT
 
 
-def answer_start(
-    pieces: Sequence[str], think_close: str = THINK_CLOSE, policy: str = "strict_last"
-) -> int:
+def answer_start(pieces: Sequence[str], think_close: str = THINK_CLOSE, policy: str = "strict_last") -> int:
     """Index of the first answer token; `len(pieces)` when there is no answer.
 
     The reasoning is everything up to and including the last `think_close`.  Without one, under a policy that

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preference pairs from files, validated; what is left out is counted under a named reason.
+
+Two row formats, told apart by the type of `chosen`:
+
+- the paper's source (Skywork Reward Preference): `chosen` and `rejected` are whole lists of
+  `{role, content}` with a shared beginning, each ending with the assistant's answer, plus `source`;
+- plain `PreferencePair` records: `prompt` (such a list, or the text of one user turn), `chosen` and
+  `rejected` as texts, with or without `id` and `source`.
+
+Other fields of a row are ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from reasongrm_nemo.data.records import Message, PreferencePair
+from reasongrm_nemo.data.rows import BrokenRow, find_files, read_rows
+from reasongrm_nemo.errors import UserError
+
+ROLES = ("system", "user", "assistant", "tool")
+EXAMPLES_KEPT = 3
+
+DROP_REASONS = {
+    "broken_line": "the line is not JSON",
+    "wrong_type": "not an object, a field is missing, or one is of the wrong type",
+    "unknown_role": f"a turn's role is none of {', '.join(ROLES)}",
+    "bad_text": "a text holds half a surrogate pair, which is no Unicode",
+    "empty_prompt": "the shared turns hold no user turn with text",
+    "no_assistant_turn": "an answer is not a single turn of the assistant",
+    "no_shared_prompt": "chosen and rejected do not begin with the same turns",
+    "early_fork": "the conversations part before their last turn",
+    "empty_answer": "an answer has no text",
+    "identical_answers": "both answers are the same",
+    "duplicate": "the pair was there before",
+    "contradiction": "the pair is there with both preferences; all its copies are left out",
+}
+"""Every reason a row is dropped for, in words."""
+
+
+@dataclass
+class LoadedPairs:
+    """Pairs and the account of what was left out: `read` = `len(pairs)` + all `drops`."""
+
+    pairs: list[PreferencePair] = field(default_factory=list)
+    read: int = 0
+    drops: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """The first few places ("file:line") by reason."""
+
+    def drop(self, reason: str, where: str) -> None:
+        """Count one row under a reason."""
+        self.drops[reason] += 1
+        places = self.examples.setdefault(reason, [])
+        if len(places) < EXAMPLES_KEPT:
+            places.append(where)
+
+
+class RowProblem(Exception):
+    """A row that makes no pair; `reason` is a key of `DROP_REASONS`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(DROP_REASONS[reason])
+        self.reason = reason
+
+
+def read_pairs(paths: str | Path | Sequence[str | Path]) -> LoadedPairs:
+    """All valid, distinct pairs of files or folders, in the order they stand, each with an id of its own.
+
+    Args:
+        paths: `.jsonl`, `.ndjson`, `.json` (each also `.gz`), `.parquet`, or folders of such files.
+
+    Raises:
+        UserError: a file is missing, empty or not readable as its kind, or no valid pair is left.
+    """
+    loaded = LoadedPairs()
+    found: list[tuple[str, PreferencePair]] = []
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    for file in [file for path in given for file in find_files(path)]:
+        for where, row in read_rows(file):
+            loaded.read += 1
+            try:
+                found.append((where, pair_from_row(row, file.name.split(".")[0])))
+            except RowProblem as problem:
+                loaded.drop(problem.reason, where)
+    _keep_distinct(found, loaded)
+    if not loaded.pairs:
+        counts = ", ".join(f"{reason} {count}" for reason, count in loaded.drops.most_common())
+        names = ", ".join(str(path) for path in given)
+        raise UserError(f"{names}: none of the {loaded.read} rows is a preference pair ({counts}).")
+    return loaded
+
+
+def pair_from_row(row: Any, default_source: str = "unknown") -> PreferencePair:
+    """One row of either format as a pair; its id is the row's or else the content's hash.
+
+    Raises:
+        RowProblem: with the reason.
+    """
+    if isinstance(row, BrokenRow):
+        raise RowProblem("broken_line")
+    if not isinstance(row, dict) or "chosen" not in row or "rejected" not in row:
+        raise RowProblem("wrong_type")
+    if isinstance(row["chosen"], list):
+        prompt, chosen, rejected = _split_conversations(_turns(row["chosen"]), _turns(row["rejected"]))
+    else:
+        shared, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+        if not isinstance(chosen, str) or not isinstance(rejected, str):
+            raise RowProblem("wrong_type")
+        prompt = [{"role": "user", "content": shared}] if isinstance(shared, str) else _turns(shared)
+    if not any(turn["role"] == "user" and turn["content"].strip() for turn in prompt):
+        raise RowProblem("empty_prompt")
+    if prompt[-1]["role"] == "assistant":
+        raise RowProblem("no_assistant_turn")
+    if not chosen.strip() or not rejected.strip():
+        raise RowProblem("empty_answer")
+    if chosen.strip() == rejected.strip():
+        raise RowProblem("identical_answers")
+    try:
+        for text in (chosen, rejected, *(turn["content"] for turn in prompt)):
+            text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RowProblem("bad_text") from None
+    source, given_id = row.get("source"), row.get("id")
+    return PreferencePair(
+        id=given_id if isinstance(given_id, str) and given_id else content_id(prompt, chosen, rejected),
+        source=source if isinstance(source, str) and source else default_source,
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+    )
+
+
+def content_id(prompt: Sequence[Message], *texts: str) -> str:
+    """16 hex digits that depend on the content alone."""
+    parts = [[turn["role"], turn["content"]] for turn in prompt]
+    return hashlib.sha256(json.dumps([parts, *texts]).encode("ascii")).hexdigest()[:16]
+
+
+def _turns(value: Any) -> list[Message]:
+    if not isinstance(value, list):
+        raise RowProblem("wrong_type")
+    turns = []
+    for turn in value:
+        if not isinstance(turn, dict):
+            raise RowProblem("wrong_type")
+        role, content = turn.get("role"), turn.get("content")
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise RowProblem("wrong_type")
+        if role not in ROLES:
+            raise RowProblem("unknown_role")
+        turns.append({"role": role, "content": content})
+    return turns
+
+
+def _split_conversations(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], str, str]:
+    """The shared beginning and the two answers of whole conversations."""
+    for turns in (chosen, rejected):
+        if not turns or turns[-1]["role"] != "assistant":
+            raise RowProblem("no_assistant_turn")
+    if chosen == rejected:
+        raise RowProblem("identical_answers")
+    prompt = chosen[:-1]
+    if prompt != rejected[:-1]:
+        forked = bool(prompt) and chosen[0] == rejected[0]
+        raise RowProblem("early_fork" if forked else "no_shared_prompt")
+    if not prompt:
+        raise RowProblem("no_shared_prompt")
+    return prompt, chosen[-1]["content"], rejected[-1]["content"]
+
+
+def _keep_distinct(found: Sequence[tuple[str, PreferencePair]], loaded: LoadedPairs) -> None:
+    """Move pairs into `loaded`, without copies, and without any that the data itself contradicts."""
+    contents = []
+    for _, pair in found:
+        chosen, rejected = pair.chosen.strip(), pair.rejected.strip()
+        mirror = content_id(pair.prompt, rejected, chosen)
+        contents.append((content_id(pair.prompt, chosen, rejected), mirror))
+    present = {content for content, _ in contents}
+    seen: set[str] = set()
+    for (where, pair), (content, mirror) in zip(found, contents, strict=True):
+        if mirror in present:
+            loaded.drop("contradiction", where)
+        elif content in seen:
+            loaded.drop("duplicate", where)
+        else:
+            seen.add(content)
+            loaded.pairs.append(pair)
+    # Files may number prompts, not pairs: an id that several pairs share gives way to the content's hash.
+    shared = {name for name, count in Counter(pair.id for pair in loaded.pairs).items() if count > 1}
+    loaded.pairs = [
+        pair
+        if pair.id not in shared
+        else replace(pair, id=content_id(pair.prompt, pair.chosen, pair.rejected))
+        for pair in loaded.pairs
+    ]
