@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an environment consists of, and where it stands."""
+
+import hashlib
+import os
+import platform
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+NAMES = ("trainer", "rollout")
+
+# Raise when the way of building changes so that an environment built before would not do.
+BUILD_VERSION = 1
+
+
+class SetupError(Exception):
+    """One sentence: what failed, where the details are, what to do."""
+
+
+def envs_root() -> Path:
+    """The folder of the shared environments."""
+    return Path(os.environ.get("REASONGRM_ENVS") or "~/.cache/reasongrm/envs").expanduser().absolute()
+
+
+def accelerator() -> str:
+    """`cpu` or `gpu`, as asked for by REASONGRM_ACCELERATOR."""
+    value = os.environ.get("REASONGRM_ACCELERATOR") or "cpu"
+    if value not in ("cpu", "gpu"):
+        raise SetupError(f"REASONGRM_ACCELERATOR is {value!r}: say cpu or gpu.")
+    return value
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One environment: its pins, and the few of them that are installed with their dependencies.
+
+    Attributes:
+        name: `trainer` or `rollout`.
+        pins: distribution name to version, in the order of the lock files.
+        resolved: names among the pins that pip installs with dependencies, under the pins as constraints.
+            torch's CUDA build brings its own nvidia-* packages this way, its CPU build brings nothing.
+        probe: a statement that must run in the finished environment.
+    """
+
+    name: str
+    pins: dict[str, str]
+    resolved: tuple[str, ...]
+    probe: str
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that decides the content, 12 hexadecimal digits."""
+        parts = [str(BUILD_VERSION), platform.python_version(), sysconfig.get_platform(), accelerator()]
+        parts += [f"{name}=={version}" for name, version in self.pins.items()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+    @property
+    def path(self) -> Path:
+        """The shared environment's folder."""
+        return envs_root() / f"{self.name}-{self.digest}"
+
+    @property
+    def marker(self) -> Path:
+        """Written last; an environment without it is unfinished."""
+        return self.path / "reasongrm-complete.json"
+
+
+def read_lock(name: str) -> dict[str, str]:
+    """Read requirements/<name>.lock: lines `distribution==version`, comments and blanks aside.
+
+    Raises:
+        SetupError: on a line that pins nothing.
+    """
+    pins: dict[str, str] = {}
+    path = CHECKOUT / "requirements" / f"{name}.lock"
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        line = line.partition("#")[0].strip()
+        if not line:
+            continue
+        distribution, separator, version = line.partition("==")
+        if not separator or not version:
+            raise SetupError(f"{path}:{number}: {line!r} is no exact pin; write distribution==version.")
+        pins[distribution] = version
+    return pins
+
+
+def load_spec(name: str) -> Spec:
+    """The environment `name` for this machine's accelerator."""
+    if name == "trainer":
+        pins = read_lock("trainer") | read_lock("dev")
+        return Spec(name, pins, ("torch",), "import torch, megatron.core, nemo, nemo_aligner")
+    kind = accelerator()
+    pins = read_lock("rollout") | read_lock(f"rollout-{kind}")
+    return Spec(name, pins, ("torch",) if kind == "cpu" else ("torch", "vllm"), "import torch, vllm")
