@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request at a time to the rollout server: health, weights.  Completions go by `client`."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.parse
+from typing import Any
+
+from reasongrm_nemo.rollout.types import RolloutServerLost
+
+
+def call(
+    url: str, token: str, method: str, path: str, timeout_s: float | None, body: dict[str, Any] | None = None
+) -> Any:
+    """The parsed answer.
+
+    Args:
+        url: the server's, `http://host:port`.
+        token: its API token.
+        method: GET or POST.
+        path: with its query.
+        timeout_s: longest silence; None: any.
+        body: sent as JSON.
+
+    Raises:
+        RolloutServerLost: no connection, no answer in time, or any status but 200.
+    """
+    host = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(host.hostname or "", host.port, timeout=timeout_s)
+    headers = {"Authorization": f"Bearer {token}"}
+    data = None
+    if body is not None:
+        data = json.dumps(body)
+        headers["Content-Type"] = "application/json"
+    try:
+        connection.request(method, path, body=data, headers=headers)
+        answer = connection.getresponse()
+        text = answer.read().decode("utf-8", "replace")
+    except TimeoutError:
+        raise RolloutServerLost(f"The rollout server did not answer {path} within {timeout_s:g} s.") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise RolloutServerLost(f"The rollout server did not answer {path}: {reason(error)}.") from error
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise RolloutServerLost(
+            f"The rollout server answered {path} with status {answer.status}: {message(text)}."
+        )
+    try:
+        return json.loads(text) if text else None
+    except json.JSONDecodeError:
+        return text
+
+
+def reason(error: BaseException) -> str:
+    """An exception in words, which some have none of."""
+    return str(error).rstrip(".") or type(error).__name__
+
+
+def message(text: str) -> str:
+    """The error message in a server's answer."""
+    try:
+        found = json.loads(text)
+        if isinstance(found, dict):
+            found = found.get("error", found)
+        if isinstance(found, dict):
+            found = found.get("message", found)
+        text = str(found)
+    except json.JSONDecodeError:
+        pass
+    return " ".join(text.split())[:300].rstrip(".") or "no message"

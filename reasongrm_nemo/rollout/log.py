@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The line of vLLM's log that says why it ended."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_READ = 256 * 1024
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# "(EngineCore pid=12) ERROR 11-23 07:07:16 [core.py:1063] " before the words themselves.
+_PREFIX = re.compile(
+    r"^(\([\w ]+pid=\d+\)\s*)?((?:DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]*\] ?)?"
+)
+_ERROR = re.compile(
+    r"^[\w.]*(?:Error|Exception|Interrupt|Exit|Failure)\b: *\S|^No module named|: error: |^ValidationError"
+)
+# What follows from another error, and repeats in every process above it.
+_ECHO = re.compile(
+    r"Engine core initialization failed|EngineDeadError|EngineCore encountered an issue|Exception in worker"
+    r"|WorkerProc initialization failed|Engine core proc|[Rr]oot cause|resource_tracker|leaked|nanobind"
+)
+
+
+def last_words(log: Path, start: int = 0) -> str:
+    """The last error in a vLLM log that is not the echo of another; else its last line; else nothing.
+
+    Args:
+        log: the file.
+        start: bytes of it that are older than the question.
+    """
+    try:
+        with log.open("rb") as file:
+            end = file.seek(0, 2)
+            file.seek(max(start, end - _READ))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    lines = [_PREFIX.sub("", _COLOUR.sub("", line)).strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not _ECHO.search(line)]
+    errors = [line for line in lines if _ERROR.search(line)]
+    chosen = errors[-1] if errors else (lines[-1] if lines else "")
+    return chosen[:300].rstrip(".")

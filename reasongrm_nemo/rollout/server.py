@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rollout server: one vLLM API server, started, watched, refilled and stopped."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.rollout import process
+from reasongrm_nemo.rollout.http import call
+from reasongrm_nemo.rollout.log import last_words
+from reasongrm_nemo.rollout.settings import HOST, RolloutSettings
+from reasongrm_nemo.rollout.shape import same_shape, weights_stamp
+from reasongrm_nemo.rollout.types import RolloutServerLost
+
+_STOP_GRACE_S = 10.0
+_PORT_TRIES = 3
+_STOPPED: dict[str, Any] = {"pid": 0, "ticks": 0, "url": "", "token": "", "weights": None}
+
+
+class RolloutServer:
+    """A vLLM server on this machine's loopback, described by a file that any process of the run may open.
+
+    The file holds what to start, where it runs now and the API token; it is readable by its owner only and
+    rewritten whole at each start, so that a handle in another process follows a restart.  One process at a
+    time drives the server.  Whoever started it last is its parent: the server dies with that process.
+
+    vLLM's own key check guards /v1 only, not the routes that load weights; `vllm_plugin.RequireToken` guards
+    all of them, and the server listens on loopback alone.
+
+    Args:
+        settings: what to start.
+        model_dir: Hugging Face folder to serve.
+        log_path: the server's output is appended here.
+        spec_path: the describing file; None: `log_path` with the suffix `.spec.json`.
+    """
+
+    def __init__(
+        self, settings: RolloutSettings, model_dir: Path, log_path: Path, spec_path: Path | None = None
+    ):
+        self.settings = settings
+        self.log_path = Path(log_path).resolve()
+        self._spec = Path(spec_path) if spec_path else self.log_path.with_suffix(".spec.json")
+        self._spec.parent.mkdir(parents=True, exist_ok=True)
+        # A file left by an earlier run describes a server that died with that run.
+        self._spec.unlink(missing_ok=True)
+        self._write(
+            settings=settings.to_dict(),
+            log_path=str(self.log_path),
+            model_dir=str(Path(model_dir).resolve()),
+            starts=0,
+            **_STOPPED,
+        )
+
+    # ---- the describing file
+
+    def spec(self) -> Path:
+        """The file from which another process makes its handle."""
+        return self._spec
+
+    @classmethod
+    def from_spec(cls, path: str | Path) -> RolloutServer:
+        """Take hold of a server that another process started.
+
+        Raises:
+            UserError: no such file, or not one of ours.
+        """
+        server = cls.__new__(cls)
+        server._spec = Path(path)
+        try:
+            state = server.state()
+            server.settings = RolloutSettings.from_dict(state["settings"])
+            server.log_path = Path(state["log_path"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} does not describe a rollout server ({error}).") from error
+        return server
+
+    def state(self) -> dict[str, Any]:
+        """What the file says now: settings, log_path, url, token, pid, ticks, starts, model_dir, weights."""
+        found: dict[str, Any] = json.loads(self._spec.read_text())
+        return found
+
+    def _write(self, **changes: Any) -> None:
+        state = (self.state() if self._spec.exists() else {}) | changes
+        aside = self._spec.with_name(self._spec.name + ".tmp")
+        aside.unlink(missing_ok=True)
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as out:
+            json.dump(state, out, indent=1)
+        os.replace(aside, self._spec)
+
+    @property
+    def url(self) -> str:
+        """`http://127.0.0.1:port` of the running server."""
+        return str(self._running()["url"])
+
+    @property
+    def token(self) -> str:
+        """Its API token."""
+        return str(self._running()["token"])
+
+    @property
+    def starts(self) -> int:
+        """How many times it was started: another number, another server."""
+        return int(self.state()["starts"])
+
+    @property
+    def model_dir(self) -> Path:
+        """The folder it was last asked to serve."""
+        return Path(self.state()["model_dir"])
+
+    def _running(self) -> dict[str, Any]:
+        state = self.state()
+        if not state["pid"]:
+            raise RolloutServerLost("The rollout server is not running.")
+        return state
+
+    # ---- life
+
+    def start(self) -> None:
+        """Start and wait until it answers; nothing is done if it runs already.
+
+        Raises:
+            UserError: it did not start; the sentence holds its last words.
+        """
+        if self.is_alive():
+            return
+        model_dir = self.model_dir
+        if not (model_dir / "config.json").is_file():
+            raise UserError(f"The model folder {model_dir} has no config.json.")
+        for attempt in range(_PORT_TRIES):
+            port = self._port()
+            log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+            try:
+                return self._start(model_dir, port)
+            except UserError:
+                # Another process may take a free port between the asking and the listening.
+                words = self.log_path.read_bytes()[log_start:].decode("utf-8", "replace").lower()
+                lost_race = self.settings.port is None and "address already in use" in words
+                if not lost_race or attempt == _PORT_TRIES - 1:
+                    raise
+
+    def _port(self) -> int:
+        wanted = self.settings.port or 0
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, wanted))
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise
+                why = "is already taken" if error.errno == errno.EADDRINUSE else "is not allowed"
+                raise UserError(
+                    f"Port {wanted} (rollout.port) {why} on {HOST}: choose another one, or null for any free one."
+                ) from None
+            return int(probe.getsockname()[1])
+
+    def _start(self, model_dir: Path, port: int) -> None:
+        token = secrets.token_urlsafe(32)
+        command = [self.settings.python, "-m", "vllm.entrypoints.openai.api_server"]
+        command += self.settings.arguments(model_dir, port)
+        log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+        started = time.monotonic()
+        pid = process.spawn(command, self.settings.environment(token), self.log_path)
+        self._write(
+            url=f"http://{HOST}:{port}",
+            token=token,
+            pid=pid,
+            ticks=process.start_ticks(pid),
+            starts=self.starts + 1,
+            model_dir=str(model_dir),
+            weights=weights_stamp(model_dir),
+        )
+        try:
+            self._wait_until_healthy(started, log_start)
+        except BaseException:
+            self.stop(grace_s=0)
+            raise
+
+    def _wait_until_healthy(self, started: float, log_start: int) -> None:
+        state = self.state()
+        while True:
+            if not process.alive(state["pid"], state["ticks"]):
+                raise UserError(self._start_failure(process.exit_cause(state["pid"]), log_start))
+            try:
+                call(state["url"], state["token"], "GET", "/health", 5.0)
+                return
+            except RolloutServerLost:
+                pass
+            waited = time.monotonic() - started
+            if waited > self.settings.start_timeout_s:
+                why = f"was not ready after {waited:.0f} s (rollout.start_timeout_s)"
+                raise UserError(self._start_failure(why, log_start))
+            time.sleep(0.1)
+
+    def _start_failure(self, why: str, log_start: int) -> str:
+        words = last_words(self.log_path, log_start)
+        said = f"; it last said: {words}" if words else ""
+        return f"The rollout server {why or 'ended'} while starting (log: {self.log_path}){said}."
+
+    def is_alive(self) -> bool:
+        """Whether its process runs."""
+        state = self.state()
+        return bool(state["pid"]) and process.alive(state["pid"], state["ticks"])
+
+    def check(self) -> None:
+        """Return if the server runs and answers.
+
+        Raises:
+            RolloutServerLost: with the cause.
+        """
+        state = self._running()
+        if not process.alive(state["pid"], state["ticks"]):
+            why = process.exit_cause(state["pid"]) or "is gone"
+            words = last_words(self.log_path)
+            said = f"; it last said: {words}" if words else ""
+            raise RolloutServerLost(f"The rollout server (process {state['pid']}) {why}{said}.")
+        call(state["url"], state["token"], "GET", "/health", 5.0)
+
+    def restart(self) -> None:
+        """End what is left of it and start anew with its last model folder."""
+        self.stop(grace_s=0)
+        self.start()
+
+    def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
+        """End it and all its processes: SIGTERM, then SIGKILL after `grace_s`."""
+        state = self.state()
+        if state["pid"]:
+            process.end_group(state["pid"], state["ticks"], grace_s)
+            self._write(**_STOPPED)
+
+    def __enter__(self) -> RolloutServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # ---- weights
+
+    def use(self, model_dir: Path) -> None:
+        """Serve the weights of another Hugging Face folder.
+
+        They are loaded in place when the architecture and sizes are those of the running model; otherwise, or
+        when nothing runs, the server is started anew.  Nothing may be in flight.
+
+        Raises:
+            UserError: no such model, or the server did not start.
+        """
+        model_dir = Path(model_dir).resolve()
+        if not (model_dir / "config.json").is_file():
+            raise UserError(f"The model folder {model_dir} has no config.json.")
+        stamp = weights_stamp(model_dir)
+        if self.is_alive():
+            if self.state()["weights"] == stamp:
+                return
+            if same_shape(self.model_dir, model_dir):
+                try:
+                    return self._reload(model_dir, stamp)
+                except RolloutServerLost:
+                    pass  # half-loaded: start anew
+        self.stop()
+        self._write(model_dir=str(model_dir))
+        self.start()
+
+    def _reload(self, model_dir: Path, stamp: str) -> None:
+        state = self._running()
+        self._write(weights=None)
+        body = {"method": "reload_weights", "kwargs": {"weights_path": str(model_dir)}}
+        call(state["url"], state["token"], "POST", "/collective_rpc", self.settings.start_timeout_s, body)
+        reset_prefix_cache(self)
+        self._write(model_dir=str(model_dir), weights=stamp)
+
+    def forget_weights(self) -> None:
+        """Note that the server no longer holds the weights of its model folder (they were pushed over)."""
+        self._write(weights=None)
+
+
+def reset_prefix_cache(server: RolloutServer) -> None:
+    """Drop the keys and values that older weights computed, also those of requests in flight.
+
+    Requests in flight keep their tokens; their keys and values are computed again.
+
+    Raises:
+        RolloutServerLost: the server does not, or did not do it.
+    """
+    path = "/reset_prefix_cache?reset_running_requests=true"
+    answer = call(server.url, server.token, "POST", path, server.settings.stall_timeout_s)
+    if not (isinstance(answer, dict) and answer.get("success")):
+        raise RolloutServerLost(
+            "The rollout server could not drop its prefix cache after a change of weights."
+        )

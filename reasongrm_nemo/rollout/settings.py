@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a rollout server is started with, taken from a recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reasongrm_nemo.errors import UserError
+
+PYTHON_VARIABLE = "REASONGRM_ROLLOUT_PYTHON"
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """The server's part of a recipe; the fields are the keys of `rollout`, `cluster` and `model`.
+
+    Args:
+        python: interpreter of the rollout environment (`cluster.rollout_python`).
+        platform: `cpu` or `gpu`.
+        weight_transfer: `gloo`, `nccl` or `ipc`.
+        dtype: `fp32` or `bf16`.
+        max_model_len: longest prompt and continuation together, in tokens.
+        trust_remote_code: run code that comes with a checkpoint.
+        max_num_seqs: sequences run at once.
+        kv_cache_gib: KV cache on CPU, GiB.
+        enforce_eager: no graph capture or compilation.
+        tensor_parallel: workers that share each layer of the served model.
+        threads: CPU threads of the server's workers together; None: all cores this process may use.
+        port: a fixed port; None: any free one.
+        concurrency: requests the client keeps in flight.
+        stall_timeout_s: no progress for so long is a loss.
+        start_timeout_s: longest start.
+        extra_env: further environment variables of the server.
+    """
+
+    python: str
+    platform: str
+    weight_transfer: str
+    dtype: str
+    max_model_len: int
+    trust_remote_code: bool
+    max_num_seqs: int
+    kv_cache_gib: float
+    enforce_eager: bool
+    tensor_parallel: int
+    threads: int | None
+    port: int | None
+    concurrency: int
+    stall_timeout_s: float
+    start_timeout_s: float
+    extra_env: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_config(cls, cfg: Mapping[str, Any]) -> RolloutSettings:
+        """The settings in a resolved recipe.
+
+        Raises:
+            UserError: no interpreter is named, or the named one does not exist.
+        """
+        rollout, cluster, model = cfg["rollout"], cfg["cluster"], cfg["model"]
+        python = cluster["rollout_python"] or os.environ.get(PYTHON_VARIABLE)
+        if not python:
+            raise UserError(
+                "The rollout environment is not known: set the key cluster.rollout_python or the environment "
+                f"variable {PYTHON_VARIABLE} to its python."
+            )
+        if not Path(python).is_file():
+            raise UserError(
+                f"The rollout environment's python {python} does not exist: correct cluster.rollout_python or "
+                f"the environment variable {PYTHON_VARIABLE}."
+            )
+        return cls(
+            python=str(python),
+            platform=cluster["platform"],
+            weight_transfer=cluster["weight_transfer"],
+            dtype=rollout["dtype"],
+            max_model_len=model["max_model_len"],
+            trust_remote_code=model["trust_remote_code"],
+            max_num_seqs=rollout["max_num_seqs"],
+            kv_cache_gib=rollout["kv_cache_gib"],
+            enforce_eager=rollout["enforce_eager"],
+            tensor_parallel=rollout.get("tensor_parallel", 1),
+            threads=rollout["threads"],
+            port=rollout["port"],
+            concurrency=rollout["concurrency"],
+            stall_timeout_s=rollout["stall_timeout_s"],
+            start_timeout_s=rollout["start_timeout_s"],
+            extra_env={str(name): str(value) for name, value in rollout["extra_env"].items()},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for the server's spec file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RolloutSettings:
+        """The inverse of `to_dict`."""
+        return cls(**data)
+
+    def arguments(self, model_dir: Path, port: int) -> list[str]:
+        """vLLM's command-line arguments."""
+        out = ["--model", str(model_dir), "--served-model-name", SERVED_NAME]
+        out += ["--host", HOST, "--port", str(port)]
+        out += ["--dtype", {"fp32": "float32", "bf16": "bfloat16"}[self.dtype]]
+        out += ["--max-model-len", str(self.max_model_len), "--max-num-seqs", str(self.max_num_seqs)]
+        out += ["--tensor-parallel-size", str(self.tensor_parallel)]
+        # A checkpoint's generation_config.json must not narrow the distribution behind the recipe's back
+        # (QwQ's says top_k 40).
+        out += ["--generation-config", "vllm", "--logprobs-mode", "raw_logprobs"]
+        out += ["--weight-transfer-config", f'{{"backend": "{self.weight_transfer}"}}']
+        out += ["--middleware", "reasongrm_nemo.rollout.vllm_plugin.RequireToken"]
+        out += ["--disable-uvicorn-access-log"]
+        if self.trust_remote_code:
+            out += ["--trust-remote-code"]
+        if self.enforce_eager:
+            out += ["--enforce-eager"]
+        if self.platform == "cpu":
+            out += ["--kv-cache-memory-bytes", str(int(self.kv_cache_gib * 2**30))]
+            # vLLM 0.32 on CPU dies of a seeded request whose prompt is prefilled in two chunks ("CPU
+            # Generator does not use offset"), so every prompt is prefilled in one.
+            out += ["--no-enable-chunked-prefill"]
+            out += ["--max-num-batched-tokens", str(max(8192, self.max_model_len))]
+        return out
+
+    def environment(self, token: str) -> dict[str, str]:
+        """The server's whole environment: nothing of torchrun's, Slurm's or the trainer's Python leaks in."""
+        keep = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_HOME")
+        prefixes = ("LC_", "XDG_", "NVIDIA_", "CUDA_VISIBLE")
+        env = {k: v for k, v in os.environ.items() if k in keep or k.startswith(prefixes)}
+        env |= {
+            "VLLM_API_KEY": token,  # not an argument: every user of the machine can read those
+            "VLLM_SERVER_DEV_MODE": "1",  # the weight routes
+            "VLLM_PLUGINS": "reasongrm",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        if self.enforce_eager:
+            env["TORCH_COMPILE_DISABLE"] = "1"
+        if self.platform == "cpu":
+            # Bound threads would share cores with a trainer that has bound none.
+            threads = self.threads or len(os.sched_getaffinity(0))
+            env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+            env["OMP_NUM_THREADS"] = str(max(1, threads // self.tensor_parallel))
+        return env | self.extra_env
+
+
+HOST = "127.0.0.1"
+SERVED_NAME = "policy"

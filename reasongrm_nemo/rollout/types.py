@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked of the rollout server and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from reasongrm_nemo.errors import UserError
+
+
+class RolloutServerLost(UserError):
+    """The rollout server died, or stopped making progress; the message is the cause.
+
+    `Rollouts.generate` outlives one; whoever catches it from a push must restart the server, whose weights
+    may be half old and half new.
+    """
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt to continue.
+
+    Args:
+        id: whose it is (a task's id); unique within one call.
+        token_ids: the prompt's tokens.
+        seed: sample i is drawn with seed + i, whatever else is in flight.  At most 2**31 - 1.
+    """
+
+    id: str
+    token_ids: list[int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to continue prompts.
+
+    Args:
+        n: samples of each prompt.
+        max_tokens: longest continuation.
+        temperature: 0 is greedy.
+        top_p: 1 is off.
+        top_k: -1 is off.
+        stop_token_ids: tokens that end a continuation, besides the tokenizer's end-of-sequence token.
+    """
+
+    n: int
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled continuation.
+
+    Args:
+        prompt_id: the prompt's id.
+        sample: 0 to n - 1.
+        token_ids: the tokens, the one that ended it included.
+        log_probs: log-probability of each token under the model's own distribution: temperature 1, whole
+            vocabulary, whatever the sampling was.
+        finish_reason: `stop` (an end token) or `length` (max_tokens, or the model's context is full).
+    """
+
+    prompt_id: str
+    sample: int
+    token_ids: list[int]
+    log_probs: list[float]
+    finish_reason: Literal["stop", "length"]
