@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasongrm_nemo.data.records import (
+    HardTask,
+    JudgeTask,
+    PreferencePair,
+    ReasoningPath,
+    SftExample,
+    Verdict,
+)
+from reasongrm_nemo.errors import UserError
+
+MESSAGES = [{"role": "user", "content": "Which is better?"}]
+PAIR = PreferencePair("p1", "src", MESSAGES, "yes", "no")
+TASK = JudgeTask("p1-c", "p1", "src", MESSAGES, "A", "chosen_first")
+HARD = HardTask("p1-r", "p1", "src", MESSAGES, "B", "rejected_first", ["A", None, "B"], 1 / 3, "because")
+PATH = ReasoningPath("p1-c", 0, "x</think>[[A]]", 3, 2, 2.5, 1.75, "A", "ok", True, "stop", "zero", [5, 6])
+SFT = SftExample("p1-c", [*MESSAGES, {"role": "assistant", "content": "x"}], 0.5, 0.75, 2 / 3, "r_star")
+VERDICT = Verdict("rm_bench", "chat", "i", "0-2", "chosen_first", None, False, False, "no_verdict", 7, "?")
+ALL = [PAIR, TASK, HARD, PATH, SFT, VERDICT]
+
+
+@pytest.mark.parametrize("record", ALL, ids=lambda record: type(record).__name__)
+def test_records_survive_json(record):
+    assert type(record).from_dict(json.loads(json.dumps(record.to_dict()))) == record
+
+
+@pytest.mark.parametrize("record", ALL, ids=lambda record: type(record).__name__)
+def test_each_missing_field_is_named(record):
+    data = record.to_dict()
+    for name in data:
+        if name in ("token_ids", "rationale"):
+            continue
+        with pytest.raises(
+            UserError, match=rf"^f\.jsonl:7: {type(record).__name__} lacks the field '{name}'"
+        ):
+            type(record).from_dict({k: v for k, v in data.items() if k != name}, "f.jsonl:7")
+
+
+@pytest.mark.parametrize("record", ALL, ids=lambda record: type(record).__name__)
+def test_an_unknown_field_and_a_wrong_type_are_named(record):
+    data = record.to_dict()
+    with pytest.raises(UserError, match="has no field 'extra'"):
+        type(record).from_dict({**data, "extra": 1}, "f:1")
+    for name in data:
+        with pytest.raises(UserError, match=f"field '{name}'"):
+            type(record).from_dict({**data, name: {"odd": []}}, "f:1")
+
+
+@pytest.mark.parametrize("label", ["C", "a", "", None, 1, ["A"]])
+def test_a_label_is_a_or_b(label):
+    with pytest.raises(UserError, match="field 'label' must be 'A' or 'B'"):
+        JudgeTask.from_dict({**TASK.to_dict(), "label": label}, "f:1")
+
+
+@pytest.mark.parametrize(
+    ("record", "change", "says"),
+    [
+        (TASK, {"label": "B"}, "label 'B' but the order 'chosen_first'"),
+        (TASK, {"messages": []}, "must not be empty"),
+        (TASK, {"messages": [{"role": "user"}]}, "message"),
+        (TASK, {"messages": [{"role": "user", "content": "x", "name": "y"}]}, "message"),
+        (PATH, {"sample": -1}, "negative"),
+        (PATH, {"sample": True}, "integer"),
+        (PATH, {"sample": 1.0}, "integer"),
+        (PATH, {"answer_prob_sum": float("nan")}, "finite"),
+        (PATH, {"answer_prob_sum": "1"}, "finite"),
+        (PATH, {"correct": 1}, "true or false"),
+        (PATH, {"verdict": None}, "correct without a verdict"),
+        (PATH, {"token_ids": [1, 2.5]}, "integers only"),
+        (SFT, {"messages": MESSAGES}, "assistant"),
+        (HARD, {"answers": []}, "must not be empty"),
+        (HARD, {"answers": ["A", "C"]}, "item 1"),
+    ],
+)
+def test_nonsense_is_refused(record, change, says):
+    with pytest.raises(UserError, match=says):
+        type(record).from_dict({**record.to_dict(), **change}, "f:1")
+
+
+@pytest.mark.parametrize("value", [None, [], "x", 3])
+def test_a_record_must_be_an_object(value):
+    with pytest.raises(UserError, match="must be a JSON object"):
+        PreferencePair.from_dict(value, "f:1")
+
+
+def test_optional_fields_may_be_left_out_and_integers_pass_for_floats():
+    data = {**PATH.to_dict(), "answer_prob_sum": 2}
+    del data["token_ids"]
+    path = ReasoningPath.from_dict(data)
+    assert path.token_ids is None
+    assert isinstance(path.answer_prob_sum, float)
+    assert "token_ids" not in path.to_dict()
+
+
+@given(st.text(), st.text(), st.lists(st.text(), min_size=1))
+def test_any_text_survives(chosen, rejected, turns):
+    pair = PreferencePair("i", "s", [{"role": "user", "content": turn} for turn in turns], chosen, rejected)
+    assert PreferencePair.from_dict(json.loads(json.dumps(pair.to_dict()))) == pair

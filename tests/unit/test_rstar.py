@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""R* (section 3.3): the score, the choice, the report."""
+
+import json
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasongrm_nemo.data.records import JudgeTask, ReasoningPath, SftExample
+from reasongrm_nemo.rstar import (
+    count_hesitations,
+    ineligible,
+    path_sums,
+    score_path,
+    score_sums,
+    select_paths,
+    selection_report,
+    to_sft_example,
+)
+
+PROBS = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=40)
+
+
+def path(task="t", sample=0, reasoning=(0.5, 0.5), answer=(0.5,), correct=True, finish="stop", text="x"):
+    return ReasoningPath(
+        task_id=task,
+        sample=sample,
+        text=text,
+        reasoning_tokens=len(reasoning),
+        answer_tokens=len(answer),
+        reasoning_prob_sum=math.fsum(reasoning),
+        answer_prob_sum=math.fsum(answer),
+        verdict="A" if correct else "B",
+        parse_status="ok",
+        correct=correct,
+        finish_reason=finish,
+        model="zero",
+    )
+
+
+def test_the_equation_by_hand():
+    # mean(.9, .5, .1) = .5; mean(.8, .4) = .6; product .3
+    score = score_path([0.9, 0.5, 0.1], [0.8, 0.4])
+    assert score == pytest.approx((0.3, 0.5, 0.6), abs=1e-15)
+    assert (score.score, score.self_consistency, score.validity) == tuple(score)
+
+
+def test_the_mean_is_of_probabilities_not_of_logs():
+    # Path 1 has one very rare token.  By arithmetic means it wins (.75 against .6), by the geometric mean,
+    # exp of the mean log, it loses (.1 against .6).
+    rare, steady = [1.0, 1.0, 1.0, 1e-4], [0.6] * 4
+    assert score_path(rare, [1.0]).score == pytest.approx(0.750025)
+    assert score_path(rare, [1.0]).score > score_path(steady, [1.0]).score
+    assert math.exp(np.log(rare).mean()) < math.exp(np.log(steady).mean())
+    # and it is the product of two means, not the mean over all tokens
+    assert score_path([1.0] * 9, [0.1]).score == pytest.approx(0.1)
+
+
+@given(PROBS, PROBS)
+def test_scores_stay_between_0_and_1_and_ignore_order(reasoning, answer):
+    score = score_path(reasoning, answer)
+    assert 0.0 <= score.score <= min(score.self_consistency, score.validity) <= 1.0
+    assert score_path(reasoning[::-1], sorted(answer)) == score
+    assert score_path(np.array(reasoning), answer) == score
+
+
+@given(PROBS, PROBS)
+def test_sums_give_the_same_score(reasoning, answer):
+    assert score_sums(path(reasoning=reasoning, answer=answer)) == pytest.approx(
+        score_path(reasoning, answer)
+    )
+
+
+@given(st.lists(st.floats(-30.0, 0.0), min_size=2, max_size=30), st.data())
+def test_sums_from_log_probabilities(log_probs, data):
+    start = data.draw(st.integers(1, len(log_probs) - 1))
+    sums = path_sums(log_probs, start)
+    probs = [math.exp(value) for value in log_probs]
+    assert (sums.reasoning_tokens, sums.answer_tokens) == (start, len(log_probs) - start)
+    assert sums.reasoning_prob_sum == pytest.approx(sum(probs[:start]))
+    assert sums.answer_prob_sum == pytest.approx(sum(probs[start:]))
+
+
+def test_long_paths_lose_no_precision():
+    probs = np.full(57_344, 0.1, dtype=np.float32)
+    assert score_path(probs, [1.0]).self_consistency == pytest.approx(float(np.float32(0.1)), abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "answer", "says"),
+    [
+        ([], [0.5], "reasoning has no tokens"),
+        ([0.5], [], "answer has no tokens"),
+        ([1.5], [0.5], "token 0: 1.5 is not a probability"),
+        ([0.5, -0.1], [0.5], "token 1"),
+        ([0.5], [float("nan")], "answer token 0"),
+        ([-0.7], [0.5], "not a probability"),  # a log-probability
+        ([[0.5]], [0.5], "flat list"),
+    ],
+)
+def test_what_is_no_path_is_refused(reasoning, answer, says):
+    with pytest.raises(ValueError, match=says):
+        score_path(reasoning, answer)
+
+
+def test_sums_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="Path t sample 0 has no answer tokens"):
+        score_sums(path(answer=()))
+    with pytest.raises(ValueError, match="cannot be a sum of 2 probabilities"):
+        score_sums(replace(path(), reasoning_prob_sum=2.1))
+    with pytest.raises(ValueError, match="outside"):
+        path_sums([-1.0], 2)
+    with pytest.raises(ValueError, match="not a probability"):
+        path_sums([0.5, -1.0], 1)
+    assert path_sums([1e-9, -1.0], 1).reasoning_prob_sum == 1.0  # rounding of a log-softmax
+    assert path_sums([], 0) == (0, 0, 0.0, 0.0)
+
+
+def test_only_right_whole_paths_are_chosen():
+    paths = [
+        path(sample=0, reasoning=[1.0], answer=[1.0], correct=False),
+        path(sample=1, reasoning=[1.0], answer=[1.0], finish="length"),
+        path(sample=2, reasoning=[], answer=[1.0]),
+        path(sample=3, reasoning=[1.0], answer=[]),
+        replace(path(sample=4), verdict=None, correct=False),
+        path(sample=5, reasoning=[0.1], answer=[0.1]),
+        path("never", 0, correct=False),
+    ]
+    reasons = ["wrong", "cut_off", "no_reasoning", "no_answer", "no_verdict", None, "wrong"]
+    assert [ineligible(p) for p in paths] == reasons
+    for strategy in ("r_star", "random", "shortest", "all"):
+        assert select_paths(paths, strategy) == [paths[5]]
+
+
+def test_ties_go_to_validity_then_length_then_sample():
+    worse_validity = path(sample=0, reasoning=[0.8], answer=[0.25])
+    longer = path(sample=1, reasoning=[0.25, 0.25], answer=[0.8])
+    later = path(sample=3, reasoning=[0.25], answer=[0.8])
+    best = path(sample=2, reasoning=[0.25], answer=[0.8])
+    assert len({score_sums(p).score for p in (worse_validity, longer, later, best)}) == 1
+    paths = [worse_validity, longer, later, best]
+    for _ in range(len(paths)):
+        paths = [*paths[1:], paths[0]]
+        assert select_paths(paths) == [best]
+    assert select_paths([worse_validity, longer, later]) == [later]
+    assert select_paths([worse_validity, longer]) == [longer]
+
+
+def many(tasks=60, samples=8, seed=0):
+    rng = random.Random(seed)
+    return [
+        path(
+            f"task{task:03}",
+            sample,
+            [rng.random() for _ in range(rng.randrange(1, 9))],
+            [rng.random() for _ in range(rng.randrange(1, 4))],
+            correct=rng.random() < 0.6,
+            text="wait, " * rng.randrange(3),
+        )
+        for task in range(tasks)
+        for sample in range(samples)
+    ]
+
+
+def test_r_star_is_the_argmax_among_right_paths():
+    paths = many()
+    chosen = {p.task_id: p for p in select_paths(paths)}
+    for task in {p.task_id for p in paths}:
+        right = [p for p in paths if p.task_id == task and p.correct]
+        if right:
+            assert score_sums(chosen[task]).score == max(score_sums(p).score for p in right)
+        else:
+            assert task not in chosen
+
+
+@pytest.mark.parametrize("strategy", ["r_star", "random", "shortest", "all"])
+def test_neither_order_nor_sharding_changes_the_choice(strategy):
+    paths = many()
+    whole = select_paths(iter(paths), strategy, seed=5)
+    assert [(p.task_id, p.sample) for p in whole] == sorted((p.task_id, p.sample) for p in whole)
+    random.Random(1).shuffle(paths)
+    assert select_paths(paths, strategy, seed=5) == whole
+    shards = [[p for p in paths if int(p.task_id[4:]) % 3 == rank] for rank in range(3)]
+    parts = [p for shard in shards for p in select_paths(shard, strategy, seed=5)]
+    assert sorted(parts, key=lambda p: (p.task_id, p.sample)) == whole
+
+
+def test_random_is_uniform_and_seeded():
+    paths = [path(f"t{task}", sample) for task in range(2000) for sample in range(4)]
+    counts = np.bincount([p.sample for p in select_paths(paths, "random", seed=1)], minlength=4)
+    assert counts.sum() == 2000
+    assert abs(counts - 500).max() < 100  # five standard deviations
+    assert select_paths(paths, "random", seed=1) != select_paths(paths, "random", seed=2)
+
+
+def test_all_and_shortest():
+    paths = many()
+    assert len(select_paths(paths, "all")) == sum(p.correct for p in paths)
+    for chosen in select_paths(paths, "shortest"):
+        lengths = [
+            p.reasoning_tokens + p.answer_tokens for p in paths if p.task_id == chosen.task_id and p.correct
+        ]
+        assert chosen.reasoning_tokens + chosen.answer_tokens == min(lengths)
+
+
+def test_mistakes_of_the_caller_are_named():
+    with pytest.raises(ValueError, match="Unknown selection strategy 'best'; known are r_star"):
+        select_paths([], "best")
+    with pytest.raises(ValueError, match="Task t has sample 0 twice"):
+        select_paths([path(), path(correct=False)])
+    assert select_paths([]) == []
+
+
+def test_the_training_example():
+    task = JudgeTask("t", "p", "s", [{"role": "user", "content": "q"}], "A", "chosen_first")
+    example = to_sft_example(path(reasoning=[0.5, 0.7], answer=[0.5]), task, response_prefix="<think>\n")
+    assert example.messages == [*task.messages, {"role": "assistant", "content": "<think>\nx"}]
+    assert (example.r_star, example.self_consistency, example.validity) == pytest.approx((0.3, 0.6, 0.5))
+    assert example.strategy == "r_star"
+    assert SftExample.from_dict(example.to_dict()) == example
+    assert len(task.messages) == 1
+    with pytest.raises(ValueError, match="belongs to the task u"):
+        to_sft_example(path("u"), task)
+
+
+def test_the_report_agrees_with_the_selection():
+    paths = many()
+    report = json.loads(json.dumps(selection_report(iter(paths), seed=5), allow_nan=False))
+    tasks = {p.task_id for p in paths}
+    right = {p.task_id for p in paths if p.correct}
+    assert report["tasks"] == len(tasks)
+    assert report["tasks_without_right_path"] == len(tasks - right)
+    assert report["paths"] == len(paths)
+    assert report["right_paths"] == sum(p.correct for p in paths)
+    assert report["ineligible_paths"] == {"wrong": len(paths) - report["right_paths"]}
+    for strategy in ("r_star", "random", "shortest"):
+        chosen = select_paths(paths, strategy, seed=5)
+        figures = report["sets"][f"chosen_{strategy}"]
+        assert figures["paths"] == len(chosen)
+        scores = [score_sums(p).score for p in chosen]
+        assert figures["r_star"]["mean"] == pytest.approx(np.mean(scores))
+        assert figures["r_star"]["q0.5"] == pytest.approx(np.median(scores))
+        assert figures["length"]["q1"] == max(p.reasoning_tokens + p.answer_tokens for p in chosen)
+        assert figures["hesitations_per_path"] == pytest.approx(
+            np.mean([p.text.count("wait") for p in chosen])
+        )
+    sets = report["sets"]
+    assert sets["rejected_by_r_star"]["paths"] == sets["eligible"]["paths"] - sets["chosen_r_star"]["paths"]
+    assert sets["chosen_r_star"]["r_star"]["mean"] > sets["chosen_random"]["r_star"]["mean"]
+    assert sets["wrong"]["paths"] == len(paths) - report["right_paths"]
+    assert 0 <= report["agreement"]["random"] <= 1
+    assert -1 <= report["r_star_length_correlation"] <= 1
+
+
+def test_the_report_counts_tasks_without_a_choice():
+    paths = [path("none", 0, correct=False), path("cut", 0, finish="length"), path("one", 0)]
+    report = selection_report(paths)
+    assert report["tasks_without_right_path"] == 1
+    assert report["tasks_without_eligible_path"] == 2
+    assert report["tasks_with_one_eligible_path"] == 1
+    assert report["agreement"] == {"random": None, "shortest": None}
+    assert report["r_star_length_correlation"] is None
+    assert selection_report([])["tasks"] == 0
+    line = [path("t", n, reasoning=[0.1 * n] * n) for n in range(1, 5)]
+    assert selection_report(line)["r_star_length_correlation"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("A is right.", 0),
+        ("Wait, let me check again. Hmm, wait: actually no.", 5),
+        ("the waiter awaits; factually", 0),
+        ("I am not entirely sure. On second thought, B. Alternatively", 3),
+        ("hmmm let me double-check", 2),
+    ],
+)
+def test_hesitation_markers(text, count):
+    assert count_hesitations(text) == count
