@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import queue
 import threading
@@ -104,10 +105,8 @@ class RolloutClient:
         finally:
             ready.wait()
             if thread.is_alive() and work is not None:
-                try:
+                with contextlib.suppress(RuntimeError):  # closed meanwhile
                     loop.call_soon_threadsafe(work.cancel)
-                except RuntimeError:  # closed meanwhile
-                    pass
             thread.join()
 
     async def _all(

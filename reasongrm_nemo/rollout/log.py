@@ -12,9 +12,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(
     r"^(\([\w ]+pid=\d+\)\s*)?((?:DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]*\] ?)?"
 )
-_ERROR = re.compile(
-    r"^[\w.]*(?:Error|Exception|Interrupt|Exit|Failure)\b: *\S|^No module named|: error: |^ValidationError"
-)
+_ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Failure)\b: *\S|No module named|: error: ")
 # What follows from another error, and repeats in every process above it.
 _ECHO = re.compile(
     r"Engine core initialization failed|EngineDeadError|EngineCore encountered an issue|Exception in worker"

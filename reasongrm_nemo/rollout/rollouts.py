@@ -53,7 +53,7 @@ class Rollouts:
         sampling: Sampling,
         on_completion: Callable[[list[Completion]], None] | None = None,
     ) -> list[list[Completion]]:
-        """n completions of each prompt, in the order of `prompts`.
+        """Ask for n completions of each prompt, in the order of `prompts`.
 
         Args:
             prompts: with ids that differ.

@@ -159,7 +159,7 @@ class RolloutServer:
                     raise
                 why = "is already taken" if error.errno == errno.EADDRINUSE else "is not allowed"
                 raise UserError(
-                    f"Port {wanted} (rollout.port) {why} on {HOST}: choose another one, or null for any free one."
+                    f"Port {wanted} (rollout.port) {why} on {HOST}: choose another, or null for any free one."
                 ) from None
             return int(probe.getsockname()[1])
 

@@ -70,8 +70,8 @@ class RolloutSettings:
             )
         if not Path(python).is_file():
             raise UserError(
-                f"The rollout environment's python {python} does not exist: correct cluster.rollout_python or "
-                f"the environment variable {PYTHON_VARIABLE}."
+                f"The rollout environment's python {python} does not exist: correct cluster.rollout_python "
+                f"or the environment variable {PYTHON_VARIABLE}."
             )
         return cls(
             python=str(python),
@@ -102,7 +102,7 @@ class RolloutSettings:
         return cls(**data)
 
     def arguments(self, model_dir: Path, port: int) -> list[str]:
-        """vLLM's command-line arguments."""
+        """The command-line arguments of vLLM's API server."""
         out = ["--model", str(model_dir), "--served-model-name", SERVED_NAME]
         out += ["--host", HOST, "--port", str(port)]
         out += ["--dtype", {"fp32": "float32", "bf16": "bfloat16"}[self.dtype]]

@@ -18,7 +18,7 @@ from reasongrm_nemo.rollout.process import die_with_parent
 
 
 def register() -> None:
-    """vLLM's plug-in hook; may be called more than once in a process.
+    """The plug-in hook of vLLM; may be called more than once in a process.
 
     Raises:
         RuntimeError: this vLLM has no weight-transfer engines that can be registered.
@@ -35,8 +35,8 @@ def register() -> None:
         import vllm
 
         raise RuntimeError(
-            f"reasongrm-nemo needs vLLM's weight-transfer engines (vLLM 0.32), and vLLM {vllm.__version__} has "
-            f"none that it knows: {error}"
+            f"reasongrm-nemo needs vLLM's weight-transfer engines (vLLM 0.32), and vLLM {vllm.__version__} "
+            f"has none that it knows: {error}"
         ) from error
 
 
