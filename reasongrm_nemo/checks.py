@@ -17,6 +17,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "stage": STAGES,
     "model.architecture": (None, "qwen2", "llama"),
     "model.dtype": ("fp32", "bf16"),
+    "model.recompute": ("none", "full"),
     "judge.policy": ("strict_last", "rm_r1", "rewardbench"),
     "rollout.dtype": ("fp32", "bf16"),
     "cluster.platform": ("cpu", "gpu"),
@@ -29,7 +30,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 }
 # Whole numbers from 1, by block; a block that the recipe lacks is left out.
 AT_LEAST_ONE: dict[str, tuple[str, ...]] = {
-    "model": ("max_model_len",),
+    "model": ("max_model_len", "log_prob_chunk"),
     "judge": ("max_prompt_tokens",),
     "rollout": ("max_response_tokens", "max_num_seqs", "concurrency"),
     "cluster": ("nodes", "devices_per_node", "tensor_parallel", "pipeline_parallel", "threads_per_rank"),

