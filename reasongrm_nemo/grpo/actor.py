@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy: NeMo-Aligner's Megatron actor with GRPO's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from nemo_aligner.models.nlp.gpt.megatron_gpt_reinforce_actor import MegatronGPTReinforceActorModel
+from nemo_aligner.utils.train_utils import set_eval, set_sync_funcs, set_train
+from nemo_aligner.utils.utils import retrieve_model_state_dict_in_cpu
+from omegaconf import DictConfig
+from torch import Tensor
+
+from reasongrm_nemo.grpo.loss import clipped_surrogate, kl_estimate
+from reasongrm_nemo.megatron.forward_backward import run_micro_batches
+from reasongrm_nemo.megatron.gpt import JudgeModelMixin
+from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample
+
+
+class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
+    """MegatronGPTReinforceActorModel that scores and trains by token budget, without a dense mask.
+
+    Inherited: building, gradient reduction, optimizer offload, swapping in the reference weights. Not
+    inherited: generation (vLLM's), the REINFORCE loss, micro-batches of one fixed shape, the s x s mask.
+    """
+
+    grpo: DictConfig
+
+    def prepare_for_training(self) -> None:
+        """Bring the optimizer's state back where it was offloaded during rollouts."""
+        self.onload_adam_states()
+
+    def keep_reference(self) -> None:
+        """Keep a copy of the present weights on the host as the reference policy."""
+        self.init_policy_state_dict = retrieve_model_state_dict_in_cpu(self, megatron_amp_O2=self.megatron_amp_O2)
+
+    @torch.no_grad()
+    def get_inference_log_probs(self, response_tokens: Sequence[Sample], *_: Any) -> list[list[float]]:
+        """Log-probs of each sample's response under the weights now in the model.
+
+        Overrides NeMo-Aligner's; its ``get_init_policy_logprobs`` calls it with the reference swapped in.
+        """
+        set_eval(self)
+        set_sync_funcs(self, forward_only=True)
+        _, scored = run_micro_batches(self.model, response_tokens, self._budget(), self.length_multiple(), None)
+        set_train(self)
+        return scored
+
+    def get_loss_and_metrics(self, batch: dict[str, Any], forward_only: bool) -> tuple[float, dict[str, float]]:
+        """Loss over one global batch and, unless ``forward_only``, its gradients.
+
+        Args:
+            batch: ``samples``, this data-parallel rank's share, with ``per_token`` values ``rollout``
+                (log-probs of the sampling engine) and optionally ``old`` and ``reference``; ``tokens``,
+                the response tokens of the whole global batch.
+            forward_only: no backward pass.
+
+        Returns:
+            The loss, and metrics summed over the global batch: ``loss``, ``clip_share``, ``kl`` and the
+            difference to the sampling engine's log-probs (``log_prob_error_mean``, ``_max``).
+        """
+        samples, tokens = batch["samples"], batch["tokens"]
+        # NeMo averages gradients over data-parallel ranks; ours are parts of one sum
+        scale = parallel_state.get_data_parallel_world_size() / tokens
+        largest_error = [0.0]
+
+        def loss_function(log_probs: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+            device = log_probs.device
+            mask = micro_batch.mask.to(device)
+            values = {name: value.to(device) for name, value in micro_batch.per_token.items()}
+            # with one optimizer step a rollout batch the policy is still the one that sampled
+            old = values.get("old", log_probs.detach())
+            loss, clipped = clipped_surrogate(
+                log_probs, old, micro_batch.advantages.to(device), self.grpo.clip_low, self.grpo.clip_high
+            )
+            kl = torch.zeros_like(loss)
+            if "reference" in values:
+                kl = kl_estimate(log_probs, values["reference"], self.grpo.kl_estimator)
+            loss = ((loss + self.grpo.kl_coefficient * kl) * mask).sum()
+            error = ((old - values["rollout"]).abs() * mask).detach()
+            largest_error[0] = max(largest_error[0], error.max().item())
+            sums = {
+                "loss": loss,
+                "clip_share": (clipped * mask).sum(),
+                "kl": (kl * mask).sum(),
+                "log_prob_error_mean": error.sum(),
+            }
+            return loss * scale, {name: value.detach() for name, value in sums.items()}
+
+        set_sync_funcs(self, forward_only)
+        with torch.set_grad_enabled(not forward_only):
+            sums, _ = run_micro_batches(self.model, samples, self._budget(), self.length_multiple(), loss_function)
+        names = ("loss", "clip_share", "kl", "log_prob_error_mean")
+        metrics = self._reduce({name: sums.get(name, 0.0) / tokens for name in names}, dist.ReduceOp.SUM)
+        metrics |= self._reduce({"log_prob_error_max": largest_error[0]}, dist.ReduceOp.MAX)
+        return metrics["loss"], metrics
+
+    def finish_training_step(self) -> None:
+        """Reduce the gradients over the ranks."""
+        self.fill_missing_gradients()
+        super().finish_training_step()
+
+    def _budget(self) -> int:
+        return int(self.grpo.max_tokens_per_micro_batch)
+
+    def _reduce(self, metrics: dict[str, float], how: dist.ReduceOp) -> dict[str, float]:
+        """Over data-parallel ranks; for a maximum also over the stages, of which only the last has seen any."""
+        device = torch.cuda.current_device()
+        values = torch.tensor(list(metrics.values()), device=device, dtype=torch.float64)
+        dist.all_reduce(values, op=how, group=parallel_state.get_data_parallel_group())
+        if how is dist.ReduceOp.MAX:
+            dist.all_reduce(values, op=how, group=parallel_state.get_model_parallel_group())
+        return dict(zip(metrics, values.tolist(), strict=True))

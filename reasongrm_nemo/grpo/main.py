@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each trainer rank of stage ``grpo`` runs: ``python -m reasongrm_nemo.grpo.main WORK_ORDER.json``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(path: str) -> None:
+    """Train as the work order says (see ``work_order``); every rank runs this."""
+    from reasongrm_nemo.megatron.platform import load_platform
+    from reasongrm_nemo.work_order import WorkOrder, first_rank, rank_of_the_run
+
+    order = WorkOrder.read(path)
+    recipe = order.recipe
+    with rank_of_the_run(order):
+        platform = load_platform(recipe.cluster.platform)
+        from reasongrm_nemo.megatron import session as sessions
+
+        sessions.quiet_libraries()
+        from reasongrm_nemo.data.jsonl import read_tasks
+        from reasongrm_nemo.grpo.actor import GRPOActor
+        from reasongrm_nemo.grpo.source import RolloutSource
+        from reasongrm_nemo.grpo.trainer import GRPOTrainer
+        from reasongrm_nemo.megatron.checkpoints import Checkpoints
+        from reasongrm_nemo.megatron.metrics import MetricsLog
+        from reasongrm_nemo.rollout import Rollouts, RolloutServer
+        from reasongrm_nemo.tokenization import load_tokenizer, stop_token_ids
+
+        cfg = recipe.grpo
+        session = sessions.start(
+            platform, GRPOActor, recipe, cfg.optim, cfg.steps * cfg.optimizer_steps, order.model
+        )
+        session.model.grpo = cfg
+        tasks = list(read_tasks(order.inputs["tasks"]))[cfg.skip_tasks :]
+        rollouts = Rollouts(RolloutServer.from_spec(order.server)) if first_rank() else None
+        trainer = GRPOTrainer(
+            session,
+            recipe,
+            tasks if cfg.max_tasks is None else tasks[: cfg.max_tasks],
+            load_tokenizer(order.model),
+            stop_token_ids(load_tokenizer(order.model), order.model),
+            RolloutSource(rollouts, session.transfer, order.work / "rollouts"),
+            Checkpoints(order.work / "checkpoints", cfg.keep_checkpoints),
+            MetricsLog(order.work if first_rank() else None, recipe.tracking.tensorboard),
+        )
+        trainer.fit()
+        sessions.export_hf(session, order.work / "hf", recipe.model.dtype)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

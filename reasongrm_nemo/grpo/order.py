@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tasks a step rolls out: a new seeded order each pass, whatever the number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from reasongrm_nemo.data.records import JudgeTask
+from reasongrm_nemo.data.seeds import derive_seed
+
+
+class TaskOrder:
+    """Endless passes over the tasks, cut into steps.
+
+    Args:
+        tasks: in the order of the file.
+        per_step: tasks of one step.
+        seed: the run's.
+        shuffle: False takes every pass in the order of the file.
+    """
+
+    def __init__(self, tasks: Sequence[JudgeTask], per_step: int, seed: int, shuffle: bool) -> None:
+        self.tasks, self.per_step, self.seed, self.shuffle = tasks, per_step, seed, shuffle
+        self._pass = lru_cache(maxsize=2)(self._order)
+
+    def step(self, step: int) -> list[JudgeTask]:
+        """The tasks of ``step`` (from 0)."""
+        first = step * self.per_step
+        places = (divmod(place, len(self.tasks)) for place in range(first, first + self.per_step))
+        return [self.tasks[self._pass(number)[index]] for number, index in places]
+
+    def _order(self, number: int) -> list[int]:
+        places = list(range(len(self.tasks)))
+        if self.shuffle:
+            places.sort(key=lambda i: derive_seed(self.seed, "grpo order", self.tasks[i].id, number))
+        return places

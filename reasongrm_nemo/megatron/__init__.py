@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that touches megatron-core and NeMo: platform, model, weights, micro-batches, checkpoints."""

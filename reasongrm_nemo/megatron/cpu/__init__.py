@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the real NeMo-Aligner and megatron-core on CPU over gloo.
+
+Both libraries take a GPU, Apex, Transformer Engine and TensorRT-LLM for granted. Each stand-in here
+answers one such assumption and says whose; nothing of the training itself is replaced. The order
+matters: ``device`` before megatron-core, megatron-core before ``apex`` (so that it keeps its own
+Apex-free paths), ``apex`` before NeMo, ``gaps`` after it.
+"""
+
+from __future__ import annotations
+
+_installed = False
+
+
+def installed() -> bool:
+    """Whether this process runs on the stand-ins."""
+    return _installed
+
+
+def install() -> None:
+    """Install all stand-ins once; must come before anything imports NeMo."""
+    global _installed
+    if _installed:
+        return
+    from reasongrm_nemo.megatron.cpu import apex, device, gaps
+
+    device.install()
+    gaps.before_nemo()
+    apex.install()
+    gaps.after_nemo()
+    _installed = True

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What NeMo 2.3.3, NeMo-Aligner 0.7.0 and megatron-core 0.12.3 assume beyond ``torch.cuda`` and Apex."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+import torch
+
+
+def before_nemo() -> None:
+    """Stand-ins that must be there when NeMo and NeMo-Aligner are imported."""
+    # megatron_base_model.py:404 matches this variable against a pattern without asking whether it is set
+    os.environ.setdefault("NVIDIA_PYTORCH_VERSION", "cpu")
+    _model_parallel_rng()
+    _checkpoint_writer()
+    _no_tensorrt_llm()
+
+
+def after_nemo() -> None:
+    """Stand-ins that replace names inside NeMo's own modules."""
+    import nemo.collections.nlp.models.nlp_model as nlp_model
+    import nemo.collections.nlp.modules.common.megatron.megatron_init as megatron_init
+    import nemo.collections.nlp.parts.nlp_overrides as nlp_overrides
+    from megatron.core import tensor_parallel
+    from nemo.collections.nlp.models.language_modeling.megatron_base_model import MegatronBaseModel
+    from nemo.core.classes.modelPT import ModelPT
+    from nemo.core.config.optimizers import AdamWParams
+    from nemo.core.optim.optimizers import register_optimizer
+
+    from reasongrm_nemo.megatron.cpu.adam import FusedAdam
+
+    # NeMo takes "fused_adam" only where it sees CUDA (core/optim/optimizers.py:197)
+    register_optimizer("cpu_fused_adam", FusedAdam, AdamWParams())
+    # nlp_model.py:78 lists BERT models by a function that needs Transformer Engine (bert_spec.py:36)
+    nlp_model.get_megatron_pretrained_bert_models = lambda: []
+    # nlp_overrides.py:219 refuses to start on this flag alone; :341-346 ask isinstance() of these two
+    nlp_overrides.HAVE_APEX = True
+    for name in ("McoreDistributedOptimizer", "MegatronDistributedFusedAdam"):
+        if not hasattr(nlp_overrides, name):
+            setattr(nlp_overrides, name, type(name, (), {}))
+    # megatron_base_model.py:276 makes a CUDA stream for Transformer Engine's context parallelism
+    MegatronBaseModel.setup_transformer_engine_cp_groups = lambda self: None
+    # modelPT.py:2100 moves itself to torch.device("cuda", ...)
+    ModelPT.cuda = lambda self, device=None: self
+
+    seed_all = megatron_init._set_random_seed
+
+    # megatron_init.py:238 seeds the model-parallel RNG only where it counts CUDA devices
+    def set_random_seed(seed: int) -> None:
+        seed_all(seed)
+        tensor_parallel.model_parallel_cuda_manual_seed(seed)
+
+    megatron_init._set_random_seed = set_random_seed
+
+
+def _model_parallel_rng() -> None:
+    """tensor_parallel/random.py reads and writes CUDA generators directly; here it is the CPU's."""
+    import megatron.core.tensor_parallel.random as random
+
+    random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
+    random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+
+
+def _checkpoint_writer() -> None:
+    """torch >= 2.7 added an argument to the private writer that filesystem_async.py:318 calls."""
+    import megatron.core.dist_checkpointing.strategies.filesystem_async as filesystem_async
+    from torch.distributed.checkpoint import filesystem
+
+    if "serialization_format" not in inspect.signature(filesystem._write_item).parameters:
+        return
+
+    def write_item(*args: Any) -> Any:
+        return filesystem._write_item(*args, filesystem.SerializationFormat.TORCH_SAVE)
+
+    filesystem_async._write_item = write_item
+
+
+def _no_tensorrt_llm() -> None:
+    """nemo_aligner/utils/trt_llm.py:15 imports tensorrt_llm unconditionally; rollouts are vLLM's here."""
+
+    class GPTGenerateTRTLLM:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            raise NotImplementedError("TensorRT-LLM generation is not part of this package; rollouts use vLLM.")
+
+    module = ModuleType("nemo_aligner.utils.trt_llm")
+    module.GPTGenerateTRTLLM = GPTGenerateTRTLLM
+    sys.modules[module.__name__] = module

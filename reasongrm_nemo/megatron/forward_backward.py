@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""megatron-core's pipeline schedule over micro-batches of any shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+from torch import Tensor
+
+from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample, collate, plan
+
+LossFunction = Callable[[Tensor, MicroBatch], tuple[Tensor, dict[str, Tensor]]]
+
+
+def run_micro_batches(
+    model: object, samples: Sequence[Sample], budget: int, multiple: int, loss_function: LossFunction | None
+) -> tuple[dict[str, float], list[list[float]]]:
+    """Forward, and with a loss function backward, over this data-parallel rank's ``samples``.
+
+    Args:
+        model: the Megatron module (or list of it) of this rank.
+        samples: this rank's share of the global batch; may be empty.
+        budget: tokens of a micro-batch.
+        multiple: lengths are padded to a multiple of this (tensor-parallel size under sequence parallelism).
+        loss_function: (log-probs fp32 [b, s], micro-batch) -> (this micro-batch's part of the loss, sums to
+            add up over micro-batches). Parts are *added*: it must divide by the global token count itself.
+            None scores only.
+
+    Returns:
+        The sums over this rank's micro-batches, the same on every rank of the model-parallel group, and,
+        when scoring, the log-probs of each sample's response in the order of ``samples``.
+    """
+    groups = plan([len(s.tokens) for s in samples], budget)
+    if not groups:
+        return {}, []
+    batches = [collate(samples, rows, multiple) for rows in groups]
+    device = torch.cuda.current_device()
+
+    def step(iterator, module):
+        batch = next(iterator)
+        positions = torch.arange(batch.tokens.size(1), device=device).expand_as(batch.tokens)
+        output = module(
+            batch.tokens.to(device), positions, attention_mask=None, targets=batch.targets.to(device)
+        )
+
+        def finish(log_probs: Tensor, non_loss_data: bool = False):
+            if loss_function is None:
+                return log_probs
+            loss, sums = loss_function(log_probs, batch)
+            # the schedule divides by the number of micro-batches; parts are sums, not means
+            return loss * len(batches), sums
+
+        return output, finish
+
+    results = get_forward_backward_func()(
+        forward_step_func=step,
+        data_iterator=iter(batches),
+        model=model,
+        num_microbatches=len(batches),
+        forward_only=loss_function is None,
+        # only read where shapes are fixed; stages tell each other (variable_seq_lengths)
+        seq_length=batches[0].tokens.size(1),
+        micro_batch_size=batches[0].tokens.size(0),
+        collect_non_loss_data=loss_function is None,
+    )
+    results = _from_last_stage(results)
+    if loss_function is None:
+        return {}, _by_sample(results, batches, samples)
+    return {name: float(sum(r[name] for r in results)) for name in results[0]}, []
+
+
+def _from_last_stage(results: list) -> list:
+    """What the last pipeline stage holds, on every stage (results are a few numbers a token at most)."""
+    if parallel_state.get_pipeline_model_parallel_world_size() == 1:
+        return results
+    group = parallel_state.get_pipeline_model_parallel_group()
+    box = [[_to_cpu(r) for r in results]]
+    dist.broadcast_object_list(box, dist.get_process_group_ranks(group)[-1], group=group)
+    return box[0]
+
+
+def _to_cpu(result: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+    if isinstance(result, dict):
+        return {name: value.detach().cpu() for name, value in result.items()}
+    return result.detach().cpu()
+
+
+def _by_sample(
+    results: Sequence[Tensor], batches: Sequence[MicroBatch], samples: Sequence[Sample]
+) -> list[list[float]]:
+    scored: list[list[float]] = [[] for _ in samples]
+    for log_probs, batch in zip(results, batches, strict=True):
+        for row, index in enumerate(batch.rows):
+            sample = samples[index]
+            scored[index] = log_probs[row, sample.prompt_length - 1 : len(sample.tokens) - 1].tolist()
+    return scored

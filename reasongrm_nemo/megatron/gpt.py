@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPT model of both trainers: scores tokens instead of returning logits, and needs no mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core.models.gpt import GPTModel
+from torch import Tensor
+
+from reasongrm_nemo.megatron import layers
+from reasongrm_nemo.megatron.log_probs import chunked_log_probs
+
+
+class ScoringGPTModel(GPTModel):
+    """megatron-core's GPTModel that returns log-probs of given targets from its last stage."""
+
+    log_prob_chunk: int = 1024
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        targets: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Run this pipeline stage.
+
+        Args:
+            input_ids: int64 [b, s]; padding on the right.
+            position_ids: int64 [b, s].
+            attention_mask: None; attention is causal by construction.
+            targets: int64 [b, s], the tokens to score at each position; None for plain GPTModel output.
+
+        Returns:
+            fp32 log-probs [b, s] on the last stage with targets, else what GPTModel returns.
+        """
+        if targets is None or not self.post_process:
+            return super().forward(input_ids, position_ids, attention_mask, **kwargs)
+        # without post_process GPTModel.forward stops after the final norm, before the output layer
+        self.post_process = False
+        try:
+            hidden = super().forward(input_ids, position_ids, attention_mask, **kwargs)
+        finally:
+            self.post_process = True
+        tied = self.share_embeddings_and_output_weights
+        weight = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
+        return chunked_log_probs(
+            hidden,
+            weight,
+            targets.t().contiguous(),
+            chunk=self.log_prob_chunk,
+            sequence_parallel=self.config.sequence_parallel,
+        ).t()
+
+
+class JudgeModelMixin:
+    """What our SFT model and GRPO actor change in NeMo's MegatronGPTModel: how the network is built."""
+
+    def model_provider_func(self, pre_process: bool, post_process: bool) -> ScoringGPTModel:
+        """Build this rank's stage from ``self.cfg`` (see ``megatron.nemo_config``)."""
+        cfg, config = self.cfg, self.transformer_config
+        spec = layers.transformer_engine_spec if cfg.transformer_engine else layers.plain_spec
+        model = ScoringGPTModel(
+            config=config,
+            transformer_layer_spec=spec(config),
+            vocab_size=cfg.override_vocab_size,
+            max_sequence_length=cfg.encoder_seq_length,
+            pre_process=pre_process,
+            post_process=post_process,
+            parallel_output=True,
+            share_embeddings_and_output_weights=cfg.share_embeddings_and_output_weights,
+            position_embedding_type="rope",
+            rotary_percent=1.0,
+            rotary_base=cfg.rotary_base,
+        )
+        model.log_prob_chunk = cfg.log_prob_chunk
+        return model
+
+    def core_module(self) -> ScoringGPTModel:
+        """The bare GPT model of this rank, whatever wraps it."""
+        module = self.model[0] if isinstance(self.model, list) else self.model
+        while not isinstance(module, ScoringGPTModel):
+            module = module.module
+        return module
+
+    def length_multiple(self) -> int:
+        """What a micro-batch's length must be a multiple of."""
+        return self.cfg.tensor_model_parallel_size if self.cfg.sequence_parallel else 1
+
+    def fill_missing_gradients(self) -> None:
+        """Zeros where a rank had nothing to train on, so that all ranks reduce the same tensors."""
+        for parameter in self.core_module().parameters():
+            if parameter.requires_grad and parameter.grad is None and not hasattr(parameter, "main_grad"):
+                parameter.grad = torch.zeros_like(parameter)

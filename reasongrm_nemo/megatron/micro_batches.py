@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cutting a global batch into micro-batches by a token budget, and laying sequences out as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence to train on or to score.
+
+    Attributes:
+        tokens: prompt and response.
+        prompt_length: tokens before the response; only the response is scored.
+        advantage: the response's advantage (GRPO), the same for each of its tokens.
+        per_token: further values for the response's tokens, one each (e.g. rollout log-probs).
+    """
+
+    tokens: tuple[int, ...]
+    prompt_length: int
+    advantage: float = 0.0
+    per_token: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def response_length(self) -> int:
+        """Tokens that are scored."""
+        return len(self.tokens) - self.prompt_length
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Samples as tensors, padded on the right; b samples, s positions.
+
+    Position t predicts ``targets[:, t]``; ``mask`` is 1 where that is a token of the response.
+
+    Attributes:
+        tokens: int64 [b, s].
+        targets: int64 [b, s].
+        mask: fp32 [b, s].
+        advantages: fp32 [b, 1].
+        per_token: fp32 [b, s] each, zero outside the mask.
+        rows: index of each sample in the list that was cut.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    mask: Tensor
+    advantages: Tensor
+    per_token: dict[str, Tensor]
+    rows: tuple[int, ...]
+
+
+def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group sequences of like length so that rows x longest stays within ``budget`` tokens.
+
+    Args:
+        lengths: tokens of each sequence.
+        budget: tokens of a micro-batch, padding included; a longer sequence gets one of its own.
+
+    Returns:
+        Indices of each micro-batch, longest first (the largest allocation comes first).
+    """
+    groups: list[list[int]] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if groups and (len(groups[-1]) + 1) * longest <= budget:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+            longest = lengths[index]
+    return groups
+
+
+def share(lengths: Sequence[int], rank: int, size: int) -> list[int]:
+    """Indices of the sequences data-parallel ``rank`` trains on: dealt out longest first, to and fro."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    rounds = [order[i : i + size] for i in range(0, len(order), size)]
+    dealt = [(r if i % 2 == 0 else r[::-1]) for i, r in enumerate(rounds)]
+    # a last, short round goes to the first ranks whichever way it would have been dealt
+    if dealt and len(dealt[-1]) < size:
+        dealt[-1] = rounds[-1]
+    return sorted(r[rank] for r in dealt if rank < len(r))
+
+
+def collate(samples: Sequence[Sample], rows: Sequence[int], multiple: int = 1) -> MicroBatch:
+    """Lay out ``samples[rows]`` as tensors whose length is a multiple of ``multiple``."""
+    chosen = [samples[i] for i in rows]
+    length = max(len(s.tokens) for s in chosen) - 1
+    length = -(-length // multiple) * multiple
+    # padding is token 0: attention is causal and padded targets are masked, so its value never counts
+    tokens = torch.zeros(len(chosen), length, dtype=torch.long)
+    targets = torch.zeros_like(tokens)
+    mask = torch.zeros(len(chosen), length)
+    per_token = {name: torch.zeros_like(mask) for name in chosen[0].per_token}
+    for row, sample in enumerate(chosen):
+        ids = torch.tensor(sample.tokens)
+        span = slice(sample.prompt_length - 1, len(sample.tokens) - 1)
+        tokens[row, : len(ids) - 1] = ids[:-1]
+        targets[row, : len(ids) - 1] = ids[1:]
+        mask[row, span] = 1.0
+        for name, values in sample.per_token.items():
+            per_token[name][row, span] = torch.tensor(values)
+    advantages = torch.tensor([[s.advantage] for s in chosen], dtype=torch.float32)
+    return MicroBatch(tokens, targets, mask, advantages, per_token, tuple(rows))
+
+
+def padding_share(lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> float:
+    """Padded over all tokens in micro-batches ``groups``; 0 is perfect."""
+    total = sum(len(g) * max(lengths[i] for i in g) for g in groups)
+    return 1.0 - sum(lengths) / total if total else 0.0

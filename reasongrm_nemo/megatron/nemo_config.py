@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NeMo's configuration of a training run, from a recipe and the shape of its model."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig, OmegaConf
+
+from reasongrm_nemo.megatron.platform import Platform
+from reasongrm_nemo.megatron.weights.architectures import Architecture
+
+
+def nemo_config(recipe: DictConfig, optim: DictConfig, architecture: Architecture, platform: Platform) -> DictConfig:
+    """``{trainer, exp_manager, model}`` as NeMo-Aligner's scripts expect it.
+
+    Batch sizes here only satisfy NeMo: ours are cut by token budget (``megatron.micro_batches``).
+
+    Args:
+        recipe: a resolved recipe.
+        optim: the stage's ``optim`` block.
+        architecture: shape of the model.
+        platform: see ``megatron.platform``.
+    """
+    cluster = recipe.cluster
+    world = cluster.nodes * cluster.devices_per_node
+    data_parallel = world // (cluster.tensor_parallel * cluster.pipeline_parallel)
+    precision = {"fp32": 32, "bf16": "bf16"}[recipe.model.dtype]
+    model = {
+        "seed": recipe.seed % 2**31 + 1,
+        "precision": precision,
+        "megatron_amp_O2": platform.amp_o2,
+        "mcore_gpt": True,
+        "transformer_engine": platform.transformer_engine,
+        "use_cpu_initialization": not platform.transformer_engine,
+        "tensor_model_parallel_size": cluster.tensor_parallel,
+        "pipeline_model_parallel_size": cluster.pipeline_parallel,
+        "sequence_parallel": cluster.sequence_parallel,
+        "micro_batch_size": 1,
+        "global_batch_size": data_parallel,
+        "encoder_seq_length": recipe.model.max_model_len,
+        "max_position_embeddings": recipe.model.max_model_len,
+        # stages announce each micro-batch's shape; on a dense model megatron-core lets that pass only
+        # under the name of this mixture-of-experts dispatcher
+        "variable_seq_lengths": True,
+        "moe_token_dispatcher_type": "alltoall",
+        "log_prob_chunk": recipe.model.log_prob_chunk,
+        **_architecture_keys(architecture, cluster.tensor_parallel),
+        **_recompute_keys(recipe.model.recompute),
+        # the fusions need CUDA kernels; with Transformer Engine they are part of its layers
+        "masked_softmax_fusion": False,
+        "bias_dropout_add_fusion": False,
+        "bias_activation_fusion": False,
+        "gradient_accumulation_fusion": False,
+        "apply_rope_fusion": False,
+        "cross_entropy_loss_fusion": False,
+        "persist_layer_norm": False,
+        "gradient_as_bucket_view": True,
+        "dist_ckpt_format": "torch_dist",
+        "optim": {
+            "name": platform.optimizer,
+            "lr": optim.lr,
+            "betas": list(optim.betas),
+            "eps": optim.eps,
+            "weight_decay": optim.weight_decay,
+        },
+        "data": {},
+        # read by the actor NeMo-Aligner derives from; generation itself is vLLM's
+        "reinforce": {
+            "forward_micro_batch_size": 1,
+            "offload_adam_states": False,
+            "length_params": {},
+            "sampling_params": {},
+        },
+    }
+    trainer = {
+        "accelerator": platform.accelerator,
+        "devices": cluster.devices_per_node,
+        "num_nodes": cluster.nodes,
+        "precision": precision,
+        "logger": False,
+        "enable_checkpointing": False,
+        "use_distributed_sampler": False,
+        "max_epochs": -1,
+        "max_steps": -1,
+        "aligner": {},
+    }
+    return OmegaConf.create({"trainer": trainer, "exp_manager": {}, "model": model})
+
+
+def _architecture_keys(architecture: Architecture, tensor_parallel: int) -> dict[str, object]:
+    return {
+        "num_layers": architecture.layers,
+        "hidden_size": architecture.hidden,
+        "ffn_hidden_size": architecture.ffn,
+        "num_attention_heads": architecture.heads,
+        "num_query_groups": architecture.kv_heads,
+        "kv_channels": architecture.head_dim,
+        "override_vocab_size": architecture.padded_vocab(tensor_parallel),
+        "share_embeddings_and_output_weights": architecture.tied,
+        "normalization": "rmsnorm",
+        "layernorm_epsilon": architecture.norm_eps,
+        "activation": "fast-swiglu",
+        "bias": False,
+        "qkv_bias": architecture.qkv_bias,
+        "position_embedding_type": "rope",
+        "rotary_percentage": 1.0,
+        "rotary_base": architecture.rope_theta,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "ffn_dropout": 0.0,
+        "init_method_std": 0.02,
+    }
+
+
+def _recompute_keys(recompute: str) -> dict[str, object]:
+    full = recompute == "full"
+    return {
+        "activations_checkpoint_granularity": "full" if full else None,
+        "activations_checkpoint_method": "uniform" if full else None,
+        "activations_checkpoint_num_layers": 1 if full else None,
+        "activations_checkpoint_layers_per_pipeline": None,
+    }

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trainer rank, from nothing to a model with weights, optimizer and scheduler."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.megatron.platform import Platform
+from reasongrm_nemo.megatron.weights.architectures import Architecture
+
+
+@dataclass
+class Session:
+    """What a training loop works with on one rank.
+
+    Attributes:
+        model: the NeMo-Aligner model.
+        optimizer: NeMo's optimizer.
+        scheduler: learning-rate scheduler, stepped once an optimizer step.
+        transfer: weights in and out (``megatron.weights.transfer.WeightTransfer``).
+        hf_path: the Hugging Face folder the run began from.
+        platform: see ``megatron.platform``.
+    """
+
+    model: Any
+    optimizer: Any
+    scheduler: Any
+    transfer: Any
+    hf_path: Path
+    platform: Platform
+
+
+def start(
+    platform: Platform, model_class: type, recipe: DictConfig, optim: DictConfig, total_steps: int, hf_path: Path
+) -> Session:
+    """Build the model over all ranks and fill it from ``hf_path``; collective.
+
+    The environment is torchrun's or Slurm's (RANK, WORLD_SIZE, MASTER_ADDR, ...), as Lightning reads it.
+
+    Args:
+        platform: from ``load_platform``, which must have come before any import of NeMo.
+        model_class: a NeMo-Aligner model with ``JudgeModelMixin``.
+        recipe: resolved recipe.
+        optim: the stage's ``optim`` block.
+        total_steps: optimizer steps of the whole run, for the schedule.
+        hf_path: Hugging Face folder with the initial weights.
+    """
+    import torch
+    from nemo_aligner.utils.train_script_utils import (
+        extract_optimizer_scheduler_from_ptl_model,
+        init_distributed,
+        init_using_ptl,
+        resolve_and_create_trainer,
+    )
+
+    from reasongrm_nemo.megatron.nemo_config import nemo_config
+    from reasongrm_nemo.megatron.schedule import make_scheduler
+    from reasongrm_nemo.megatron.weights.transfer import WeightTransfer
+
+    torch.set_num_threads(recipe.cluster.threads_per_rank)
+    architecture = Architecture.from_folder(hf_path)
+    config = nemo_config(recipe, optim, architecture, platform)
+    trainer = resolve_and_create_trainer(config, "aligner")
+    model = model_class(config.model, trainer)
+    init_distributed(trainer, model, platform.transformer_engine)
+    # NeMo counts steps by a dataloader we do not use
+    placeholder = torch.utils.data.DataLoader([0], batch_size=1)
+    init_using_ptl(trainer, model, placeholder, placeholder.dataset)
+    optimizer, _ = extract_optimizer_scheduler_from_ptl_model(model)
+    transfer = WeightTransfer(model.core_module(), architecture, platform.transformer_engine)
+    transfer.load(hf_path)
+    scheduler = make_scheduler(optimizer, total_steps, optim)
+    return Session(model, optimizer, scheduler, transfer, Path(hf_path), platform)
+
+
+def quiet_libraries() -> None:
+    """Keep NeMo's and Lightning's notices out of the rank's log; errors stay."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    warnings.filterwarnings("ignore")
+    from nemo.utils import logging as nemo_logging
+
+    # its warnings are mostly one line for each of megatron-core's fields that a recipe does not name
+    nemo_logging.setLevel(nemo_logging.ERROR)
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "DotProductAttention"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def export_hf(session: Session, folder: Path, dtype: str) -> None:
+    """Write the weights as a Hugging Face folder in ``dtype`` (fp32 or bf16); collective."""
+    import torch
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+
+    from reasongrm_nemo.megatron.weights.hf_folder import write_hf_folder
+
+    if parallel_state.get_data_parallel_rank() == 0:
+        if dist.get_rank() == 0:
+            # cloned: a tensor of the live model may be a view that safetensors refuses to store
+            tensors = ((name, tensor.clone()) for name, tensor in session.transfer.export())
+            stored = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+            write_hf_folder(folder, tensors, session.hf_path, stored)
+        else:
+            for _ in session.transfer.export():
+                pass
+    dist.barrier()

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each trainer rank of stage ``sft`` runs: ``python -m reasongrm_nemo.sft.main WORK_ORDER.json``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(path: str) -> None:
+    """Train as the work order says (see ``work_order``); every rank runs this."""
+    from reasongrm_nemo.megatron.platform import load_platform
+    from reasongrm_nemo.work_order import WorkOrder, first_rank, rank_of_the_run
+
+    order = WorkOrder.read(path)
+    recipe = order.recipe
+    with rank_of_the_run(order):
+        platform = load_platform(recipe.cluster.platform)
+        from reasongrm_nemo.megatron import session as sessions
+
+        sessions.quiet_libraries()
+        from reasongrm_nemo.megatron.checkpoints import Checkpoints
+        from reasongrm_nemo.megatron.metrics import MetricsLog
+        from reasongrm_nemo.sft.data import read_samples, step_count
+        from reasongrm_nemo.sft.model import SFTModel
+        from reasongrm_nemo.sft.trainer import make_trainer
+
+        cfg = recipe.sft
+        samples = read_samples(order.inputs["examples"], recipe, order.model)
+        session = sessions.start(
+            platform, SFTModel, recipe, cfg.optim, step_count(len(samples), cfg), order.model
+        )
+        trainer = make_trainer(
+            session,
+            recipe,
+            samples,
+            Checkpoints(order.work / "checkpoints", cfg.keep_checkpoints),
+            MetricsLog(order.work if first_rank() else None, recipe.tracking.tensorboard),
+        )
+        trainer.fit()
+        sessions.export_hf(session, order.work / "hf", recipe.model.dtype)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

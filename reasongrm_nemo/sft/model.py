@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NeMo-Aligner's SFT model with a loss that does not depend on how the batch was cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from nemo_aligner.models.nlp.gpt.gpt_sft_model import GPTSFTModel
+from nemo_aligner.utils.train_utils import set_sync_funcs
+from torch import Tensor
+
+from reasongrm_nemo.megatron.forward_backward import run_micro_batches
+from reasongrm_nemo.megatron.gpt import JudgeModelMixin
+from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample
+
+
+class SFTModel(JudgeModelMixin, GPTSFTModel):
+    """GPTSFTModel on ``ScoringGPTModel``; negative log-likelihood of the assistant's turn only.
+
+    NeMo-Aligner's own loss is a mean over micro-batches of means over tokens, so long answers in short
+    micro-batches count for less. Here every response token of the global batch counts the same.
+    """
+
+    token_budget: int = 4096
+
+    def get_loss_and_metrics(self, batch: dict[str, list[Sample]], forward_only: bool) -> tuple[float, dict[str, Any]]:
+        """One global batch, this data-parallel rank's share of it.
+
+        Args:
+            batch: ``samples``, this rank's.
+            forward_only: no backward pass.
+
+        Returns:
+            The loss over the global batch, and metrics with it.
+        """
+        samples = batch["samples"]
+        group = parallel_state.get_data_parallel_group()
+        tokens = torch.tensor(float(sum(s.response_length for s in samples)), device=torch.cuda.current_device())
+        dist.all_reduce(tokens, group=group)
+        # NeMo averages gradients over data-parallel ranks; ours are parts of one sum
+        scale = parallel_state.get_data_parallel_world_size() / tokens
+
+        def loss_function(log_probs: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+            loss = -(log_probs * micro_batch.mask.to(log_probs.device)).sum()
+            return loss * scale, {"loss": loss.detach()}
+
+        set_sync_funcs(self, forward_only)
+        with torch.set_grad_enabled(not forward_only):
+            sums, _ = run_micro_batches(
+                self.model, samples, self.token_budget, self.length_multiple(), loss_function
+            )
+        loss = torch.tensor(sums.get("loss", 0.0), device=torch.cuda.current_device(), dtype=torch.float64)
+        dist.all_reduce(loss, group=group)
+        value = (loss / tokens).item()
+        return value, {"loss": value, "tokens": int(tokens)}
+
+    def finish_training_step(self) -> None:
+        """Reduce the gradients over the ranks."""
+        self.fill_missing_gradients()
+        super().finish_training_step()

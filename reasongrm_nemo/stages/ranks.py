@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trainer ranks: started by a stage with a work order, watched through their metrics, ended with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from reasongrm_nemo.errors import StageFailed
+from reasongrm_nemo.rollout.process import die_with_parent
+from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.work_order import WorkOrder
+
+_POLL_S = 0.2
+
+
+def run_ranks(ctx: StageContext, module: str, steps: int, server: Path | None) -> None:
+    """Run ``module`` on all ranks of this node until they end, showing each step as it is logged.
+
+    Args:
+        ctx: the stage's.
+        module: with a ``main(work_order)``.
+        steps: steps of the whole run, for the progress.
+        server: the rollout server's describing file.
+
+    Raises:
+        StageFailed: a rank failed; the sentence is the first failure's, with the log's path.
+    """
+    cluster = ctx.cfg.cluster
+    inputs = {name: path for name, path in ctx.inputs.items() if name != "model"}
+    order = WorkOrder(ctx.cfg, ctx.work, ctx.inputs["model"], inputs, server).write()
+    failures = ctx.work / "failures.jsonl"
+    failures.unlink(missing_ok=True)
+    log = ctx.work / "trainer.log"
+    command = [
+        cluster.trainer_python or sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nnodes={cluster.nodes}",
+        f"--nproc-per-node={cluster.devices_per_node}",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=127.0.0.1:0",
+        "-m",
+        module,
+        str(order),
+    ]
+    parent = os.getpid()
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=_environment(cluster.threads_per_rank),
+            start_new_session=True,
+            preexec_fn=lambda: die_with_parent(parent),
+        )
+    try:
+        _watch(ctx, process, steps)
+    finally:
+        _end(process)
+    if process.returncode != 0:
+        raise StageFailed(_cause(failures, log, process.returncode))
+
+
+def _environment(threads: int) -> dict[str, str]:
+    env = dict(os.environ) | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    # ranks import this checkout whatever folder the command was given in
+    root = str(Path(__file__).resolve().parents[2])
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH")]))
+    return env
+
+
+def _watch(ctx: StageContext, process: subprocess.Popen[bytes], steps: int) -> None:
+    seen = _Metrics(ctx.work / "metrics.jsonl")
+    with ctx.console.progress(ctx.cfg.stage, total=steps, done=0) as progress:
+        while True:
+            ended = process.poll() is not None
+            for figures in seen.new():
+                shown = {k: v for k, v in figures.items() if k in _SHOWN}
+                progress.update(figures["step"], **shown)
+            if ended:
+                return
+            time.sleep(_POLL_S)
+
+
+_SHOWN = (
+    "reward",
+    "kept",
+    "groups",
+    "loss",
+    "response_tokens",
+    "log_prob_error_mean",
+    "log_prob_error_max",
+    "tokens_per_second",
+)
+
+
+class _Metrics:
+    """Lines of metrics.jsonl that were not seen yet; the file is rewritten when a run resumes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._step = 0
+        if path.exists():
+            self._step = max((figures["step"] for figures in self._lines()), default=0)
+            self._began = path.stat().st_ino
+        else:
+            self._began = None
+
+    def new(self) -> list[dict]:
+        if not self._path.exists():
+            return []
+        if self._path.stat().st_ino != self._began:
+            # rewritten by the trainer: what stands there now is what it resumed from
+            self._began = self._path.stat().st_ino
+            self._step = max((figures["step"] for figures in self._lines()), default=0)
+            return []
+        fresh = [figures for figures in self._lines() if figures["step"] > self._step]
+        self._step += len(fresh)
+        return fresh
+
+    def _lines(self) -> list[dict]:
+        text = self._path.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Leave no rank behind, however the stage ends."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _cause(failures: Path, log: Path, code: int) -> str:
+    if failures.exists():
+        rows = [json.loads(line) for line in failures.read_text(encoding="utf-8").splitlines()]
+        # a rank that lost its peers fails too, later and with less to say
+        first = min(rows, key=lambda row: (not row["user"], row["time"]))
+        return f"rank {first['rank']}: {first['error']} (the whole story: {log})"
+    return f"the trainer ended with status {code}; its last words are in {log}"

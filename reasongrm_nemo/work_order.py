@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stage tells its trainer ranks, and how a rank tells it why it failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import write_json
+from reasongrm_nemo.rollout.process import die_with_parent
+
+
+@dataclass(frozen=True)
+class WorkOrder:
+    """What the ranks of a stage are told.
+
+    Attributes:
+        recipe: resolved.
+        work: the artefact being written.
+        model: Hugging Face folder with the initial weights.
+        inputs: the stage's other inputs.
+        server: the rollout server's describing file, where the stage needs one.
+    """
+
+    recipe: DictConfig
+    work: Path
+    model: Path
+    inputs: dict[str, Path]
+    server: Path | None
+
+    def write(self) -> Path:
+        """Into the artefact; returns the file."""
+        path = self.work / "work_order.json"
+        order = {
+            "recipe": OmegaConf.to_container(self.recipe),
+            "work": str(self.work.resolve()),
+            "model": str(self.model.resolve()),
+            "inputs": {name: str(path.resolve()) for name, path in self.inputs.items()},
+            "server": str(self.server.resolve()) if self.server else None,
+        }
+        write_json(path, order)
+        return path
+
+    @classmethod
+    def read(cls, path: str) -> WorkOrder:
+        """The inverse of ``write``."""
+        order = json.loads(Path(path).read_text(encoding="utf-8"))
+        return cls(
+            recipe=OmegaConf.create(order["recipe"]),
+            work=Path(order["work"]),
+            model=Path(order["model"]),
+            inputs={name: Path(value) for name, value in order["inputs"].items()},
+            server=Path(order["server"]) if order["server"] else None,
+        )
+
+
+def first_rank() -> bool:
+    """Whether this is the rank that writes files and talks to the rollout server."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+@contextmanager
+def rank_of_the_run(order: WorkOrder) -> Iterator[None]:
+    """Around a rank's work: it dies with its launcher, and leaves its cause of death for the stage to read."""
+    die_with_parent(os.getppid())
+    try:
+        yield
+    except BaseException as error:
+        known = isinstance(error, UserError)
+        text = str(error) if known else f"{type(error).__name__}: {error}"
+        with (order.work / "failures.jsonl").open("a", encoding="utf-8") as out:
+            rank = int(os.environ.get("RANK", 0))
+            out.write(json.dumps({"rank": rank, "time": time.time(), "user": known, "error": text}) + "\n")
+        traceback.print_exc()
+        sys.stderr.flush()
+        raise SystemExit(2 if known else 1) from None
