@@ -151,7 +151,7 @@ def _agreement(verdicts: Sequence[Verdict]) -> float | None:
         if len(orders) == 2 and all(len(group) == 1 for group in orders.values()):
             first, second = (group[0] for group in orders.values())
             # A and then B is one and the same answer, since the second time they are swapped.
-            same.append(first.verdict is not None and {first.verdict, second.verdict} == {"A", "B"})
+            same.append({first.verdict, second.verdict} == {"A", "B"})
     return _share(same)
 
 

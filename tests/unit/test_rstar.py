@@ -251,6 +251,9 @@ def test_the_report_agrees_with_the_selection():
         )
     sets = report["sets"]
     assert sets["rejected_by_r_star"]["paths"] == sets["eligible"]["paths"] - sets["chosen_r_star"]["paths"]
+    chosen = select_paths(paths)
+    scores = [score_sums(p).score for p in paths if p.correct and p not in chosen]
+    assert sets["rejected_by_r_star"]["r_star"]["mean"] == pytest.approx(np.mean(scores))
     assert sets["chosen_r_star"]["r_star"]["mean"] > sets["chosen_random"]["r_star"]["mean"]
     assert sets["wrong"]["paths"] == len(paths) - report["right_paths"]
     assert 0 <= report["agreement"]["random"] <= 1

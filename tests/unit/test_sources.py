@@ -88,8 +88,9 @@ def test_every_form_of_file_gives_the_same_pairs(tmp_path):
 def test_what_is_left_out_is_counted_with_its_line(tmp_path):
     good = row()
     rows = [
-        good,
         '{"chosen": [',
+        good,
+        "also broken",
         "[1, 2]",
         "7",
         {"chosen": "a"},
@@ -116,7 +117,7 @@ def test_what_is_left_out_is_counted_with_its_line(tmp_path):
     loaded = read_pairs(write_lines(tmp_path / "p.jsonl", rows))
     assert len(loaded.pairs) == 1
     assert loaded.drops == {
-        "broken_line": 1,
+        "broken_line": 2,
         "wrong_type": 7,
         "unknown_role": 1,
         "bad_text": 1,
@@ -131,7 +132,7 @@ def test_what_is_left_out_is_counted_with_its_line(tmp_path):
     }
     assert set(loaded.drops) == set(DROP_REASONS)
     assert loaded.read == len(loaded.pairs) + sum(loaded.drops.values())
-    assert loaded.examples["broken_line"] == [f"{tmp_path}/p.jsonl:2"]
+    assert loaded.examples["broken_line"] == [f"{tmp_path}/p.jsonl:{line}" for line in (1, 3)]
     assert len(loaded.examples["wrong_type"]) == 3
 
 
