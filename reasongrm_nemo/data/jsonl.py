@@ -36,12 +36,12 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
                 if line.strip():
                     yield number, line
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file.") from None
+        raise UserError(f"{path}: no such file") from None
     except (IsADirectoryError, PermissionError) as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
-            f"{path}:{number}: damaged gzip data after this line ({error}); get the file anew."
+            f"{path}:{number}: damaged gzip data after this line ({error}); get the file anew"
         ) from None
 
 
@@ -56,7 +56,7 @@ def read_dicts(path: str | Path) -> Iterator[tuple[str, Any]]:
         try:
             yield where, json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not a JSON line ({error}).") from None
+            raise UserError(f"{where}: not a JSON line ({error})") from None
 
 
 def read_jsonl(path: str | Path, cls: type[R]) -> Iterator[R]:

@@ -54,24 +54,24 @@ class Record:
         """
         what = f"{where}: {cls.__name__}"
         if not isinstance(data, dict):
-            raise UserError(f"{what} must be a JSON object, got {_show(data)}.")
+            raise UserError(f"{what} must be a JSON object, got {_show(data)}")
         specs = _specs(cls)
         for name in data:
             if name not in specs:
-                raise UserError(f"{what} has no field '{name}'; its fields are {', '.join(specs)}.")
+                raise UserError(f"{what} has no field '{name}'; its fields are {', '.join(specs)}")
         values = {}
         for name, (expected, optional) in specs.items():
             if name in data:
                 problem = _problem(data[name], expected)
                 if problem:
-                    raise UserError(f"{what} field '{name}' {problem}.")
+                    raise UserError(f"{what} field '{name}' {problem}")
                 values[name] = float(data[name]) if expected is float else data[name]
             elif not optional:
-                raise UserError(f"{what} lacks the field '{name}'.")
+                raise UserError(f"{what} lacks the field '{name}'")
         record = cls(**values)
         problem = record._inconsistency()
         if problem:
-            raise UserError(f"{what} {problem}.")
+            raise UserError(f"{what} {problem}")
         return record
 
     def _inconsistency(self) -> str | None:

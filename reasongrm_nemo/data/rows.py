@@ -38,12 +38,12 @@ def find_files(path: str | Path) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.is_file() and _known(file))
         if not files:
-            raise UserError(f"{path}: the folder has no file ending in {', '.join(SUFFIXES)}.")
+            raise UserError(f"{path}: the folder has no file ending in {', '.join(SUFFIXES)}")
         return files
     if not path.exists():
-        raise UserError(f"{path}: no such file.")
+        raise UserError(f"{path}: no such file")
     if not _known(path):
-        raise UserError(f"{path}: unknown kind of file; those read are {', '.join(SUFFIXES)}.")
+        raise UserError(f"{path}: unknown kind of file; those read are {', '.join(SUFFIXES)}")
     return [path]
 
 
@@ -70,18 +70,18 @@ def _whole_array(path: Path) -> list[tuple[str, Any]] | None:
             return None
         break
     else:
-        raise UserError(f"{path}: the file is empty.")
+        raise UserError(f"{path}: the file is empty")
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             rows = json.loads(file.read().decode("utf-8-sig"))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: damaged gzip data ({error}); get the file anew.") from None
+        raise UserError(f"{path}: damaged gzip data ({error}); get the file anew") from None
     except (ValueError, RecursionError) as error:
         if path.name.removesuffix(".gz").endswith(".json"):
-            raise UserError(f"{path}: not valid JSON ({error}).") from None
+            raise UserError(f"{path}: not valid JSON ({error})") from None
         return None
     if not rows:
-        raise UserError(f"{path}: the file holds an empty list.")
+        raise UserError(f"{path}: the file holds an empty list")
     return [(f"{path}[{index}]", row) for index, row in enumerate(rows)]
 
 
@@ -104,7 +104,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
             yield where, value
     if held:
         where, broken = held[0]
-        raise UserError(f"{where}: no line of the file is JSON ({broken.problem}).")
+        raise UserError(f"{where}: no line of the file is JSON ({broken.problem})")
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
@@ -115,11 +115,11 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         with pq.ParquetFile(path) as file:
             if file.metadata.num_rows == 0:
-                raise UserError(f"{path}: the file has no rows.")
+                raise UserError(f"{path}: the file has no rows")
             for batch in file.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     yield f"{path}[{index}]", row
                     index += 1
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not readable as Parquet after row {index} ({reason}).") from None
+        raise UserError(f"{path}: not readable as Parquet after row {index} ({reason})") from None

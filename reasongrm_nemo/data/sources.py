@@ -94,7 +94,7 @@ def read_pairs(paths: str | Path | Sequence[str | Path]) -> LoadedPairs:
     if not loaded.pairs:
         counts = ", ".join(f"{reason} {count}" for reason, count in loaded.drops.most_common())
         names = ", ".join(str(path) for path in given)
-        raise UserError(f"{names}: none of the {loaded.read} rows is a preference pair ({counts}).")
+        raise UserError(f"{names}: none of the {loaded.read} rows is a preference pair ({counts})")
     return loaded
 
 

@@ -71,7 +71,7 @@ def split_pairs(
         ValueError: the fraction is not within [0, 1).
     """
     if not 0.0 <= validation_fraction < 1.0:
-        raise ValueError(f"The validation fraction must be in [0, 1), got {validation_fraction}.")
+        raise ValueError(f"The validation fraction must be in [0, 1), got {validation_fraction}")
     bar = int(validation_fraction * 2**63)
     train: list[PreferencePair] = []
     validation: list[PreferencePair] = []

@@ -55,9 +55,9 @@ def accuracy(outcomes: Sequence[float], items: Sequence[Hashable] | None = None)
     values = np.asarray(outcomes, dtype=np.float64)
     count = len(values)
     if items is not None and len(items) != count:
-        raise ValueError(f"{len(items)} items for {count} outcomes.")
+        raise ValueError(f"{len(items)} items for {count} outcomes")
     if not bool(((values >= 0.0) & (values <= 1.0)).all()):
-        raise ValueError("An outcome is not within [0, 1].")
+        raise ValueError("An outcome is not within [0, 1]")
     if count == 0:
         return Accuracy(None, 0.0, 1.0, 0, 0, "none")
     mean = math.fsum(values) / count
@@ -103,7 +103,7 @@ def summarize_verdicts(verdicts: Iterable[Verdict], tie_credit: float = 0.0) -> 
         ValueError: the credit is not within [0, 1].
     """
     if not 0.0 <= tie_credit <= 1.0:
-        raise ValueError(f"The credit of a tie must be in [0, 1], got {tie_credit}.")
+        raise ValueError(f"The credit of a tie must be in [0, 1], got {tie_credit}")
     all_verdicts = list(verdicts)
 
     def score(group: Sequence[Verdict]) -> dict[str, Any]:

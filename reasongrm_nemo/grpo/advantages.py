@@ -23,7 +23,7 @@ def keep_group(correct: Sequence[bool]) -> bool:
     """
     wrong = [entry for entry in correct if entry not in (0, 1)]
     if wrong:
-        raise ValueError(f"Each response is right (1) or not (0), got {wrong[0]!r}.")
+        raise ValueError(f"Each response is right (1) or not (0), got {wrong[0]!r}")
     return 0 < sum(correct) < len(correct)
 
 
@@ -51,9 +51,9 @@ def group_advantages(
     """
     values = np.asarray(rewards, dtype=np.float64)
     if values.ndim != 1 or len(values) != len(group_ids):
-        raise ValueError(f"{len(group_ids)} group ids for rewards of the shape {values.shape}.")
+        raise ValueError(f"{len(group_ids)} group ids for rewards of the shape {values.shape}")
     if not np.isfinite(values).all():
-        raise ValueError("A reward is not finite.")
+        raise ValueError("A reward is not finite")
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(group_ids):
         members.setdefault(group, []).append(index)

@@ -42,7 +42,7 @@ def parse_verdict(text: str, policy: str = "strict_last") -> Parsed:
         ValueError: unknown policy.
     """
     if policy not in POLICIES:
-        raise ValueError(f"Unknown verdict policy '{policy}'; known are {', '.join(POLICIES)}.")
+        raise ValueError(f"Unknown verdict policy '{policy}'; known are {', '.join(POLICIES)}")
     if policy == "strict_last":
         _, close, text = text.rpartition(THINK_CLOSE)
         if not close:

@@ -30,7 +30,7 @@ def answer_start(pieces: Sequence[str], think_close: str = THINK_CLOSE, policy: 
         ValueError: unknown policy.
     """
     if policy not in POLICIES:
-        raise ValueError(f"Unknown verdict policy '{policy}'; known are {', '.join(POLICIES)}.")
+        raise ValueError(f"Unknown verdict policy '{policy}'; known are {', '.join(POLICIES)}")
     text = "".join(pieces)
     ends = list(accumulate(len(piece) for piece in pieces))
     close = text.rfind(think_close)

@@ -68,12 +68,12 @@ def load_template(name_or_path: str | Path) -> Template:
         try:
             text = Path(given).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"Template {given} cannot be read: {error}.") from None
+            raise UserError(f"Template {given} cannot be read: {error}") from None
         return _parse(text, Path(given).stem, given)
     known = built_in_templates()
     if given not in known:
         near = difflib.get_close_matches(given, known, 1)
-        hint = f"did you mean '{near[0]}'?" if near else "a file of your own is given with its .yaml."
+        hint = f"did you mean '{near[0]}'?" if near else "a file of your own is given with its .yaml"
         raise UserError(f"Unknown template '{given}'; built in are {', '.join(known)}; {hint}")
     file = resources.files("reasongrm_nemo.judge") / "templates" / f"{given}.yaml"
     return _parse(file.read_text(encoding="utf-8"), given, f"{given}.yaml")
@@ -102,7 +102,7 @@ def build_messages(
         ValueError: empty conversation.
     """
     if not conversation:
-        raise ValueError("The conversation to judge has no turns.")
+        raise ValueError("The conversation to judge has no turns")
     tokens = tuple(special_tokens)
 
     def clean(text: str) -> str:
@@ -134,7 +134,7 @@ def _fill(text: str, values: dict[str, str]) -> str:
 
 def _parse(text: str, name: str, where: str) -> Template:
     def wrong(what: str) -> UserError:
-        return UserError(f"Template {where} {what}.")
+        return UserError(f"Template {where} {what}")
 
     try:
         data: Any = yaml.safe_load(text)

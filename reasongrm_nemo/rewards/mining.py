@@ -38,7 +38,7 @@ def mine_hard_cases(paths: Iterable[ReasoningPath]) -> list[HardCase]:
     for path in paths:
         samples = verdicts.setdefault(path.task_id, {})
         if path.sample in samples:
-            raise ValueError(f"Task {path.task_id} has sample {path.sample} twice.")
+            raise ValueError(f"Task {path.task_id} has sample {path.sample} twice")
         samples[path.sample] = (path.verdict, path.correct)
         if ineligible(path) is None:
             rank = key(path)
@@ -89,5 +89,5 @@ def to_hard_tasks(
         }
         hard.append(HardTask(**{**task.to_dict(), **found}))
     if by_id:
-        raise ValueError(f"{len(by_id)} mined tasks are unknown, among them {min(by_id)}.")
+        raise ValueError(f"{len(by_id)} mined tasks are unknown, among them {min(by_id)}")
     return hard

@@ -15,7 +15,7 @@ def outcome_reward(verdict: str | None, label: str) -> float:
         ValueError: either is something else.
     """
     if label not in ("A", "B"):
-        raise ValueError(f"The label must be 'A' or 'B', got {label!r}.")
+        raise ValueError(f"The label must be 'A' or 'B', got {label!r}")
     if verdict not in ("A", "B", None):
-        raise ValueError(f"The verdict must be 'A', 'B' or None, got {verdict!r}.")
+        raise ValueError(f"The verdict must be 'A', 'B' or None, got {verdict!r}")
     return 1.0 if verdict == label else 0.0

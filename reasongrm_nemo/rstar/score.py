@@ -67,7 +67,7 @@ def path_sums(log_probs: Sequence[float], answer_start: int) -> PathSums:
         ValueError: the index is out of range, or a value is no log-probability.
     """
     if not 0 <= answer_start <= len(log_probs):
-        raise ValueError(f"answer_start {answer_start} is outside the {len(log_probs)} tokens.")
+        raise ValueError(f"answer_start {answer_start} is outside the {len(log_probs)} tokens")
     probs = np.exp(np.asarray(log_probs, dtype=np.float64))
     reasoning = _checked(probs[:answer_start], "reasoning", allow_empty=True)
     answer = _checked(probs[answer_start:], "answer", allow_empty=True)
@@ -87,9 +87,9 @@ def score_sums(path: ReasoningPath) -> RStar:
     ):
         where = f"Path {path.task_id} sample {path.sample}"
         if count < 1:
-            raise ValueError(f"{where} has no {part} tokens, so R* is not defined.")
+            raise ValueError(f"{where} has no {part} tokens, so R* is not defined")
         if not 0.0 <= total <= count * (1.0 + TOLERANCE):
-            raise ValueError(f"{where}: {total} cannot be a sum of {count} probabilities ({part}).")
+            raise ValueError(f"{where}: {total} cannot be a sum of {count} probabilities ({part})")
         means.append(min(total / count, 1.0))
     return RStar(means[0] * means[1], means[0], means[1])
 
@@ -97,13 +97,13 @@ def score_sums(path: ReasoningPath) -> RStar:
 def _checked(values: ArrayLike, part: str, allow_empty: bool = False) -> NDArray[np.float64]:
     probs = np.asarray(values, dtype=np.float64)
     if probs.ndim != 1:
-        raise ValueError(f"The {part} probabilities must be a flat list, got the shape {probs.shape}.")
+        raise ValueError(f"The {part} probabilities must be a flat list, got the shape {probs.shape}")
     if probs.size == 0 and not allow_empty:
-        raise ValueError(f"The {part} has no tokens, so R* is not defined.")
+        raise ValueError(f"The {part} has no tokens, so R* is not defined")
     wrong = ~((probs >= 0.0) & (probs <= 1.0 + TOLERANCE))  # also true for NaN
     if wrong.any():
         index = int(wrong.argmax())
-        raise ValueError(f"{part} token {index}: {probs[index]} is not a probability.")
+        raise ValueError(f"{part} token {index}: {probs[index]} is not a probability")
     return np.minimum(probs, 1.0)
 
 

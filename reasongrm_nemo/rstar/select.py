@@ -55,7 +55,7 @@ def ranking(strategy: str, seed: int = 0) -> Callable[[ReasoningPath], Key]:
 
     keys = {"r_star": r_star, "shortest": shortest, "random": random}
     if strategy not in keys:
-        raise ValueError(f"Unknown selection strategy '{strategy}'; known are {', '.join(STRATEGIES)}.")
+        raise ValueError(f"Unknown selection strategy '{strategy}'; known are {', '.join(STRATEGIES)}")
     return keys[strategy]
 
 
@@ -80,7 +80,7 @@ def select_paths(
     every: list[ReasoningPath] = []
     for path in paths:
         if (path.task_id, path.sample) in seen:
-            raise ValueError(f"Task {path.task_id} has sample {path.sample} twice.")
+            raise ValueError(f"Task {path.task_id} has sample {path.sample} twice")
         seen.add((path.task_id, path.sample))
         if ineligible(path):
             continue
@@ -110,7 +110,7 @@ def to_sft_example(
         ValueError: the path belongs to another task.
     """
     if path.task_id != task.id:
-        raise ValueError(f"The path belongs to the task {path.task_id}, not to {task.id}.")
+        raise ValueError(f"The path belongs to the task {path.task_id}, not to {task.id}")
     score = score_sums(path)
     return SftExample(
         task_id=task.id,
