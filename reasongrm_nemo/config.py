@@ -9,6 +9,7 @@ names, and the first element of a base's list is the pattern of every element.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -232,6 +233,8 @@ def _command_line(overrides: Iterable[str]) -> _Source:
         key = key.strip()
         if not equals or not key or any(not part for part in key.split(".")):
             raise UserError(f'command line: "{word}" is not of the form key=value')
+        if value.startswith("@"):  # a path inside an artefact; YAML wants that quoted, a shell strips quotes
+            value = json.dumps(value)
         try:
             item: Any = OmegaConf.create(f"value: {value}" if value.strip() else "value: null")
         except (yaml.YAMLError, OmegaConfBaseException):

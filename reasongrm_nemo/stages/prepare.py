@@ -66,7 +66,7 @@ def _tasks(
     special = {*CHAT_SPECIAL_TOKENS, *tokenizer.special_tokens}
     shuffled = sorted(pairs, key=lambda pair: (derive_seed(cfg.seed, "task_order", pair.id), pair.id))
     template = load_template(cfg.judge.template)
-    kept = []
+    kept: list[JudgeTask] = []
     for task in make_tasks(shuffled, cfg.seed, template, cfg.prepare.both_orders, sorted(special)):
         if len(prompt_ids(tokenizer, task.messages, cfg.judge.response_prefix)) > cfg.judge.max_prompt_tokens:
             ctx.drop("prompt longer than judge.max_prompt_tokens")

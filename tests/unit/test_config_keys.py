@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes: inheritance, unknown keys, types, overrides, checks across fields."""
+
+import re
+
+import pytest
+
+from reasongrm_nemo.config import has_key, input_paths, load_recipe, require_path, resolve_path
+from reasongrm_nemo.errors import UserError
+
+GRPO = """
+defaults: [base/grpo, model/tiny, cluster/cpu]
+inputs: {tasks: "@0_prepare/tasks.jsonl"}
+grpo: {max_tokens_per_micro_batch: 4096}
+"""
+EVALUATE = """
+defaults: [base/evaluate, model/tiny, cluster/cpu]
+inputs: {tasks: "@0_prepare/validation.jsonl"}
+evaluate:
+  models: {base: "${model.hf_path}", zero: "@1_grpo_zero/hf"}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text, name="1_stage.yaml"):
+        path = tmp_path / "mine" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def refusal(path, *overrides):
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, overrides)
+    return str(caught.value)
+
+
+def test_a_recipe_holds_every_key_and_its_own_values_win(recipe):
+    cfg = load_recipe(recipe(GRPO))
+    assert cfg.stage == "grpo"
+    assert cfg.model.hf_path == "asset:tiny_judge"  # model/tiny
+    assert cfg.cluster.platform == "cpu"  # cluster/cpu
+    assert cfg.grpo.max_tokens_per_micro_batch == 4096  # its own
+    assert cfg.grpo.optim.lr == 1e-6  # the paper's, from the base
+    assert cfg.grpo.prompts_per_step * cfg.grpo.samples_per_prompt == 256  # the paper's
+    assert cfg.name == "1_stage" and cfg.runs_dir == "runs/mine"
+
+
+def test_later_defaults_win_over_earlier_ones(recipe):
+    recipe("rollout: {max_num_seqs: 7}\nseed: 5\n", "a.yaml")
+    text = GRPO.replace("cluster/cpu]", "cluster/cpu, mine/a]")
+    path = recipe(text)
+    (
+        path.parent.parent / "base"
+    ).mkdir()  # makes the temporary folder a recipes root, the rest is the shipped one's
+    cfg = load_recipe(path)
+    assert (cfg.rollout.max_num_seqs, cfg.seed) == (7, 5)
+
+
+def test_the_result_is_read_only(recipe):
+    cfg = load_recipe(recipe(GRPO))
+    with pytest.raises(Exception, match="read-only"):
+        cfg.seed = 3
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "key", "near"),
+    [
+        ("gpro: {steps: 3}", 5, "gpro", "grpo"),
+        ("model: {hfpath: x}", 5, "model.hfpath", "model.hf_path"),
+        ("rollout:\n  temprature: 1.0", 6, "rollout.temprature", "rollout.temperature"),
+        (
+            "judge:\n  policy: strict_last\n  max_prompt_token: 3",
+            7,
+            "judge.max_prompt_token",
+            "max_prompt_tokens",
+        ),
+        ("sft: {epochs: 2}", 5, "sft", "f"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_file_line_and_nearest(recipe, body, line, key, near):
+    path = recipe(GRPO + body + "\n")
+    message = refusal(path)
+    assert message.startswith(f'{path}:{line}: unknown key "{key}"')
+    if len(near) > 1:
+        assert near in message.split("did you mean")[1]
+
+
+def test_an_unknown_key_on_the_command_line_is_refused(recipe):
+    message = refusal(recipe(GRPO), "grpo.optim.learning_rate=1")
+    assert message.startswith('command line: unknown key "grpo.optim.learning_rate"')
+    assert "did you mean" in refusal(recipe(GRPO), "grpo.step=3")
+
+
+def test_a_key_of_another_stage_is_unknown(recipe):
+    assert not has_key(recipe(GRPO), "sft.epochs")
+    assert has_key(recipe(GRPO), "grpo.optim.lr")
+    assert has_key(recipe(GRPO), "rollout.extra_env.OMP_NUM_THREADS")
+    assert not has_key(recipe(GRPO), "grpo.steps.more")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("grpo.steps=many", "grpo.steps must be a whole number, not 'many'"),
+        ("grpo.steps=1.5", "grpo.steps must be a whole number, not 1.5"),
+        ("grpo.steps=true", "grpo.steps must be a whole number, not True"),
+        ("grpo.steps=null", "grpo.steps must be a whole number, not null"),
+        ("grpo.steps=", "grpo.steps must be a whole number, not null"),
+        ("grpo.shuffle=1", "grpo.shuffle must be true or false, not 1"),
+        ("grpo.optim.lr=fast", "grpo.optim.lr must be a number, not 'fast'"),
+        ("grpo.optim.betas=0.9", "grpo.optim.betas must be a list, not 0.9"),
+        ("grpo.optim.betas=[0.9,x]", "grpo.optim.betas[1] must be a number, not 'x'"),
+        ("judge.template=3", "judge.template must be text, not 3"),
+        ("rollout=3", "rollout must be a mapping, not 3"),
+        ("grpo.steps={a: 1}", "grpo.steps must be a single value, not a mapping"),
+        ("grpo.max_tasks=[1]", "grpo.max_tasks must be a single value, not [1]"),
+    ],
+)
+def test_a_wrong_type_is_refused_with_the_key(recipe, override, says):
+    assert refusal(recipe(GRPO), override) == f"command line: {says}"
+
+
+def test_a_wrong_type_in_a_file_names_the_line(recipe):
+    path = recipe(GRPO + "seed: one\n")
+    assert refusal(path) == f"{path}:5: seed must be a whole number, not 'one'"
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("grpo.optim.lr=3e-4", 3e-4),
+        ("grpo.optim.lr=1", 1.0),
+        ("grpo.optim.betas=[0.9,0.98]", [0.9, 0.98]),
+        ("grpo.max_tasks=12", 12),
+        ("grpo.max_tasks=null", None),
+        ("judge.response_prefix='<think>\\n'", "<think>\\n"),
+        ('judge.response_prefix="<think>\\n"', "<think>\n"),
+        ("inputs.tasks=a=b.jsonl", "a=b.jsonl"),
+        ("rollout.extra_env.SOME_THING=x", "x"),
+    ],
+)
+def test_overrides_are_read_as_yaml(recipe, override, value):
+    cfg = load_recipe(recipe(GRPO), [override])
+    node = cfg
+    for part in override.split("=")[0].split("."):
+        node = node[part]
+    assert node == value
+    assert type(node) is type(value) or isinstance(value, list)
+
+
+@pytest.mark.parametrize("word", ["grpo.steps", "=3", "grpo..steps=3", "grpo.=3"])
+def test_an_override_that_is_none_is_refused(recipe, word):
+    assert f'"{word}" is not of the form key=value' in refusal(recipe(GRPO), word)
+
+
+def test_a_required_key_without_a_value_is_named(recipe):
+    path = recipe("defaults: [base/grpo, model/tiny, cluster/cpu]\n")
+    assert (
+        refusal(path) == f"{path}: inputs.tasks is required; give it in the recipe or as inputs.tasks=VALUE"
+    )
+    assert load_recipe(path, ["inputs.tasks=x", "grpo.max_tokens_per_micro_batch=512"]).inputs.tasks == "x"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: [1\n", "not valid YAML"),
+        ("- 1\n", "a recipe is a mapping"),
+        ("seed: 1\nseed: 2\n", "duplicate key seed"),
+        ("a: !!python/object/apply:os.system ['true']\n", "could not determine a constructor"),
+        ("defaults: [base/grop]\n", 'did you mean "base/grpo"?'),
+        ("defaults: base/grpo\n", "defaults is a list"),
+        ("seed: 1\n", "inherits no base"),
+        ("", "inherits no base"),
+        ("defaults: [base/grpo]\nseed: ${nope}\n", "'nope' not found"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_says_why(recipe, text, says):
+    path = recipe(text)
+    message = refusal(path)
+    assert says in message and str(path) in message and "\n" not in message
+
+
+def test_bytes_that_are_no_text(recipe):
+    path = recipe("")
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "not valid YAML" in refusal(path)
+
+
+def test_a_missing_recipe_names_the_nearest_file(recipe):
+    path = recipe(GRPO, "1_grpo_zero.yaml")
+    assert 'did you mean "1_grpo_zero.yaml"?' in refusal(path.with_name("1_grpo_zeroo.yaml"))
+    assert "does not exist" in refusal(path.parent / "no" / "such" / "folder.yaml")
+
+
+def test_a_circle_of_defaults_is_refused(recipe):
+    path = recipe("defaults: [mine/1_stage]\n")
+    (path.parent.parent / "base").mkdir()
+    assert "inherits itself" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "says"),
+    [
+        ("grpo.global_batch=100", "grpo.global_batch", "= 256"),
+        ("cluster.tensor_parallel=2", "cluster.tensor_parallel", "does not divide the 1 devices"),
+        ("cluster.sequence_parallel=true", "cluster.sequence_parallel", "tensor_parallel 1"),
+        ("cluster.weight_transfer=nccl", "cluster.weight_transfer", "only gloo"),
+        ("model.max_model_len=300", "model.max_model_len", "= 320"),
+        ("grpo.max_tokens_per_micro_batch=319", "grpo.max_tokens_per_micro_batch", "= 320"),
+        ("grpo.optimizer_steps=5", "grpo.optimizer_steps", "divide grpo.prompts_per_step 32"),
+        ("grpo.samples_per_prompt=1", "grpo.samples_per_prompt", "2 samples or more"),
+        ("grpo.kl_estimator=k4", "grpo.kl_estimator", "k1, k2, k3"),
+        ("judge.policy=strict_lst", "judge.policy", 'did you mean "strict_last"?'),
+        ("model.dtype=fp16", "model.dtype", "fp32, bf16"),
+        ("rollout.top_p=0", "rollout.top_p", "above 0"),
+        ("rollout.temperature=0", "rollout.temperature", "samples that differ"),
+        ("rollout.temperature=-1", "rollout.temperature", "0 or more"),
+        ("rollout.port=here", "rollout.port", "a whole number from 1, or null"),
+        ("grpo.steps=0", "grpo.steps", "1 or more"),
+        ("grpo.clip_low=1.0", "grpo.clip_low", "below 1"),
+        ("grpo.skip_tasks=-1", "grpo.skip_tasks", "0 or more"),
+        ("grpo.max_tasks=0", "grpo.max_tasks", "a whole number from 1, or null"),
+        ("inputs.tasks=7", "inputs.tasks", "must be a path"),
+        ("model.trust_remote_code=true", "model.trust_remote_code", "runs no code"),
+    ],
+)
+def test_fields_that_depend_on_each_other(recipe, override, key, says):
+    message = refusal(recipe(GRPO), override)
+    assert re.match(rf"[^ ]+( line)?(:\d+)?: {re.escape(key)} ", message), message
+    assert says in message
+
+
+def test_a_bigger_cluster_passes_the_checks(recipe):
+    words = ["cluster.devices_per_node=8", "cluster.tensor_parallel=4", "cluster.sequence_parallel=true"]
+    load_recipe(recipe(GRPO), [*words, "cluster.platform=gpu", "cluster.weight_transfer=nccl"])
+
+
+def test_evaluation_takes_any_models_and_strict_settings(recipe):
+    words = ["evaluate.models.more=@x/hf", "evaluate.settings=[{temperature: 1, samples: 3}]"]
+    cfg = load_recipe(recipe(EVALUATE), words)
+    assert list(cfg.evaluate.models) == ["base", "zero", "more"]
+    assert cfg.evaluate.models.base == "asset:tiny_judge"
+    assert cfg.evaluate.settings == [{"temperature": 1.0, "samples": 3}]
+    assert 'unknown key "temp"' in refusal(recipe(EVALUATE), "evaluate.settings=[{temp: 1, samples: 3}]")
+    assert "lacks samples" in refusal(recipe(EVALUATE), "evaluate.settings=[{temperature: 1}]")
+    assert "is empty" in refusal(recipe(EVALUATE.split("evaluate:\n")[0]))
+
+
+def test_inputs_by_name(recipe):
+    found = input_paths(load_recipe(recipe(EVALUATE)))
+    assert found["models.zero"] == ("evaluate.models.zero", "@1_grpo_zero/hf")
+    assert found["tasks"] == ("inputs.tasks", "@0_prepare/validation.jsonl")
+    prepare = "defaults: [base/prepare, model/tiny]\nprepare: {source: "
+    assert "source" not in input_paths(load_recipe(recipe(prepare + "tiny_judge}")))
+    assert input_paths(load_recipe(recipe(prepare + "a.jsonl}")))["source"] == ("prepare.source", "a.jsonl")
+
+
+def test_paths(tmp_path):
+    assert resolve_path("@1_grpo_zero/hf", "runs/x").parts == ("runs", "x", "1_grpo_zero", "hf")
+    assert resolve_path("asset:tiny_judge", "runs").parts[-2:] == ("assets", "tiny_judge")
+    (tmp_path / "pairs.jsonl").write_text("")
+    with pytest.raises(
+        UserError, match=r'^prepare.source: .*pair.jsonl does not exist \(did you mean "pairs.jsonl"\?\)'
+    ):
+        require_path(str(tmp_path / "pair.jsonl"), tmp_path, "prepare.source")
+    with pytest.raises(
+        UserError, match=r"^model.hf_path: @1_zero/hf is inside artefact 1_zero, .* run stage 1_zero first"
+    ):
+        require_path("@1_zero/hf", tmp_path, "model.hf_path")
+    (tmp_path / "1_zero").mkdir()
+    with pytest.raises(UserError, match=r"^model.hf_path: .*1_zero/hf does not exist"):
+        require_path("@1_zero/hf", tmp_path, "model.hf_path")

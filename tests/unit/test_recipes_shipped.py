@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every recipe in the checkout loads, says what was run, and every base key says why."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reasongrm_nemo.checks import STAGES
+from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.judge import load_template
+from reasongrm_nemo.pipeline import load_all, recipe_files
+
+ROOT = recipes_root()
+PARTS = ("base", "model", "cluster")
+RECIPES = sorted(path for path in ROOT.rglob("*.yaml") if path.parent.name not in PARTS)
+PIPELINES = sorted({path.parent for path in RECIPES if re.match(r"\d+_", path.name)})
+
+
+def test_there_are_recipes():
+    assert len(RECIPES) >= 16 and len(PIPELINES) >= 2
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_recipe_loads_and_its_header_says_what_was_run(path):
+    cfg = load_recipe(path)
+    load_template(cfg.judge.template)
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert re.match(r"# (executed: .+|validated, never run on hardware)", first), first
+
+
+@pytest.mark.parametrize("folder", PIPELINES, ids=lambda folder: folder.name)
+def test_a_pipeline_loads_as_a_whole(folder):
+    recipes = load_all(recipe_files(folder), ["seed=7"])
+    assert {cfg.seed for cfg in recipes} == {7}
+    assert {cfg.runs_dir for cfg in recipes} == {f"runs/{folder.name}"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_recipe_says_only_the_difference(path, tmp_path):
+    """No value that its defaults give anyway."""
+    body = yaml.safe_load(path.read_text(encoding="utf-8"))
+    own = {key: value for key, value in body.items() if key != "defaults"}
+    bare = tmp_path / path.name
+    bare.write_text(yaml.safe_dump({"defaults": body["defaults"]}), encoding="utf-8")
+    words = [f"{key}={'null' if value is None else value}" for key, value in _required(own)]
+    cfg = load_recipe(bare, words)
+    for key, value in _leaves(own):
+        if (key, value) in _required(own):
+            continue
+        node = cfg
+        for part in key.split("."):
+            node = node[part]
+        assert node != value, f"{key} is {value} in the defaults already"
+
+
+def _leaves(data, prefix=""):
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _required(own):
+    """What the bare recipe cannot be loaded without, or only makes sense together."""
+    return [
+        (key, value)
+        for key, value in _leaves(own)
+        if key.startswith(("inputs.", "model.", "evaluate.models", "prepare.source", "prepare.model_package"))
+        or key.endswith("max_tokens_per_micro_batch")
+    ]
+
+
+BASES = sorted((ROOT / "base").glob("*.yaml"))
+
+
+def test_every_stage_has_a_base():
+    assert {path.stem for path in BASES} == {*STAGES, "common"}
+
+
+@pytest.mark.parametrize("path", BASES, ids=lambda path: path.stem)
+def test_every_base_key_has_a_comment(path):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        opens_a_block = line.rstrip().endswith(":")
+        obvious = re.match(r"\s*(stage|defaults|- \{|nodes|devices_per_node|min_lr)\b", line) or "- {" in line
+        if line.strip() and not line.lstrip().startswith("#") and not opens_a_block and not obvious:
+            assert "#" in line, f"{path}:{number}: {line}"
+
+
+def test_the_paper_s_values_are_the_defaults():
+    grpo = load_recipe(ROOT / "tiny" / "1_grpo_zero.yaml", ["grpo.optim.lr=1e-6"])
+    assert grpo.grpo.clip_low == grpo.grpo.clip_high == 0.2 and grpo.grpo.kl_coefficient == 0
+    common = yaml.safe_load((ROOT / "base" / "common.yaml").read_text(encoding="utf-8"))
+    assert common["judge"]["max_prompt_tokens"] == 8192
+    assert common["rollout"]["max_response_tokens"] == 57344
+    assert common["rollout"]["temperature"] == 1.0
+    for stage, key in (("grpo", "samples_per_prompt"), ("generate", "samples"), ("mine", "samples")):
+        assert yaml.safe_load((ROOT / "base" / f"{stage}.yaml").read_text(encoding="utf-8"))[stage][key] == 8
+    sft = yaml.safe_load((ROOT / "base" / "sft.yaml").read_text(encoding="utf-8"))["sft"]
+    assert sft["batch_size"] == 256 and sft["optim"]["lr"] == 1e-6
+
+
+def test_no_recipe_names_a_path_of_one_machine():
+    for path in [*RECIPES, *BASES]:
+        assert not re.search(r"(?<![\w.])/(home|work|tmp|root)/", path.read_text(encoding="utf-8")), path
+
+
+def test_the_root_is_the_checkout_s():
+    assert ROOT == Path(__file__).resolve().parents[2] / "recipes"
