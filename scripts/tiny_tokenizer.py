@@ -36,7 +36,7 @@ def corpus(n: int = 4000, seed: int = 0) -> list[str]:
     """Turns without their control tokens; every style as often, chains of up to nine operations."""
     rng = random.Random(seed)
     template = load_template("tiny")
-    habits = Habits({style: 1.0 for style in STYLES}, slip=0.06, bad_format=0.1)
+    habits = Habits(dict.fromkeys(STYLES, 1.0), slip=0.06, bad_format=0.1)
     texts = []
     for _ in range(n):
         question = draw_question(rng, lengths=range(1, 10))
@@ -66,7 +66,9 @@ def main(folder: Path) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus(), trainer)
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")])
+    tokenizer.add_tokens(
+        [AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")]
+    )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
