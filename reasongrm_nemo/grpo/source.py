@@ -12,7 +12,7 @@ from typing import Any
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from reasongrm_nemo.errors import StageFailed
+from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files import write_text
 from reasongrm_nemo.rollout import Completion, Prompt, Rollouts, RolloutServerLost, Sampling, WeightMeta, WeightSender
 
@@ -43,6 +43,7 @@ class RolloutSource:
         self._folder = folder
         self._version = 0
         if rollouts:
+            rollouts.resync = self._resync
             folder.mkdir(exist_ok=True)
 
     def collect(self, step: int, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
@@ -54,7 +55,7 @@ class RolloutSource:
         if self._rollouts is not None:
             try:
                 completions = self._kept(step) or self._generate(step, prompts, sampling)
-            except RolloutServerLost as error:
+            except UserError as error:
                 self._command(_LOST, str(error))
                 raise RolloutsLost(str(error)) from error
             self._command(_DONE, completions)
@@ -82,7 +83,7 @@ class RolloutSource:
                 try:
                     self._rollouts.server.restart()
                     self._resync()
-                except RolloutServerLost as error:
+                except UserError as error:
                     lost = str(error)
             self._command(_LOST if lost else _DONE, lost)
         else:
@@ -94,7 +95,7 @@ class RolloutSource:
             raise RolloutsLost(lost)
 
     def _generate(self, step: int, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-        completions = self._rollouts.generate(prompts, sampling, resync=self._resync)
+        completions = self._rollouts.generate(prompts, sampling)
         rows = [[asdict(c) for c in group] for group in completions]
         write_text(self._file(step), "\n".join(json.dumps(row) for row in rows) + "\n")
         return completions
@@ -108,7 +109,7 @@ class RolloutSource:
     def _file(self, step: int) -> Path:
         return self._folder / f"step_{step:06d}.jsonl"
 
-    def _resync(self, *_: Any) -> None:
+    def _resync(self) -> None:
         self._command(_PUSH, None)
         self._send()
 

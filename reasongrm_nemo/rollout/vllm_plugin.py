@@ -38,6 +38,32 @@ def register() -> None:
             f"reasongrm-nemo needs vLLM's weight-transfer engines (vLLM 0.32), and vLLM {vllm.__version__} "
             f"has none that it knows: {error}"
         ) from error
+    _repack_tied_heads()
+
+
+def _repack_tied_heads() -> None:
+    """After each reload on CPU, pack a tied output head anew.
+
+    vLLM 0.32 packs a linear layer's weight for oneDNN once loaded. A reload loads the embedding, whose
+    storage the tied head shares, but no weight of the head's own, so the head goes on with its old packed
+    copy: the served log-probs are then those of no model (seen: 0.08 off after one update).
+    """
+    from vllm.model_executor.model_loader.reload import layerwise
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+    from vllm.platforms import current_platform
+
+    finalize = layerwise.finalize_layerwise_processing
+    if not current_platform.is_cpu() or getattr(finalize, "repacks_tied_heads", False):
+        return
+
+    def finalize_and_repack(model: Any, model_config: Any) -> None:
+        finalize(model, model_config)
+        for module in model.modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
+
+    finalize_and_repack.repacks_tied_heads = True  # type: ignore[attr-defined]
+    layerwise.finalize_layerwise_processing = finalize_and_repack
 
 
 def _gloo_engine() -> type:
