@@ -203,6 +203,11 @@ class RolloutServer:
 
     def _start_failure(self, why: str, log_start: int) -> str:
         words = last_words(self.log_path, log_start)
+        if any(sign in words for sign in _NOT_INSTALLED):
+            return (
+                f"The rollout environment of {self.settings.python} lacks this package or vLLM ({words}): "
+                "install both there (make setup, or pip install --no-deps of this package beside vLLM)."
+            )
         said = f"; it last said: {words}" if words else ""
         return f"The rollout server {why or 'ended'} while starting (log: {self.log_path}){said}."
 
@@ -275,6 +280,8 @@ class RolloutServer:
 
     def _reload(self, model_dir: Path, stamp: str) -> None:
         state = self._running()
+        # Only the engine itself answers this; the load may then take as long as a start.
+        call(state["url"], state["token"], "GET", "/is_paused", self.settings.stall_timeout_s)
         self._write(weights=None)
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(model_dir)}}
         call(state["url"], state["token"], "POST", "/collective_rpc", self.settings.start_timeout_s, body)
@@ -284,6 +291,10 @@ class RolloutServer:
     def forget_weights(self) -> None:
         """Note that the server no longer holds the weights of its model folder (they were pushed over)."""
         self._write(weights=None)
+
+
+# Its plug-in is found by an entry point, so an import path alone is not enough.
+_NOT_INSTALLED = ("No module named", "Invalid weight transfer backend")
 
 
 def reset_prefix_cache(server: RolloutServer) -> None:

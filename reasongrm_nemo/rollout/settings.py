@@ -29,7 +29,8 @@ class RolloutSettings:
         kv_cache_gib: KV cache on CPU, GiB.
         enforce_eager: no graph capture or compilation.
         tensor_parallel: workers that share each layer of the served model.
-        threads: CPU threads of the server's workers together; None: all cores this process may use.
+        threads: CPU threads of the server's workers together; None: the cores this process may use but one,
+            which the server's front end needs.
         port: a fixed port; None: any free one.
         concurrency: requests the client keeps in flight.
         stall_timeout_s: no progress for so long is a loss.
@@ -144,8 +145,8 @@ class RolloutSettings:
         if self.enforce_eager:
             env["TORCH_COMPILE_DISABLE"] = "1"
         if self.platform == "cpu":
-            # Bound threads would share cores with a trainer that has bound none.
-            threads = self.threads or len(os.sched_getaffinity(0))
+            # Not bound: they would crowd a trainer's threads that happen to run on the same cores.
+            threads = self.threads or max(1, len(os.sched_getaffinity(0)) - 1)
             env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
             env["OMP_NUM_THREADS"] = str(max(1, threads // self.tensor_parallel))
         return env | self.extra_env

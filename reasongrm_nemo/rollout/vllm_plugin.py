@@ -31,6 +31,7 @@ def register() -> None:
 
         if "gloo" not in factory._registry:
             factory.register_engine("gloo", _gloo_engine())
+        _repack_tied_heads()
     except (ImportError, AttributeError) as error:
         import vllm
 
@@ -38,7 +39,6 @@ def register() -> None:
             f"reasongrm-nemo needs vLLM's weight-transfer engines (vLLM 0.32), and vLLM {vllm.__version__} "
             f"has none that it knows: {error}"
         ) from error
-    _repack_tied_heads()
 
 
 def _repack_tied_heads() -> None:
@@ -49,7 +49,6 @@ def _repack_tied_heads() -> None:
     copy: the served log-probs are then those of no model (seen: 0.08 off after one update).
     """
     from vllm.model_executor.model_loader.reload import layerwise
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
     from vllm.platforms import current_platform
 
     finalize = layerwise.finalize_layerwise_processing
@@ -57,6 +56,8 @@ def _repack_tied_heads() -> None:
         return
 
     def finalize_and_repack(model: Any, model_config: Any) -> None:
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
         finalize(model, model_config)
         for module in model.modules():
             if isinstance(module, ParallelLMHead):

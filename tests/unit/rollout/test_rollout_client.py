@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.rollout import Prompt, RolloutClient, RolloutServerLost, Sampling
+from reasongrm_nemo.rollout import client as rollout_client
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(rollout_client, "_WATCH_S", 0.1)
+    monkeypatch.setattr(rollout_client, "_PROBE_S", 0.3)
+
+
+SAMPLING = Sampling(n=2, max_tokens=8, temperature=0.6, top_p=0.9, top_k=5, stop_token_ids=(2, 3))
+
+
+def prompts(count=3):
+    return [Prompt(f"p{i}", [10 + i, 11], 100 * i) for i in range(count)]
+
+
+def client(fake, **options):
+    return RolloutClient(fake.url, "secret", **options)
+
+
+def test_request_and_answer(fake):
+    answers = {a[0].prompt_id: a for a in client(fake).generate(prompts(), SAMPLING)}
+    assert set(answers) == {"p0", "p1", "p2"}
+    assert [c.sample for c in answers["p1"]] == [0, 1]
+    assert answers["p1"][1].token_ids == [11, 101, 2]
+    assert answers["p1"][1].log_probs == [-0.5, -1.0, -2.0]
+    assert answers["p1"][1].finish_reason == "stop"
+    body, authorization = next(a for a in fake.asked if a[0]["seed"] == 100)
+    assert authorization == "Bearer secret"
+    assert body == {
+        "model": "policy",
+        "prompt": [11, 11],
+        "n": 2,
+        "max_tokens": 8,
+        "temperature": 0.6,
+        "top_p": 0.9,
+        "top_k": 5,
+        "stop_token_ids": [2, 3],
+        "seed": 100,
+        "logprobs": 0,
+        "return_token_ids": True,
+    }
+
+
+def test_nothing_to_ask(fake):
+    assert list(client(fake).generate([], SAMPLING)) == []
+    assert fake.asked == []
+
+
+def test_concurrency_is_bounded(fake):
+    fake.delay.clear()
+    threading.Timer(0.5, fake.delay.set).start()
+    assert len(list(client(fake, concurrency=3).generate(prompts(12), SAMPLING))) == 12
+    assert fake.busiest == 3
+
+
+def test_answers_arrive_one_by_one_on_the_callers_thread(fake, answer):
+    gate = threading.Event()
+    fake.plan = [answer, lambda body: (gate.wait(20), answer(body))[1]]
+    seen = []
+    stream = client(fake, concurrency=2).generate(
+        prompts(2), SAMPLING, lambda a: seen.append((a[0].prompt_id, threading.current_thread()))
+    )
+    first = next(stream)
+    assert [s[0] for s in seen] == [first[0].prompt_id]
+    gate.set()
+    assert len(list(stream)) == 1
+    assert {s[1] for s in seen} == {threading.current_thread()}
+
+
+def test_leaving_early_ends_the_requests(fake, answer):
+    fake.plan = [answer]
+    stream = client(fake, concurrency=1).generate(prompts(50), SAMPLING)
+    next(stream)
+    fake.delay.clear()
+    stream.close()
+    assert not [t for t in threading.enumerate() if t.name == "rollout-client"]
+    assert len(fake.asked) < 50
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (lambda body: (500, b'{"error": {"message": "EngineCore died.", "code": 500}}'), "EngineCore died"),
+        (lambda body: (503, b"busy"), "status 503: busy"),
+        (lambda body: None, "broke off"),
+        (lambda body: (200, b'{"choices": [{"tok', 5000), "broke off"),
+        (lambda body: (200, b'{"choices": [{"tok'), "torn"),
+        (lambda body: (200, b"[]"), "torn"),
+        (lambda body: (200, b'{"choices": [{"index": 0}]}'), "torn"),
+    ],
+)
+def test_loss(fake, step, words):
+    fake.plan = [step]
+    with pytest.raises(RolloutServerLost, match=words):
+        list(client(fake).generate(prompts(1), SAMPLING))
+
+
+@pytest.mark.parametrize(
+    "change", [{"n": 1}, {"reason": "abort"}, {"log_probs": (-0.5, -1.0)}, {"log_probs": (-0.5, None, -1.0)}]
+)
+def test_answers_that_are_not_whole(fake, answer, change):
+    fake.plan = [lambda body: answer(body, **change)]
+    with pytest.raises(RolloutServerLost, match="not whole"):
+        list(client(fake).generate(prompts(1), SAMPLING))
+
+
+def test_what_came_before_a_loss_is_kept(fake, answer):
+    fake.plan = [answer, answer, lambda body: (500, b"no")]
+    seen = []
+    with pytest.raises(RolloutServerLost):
+        for one in client(fake, concurrency=1).generate(prompts(5), SAMPLING):
+            seen.append(one[0].prompt_id)
+    assert seen == ["p0", "p1"]
+
+
+def test_refused_request_is_the_users_error(fake):
+    body = json.dumps({"error": {"message": "maximum context length is 16 tokens.", "code": 400}}).encode()
+    fake.plan = [lambda _: (400, body)]
+    with pytest.raises(UserError, match=r"refused prompt p0 \(400\): maximum context length") as caught:
+        list(client(fake).generate(prompts(1), SAMPLING))
+    assert not isinstance(caught.value, RolloutServerLost)
+
+
+def test_nobody_listens():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.raises(RolloutServerLost, match="broke off"):
+        list(RolloutClient(url, "x").generate(prompts(1), SAMPLING))
+
+
+def test_hang_is_noticed(fake):
+    fake.delay.clear()
+    begin = time.monotonic()
+    with pytest.raises(RolloutServerLost, match="no progress"):
+        list(client(fake, stall_timeout_s=0.6).generate(prompts(1), SAMPLING))
+    assert 0.6 <= time.monotonic() - begin < 3
+
+
+def test_hang_of_everything_is_noticed(fake):
+    fake.delay.clear()
+    fake.routes["/metrics"] = fake.routes["/is_paused"] = lambda body: (fake.delay.wait(30), (200, b""))[1]
+    begin = time.monotonic()
+    with pytest.raises(RolloutServerLost, match="no progress"):
+        list(client(fake, stall_timeout_s=0.6).generate(prompts(1), SAMPLING))
+    assert 0.6 <= time.monotonic() - begin < 4
+
+
+@pytest.mark.parametrize("sign", ["steps", "is_paused"])
+def test_slow_is_not_lost(fake, sign):
+    fake.delay.clear()
+    fake.is_paused = sign == "is_paused"
+    stop = threading.Event()
+
+    def work():
+        begin = time.monotonic()
+        while not stop.wait(0.1) and time.monotonic() - begin < 2:
+            fake.steps += sign == "steps"
+        fake.delay.set()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        assert len(list(client(fake, stall_timeout_s=0.5).generate(prompts(1), SAMPLING))) == 1
+    finally:
+        stop.set()
+        worker.join()
+
+
+def test_dead_process_is_noticed_at_once(fake):
+    fake.delay.clear()
+    begin = time.monotonic()
+    with pytest.raises(RolloutServerLost, match="process is gone"):
+        list(client(fake, alive=lambda: False).generate(prompts(1), SAMPLING))
+    assert time.monotonic() - begin < 3

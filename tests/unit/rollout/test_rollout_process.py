@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from reasongrm_nemo.rollout import process
+
+ROOT = Path(__file__).parents[3]
+ENV = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+# A leader that starts one helper, says both ids and waits; "deaf" ignores SIGTERM.
+LEADER = """
+import signal, subprocess, sys, time
+if "deaf" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+import os
+print(os.getpid(), helper.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def until(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def running(pid):
+    fields = process._stat(pid)
+    return fields is not None and fields[0] != "Z"
+
+
+def spawn(log, *words):
+    pid = process.spawn([sys.executable, "-c", LEADER, *words], ENV, log)
+    until(lambda: len(log.read_text().split()) == 2)
+    leader, helper = map(int, log.read_text().split())
+    assert leader == pid  # it became the command
+    return pid, helper
+
+
+@pytest.mark.parametrize("words", [(), ("deaf",)])
+def test_end_group_ends_all(tmp_path, words):
+    pid, helper = spawn(tmp_path / "log", *words)
+    ticks = process.start_ticks(pid)
+    assert process.alive(pid, ticks) and not process.alive(pid, ticks + 1)
+    process.end_group(pid, ticks, grace_s=0.5)
+    assert not running(pid) and not running(helper)
+    process.end_group(pid, ticks, grace_s=0.5)  # again: nothing to do
+
+
+def test_end_group_ends_a_stopped_process_and_those_a_dead_leader_left(tmp_path):
+    pid, helper = spawn(tmp_path / "log")
+    ticks = process.start_ticks(pid)
+    os.kill(helper, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not process.alive(pid, ticks))
+    assert process.exit_cause(pid) == "was killed by SIGKILL"
+    assert running(helper)
+    process.end_group(pid, ticks, grace_s=5)
+    assert not running(helper)
+
+
+def test_outlives_the_thread_that_asked(tmp_path):
+    got = []
+    thread = threading.Thread(target=lambda: got.append(spawn(tmp_path / "log")))
+    thread.start()
+    thread.join()
+    time.sleep(0.3)
+    pid, _ = got[0]
+    ticks = process.start_ticks(pid)
+    assert process.alive(pid, ticks)
+    process.end_group(pid, ticks, 0)
+
+
+def test_dies_with_a_killed_parent(tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path; from reasongrm_nemo.rollout import process\n"
+        "print(process.spawn([sys.executable, '-c', 'import time; time.sleep(60)'], "
+        f"{ENV!r}, Path(sys.argv[1])), flush=True)\n"
+        "time.sleep(60)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "log")], env=ENV, stdout=subprocess.PIPE, text=True
+    )
+    child = int(parent.stdout.readline())
+    time.sleep(0.5)  # until it has tied itself
+    assert running(child)
+    parent.kill()
+    parent.wait()
+    until(lambda: not running(child))
+
+
+def test_dies_when_its_parent_was_gone_before(tmp_path):
+    command = [sys.executable, "-m", process.__name__, "1", sys.executable, "-c", "print('lived')"]
+    if os.getppid() == 1:
+        command[3] = "2"
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout == ""
+
+
+def test_spawn_says_when_there_is_no_such_interpreter(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        process.spawn([str(tmp_path / "python")], ENV, tmp_path / "log")

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Surviving a loss, with a stand-in for the server's process."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.rollout import Prompt, Rollouts, RolloutServerLost, Sampling
+
+SAMPLING = Sampling(n=2, max_tokens=8)
+
+
+class Handle:
+    """A server's handle; the HTTP server is the fake's and survives restarts."""
+
+    def __init__(self, fake):
+        self.url, self.token = fake.url, "secret"
+        self.settings = SimpleNamespace(concurrency=1, stall_timeout_s=5.0)
+        self.alive = True
+        self.events = []
+
+    def is_alive(self):
+        return self.alive
+
+    def check(self):
+        if not self.alive:
+            raise RolloutServerLost("it was killed")
+
+    def restart(self):
+        self.events.append("restart")
+        self.alive = True
+
+
+def prompts(count=5):
+    return [Prompt(f"p{i}", [10 + i], i) for i in range(count)]
+
+
+def broken(body):
+    return 500, b"broken"
+
+
+@pytest.fixture
+def rollouts(fake):
+    handle = Handle(fake)
+    return Rollouts(handle, on_loss=handle.events.append, resync=lambda: handle.events.append("resync"))
+
+
+def test_in_the_order_of_the_prompts(fake, rollouts):
+    seen = []
+    answers = rollouts.generate(prompts(), SAMPLING, seen.append)
+    assert [a[0].prompt_id for a in answers] == [f"p{i}" for i in range(5)]
+    assert [a[1].token_ids[1] for a in answers] == [1, 2, 3, 4, 5]
+    assert len(seen) == 5
+    assert rollouts.server.events == [] and rollouts.losses == []
+
+
+def test_one_loss_is_survived_and_only_the_rest_is_asked_again(fake, rollouts, answer):
+    fake.plan = [answer, answer, broken]
+    seen = []
+    answers = rollouts.generate(prompts(), SAMPLING, lambda a: seen.append(a[0].prompt_id))
+    assert [a[0].prompt_id for a in answers] == [f"p{i}" for i in range(5)]
+    assert sorted(seen) == [f"p{i}" for i in range(5)]
+    assert [a[0]["seed"] for a in fake.asked] == [0, 1, 2, 2, 3, 4]
+    loss, *rest = rollouts.server.events
+    assert "status 500: broken" in loss and rest == ["restart", "resync"]
+    assert rollouts.losses == [loss]
+
+
+def test_a_second_loss_is_raised(fake, rollouts, answer):
+    fake.plan = [answer, broken, answer, broken]
+    with pytest.raises(RolloutServerLost, match="status 500"):
+        rollouts.generate(prompts(), SAMPLING)
+    assert rollouts.server.events[1:] == ["restart", "resync"]
+
+
+def test_each_call_may_lose_one(fake, rollouts, answer):
+    for _ in range(2):
+        fake.plan = [answer, broken]
+        assert len(rollouts.generate(prompts(), SAMPLING)) == 5
+    assert len(rollouts.losses) == 2
+
+
+def test_the_process_knows_the_cause_better(fake, rollouts):
+    def dies(body):
+        rollouts.server.alive = False
+        return None
+
+    fake.plan = [dies]
+    assert len(rollouts.generate(prompts(), SAMPLING)) == 5
+    assert rollouts.losses == ["it was killed"]
+
+
+def test_a_server_that_does_not_run_is_brought_up_first(fake, rollouts):
+    rollouts.server.alive = False
+    assert len(rollouts.generate(prompts(), SAMPLING)) == 5
+    assert rollouts.server.events == ["restart", "resync"] and rollouts.losses == []
+
+
+def test_a_refused_request_is_no_loss(fake, rollouts):
+    fake.plan = [lambda body: (400, b'{"error": {"message": "too long"}}')]
+    with pytest.raises(UserError, match="too long"):
+        rollouts.generate(prompts(), SAMPLING)
+    assert rollouts.server.events == []
+
+
+def test_ids_must_differ(fake, rollouts):
+    with pytest.raises(ValueError, match="differ"):
+        rollouts.generate([Prompt("p", [1], 1), Prompt("p", [2], 2)], SAMPLING)
+
+
+def test_nothing_to_ask(fake, rollouts):
+    assert rollouts.generate([], SAMPLING) == []
+
+
+def test_the_streams_reader_may_leave(fake, rollouts):
+    stream = rollouts.stream(prompts(), SAMPLING)
+    next(stream)
+    stream.close()
+    assert rollouts.server.events == []

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+import signal
+import socket
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.rollout import RolloutServer, RolloutServerLost, RolloutSettings
+
+ROOT = Path(__file__).parents[3]
+
+# Stands where vLLM's API server stands: says its arguments and its environment, and notes what is posted.
+SERVER = """
+import json, os, sys, threading, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+mode = os.environ.get("MODE", "")
+args = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+print("INFO 01-01 00:00:00 [a.py:1] starting", flush=True)
+if mode == "fails":
+    print("(EngineCore pid=3) ERROR 01-01 00:00:00 [core.py:1] ValueError: head size 16 is not supported")
+    print("RuntimeError: Engine core initialization failed. See root cause above.")
+    sys.exit(1)
+if mode == "race" and not os.path.exists(os.environ["FLAG"]):
+    open(os.environ["FLAG"], "w").close()
+    print("OSError: [Errno 98] address already in use")
+    sys.exit(1)
+if mode == "slow":
+    time.sleep(60)
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *a): pass
+    def do_GET(self):
+        ok = self.headers.get("Authorization") == "Bearer " + os.environ["VLLM_API_KEY"]
+        body = json.dumps({"argv": sys.argv[1:], "env": sorted(os.environ)}).encode()
+        self.send_response(200 if ok else 401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_POST(self):
+        size = int(self.headers.get("Content-Length") or 0)
+        with open(os.environ["POSTS"], "a") as out:
+            out.write(self.path + " " + self.rfile.read(size).decode() + "\\n")
+        if mode == "noreload" and "collective" in self.path:
+            self.send_response(500); self.end_headers(); return
+        body = b'{"success": true}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+ThreadingHTTPServer((args["--host"], int(args["--port"])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A function that makes a server whose vLLM is the one above."""
+    package = tmp_path / "fake" / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent, package.parent.parent):
+        (folder / "__init__.py").touch()
+    (package / "api_server.py").write_text(textwrap.dedent(SERVER))
+    made = []
+
+    def build(mode="", **changes):
+        env = {"PYTHONPATH": f"{tmp_path / 'fake'}:{ROOT}", "MODE": mode}
+        env |= {"POSTS": str(tmp_path / "posts"), "FLAG": str(tmp_path / "flag")}
+        values = {
+            "python": sys.executable,
+            "platform": "cpu",
+            "weight_transfer": "gloo",
+            "dtype": "fp32",
+            "max_model_len": 64,
+            "trust_remote_code": False,
+            "max_num_seqs": 8,
+            "kv_cache_gib": 0.5,
+            "enforce_eager": True,
+            "tensor_parallel": 1,
+            "threads": 1,
+            "port": None,
+            "concurrency": 4,
+            "stall_timeout_s": 5,
+            "start_timeout_s": 20,
+            "extra_env": env,
+        }
+        settings = RolloutSettings(**(values | changes))
+        server = RolloutServer(settings, model(tmp_path / "model"), tmp_path / "logs" / "server.log")
+        made.append(server)
+        return server
+
+    yield build
+    for server in made:
+        server.stop(grace_s=0)
+
+
+def model(folder, **changes):
+    folder.mkdir(exist_ok=True)
+    config = {"architectures": ["Qwen2ForCausalLM"], "hidden_size": 8, "num_attention_heads": 2}
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    (folder / "model.safetensors").write_bytes(os.urandom(8))
+    return folder
+
+
+def info(server):
+    from reasongrm_nemo.rollout.http import call
+
+    return call(server.url, server.token, "GET", "/health", 5)
+
+
+def posts(tmp_path):
+    file = tmp_path / "posts"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_starts_and_stops(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("MASTER_ADDR", "elsewhere")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with make() as server:
+        server.check()
+        said = info(server)
+        token, pid = server.token, server.state()["pid"]
+        assert "--api-key" not in said["argv"] and token not in " ".join(said["argv"])
+        assert said["argv"][said["argv"].index("--host") + 1] == "127.0.0.1"
+        assert {"VLLM_API_KEY", "MODE"} <= set(said["env"])
+        assert not {"RANK", "MASTER_ADDR", "SLURM_JOB_ID"} & set(said["env"])
+        assert oct(server.spec().stat().st_mode & 0o777) == "0o600"
+    assert not server.is_alive()
+    assert not Path(f"/proc/{pid}").exists()
+    assert token not in server.spec().read_text()
+    with pytest.raises(RolloutServerLost, match="not running"):
+        server.check()
+
+
+def test_start_does_nothing_when_running(make):
+    with make() as server:
+        server.start()
+        assert server.starts == 1
+
+
+def test_port_taken(make):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=rf"Port {port} \(rollout.port\) is already taken"):
+            make(port=port).start()
+
+
+def test_fixed_port_is_used(make):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+    with make(port=port) as server:
+        assert server.url.endswith(f":{port}")
+
+
+def test_free_port_lost_to_another_process_is_tried_again(make):
+    with make(mode="race") as server:
+        assert server.starts == 2
+
+
+def test_failed_start_says_why(make, tmp_path):
+    server = make(mode="fails")
+    with pytest.raises(UserError) as caught:
+        server.start()
+    message = str(caught.value)
+    assert "ended with status 1 while starting" in message
+    assert "ValueError: head size 16 is not supported" in message
+    assert str(tmp_path / "logs" / "server.log") in message
+    assert "\n" not in message and not server.is_alive()
+
+
+def test_start_timeout(make):
+    begin = time.monotonic()
+    server = make(mode="slow", start_timeout_s=1.0)
+    with pytest.raises(UserError, match=r"was not ready after \d+ s \(rollout.start_timeout_s\)"):
+        server.start()
+    assert time.monotonic() - begin < 5
+    assert not server.is_alive()
+
+
+def test_environment_without_this_package(make, tmp_path):
+    server = make()
+    settings = server.settings
+    settings.extra_env["PYTHONPATH"] = ""
+    # -S hides what is installed; a wrapper stands for the interpreter of such an environment.
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    wrapper.chmod(0o755)
+    object.__setattr__(settings, "python", str(wrapper))
+    with pytest.raises(UserError, match=r"lacks this package or vLLM .*install"):
+        server.start()
+
+
+def test_missing_model(make, tmp_path):
+    server = make()
+    (tmp_path / "model" / "config.json").unlink()
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        server.start()
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        server.use(tmp_path)
+
+
+def test_killed_server_is_noticed(make):
+    with make() as server:
+        pid = server.state()["pid"]
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while server.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with pytest.raises(RolloutServerLost, match=rf"process {pid}\) was killed by SIGKILL"):
+            server.check()
+
+
+def test_another_handle_follows_a_restart(make):
+    with make() as server:
+        other = RolloutServer.from_spec(server.spec())
+        assert (other.url, other.token, other.starts) == (server.url, server.token, 1)
+        assert other.settings == server.settings
+        before = server.token
+        other.restart()
+        assert other.token != before
+        assert (other.url, other.token, other.starts) == (server.url, server.token, 2)
+        server.check()
+
+
+def test_a_new_server_forgets_an_old_file(make):
+    server = make()
+    spec = server.spec()
+    spec.write_text(json.dumps(server.state() | {"pid": os.getpid(), "ticks": 1}))
+    assert make().state()["pid"] == 0
+
+
+def test_not_a_spec_file(tmp_path):
+    file = tmp_path / "x.json"
+    with pytest.raises(UserError, match="does not describe"):
+        RolloutServer.from_spec(file)
+    file.write_text("{}")
+    with pytest.raises(UserError, match="does not describe"):
+        RolloutServer.from_spec(file)
+
+
+def test_use_reloads_in_place(make, tmp_path):
+    other = model(tmp_path / "other", transformers_version="9", torch_dtype="float32")
+    with make() as server:
+        server.use(tmp_path / "model")  # what it was started with
+        assert posts(tmp_path) == []
+        server.use(other)
+        assert server.starts == 1 and server.model_dir == other
+        first, second = posts(tmp_path)
+        assert json.loads(first.split(" ", 1)[1]) == {
+            "method": "reload_weights",
+            "kwargs": {"weights_path": str(other)},
+        }
+        assert second.startswith("/reset_prefix_cache?reset_running_requests=true")
+        server.use(other)
+        assert len(posts(tmp_path)) == 2
+        model(tmp_path / "other")  # other weights in the same folder
+        server.use(other)
+        assert len(posts(tmp_path)) == 4
+        server.forget_weights()  # a trainer pushed others
+        server.use(other)
+        assert len(posts(tmp_path)) == 6 and server.starts == 1
+
+
+def test_use_restarts_for_another_shape(make, tmp_path):
+    other = model(tmp_path / "other", hidden_size=16)
+    with make() as server:
+        server.use(other)
+        assert server.starts == 2 and server.model_dir == other
+        assert posts(tmp_path) == []
+
+
+def test_use_restarts_when_reloading_fails(make, tmp_path):
+    other = model(tmp_path / "other")
+    with make(mode="noreload") as server:
+        server.use(other)
+        assert server.starts == 2 and server.model_dir == other
+
+
+def test_use_starts_what_does_not_run(make, tmp_path):
+    server = make()
+    server.use(model(tmp_path / "other"))
+    assert server.is_alive() and server.starts == 1
+
+
+def test_use_after_the_process_that_restarted_it_ended(make):
+    with make() as server:
+        os.kill(server.state()["pid"], signal.SIGKILL)
+        time.sleep(0.2)
+        server.use(server.model_dir)
+        server.check()
+        assert server.starts == 2
