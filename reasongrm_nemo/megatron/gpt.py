@@ -16,6 +16,7 @@ from reasongrm_nemo.megatron.log_probs import chunked_log_probs
 class ScoringGPTModel(GPTModel):
     """megatron-core's GPTModel that returns log-probs of given targets from its last stage."""
 
+    real_vocab_size: int
     log_prob_chunk: int = 1024
 
     def forward(  # type: ignore[override]
@@ -51,6 +52,7 @@ class ScoringGPTModel(GPTModel):
             hidden,
             weight,
             targets.t().contiguous(),
+            vocab=self.real_vocab_size,
             chunk=self.log_prob_chunk,
             sequence_parallel=self.config.sequence_parallel,
         ).t()
@@ -76,6 +78,7 @@ class JudgeModelMixin:
             rotary_percent=1.0,
             rotary_base=cfg.rotary_base,
         )
+        model.real_vocab_size = cfg.vocab_size
         model.log_prob_chunk = cfg.log_prob_chunk
         return model
 

@@ -13,11 +13,13 @@ from torch import Tensor
 
 class _ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, reduce_hidden: bool) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, vocab: int, chunk: int, reduce_hidden: bool
+    ) -> Tensor:
         group = parallel_state.get_tensor_model_parallel_group()
         log_probs, normalisers = [], []
         for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-            logits = (h @ weight.t()).float()
+            logits = _logits(h, weight, vocab)
             top = logits.amax(-1)
             dist.all_reduce(top, op=dist.ReduceOp.MAX, group=group)
             local, mine = _local_targets(t, logits.size(-1))
@@ -28,11 +30,11 @@ class _ChunkedLogProbs(torch.autograd.Function):
             log_probs.append(both[0] - log_sum)
             normalisers.append(top + log_sum)
         ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers))
-        ctx.chunk, ctx.reduce_hidden = chunk, reduce_hidden
+        ctx.vocab, ctx.chunk, ctx.reduce_hidden = vocab, chunk, reduce_hidden
         return torch.cat(log_probs)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         hidden, weight, targets, normalisers = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
@@ -40,7 +42,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         pieces = (t.split(ctx.chunk) for t in (hidden, targets, normalisers, grad, grad_hidden))
         for h, t, z, g, out in zip(*pieces, strict=True):
             # d log p(target) / d logits = onehot(target) - softmax
-            d = (h @ weight.t()).float().sub_(z[..., None]).exp_().neg_()
+            d = _logits(h, weight, ctx.vocab).sub_(z[..., None]).exp_().neg_()
             local, mine = _local_targets(t, d.size(-1))
             d.scatter_add_(-1, local[..., None], mine[..., None].float())
             d = d.mul_(g[..., None]).to(h.dtype)
@@ -48,11 +50,11 @@ class _ChunkedLogProbs(torch.autograd.Function):
             grad_weight += d.flatten(0, 1).t() @ h.flatten(0, 1)
         if ctx.reduce_hidden:
             dist.all_reduce(grad_hidden, group=parallel_state.get_tensor_model_parallel_group())
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
 
 
 def chunked_log_probs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int, sequence_parallel: bool
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, vocab: int, chunk: int, sequence_parallel: bool
 ) -> Tensor:
     """log p(target) with gradients, never holding more than ``chunk`` positions' logits.
 
@@ -64,6 +66,7 @@ def chunked_log_probs(
         hidden: final hidden states, [s, b, h], or [s / tp, b, h] under sequence parallelism.
         weight: this rank's slice of the output weight, [v / tp, h].
         targets: token ids, int64 [s, b].
+        vocab: real entries of the vocabulary; the rows that padding added for tensor parallelism are no tokens.
         chunk: positions at a time.
         sequence_parallel: whether ``hidden`` is sharded along s.
 
@@ -75,7 +78,16 @@ def chunked_log_probs(
 
         # its backward reduce-scatters over the ranks, so the gradient must not be summed here as well
         hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
-    return _ChunkedLogProbs.apply(hidden, weight, targets, chunk, not sequence_parallel)
+    return _ChunkedLogProbs.apply(hidden, weight, targets, vocab, chunk, not sequence_parallel)
+
+
+def _logits(hidden: Tensor, weight: Tensor, vocab: int) -> Tensor:
+    """fp32 logits of this rank's slice; those of padding rows are -inf, else each would add e^0 to the sum."""
+    logits = (hidden @ weight.t()).float()
+    real = vocab - parallel_state.get_tensor_model_parallel_rank() * weight.size(0)
+    if real < weight.size(0):
+        logits[..., max(real, 0) :] = -torch.inf
+    return logits
 
 
 def _local_targets(targets: Tensor, size: int) -> tuple[Tensor, Tensor]:

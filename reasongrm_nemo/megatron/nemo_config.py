@@ -94,6 +94,7 @@ def _architecture_keys(architecture: Architecture, tensor_parallel: int) -> dict
         "num_attention_heads": architecture.heads,
         "num_query_groups": architecture.kv_heads,
         "kv_channels": architecture.head_dim,
+        "vocab_size": architecture.vocab,
         "override_vocab_size": architecture.padded_vocab(tensor_parallel),
         "share_embeddings_and_output_weights": architecture.tied,
         "normalization": "rmsnorm",

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One rank of a parity run: compares the Megatron model, however it is cut, with transformers on one process.
+
+Run by test_parity.py under torchrun: ``worker.py HF_FOLDER TP PP SEQUENCE_PARALLEL OUT.json``.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
+    from reasongrm_nemo.megatron.platform import load_platform
+
+    platform = load_platform("cpu")
+    import torch
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+    from omegaconf import OmegaConf
+    from transformers import AutoModelForCausalLM
+
+    from reasongrm_nemo.grpo.actor import GRPOActor
+    from reasongrm_nemo.megatron import session as sessions
+    from reasongrm_nemo.megatron.micro_batches import Sample, share
+
+    sessions.quiet_libraries()
+    recipe = OmegaConf.create(
+        {
+            "seed": 1,
+            "model": {"dtype": "fp32", "max_model_len": 128, "log_prob_chunk": 7, "recompute": "none"},
+            "cluster": {
+                "nodes": 1,
+                "devices_per_node": int(os.environ["WORLD_SIZE"]),
+                "tensor_parallel": int(tensor_parallel),
+                "pipeline_parallel": int(pipeline_parallel),
+                "sequence_parallel": sequence_parallel == "True",
+                "threads_per_rank": 1,
+            },
+        }
+    )
+    optim = {"lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0}
+    optim = OmegaConf.create(optim | {"warmup_steps": 0, "schedule": "constant", "min_lr": 0.0})
+    session = sessions.start(platform, GRPOActor, recipe, optim, 10, Path(hf_path))
+    actor = session.model
+    grpo = {"clip_low": 0.2, "clip_high": 0.28, "kl_coefficient": 0.1, "kl_estimator": "k3"}
+    actor.grpo = OmegaConf.create(grpo | {"max_tokens_per_micro_batch": 96})
+    reference = AutoModelForCausalLM.from_pretrained(hf_path, torch_dtype=torch.float32).eval()
+
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for length in torch.randint(12, 60, (7,), generator=generator).tolist():
+        ids = tuple(torch.randint(0, reference.config.vocab_size, (length,), generator=generator).tolist())
+        values = torch.randn(2, length - length // 3, generator=generator) * 0.3
+        advantage = torch.randn((), generator=generator).item()
+        samples.append((ids, length // 3, advantage, values))
+
+    def score(ids, prompt):
+        tokens = torch.tensor([ids])
+        log_probs = reference(tokens).logits.log_softmax(-1)[0, :-1]
+        return log_probs.gather(-1, tokens[0, 1:, None])[prompt - 1 :, 0]
+
+    # log-probs
+    plain = [Sample(ids, prompt) for ids, prompt, _, _ in samples]
+    mine = actor.get_inference_log_probs(plain)
+    with torch.no_grad():
+        theirs = [score(ids, prompt) for ids, prompt, _, _ in samples]
+    figures = {"log_probs": max((torch.tensor(a) - b).abs().max().item() for a, b in zip(mine, theirs, strict=True))}
+
+    # loss and gradient, with old and reference log-probs some way off so that every term counts
+    full = [
+        Sample(ids, prompt, advantage, {
+            "rollout": tuple(t.tolist()),
+            "old": tuple((t + values[0]).tolist()),
+            "reference": tuple((t + values[1]).tolist()),
+        })
+        for (ids, prompt, advantage, values), t in zip(samples, theirs, strict=True)
+    ]
+    tokens = sum(s.response_length for s in full)
+    ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    batch = {"samples": [full[i] for i in share([len(s.tokens) for s in full], *ranks)], "tokens": tokens}
+    session.optimizer.zero_grad()
+    actor.prepare_for_training_step()
+    loss, metrics = actor.get_loss_and_metrics(batch, forward_only=False)
+    actor.finish_training_step()
+
+    expected = 0.0
+    for s, (ids, prompt, advantage, _) in zip(full, samples, strict=True):
+        log_probs = score(ids, prompt)
+        old, ref = torch.tensor(s.per_token["old"]), torch.tensor(s.per_token["reference"])
+        ratio = torch.exp(log_probs - old)
+        bounded = torch.clamp(ratio, 0.8, 1.28)
+        gain = torch.where(ratio * advantage < bounded * advantage, ratio, bounded) * advantage
+        kl = torch.exp(ref - log_probs) - (ref - log_probs) - 1
+        expected = expected + (0.1 * kl - gain).sum() / tokens
+    expected.backward()
+    figures["loss"] = abs(loss - expected.item()) / abs(expected.item())
+    figures["error_metric"] = abs(
+        metrics["log_prob_error_mean"] - sum(v[0].abs().sum().item() for *_, v in samples) / tokens
+    )
+
+    # the gradient goes the same way out as the weights: through the mapping
+    for parameter in actor.core_module().parameters():
+        parameter.data, parameter.grad = parameter.grad, None
+    gradients = dict(reference.named_parameters())
+    worst = 0.0
+    if parallel_state.get_data_parallel_rank() == 0:
+        for name, tensor in session.transfer.export():
+            want = gradients[name].grad
+            worst = max(worst, ((tensor - want).norm() / want.norm()).item())
+    figures["gradient"] = worst
+    figures["names"] = len(session.transfer.metadata()) == len(gradients)
+    if dist.get_rank() == 0:
+        Path(out).write_text(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

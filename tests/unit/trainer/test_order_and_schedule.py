@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tasks come when, and the learning rate with them."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from reasongrm_nemo.data.records import JudgeTask
+from reasongrm_nemo.grpo.order import TaskOrder
+from reasongrm_nemo.megatron.schedule import learning_rate_factor
+
+
+def make_tasks(count):
+    messages = [{"role": "user", "content": "?"}]
+    return [JudgeTask(f"t{i}", f"p{i}", "test", messages, "A", "chosen_first") for i in range(count)]
+
+
+def test_a_pass_holds_every_task_once_and_the_next_is_another():
+    order = TaskOrder(make_tasks(12), per_step=4, seed=1, shuffle=True)
+    passes = [[t.id for step in range(3 * p, 3 * p + 3) for t in order.step(step)] for p in range(2)]
+    assert sorted(passes[0]) == sorted(passes[1]) == sorted(t.id for t in order.tasks)
+    assert passes[0] != passes[1]
+
+
+def test_a_step_does_not_depend_on_those_before_it():
+    tasks = make_tasks(10)
+    again = TaskOrder(tasks, 4, 7, True).step(5)
+    order = TaskOrder(tasks, 4, 7, True)
+    assert [order.step(step) for step in range(6)][5] == again
+
+
+def test_few_tasks_come_round_within_one_step():
+    order = TaskOrder(make_tasks(3), per_step=8, seed=1, shuffle=False)
+    assert [t.id for t in order.step(0)] == ["t0", "t1", "t2", "t0", "t1", "t2", "t0", "t1"]
+
+
+def test_learning_rate_warms_up_then_holds_or_falls():
+    optim = OmegaConf.create({"lr": 2.0, "min_lr": 0.2, "warmup_steps": 2, "schedule": "constant"})
+    assert [learning_rate_factor(s, 6, optim) for s in range(4)] == [0.5, 1.0, 1.0, 1.0]
+    optim.schedule = "cosine"
+    factors = [learning_rate_factor(s, 6, optim) for s in range(6)]
+    assert factors[:3] == [0.5, 1.0, 1.0] and factors[-1] == pytest.approx(0.1)
+    assert factors[2:] == sorted(factors[2:], reverse=True)
