@@ -56,6 +56,9 @@ def step_count(samples: int, cfg: DictConfig) -> int:
 def to_sample(example: SftExample, tokenizer: JudgeTokenizer, prefix: str, end_of_turn: int) -> Sample:
     """Prompt as it was rolled out, the path as the response, ended by the end-of-turn token.
 
+    ``prefix`` (``judge.response_prefix``) begins the assistant's turn but was given, not written: it is
+    part of the prompt.
+
     Raises:
         UserError: the last message is not the assistant's.
     """
@@ -63,7 +66,8 @@ def to_sample(example: SftExample, tokenizer: JudgeTokenizer, prefix: str, end_o
     if answer["role"] != "assistant" or not prompt:
         raise UserError(f"SFT example {example.task_id}: the last message must be the assistant's turn.")
     before = prompt_ids(tokenizer, prompt, prefix)
-    return Sample((*before, *response_ids(tokenizer, answer["content"]), end_of_turn), len(before))
+    path = response_ids(tokenizer, answer["content"].removeprefix(prefix))
+    return Sample((*before, *path, end_of_turn), len(before))
 
 
 class SeededBatchSampler(MegatronPretrainingRandomBatchSampler):
