@@ -39,11 +39,14 @@ def ensure_python():
         return
     other = shutil.which("python3.11")
     # A shim can be found and still not run, so ask it.
-    if other and subprocess.call([other, "-c", ""], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0:
+    if (
+        other
+        and subprocess.call([other, "-c", ""], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+    ):
         os.execv(other, [other] + sys.argv)
     fail(
         "needs Python 3.11 (NeMo 2.3 and these pins go with no other), this is {}.{}: install python3.11 and "
-        "python3.11-venv, or say PYTHON=/path/to/python3.11.".format(*sys.version_info[:2])
+        "python3.11-venv, or say PYTHON=/path/to/python3.11".format(*sys.version_info[:2])
     )
 
 

@@ -14,19 +14,50 @@ from typing import IO
 
 from .spec import SetupError, Spec
 
-# pip is started through this: it dies with the set-up (prctl 1 is PR_SET_PDEATHSIG), even after kill -9.
-DIE_WITH_PARENT = (
+# Modules are run through this: they die with the set-up (prctl 1 is PR_SET_PDEATHSIG), even after kill -9.
+RUN_MODULE = (
     "import ctypes, os, runpy, sys; ctypes.CDLL(None).prctl(1, 9); "
     "os.getppid() == int(sys.argv[1]) or sys.exit(9); "
-    "sys.argv = ['pip', *sys.argv[2:]]; runpy.run_module('pip', run_name='__main__')"
+    "sys.argv = sys.argv[2:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 )
-# Settings of the user's that would send packages somewhere else; the rest of PIP_* is theirs.
-UNWANTED = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PYTHONPATH", "PYTHONHOME")
-NO_NETWORK = re.compile(r"NewConnectionError|NameResolutionError|name resolution|ConnectTimeout|Network is unreachable")
+# The user's settings that would send packages somewhere else, or keep byte code from being written.
+UNWANTED = {
+    "PIP_NO_DEPS",
+    "PIP_PREFIX",
+    "PIP_REQUIRE_VIRTUALENV",
+    "PIP_ROOT",
+    "PIP_TARGET",
+    "PIP_USER",
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONPYCACHEPREFIX",
+}
+# Seldom or never imported here, and a third of the time that byte-compiling everything takes.
+NOT_COMPILED = (
+    r"/tests?/|/site-packages/pip/|/transformers/models/(?!auto/|llama/|qwen2/)|/sklearn/|/jieba/|/sympy/"
+)
+NO_NETWORK = re.compile(r"NewConnection|NameResolution|name resolution|ConnectTimeout|Network is unreachable")
+
+# Run inside the environment: one line for each pin that is not met.
+COMPARE = """
+import importlib.metadata, json, re, sys
+plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+found = {plain(d.metadata["Name"]): d.version for d in importlib.metadata.distributions()}
+wrong = [f"ERROR: {name} is {found.get(plain(name))} where {version} is pinned"
+         for name, version in json.loads(sys.argv[1]).items()
+         if found.get(plain(name), "").partition("+")[0] != version]
+sys.exit("\\n".join(wrong))
+"""
 
 
 class Builder:
-    """Builds `spec`; `progress` is what the set-up prints meanwhile."""
+    """Builds the environment `spec`.
+
+    Attributes:
+        progress: what it is doing, for the line printed meanwhile.
+        error: what ended it, if anything did.
+    """
 
     def __init__(self, spec: Spec):
         self.spec = spec
@@ -35,6 +66,16 @@ class Builder:
         self.progress = "waiting"
         self.error: SetupError | None = None
         self._lock: IO[str] | None = None
+
+    @property
+    def python(self) -> Path:
+        """The environment's interpreter."""
+        return self.path / "bin" / "python"
+
+    @property
+    def site_packages(self) -> Path:
+        """Where its packages go."""
+        return self.path / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
 
     def run(self) -> None:
         """Build, keeping an error for whoever joins; meant as a thread's target."""
@@ -48,9 +89,14 @@ class Builder:
         except OSError as error:
             self.progress = "failed"
             self.error = SetupError(
-                f"the {self.spec.name} environment could not be written ({error}): see to it, "
-                "then run the same command again."
+                f"the {self.spec.name} environment could not be written ({error}): put that right, "
+                "then run the same command again, it continues where it stopped"
             )
+
+    def installed(self) -> int:
+        """How many packages are wholly in place."""
+        count = sum(1 for _ in self.site_packages.glob("*.dist-info/RECORD"))
+        return min(count, len(self.spec.pins))
 
     def _locked(self) -> IO[str]:
         """Hold the environment's lock file for as long as the returned file is open."""
@@ -59,7 +105,7 @@ class Builder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.progress = "another set-up is building it"
+            self.progress = "being built by another set-up, waiting for it"
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         return self._lock
 
@@ -74,32 +120,32 @@ class Builder:
 
         self._make_venv()
         self._drop_half_installed()
-        # The few source distributions are built against this setuptools rather than one downloaded for each.
+        # The few source distributions are built against this setuptools, not against one downloaded for each.
         self._pip(temporary, "--no-deps", f"setuptools=={spec.pins['setuptools']}")
         self._pip(temporary, "--no-deps", "--no-build-isolation", "-r", str(lock))
-        self._pip(temporary, "-c", str(lock), *(f"{name}=={spec.pins[name]}" for name in spec.resolved))
-        self._verify()
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not next(self.site_packages.glob("torch-*+cpu.dist-info"), None):
+            # A CUDA build needs its own nvidia-* packages, in the versions it names.
+            self._pip(temporary, "-c", str(lock), f"torch=={spec.pins['torch']}")
 
+        self.progress = "compiling"
+        # Not left to the first import: with PYTHONDONTWRITEBYTECODE set, every import would be a first one.
+        self._module("compileall", "-q", "-x", NOT_COMPILED, str(self.site_packages))
+        self.progress = "checking"
+        if self._call("-c", COMPARE, json.dumps(spec.pins)):
+            raise self._failure("comparing the packages with the lock file")
+        if self._call("-W", "ignore", "-c", spec.probe):
+            raise self._failure(f"`{spec.probe}`")
+
+        shutil.rmtree(temporary, ignore_errors=True)
         written = spec.marker.with_suffix(".new")
         with open(written, "w") as file:
-            json.dump({"name": spec.name, "python": sys.version, "built": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
+            json.dump({"python": sys.version, "built": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
             file.flush()
             os.fsync(file.fileno())
         written.rename(spec.marker)
 
-    @property
-    def python(self) -> Path:
-        """The environment's interpreter."""
-        return self.path / "bin" / "python"
-
-    @property
-    def site_packages(self) -> Path:
-        """Where its packages go."""
-        return self.path / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-
     def _make_venv(self) -> None:
-        if self.python.exists() and (self.site_packages / "pip").is_dir() and self._call("-m", "pip", "--version") == 0:
+        if self.python.exists() and self._call("-m", "pip", "--version") == 0:
             return
         self.progress = "creating"
         shutil.rmtree(self.path, ignore_errors=True)
@@ -121,70 +167,60 @@ class Builder:
 
     def _pip(self, temporary: Path, *arguments: str) -> None:
         """Run `pip install`, its output to the log, its state into `progress`."""
-        # Byte code is written when a module is first imported: most of these 5 GB never are.
-        command = [str(self.python), "-c", DIE_WITH_PARENT, str(os.getpid()), "install", "--no-compile"]
-        environment = {key: value for key, value in os.environ.items() if key not in UNWANTED}
-        environment |= {
+        settings = {
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_INPUT": "1",
-            "PIP_NO_COLOR": "1",
             "PIP_PROGRESS_BAR": "off",
             "TMPDIR": str(temporary),  # /tmp may be a small memory disk
         }
-        assert self._lock is not None
+        fetched, total = 0, len(self.spec.pins)
+        self.progress = "fetching"
+        process = self._start("pip", "install", "--no-compile", *arguments, settings=settings)
+        assert process.stdout is not None
         with open(self.log_path, "a") as log:
-            process = subprocess.Popen(
-                [*command, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                env=environment,
-                # pip holds the lock too: should it outlive the set-up, the next one waits for it.
-                pass_fds=(self._lock.fileno(),),
-            )
-            assert process.stdout is not None
-            fetched, total = 0, len(self.spec.pins)
             for line in process.stdout:
                 log.write(line)
                 log.flush()
                 if line.startswith(("Collecting ", "Requirement already satisfied: ")):
                     fetched += 1
-                    self.progress = f"fetched {min(fetched, total)} of {total} packages"
+                    self.progress = f"fetching, {fetched} of {total} packages"
                 elif line.startswith("Installing collected packages"):
                     self.progress = "installing"
         if process.wait():
             raise self._failure("pip install")
 
-    def installed(self) -> int:
-        """How many packages are wholly in place."""
-        return sum(1 for _ in self.site_packages.glob("*.dist-info/RECORD"))
+    def _module(self, *arguments: str) -> None:
+        """Run `python -m`, without caring for its exit status."""
+        process = self._start(*arguments)
+        with open(self.log_path, "a") as log:
+            log.write(process.communicate()[0])
 
-    def _verify(self) -> None:
-        """Compare what is installed with the pins, and import the heaviest of it."""
-        self.progress = "checking"
-        check = (
-            "import importlib.metadata as m, json, sys\n"
-            "pins = json.loads(sys.argv[1])\n"
-            "have = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in m.distributions()}\n"
-            "for name, version in pins.items():\n"
-            "    found = have.get(name.lower().replace('_', '-').replace('.', '-'))\n"
-            "    found = found or have.get(name.lower().replace('_', '-'))\n"
-            "    if not found or found.partition('+')[0] != version:\n"
-            "        sys.exit(f'ERROR: {name} is {found} where {version} is pinned')\n"
+    def _start(self, *arguments: str, settings: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+        """Start `python -m <arguments>` in the environment."""
+        assert self._lock is not None
+        return subprocess.Popen(
+            [str(self.python), "-c", RUN_MODULE, str(os.getpid()), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=self._environment() | (settings or {}),
+            # It holds the lock too: should it outlive the set-up, the next one waits for it.
+            pass_fds=(self._lock.fileno(),),
         )
-        if self._call("-c", check, json.dumps(self.spec.pins)):
-            raise self._failure("comparing the packages with the lock file")
-        if self._call("-c", self.spec.probe):
-            raise self._failure(f"`{self.spec.probe}`")
 
     def _call(self, *arguments: str) -> int:
-        environment = {key: value for key, value in os.environ.items() if key not in UNWANTED}
+        """Run the environment's Python, its output to the log; returns the exit status."""
         with open(self.log_path, "a") as log:
+            command = [str(self.python), *arguments]
             return subprocess.call(
-                [str(self.python), *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment()
             )
+
+    @staticmethod
+    def _environment() -> dict[str, str]:
+        return {key: value for key, value in os.environ.items() if key not in UNWANTED}
 
     def _failure(self, step: str) -> SetupError:
         """The sentence for a failed step, with the decisive line of the log."""
@@ -192,13 +228,16 @@ class Builder:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR:") or "Error: " in line]
         reason = (errors or lines or ["no output"])[-1].removeprefix("ERROR: ").rstrip(".")
+        advice = "see the log"
         if "No space left" in text:
-            reason, advice = "the disk is full", "make room (REASONGRM_ENVS moves the environments elsewhere)"
+            reason, advice = (
+                "the disk is full",
+                "make room, or set REASONGRM_ENVS to a folder on another disk",
+            )
         elif NO_NETWORK.search(text):
-            reason, advice = "the package index cannot be reached", "see to the network or to pip's index settings"
-        else:
-            advice = "see the log"
+            reason = "the package index cannot be reached"
+            advice = "see to the network or to pip's index settings"
         return SetupError(
-            f"{step} failed for the {self.spec.name} environment ({reason}): {advice}, then run the same command "
-            f"again, it continues where it stopped; log: {self.log_path}"
+            f"{step} failed for the {self.spec.name} environment ({reason}): {advice}, then run the same "
+            f"command again, it continues where it stopped; log: {self.log_path}"
         )

@@ -5,15 +5,16 @@ import json
 import os
 import shlex
 import shutil
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 from .spec import CHECKOUT, Spec
 
 ENVS = CHECKOUT / ".envs"
 STATE = ENVS / "state.json"
 
-# A plain `#!` line cannot hold an interpreter's path with a space in it, hence a file that both sh and Python read.
+# A `#!` line cannot hold an interpreter's path with a space in it: hence a file that sh and Python read.
 LAUNCHER = """#!/bin/sh
 '''exec' {python} "$0" "$@"
 ' '''
@@ -26,8 +27,8 @@ from reasongrm_nemo.cli import main
 sys.exit(main())
 """
 
-# First this checkout, then the shared packages with whatever their own .pth files ask for. The two conditions:
-# Python reads the .pth files of a virtual environment twice.
+# First this checkout, then the shared packages with whatever their own .pth files ask for. The conditions are
+# there because Python reads the .pth files of a virtual environment twice.
 PATH_FILE = (
     "import sys, site; {checkout!a} in sys.path or sys.path.append({checkout!a}); "
     "{shared!a} in sys.path or site.addsitedir({shared!a})\n"

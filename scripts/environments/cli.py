@@ -12,7 +12,7 @@ from . import checkout
 from .build import Builder
 from .spec import CHECKOUT, NAMES, SetupError, Spec, accelerator, envs_root, load_spec
 
-# Finished environments plus what pip unpacks on the way, in GiB (measured on CPU; the CUDA figure is arithmetic).
+# The finished environments and what pip unpacks on the way, in GiB (CPU: measured; CUDA: arithmetic).
 DISK_GIB = {"cpu": 8, "gpu": 25}
 PROGRESS_EVERY_S = 10.0
 
@@ -24,23 +24,25 @@ def check_machine() -> None:
         SetupError: with what is missing.
     """
     if not sys.platform.startswith("linux"):
-        raise SetupError("only Linux is supported (vLLM, NeMo): use a Linux machine, a container or WSL.")
+        raise SetupError("only Linux is supported (vLLM, NeMo): use a Linux machine, a container or WSL")
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
-        raise SetupError("this Python has no venv module: install python3.11-venv (Debian, Ubuntu).")
+        raise SetupError("this Python has no venv module: install python3.11-venv (Debian, Ubuntu)")
     if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
-        raise SetupError("no C compiler: install gcc and g++ (torch and NeMo compile small helpers).")
+        raise SetupError("no C compiler: install gcc and g++ (torch and NeMo compile small helpers)")
     root = envs_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
         (root / ".writable").touch()
         (root / ".writable").unlink()
     except OSError as error:
-        raise SetupError(f"{root} cannot be written ({error}): set REASONGRM_ENVS to a folder that can.") from None
+        raise SetupError(
+            f"{root} cannot be written ({error}): set REASONGRM_ENVS to a folder that can"
+        ) from None
     free, needed = shutil.disk_usage(root).free / 2**30, DISK_GIB[accelerator()]
     if free < needed:
         raise SetupError(
-            f"{root} has {free:.1f} GiB free and the environments need {needed}: make room, or set REASONGRM_ENVS "
-            "to a folder on another disk."
+            f"{root} has {free:.1f} GiB free and the environments need {needed}: make room, or set "
+            "REASONGRM_ENVS to a folder on another disk"
         )
 
 
@@ -55,7 +57,10 @@ def build(specs: list[Spec]) -> None:
     builders = [Builder(spec) for spec in specs]
     threads = [threading.Thread(target=builder.run, daemon=True) for builder in builders]
     names = " and ".join(spec.name for spec in specs)
-    print(f"Building the {names} environment{'s' * (len(specs) > 1)} in {envs_root()} (once, some minutes)", flush=True)
+    print(
+        f"Building the {names} environment{'s' * (len(specs) > 1)} in {envs_root()} (once, some minutes)",
+        flush=True,
+    )
     started = printed = time.monotonic()
     for thread in threads:
         thread.start()
@@ -63,10 +68,13 @@ def build(specs: list[Spec]) -> None:
     while any(thread.is_alive() for thread in threads):
         time.sleep(0.2)
         now = time.monotonic()
-        phases = {builder.spec.name: builder.progress.split()[0] for builder in builders}
+        phases = {builder.spec.name: builder.progress.partition(",")[0] for builder in builders}
         if now - printed >= PROGRESS_EVERY_S or phases != said:
             said, printed = phases, now
-            print(f"  {now - started:4.0f} s  " + "; ".join(_describe(builder) for builder in builders), flush=True)
+            print(
+                f"  {now - started:4.0f} s  " + "; ".join(_describe(builder) for builder in builders),
+                flush=True,
+            )
     for builder in builders:
         if builder.error:
             raise builder.error
@@ -76,7 +84,7 @@ def build(specs: list[Spec]) -> None:
 def _describe(builder: Builder) -> str:
     text = builder.progress
     if text == "installing":
-        text = f"installed {builder.installed()} of {len(builder.spec.pins)} packages"
+        text = f"installing, {builder.installed()} of {len(builder.spec.pins)} packages"
     return f"{builder.spec.name}: {text}"
 
 
@@ -91,8 +99,12 @@ def prune(specs: list[Spec]) -> None:
 
 def main() -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="setup_env.py", description="Build the two environments of this project.")
-    parser.add_argument("--prune", action="store_true", help="remove environments of other lock files, then stop")
+    parser = argparse.ArgumentParser(
+        prog="setup_env.py", description="Build the two environments of this project."
+    )
+    parser.add_argument(
+        "--prune", action="store_true", help="remove environments of other lock files, then stop"
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing when there is nothing to do")
     arguments = parser.parse_args()
     try:
@@ -106,13 +118,15 @@ def main() -> int:
             build(missing)
         if missing or not checkout.is_current(specs):
             checkout.tie(specs)
-            print(f"Ready: {CHECKOUT / '.envs' / 'bin' / 'reasongrm'} (or `. .envs/env.sh`, then `reasongrm`)")
+            print(
+                f"Ready: {CHECKOUT / '.envs' / 'bin' / 'reasongrm'} (or `. .envs/env.sh`, then `reasongrm`)"
+            )
         elif not arguments.quiet:
             print("Environments are ready.")
     except SetupError as error:
         print(f"set-up: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("set-up: interrupted; the same command continues where it stopped.", file=sys.stderr)
+        print("set-up: interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
     return 0

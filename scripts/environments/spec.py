@@ -28,25 +28,22 @@ def accelerator() -> str:
     """`cpu` or `gpu`, as asked for by REASONGRM_ACCELERATOR."""
     value = os.environ.get("REASONGRM_ACCELERATOR") or "cpu"
     if value not in ("cpu", "gpu"):
-        raise SetupError(f"REASONGRM_ACCELERATOR is {value!r}: say cpu or gpu.")
+        raise SetupError(f"REASONGRM_ACCELERATOR is {value!r}: say cpu or gpu")
     return value
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One environment: its pins, and the few of them that are installed with their dependencies.
+    """One environment.
 
     Attributes:
         name: `trainer` or `rollout`.
         pins: distribution name to version, in the order of the lock files.
-        resolved: names among the pins that pip installs with dependencies, under the pins as constraints.
-            torch's CUDA build brings its own nvidia-* packages this way, its CPU build brings nothing.
         probe: a statement that must run in the finished environment.
     """
 
     name: str
     pins: dict[str, str]
-    resolved: tuple[str, ...]
     probe: str
 
     @property
@@ -81,7 +78,7 @@ def read_lock(name: str) -> dict[str, str]:
             continue
         distribution, separator, version = line.partition("==")
         if not separator or not version:
-            raise SetupError(f"{path}:{number}: {line!r} is no exact pin; write distribution==version.")
+            raise SetupError(f"{path}:{number}: {line!r} is no exact pin; write distribution==version")
         pins[distribution] = version
     return pins
 
@@ -90,7 +87,6 @@ def load_spec(name: str) -> Spec:
     """The environment `name` for this machine's accelerator."""
     if name == "trainer":
         pins = read_lock("trainer") | read_lock("dev")
-        return Spec(name, pins, ("torch",), "import torch, megatron.core, nemo, nemo_aligner")
-    kind = accelerator()
-    pins = read_lock("rollout") | read_lock(f"rollout-{kind}")
-    return Spec(name, pins, ("torch",) if kind == "cpu" else ("torch", "vllm"), "import torch, vllm")
+        return Spec(name, pins, "import torch, megatron.core, nemo, nemo_aligner")
+    pins = read_lock("rollout") | read_lock(f"rollout-{accelerator()}")
+    return Spec(name, pins, "import torch, vllm.entrypoints.openai.api_server")

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything starts with `setup`, which takes no time when there is nothing to do. Paths are relative:
+# make runs in this folder (use `make -C`), and the folder's own name may hold spaces.
+
+PYTHON ?= python3
+ARGS ?=
+
+# .envs/env.sh is written by `setup`: the two interpreters, and `reasongrm` on the path.
+IN_ENVS = . ./.envs/env.sh &&
+
+.PHONY: help demo smollm2 reasongrm test test-unit lint format setup clean clean-envs
+
+help:
+	@echo 'make demo        the whole method on the tiny model, CPU, from nothing to a scored ReasonGRM'
+	@echo 'make test        lint, types, and the tests: unit, parallel, stages'
+	@echo 'make test-unit   the unit tests alone, seconds'
+	@echo 'make lint        ruff and mypy'
+	@echo 'make format      ruff, changing files'
+	@echo 'make smollm2     the method on SmolLM2-135M, CPU, long'
+	@echo 'make reasongrm ARGS="plan recipes/tiny/1_grpo_zero.yaml"'
+	@echo 'make setup       the two environments (REASONGRM_ENVS: where; REASONGRM_ACCELERATOR=gpu: CUDA)'
+	@echo 'make clean       what runs, tests and builds left here; make clean-envs: outdated environments'
+
+setup:
+	@command -v "$(PYTHON)" >/dev/null || { echo 'set-up: no $(PYTHON): install python3.11, or say PYTHON=/path/to/python3.11' >&2; exit 2; }
+	@"$(PYTHON)" scripts/setup_env.py --quiet
+
+demo: setup
+	@$(IN_ENVS) reasongrm pipeline recipes/tiny $(ARGS)
+
+smollm2: setup
+	@$(IN_ENVS) reasongrm pipeline recipes/smollm2 $(ARGS)
+
+reasongrm: setup
+	@$(IN_ENVS) reasongrm $(ARGS)
+
+test: lint
+	@$(IN_ENVS) "$$TRAINER_PYTHON" -m pytest $(ARGS)
+
+test-unit: setup
+	@$(IN_ENVS) "$$TRAINER_PYTHON" -m pytest tests/unit $(ARGS)
+
+lint: setup
+	@$(IN_ENVS) "$$TRAINER_PYTHON" -m ruff check .
+	@$(IN_ENVS) "$$TRAINER_PYTHON" -m ruff format --check .
+	@$(IN_ENVS) "$$TRAINER_PYTHON" -m mypy
+
+format: setup
+	@$(IN_ENVS) "$$TRAINER_PYTHON" -m ruff check --fix-only .
+	@$(IN_ENVS) "$$TRAINER_PYTHON" -m ruff format .
+
+clean:
+	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .envs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-envs:
+	@"$(PYTHON)" scripts/setup_env.py --prune

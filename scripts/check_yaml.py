@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check that YAML files parse and say no key twice: python scripts/check_yaml.py FILE..."""
+
+import sys
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader to which a repeated key is an error; plain YAML keeps the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Build a mapping.
+
+        Raises:
+            yaml.constructor.ConstructorError: on a key that the mapping has already.
+        """
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def main(paths: list[str]) -> int:
+    """Check each file; returns the number of bad ones."""
+    bad = 0
+    for path in paths:
+        try:
+            with open(path, encoding="utf-8") as file:
+                list(yaml.load_all(file, Loader=UniqueKeyLoader))  # noqa: S506 (derived from SafeLoader)
+        except yaml.YAMLError as error:
+            print(f"{path}: {error}")
+            bad += 1
+    return bad
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

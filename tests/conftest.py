@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share. Imports neither torch nor NeMo nor vLLM: the unit tests of the pure row need none."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch: several ranks and a server share the machine, each alone would take every core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test may reach for the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test the marker of its folder: unit, parallel, stages, slurm."""
+    for item in items:
+        if item.path.is_relative_to(TESTS):
+            item.add_marker(item.path.relative_to(TESTS).parts[0])
+
+
+@pytest.fixture(scope="session")
+def rollout_python() -> Path:
+    """The rollout environment's interpreter; a missing one is an error, never a skip."""
+    value = os.environ.get("REASONGRM_ROLLOUT_PYTHON")
+    if not value or not Path(value).is_file():
+        pytest.fail(
+            f"REASONGRM_ROLLOUT_PYTHON is {value or 'not set'}: run `make setup`, then `. .envs/env.sh` "
+            "(make test does both)"
+        )
+    return Path(value)
