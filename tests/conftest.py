@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# Before anything imports torch: several ranks and a server share the machine, each alone would take every core.
+# Before anything imports torch: several ranks and a server share the machine, each would take every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test may reach for the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -47,7 +47,7 @@ found = {plain(d.metadata["Name"]): d.version for d in importlib.metadata.distri
 wrong = [f"ERROR: {name} is {found.get(plain(name))} where {version} is pinned"
          for name, version in json.loads(sys.argv[1]).items()
          if found.get(plain(name), "").partition("+")[0] != version]
-sys.exit("\\n".join(wrong))
+sys.exit("\\n".join(wrong) or 0)
 """
 
 
@@ -129,7 +129,7 @@ class Builder:
 
         self.progress = "compiling"
         # Not left to the first import: with PYTHONDONTWRITEBYTECODE set, every import would be a first one.
-        self._module("compileall", "-q", "-x", NOT_COMPILED, str(self.site_packages))
+        self._module("compileall", "-qq", "-x", NOT_COMPILED, str(self.site_packages))
         self.progress = "checking"
         if self._call("-c", COMPARE, json.dumps(spec.pins)):
             raise self._failure("comparing the packages with the lock file")
