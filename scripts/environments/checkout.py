@@ -52,7 +52,7 @@ def wanted_state(specs: list[Spec]) -> dict[str, str]:
 def is_current(specs: list[Spec]) -> bool:
     """Whether .envs/ belongs to this checkout, these environments and this pyproject.toml."""
     try:
-        return json.loads(STATE.read_text(encoding="utf-8")) == wanted_state(specs)
+        return bool(json.loads(STATE.read_text(encoding="utf-8")) == wanted_state(specs))
     except (OSError, ValueError):
         return False
 
