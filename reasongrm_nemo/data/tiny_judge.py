@@ -176,7 +176,7 @@ class Habits:
 
 
 CLEAN = Habits({"concise": 1.0}, slip=0.0, bad_format=0.0)
-BASE = Habits({"concise": 0.22, "shallow": 0.42, "skip": 0.12, "meander": 0.24}, slip=0.06, bad_format=0.03)
+BASE = Habits({"concise": 0.22, "shallow": 0.42, "skip": 0.12, "meander": 0.24}, slip=0.12, bad_format=0.03)
 
 
 def trace(rng: random.Random, question: Question, label: Side, habits: Habits = BASE) -> tuple[str, Style]:
