@@ -108,4 +108,4 @@ def test_no_recipe_names_a_path_of_one_machine():
 
 
 def test_the_root_is_the_checkout_s():
-    assert ROOT == Path(__file__).resolve().parents[2] / "recipes"
+    assert Path(__file__).resolve().parents[2] / "recipes" == ROOT

@@ -1,0 +1,435 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An artefact's life: whole or not at all, resumed after a kill, stale when what it is made of changes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from reasongrm_nemo.config import load_recipe
+from reasongrm_nemo.errors import StageFailed, UserError
+from reasongrm_nemo.files import RunsLock, disk_full, readable_bytes, write_json
+from reasongrm_nemo.manifest import Artefact, HashCache, content_hash, identity, stage_key, what_changed
+from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.stages import filter as filter_stage
+from reasongrm_nemo.stages.context import run_stage
+
+RECIPE = """
+defaults: [base/filter]
+inputs: {paths: %s/paths.jsonl, tasks: %s/tasks.jsonl}
+runs_dir: %s/runs
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "3_filter.yaml"
+    path.write_text(RECIPE % (tmp_path, tmp_path, tmp_path), encoding="utf-8")
+    (tmp_path / "paths.jsonl").write_text("paths\n")
+    (tmp_path / "tasks.jsonl").write_text("tasks\n")
+    return path
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    """A stage that copies its inputs, counts its calls, and does what the test says."""
+
+    def run(ctx):
+        run.calls += 1
+        run.resumed = ctx.resumed
+        text = ctx.inputs["paths"].read_text() + ctx.inputs["tasks"].read_text()
+        (ctx.work / "out.txt").write_text(text)
+        (ctx.work / "deep").mkdir(exist_ok=True)
+        (ctx.work / "deep" / "more.txt").write_text("more")
+        ctx.drop("odd", 3)
+        ctx.drop("none", 0)
+        run.also(ctx)
+        return {"lines": 2}
+
+    run.calls, run.also, run.resumed = 0, lambda ctx: None, None
+    monkeypatch.setattr(filter_stage, "run", run)
+    return run
+
+
+def go(recipe, *overrides):
+    return run_stage(load_recipe(recipe, overrides), Console(quiet=True), pool=None)
+
+
+def test_a_finished_artefact_has_its_files_and_a_full_manifest(recipe, stage, tmp_path):
+    outcome = go(recipe)
+    assert outcome.path == tmp_path / "runs" / "3_filter"
+    assert (outcome.path / "out.txt").read_text() == "paths\ntasks\n"
+    assert not (tmp_path / "runs" / ".partial" / "3_filter").exists()
+    manifest = json.loads((outcome.path / "manifest.json").read_text())
+    assert manifest["recipe"]["filter"]["strategy"] == "r_star"
+    assert manifest["result"] == {"lines": 2}
+    assert manifest["drops"] == {"odd": 3}
+    assert manifest["seed"] == 1 and manifest["code"]["version"]
+    assert manifest["packages"]["omegaconf"]
+    assert set(manifest["outputs"]) == {"out.txt", "deep/more.txt"}
+    assert set(manifest["inputs"]) == {"paths", "tasks"}
+    assert all(len(item["sha256"]) == 64 for item in manifest["inputs"].values())
+    assert manifest["timings"]["seconds"] >= 0 and len(manifest["timings"]["sessions"]) == 1
+
+
+def test_done_and_unchanged_is_not_done_again(recipe, stage):
+    assert not go(recipe).skipped
+    assert go(recipe).skipped
+    assert stage.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "again"),
+    [
+        ("filter.strategy=shortest", True),
+        ("seed=2", True),
+        ("filter.strategy=r_star", False),
+        ("rollout.port=8123", False),
+        ("cluster.threads_per_rank=7", False),
+        ("rollout.max_num_seqs=3", False),
+        ("rollout.temperature=0.5", False),  # the filter rolls nothing out
+    ],
+)
+def test_what_changes_a_stage_makes_it_stale(recipe, stage, override, again):
+    go(recipe)
+    go(recipe, override)
+    assert stage.calls == (2 if again else 1)
+
+
+def test_a_changed_input_makes_it_stale_and_an_equal_one_does_not(recipe, stage, tmp_path):
+    go(recipe)
+    (tmp_path / "paths.jsonl").write_text("paths\n")  # written anew, the same contents
+    assert go(recipe).skipped
+    (tmp_path / "paths.jsonl").write_text("other\n")
+    assert not go(recipe).skipped
+    assert (tmp_path / "runs" / ".stale" / "3_filter" / "out.txt").read_text() == "paths\ntasks\n"
+    assert (tmp_path / "runs" / "3_filter" / "out.txt").read_text() == "other\ntasks\n"
+
+
+def test_the_old_artefact_stands_until_the_new_one_is_whole(recipe, stage, tmp_path):
+    go(recipe)
+
+    def fail(ctx):
+        raise UserError("no")
+
+    stage.also = fail
+    with pytest.raises(UserError, match="^no$"):
+        go(recipe, "seed=2")
+    assert (tmp_path / "runs" / "3_filter" / "manifest.json").exists()
+    stage.also = lambda ctx: None
+    assert go(recipe).skipped  # back to the first recipe: nothing was lost
+
+
+def test_a_lost_or_short_output_is_noticed(recipe, stage, tmp_path):
+    go(recipe)
+    (tmp_path / "runs" / "3_filter" / "deep" / "more.txt").write_text("mo")
+    assert not go(recipe).skipped
+    (tmp_path / "runs" / "3_filter" / "out.txt").unlink()
+    assert not go(recipe).skipped
+    assert stage.calls == 3
+
+
+def test_a_failed_stage_keeps_its_partial_and_is_resumed(recipe, stage, tmp_path):
+    def fail(ctx):
+        (ctx.work / "half.txt").write_text("half")
+        raise StageFailed("the lights went out")
+
+    stage.also = fail
+    with pytest.raises(StageFailed):
+        go(recipe)
+    assert not (tmp_path / "runs" / "3_filter").exists()
+    assert stage.resumed is False
+    stage.also = lambda ctx: (ctx.work / "whole.txt").write_text((ctx.work / "half.txt").read_text())
+    outcome = go(recipe)
+    assert stage.resumed is True
+    assert (outcome.path / "whole.txt").read_text() == "half"
+    assert len(outcome.manifest["timings"]["sessions"]) == 2
+
+
+def test_a_partial_of_another_recipe_is_discarded(recipe, stage, capsys):
+    def fail(ctx):
+        (ctx.work / "half.txt").write_text("half")
+        raise StageFailed("the lights went out")
+
+    stage.also = fail
+    with pytest.raises(StageFailed):
+        go(recipe)
+    stage.also = lambda ctx: None
+    outcome = run_stage(load_recipe(recipe, ["seed=9"]), Console(plain=True), pool=None)
+    assert stage.resumed is False
+    assert not (outcome.path / "half.txt").exists()
+    assert "is discarded (seed 1 → 9)" in capsys.readouterr().err
+
+
+def test_a_partial_without_its_note_is_discarded(recipe, stage, tmp_path):
+    work = tmp_path / "runs" / ".partial" / "3_filter"
+    work.mkdir(parents=True)
+    (work / "junk").write_text("junk")
+    assert not (go(recipe).path / "junk").exists()
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(recipe, stage, tmp_path):
+    folder = tmp_path / "runs" / "3_filter"
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="has no manifest.json, so it is not ours to replace"):
+        go(recipe)
+    assert (folder / "thesis.tex").exists()
+
+
+def test_missing_inputs_name_their_key(recipe, stage, tmp_path):
+    (tmp_path / "tasks.jsonl").unlink()
+    with pytest.raises(UserError, match=r"^inputs.tasks: .*tasks.jsonl does not exist"):
+        go(recipe)
+    assert stage.calls == 0
+
+
+def test_a_missing_checkpoint_names_its_key(tmp_path):
+    path = tmp_path / "2_generate.yaml"
+    path.write_text(
+        "defaults: [base/generate, model/tiny, cluster/cpu]\n"
+        f"runs_dir: {tmp_path}/runs\ninputs: {{tasks: {tmp_path}/tasks.jsonl}}\n"
+    )
+    (tmp_path / "tasks.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"^model.hf_path: .*/nowhere does not exist"):
+        go(path, f"model.hf_path={tmp_path}/nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"^model.hf_path: .*/empty holds no config.json"):
+        go(path, f"model.hf_path={tmp_path}/empty")
+    config = {"model_type": "llama", "num_attention_heads": 9, "num_hidden_layers": 30}
+    write_json(tmp_path / "empty" / "config.json", config)
+    with pytest.raises(UserError, match=r"^model.architecture is qwen2, but .*config.json says llama"):
+        go(path, f"model.hf_path={tmp_path}/empty")
+    words = [f"model.hf_path={tmp_path}/empty", "model.architecture=llama", "cluster.devices_per_node=2"]
+    with pytest.raises(
+        UserError, match="^cluster.tensor_parallel is 2, which does not divide num_attention_heads 9"
+    ):
+        go(path, *words, "cluster.tensor_parallel=2")
+    config["max_position_embeddings"] = 128
+    write_json(tmp_path / "empty" / "config.json", config)
+    with pytest.raises(UserError, match="^model.max_model_len is 320, past max_position_embeddings 128"):
+        go(path, *words)
+
+
+# -- a full disk -----------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_one_sentence_and_the_partial_is_resumed(recipe, stage, tmp_path):
+    def fill(ctx):
+        (ctx.work / "half.txt").write_text("half")
+        with open("/dev/full", "w") as out:  # the kernel's own ENOSPC
+            out.write("x")
+
+    stage.also = fill
+    with pytest.raises(StageFailed) as caught:
+        go(recipe)
+    message = str(caught.value)
+    assert "no space left" in message and "free)" in message
+    assert str(tmp_path / "runs" / ".partial" / "3_filter") in message and "\n" not in message
+    stage.also = lambda ctx: None
+    assert (go(recipe).path / "half.txt").exists()
+
+
+def test_a_full_disk_behind_another_error_is_found_too(tmp_path):
+    try:
+        try:
+            raise OSError(28, "No space left on device", "/data/x")
+        except OSError as cause:
+            raise RuntimeError("a rank ended") from cause
+    except RuntimeError as error:
+        assert "/data/x" in str(disk_full(error, tmp_path / "not" / "there"))
+    assert disk_full(RuntimeError("something else"), tmp_path) is None
+
+
+def test_a_full_disk_that_only_a_child_process_met(recipe, stage, monkeypatch):
+    def fail(ctx):
+        raise StageFailed("the trainer ended with status 1")
+
+    stage.also = fail
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 4096))
+    with pytest.raises(StageFailed, match=r"no space left .* \(4.0 KiB free\)"):
+        go(recipe)
+
+
+def test_readable_bytes():
+    assert [readable_bytes(n) for n in (0, 1023, 1536, 3 << 20, 5 << 40)] == [
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "3.0 MiB",
+        "5.0 TiB",
+    ]
+
+
+# -- hashes ----------------------------------------------------------------------------------------------
+
+
+def test_hashes_are_cached_by_size_and_time(tmp_path, monkeypatch):
+    file = tmp_path / "a" / "big.bin"
+    file.parent.mkdir()
+    file.write_bytes(b"x" * 3_000_000)
+    cache = HashCache()
+    first = cache.file(file)
+    monkeypatch.setattr(Path, "open", None)  # nothing may be read again
+    assert cache.file(file) == first
+    monkeypatch.undo()
+    os.utime(file, (1, 1))
+    assert cache.file(file)["sha256"] == first["sha256"]
+    file.write_bytes(b"y" * 3_000_000)
+    assert cache.file(file)["sha256"] != first["sha256"]
+
+
+def test_big_inputs_are_read_once_over_all_runs(recipe, stage, tmp_path, monkeypatch):
+    go(recipe)
+    read = []
+    real = HashCache.file
+
+    def spy(self, path):
+        before = dict(self._known)
+        entry = real(self, path)
+        if self._known != before:
+            read.append(path.name)
+        return entry
+
+    monkeypatch.setattr(HashCache, "file", spy)
+    go(recipe)
+    assert read == []
+
+
+def test_a_tree_s_hash_depends_on_names_and_contents_alone(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / "f").write_text("1")
+    cache = HashCache()
+    one, two = cache.tree(tmp_path / "one"), cache.tree(tmp_path / "two")
+    assert content_hash(one) == content_hash(two)
+    (tmp_path / "two" / "sub" / "f").rename(tmp_path / "two" / "f")
+    assert content_hash(cache.tree(tmp_path / "two")) != content_hash(one)
+
+
+def test_identity_and_reasons(recipe):
+    old = identity(load_recipe(recipe), {"paths": {"sha256": "a"}})
+    new = identity(load_recipe(recipe, ["seed=4"]), {"paths": {"sha256": "b"}})
+    assert stage_key(old) != stage_key(new) and stage_key(old) == stage_key(dict(reversed(list(old.items()))))
+    assert what_changed(old, new) == "input paths changed, seed 1 → 4"
+
+
+# -- kills -----------------------------------------------------------------------------------------------
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from reasongrm_nemo.config import load_recipe
+from reasongrm_nemo.data.jsonl import JsonlAppender
+from reasongrm_nemo.data import HardTask, JudgeTask, read_tasks, write_jsonl
+from reasongrm_nemo.files import RunsLock
+from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.stages import filter as stage
+from reasongrm_nemo.stages.context import run_stage
+
+def run(ctx):
+    path = ctx.work / "out.jsonl"
+    with JsonlAppender(path) as out:
+        done = sum(1 for _ in read_tasks(path))
+        for i in range(done, 60):
+            message = [{"role": "user", "content": "x" * 500}]
+            out.append([JudgeTask(str(i), "p", "s", message, "A", "chosen_first")])
+            time.sleep(0.002)
+    return {"n": 60}
+
+stage.run = run
+cfg = load_recipe(sys.argv[1])
+print("ready", flush=True)
+with RunsLock(Path(cfg.runs_dir)):
+    run_stage(cfg, Console(quiet=True), pool=None)
+"""
+
+
+ENVIRONMENT = dict(os.environ) | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_artefact(recipe, tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(textwrap.dedent(WORKER))
+    runs, rng, kills = tmp_path / "runs", random.Random(0), 0
+    for _ in range(60):
+        process = subprocess.Popen([sys.executable, script, recipe], stdout=subprocess.PIPE, env=ENVIRONMENT)
+        process.stdout.readline()
+        time.sleep(rng.uniform(0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        kills += process.returncode == -signal.SIGKILL
+        final = runs / "3_filter"
+        if final.exists():  # whole, or not there
+            assert json.loads((final / "manifest.json").read_text())["outputs"]["out.jsonl"]["size"] > 0
+            break
+    assert kills >= 2
+    subprocess.run([sys.executable, script, recipe], check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    ids = [json.loads(line)["id"] for line in (final / "out.jsonl").read_text().splitlines()]
+    assert ids == [str(i) for i in range(60)]
+
+
+@pytest.mark.parametrize("moment", ["synced", "described", "old moved"])
+def test_killed_while_taking_its_place(recipe, stage, monkeypatch, tmp_path, moment):
+    """A kill between the steps of `finish` leaves nothing lost: the next run puts the whole partial in place."""
+    go(recipe)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*args):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if moment == "synced":
+            patch.setattr("reasongrm_nemo.manifest.sync_tree", kill)
+        elif moment == "described":
+            patch.setattr(Artefact, "_place", kill)
+        else:
+            real = os.rename
+            # the second rename of the placing: the old artefact is stale already, the new one not yet there
+            patch.setattr(os, "rename", lambda a, b: kill() if ".partial" in str(a) else real(a, b))
+        with pytest.raises(Killed):
+            go(recipe, "seed=2")
+    calls = stage.calls
+    outcome = go(recipe, "seed=2")
+    assert outcome.manifest["seed"] == 2
+    assert stage.calls == calls + (moment == "synced")
+    assert (tmp_path / "runs" / ".stale" / "3_filter" / "manifest.json").exists()
+
+
+# -- the lock --------------------------------------------------------------------------------------------
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with RunsLock(tmp_path / "runs"):
+        with pytest.raises(UserError, match=rf"in use by another run \(process {os.getpid()} on "):
+            RunsLock(tmp_path / "runs").__enter__()
+    with RunsLock(tmp_path / "runs"):
+        pass
+
+
+def test_a_killed_owner_frees_the_lock(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from reasongrm_nemo.files import RunsLock\n"
+        f"with RunsLock(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=ENVIRONMENT)
+    process.stdout.readline()
+    with pytest.raises(UserError, match=f"process {process.pid} "):
+        RunsLock(tmp_path).__enter__()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with RunsLock(tmp_path):
+        pass
