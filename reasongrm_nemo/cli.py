@@ -126,6 +126,22 @@ def pipeline(
 
 
 @main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@_JSON
+def plan(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check RECIPE and print every key with its value and where that comes from; nothing runs."""
+    from omegaconf import OmegaConf
+
+    from reasongrm_nemo.config import load_with_origins
+    from reasongrm_nemo.report.summary import resolved_recipe
+
+    cfg, origins = load_with_origins(recipe, overrides)
+    resolved: Any = OmegaConf.to_container(cfg)
+    _print(as_json, resolved, resolved_recipe(resolved, origins))
+
+
+@main.command()
 @click.argument("artefact", type=click.Path(path_type=Path))
 @_JSON
 def show(artefact: Path, as_json: bool) -> None:

@@ -72,6 +72,11 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
         UserError: a missing file, bad YAML, an unknown key, a wrong type, a required key without a value,
             or a check across fields; the sentence names the file and the key.
     """
+    return load_with_origins(path, overrides)[0]
+
+
+def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[DictConfig, dict[str, str]]:
+    """`load_recipe`, and for each dotted key the "file:line" (or "command line") that set its value last."""
     path = Path(path)
     sources = _gather(path, recipes_root(path))
     command_line = _command_line(overrides)
@@ -100,7 +105,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
     cfg = OmegaConf.create(resolved)
     checks.check_recipe(cfg, str(path), origin)
     OmegaConf.set_readonly(cfg, True)
-    return cfg
+    return cfg, origin
 
 
 def has_key(path: str | Path, key: str) -> bool:
@@ -205,7 +210,8 @@ def _gather(path: Path, root: Path, seen: tuple[Path, ...] = ()) -> list[_Source
     """The file's defaults, depth first, then the file itself."""
     if path.resolve() in seen:
         raise UserError(f"{path}: inherits itself through its defaults")
-    source = _read(path, str(path), path.parent.name == "base")
+    label = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    source = _read(path, str(label), path.parent.name == "base")
     defaults = source.data.pop("defaults", None) or []
     if not isinstance(defaults, list) or not all(isinstance(name, str) for name in defaults):
         raise UserError(f"{source.where('defaults')}: defaults is a list of recipe names such as [base/grpo]")

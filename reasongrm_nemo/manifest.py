@@ -147,7 +147,7 @@ def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """
     whole = OmegaConf.to_container(cfg)
     kept = {block: whole[block] for block in _RELEVANT[cfg.stage]}  # type: ignore[index,call-overload]
-    flat = {"stage": cfg.stage, "seed": cfg.seed} | _flatten(kept)
+    flat = {"stage": cfg.stage, "seed": cfg.seed} | flatten(kept)
     flat = {
         key: value
         for key, value in flat.items()
@@ -174,11 +174,12 @@ def what_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
 
-def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one of dotted keys; lists and empty mappings are values."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, dict) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json, readable_bytes
+from reasongrm_nemo.manifest import flatten
 from reasongrm_nemo.report.console import duration
 
 if TYPE_CHECKING:
@@ -188,6 +190,15 @@ def as_text(report: Mapping[str, Any]) -> str:
             model = str(Path(evaluation["runs_dir"]) / final["path"][1:])
             lines += [f"  {model}          the last model, a Hugging Face folder"]
         lines += ["  reasongrm pipeline DIR seed=2 runs_dir=runs/second          the same with other draws"]
+    return "\n".join(lines)
+
+
+def resolved_recipe(recipe: Mapping[str, Any], origins: Mapping[str, str]) -> str:
+    """Every dotted key of a recipe with its value, and behind it where that was set."""
+    lines = []
+    for key, value in flatten(recipe).items():
+        text = f"{key}: {json.dumps(value, ensure_ascii=False)}"
+        lines.append(f"{text:<58} # {origins[key]}" if key in origins else text)
     return "\n".join(lines)
 
 

@@ -120,7 +120,7 @@ def test_the_old_artefact_stands_until_the_new_one_is_whole(recipe, stage, tmp_p
         raise UserError("no")
 
     stage.also = fail
-    with pytest.raises(UserError, match="^no$"):
+    with pytest.raises(UserError, match=r"^no$"):
         go(recipe, "seed=2")
     assert (tmp_path / "runs" / "3_filter" / "manifest.json").exists()
     stage.also = lambda ctx: None
@@ -179,7 +179,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(recipe, stage, tmp_path):
     folder = tmp_path / "runs" / "3_filter"
     folder.mkdir(parents=True)
     (folder / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="has no manifest.json, so it is not ours to replace"):
+    with pytest.raises(UserError, match=r"has no manifest\.json, so it is not ours to replace"):
         go(recipe)
     assert (folder / "thesis.tex").exists()
 
@@ -209,12 +209,12 @@ def test_a_missing_checkpoint_names_its_key(tmp_path):
         go(path, f"model.hf_path={tmp_path}/empty")
     words = [f"model.hf_path={tmp_path}/empty", "model.architecture=llama", "cluster.devices_per_node=2"]
     with pytest.raises(
-        UserError, match="^cluster.tensor_parallel is 2, which does not divide num_attention_heads 9"
+        UserError, match=r"^cluster\.tensor_parallel is 2, which does not divide num_attention_heads 9"
     ):
         go(path, *words, "cluster.tensor_parallel=2")
     config["max_position_embeddings"] = 128
     write_json(tmp_path / "empty" / "config.json", config)
-    with pytest.raises(UserError, match="^model.max_model_len is 320, past max_position_embeddings 128"):
+    with pytest.raises(UserError, match=r"^model\.max_model_len is 320, past max_position_embeddings 128"):
         go(path, *words)
 
 
@@ -381,7 +381,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_artefact(recipe, tmp_path):
 
 @pytest.mark.parametrize("moment", ["synced", "described", "old moved"])
 def test_killed_while_taking_its_place(recipe, stage, monkeypatch, tmp_path, moment):
-    """A kill between the steps of `finish` leaves nothing lost: the next run puts the whole partial in place."""
+    """A kill between the steps of `finish` leaves nothing lost: the next run puts the partial in place."""
     go(recipe)
 
     class Killed(BaseException):
@@ -412,9 +412,9 @@ def test_killed_while_taking_its_place(recipe, stage, monkeypatch, tmp_path, mom
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
-    with RunsLock(tmp_path / "runs"):
-        with pytest.raises(UserError, match=rf"in use by another run \(process {os.getpid()} on "):
-            RunsLock(tmp_path / "runs").__enter__()
+    says = rf"in use by another run \(process {os.getpid()} on "
+    with RunsLock(tmp_path / "runs"), pytest.raises(UserError, match=says):
+        RunsLock(tmp_path / "runs").__enter__()
     with RunsLock(tmp_path / "runs"):
         pass
 

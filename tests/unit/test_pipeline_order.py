@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of recipes: order, ranges, overrides, staleness that spreads, one server for all."""
+
+import json
+from typing import ClassVar
+
+import pytest
+
+from reasongrm_nemo import pipeline
+from reasongrm_nemo.errors import StageFailed, UserError
+from reasongrm_nemo.files import RunsLock
+from reasongrm_nemo.pipeline import find_stage, recipe_files, run_pipeline
+from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.stages import filter as filter_stage
+from reasongrm_nemo.stages import mine as mine_stage
+from reasongrm_nemo.stages import prepare as prepare_stage
+
+PREPARE = "defaults: [base/prepare]\nprepare: {source: tiny_judge}\n"
+FILTER = 'defaults: [base/filter]\ninputs: {paths: "@0_prepare/out.txt", tasks: "@0_prepare/more.txt"}\n'
+MINE = """
+defaults: [base/mine, cluster/cpu]
+inputs: {tasks: "@3_filter/out.txt"}
+model: {hf_path: "@0_prepare/hf"}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    for name, text in (("0_prepare", PREPARE), ("3_filter", FILTER), ("10_mine", MINE)):
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    (folder / "notes.yaml").write_text("not a recipe", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """Three stand-in stages that write what they read; `ran` is the order in which they did."""
+    ran = []
+
+    def make(name):
+        def run(ctx):
+            ran.append(name)
+            read = [path.read_text() for key, path in sorted(ctx.inputs.items()) if path.is_file()]
+            (ctx.work / "out.txt").write_text(
+                f"{name} {run.says} {ctx.cfg.seed * run.seeded} {''.join(read)}"
+            )
+            (ctx.work / "more.txt").write_text("more")
+            (ctx.work / "hf").mkdir(exist_ok=True)
+            (ctx.work / "hf" / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+            if run.rolls_out:
+                ctx.rollouts()
+            if run.fails:
+                raise StageFailed("no further")
+
+        run.says, run.seeded, run.fails, run.rolls_out = "", 1, False, False
+        return run
+
+    runs = {"prepare": make("prepare"), "filter": make("filter"), "mine": make("mine")}
+    monkeypatch.setattr(prepare_stage, "run", runs["prepare"])
+    monkeypatch.setattr(filter_stage, "run", runs["filter"])
+    monkeypatch.setattr(mine_stage, "run", runs["mine"])
+    runs["ran"] = ran
+    return runs
+
+
+def go(folder, **options):
+    options.setdefault("console", Console(quiet=True))
+    return run_pipeline(folder, **options)
+
+
+def test_in_the_order_of_the_numbers_not_of_the_text(folder, stages):
+    outcomes = go(folder)
+    assert stages["ran"] == ["prepare", "filter", "mine"]
+    assert [outcome.name for outcome in outcomes] == ["0_prepare", "3_filter", "10_mine"]
+    assert outcomes[0].path.parts == ("runs", "demo", "0_prepare")
+
+
+def test_a_second_run_does_nothing(folder, stages):
+    go(folder)
+    assert all(outcome.skipped for outcome in go(folder))
+    assert len(stages["ran"]) == 3
+
+
+def test_what_changed_upstream_spreads_as_far_as_it_matters(folder, stages):
+    go(folder)
+    stages["ran"].clear()
+    stages["prepare"].says = "something else"
+    stages["filter"].says = "other"
+    go(folder, overrides=["0_prepare:prepare.both_orders=true"])
+    assert stages["ran"] == ["prepare", "filter", "mine"]
+
+
+def test_an_upstream_change_with_the_same_result_stops_there(folder, stages):
+    stages["prepare"].seeded = 0
+    go(folder)
+    stages["ran"].clear()
+    go(folder, overrides=["0_prepare:seed=5"])
+    assert stages["ran"] == ["prepare"]
+
+
+def test_a_range(folder, stages):
+    go(folder, last="3_filter")
+    assert stages["ran"] == ["prepare", "filter"]
+    go(folder, first="10")
+    assert stages["ran"] == ["prepare", "filter", "mine"]
+    with pytest.raises(UserError, match="--from 10 comes after --to filter"):
+        go(folder, first="10", last="filter")
+
+
+def test_a_range_whose_inputs_are_missing_says_so(folder, stages):
+    with pytest.raises(UserError, match=r"^inputs.paths: @0_prepare/out.txt .* run stage 0_prepare first"):
+        go(folder, first="filter")
+    assert stages["ran"] == []
+
+
+def test_stages_by_name_number_or_kind(folder):
+    files = recipe_files(folder)
+    assert [find_stage(files, word, "--from") for word in ("3_filter", "3", "filter", "10_mine")] == [
+        1,
+        1,
+        1,
+        2,
+    ]
+    with pytest.raises(UserError, match=r'--to "fliter" is not a stage .*did you mean "3_filter"'):
+        find_stage(files, "fliter", "--to")
+
+
+def test_a_failure_keeps_what_is_done_and_the_next_run_goes_on(folder, stages):
+    stages["filter"].fails = True
+    with pytest.raises(StageFailed, match=r"^no further$"):
+        go(folder)
+    stages["filter"].fails = False
+    outcomes = go(folder)
+    assert stages["ran"] == ["prepare", "filter", "filter", "mine"]
+    assert [outcome.skipped for outcome in outcomes] == [True, False, False]
+
+
+def test_every_recipe_is_checked_before_any_runs(folder, stages):
+    (folder / "11_bad.yaml").write_text("defaults: [base/filter]\nfliter: {}\n")
+    with pytest.raises(UserError, match='unknown key "fliter"'):
+        go(folder)
+    (folder / "11_bad.yaml").write_text(FILTER.replace("@0_prepare/out", "@2_generate/out"))
+    with pytest.raises(
+        UserError, match=r"11_bad.yaml: inputs.paths is @2_generate/out.txt, but no earlier recipe"
+    ):
+        go(folder)
+    (folder / "11_bad.yaml").write_text(FILTER + "name: 3_filter\n")
+    with pytest.raises(UserError, match="name 3_filter is used by two recipes"):
+        go(folder)
+    (folder / "11_bad.yaml").write_text(FILTER + "runs_dir: elsewhere\n")
+    with pytest.raises(UserError, match="share one runs_dir"):
+        go(folder)
+    (folder / "11_bad.yaml").rename(folder / "3_again.yaml")
+    with pytest.raises(UserError, match="have the same number"):
+        go(folder)
+    assert stages["ran"] == []
+
+
+def test_overrides_go_where_their_key_is_known(folder, stages):
+    outcomes = go(folder, overrides=["seed=4", "filter.compare_random=false", "3:seed=9"])
+    assert [outcome.manifest["seed"] for outcome in outcomes] == [4, 9, 4]
+    assert outcomes[1].manifest["recipe"]["filter"]["compare_random"] is False
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("grpo.stepz=3", 'unknown key "grpo.stepz"'),
+        ("sead=3", 'did you mean "seed"'),
+        ("seed", "not of the form key=value"),
+        ("4_sft:seed=3", 'override for "4_sft" is not a stage'),
+        ("3_filter:filter.stratgy=all", 'unknown key "filter.stratgy"'),
+    ],
+)
+def test_overrides_that_fit_nowhere(folder, stages, word, says):
+    with pytest.raises(UserError) as caught:
+        go(folder, overrides=[word])
+    assert says in str(caught.value)
+    assert stages["ran"] == []
+
+
+def test_folders_that_are_no_pipeline(folder, tmp_path):
+    with pytest.raises(UserError, match=r'demoo does not exist \(did you mean "demo"\?\)'):
+        recipe_files(tmp_path / "demoo")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no recipes named"):
+        recipe_files(tmp_path / "empty")
+
+
+def test_two_pipelines_do_not_collide(folder, stages, tmp_path):
+    with RunsLock(tmp_path / "runs" / "demo"), pytest.raises(UserError, match="in use by another run"):
+        go(folder)
+    assert stages["ran"] == []
+
+
+class FakePool:
+    """Counts instead of serving."""
+
+    made: ClassVar[list] = []
+
+    def __init__(self, log_dir, console):
+        self.asked, self.closed = [], False
+        FakePool.made.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.closed = True
+
+    def get(self, cfg, model_dir):
+        self.asked.append(model_dir.name)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_one_server_is_shared_started_when_needed_and_ended(folder, stages, monkeypatch, fails):
+    monkeypatch.setattr(pipeline, "RolloutPool", FakePool)
+    FakePool.made.clear()
+    stages["mine"].rolls_out, stages["mine"].fails = True, fails
+    if fails:
+        with pytest.raises(StageFailed):
+            go(folder)
+    else:
+        go(folder)
+    (pool,) = FakePool.made
+    assert pool.asked == ["hf"] and pool.closed
