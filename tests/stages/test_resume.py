@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run stopped after a step and resumed equals the unbroken run to the bit (fp32, one layout)."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reasongrm_nemo.config import load_recipe, resolve_path
+from reasongrm_nemo.data.jsonl import write_jsonl
+from reasongrm_nemo.data.records import JudgeTask, SftExample
+from reasongrm_nemo.rollout import RolloutServer, RolloutSettings
+from reasongrm_nemo.work_order import WorkOrder
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = "asset:tiny_judge"
+
+
+def train(module, order):
+    """One rank of a trainer, as the stage starts it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "--rdzv-backend=c10d"]
+    command += ["--rdzv-endpoint=127.0.0.1:0", "-m", module, str(order.write())]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+
+
+def order_for(recipe, overrides, work, inputs, server=None):
+    work.mkdir(exist_ok=True)
+    cfg = load_recipe(ROOT / "recipes" / recipe, overrides)
+    return WorkOrder(cfg, work, resolve_path(MODEL, work), inputs, server)
+
+
+def stopped_after(work, step, copy):
+    """What a kill right after the checkpoint of ``step`` leaves behind, rollouts included."""
+    shutil.copytree(work, copy)
+    shutil.rmtree(copy / "hf")
+    for checkpoint in (copy / "checkpoints").glob("step_*"):
+        if int(checkpoint.name.removeprefix("step_")) > step:
+            shutil.rmtree(checkpoint)
+    assert (copy / "checkpoints" / f"step_{step:06d}").is_dir()
+
+
+def weights(work):
+    return (work / "hf" / "model.safetensors").read_bytes()
+
+
+def metric_lines(work):
+    return (work / "metrics.jsonl").read_text().splitlines()
+
+
+@pytest.fixture
+def questions():
+    text = "Q:a=1;b=a+{};c=b*2;c?\n surely {}(A)\n maybe {}(B)"
+    digits = ["zero", "two", "four", "six"]
+    return [text.format(i % 3 + 1, digits[i % 4], digits[(i + 1) % 4]) for i in range(12)]
+
+
+def test_sft(tmp_path, questions):
+    examples = [
+        SftExample(
+            task_id=f"t{i}",
+            messages=[
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": "a=1;b=1+1=2;c=2*2=4 is four(A)\n</think>\n\n[[A]]"},
+            ],
+            r_star=0.5,
+            self_consistency=0.5,
+            validity=1.0,
+            strategy="r_star",
+        )
+        for i, question in enumerate(questions)
+    ]
+    write_jsonl(tmp_path / "examples.jsonl", examples)
+    overrides = ["sft.batch_size=4", "sft.epochs=2", "sft.save_every=2", "sft.keep_checkpoints=9"]
+    overrides += ["sft.optim.schedule=cosine", "sft.optim.warmup_steps=1"]
+    inputs = {"examples": tmp_path / "examples.jsonl"}
+    unbroken = order_for("tiny/4_sft.yaml", overrides, tmp_path / "unbroken", inputs)
+    train("reasongrm_nemo.sft.main", unbroken)
+    assert len(metric_lines(unbroken.work)) == 6
+
+    stopped_after(unbroken.work, 2, tmp_path / "resumed")
+    resumed = order_for("tiny/4_sft.yaml", overrides, tmp_path / "resumed", inputs)
+    train("reasongrm_nemo.sft.main", resumed)
+    assert len(metric_lines(resumed.work)) == 6
+    assert weights(resumed.work) == weights(unbroken.work)
+    assert weights(unbroken.work) != (resolve_path(MODEL, tmp_path) / "model.safetensors").read_bytes()
+
+
+def test_grpo_given_the_same_rollouts(tmp_path, questions, rollout_python):
+    tasks = [
+        JudgeTask(f"t{i}", f"p{i}", "test", [{"role": "user", "content": question}], "A", "chosen_first")
+        for i, question in enumerate(questions)
+    ]
+    write_jsonl(tmp_path / "tasks.jsonl", tasks)
+    overrides = ["grpo.steps=4", "grpo.prompts_per_step=4", "grpo.samples_per_prompt=4", "grpo.save_every=2"]
+    overrides += ["grpo.keep_checkpoints=9", "grpo.optimizer_steps=2", "grpo.kl_coefficient=0.05"]
+    inputs = {"tasks": tmp_path / "tasks.jsonl"}
+    cfg = load_recipe(ROOT / "recipes/tiny/1_grpo_zero.yaml", overrides)
+    with RolloutServer(
+        RolloutSettings.from_config(cfg), resolve_path(MODEL, tmp_path), tmp_path / "server.log"
+    ) as server:
+        unbroken = order_for("tiny/1_grpo_zero.yaml", overrides, tmp_path / "unbroken", inputs, server.spec())
+        train("reasongrm_nemo.grpo.main", unbroken)
+        assert len(metric_lines(unbroken.work)) == 4
+
+        stopped_after(unbroken.work, 2, tmp_path / "resumed")
+        resumed = order_for("tiny/1_grpo_zero.yaml", overrides, tmp_path / "resumed", inputs, server.spec())
+        train("reasongrm_nemo.grpo.main", resumed)
+    assert len(metric_lines(resumed.work)) == 4
+    assert weights(resumed.work) == weights(unbroken.work)
