@@ -76,7 +76,7 @@ class Console:
         if self.quiet:
             return
         if self._rich is not None:
-            self._rich.print(text, style=style or None, markup=False, soft_wrap=True)
+            self._rich.print(text, style=style or None, markup=False, emoji=False, soft_wrap=True)
         else:
             print(text, file=self.stream, flush=True)
 

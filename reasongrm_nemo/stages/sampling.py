@@ -23,6 +23,10 @@ from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids, stop_token_ids
 
 
+# A sample's seed is its prompt's plus its number; the room above is for the number.
+_SEEDS = 2**31 - 2**16
+
+
 @dataclass(frozen=True)
 class Ask:
     """What is asked of which model.
@@ -100,8 +104,7 @@ def _sample(
     )
     by_id = {task.id: task for task in waiting}
     asked = [
-        # A sample's seed is its prompt's plus its number, so the sum must stay below 2**31 too.
-        Prompt(task.id, prompts[task.id], derive_seed(cfg.seed, ask.purpose, task.id) % (2**31 - ask.samples))
+        Prompt(task.id, prompts[task.id], derive_seed(cfg.seed, ask.purpose, task.id) % _SEEDS)
         for task in waiting
     ]
     rollouts = ctx.rollouts(ask.model_dir)

