@@ -22,7 +22,6 @@ from reasongrm_nemo.rollout.to_path import reasoning_path
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids, stop_token_ids
 
-
 # A sample's seed is its prompt's plus its number; the room above is for the number.
 _SEEDS = 2**31 - 2**16
 
