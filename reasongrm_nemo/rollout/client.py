@@ -19,7 +19,7 @@ from reasongrm_nemo.rollout.settings import SERVED_NAME
 from reasongrm_nemo.rollout.types import Completion, Prompt, RolloutServerLost, Sampling
 
 _WATCH_S = 1.0
-_PROBE_S = 2.0
+_PROBE_S = 1.5
 # Counters of vLLM that move with every step of the engine.
 _COUNTERS = (
     b"vllm:generation_tokens_total",
@@ -220,9 +220,10 @@ class _Watch:
                 continue  # a response came since: no need to ask
             seen = await client.counters(self._session)
             if seen is not None and seen != self._seen:
-                self._seen = seen
-                self.moved()
-                continue
+                first, self._seen = self._seen is None, seen
+                if not first:
+                    self.moved()
+                    continue
             silent = self._clock() - self._last
             if silent > client._stall_s:
                 if await client.paused(self._session):

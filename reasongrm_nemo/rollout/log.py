@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_READ = 256 * 1024
+_READ = 32 * 2**20  # a dead engine fails every request in flight, a hundred lines each
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # "(EngineCore pid=12) ERROR 11-23 07:07:16 [core.py:1063] " before the words themselves.
 _PREFIX = re.compile(
@@ -20,12 +20,13 @@ _ECHO = re.compile(
 )
 
 
-def last_words(log: Path, start: int = 0) -> str:
+def last_words(log: Path, start: int = 0, errors_only: bool = False) -> str:
     """The last error in a vLLM log that is not the echo of another; else its last line; else nothing.
 
     Args:
         log: the file.
         start: bytes of it that are older than the question.
+        errors_only: nothing rather than a last line that is no error.
     """
     try:
         with log.open("rb") as file:
@@ -36,6 +37,11 @@ def last_words(log: Path, start: int = 0) -> str:
         return ""
     lines = [_PREFIX.sub("", _COLOUR.sub("", line)).strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not _ECHO.search(line)]
-    errors = [line for line in lines if _ERROR.search(line)]
-    chosen = errors[-1] if errors else (lines[-1] if lines else "")
+    errors = [index for index, line in enumerate(lines) if _ERROR.search(line)]
+    if errors:
+        chosen = lines[errors[-1]]
+        if "validation error" in chosen:  # pydantic says what on the next line
+            chosen = ": ".join([chosen, *lines[errors[-1] + 1 : errors[-1] + 2]])
+    else:
+        chosen = lines[-1] if lines and not errors_only else ""
     return chosen[:300].rstrip(".")

@@ -123,8 +123,11 @@ def alive(pid: int, ticks: int) -> bool:
 def exit_cause(pid: int) -> str:
     """How a child of this process ended, in words; empty for other people's children."""
     child = _children.get(pid)
-    code = child.poll() if child is not None else None
-    if code is None:
+    if child is None:
+        return ""
+    try:
+        code = child.wait(2.0)  # a dead leader waits for its last thread
+    except subprocess.TimeoutExpired:
         return ""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 

@@ -93,11 +93,7 @@ class Rollouts:
                 self._lost(loss)
 
     def _lost(self, loss: RolloutServerLost) -> None:
-        cause = str(loss)
-        try:
-            self.server.check()
-        except RolloutServerLost as better:  # knows the signal and the last words
-            cause = str(better)
+        cause = self.server.cause_of(loss)
         self.losses.append(cause)
         if self.on_loss is not None:
             self.on_loss(cause)

@@ -57,6 +57,7 @@ class RolloutServer:
             log_path=str(self.log_path),
             model_dir=str(Path(model_dir).resolve()),
             starts=0,
+            log_start=0,
             **_STOPPED,
         )
 
@@ -138,12 +139,11 @@ class RolloutServer:
             raise UserError(f"The model folder {model_dir} has no config.json.")
         for attempt in range(_PORT_TRIES):
             port = self._port()
-            log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
             try:
                 return self._start(model_dir, port)
             except UserError:
                 # Another process may take a free port between the asking and the listening.
-                words = self.log_path.read_bytes()[log_start:].decode("utf-8", "replace").lower()
+                words = last_words(self.log_path, self.state()["log_start"]).lower()
                 lost_race = self.settings.port is None and "address already in use" in words
                 if not lost_race or attempt == _PORT_TRIES - 1:
                     raise
@@ -178,18 +178,19 @@ class RolloutServer:
             starts=self.starts + 1,
             model_dir=str(model_dir),
             weights=weights_stamp(model_dir),
+            log_start=log_start,
         )
         try:
-            self._wait_until_healthy(started, log_start)
+            self._wait_until_healthy(started)
         except BaseException:
             self.stop(grace_s=0)
             raise
 
-    def _wait_until_healthy(self, started: float, log_start: int) -> None:
+    def _wait_until_healthy(self, started: float) -> None:
         state = self.state()
         while True:
             if not process.alive(state["pid"], state["ticks"]):
-                raise UserError(self._start_failure(process.exit_cause(state["pid"]), log_start))
+                raise UserError(self._start_failure(process.exit_cause(state["pid"])))
             try:
                 call(state["url"], state["token"], "GET", "/health", 5.0)
                 return
@@ -198,11 +199,11 @@ class RolloutServer:
             waited = time.monotonic() - started
             if waited > self.settings.start_timeout_s:
                 why = f"was not ready after {waited:.0f} s (rollout.start_timeout_s)"
-                raise UserError(self._start_failure(why, log_start))
+                raise UserError(self._start_failure(why))
             time.sleep(0.1)
 
-    def _start_failure(self, why: str, log_start: int) -> str:
-        words = last_words(self.log_path, log_start)
+    def _start_failure(self, why: str) -> str:
+        words = last_words(self.log_path, self.state()["log_start"])
         if any(sign in words for sign in _NOT_INSTALLED):
             return (
                 f"The rollout environment of {self.settings.python} lacks this package or vLLM ({words}): "
@@ -225,10 +226,23 @@ class RolloutServer:
         state = self._running()
         if not process.alive(state["pid"], state["ticks"]):
             why = process.exit_cause(state["pid"]) or "is gone"
-            words = last_words(self.log_path)
+            words = last_words(self.log_path, state["log_start"], errors_only=True)
             said = f"; it last said: {words}" if words else ""
             raise RolloutServerLost(f"The rollout server (process {state['pid']}) {why}{said}.")
         call(state["url"], state["token"], "GET", "/health", 5.0)
+
+    def cause_of(self, loss: RolloutServerLost) -> str:
+        """Why it was really lost: what the process and its log know besides what the client saw."""
+        deadline = time.monotonic() + 2.0  # a server whose engine died is about to end too
+        while self.is_alive() and "made no progress" not in str(loss) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if not self.is_alive():
+            try:
+                self.check()
+            except RolloutServerLost as better:
+                return str(better)
+        words = last_words(self.log_path, self.state()["log_start"], errors_only=True)
+        return f"{str(loss).rstrip('.')}; it last said: {words}." if words else str(loss)
 
     def restart(self) -> None:
         """End what is left of it and start anew with its last model folder."""

@@ -23,9 +23,8 @@ class Handle:
     def is_alive(self):
         return self.alive
 
-    def check(self):
-        if not self.alive:
-            raise RolloutServerLost("it was killed")
+    def cause_of(self, loss):
+        return str(loss) if self.alive else "it was killed"
 
     def restart(self):
         self.events.append("restart")

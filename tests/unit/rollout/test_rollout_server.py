@@ -217,6 +217,16 @@ def test_killed_server_is_noticed(make):
             server.check()
 
 
+def test_cause_of_a_loss(make):
+    loss = RolloutServerLost("The rollout server failed with status 500: no.")
+    with make() as server:
+        with server.log_path.open("a") as log:
+            log.write("(Worker pid=1) ERROR 01-01 00:00:00 [w.py:1] RuntimeError: out of luck\nhello\n")
+        assert server.cause_of(loss) == f"{str(loss)[:-1]}; it last said: RuntimeError: out of luck."
+        os.kill(server.state()["pid"], signal.SIGKILL)
+        assert "was killed by SIGKILL; it last said: RuntimeError: out of luck." in server.cause_of(loss)
+
+
 def test_another_handle_follows_a_restart(make):
     with make() as server:
         other = RolloutServer.from_spec(server.spec())

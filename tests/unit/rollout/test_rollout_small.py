@@ -103,6 +103,12 @@ def test_interpreter_from_the_environment(cfg, monkeypatch, tmp_path):
         ),
         ("\x1b[1;36m(APIServer pid=5)\x1b[0;0m   torch.cuda.OutOfMemoryError: no room.\nbye\n", None),
         ("/x/python: No module named vllm\n", "/x/python: No module named vllm"),
+        (
+            "pydantic_core.ValidationError: 1 validation error for ModelConfig\n"
+            "  Value error, max_model_len (9) is greater.\n  For further information visit x\n",
+            "pydantic_core.ValidationError: 1 validation error for ModelConfig: "
+            "Value error, max_model_len (9) is greater",
+        ),
         ("api_server.py: error: unrecognized arguments: --x\n", None),
     ],
 )
