@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -114,6 +115,8 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
     for key, value in _of(cfg, AT_LEAST_ONE_OR_NULL):
         if value is not None and (type(value) is not int or value < 1):
             refuse(key, f"is {value!r}; it must be a whole number from 1, or null")
+    if not _NAME.fullmatch(cfg.name):
+        refuse("name", f'is "{cfg.name}"; names are made of letters, digits, "_", "-" and "."')
     for name, value in cfg.inputs.items():
         if value is not None and not isinstance(value, str):
             refuse(f"inputs.{name}", f"is {value!r}; it must be a path")
@@ -168,13 +171,31 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
             f"is {cfg.prepare.validation_fraction}; it must be from 0 to below 1",
         )
     if cfg.stage == "evaluate":
-        if not cfg.evaluate.models:
-            refuse("evaluate.models", "is empty; name at least one model, such as base: ${model.hf_path}")
-        for i, setting in enumerate(cfg.evaluate.settings):
-            if setting.samples < 1 or setting.temperature < 0:
-                refuse(f"evaluate.settings[{i}]", "needs samples of 1 or more and a temperature of 0 or more")
+        _check_evaluate(cfg.evaluate, refuse)
     if cfg.stage in ("grpo", "generate") and cfg.rollout.temperature == 0:
         refuse("rollout.temperature", f"is 0; {cfg.stage} needs samples that differ")
+
+
+def _check_evaluate(own: DictConfig, refuse: Any) -> None:
+    if not own.models:
+        refuse("evaluate.models", "is empty; name at least one model, such as base: ${model.hf_path}")
+    for name, path in own.models.items():
+        if not _NAME.fullmatch(str(name)):
+            refuse(
+                "evaluate.models",
+                f'has the name "{name}"; names are made of letters, digits, "_", "-" and "."',
+            )
+        if not isinstance(path, str):
+            refuse(f"evaluate.models.{name}", f"is {path!r}; it must be the path of a Hugging Face folder")
+    for i, setting in enumerate(own.settings):
+        if setting.samples < 1 or setting.temperature < 0:
+            refuse(f"evaluate.settings[{i}]", "needs samples of 1 or more and a temperature of 0 or more")
+    temperatures = [setting.temperature for setting in own.settings]
+    if not temperatures or len(set(temperatures)) < len(temperatures):
+        refuse(
+            "evaluate.settings",
+            f"has the temperatures {temperatures}; it needs at least one, and no two alike",
+        )
 
 
 def _check_grpo(cfg: DictConfig, refuse: Any, data_parallel: int) -> None:
@@ -245,3 +266,4 @@ def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> No
 
 
 _ABSENT = object()
+_NAME = re.compile(r"\w[\w.-]*")

@@ -121,7 +121,7 @@ def pipeline(
     console = _console(as_json)
     with _interruptible("finished artefacts and partial ones are kept; the same command goes on from there"):
         outcomes = run_pipeline(folder, console, first, last, overrides)
-    report = summary.pipeline_report(outcomes)
+    report = summary.pipeline_report(folder, outcomes)
     _print(as_json, report, summary.as_text(report))
 
 

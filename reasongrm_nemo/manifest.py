@@ -281,6 +281,7 @@ class Artefact:
         }
         sync_tree(self.work)
         write_json(self.work / "manifest.json", manifest)
+        (self.work / "stage.json").unlink()  # from here on the manifest says it all, see `recover`
         self._place()
         return manifest
 

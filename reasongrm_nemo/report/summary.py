@@ -73,9 +73,10 @@ def _stages(runs_dir: Path) -> list[dict[str, Any]]:
     return found
 
 
-def pipeline_report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def pipeline_report(folder: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """What a pipeline's run says at its end: each stage, and the table where it ended with an evaluation."""
     report: dict[str, Any] = {
+        "folder": str(folder),
         "stages": [
             {
                 "name": outcome.name,
@@ -127,12 +128,13 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return [*head, "time to make"], rows
 
 
-def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """Lines of a table; the columns in `left` are words, the others figures."""
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
     lines = []
     for line in [head, ["-" * width for width in widths], *rows]:
         cells = [
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
@@ -173,24 +175,34 @@ def as_text(report: Mapping[str, Any]) -> str:
         ]
         for stage in report["stages"]
     ]
-    lines += _aligned(["stage", "time", "", "artefact"], stages)
+    lines += _aligned(["stage", "time", "", "artefact"], stages, left=(0, 2, 3))
     total = sum(stage["seconds"] for stage in report["stages"])
     lines += ["", f"All stages together: {duration(total)}."]
     if evaluation:
         lines += ["", *_aligned(*table(evaluation)), "", _caption(evaluation)]
         lines += [evaluation["note"]] if evaluation["note"] else []
-        place = report["stages"][-1]["path"]
-        lines += [
-            "",
-            "Next:",
-            f"  reasongrm show {place}          what went in and came out, with hashes and versions",
-        ]
-        final = evaluation["rows"][-1]
-        if final["made_by"]:
-            model = str(Path(evaluation["runs_dir"]) / final["path"][1:])
-            lines += [f"  {model}          the last model, a Hugging Face folder"]
-        lines += ["  reasongrm pipeline DIR seed=2 runs_dir=runs/second          the same with other draws"]
+        lines += ["", "Next:", *_next(report, evaluation)]
     return "\n".join(lines)
+
+
+def _next(report: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[str]:
+    """Commands worth trying after a whole pipeline."""
+    folder = report["folder"]
+    tries = [
+        (
+            f"reasongrm show {report['stages'][-1]['path']}",
+            "what went in and came out, with hashes and versions",
+        ),
+        (f"reasongrm pipeline {folder} seed=2 runs_dir=runs/seed_2", "the same with other draws"),
+    ]
+    final = evaluation["rows"][-1]
+    if final["made_by"]:
+        model = Path(evaluation["runs_dir"]) / final["path"][1:]
+        tries.insert(0, (str(model), f"the model of the row {final['model']}, a Hugging Face folder"))
+    others = sorted(path.parent for path in Path(folder).parent.glob("*/0_*.yaml"))
+    tries += [(f"reasongrm pipeline {path}", "another pipeline") for path in others if path != Path(folder)]
+    width = max(len(command) for command, _ in tries)
+    return [f"  {command.ljust(width)}  {what}" for command, what in tries]
 
 
 def resolved_recipe(recipe: Mapping[str, Any], origins: Mapping[str, str]) -> str:

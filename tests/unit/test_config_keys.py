@@ -226,6 +226,7 @@ def test_a_circle_of_defaults_is_refused(recipe):
         ("grpo.skip_tasks=-1", "grpo.skip_tasks", "0 or more"),
         ("grpo.max_tasks=0", "grpo.max_tasks", "a whole number from 1, or null"),
         ("inputs.tasks=7", "inputs.tasks", "must be a path"),
+        ("name=../up", "name", "letters"),
         ("model.trust_remote_code=true", "model.trust_remote_code", "runs no code"),
     ],
 )
@@ -247,6 +248,12 @@ def test_evaluation_takes_any_models_and_strict_settings(recipe):
     assert cfg.evaluate.models.base == "asset:tiny_judge"
     assert cfg.evaluate.settings == [{"temperature": 1.0, "samples": 3}]
     assert 'unknown key "temp"' in refusal(recipe(EVALUATE), "evaluate.settings=[{temp: 1, samples: 3}]")
+    assert "no two alike" in refusal(
+        recipe(EVALUATE), "evaluate.settings=[{temperature: 1, samples: 3}, {temperature: 1.0, samples: 1}]"
+    )
+    assert "no two alike" in refusal(recipe(EVALUATE), "evaluate.settings=[]")
+    assert "evaluate.models.zero is None" in refusal(recipe(EVALUATE), "evaluate.models.zero=null")
+    assert 'the name "a/b"' in refusal(recipe(EVALUATE), "evaluate.models.a/b=x")
     assert "lacks samples" in refusal(recipe(EVALUATE), "evaluate.settings=[{temperature: 1}]")
     assert "is empty" in refusal(recipe(EVALUATE.split("evaluate:\n")[0]))
 

@@ -2,6 +2,7 @@
 """Progress lines and the tables at the end."""
 
 import io
+from pathlib import Path
 
 import pytest
 
@@ -112,13 +113,13 @@ def test_the_end_of_a_pipeline(report, tmp_path):
     write_json(tmp_path / "report.json", report)
     manifest = {"stage": "evaluate", "timings": {"seconds": 60.0}, "drops": {"too long": 2}}
     outcomes = [Outcome("7_evaluate", tmp_path, False, manifest)]
-    text = summary.as_text(summary.pipeline_report(outcomes))
+    text = summary.as_text(summary.pipeline_report(Path("recipes/tiny"), outcomes))
     assert "All stages together: 1:00." in text
     assert "76.4 ± 2.0" in text and "No judge." in text
     assert str(tmp_path / "6_grpo_hard" / "hf") in text
-    assert "reasongrm show" in text
+    assert "reasongrm show" in text and "reasongrm pipeline recipes/tiny seed=2" in text
     nothing = summary.as_text(
-        summary.pipeline_report([Outcome("a", tmp_path, True, manifest | {"stage": "sft"})])
+        summary.pipeline_report(Path("x"), [Outcome("a", tmp_path, True, manifest | {"stage": "sft"})])
     )
     assert "unchanged" in nothing and "Next" not in nothing
 
