@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""transformers, Megatron and vLLM agree on what was sampled, on the tiny model and on real weights.
+
+fp32; 1e-4 absolute on each log-prob, over at least 1,000 sampled tokens (seen: 4e-5).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from reasongrm_nemo.config import load_recipe, resolve_path
+from reasongrm_nemo.rollout import Prompt, Rollouts, RolloutServer, RolloutSettings, Sampling
+from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids, stop_token_ids
+
+ROOT = Path(__file__).resolve().parents[2]
+QUESTION = "Which is better? Answer A: Water boils at 100 degrees Celsius at sea level. Answer B: Water boils at {}."
+CASES = {
+    "tiny": ("Q:a={};b=a+2;c=b*3;d=c-1;d?\n surely three(A)\n maybe five(B)", 8),
+    "smollm2": (QUESTION, 4),
+}
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory, rollout_python):
+    folder = tmp_path_factory.mktemp("smollm2") / "model"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [str(rollout_python), "-m", "reasongrm_nemo.smollm2", str(folder)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def score_with_megatron(folder, sequences, out):
+    file = out.with_suffix(".json")
+    file.write_text(json.dumps(sequences))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "--rdzv-backend=c10d"]
+    command += ["--rdzv-endpoint=127.0.0.1:0", str(Path(__file__).parent / "score_worker.py")]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, str(folder), str(file), str(out)], env=env, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return json.loads((out / "log_probs.json").read_text())
+
+
+def score_with_transformers(model, sequences):
+    scored = []
+    for ids, prompt in sequences:
+        tokens = torch.tensor([ids])
+        with torch.no_grad():
+            log_probs = model(tokens).logits.log_softmax(-1)[0, :-1]
+        scored.append(log_probs.gather(-1, tokens[0, 1:, None])[prompt - 1 :, 0].tolist())
+    return scored
+
+
+def largest_difference(first, second):
+    pairs = [(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True)]
+    assert len(pairs) >= 1000
+    return max(abs(a - b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_log_probs_and_greedy_tokens_agree(name, tmp_path, request):
+    text, samples = CASES[name]
+    recipe = {"tiny": "tiny/1_grpo_zero.yaml", "smollm2": "smollm2/1_grpo_zero.yaml"}[name]
+    cfg = load_recipe(ROOT / "recipes" / recipe)
+    folder = request.getfixturevalue("smollm2") if name == "smollm2" else resolve_path("asset:tiny_judge", ".")
+    tokenizer = load_tokenizer(folder)
+    prompts = [
+        Prompt(str(i), prompt_ids(tokenizer, [{"role": "user", "content": text.format(i)}]), i) for i in range(10)
+    ]
+    stop = tuple(stop_token_ids(tokenizer, folder))
+    with RolloutServer(RolloutSettings.from_config(cfg), folder, tmp_path / "server.log") as server:
+        rollouts = Rollouts(server)
+        answers = rollouts.generate(prompts, Sampling(samples, 48, stop_token_ids=stop))
+        greedy = rollouts.generate(prompts[:3], Sampling(1, 32, temperature=0.0, stop_token_ids=stop))
+    completions = [(p, c) for p, group in zip(prompts, answers, strict=True) for c in group]
+    sequences = [([*p.token_ids, *c.token_ids], len(p.token_ids)) for p, c in completions]
+    vllm = [c.log_probs for _, c in completions]
+
+    megatron = score_with_megatron(folder, sequences, tmp_path / "megatron")
+    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    transformers = score_with_transformers(model, sequences)
+    assert largest_difference(megatron, transformers) <= 1e-4
+    assert largest_difference(vllm, transformers) <= 1e-4
+    assert largest_difference(vllm, megatron) <= 1e-4
+
+    # what Megatron wrote back is the same model, and transformers generates with it what vLLM does
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "megatron" / "hf", torch_dtype=torch.float32).eval()
+    for parameter, written in zip(model.parameters(), exported.parameters(), strict=True):
+        assert torch.equal(parameter, written)
+    for prompt, (completion,) in zip(prompts, greedy, strict=False):
+        tokens = torch.tensor([prompt.token_ids])
+        out = exported.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            max_new_tokens=32,
+            do_sample=False,
+            eos_token_id=list(stop),
+            pad_token_id=stop[0],
+        )
+        assert out[0, len(prompt.token_ids) :].tolist() == completion.token_ids
