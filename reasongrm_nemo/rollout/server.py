@@ -165,7 +165,7 @@ class RolloutServer:
 
     def _start(self, model_dir: Path, port: int) -> None:
         token = secrets.token_urlsafe(32)
-        command = [self.settings.python, "-m", "vllm.entrypoints.openai.api_server"]
+        command = [self.settings.python, "-m", "reasongrm_nemo.rollout.vllm_main"]
         command += self.settings.arguments(model_dir, port)
         log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         started = time.monotonic()

@@ -136,6 +136,7 @@ class RolloutSettings:
             "VLLM_API_KEY": token,  # not an argument: every user of the machine can read those
             "VLLM_SERVER_DEV_MODE": "1",  # the weight routes
             "VLLM_PLUGINS": "reasongrm",
+            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # for vllm_main
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
             "HF_HUB_OFFLINE": "1",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What vLLM's processes load: weights by gloo, no process without its parent, a token on every route.
+"""What vLLM's processes load: weights by gloo, a token on every route.
 
 Found by the entry point group `vllm.general_plugins`; vLLM calls `register` in the API server, the engine
 core and every worker.  Written against vLLM 0.32.
@@ -8,13 +8,10 @@ core and every worker.  Written against vLLM 0.32.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import secrets
 from dataclasses import dataclass
 from typing import Any
-
-from reasongrm_nemo.rollout.process import die_with_parent
 
 
 def register() -> None:
@@ -23,9 +20,6 @@ def register() -> None:
     Raises:
         RuntimeError: this vLLM has no weight-transfer engines that can be registered.
     """
-    parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid is not None:  # the API server tied itself before it became vLLM
-        die_with_parent(parent.pid)
     try:
         from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory as factory
 
