@@ -39,11 +39,13 @@ class Spec:
     Attributes:
         name: `trainer` or `rollout`.
         pins: distribution name to version, in the order of the lock files.
+        compiled: packages to byte-compile; of the others, `probe` compiles what it imports.
         probe: a statement that must run in the finished environment.
     """
 
     name: str
     pins: dict[str, str]
+    compiled: tuple[str, ...]
     probe: str
 
     @property
@@ -87,6 +89,8 @@ def load_spec(name: str) -> Spec:
     """The environment `name` for this machine's accelerator."""
     if name == "trainer":
         pins = read_lock("trainer") | read_lock("dev")
-        return Spec(name, pins, "import torch, megatron.core, nemo, nemo_aligner")
+        compiled = ("lightning", "megatron", "nemo", "nemo_aligner", "torch", "transformers")
+        return Spec(name, pins, compiled, "import torch, megatron.core, nemo, nemo_aligner")
     pins = read_lock("rollout") | read_lock(f"rollout-{accelerator()}")
-    return Spec(name, pins, "import torch, vllm.entrypoints.openai.api_server")
+    compiled = ("torch", "transformers", "vllm")
+    return Spec(name, pins, compiled, "import torch, vllm.entrypoints.openai.api_server")
