@@ -32,7 +32,8 @@ class RolloutClient:
     """Asks one server for completions.
 
     One HTTP request is one prompt with its n samples: vLLM takes one seed a request, and each prompt has its
-    own.  Batching prompts would gain nothing, see benchmarks.
+    own.  Nothing is lost by that: the tiny model on two cores gives 4,400 to 8,600 tokens/s through HTTP, and
+    5,100 to 8,500 to a program that holds the engine in its own process.
 
     Args:
         url: `http://host:port`.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 _READ = 32 * 2**20  # a dead engine fails every request in flight, a hundred lines each
@@ -44,4 +45,4 @@ def last_words(log: Path, start: int = 0, errors_only: bool = False) -> str:
             chosen = ": ".join([chosen, *lines[errors[-1] + 1 : errors[-1] + 2]])
     else:
         chosen = lines[-1] if lines and not errors_only else ""
-    return chosen[:300].rstrip(".")
+    return textwrap.shorten(chosen, 400, placeholder=" ...").rstrip(".")

@@ -236,13 +236,13 @@ class RolloutServer:
         deadline = time.monotonic() + 2.0  # a server whose engine died is about to end too
         while self.is_alive() and "made no progress" not in str(loss) and time.monotonic() < deadline:
             time.sleep(0.05)
-        if not self.is_alive():
-            try:
-                self.check()
-            except RolloutServerLost as better:
-                return str(better)
-        words = last_words(self.log_path, self.state()["log_start"], errors_only=True)
-        return f"{str(loss).rstrip('.')}; it last said: {words}." if words else str(loss)
+        state = self.state()
+        why = "" if self.is_alive() else process.exit_cause(state["pid"])
+        if "killed" in why:
+            return f"The rollout server (process {state['pid']}) {why}."
+        words = last_words(self.log_path, state["log_start"], errors_only=True)
+        parts = [str(loss).rstrip("."), why and f"its process {why}", words and f"it last said: {words}"]
+        return "; ".join(part for part in parts if part) + "."
 
     def restart(self) -> None:
         """End what is left of it and start anew with its last model folder."""

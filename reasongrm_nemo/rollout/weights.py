@@ -62,19 +62,11 @@ class GlooChannel:
         self._group.broadcast(tensor.detach().to("cpu").contiguous())
 
 
-def _needs_gpu(workers: int, timeout_s: float) -> Any:
-    raise UserError(
-        "cluster.weight_transfer nccl and ipc need the GPU platform's channel, which this version does not "
-        "have; set it to gloo with cluster.platform cpu."
-    )
+CHANNELS: dict[str, Callable[[int, float], Any] | None] = {"gloo": GlooChannel, "nccl": None, "ipc": None}
+"""How tensors travel, by `cluster.weight_transfer`: a channel has `init_info`, `join` and `send`.
 
-
-CHANNELS: dict[str, Callable[[int, float], Any]] = {
-    "gloo": GlooChannel,
-    "nccl": _needs_gpu,
-    "ipc": _needs_gpu,
-}
-"""How tensors travel, by `cluster.weight_transfer`: a channel has `init_info`, `join` and `send`."""
+None: vLLM's side exists, ours does not yet.
+"""
 
 
 class WeightSender:
@@ -85,12 +77,21 @@ class WeightSender:
     Args:
         server: whose weights to replace; may be started or restarted by anybody between pushes.
         keep_copy: keep the last pushed tensors in this process's memory, for `resend`.
+
+    Raises:
+        UserError: tensors cannot travel as the recipe says.
     """
 
     def __init__(self, server: RolloutServer, keep_copy: bool = False):
         self._server = server
         self._timeout_s = float(server.settings.stall_timeout_s)
-        self._open = CHANNELS[server.settings.weight_transfer]
+        channel = CHANNELS[server.settings.weight_transfer]
+        if channel is None:
+            raise UserError(
+                f"cluster.weight_transfer {server.settings.weight_transfer} needs the GPU platform's channel, "
+                "which this version does not have; set it to gloo, with cluster.platform cpu."
+            )
+        self._open = channel
         self._channel: Any = None
         self._starts = -1
         self._keep_copy = keep_copy

@@ -179,6 +179,5 @@ def test_tensors_must_be_those_announced(fake, change):
 
 @pytest.mark.parametrize("transfer", ["nccl", "ipc"])
 def test_gpu_channels_are_refused(fake, transfer):
-    Receiver(fake)
     with pytest.raises(UserError, match="GPU platform"):
-        WeightSender(handle(fake, transfer)).push(metadata(), iter(TENSORS.items()), 1)
+        WeightSender(handle(fake, transfer))
