@@ -23,7 +23,7 @@ help:
 
 setup:
 	@command -v "$(PYTHON)" >/dev/null || { echo 'set-up: no $(PYTHON): install python3.11, or say PYTHON=/path/to/python3.11' >&2; exit 2; }
-	@"$(PYTHON)" scripts/setup_env.py --quiet
+	@exec "$(PYTHON)" scripts/setup_env.py --quiet
 
 demo: setup
 	@$(IN_ENVS) reasongrm pipeline recipes/tiny $(ARGS)
@@ -54,4 +54,4 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-envs:
-	@"$(PYTHON)" scripts/setup_env.py --prune
+	@exec "$(PYTHON)" scripts/setup_env.py --prune
