@@ -85,11 +85,12 @@ class WeightSender:
     def __init__(self, server: RolloutServer, keep_copy: bool = False):
         self._server = server
         self._timeout_s = float(server.settings.stall_timeout_s)
-        channel = CHANNELS[server.settings.weight_transfer]
+        how = server.settings.weight_transfer
+        channel = CHANNELS[how]
         if channel is None:
             raise UserError(
-                f"cluster.weight_transfer {server.settings.weight_transfer} needs the GPU platform's channel, "
-                "which this version does not have; set it to gloo, with cluster.platform cpu."
+                f"cluster.weight_transfer {how} needs the GPU platform's channel, which this version does not "
+                "have; set it to gloo, with cluster.platform cpu."
             )
         self._open = channel
         self._channel: Any = None
