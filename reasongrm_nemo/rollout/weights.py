@@ -89,8 +89,8 @@ class WeightSender:
         channel = CHANNELS[how]
         if channel is None:
             raise UserError(
-                f"cluster.weight_transfer {how} needs the GPU platform's channel, which this version does not "
-                "have; set it to gloo, with cluster.platform cpu."
+                f"cluster.weight_transfer {how} needs the GPU platform's channel, which this version does "
+                "not have; set it to gloo, with cluster.platform cpu."
             )
         self._open = channel
         self._channel: Any = None
