@@ -71,7 +71,7 @@ def first_rank() -> bool:
 
 @contextmanager
 def rank_of_the_run(order: WorkOrder) -> Iterator[None]:
-    """Around a rank's work: it dies with its launcher, and leaves its cause of death for the stage to read."""
+    """Around a rank's work: it dies with its launcher, and leaves its cause of death for the stage."""
     die_with_parent(os.getppid())
     try:
         yield

@@ -29,6 +29,7 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
     """
 
     grpo: DictConfig
+    init_policy_state_dict: Any
 
     def prepare_for_training(self) -> None:
         """Bring the optimizer's state back where it was offloaded during rollouts."""
@@ -36,21 +37,27 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
 
     def keep_reference(self) -> None:
         """Keep a copy of the present weights on the host as the reference policy."""
-        self.init_policy_state_dict = retrieve_model_state_dict_in_cpu(self, megatron_amp_O2=self.megatron_amp_O2)
+        self.init_policy_state_dict = retrieve_model_state_dict_in_cpu(
+            self, megatron_amp_O2=self.megatron_amp_O2
+        )
 
     @torch.no_grad()
-    def get_inference_log_probs(self, response_tokens: Sequence[Sample], *_: Any) -> list[list[float]]:
+    def get_inference_log_probs(self, response_tokens: Sequence[Sample], *unused: Any) -> list[list[float]]:
         """Log-probs of each sample's response under the weights now in the model.
 
         Overrides NeMo-Aligner's; its ``get_init_policy_logprobs`` calls it with the reference swapped in.
         """
         set_eval(self)
         set_sync_funcs(self, forward_only=True)
-        _, scored = run_micro_batches(self.model, response_tokens, self._budget(), self.length_multiple(), None)
+        _, scored = run_micro_batches(
+            self.model, response_tokens, self._budget(), self.length_multiple(), None
+        )
         set_train(self)
         return scored
 
-    def get_loss_and_metrics(self, batch: dict[str, Any], forward_only: bool) -> tuple[float, dict[str, float]]:
+    def get_loss_and_metrics(
+        self, batch: dict[str, Any], forward_only: bool
+    ) -> tuple[float, dict[str, float]]:
         """Loss over one global batch and, unless ``forward_only``, its gradients.
 
         Args:
@@ -93,7 +100,9 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
 
         set_sync_funcs(self, forward_only)
         with torch.set_grad_enabled(not forward_only):
-            sums, _ = run_micro_batches(self.model, samples, self._budget(), self.length_multiple(), loss_function)
+            sums, _ = run_micro_batches(
+                self.model, samples, self._budget(), self.length_multiple(), loss_function
+            )
         names = ("loss", "clip_share", "kl", "log_prob_error_mean")
         metrics = self._reduce({name: sums.get(name, 0.0) / tokens for name in names}, dist.ReduceOp.SUM)
         metrics |= self._reduce({"log_prob_error_max": largest_error[0]}, dist.ReduceOp.MAX)
@@ -108,7 +117,7 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
         return int(self.grpo.max_tokens_per_micro_batch)
 
     def _reduce(self, metrics: dict[str, float], how: dist.ReduceOp) -> dict[str, float]:
-        """Over data-parallel ranks; for a maximum also over the stages, of which only the last has seen any."""
+        """Over data-parallel ranks; a maximum also over the stages, of which only the last has seen any."""
         device = torch.cuda.current_device()
         values = torch.tensor(list(metrics.values()), device=device, dtype=torch.float64)
         dist.all_reduce(values, op=how, group=parallel_state.get_data_parallel_group())

@@ -44,7 +44,7 @@ def judge_group(
     task: JudgeTask, prompt: list[int], completions: list[Completion], texts: list[str], policy: str
 ) -> Group:
     """Read the verdicts and reward them by the outcome (section 3.2)."""
-    verdicts = [parse_verdict(text, policy).verdict for text in texts]
+    verdicts: list[str | None] = [parse_verdict(text, policy).verdict for text in texts]
     rewards = [outcome_reward(verdict, task.label) for verdict in verdicts]
     return Group(task, prompt, completions, texts, rewards, verdicts)
 

@@ -31,7 +31,9 @@ def clipped_surrogate(
 
 
 def kl_estimate(log_probs: Tensor, reference_log_probs: Tensor, estimator: str) -> Tensor:
-    """Sampled estimate of KL(policy || reference) at each token (Schulman, "Approximating KL divergence", 2020).
+    """Estimate of KL(policy || reference) at each sampled token.
+
+    Source: Schulman, "Approximating KL divergence", 2020.
 
     With d = log_probs - reference: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d.
 

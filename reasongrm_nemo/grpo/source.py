@@ -14,7 +14,15 @@ from megatron.core import parallel_state
 
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files import write_text
-from reasongrm_nemo.rollout import Completion, Prompt, Rollouts, RolloutServerLost, Sampling, WeightMeta, WeightSender
+from reasongrm_nemo.rollout import (
+    Completion,
+    Prompt,
+    Rollouts,
+    RolloutServerLost,
+    Sampling,
+    WeightMeta,
+    WeightSender,
+)
 
 _PUSH, _DONE, _LOST = "push", "done", "lost"
 
@@ -54,7 +62,7 @@ class RolloutSource:
         """
         if self._rollouts is not None:
             try:
-                completions = self._kept(step) or self._generate(step, prompts, sampling)
+                completions = self._kept(step) or self._generate(self._rollouts, step, prompts, sampling)
             except UserError as error:
                 self._command(_LOST, str(error))
                 raise RolloutsLost(str(error)) from error
@@ -94,8 +102,10 @@ class RolloutSource:
         if lost:
             raise RolloutsLost(lost)
 
-    def _generate(self, step: int, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-        completions = self._rollouts.generate(prompts, sampling)
+    def _generate(
+        self, rollouts: Rollouts, step: int, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> list[list[Completion]]:
+        completions = rollouts.generate(prompts, sampling)
         rows = [[asdict(c) for c in group] for group in completions]
         write_text(self._file(step), "\n".join(json.dumps(row) for row in rows) + "\n")
         return completions

@@ -15,7 +15,7 @@ from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.grpo.groups import Group, judge_group, rollout_figures, to_samples
 from reasongrm_nemo.grpo.order import TaskOrder
-from reasongrm_nemo.grpo.source import RolloutSource, RolloutsLost
+from reasongrm_nemo.grpo.source import RolloutsLost, RolloutSource
 from reasongrm_nemo.megatron.checkpoints import Checkpoints
 from reasongrm_nemo.megatron.metrics import MetricsLog
 from reasongrm_nemo.megatron.micro_batches import Sample, share
@@ -109,7 +109,9 @@ class GRPOTrainer:
     def rollouts(self) -> list[Group]:
         """This step's groups, the same on every rank."""
         tasks = self.order.step(self.step)
-        tokens = [prompt_ids(self.tokenizer, task.messages, self.recipe.judge.response_prefix) for task in tasks]
+        tokens = [
+            prompt_ids(self.tokenizer, task.messages, self.recipe.judge.response_prefix) for task in tasks
+        ]
         prompts = [
             # a small task file comes round within one step; the place keeps the ids apart
             Prompt(f"{place}:{task.id}", ids, self._rollout_seed(place, task))
@@ -124,13 +126,15 @@ class GRPOTrainer:
     def train(self, groups: Sequence[Group]) -> dict[str, Any]:
         """``optimizer_steps`` updates on the kept groups, each on its share of them."""
         samples = to_samples(groups, self.cfg.advantage.std, self.cfg.advantage.eps)
-        batches = [samples[i :: self.cfg.optimizer_steps] for i in range(self.cfg.optimizer_steps)]
-        batches = [self._prepare(batch) for batch in batches if batch]
+        parts = [samples[i :: self.cfg.optimizer_steps] for i in range(self.cfg.optimizer_steps)]
+        batches = [self._prepare(part) for part in parts if part]
         self.actor.prepare_for_training()
         metrics = [self.train_batch(batch) for batch in batches]
         self.actor.finish_training()
         # the first update is the one whose log-probs are those of the policy that sampled
-        return metrics[-1] | {name: metrics[0][name] for name in ("log_prob_error_mean", "log_prob_error_max")}
+        return metrics[-1] | {
+            name: metrics[0][name] for name in ("log_prob_error_mean", "log_prob_error_max")
+        }
 
     def train_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One optimizer step."""
@@ -162,7 +166,9 @@ class GRPOTrainer:
         """This rank's share, with the log-probs that must be known before the first update."""
         batch = self._share(samples)
         if self.cfg.optimizer_steps > 1:
-            batch["samples"] = _with(batch["samples"], "old", self.actor.get_inference_log_probs(batch["samples"]))
+            batch["samples"] = _with(
+                batch["samples"], "old", self.actor.get_inference_log_probs(batch["samples"])
+            )
         if self.cfg.kl_coefficient > 0:
             scored = self.actor.get_init_policy_logprobs(batch["samples"])
             batch["samples"] = _with(batch["samples"], "reference", scored)

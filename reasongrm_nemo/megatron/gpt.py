@@ -17,6 +17,7 @@ class ScoringGPTModel(GPTModel):
     """megatron-core's GPTModel that returns log-probs of given targets from its last stage."""
 
     real_vocab_size: int
+    post_process: bool
     log_prob_chunk: int = 1024
 
     def forward(  # type: ignore[override]
@@ -34,6 +35,7 @@ class ScoringGPTModel(GPTModel):
             position_ids: int64 [b, s].
             attention_mask: None; attention is causal by construction.
             targets: int64 [b, s], the tokens to score at each position; None for plain GPTModel output.
+            **kwargs: passed on to GPTModel.
 
         Returns:
             fp32 log-probs [b, s] on the last stage with targets, else what GPTModel returns.
@@ -60,6 +62,10 @@ class ScoringGPTModel(GPTModel):
 
 class JudgeModelMixin:
     """What our SFT model and GRPO actor change in NeMo's MegatronGPTModel: how the network is built."""
+
+    cfg: Any
+    transformer_config: Any
+    model: Any
 
     def model_provider_func(self, pre_process: bool, post_process: bool) -> ScoringGPTModel:
         """Build this rank's stage from ``self.cfg`` (see ``megatron.nemo_config``)."""

@@ -36,12 +36,15 @@ class CausalAttention(MegatronModule):
         super().__init__(config=config)
         self.softmax_scale = softmax_scale
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any) -> Tensor:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
+    ) -> Tensor:
         """Attend.
 
         Args:
             query: [s, b, heads / tp, d].
-            key: [s, b, groups / tp, d]; value likewise.
+            key: [s, b, groups / tp, d].
+            value: as key.
             attention_mask: must be None; every sequence starts at position 0 and padding is on the right.
 
         Returns:
@@ -51,7 +54,12 @@ class CausalAttention(MegatronModule):
             raise ValueError("causal attention takes no mask tensor")
         query, key, value = (t.permute(1, 2, 0, 3) for t in (query, key, value))
         context = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=self.softmax_scale, enable_gqa=query.size(1) != key.size(1)
+            query,
+            key,
+            value,
+            is_causal=True,
+            scale=self.softmax_scale,
+            enable_gqa=query.size(1) != key.size(1),
         )
         return context.permute(2, 0, 1, 3).flatten(2)
 

@@ -56,7 +56,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
 def chunked_log_probs(
     hidden: Tensor, weight: Tensor, targets: Tensor, *, vocab: int, chunk: int, sequence_parallel: bool
 ) -> Tensor:
-    """log p(target) with gradients, never holding more than ``chunk`` positions' logits.
+    """Log p(target) with gradients, never holding more than ``chunk`` positions' logits.
 
     Vocabulary-parallel: each rank holds a slice of the output weight. Logits are recomputed in the
     backward pass, in fp32 whatever the model's dtype. Where NeMo-Aligner's
@@ -66,7 +66,7 @@ def chunked_log_probs(
         hidden: final hidden states, [s, b, h], or [s / tp, b, h] under sequence parallelism.
         weight: this rank's slice of the output weight, [v / tp, h].
         targets: token ids, int64 [s, b].
-        vocab: real entries of the vocabulary; the rows that padding added for tensor parallelism are no tokens.
+        vocab: real entries of the vocabulary; rows that pad it for tensor parallelism are no tokens.
         chunk: positions at a time.
         sequence_parallel: whether ``hidden`` is sharded along s.
 
@@ -82,7 +82,7 @@ def chunked_log_probs(
 
 
 def _logits(hidden: Tensor, weight: Tensor, vocab: int) -> Tensor:
-    """fp32 logits of this rank's slice; those of padding rows are -inf, else each would add e^0 to the sum."""
+    """fp32 logits of this rank's slice; padding rows get -inf, else each would add e^0 to the sum."""
     logits = (hidden @ weight.t()).float()
     real = vocab - parallel_state.get_tensor_model_parallel_rank() * weight.size(0)
     if real < weight.size(0):

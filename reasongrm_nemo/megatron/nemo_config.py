@@ -9,7 +9,9 @@ from reasongrm_nemo.megatron.platform import Platform
 from reasongrm_nemo.megatron.weights.architectures import Architecture
 
 
-def nemo_config(recipe: DictConfig, optim: DictConfig, architecture: Architecture, platform: Platform) -> DictConfig:
+def nemo_config(
+    recipe: DictConfig, optim: DictConfig, architecture: Architecture, platform: Platform
+) -> DictConfig:
     """``{trainer, exp_manager, model}`` as NeMo-Aligner's scripts expect it.
 
     Batch sizes here only satisfy NeMo: ours are cut by token budget (``megatron.micro_batches``).

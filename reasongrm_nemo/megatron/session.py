@@ -36,7 +36,12 @@ class Session:
 
 
 def start(
-    platform: Platform, model_class: type, recipe: DictConfig, optim: DictConfig, total_steps: int, hf_path: Path
+    platform: Platform,
+    model_class: type,
+    recipe: DictConfig,
+    optim: DictConfig,
+    total_steps: int,
+    hf_path: Path,
 ) -> Session:
     """Build the model over all ranks and fill it from ``hf_path``; collective.
 
@@ -89,7 +94,13 @@ def quiet_libraries() -> None:
 
     # its warnings are mostly one line for each of megatron-core's fields that a recipe does not name
     nemo_logging.setLevel(nemo_logging.ERROR)
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "DotProductAttention"):
+    for name in (
+        "lightning",
+        "lightning.pytorch",
+        "lightning.fabric",
+        "pytorch_lightning",
+        "DotProductAttention",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -10,7 +10,6 @@ import torch
 from nemo.collections.nlp.data.language_modeling.megatron.megatron_batch_samplers import (
     MegatronPretrainingRandomBatchSampler,
 )
-
 from omegaconf import DictConfig
 
 from reasongrm_nemo.data.jsonl import read_jsonl
@@ -18,7 +17,13 @@ from reasongrm_nemo.data.records import SftExample
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron.micro_batches import Sample
-from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids, response_ids, stop_token_ids
+from reasongrm_nemo.tokenization import (
+    JudgeTokenizer,
+    load_tokenizer,
+    prompt_ids,
+    response_ids,
+    stop_token_ids,
+)
 
 
 def read_samples(path: Path, recipe: DictConfig, model: Path) -> list[Sample]:
@@ -39,7 +44,9 @@ def read_samples(path: Path, recipe: DictConfig, model: Path) -> list[Sample]:
             )
         samples.append(sample)
     if not samples:
-        raise UserError(f"{path} holds no SFT example: no task had a right path, so there is nothing to train on.")
+        raise UserError(
+            f"{path} holds no SFT example: no task had a right path, so there is nothing to train on."
+        )
     return samples
 
 
@@ -77,7 +84,9 @@ class SeededBatchSampler(MegatronPretrainingRandomBatchSampler):
     the batches are others.
     """
 
-    def __init__(self, total: int, consumed: int, batch_size: int, rank: int, size: int, seed: int, shuffle: bool):
+    def __init__(
+        self, total: int, consumed: int, batch_size: int, rank: int, size: int, seed: int, shuffle: bool
+    ):
         super().__init__(
             total_samples=total,
             consumed_samples=consumed,

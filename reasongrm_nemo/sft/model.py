@@ -26,7 +26,9 @@ class SFTModel(JudgeModelMixin, GPTSFTModel):
 
     token_budget: int = 4096
 
-    def get_loss_and_metrics(self, batch: dict[str, list[Sample]], forward_only: bool) -> tuple[float, dict[str, Any]]:
+    def get_loss_and_metrics(
+        self, batch: dict[str, list[Sample]], forward_only: bool
+    ) -> tuple[float, dict[str, Any]]:
         """One global batch, this data-parallel rank's share of it.
 
         Args:
@@ -38,7 +40,9 @@ class SFTModel(JudgeModelMixin, GPTSFTModel):
         """
         samples = batch["samples"]
         group = parallel_state.get_data_parallel_group()
-        tokens = torch.tensor(float(sum(s.response_length for s in samples)), device=torch.cuda.current_device())
+        tokens = torch.tensor(
+            float(sum(s.response_length for s in samples)), device=torch.cuda.current_device()
+        )
         dist.all_reduce(tokens, group=group)
         # NeMo averages gradients over data-parallel ranks; ours are parts of one sum
         scale = parallel_state.get_data_parallel_world_size() / tokens

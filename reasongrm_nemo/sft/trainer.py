@@ -20,7 +20,11 @@ from reasongrm_nemo.sft.data import SeededBatchSampler, batch_size, make_dataloa
 
 
 def make_trainer(
-    session: Session, recipe: DictConfig, samples: Sequence[Sample], checkpoints: Checkpoints, metrics: MetricsLog
+    session: Session,
+    recipe: DictConfig,
+    samples: Sequence[Sample],
+    checkpoints: Checkpoints,
+    metrics: MetricsLog,
 ) -> SupervisedTrainer:
     """The trainer, resumed from the newest checkpoint where there is one; collective."""
     cfg = recipe.sft

@@ -18,8 +18,8 @@ def run(ctx: StageContext) -> dict[str, Any]:
     tasks = sum(1 for _ in read_tasks(ctx.inputs["tasks"]))
     if tasks <= cfg.skip_tasks:
         raise UserError(
-            f"inputs.tasks: {ctx.inputs['tasks']} holds {tasks} tasks and grpo.skip_tasks is {cfg.skip_tasks}; "
-            "nothing is left to train on."
+            f"inputs.tasks: {ctx.inputs['tasks']} holds {tasks} tasks and grpo.skip_tasks is "
+            f"{cfg.skip_tasks}; nothing is left to train on"
         )
     rollouts = ctx.rollouts()
     run_ranks(ctx, "reasongrm_nemo.grpo.main", cfg.steps, rollouts.server.spec())

@@ -107,11 +107,10 @@ class _Metrics:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._step = 0
+        self._began: int | None = None
         if path.exists():
             self._step = max((figures["step"] for figures in self._lines()), default=0)
             self._began = path.stat().st_ino
-        else:
-            self._began = None
 
     def new(self) -> list[dict]:
         if not self._path.exists():

@@ -65,15 +65,22 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
     mine = actor.get_inference_log_probs(plain)
     with torch.no_grad():
         theirs = [score(ids, prompt) for ids, prompt, _, _ in samples]
-    figures = {"log_probs": max((torch.tensor(a) - b).abs().max().item() for a, b in zip(mine, theirs, strict=True))}
+    figures = {
+        "log_probs": max((torch.tensor(a) - b).abs().max().item() for a, b in zip(mine, theirs, strict=True))
+    }
 
     # loss and gradient, with old and reference log-probs some way off so that every term counts
     full = [
-        Sample(ids, prompt, advantage, {
-            "rollout": tuple(t.tolist()),
-            "old": tuple((t + values[0]).tolist()),
-            "reference": tuple((t + values[1]).tolist()),
-        })
+        Sample(
+            ids,
+            prompt,
+            advantage,
+            {
+                "rollout": tuple(t.tolist()),
+                "old": tuple((t + values[0]).tolist()),
+                "reference": tuple((t + values[1]).tolist()),
+            },
+        )
         for (ids, prompt, advantage, values), t in zip(samples, theirs, strict=True)
     ]
     tokens = sum(s.response_length for s in full)

@@ -19,7 +19,9 @@ from reasongrm_nemo.rollout import Prompt, Rollouts, RolloutServer, RolloutSetti
 from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids, stop_token_ids
 
 ROOT = Path(__file__).resolve().parents[2]
-QUESTION = "Which is better? Answer A: Water boils at 100 degrees Celsius at sea level. Answer B: Water boils at {}."
+QUESTION = (
+    "Which is better? Answer A: Water boils at 100 degrees Celsius at sea level. Answer B: Water boils at {}."
+)
 CASES = {
     "tiny": ("Q:a={};b=a+2;c=b*3;d=c-1;d?\n surely three(A)\n maybe five(B)", 8),
     "smollm2": (QUESTION, 4),
@@ -70,10 +72,13 @@ def test_log_probs_and_greedy_tokens_agree(name, tmp_path, request):
     text, samples = CASES[name]
     recipe = {"tiny": "tiny/1_grpo_zero.yaml", "smollm2": "smollm2/1_grpo_zero.yaml"}[name]
     cfg = load_recipe(ROOT / "recipes" / recipe)
-    folder = request.getfixturevalue("smollm2") if name == "smollm2" else resolve_path("asset:tiny_judge", ".")
+    folder = (
+        request.getfixturevalue("smollm2") if name == "smollm2" else resolve_path("asset:tiny_judge", ".")
+    )
     tokenizer = load_tokenizer(folder)
     prompts = [
-        Prompt(str(i), prompt_ids(tokenizer, [{"role": "user", "content": text.format(i)}]), i) for i in range(10)
+        Prompt(str(i), prompt_ids(tokenizer, [{"role": "user", "content": text.format(i)}]), i)
+        for i in range(10)
     ]
     stop = tuple(stop_token_ids(tokenizer, folder))
     with RolloutServer(RolloutSettings.from_config(cfg), folder, tmp_path / "server.log") as server:
@@ -92,7 +97,9 @@ def test_log_probs_and_greedy_tokens_agree(name, tmp_path, request):
     assert largest_difference(vllm, megatron) <= 1e-4
 
     # what Megatron wrote back is the same model, and transformers generates with it what vLLM does
-    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "megatron" / "hf", torch_dtype=torch.float32).eval()
+    exported = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "megatron" / "hf", torch_dtype=torch.float32
+    ).eval()
     for parameter, written in zip(model.parameters(), exported.parameters(), strict=True):
         assert torch.equal(parameter, written)
     for prompt, (completion,) in zip(prompts, greedy, strict=False):

@@ -37,7 +37,7 @@ def after_nemo() -> None:
     # NeMo takes "fused_adam" only where it sees CUDA (core/optim/optimizers.py:197)
     register_optimizer("cpu_fused_adam", FusedAdam, AdamWParams())
     # nlp_model.py:78 lists BERT models by a function that needs Transformer Engine (bert_spec.py:36)
-    nlp_model.get_megatron_pretrained_bert_models = lambda: []
+    nlp_model.get_megatron_pretrained_bert_models = list
     # nlp_overrides.py:219 refuses to start on this flag alone; :341-346 ask isinstance() of these two
     nlp_overrides.HAVE_APEX = True
     for name in ("McoreDistributedOptimizer", "MegatronDistributedFusedAdam"):
@@ -67,7 +67,7 @@ def _model_parallel_rng() -> None:
 
 
 def _checkpoint_writer() -> None:
-    """torch >= 2.7 added an argument to the private writer that filesystem_async.py:318 calls."""
+    """Torch >= 2.7 added an argument to the private writer that filesystem_async.py:318 calls."""
     import megatron.core.dist_checkpointing.strategies.filesystem_async as filesystem_async
     from torch.distributed.checkpoint import filesystem
 
@@ -85,8 +85,10 @@ def _no_tensorrt_llm() -> None:
 
     class GPTGenerateTRTLLM:
         def __init__(self, *_: Any, **__: Any) -> None:
-            raise NotImplementedError("TensorRT-LLM generation is not part of this package; rollouts use vLLM.")
+            raise NotImplementedError(
+                "TensorRT-LLM generation is not part of this package; rollouts use vLLM."
+            )
 
     module = ModuleType("nemo_aligner.utils.trt_llm")
-    module.GPTGenerateTRTLLM = GPTGenerateTRTLLM
+    module.__dict__["GPTGenerateTRTLLM"] = GPTGenerateTRTLLM
     sys.modules[module.__name__] = module

@@ -51,7 +51,9 @@ class Architecture:
         try:
             config: dict[str, Any] = json.loads(path.read_text())
         except FileNotFoundError:
-            raise UserError(f"No checkpoint at {folder}: config.json is missing; check model.hf_path.") from None
+            raise UserError(
+                f"No checkpoint at {folder}: config.json is missing; check model.hf_path."
+            ) from None
         except ValueError as error:
             raise UserError(f"{path} is not valid JSON ({error}).") from None
         return cls.from_config(config, str(path))
@@ -61,17 +63,23 @@ class Architecture:
         """From the parsed config; ``where`` names it in errors."""
         model_type = config.get("model_type")
         if model_type not in _QKV_BIAS:
-            raise UserError(f"{where}: model_type {model_type!r} is not supported; known: {', '.join(_QKV_BIAS)}.")
+            raise UserError(
+                f"{where}: model_type {model_type!r} is not supported; known: {', '.join(_QKV_BIAS)}."
+            )
         # transformers 5 nests rope_theta, 4 has it on top; the default of either is silently wrong
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         theta = config.get("rope_theta", rope.get("rope_theta"))
         if theta is None:
-            raise UserError(f"{where}: rope_theta is missing; write it out, defaults differ between versions.")
+            raise UserError(
+                f"{where}: rope_theta is missing; write it out, defaults differ between versions."
+            )
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind not in ("default", None):
             raise UserError(f"{where}: rope scaling {kind!r} is not supported yet.")
         if config.get("use_sliding_window"):
-            raise UserError(f"{where}: sliding-window attention is not supported; set use_sliding_window to false.")
+            raise UserError(
+                f"{where}: sliding-window attention is not supported; set use_sliding_window to false."
+            )
         try:
             heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
             return cls(
@@ -124,7 +132,8 @@ class Architecture:
             RowParallel(ours + "self_attention.linear_proj.weight", (theirs + "self_attn.o_proj.weight",)),
             Replicated(ours + norms[1], (theirs + "post_attention_layernorm.weight",)),
             GateUp(
-                ours + "mlp.linear_fc1.weight", (theirs + "mlp.gate_proj.weight", theirs + "mlp.up_proj.weight")
+                ours + "mlp.linear_fc1.weight",
+                (theirs + "mlp.gate_proj.weight", theirs + "mlp.up_proj.weight"),
             ),
             RowParallel(ours + "mlp.linear_fc2.weight", (theirs + "mlp.down_proj.weight",)),
         ]

@@ -50,7 +50,7 @@ class HFTensors:
             raise UserError(f"No checkpoint at {folder}: {error}.") from None
         except (SafetensorError, ValueError, KeyError) as error:
             raise UserError(f"The checkpoint at {folder} is damaged: {error}.") from None
-        self._where = {name: file for file, handle in self._open.items() for name in handle.keys()}
+        self._where = {name: file for file, handle in self._open.items() for name in handle.keys()}  # noqa: SIM118
 
     def names(self) -> set[str]:
         """All tensor names."""
@@ -61,7 +61,9 @@ class HFTensors:
         return self._open[self._where[name]].get_tensor(name)
 
 
-def write_hf_folder(folder: Path, tensors: Iterable[tuple[str, Tensor]], source: Path, dtype: torch.dtype) -> None:
+def write_hf_folder(
+    folder: Path, tensors: Iterable[tuple[str, Tensor]], source: Path, dtype: torch.dtype
+) -> None:
     """Write ``folder`` with ``tensors`` and the companions of ``source``.
 
     The weights appear last, under their final name only when complete.

@@ -21,7 +21,7 @@ from reasongrm_nemo.megatron.weights.mappings import Mapping
 
 @dataclass(frozen=True)
 class _Parameter:
-    """One parameter of the whole model: its mapping, the names at its layer, and its name on its own stage."""
+    """One parameter of the whole model: its mapping, and both sides' names at its layer."""
 
     mapping: Mapping
     megatron: str
@@ -121,7 +121,9 @@ class WeightTransfer:
         if self._size == 1:
             return [shard.detach()]
         shards = [torch.empty_like(shard) for _ in range(self._size)]
-        dist.all_gather(shards, shard.detach().contiguous(), group=parallel_state.get_tensor_model_parallel_group())
+        dist.all_gather(
+            shards, shard.detach().contiguous(), group=parallel_state.get_tensor_model_parallel_group()
+        )
         return shards
 
     def _check_local_names(self) -> None:
@@ -134,9 +136,14 @@ class WeightTransfer:
         expected = {name for p in self.parameters for name in p.hf}
         missing, extra = expected - source.names(), source.names() - expected
         if missing or extra:
-            parts = [f"{label}: {', '.join(sorted(names)[:5])}" + (" …" if len(names) > 5 else "")
-                     for label, names in (("missing", missing), ("left over", extra)) if names]
-            raise UserError(f"The tensors at {folder} are not those its config.json describes; {'; '.join(parts)}.")
+            parts = [
+                f"{label}: {', '.join(sorted(names)[:5])}" + (" …" if len(names) > 5 else "")
+                for label, names in (("missing", missing), ("left over", extra))
+                if names
+            ]
+            raise UserError(
+                f"The tensors at {folder} are not those its config.json describes; {'; '.join(parts)}."
+            )
 
 
 def _parameters_by_global_name(module: ScoringGPTModel) -> dict[str, Tensor]:

@@ -32,7 +32,10 @@ def test_shares_are_balanced_by_length():
 
 
 def test_collate_scores_the_response_only():
-    samples = [Sample((5, 6, 7, 8), 2, 0.5, {"rollout": (-1.0, -2.0)}), Sample((9, 3), 1, -1.0, {"rollout": (-3.0,)})]
+    samples = [
+        Sample((5, 6, 7, 8), 2, 0.5, {"rollout": (-1.0, -2.0)}),
+        Sample((9, 3), 1, -1.0, {"rollout": (-3.0,)}),
+    ]
     batch = collate(samples, [0, 1], multiple=4)
     assert batch.tokens.tolist() == [[5, 6, 7, 0], [9, 0, 0, 0]]
     assert batch.targets.tolist() == [[6, 7, 8, 0], [3, 0, 0, 0]]

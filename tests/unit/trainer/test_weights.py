@@ -81,12 +81,14 @@ def test_rope_theta_is_read_from_transformers_5_too():
 
 
 def test_missing_and_damaged_checkpoints_are_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="config.json is missing"):
+    with pytest.raises(UserError, match=r"config\.json is missing"):
         Architecture.from_folder(tmp_path / "nowhere")
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(UserError, match="damaged"):
         HFTensors(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "missing.safetensors"}}))
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "missing.safetensors"}})
+    )
     with pytest.raises(UserError, match="No checkpoint"):
         HFTensors(tmp_path)

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tiny pipeline in a smoke size, killed in every stage and given again: is it whole, did it learn.
+
+A killed and resumed run equals an unbroken one wherever vLLM's scheduling does not reach: which tasks, how
+many records, which selection and mining follow from given paths, and training on given rollouts (to the
+bit, test_resume.py). Which tokens vLLM samples can differ in a last bit with the requests that happen to
+run side by side, so sampled texts are held to their invariants instead.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from reasongrm_nemo.data import HardTask, JudgeTask, ReasoningPath, SftExample, read_jsonl
+from reasongrm_nemo.data.tiny_judge import mode
+from reasongrm_nemo.rstar import score_sums
+
+ROOT = Path(__file__).resolve().parents[2]
+# stage -> the file whose appearance in the unfinished artefact is the moment to kill
+KILLS = {
+    "0_prepare": "stage.json",
+    "1_grpo_zero": "checkpoints/step_000004",
+    "2_generate": "paths.jsonl.partial",
+    "4_sft": "trainer.log",
+    "5_mine": "paths.jsonl.partial",
+    "6_grpo_hard": "rollouts",
+    "7_evaluate": "verdicts",
+}
+
+
+def start(runs, stage):
+    """The pipeline up to a stage."""
+    command = [sys.executable, "-m", "reasongrm_nemo", "pipeline", "recipes/tiny_smoke", "--to", stage]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [*command, f"runs_dir={runs}"],
+        env=env,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def descendants_of(pid):
+    found = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout
+    children = {}
+    for line in found.splitlines():
+        child, parent = map(int, line.split())
+        children.setdefault(parent, []).append(child)
+    todo, out = [pid], []
+    while todo:
+        for child in children.get(todo.pop(), []):
+            todo.append(child)
+            out.append(child)
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, rollout_python):
+    """The runs folder of a pipeline killed once in every stage, and what the last command printed."""
+    runs = tmp_path_factory.mktemp("pipeline") / "runs"
+    for stage, sign in KILLS.items():
+        process = start(runs, stage)
+        moment = runs / ".partial" / stage / sign
+        while process.poll() is None and not moment.exists():
+            time.sleep(0.02)
+        family = descendants_of(process.pid)
+        process.send_signal(signal.SIGKILL)
+        output = process.communicate()[0]
+        assert moment.exists() or (runs / stage).exists(), output[-4000:]
+        end = time.monotonic() + 20
+        while left := [pid for pid in family if Path(f"/proc/{pid}").exists() and not _zombie(pid)]:
+            assert time.monotonic() < end, f"{stage}: processes outlived the killed pipeline: {left}"
+            time.sleep(0.1)
+        process = start(runs, stage)
+        output = process.communicate(timeout=900)[0]
+        assert process.returncode == 0, output[-6000:]
+    return runs, output
+
+
+def _zombie(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def metrics(runs, stage):
+    return [json.loads(line) for line in (runs / stage / "metrics.jsonl").read_text().splitlines()]
+
+
+def paths(runs, stage):
+    return list(read_jsonl(runs / stage / "paths.jsonl", ReasoningPath))
+
+
+def test_every_artefact_is_whole(run):
+    runs, _ = run
+    for stage in [*KILLS, "3_filter"]:
+        manifest = json.loads((runs / stage / "manifest.json").read_text())
+        assert manifest["name"] == stage
+    assert not list((runs / ".partial").glob("*"))
+
+
+@pytest.mark.parametrize("stage", ["1_grpo_zero", "6_grpo_hard"])
+def test_each_step_is_there_once_and_the_engines_agree(run, stage):
+    figures = metrics(run[0], stage)
+    assert [line["step"] for line in figures] == list(range(1, len(figures) + 1))
+    assert max(line["log_prob_error_max"] for line in figures) < 1e-3
+    assert max(line["log_prob_error_mean"] for line in figures) < 1e-5
+
+
+@pytest.mark.parametrize(("stage", "samples"), [("2_generate", 8), ("5_mine", 4)])
+def test_each_task_has_its_samples_once(run, stage, samples):
+    counts = Counter((path.task_id, path.sample) for path in paths(run[0], stage))
+    assert set(counts.values()) == {1}
+    assert len(counts) == 120 * samples
+
+
+def test_uniform_groups_are_skipped(run):
+    figures = metrics(run[0], "1_grpo_zero")
+    assert all(line["groups"] == 16 and 0 <= line["kept"] <= 16 for line in figures)
+    assert any(line["kept"] < 16 for line in figures)
+
+
+def test_examples_are_the_argmax_of_r_star_among_right_paths(run):
+    runs, _ = run
+    best = {}
+    for path in paths(runs, "2_generate"):
+        if path.correct and path.finish_reason == "stop":
+            best[path.task_id] = max(best.get(path.task_id, 0.0), score_sums(path).score)
+    examples = list(read_jsonl(runs / "3_filter" / "examples.jsonl", SftExample))
+    assert {e.task_id: e.r_star for e in examples} == pytest.approx(best)
+
+
+def test_hard_tasks_are_those_not_always_right(run):
+    runs, _ = run
+    wrong = {path.task_id for path in paths(runs, "5_mine") if not path.correct}
+    hard = list(read_jsonl(runs / "5_mine" / "hard.jsonl", HardTask))
+    assert {task.id for task in hard} == wrong
+    labels = {task.id: task.label for task in read_jsonl(runs / "0_prepare" / "tasks.jsonl", JudgeTask)}
+    assert all(task.label == labels[task.id] for task in hard)
+
+
+def test_zero_learnt_to_answer_in_form_and_to_the_point(run):
+    runs, _ = run
+    scores = json.loads((runs / "7_evaluate" / "scores.json").read_text())["scores"]
+    base, zero = (
+        next(s for s in scores if s["model"] == m and s["temperature"] == 1.0) for m in ("base", "zero")
+    )
+    assert zero["format"] >= 0.95
+    assert zero["modes"]["concise"] >= base["modes"]["concise"] + 0.2
+
+
+def test_the_same_command_again_does_nothing(run):
+    runs, _ = run
+    before = {
+        file: file.stat().st_mtime_ns for file in runs.rglob("*") if file.is_file() and ".l" not in file.name
+    }
+    process = start(runs, "5_mine")
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == 0 and output.count("unchanged") == 6
+    assert before == {
+        file: file.stat().st_mtime_ns for file in runs.rglob("*") if file.is_file() and ".l" not in file.name
+    }
+
+
+def test_paths_know_what_they_are(run):
+    assert {mode(path.text) for path in paths(run[0], "2_generate")} <= {
+        "concise",
+        "shallow",
+        "skip",
+        "meander",
+    }
+    assert all(
+        path.correct == (path.verdict is not None) or not path.correct for path in paths(run[0], "2_generate")
+    )
