@@ -23,7 +23,7 @@ from reasongrm_nemo.report.console import Console
 RUNS = Path("runs/tiny_base")
 SHIPPED = Path(__file__).resolve().parents[1] / "reasongrm_nemo" / "assets" / "tiny_judge"
 # Steps times the recipe's batch, for one epoch each.
-EXAMPLES = {"lookup": 240 * 64, "arithmetic": 700 * 32, "mixture": 280 * 32}
+EXAMPLES = {"lookup": 360 * 64, "arithmetic": 900 * 32, "mixture": 280 * 32}
 
 
 def write_material(folder: Path, seed: int) -> None:

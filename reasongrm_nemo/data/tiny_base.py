@@ -3,8 +3,9 @@
 
 Three runs of the SFT stage follow one another, each from the weights of the one before (recipes/tiny_base):
 
-1. `lookup`: bare digits (`a=3;a?`), so that all there is to learn is which answer holds the digit. It is the
-   hardest part: nothing moves for a hundred steps, then it comes at once.
+1. `lookup`: the digit is given (`a=3;a?`, or `a=3;b=a*2;a?` with steps that nobody asks for), so that all
+   there is to learn is which answer holds it, wherever the answers stand. It is the hardest part: nothing
+   moves for a hundred steps or two, then it comes at once.
 2. `arithmetic`: chains of up to five operations, worked out without a fault.
 3. `mixture`: the base model's habits, good and bad (`BASE` of `reasongrm_nemo.data.tiny_judge`).
 """
@@ -23,9 +24,12 @@ from numpy.typing import NDArray
 
 from reasongrm_nemo.data.records import SftExample, Side
 from reasongrm_nemo.data.seeds import derive_seed
-from reasongrm_nemo.data.tiny_judge import BASE, CLEAN, LENGTHS, Habits, draw_question, trace
+from reasongrm_nemo.data.tiny_judge import BASE, CLEAN, LENGTHS, SLIPS, Habits, Question, draw_question, trace
 from reasongrm_nemo.judge import build_messages, load_template
 
+# Steps nobody asks for, beside a given digit: none half the time. Without them the model learns the places
+# of the answers rather than their words, and forgets when questions get longer.
+DISTRACTORS = (0, 0, 0, 0, 0, 1, 2, 3, 4, 5)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -64,12 +68,12 @@ def base_examples(phase: str, n: int, seed: int) -> list[SftExample]:
     examples = []
     for i in range(n):
         rng = random.Random(derive_seed(seed, "tiny_base", phase, i))
-        question = draw_question(rng, "train", shows.lengths)
+        question, asked = _ask(rng, rng.choice(shows.lengths))
         label: Side = rng.choice(("A", "B"))
         text, _ = trace(rng, question, label, shows.habits)
         answers = [question.chosen, question.rejected]
         first, second = answers if label == "A" else answers[::-1]
-        messages = build_messages(template, [{"role": "user", "content": question.text}], first, second)
+        messages = build_messages(template, [{"role": "user", "content": asked}], first, second)
         examples.append(
             SftExample(
                 task_id=f"tiny-{phase}-{seed}-{i}",
@@ -81,6 +85,17 @@ def base_examples(phase: str, n: int, seed: int) -> list[SftExample]:
             )
         )
     return examples
+
+
+def _ask(rng: random.Random, length: int) -> tuple[Question, str]:
+    """A question of the train split and its text; of no operation, one that names the digit it asks for."""
+    if length:
+        question = draw_question(rng, "train", (length,))
+        return question, question.text
+    chain = draw_question(rng, "train", (rng.choice(DISTRACTORS),))
+    wrong = (chain.start + rng.choice(SLIPS)) % 10
+    text = chain.text[: chain.text.rindex(";") + 1] + "a?"
+    return Question(chain.start, (), wrong, chain.style_words), text
 
 
 def base_config(vocabulary: int, pad: int, end_of_turn: int) -> dict[str, Any]:

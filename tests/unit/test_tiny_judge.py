@@ -177,6 +177,20 @@ def test_base_examples_are_records_of_training_questions_only(phase):
         assert Question(int(chain[2]), operations, -1, ("", "")).split == "train"
 
 
+def test_look_up_examples_ask_for_a_digit_they_name():
+    lengths = Counter()
+    for example in base_examples("lookup", 200, 1):
+        asked, first, second = example.messages[0]["content"].split("\n")
+        assert asked.endswith(";a?")
+        lengths[asked.count("=") - 1] += 1
+        digit = DIGITS[int(asked.removeprefix("Q:a=")[0])]
+        assert (digit in first) != (digit in second)
+        side = "A" if digit in first else "B"
+        right = f"a={DIGITS.index(digit)} is {digit}({side})\n</think>\n\n[[{side}]]"
+        assert example.messages[1]["content"] == right
+    assert set(lengths) == set(range(6)) and lengths[0] > 60
+
+
 def test_an_unknown_phase_is_refused():
     with pytest.raises(ValueError, match="Unknown phase"):
         base_examples("polish", 1, 1)
