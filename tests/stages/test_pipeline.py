@@ -23,6 +23,7 @@ from reasongrm_nemo.data.tiny_judge import mode
 from reasongrm_nemo.rstar import score_sums
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(1500)
 # stage -> the file whose appearance in the unfinished artefact is the moment to kill
 KILLS = {
     "0_prepare": "stage.json",
