@@ -143,9 +143,10 @@ def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[
 
 def _caption(report: Mapping[str, Any]) -> str:
     first = report["rows"][0]["settings"][0]
+    figures = "format, tokens and kind of path" if first["modes"] else "format and tokens"
     return (
         f"Accuracy in % with its 95 % interval on {first['accuracy']['items']} held-out pairs; "
-        f"format, tokens and kind of path at {_label(first['temperature'])}."
+        f"{figures} at {_label(first['temperature'])}."
     )
 
 
