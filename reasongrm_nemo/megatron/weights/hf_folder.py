@@ -77,6 +77,8 @@ def write_hf_folder(
     state = {name: tensor.to(dtype).contiguous() for name, tensor in tensors}
     partial = folder / "model.safetensors.partial"
     save_file(state, partial, metadata={"format": "pt"})
+    # safetensors writes for the owner alone; a checkpoint is as readable as the files beside it
+    partial.chmod((folder / "config.json").stat().st_mode & 0o777)
     partial.rename(folder / "model.safetensors")
 
 
