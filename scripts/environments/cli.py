@@ -2,6 +2,7 @@
 """The set-up command: check the machine, build what is missing, tie the checkout, report."""
 
 import argparse
+import fcntl
 import importlib.util
 import shutil
 import sys
@@ -27,8 +28,8 @@ def check_machine() -> None:
         raise SetupError("only Linux is supported (vLLM, NeMo): use a Linux machine, a container or WSL")
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         raise SetupError("this Python has no venv module: install python3.11-venv (Debian, Ubuntu)")
-    if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
-        raise SetupError("no C compiler: install gcc and g++ (torch and NeMo compile small helpers)")
+    if accelerator() == "gpu" and not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+        raise SetupError("no C compiler: install gcc (Triton compiles its launchers with it)")
     root = envs_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -89,12 +90,22 @@ def _describe(builder: Builder) -> str:
 
 
 def prune(specs: list[Spec]) -> None:
-    """Remove the shared environments that this checkout's lock files do not name."""
+    """Remove the shared environments that this checkout's lock files do not name, unless one is being built."""
     wanted = {spec.path.name for spec in specs}
-    for entry in sorted(envs_root().glob("*-*")):
-        if entry.name.split(".")[0] not in wanted and entry.name.startswith(NAMES):
-            print(f"removing {entry}")
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    for lock in sorted(envs_root().glob("*.lock")):
+        if lock.stem in wanted or not lock.stem.startswith(NAMES):
+            continue
+        with open(lock) as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"kept {lock.with_suffix('')}: a set-up is building it")
+                continue
+            print(f"removing {lock.with_suffix('')}")
+            for suffix in ("", ".tmp"):
+                shutil.rmtree(lock.with_suffix(suffix), ignore_errors=True)
+            for suffix in (".log", ".lock"):
+                lock.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def main() -> int:
