@@ -90,7 +90,7 @@ def _describe(builder: Builder) -> str:
 
 
 def prune(specs: list[Spec]) -> None:
-    """Remove the shared environments that this checkout's lock files do not name, unless one is being built."""
+    """Remove the shared environments that no lock file of this checkout names, unless one is being built."""
     wanted = {spec.path.name for spec in specs}
     for lock in sorted(envs_root().glob("*.lock")):
         if lock.stem in wanted or not lock.stem.startswith(NAMES):
