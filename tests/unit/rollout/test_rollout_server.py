@@ -190,7 +190,7 @@ def test_environment_without_this_package(make, tmp_path):
     settings.extra_env["PYTHONPATH"] = ""
     # -S hides what is installed; a wrapper stands for the interpreter of such an environment.
     wrapper = tmp_path / "python"
-    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     wrapper.chmod(0o755)
     object.__setattr__(settings, "python", str(wrapper))
     with pytest.raises(UserError, match=r"lacks this package or vLLM .*install"):
