@@ -10,13 +10,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from reasongrm_nemo import rope
+from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.errors import UserError
 
 STAGES = ("prepare", "grpo", "generate", "filter", "sft", "mine", "evaluate")
 GENERATED_SOURCES = ("tiny_judge",)
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "stage": STAGES,
-    "model.architecture": (None, "qwen2", "llama"),
+    "model.architecture": (None, "qwen2", "qwen3", "llama"),
+    "model.rope.type": (None, "yarn", "linear"),
     "model.dtype": ("fp32", "bf16"),
     "model.recompute": ("none", "full"),
     "judge.policy": ("strict_last", "rm_r1", "rewardbench"),
@@ -49,7 +52,9 @@ AT_LEAST_ONE: dict[str, tuple[str, ...]] = {
 }
 AT_LEAST_ONE_OR_NULL: dict[str, tuple[str, ...]] = {
     "prepare": ("max_tasks", "max_validation"),
+    "model": ("rope.original_max_position_embeddings",),
     "rollout": ("port", "threads"),
+    "cluster": ("layers_in_first_stage", "layers_in_last_stage"),
     "grpo": ("max_tasks", "global_batch"),
     "generate": ("max_tasks",),
     "mine": ("max_tasks",),
@@ -133,6 +138,7 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
             f"judge.max_prompt_tokens {cfg.judge.max_prompt_tokens} + "
             f"rollout.max_response_tokens {cfg.rollout.max_response_tokens} = {room}",
         )
+    _check_rope(cfg.model, refuse)
     cluster = cfg.cluster
     world = cluster.nodes * cluster.devices_per_node
     parallel = cluster.tensor_parallel * cluster.pipeline_parallel
@@ -174,6 +180,24 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
         _check_evaluate(cfg.evaluate, refuse)
     if cfg.stage in ("grpo", "generate") and cfg.rollout.temperature == 0:
         refuse("rollout.temperature", f"is 0; {cfg.stage} needs samples that differ")
+
+
+def _check_rope(model: DictConfig, refuse: Any) -> None:
+    own = model.rope
+    if own.type is None:
+        return
+    for key in ("factor", "original_max_position_embeddings"):
+        if own[key] is None:
+            refuse(f"model.rope.{key}", f"is null; model.rope.type {own.type} needs it")
+    if own.factor <= 1:
+        refuse("model.rope.factor", f"is {own.factor}; it must be above 1")
+    reach = round(own.factor * own.original_max_position_embeddings)
+    if model.max_model_len > reach:
+        refuse(
+            "model.max_model_len",
+            f"is {model.max_model_len}, past the {reach} positions that model.rope gives "
+            f"(its factor {own.factor} × {own.original_max_position_embeddings})",
+        )
 
 
 def _check_evaluate(own: DictConfig, refuse: Any) -> None:
@@ -245,24 +269,33 @@ def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> No
     architecture = hf_config.get("model_type")
     if cfg.model.architecture is not None and architecture != cfg.model.architecture:
         raise UserError(f"model.architecture is {cfg.model.architecture}, but {where} says {architecture}")
-    heads, groups = hf_config.get("num_attention_heads", 0), hf_config.get("num_key_value_heads")
-    layers, limit = hf_config.get("num_hidden_layers", 0), hf_config.get("max_position_embeddings", 0)
-    tensor, pipeline = cfg.cluster.tensor_parallel, cfg.cluster.pipeline_parallel
-    for name, count in (("num_attention_heads", heads), ("num_key_value_heads", groups or heads)):
-        if count % tensor:
-            raise UserError(
-                f"cluster.tensor_parallel is {tensor}, which does not divide {name} {count} of {where}"
-            )
-    if layers % pipeline:
-        raise UserError(
-            f"cluster.pipeline_parallel is {pipeline}, which does not divide "
-            f"num_hidden_layers {layers} of {where}"
-        )
+    stated = {**hf_config, **rope.overrides(hf_config, cfg.model.rope)}
+    limit = stated.get("max_position_embeddings", 0)
     if limit and cfg.model.max_model_len > limit:
         raise UserError(
             f"model.max_model_len is {cfg.model.max_model_len}, past "
-            f"max_position_embeddings {limit} of {where}"
+            f"max_position_embeddings {limit} of {where} (model.rope can extend it)"
         )
+    heads = hf_config.get("num_attention_heads", 0)
+    counts = {
+        "num_attention_heads": heads,
+        "num_key_value_heads": hf_config.get("num_key_value_heads") or heads,
+        "intermediate_size": hf_config.get("intermediate_size", 0),
+    }
+    layout = Layout.of_cluster(cfg.cluster)
+    for name, count in counts.items():
+        if count % layout.tensor:
+            raise UserError(
+                f"cluster.tensor_parallel is {layout.tensor}, which does not divide {name} {count} of {where}"
+            )
+    if layout.stages(hf_config.get("num_hidden_layers", 0)) is None:
+        raise UserError(
+            f"cluster.pipeline_parallel is {layout.pipeline}, which does not divide "
+            f"num_hidden_layers {hf_config.get('num_hidden_layers')} of {where}"
+        )
+    # what is only served may be any model that vLLM knows
+    if cfg.stage in ("grpo", "sft"):
+        Architecture.from_config(hf_config, where, cfg.model.rope)
 
 
 _ABSENT = object()

@@ -19,14 +19,15 @@ from reasongrm_nemo.errors import UserError
 _INTERRUPTED = 130
 
 
-class _Command(click.Command):
-    """Every command takes --debug, and turns a UserError into one line and status 2."""
+class Command(click.Command):
+    """A command that takes --debug, and turns a UserError into one line and status 2."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; see the class."""
         debug = ctx.params.pop("debug")
         try:
             return super().invoke(ctx)
@@ -42,7 +43,7 @@ class _Command(click.Command):
 
 
 class _Group(click.Group):
-    command_class = _Command
+    command_class = Command
 
 
 @contextmanager

@@ -151,12 +151,14 @@ def require_path(value: str, runs_dir: str | Path, key: str) -> Path:
 def input_paths(cfg: DictConfig) -> dict[str, tuple[str, str]]:
     """Every input of a recipe: name -> (dotted key, value). Keys without a value are left out.
 
-    The names are those of `inputs`, `model` for model.hf_path, `source` for prepare.source where it is a
-    path, and `models.<name>` for evaluate.models.
+    The names are those of `inputs`, `model` for model.hf_path, `megatron` for model.megatron_path, `source`
+    for prepare.source where it is a path, and `models.<name>` for evaluate.models.
     """
     found = {name: (f"inputs.{name}", value) for name, value in (cfg.get("inputs") or {}).items()}
     if cfg.model.hf_path:
         found["model"] = ("model.hf_path", cfg.model.hf_path)
+    if cfg.stage in ("grpo", "sft"):
+        found["megatron"] = ("model.megatron_path", cfg.model.megatron_path)
     if cfg.stage == "prepare" and cfg.prepare.source not in checks.GENERATED_SOURCES:
         found["source"] = ("prepare.source", cfg.prepare.source)
     if cfg.stage == "evaluate":

@@ -8,6 +8,8 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -43,6 +45,42 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); was it written by this program?") from None
+
+
+@contextmanager
+def whole_folder(folder: Path, nbytes: int) -> Iterator[Path]:
+    """A folder to be filled, which appears under its name when the block ends well, and else not at all.
+
+    Args:
+        folder: must not exist.
+        nbytes: what will be written, so that a disk too small is refused before the work.
+
+    Raises:
+        UserError: the folder exists, or its disk is too small or filled up meanwhile.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists already: remove it, or name another folder.")
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        partial.mkdir(parents=True)
+        free = shutil.disk_usage(partial).free
+        if free < nbytes:
+            raise UserError(
+                f"no space left on the disk of {folder}: {readable_bytes(nbytes)} are needed, "
+                f"{readable_bytes(free)} free."
+            )
+        yield partial
+        sync_tree(partial)
+        partial.rename(folder)
+        sync_directory(folder.parent)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise UserError(f"no space left on the disk of {folder}; nothing was kept.") from error
+        if isinstance(error, OSError):
+            raise UserError(f"{error.filename or folder} cannot be written: {error.strerror}.") from error
+        raise
 
 
 def sync_tree(folder: Path) -> None:

@@ -110,7 +110,7 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
 
     def finish_training_step(self) -> None:
         """Reduce the gradients over the ranks."""
-        self.fill_missing_gradients()
+        self.complete_gradients()
         super().finish_training_step()
 
     def _budget(self) -> int:

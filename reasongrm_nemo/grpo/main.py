@@ -29,7 +29,13 @@ def main(path: str) -> None:
 
         cfg = recipe.grpo
         session = sessions.start(
-            platform, GRPOActor, recipe, cfg.optim, cfg.steps * cfg.optimizer_steps, order.model
+            platform,
+            GRPOActor,
+            recipe,
+            cfg.optim,
+            cfg.steps * cfg.optimizer_steps,
+            order.model,
+            order.inputs.get("megatron"),
         )
         session.model.grpo = cfg
         tasks = list(read_tasks(order.inputs["tasks"]))[cfg.skip_tasks :]

@@ -127,7 +127,7 @@ class RolloutSource:
         """Export on every rank of the first replica; the first rank passes the tensors on."""
         if parallel_state.get_data_parallel_rank() != 0:
             return
-        metadata = [WeightMeta(*described) for described in self._transfer.metadata()]
+        metadata = [WeightMeta(i.name, i.dtype, i.shape) for i in self._transfer.infos()]
         tensors = self._transfer.export()
         if self._sender is None:
             for _ in tensors:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
@@ -99,8 +101,22 @@ class JudgeModelMixin:
         """What a micro-batch's length must be a multiple of."""
         return self.cfg.tensor_model_parallel_size if self.cfg.sequence_parallel else 1
 
-    def fill_missing_gradients(self) -> None:
-        """Zeros where a rank had nothing to train on, so that all ranks reduce the same tensors."""
-        for parameter in self.core_module().parameters():
-            if parameter.requires_grad and parameter.grad is None and not hasattr(parameter, "main_grad"):
+    def complete_gradients(self) -> None:
+        """What must be true of this rank's gradients before NeMo reduces them over ranks.
+
+        Zeros where a rank had nothing to train on, so that all ranks reduce the same tensors. And the sum
+        over tensor-parallel ranks for the norms of queries and keys: each rank has seen its own heads
+        alone. megatron-core's optimizer does that itself (finalize_model_grads.py), and NeMo under
+        sequence parallelism, but nobody for the plain optimizer.
+        """
+        for name, parameter in self.core_module().named_parameters():
+            if not parameter.requires_grad or hasattr(parameter, "main_grad"):
+                continue
+            if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+            if _sees_own_heads_alone(name) and not self.cfg.sequence_parallel:
+                dist.all_reduce(parameter.grad, group=parallel_state.get_tensor_model_parallel_group())
+
+
+def _sees_own_heads_alone(name: str) -> bool:
+    return "q_layernorm" in name or "k_layernorm" in name

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from omegaconf import DictConfig, OmegaConf
 
+from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.megatron.platform import Platform
-from reasongrm_nemo.megatron.weights.architectures import Architecture
+from reasongrm_nemo.megatron.rope import softmax_scale
 
 
 def nemo_config(
@@ -33,8 +34,6 @@ def nemo_config(
         "mcore_gpt": True,
         "transformer_engine": platform.transformer_engine,
         "use_cpu_initialization": not platform.transformer_engine,
-        "tensor_model_parallel_size": cluster.tensor_parallel,
-        "pipeline_model_parallel_size": cluster.pipeline_parallel,
         "sequence_parallel": cluster.sequence_parallel,
         "micro_batch_size": 1,
         "global_batch_size": data_parallel,
@@ -45,7 +44,7 @@ def nemo_config(
         "variable_seq_lengths": True,
         "moe_token_dispatcher_type": "alltoall",
         "log_prob_chunk": recipe.model.log_prob_chunk,
-        **_architecture_keys(architecture, cluster.tensor_parallel),
+        **model_keys(architecture, Layout.of_cluster(cluster)),
         **_recompute_keys(recipe.model.recompute),
         # the fusions need CUDA kernels; with Transformer Engine they are part of its layers
         "masked_softmax_fusion": False,
@@ -88,8 +87,15 @@ def nemo_config(
     return OmegaConf.create({"trainer": trainer, "exp_manager": {}, "model": model})
 
 
-def _architecture_keys(architecture: Architecture, tensor_parallel: int) -> dict[str, object]:
+def model_keys(architecture: Architecture, layout: Layout) -> dict[str, object]:
+    """The model's shape and layout in NeMo's keys, without what depends on the run or the machine."""
+    # NeMo divides the rest of the layers by the rest of the stages, of which two ends leave none
+    last = None if layout.pipeline == 2 and layout.first is not None else layout.last
     return {
+        "tensor_model_parallel_size": layout.tensor,
+        "pipeline_model_parallel_size": layout.pipeline,
+        "num_layers_in_first_pipeline_stage": layout.first,
+        "num_layers_in_last_pipeline_stage": last,
         "num_layers": architecture.layers,
         "hidden_size": architecture.hidden,
         "ffn_hidden_size": architecture.ffn,
@@ -97,16 +103,18 @@ def _architecture_keys(architecture: Architecture, tensor_parallel: int) -> dict
         "num_query_groups": architecture.kv_heads,
         "kv_channels": architecture.head_dim,
         "vocab_size": architecture.vocab,
-        "override_vocab_size": architecture.padded_vocab(tensor_parallel),
+        "override_vocab_size": layout.padded_vocab(architecture.vocab),
         "share_embeddings_and_output_weights": architecture.tied,
         "normalization": "rmsnorm",
         "layernorm_epsilon": architecture.norm_eps,
         "activation": "fast-swiglu",
         "bias": False,
         "qkv_bias": architecture.qkv_bias,
+        "qk_layernorm": architecture.qk_norm,
         "position_embedding_type": "rope",
         "rotary_percentage": 1.0,
-        "rotary_base": architecture.rope_theta,
+        "rotary_base": architecture.rope.theta,
+        "softmax_scale": softmax_scale(architecture.rope, architecture.head_dim),
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
         "ffn_dropout": 0.0,

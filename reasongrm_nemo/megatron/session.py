@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.megatron.platform import Platform
-from reasongrm_nemo.megatron.weights.architectures import Architecture
 
 
 @dataclass
@@ -24,6 +24,7 @@ class Session:
         scheduler: learning-rate scheduler, stepped once an optimizer step.
         transfer: weights in and out (``megatron.weights.transfer.WeightTransfer``).
         hf_path: the Hugging Face folder the run began from.
+        rope: the recipe's ``model.rope``.
         platform: see ``megatron.platform``.
     """
 
@@ -32,6 +33,7 @@ class Session:
     scheduler: Any
     transfer: Any
     hf_path: Path
+    rope: DictConfig
     platform: Platform
 
 
@@ -42,8 +44,9 @@ def start(
     optim: DictConfig,
     total_steps: int,
     hf_path: Path,
+    megatron_path: Path | None = None,
 ) -> Session:
-    """Build the model over all ranks and fill it from ``hf_path``; collective.
+    """Build the model over all ranks and fill it from a checkpoint; collective.
 
     The environment is torchrun's or Slurm's (RANK, WORLD_SIZE, MASTER_ADDR, ...), as Lightning reads it.
 
@@ -53,7 +56,8 @@ def start(
         recipe: resolved recipe.
         optim: the stage's ``optim`` block.
         total_steps: optimizer steps of the whole run, for the schedule.
-        hf_path: Hugging Face folder with the initial weights.
+        hf_path: Hugging Face folder with the model's config, and its weights where ``megatron_path`` is None.
+        megatron_path: torch_dist checkpoint with the initial weights.
     """
     import torch
     from nemo_aligner.utils.train_script_utils import (
@@ -63,12 +67,13 @@ def start(
         resolve_and_create_trainer,
     )
 
+    from reasongrm_nemo.megatron import rope
     from reasongrm_nemo.megatron.nemo_config import nemo_config
     from reasongrm_nemo.megatron.schedule import make_scheduler
     from reasongrm_nemo.megatron.weights.transfer import WeightTransfer
 
     torch.set_num_threads(recipe.cluster.threads_per_rank)
-    architecture = Architecture.from_folder(hf_path)
+    architecture = Architecture.from_folder(hf_path, recipe.model.rope)
     config = nemo_config(recipe, optim, architecture, platform)
     trainer = resolve_and_create_trainer(config, "aligner")
     model = model_class(config.model, trainer)
@@ -78,9 +83,13 @@ def start(
     init_using_ptl(trainer, model, placeholder, placeholder.dataset)
     optimizer, _ = extract_optimizer_scheduler_from_ptl_model(model)
     transfer = WeightTransfer(model.core_module(), architecture, platform.transformer_engine)
-    transfer.load(hf_path)
+    rope.apply(model.core_module(), architecture.rope, architecture.head_dim)
+    if megatron_path is None:
+        transfer.load(hf_path)
+    else:
+        transfer.load_megatron(megatron_path, model.sharded_state_dict())
     scheduler = make_scheduler(optimizer, total_steps, optim)
-    return Session(model, optimizer, scheduler, transfer, Path(hf_path), platform)
+    return Session(model, optimizer, scheduler, transfer, Path(hf_path), recipe.model.rope, platform)
 
 
 def quiet_libraries() -> None:
@@ -105,20 +114,26 @@ def quiet_libraries() -> None:
 
 
 def export_hf(session: Session, folder: Path, dtype: str) -> None:
-    """Write the weights as a Hugging Face folder in ``dtype`` (fp32 or bf16); collective."""
-    import torch
+    """Write the weights as a Hugging Face folder in ``dtype`` (fp32 or bf16); collective.
+
+    One tensor is held at a time, on the first rank.
+    """
+    import dataclasses
+
     import torch.distributed as dist
     from megatron.core import parallel_state
 
-    from reasongrm_nemo.megatron.weights.hf_folder import write_hf_folder
+    from reasongrm_nemo.files import read_json
+    from reasongrm_nemo.megatron.weights.hf_folder import RECIPE_DTYPES, dtype_key, write_hf_folder
+    from reasongrm_nemo.rope import overrides
 
     if parallel_state.get_data_parallel_rank() == 0:
+        stored = RECIPE_DTYPES[dtype]
+        tensors = ((name, tensor.to(stored)) for name, tensor in session.transfer.export())
         if dist.get_rank() == 0:
-            # cloned: a tensor of the live model may be a view that safetensors refuses to store
-            tensors = ((name, tensor.clone()) for name, tensor in session.transfer.export())
-            stored = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-            write_hf_folder(folder, tensors, session.hf_path, stored)
-        else:
-            for _ in session.transfer.export():
-                pass
+            infos = [dataclasses.replace(info, dtype=stored) for info in session.transfer.infos()]
+            changes = overrides(read_json(session.hf_path / "config.json"), session.rope)
+            write_hf_folder(folder, infos, tensors, session.hf_path, changes | dtype_key(stored))
+        for _ in tensors:
+            pass
     dist.barrier()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import read_json
+from reasongrm_nemo.rope import overrides
 
 PYTHON_VARIABLE = "REASONGRM_ROLLOUT_PYTHON"
 
@@ -36,6 +39,7 @@ class RolloutSettings:
         stall_timeout_s: no progress for so long is a loss.
         start_timeout_s: longest start.
         extra_env: further environment variables of the server.
+        rope: `model.rope`: how the served model's positions are stretched, if at all.
     """
 
     python: str
@@ -54,6 +58,7 @@ class RolloutSettings:
     stall_timeout_s: float
     start_timeout_s: float
     extra_env: dict[str, str] = field(default_factory=dict)
+    rope: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any]) -> RolloutSettings:
@@ -79,6 +84,7 @@ class RolloutSettings:
             platform=cluster["platform"],
             weight_transfer=cluster["weight_transfer"],
             dtype=rollout["dtype"],
+            rope=dict(model["rope"]),
             max_model_len=model["max_model_len"],
             trust_remote_code=model["trust_remote_code"],
             max_num_seqs=rollout["max_num_seqs"],
@@ -115,6 +121,9 @@ class RolloutSettings:
         out += ["--weight-transfer-config", f'{{"backend": "{self.weight_transfer}"}}']
         out += ["--middleware", "reasongrm_nemo.rollout.vllm_plugin.RequireToken"]
         out += ["--disable-uvicorn-access-log"]
+        if self.rope.get("type"):
+            changes = overrides(read_json(model_dir / "config.json"), self.rope)
+            out += ["--hf-overrides", json.dumps(changes)]
         if self.trust_remote_code:
             out += ["--trust-remote-code"]
         if self.enforce_eager:

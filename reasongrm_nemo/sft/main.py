@@ -27,7 +27,13 @@ def main(path: str) -> None:
         cfg = recipe.sft
         samples = read_samples(order.inputs["examples"], recipe, order.model)
         session = sessions.start(
-            platform, SFTModel, recipe, cfg.optim, step_count(len(samples), cfg), order.model
+            platform,
+            SFTModel,
+            recipe,
+            cfg.optim,
+            step_count(len(samples), cfg),
+            order.model,
+            order.inputs.get("megatron"),
         )
         trainer = make_trainer(
             session,

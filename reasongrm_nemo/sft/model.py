@@ -63,5 +63,5 @@ class SFTModel(JudgeModelMixin, GPTSFTModel):
 
     def finish_training_step(self) -> None:
         """Reduce the gradients over the ranks."""
-        self.fill_missing_gradients()
+        self.complete_gradients()
         super().finish_training_step()

@@ -28,8 +28,16 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
     recipe = OmegaConf.create(
         {
             "seed": 1,
-            "model": {"dtype": "fp32", "max_model_len": 128, "log_prob_chunk": 7, "recompute": "none"},
+            "model": {
+                "dtype": "fp32",
+                "max_model_len": 128,
+                "log_prob_chunk": 7,
+                "recompute": "none",
+                "rope": {"type": None},
+            },
             "cluster": {
+                "layers_in_first_stage": None,
+                "layers_in_last_stage": None,
                 "nodes": 1,
                 "devices_per_node": int(os.environ["WORLD_SIZE"]),
                 "tensor_parallel": int(tensor_parallel),
@@ -116,7 +124,7 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
             want = gradients[name].grad
             worst = max(worst, ((tensor - want).norm() / want.norm()).item())
     figures["gradient"] = worst
-    figures["names"] = len(session.transfer.metadata()) == len(gradients)
+    figures["names"] = len(session.transfer.infos()) == len(gradients)
     if dist.get_rank() == 0:
         Path(out).write_text(json.dumps(figures))
 

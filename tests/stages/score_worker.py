@@ -18,9 +18,11 @@ def main(hf_path, sequences, out):
 
     sessions.quiet_libraries()
     parallel = {"tensor_parallel": 1, "pipeline_parallel": 1, "sequence_parallel": False}
+    parallel |= {"layers_in_first_stage": None, "layers_in_last_stage": None}
     recipe = {
         "seed": 1,
-        "model": {"dtype": "fp32", "max_model_len": 1024, "log_prob_chunk": 64, "recompute": "none"},
+        "model": {"dtype": "fp32", "max_model_len": 1024, "log_prob_chunk": 64, "recompute": "none"}
+        | {"rope": {"type": None}},
         "cluster": {"nodes": 1, "devices_per_node": 1, "threads_per_rank": 2} | parallel,
     }
     optim = {"lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0}

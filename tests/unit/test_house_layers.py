@@ -16,7 +16,8 @@ PACKAGE = ROOT / "reasongrm_nemo"
 ROWS = [
     {"errors"},
     {"judge", "data", "rstar", "rewards", "evaluation"},
-    {"files", "tokenization", "smollm2"},
+    {"files", "rope"},
+    {"architecture", "tokenization", "smollm2"},
     {"rollout", "megatron"},
     {"checks", "config", "manifest", "work_order"},
     {"grpo", "sft", "report"},

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Hugging Face checkpoint folder: reading its safetensors, writing a new one beside its files."""
+"""A Hugging Face checkpoint folder: its safetensors read in slices, a new one written as a stream."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import read_json, write_json
 
 # What a model folder needs beside its weights to be loaded by transformers and vLLM.
 COMPANIONS = (
@@ -28,62 +31,244 @@ COMPANIONS = (
     "merges.txt",
     "tokenizer.model",
 )
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9
+"""Largest file of an exported checkpoint, as transformers' own default."""
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+RECIPE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+# Buffers that older checkpoints store; they follow from config.json.
+_DERIVED = ".rotary_emb.inv_freq"
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a checkpoint, without its values."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Of its values."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class HFTensors:
-    """Lazy access to the tensors of a Hugging Face folder.
+    """Lazy access to the tensors of a Hugging Face folder; may be used by several threads.
 
     Raises:
-        UserError: the folder holds no safetensors, or a shard is missing or damaged.
+        UserError: the folder holds no safetensors, a shard is missing or damaged, or the index is wrong.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        index = self.folder / "model.safetensors.index.json"
+        self._where: dict[str, Path] = {}
+        self.infos: dict[str, TensorInfo] = {}
+        listed, files = self._index()
+        for file in files:
+            self._read_header(self.folder / file)
+        lost = sorted(listed - set(self._where))
+        if lost:
+            raise UserError(
+                f"The checkpoint at {folder} is damaged: {INDEX} names {lost[0]}, no file has it."
+            )
+
+    def _index(self) -> tuple[set[str], list[str]]:
+        index = self.folder / INDEX
+        if not index.exists():
+            return set(), ["model.safetensors"]
         try:
-            if index.exists():
-                files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            else:
-                files = ["model.safetensors"]
-            self._open = {file: safe_open(self.folder / file, framework="pt") for file in files}
-        except FileNotFoundError as error:
-            raise UserError(f"No checkpoint at {folder}: {error}.") from None
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise UserError(f"The checkpoint at {folder} is damaged: {error}.") from None
-        self._where = {name: file for file, handle in self._open.items() for name in handle.keys()}  # noqa: SIM118
+            weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            return set(weight_map), sorted(set(weight_map.values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"The checkpoint at {self.folder} is damaged: {INDEX}: {error}.") from None
 
-    def names(self) -> set[str]:
-        """All tensor names."""
-        return set(self._where)
+    def _read_header(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - it is no mapping
+                    if name.endswith(_DERIVED):
+                        continue
+                    view = file.get_slice(name)
+                    if view.get_dtype() not in DTYPES:
+                        raise UserError(
+                            f"{path}: {name} is stored as {view.get_dtype()}; known: {', '.join(DTYPES)}."
+                        )
+                    self._where[name] = path
+                    self.infos[name] = TensorInfo(name, DTYPES[view.get_dtype()], tuple(view.get_shape()))
+        except FileNotFoundError:
+            raise UserError(f"No checkpoint at {self.folder}: {path.name} is missing.") from None
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"The checkpoint at {self.folder} is damaged: {path.name}: {error}.") from None
 
-    def get(self, name: str) -> Tensor:
-        """One tensor in the dtype it is stored in."""
-        return self._open[self._where[name]].get_tensor(name)
+    def view(self, name: str) -> Any:
+        """One tensor, to be sliced; only what is sliced is read.
+
+        The file is opened anew each time: an open one keeps every page that was read in this process.
+        """
+        return safe_open(self._where[name], framework="pt").get_slice(name)
+
+    def dtype(self) -> torch.dtype:
+        """The dtype of every tensor.
+
+        Raises:
+            UserError: they have more than one.
+        """
+        found = {info.dtype for info in self.infos.values()}
+        if len(found) != 1:
+            names = ", ".join(sorted(str(d).removeprefix("torch.") for d in found))
+            raise UserError(f"The tensors at {self.folder} are stored in {names}: say which dtype they get.")
+        return found.pop()
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse a folder whose tensors are not exactly those named, or have other shapes.
+
+        Raises:
+            UserError: naming what is missing, left over or wrong.
+        """
+        missing, extra = shapes.keys() - self.infos.keys(), self.infos.keys() - shapes.keys()
+        if extra == {"lm_head.weight"} and not missing:
+            raise UserError(
+                f"{self.folder}: config.json says tie_word_embeddings, yet lm_head.weight is stored: "
+                "set it to false, or remove the tensor where it is a copy of the embedding."
+            )
+        wrong = [
+            f"{name} {list(self.infos[name].shape)} instead of {list(shape)}"
+            for name, shape in shapes.items()
+            if name in self.infos and self.infos[name].shape != tuple(shape)
+        ]
+        found = (("missing", sorted(missing)), ("left over", sorted(extra)), ("of another shape", wrong))
+        parts = [
+            f"{label}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            for label, names in found
+            if names
+        ]
+        if parts:
+            raise UserError(
+                f"The tensors at {self.folder} are not those its config.json describes; {'; '.join(parts)}."
+            )
+
+
+def copy_companions(source: Path, folder: Path, changes: Mapping[str, Any]) -> None:
+    """Copy what stands beside the weights, with some keys of config.json replaced.
+
+    Raises:
+        UserError: ``source`` has no config.json.
+    """
+    if not (source / "config.json").is_file():
+        raise UserError(f"{source} holds no config.json, so what is written there could not be loaded.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in COMPANIONS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    config = read_json(folder / "config.json")
+    if "torch_dtype" in changes:
+        config.pop("dtype", None)
+    write_json(folder / "config.json", config | dict(changes))
+
+
+def dtype_key(dtype: torch.dtype) -> dict[str, str]:
+    """What config.json says of the weights' dtype, in the key that transformers 4 and 5 both read."""
+    return {"torch_dtype": str(dtype).removeprefix("torch.")}
+
+
+def shards(infos: Sequence[TensorInfo], limit: int = SHARD_BYTES) -> dict[str, list[TensorInfo]]:
+    """File names of a checkpoint, each with its tensors in their order.
+
+    Args:
+        infos: of every tensor.
+        limit: largest file in bytes; a larger tensor has one to itself.
+    """
+    groups: list[list[TensorInfo]] = []
+    size = 0
+    for info in infos:
+        if not groups or size + info.nbytes > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(info)
+        size += info.nbytes
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups, 1)}
+
+
+def write_index(folder: Path, files: Mapping[str, Sequence[TensorInfo]]) -> None:
+    """The index that a checkpoint of more than one file has."""
+    if len(files) == 1:
+        return
+    weight_map = {info.name: file for file, infos in files.items() for info in infos}
+    total = sum(info.nbytes for infos in files.values() for info in infos)
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def write_safetensors(path: Path, infos: Sequence[TensorInfo], tensors: Iterable[Tensor]) -> None:
+    """One safetensors file, its tensors taken one at a time.
+
+    The library's own writer wants all of them in memory, 5 GB for a file of a 32B model. The format is
+    an 8-byte length, a JSON header and the bytes (its README, "Format").
+
+    Args:
+        path: replaced if it exists.
+        infos: of the tensors, in their order.
+        tensors: of those dtypes and shapes.
+
+    Raises:
+        ValueError: a tensor is not what was announced.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for info in infos:
+        entry = {"dtype": _CODES[info.dtype], "shape": list(info.shape)}
+        header[info.name] = entry | {"data_offsets": [start, start + info.nbytes]}
+        start += info.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for info, tensor in zip(infos, tensors, strict=True):
+            _write_tensor(out, info, tensor)
+
+
+def _write_tensor(out: BinaryIO, info: TensorInfo, tensor: Tensor) -> None:
+    if tensor.dtype != info.dtype or tuple(tensor.shape) != info.shape:
+        raise ValueError(
+            f"{info.name}: {tensor.dtype} {tuple(tensor.shape)} comes where {info} was announced"
+        )
+    out.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def write_hf_folder(
-    folder: Path, tensors: Iterable[tuple[str, Tensor]], source: Path, dtype: torch.dtype
+    folder: Path,
+    infos: Sequence[TensorInfo],
+    tensors: Iterator[tuple[str, Tensor]],
+    source: Path,
+    changes: Mapping[str, Any],
 ) -> None:
-    """Write ``folder`` with ``tensors`` and the companions of ``source``.
+    """Write a checkpoint from a stream of tensors, file after file.
 
-    The weights appear last, under their final name only when complete.
+    Args:
+        folder: appears whole or not at all; one that exists is replaced.
+        infos: of every tensor, in the order of ``tensors``.
+        tensors: taken one at a time.
+        source: where config, tokenizer and chat template are copied from.
+        changes: keys of config.json that are replaced.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in COMPANIONS:
-        if (Path(source) / name).exists():
-            shutil.copyfile(Path(source) / name, folder / name)
-    _set_dtype(folder / "config.json", dtype)
-    state = {name: tensor.to(dtype).contiguous() for name, tensor in tensors}
-    partial = folder / "model.safetensors.partial"
-    save_file(state, partial, metadata={"format": "pt"})
-    # safetensors writes for the owner alone; a checkpoint is as readable as the files beside it
-    partial.chmod((folder / "config.json").stat().st_mode & 0o777)
-    partial.rename(folder / "model.safetensors")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    copy_companions(source, partial, changes)
+    files = shards(infos)
+    for name, group in files.items():
+        write_safetensors(partial / name, group, (_named(tensors, info.name) for info in group))
+    write_index(partial, files)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
-def _set_dtype(config_path: Path, dtype: torch.dtype) -> None:
-    config = json.loads(config_path.read_text())
-    config["torch_dtype"] = str(dtype).removeprefix("torch.")
-    config.pop("dtype", None)
-    config_path.write_text(json.dumps(config, indent=2) + "\n")
+def _named(tensors: Iterator[tuple[str, Tensor]], name: str) -> Tensor:
+    found, tensor = next(tensors)
+    if found != name:
+        raise ValueError(f"{found} comes where {name} was announced")
+    return tensor

@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed mappings between Hugging Face tensors and Megatron's; each owns both directions."""
+"""Typed mappings between Hugging Face tensors and Megatron's; each owns both directions.
+
+A Megatron parameter is looked at as a whole, as one rank would hold it. Ranks hold boxes of it, and any box
+can be read from the Hugging Face tensors without the rest: so loading, conversion and refit need no more
+memory than the box at hand.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+Box = tuple[tuple[int, int], ...]
+"""A part of a tensor: for each dimension the first index and the one after the last."""
 
 
 @dataclass(frozen=True)
@@ -17,18 +26,89 @@ class Mapping:
     Attributes:
         megatron: name in GPTModel, with ``{layer}`` for the layer's global index.
         hf: names in the Hugging Face checkpoint, with the same placeholder.
+        shapes: of the Hugging Face tensors, in the same order.
     """
 
     megatron: str
     hf: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
 
-    def shard(self, tensors: Sequence[Tensor], rank: int, size: int) -> Tensor:
-        """Tensor-parallel ``rank``'s share of the parameter, from whole Hugging Face tensors."""
-        raise NotImplementedError
+    axis: ClassVar[int | None] = 0
+    """The dimension that tensor-parallel ranks share; None where each holds all of it."""
+    sections: ClassVar[int] = 1
+    """Equal parts along ``axis`` of which each rank holds a share, one after the other."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole Megatron parameter, without padding."""
+        return (sum(shape[0] for shape in self.shapes), *self.shapes[0][1:])
+
+    def boxes(self, rank: int, size: int) -> list[Box]:
+        """What tensor-parallel ``rank`` of ``size`` holds of the whole parameter, in its order."""
+        whole = [(0, n) for n in self.shape]
+        if self.axis is None:
+            return [tuple(whole)]
+        length = self.shape[self.axis]
+        part = length // self.sections
+        width = -(-part // size)
+        boxes = []
+        for section in range(self.sections):
+            start = min(section * part + rank * width, length)
+            whole[self.axis] = (start, min(start + width, (section + 1) * part))
+            boxes.append(tuple(whole))
+        return boxes
+
+    def read(self, sources: Sequence[Any], box: Box) -> Tensor:
+        """A box of the whole parameter.
+
+        Args:
+            sources: the Hugging Face tensors, or anything that can be sliced like them.
+            box: of the whole parameter; it may not cross a boundary between ``hf`` tensors.
+        """
+        rows, *columns = (slice(*span) for span in box)
+        start = 0
+        for source, shape in zip(sources, self.shapes, strict=True):
+            if rows.start < start + shape[0]:
+                return source[(slice(rows.start - start, rows.stop - start), *columns)]
+            start += shape[0]
+        return source[(slice(shape[0], shape[0]), *columns)]
+
+    def split(self, whole: Tensor) -> tuple[Tensor, ...]:
+        """The Hugging Face tensors, from the whole parameter."""
+        return whole.split([shape[0] for shape in self.shapes])
+
+    def needed_for(self, index: int) -> Box:
+        """The box of the whole parameter that holds the Hugging Face tensor ``index``."""
+        start = sum(shape[0] for shape in self.shapes[:index])
+        first, *rest = self.shapes[index]
+        return ((start, start + first), *((0, n) for n in rest))
+
+    def pick(self, box: Tensor, index: int) -> Tensor:
+        """The Hugging Face tensor ``index``, from the values of ``needed_for(index)``."""
+        return box
+
+    @property
+    def unit(self) -> int:
+        """A box that is read must hold a multiple of so many rows."""
+        return 1
+
+    def shard(self, sources: Sequence[Any], rank: int, size: int) -> Tensor:
+        """Tensor-parallel ``rank``'s share of the parameter, padded with zeros where it must be."""
+        parts = [self.read(sources, box) for box in self.boxes(rank, size)]
+        shard = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if self.axis != 0:
+            return shard
+        rows = self.sections * -(-self.shape[0] // self.sections // size)
+        return torch.nn.functional.pad(shard, (0, 0) * (shard.ndim - 1) + (0, rows - shard.shape[0]))
 
     def join(self, shards: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The whole Hugging Face tensors, from every tensor-parallel rank's share."""
-        raise NotImplementedError
+        if self.axis is None or len(shards) == 1:
+            whole = shards[0]
+        else:
+            cut = [shard.chunk(self.sections, self.axis) for shard in shards]
+            whole = torch.cat([rank[s] for s in range(self.sections) for rank in cut], self.axis)
+        return self.split(whole[: self.shape[0]])
 
     def at(self, layer: int) -> tuple[str, tuple[str, ...]]:
         """Both sides' names at ``layer``."""
@@ -38,48 +118,23 @@ class Mapping:
 class Replicated(Mapping):
     """The same on every rank: norms."""
 
-    def shard(self, tensors: Sequence[Tensor], rank: int, size: int) -> Tensor:
-        """See Mapping."""
-        return tensors[0]
-
-    def join(self, shards: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """See Mapping."""
-        return (shards[0],)
+    axis = None
 
 
-@dataclass(frozen=True)
 class RowParallel(Mapping):
     """Cut along the input dimension: attention's and the MLP's output projections."""
 
-    def shard(self, tensors: Sequence[Tensor], rank: int, size: int) -> Tensor:
-        """See Mapping."""
-        return tensors[0].chunk(size, 1)[rank]
-
-    def join(self, shards: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """See Mapping."""
-        return (torch.cat(list(shards), 1),)
+    axis = 1
 
 
-@dataclass(frozen=True)
 class Vocabulary(Mapping):
-    """Cut along the vocabulary, which Megatron pads to a multiple of the ranks: embedding and output.
+    """Cut along the vocabulary, which Megatron pads to a multiple of the ranks: embedding and output."""
 
-    Attributes:
-        size: rows in the Hugging Face tensor.
-        padded: rows over all ranks; the added ones are zero and dropped on the way back.
-    """
 
-    size: int
-    padded: int
+class GateUp(Mapping):
+    """Gate and up projections, one above the other on every rank."""
 
-    def shard(self, tensors: Sequence[Tensor], rank: int, size: int) -> Tensor:
-        """See Mapping."""
-        whole = torch.nn.functional.pad(tensors[0], (0, 0, 0, self.padded - self.size))
-        return whole.chunk(size, 0)[rank]
-
-    def join(self, shards: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """See Mapping."""
-        return (torch.cat(list(shards), 0)[: self.size],)
+    sections = 2
 
 
 @dataclass(frozen=True)
@@ -88,37 +143,36 @@ class QKV(Mapping):
 
     Attributes:
         groups: key-value heads over all ranks.
-        queries: query heads in a group.
-        head_dim: rows of one head.
     """
 
     groups: int
-    queries: int
-    head_dim: int
 
-    def shard(self, tensors: Sequence[Tensor], rank: int, size: int) -> Tensor:
-        """See Mapping; weights are 2-D, biases 1-D."""
-        rest = tensors[0].shape[1:]
-        by_group = [t.view(self.groups, -1, *rest).chunk(size, 0)[rank] for t in tensors]
-        return torch.cat(by_group, 1).flatten(0, 1)
+    def read(self, sources: Sequence[Any], box: Box) -> Tensor:
+        """See Mapping; the box must hold whole groups. Weights are 2-D, biases 1-D."""
+        (start, stop), *columns = box
+        first, last = start // self.unit, stop // self.unit
+        parts = []
+        for source, shape in zip(sources, self.shapes, strict=True):
+            own = shape[0] // self.groups
+            part = source[(slice(first * own, last * own), *(slice(*span) for span in columns))]
+            parts.append(part.view(last - first, own, *part.shape[1:]))
+        return torch.cat(parts, 1).flatten(0, 1)
 
-    def join(self, shards: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def needed_for(self, index: int) -> Box:
+        """All of it: each tensor's rows are spread over the groups."""
+        return tuple((0, n) for n in self.shape)
+
+    def pick(self, box: Tensor, index: int) -> Tensor:
         """See Mapping."""
-        rest = shards[0].shape[1:]
-        heads = torch.cat(list(shards), 0).view(self.groups, self.queries + 2, self.head_dim, *rest)
-        query, key, value = heads.split((self.queries, 1, 1), 1)
-        return query.flatten(0, 2), key.flatten(0, 2), value.flatten(0, 2)
+        return self.split(box)[index]
 
+    @property
+    def unit(self) -> int:
+        """The rows of a group."""
+        return self.shape[0] // self.groups
 
-@dataclass(frozen=True)
-class GateUp(Mapping):
-    """Gate and up projections, one above the other on every rank."""
-
-    def shard(self, tensors: Sequence[Tensor], rank: int, size: int) -> Tensor:
+    def split(self, whole: Tensor) -> tuple[Tensor, ...]:
         """See Mapping."""
-        return torch.cat([t.chunk(size, 0)[rank] for t in tensors])
-
-    def join(self, shards: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """See Mapping."""
-        halves = [s.chunk(2, 0) for s in shards]
-        return torch.cat([gate for gate, _ in halves]), torch.cat([up for _, up in halves])
+        by_group = whole.view(self.groups, -1, *whole.shape[1:])
+        own = [shape[0] // self.groups for shape in self.shapes]
+        return tuple(part.flatten(0, 1) for part in by_group.split(own, 1))

@@ -1,31 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of a live, sharded Megatron model: in from a Hugging Face folder, out as named tensors."""
+"""Weights of a live, sharded Megatron model: in from a checkpoint, out as named Hugging Face tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
+from megatron.core import dist_checkpointing, parallel_state
 from torch import Tensor
 
+from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron.gpt import ScoringGPTModel
-from reasongrm_nemo.megatron.weights.architectures import Architecture
-from reasongrm_nemo.megatron.weights.hf_folder import HFTensors
-from reasongrm_nemo.megatron.weights.mappings import Mapping
-
-
-@dataclass(frozen=True)
-class _Parameter:
-    """One parameter of the whole model: its mapping, and both sides' names at its layer."""
-
-    mapping: Mapping
-    megatron: str
-    hf: tuple[str, ...]
+from reasongrm_nemo.megatron.weights.hf_folder import HFTensors, TensorInfo
+from reasongrm_nemo.megatron.weights.names import EMBEDDING, Parameter, parameters
+from reasongrm_nemo.megatron.weights.nemo_folder import weights_folder
 
 
 class WeightTransfer:
@@ -35,50 +27,57 @@ class WeightTransfer:
     """
 
     def __init__(self, module: ScoringGPTModel, architecture: Architecture, transformer_engine: bool) -> None:
+        self._module = module
         self._rank = parallel_state.get_tensor_model_parallel_rank()
         self._size = parallel_state.get_tensor_model_parallel_world_size()
         self._local = _parameters_by_global_name(module)
         self._tied_copy = architecture.tied and "output_layer.weight" in self._local
-        self.parameters = [
-            _Parameter(m, *m.at(layer))
-            for layer in range(architecture.layers)
-            for m in architecture.layer_mappings(transformer_engine)
-        ] + [_Parameter(m, *m.at(0)) for m in architecture.outer_mappings(self._size)]
+        self._parameters = list(parameters(architecture, fused_norms=transformer_engine))
         self._check_local_names()
         self._owners = _owners(self._local)
 
     def load(self, folder: Path) -> None:
-        """Fill this rank's parameters from a Hugging Face folder.
+        """Fill this rank's parameters from a Hugging Face folder; reads no more than this rank holds.
 
         Raises:
             UserError: a tensor is missing, left over, or has another shape than the config says.
         """
         source = HFTensors(folder)
-        self._check_hf_names(source, folder)
-        for parameter in self.parameters:
+        source.check({i.name: i.shape for i in self.infos()})
+        for parameter in self._parameters:
             if parameter.megatron in self._local:
-                self._fill(parameter, source, self._local[parameter.megatron], folder)
+                self._fill(parameter, source, self._local[parameter.megatron])
         if self._tied_copy:
             # under pipeline parallelism the last stage holds its own copy of the tied embedding
-            embedding = next(p for p in self.parameters if p.megatron == "embedding.word_embeddings.weight")
-            self._fill(embedding, source, self._local["output_layer.weight"], folder)
+            embedding = next(p for p in self._parameters if p.megatron == EMBEDDING)
+            self._fill(embedding, source, self._local["output_layer.weight"])
 
-    def metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-        """Names, dtypes and shapes of ``export``, in its order; collective over the model-parallel group."""
-        mine = {}
-        for parameter in self.parameters:
-            if parameter.megatron in self._local:
-                shard = self._local[parameter.megatron]
-                meta = torch.empty(shard.shape, dtype=shard.dtype, device="meta")
-                whole = parameter.mapping.join([meta] * self._size)
-                mine[parameter.megatron] = [(t.dtype, tuple(t.shape)) for t in whole]
-        stages: list[dict[str, list]] = [{}] * parallel_state.get_pipeline_model_parallel_world_size()
-        dist.all_gather_object(stages, mine, group=parallel_state.get_pipeline_model_parallel_group())
-        known = {name: shapes for stage in stages for name, shapes in stage.items()}
+    def load_megatron(self, folder: Path, sharded: dict[str, Any]) -> None:
+        """Fill this rank's parameters from a torch_dist checkpoint of any parallelism; collective.
+
+        Args:
+            folder: what ``conversion/hf_to_megatron.py`` wrote, or a torch_dist checkpoint.
+            sharded: the NeMo model's ``sharded_state_dict()``.
+
+        Raises:
+            UserError: the checkpoint is not one, or another model's.
+        """
+        # _extra_state holds Transformer Engine's fp8 scales; a converted checkpoint has none
+        wanted = {name: part for name, part in sharded.items() if not name.endswith("_extra_state")}
+        try:
+            state = dist_checkpointing.load(wanted, str(weights_folder(folder)))
+        except (dist_checkpointing.core.CheckpointingException, KeyError) as error:
+            raise UserError(f"{folder} is not a checkpoint of this model: {error}") from error
+        weights = {name.removeprefix("model."): value for name, value in state.items() if name in wanted}
+        self._module.load_state_dict(weights, strict=False)
+
+    def infos(self) -> list[TensorInfo]:
+        """Names, dtypes and shapes of ``export``, in its order."""
+        dtype = next(iter(self._local.values())).dtype
         return [
-            (name, *shape)
-            for parameter in self.parameters
-            for name, shape in zip(parameter.hf, known[parameter.megatron], strict=True)
+            TensorInfo(name, dtype, shape)
+            for parameter in self._parameters
+            for name, shape in zip(parameter.hf, parameter.mapping.shapes, strict=True)
         ]
 
     @torch.no_grad()
@@ -91,29 +90,25 @@ class WeightTransfer:
         group = parallel_state.get_pipeline_model_parallel_group()
         ranks = dist.get_process_group_ranks(group)
         stage = parallel_state.get_pipeline_model_parallel_rank()
-        shapes = iter(self.metadata())
-        for parameter in self.parameters:
+        infos = iter(self.infos())
+        device = next(iter(self._local.values())).device
+        for parameter in self._parameters:
             owner = self._owners[parameter.megatron]
-            described = [next(shapes) for _ in parameter.hf]
+            described = [next(infos) for _ in parameter.hf]
             if stage == owner:
                 tensors = parameter.mapping.join(self._gather(self._local[parameter.megatron]))
             else:
-                tensors = tuple(torch.empty(shape, dtype=dtype) for _, dtype, shape in described)
-            for (name, _, _), tensor in zip(described, tensors, strict=True):
+                tensors = tuple(torch.empty(i.shape, dtype=i.dtype, device=device) for i in described)
+            for info, tensor in zip(described, tensors, strict=True):
                 tensor = tensor.detach().contiguous()
                 if owner != 0 and self._rank == 0:
                     dist.broadcast(tensor, ranks[owner], group=group)
-                yield name, tensor
+                yield info.name, tensor
 
-    def _fill(self, parameter: _Parameter, source: HFTensors, target: Tensor, folder: Path) -> None:
-        tensors = [source.get(name) for name in parameter.hf]
-        try:
-            shard = parameter.mapping.shard(tensors, self._rank, self._size)
-        except RuntimeError:
-            shard = None
-        if shard is None or shard.shape != target.shape:
-            shapes = ", ".join(f"{n} {tuple(t.shape)}" for n, t in zip(parameter.hf, tensors, strict=True))
-            raise UserError(f"{folder}: {shapes} does not fit the shape that config.json describes.")
+    def _fill(self, parameter: Parameter, source: HFTensors, target: Tensor) -> None:
+        shard = parameter.mapping.shard([source.view(n) for n in parameter.hf], self._rank, self._size)
+        if shard.shape != target.shape:
+            raise AssertionError(f"{parameter.megatron}: {tuple(shard.shape)} for {tuple(target.shape)}")
         with torch.no_grad():
             target.copy_(shard)
 
@@ -127,23 +122,10 @@ class WeightTransfer:
         return shards
 
     def _check_local_names(self) -> None:
-        known = {p.megatron for p in self.parameters}
+        known = {p.megatron for p in self._parameters}
         unknown = set(self._local) - known - ({"output_layer.weight"} if self._tied_copy else set())
         if unknown:
             raise UserError(f"No mapping for Megatron parameters: {', '.join(sorted(unknown))}.")
-
-    def _check_hf_names(self, source: HFTensors, folder: Path) -> None:
-        expected = {name for p in self.parameters for name in p.hf}
-        missing, extra = expected - source.names(), source.names() - expected
-        if missing or extra:
-            parts = [
-                f"{label}: {', '.join(sorted(names)[:5])}" + (" …" if len(names) > 5 else "")
-                for label, names in (("missing", missing), ("left over", extra))
-                if names
-            ]
-            raise UserError(
-                f"The tensors at {folder} are not those its config.json describes; {'; '.join(parts)}."
-            )
 
 
 def _parameters_by_global_name(module: ScoringGPTModel) -> dict[str, Tensor]:

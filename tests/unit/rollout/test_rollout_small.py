@@ -31,7 +31,7 @@ def cfg(tmp_path):
             "extra_env": {"A": 1},
         },
         "cluster": {"platform": "cpu", "weight_transfer": "gloo", "rollout_python": str(python)},
-        "model": {"max_model_len": 512, "trust_remote_code": False},
+        "model": {"max_model_len": 512, "trust_remote_code": False, "rope": {"type": None}},
     }
 
 

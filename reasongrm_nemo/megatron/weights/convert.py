@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints from Hugging Face to Megatron and back, as streams: no model is built and no rank is started.
+
+Memory is bounded by a few of the largest pieces (``torch_dist.CHUNK_BYTES`` a thread on the way in, a
+tensor a thread on the way out), whatever the model's size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reasongrm_nemo.architecture import Architecture, Layout
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import read_json, whole_folder
+from reasongrm_nemo.megatron.weights import torch_dist
+from reasongrm_nemo.megatron.weights.hf_folder import (
+    HFTensors,
+    TensorInfo,
+    copy_companions,
+    dtype_key,
+    shards,
+    write_index,
+    write_safetensors,
+)
+from reasongrm_nemo.megatron.weights.mappings import Box
+from reasongrm_nemo.megatron.weights.names import Parameter, parameters
+from reasongrm_nemo.megatron.weights.nemo_folder import WEIGHTS, weights_folder, write_model_config
+from reasongrm_nemo.rope import overrides
+
+# A tensor above this is put together by one thread at a time.
+_LARGE = 512 << 20
+
+
+def default_threads() -> int:
+    """Enough to keep a disk busy, and no more than the cores this process may use."""
+    return max(1, min(8, len(os.sched_getaffinity(0))))
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion wrote.
+
+    Attributes:
+        folder: where.
+        tensors: Hugging Face tensors.
+        parameters: numbers in them.
+        nbytes: of their values.
+        dtype: of every tensor.
+    """
+
+    folder: Path
+    tensors: int
+    parameters: int
+    nbytes: int
+    dtype: torch.dtype
+
+
+def hf_to_megatron(
+    source: Path,
+    target: Path,
+    layout: Layout,
+    dtype: torch.dtype | None = None,
+    rope: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+) -> Converted:
+    """Write a folder that NeMo-Aligner restores: ``model_config.yaml``, ``model_weights``, tokenizer.
+
+    The weights are a torch_dist checkpoint, which loads at any tensor and pipeline parallelism; ``layout``
+    is what model_config.yaml names and what chunks are cut for.
+
+    Args:
+        source: a Hugging Face folder.
+        target: must not exist; appears whole or not at all.
+        layout: tensor and pipeline parallelism, uneven stages too.
+        dtype: of the written weights; None: as stored.
+        rope: a recipe's ``model.rope``; None: as config.json says.
+        threads: files written at once; None: see ``default_threads``.
+
+    Raises:
+        UserError: the source is not what its config.json says, the layout does not divide the model, or
+            the disk is too small.
+    """
+    architecture = Architecture.from_folder(source, rope)
+    layout.check(architecture, str(Path(source) / "config.json"))
+    tensors = HFTensors(source)
+    known = list(parameters(architecture))
+    tensors.check(_shapes(known))
+    dtype = dtype or tensors.dtype()
+    pieces = [piece for p in known for piece in _pieces(p, tensors, architecture, layout, dtype)]
+    total = sum(math.prod(piece.shape) for piece in pieces)
+    with whole_folder(Path(target), total * dtype.itemsize) as partial:
+        torch_dist.write(partial / WEIGHTS, pieces, dtype, threads or default_threads())
+        changes = overrides(read_json(Path(source) / "config.json"), rope)
+        copy_companions(Path(source), partial, changes | dtype_key(dtype))
+        write_model_config(partial, Path(target), architecture, layout, dtype)
+    return Converted(Path(target), len(tensors.infos), total, total * dtype.itemsize, dtype)
+
+
+def megatron_to_hf(
+    source: Path,
+    target: Path,
+    companions: Path | None = None,
+    dtype: torch.dtype | None = None,
+    rope: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+) -> Converted:
+    """Write a Hugging Face folder from a torch_dist checkpoint of any parallelism.
+
+    Args:
+        source: what ``hf_to_megatron`` wrote, a checkpoint of a training run, or any torch_dist checkpoint
+            with megatron-core's names.
+        target: must not exist; appears whole or not at all.
+        companions: a Hugging Face folder with the model's config and tokenizer; None: they stand in
+            ``source``.
+        dtype: of the written tensors; None: as stored.
+        rope: a recipe's ``model.rope``; None: as config.json says.
+        threads: files written at once; None: see ``default_threads``.
+
+    Raises:
+        UserError: the checkpoint is not what config.json says, is damaged, or the disk is too small.
+    """
+    companions = Path(companions or source)
+    if not (companions / "config.json").is_file():
+        raise UserError(
+            f"{companions} holds no config.json: name the Hugging Face folder whose config and tokenizer the "
+            "model has (--companions)."
+        )
+    reader = _MegatronTensors(Architecture.from_folder(companions, rope), source)
+    dtype = dtype or reader.dtype
+    infos = reader.infos(dtype)
+    total = sum(info.nbytes for info in infos)
+    files = shards(infos)
+    with whole_folder(Path(target), total) as partial:
+        changes = overrides(read_json(companions / "config.json"), rope)
+        copy_companions(companions, partial, changes | dtype_key(dtype))
+
+        def write(name: str) -> None:
+            values = (reader.get(info) for info in files[name])
+            write_safetensors(partial / name, files[name], values)
+
+        _in_threads(write, list(files), threads)
+        write_index(partial, files)
+    numbers = sum(math.prod(info.shape) for info in infos)
+    return Converted(Path(target), len(infos), numbers, total, dtype)
+
+
+def verify(
+    hf: Path, megatron: Path, rope: Mapping[str, Any] | None = None, threads: int | None = None
+) -> int:
+    """Read both checkpoints again and compare every tensor's hash, Megatron's through the inverse mapping.
+
+    Where their dtypes differ, the comparison is in the dtype of the Megatron checkpoint.
+
+    Returns:
+        How many tensors were compared.
+
+    Raises:
+        UserError: tensors differ; the sentence names them.
+    """
+    reader = _MegatronTensors(Architecture.from_folder(hf, rope), megatron)
+    source = HFTensors(hf)
+    infos = reader.infos(reader.dtype)
+    source.check({info.name: info.shape for info in infos})
+
+    def compare(info: TensorInfo) -> str | None:
+        stored = source.view(info.name)[:].to(info.dtype)
+        # a tensor that was stored in a narrower dtype is compared in that one
+        narrow = min(source.infos[info.name].dtype, info.dtype, key=lambda dtype: dtype.itemsize)
+        same = _digest(stored.to(narrow)) == _digest(reader.get(info).to(narrow))
+        return None if same else info.name
+
+    different = [name for name in _in_threads(compare, infos, threads) if name]
+    if different:
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise UserError(f"{megatron} differs from {hf} in {', '.join(different[:3])}{more}.")
+    return len(infos)
+
+
+def _digest(tensor: Tensor) -> bytes:
+    return hashlib.blake2b(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data).digest()
+
+
+def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None) -> list[Any]:
+    with ThreadPoolExecutor(threads or default_threads()) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _shapes(known: Sequence[Parameter]) -> dict[str, tuple[int, ...]]:
+    return {name: shape for p in known for name, shape in zip(p.hf, p.mapping.shapes, strict=True)}
+
+
+def _pieces(
+    parameter: Parameter, tensors: HFTensors, architecture: Architecture, layout: Layout, dtype: torch.dtype
+) -> Iterator[torch_dist.Piece]:
+    """What is written for one parameter: each rank's boxes, in parts of a bounded size."""
+    mapping, layer = parameter.mapping, parameter.layer
+    stacked = () if layer is None else (architecture.layers,)
+    place: Box = () if layer is None else ((layer, layer + 1),)
+    ranks = 1 if mapping.axis is None else layout.tensor
+    for rank in range(ranks):
+        for box in mapping.boxes(rank, ranks):
+            row_bytes = math.prod(stop - start for start, stop in box[1:]) * dtype.itemsize
+            for part in torch_dist.rows_of(box, row_bytes, mapping.unit):
+                yield torch_dist.Piece(
+                    key=parameter.stored,
+                    size=(*stacked, *mapping.shape),
+                    box=(*place, *part),
+                    group=_stage(parameter, architecture, layout),
+                    get=_Read(parameter, tensors, part, dtype, len(stacked)),
+                )
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Values of a piece, read when it is its turn."""
+
+    parameter: Parameter
+    tensors: HFTensors
+    box: Box
+    dtype: torch.dtype
+    stacked: int
+
+    def __call__(self) -> Tensor:
+        views = [self.tensors.view(name) for name in self.parameter.hf]
+        values = self.parameter.mapping.read(views, self.box).to(self.dtype)
+        return values.unsqueeze(0) if self.stacked else values
+
+
+def _stage(parameter: Parameter, architecture: Architecture, layout: Layout) -> int:
+    """The pipeline stage that holds the parameter, so that a stage finds its layers in files of its own."""
+    if parameter.layer is None:
+        return 0 if parameter.megatron.startswith("embedding.") else layout.pipeline - 1
+    first = 0
+    for stage, count in enumerate(layout.stages(architecture.layers) or []):
+        first += count
+        if parameter.layer < first:
+            return stage
+    raise AssertionError("a layer past the last stage")
+
+
+class _MegatronTensors:
+    """Hugging Face tensors out of a torch_dist checkpoint.
+
+    Raises:
+        UserError: the stored tensors are not those that the architecture has.
+    """
+
+    def __init__(self, architecture: Architecture, folder: Path) -> None:
+        self._reader = torch_dist.Reader(weights_folder(folder))
+        self._known = list(parameters(architecture))
+        self._layers = architecture.layers
+        self._check(folder)
+        self.dtype = self._reader.tensors[self._known[0].stored].properties.dtype
+        self._of = {name: (p, i) for p in self._known for i, name in enumerate(p.hf)}
+        self._large = threading.Lock()
+
+    def _check(self, folder: Path) -> None:
+        stored = {
+            key: tuple(value.size)
+            for key, value in self._reader.tensors.items()
+            if key.startswith("model.") and not key.endswith("_extra_state")
+        }
+        wanted = {
+            p.stored: (*(() if p.layer is None else (self._layers,)), *p.mapping.shape) for p in self._known
+        }
+        found = {
+            "missing": sorted(wanted.keys() - stored.keys()),
+            "left over": sorted(stored.keys() - wanted.keys()),
+            "of another shape": sorted(
+                f"{key} {list(stored[key])} instead of {list(shape)}"
+                for key, shape in wanted.items()
+                if key in stored and not _fits(stored[key], shape, key)
+            ),
+        }
+        parts = [f"{label}: {', '.join(names[:5])}" for label, names in found.items() if names]
+        if parts:
+            raise UserError(
+                f"The tensors at {folder} are not those that config.json describes; {'; '.join(parts)}."
+            )
+
+    def infos(self, dtype: torch.dtype) -> list[TensorInfo]:
+        """Of every Hugging Face tensor, in the model's order."""
+        return [
+            TensorInfo(name, dtype, shape)
+            for p in self._known
+            for name, shape in zip(p.hf, p.mapping.shapes, strict=True)
+        ]
+
+    def get(self, info: TensorInfo) -> Tensor:
+        """The values of one tensor, contiguous, in the announced dtype."""
+        parameter, index = self._of[info.name]
+        with self._large if info.nbytes > _LARGE else nullcontext():
+            place: Box = () if parameter.layer is None else ((parameter.layer, parameter.layer + 1),)
+            box = (*place, *parameter.mapping.needed_for(index))
+            values = self._reader.read(parameter.stored, box).to(info.dtype)
+            return parameter.mapping.pick(values.squeeze(0) if place else values, index)
+
+
+def _fits(stored: tuple[int, ...], shape: tuple[int, ...], key: str) -> bool:
+    """Whether a stored shape will do: Megatron pads the vocabulary, for as many ranks as it had."""
+    if key in ("model.embedding.word_embeddings.weight", "model.output_layer.weight"):
+        return stored[0] >= shape[0] and stored[1:] == shape[1:]
+    return stored == shape

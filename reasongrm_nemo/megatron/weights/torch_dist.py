@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""megatron-core's torch_dist checkpoints, written and read a piece at a time, without ranks or a model.
+
+The format is PyTorch's distributed checkpoint: each tensor whole, in chunks that any reader puts together,
+so one written for any tensor and pipeline parallelism loads at every other. megatron-core adds two small
+files and stacks the layers of a kind along a first dimension.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
+    ReadItem,
+    SavePlan,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
+)
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.megatron.weights.mappings import Box
+
+# Of one chunk, and so of what a writing thread holds; and about the size of a file.
+CHUNK_BYTES = 256 << 20
+FILE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A box of a stored tensor, and how to get its values.
+
+    Attributes:
+        key: the stored tensor's.
+        size: the stored tensor's shape.
+        box: of the stored tensor.
+        group: pieces of different groups go to different files.
+        get: returns the values, of the box's shape; called once, when they are written.
+    """
+
+    key: str
+    size: tuple[int, ...]
+    box: Box
+    group: int
+    get: Callable[[], Tensor]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the box."""
+        return tuple(stop - start for start, stop in self.box)
+
+
+def rows_of(box: Box, row_bytes: int, unit: int) -> Iterator[Box]:
+    """``box`` cut along its first dimension into parts of at most some CHUNK_BYTES.
+
+    Args:
+        box: to be cut.
+        row_bytes: of one row of the box.
+        unit: parts hold a multiple of so many rows.
+    """
+    (start, stop), *rest = box
+    step = max(CHUNK_BYTES // max(row_bytes * unit, 1), 1) * unit
+    for first in range(start, stop, step):
+        yield ((first, min(first + step, stop)), *rest)
+
+
+def write(folder: Path, pieces: Sequence[Piece], dtype: torch.dtype, threads: int) -> None:
+    """Write a checkpoint that megatron-core's ``dist_checkpointing.load`` reads.
+
+    Args:
+        folder: new or empty.
+        pieces: together all of every stored tensor, and nothing twice.
+        dtype: of every tensor.
+        threads: files written at once.
+
+    Raises:
+        OSError: as the disk says.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that no process group is there
+        try:
+            dcp.save(
+                {}, storage_writer=_Writer(folder, threads), planner=_Planner(pieces, dtype), no_dist=True
+            )
+        except dcp.api.CheckpointException as error:
+            raise next(iter(error.failures.values()))[0] from None
+    torch.save({}, folder / "common.pt")
+    config = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
+    config |= {"common_backend": "torch", "common_backend_version": 1}
+    (folder / "metadata.json").write_text(json.dumps(config))
+
+
+class _Planner(dcp.DefaultSavePlanner):
+    """Plans pieces whose values do not exist yet."""
+
+    def __init__(self, pieces: Sequence[Piece], dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+        self.pieces = {MetadataIndex(p.key, [start for start, _ in p.box]): p for p in pieces}
+
+    def create_local_plan(self) -> SavePlan:
+        properties = TensorProperties(dtype=self._dtype)
+        items = []
+        for index, piece in self.pieces.items():
+            chunk = ChunkStorageMetadata(index.offset, torch.Size(piece.shape))
+            data = TensorWriteData(chunk, properties, torch.Size(piece.size))
+            items.append(WriteItem(index, WriteItemType.SHARD, tensor_data=data))
+        self.plan = SavePlan(items, planner_data={})
+        return self.plan
+
+    def resolve_data(self, write_item: WriteItem) -> Tensor:
+        tensor = self.pieces[write_item.index].get()
+        if tensor.untyped_storage().nbytes() != tensor.nbytes:
+            return tensor.clone(memory_format=torch.contiguous_format)  # torch.save writes the whole storage
+        return tensor.contiguous()
+
+
+class _Writer(dcp.FileSystemWriter):
+    """FileSystemWriter that lets go of what it has written, and in whose threads no error is lost."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        super().__init__(folder, thread_count=threads)
+
+    def write_data(self, plan: SavePlan, planner: Any) -> Future[list[WriteResult]]:
+        files = _files(plan.items, planner.pieces)
+        with ThreadPoolExecutor(self.thread_count) as pool:
+            written = pool.map(lambda file: self._write_file(file[0], file[1], planner), files)
+            results = [result for file in written for result in file]
+        future: Future[list[WriteResult]] = Future()
+        future.set_result(results)
+        return future
+
+    def _write_file(self, name: str, items: list[WriteItem], planner: _Planner) -> list[WriteResult]:
+        results = []
+        with open(Path(self.path) / name, "wb") as out:
+            for item in items:
+                start = out.tell()
+                torch.save(planner.resolve_data(item), out)
+                info = _StorageInfo(name, start, out.tell() - start)
+                results.append(WriteResult(item.index, info.length, info))
+        return results
+
+
+def _files(
+    items: Sequence[WriteItem], pieces: dict[MetadataIndex, Piece]
+) -> list[tuple[str, list[WriteItem]]]:
+    """Items by group and else in their order, a new file where the group changes or a file is full."""
+    files: list[tuple[str, list[WriteItem]]] = []
+    group, part, size = None, 0, 0
+    for item in sorted(items, key=lambda item: pieces[item.index].group):
+        data = item.tensor_data
+        nbytes = math.prod(data.chunk.sizes) * data.properties.dtype.itemsize
+        here = pieces[item.index].group
+        if here != group or size + nbytes > FILE_BYTES:
+            part = part + 1 if here == group else 0
+            group, size = here, 0
+            files.append((f"__{group}_{part}.distcp", []))
+        files[-1][1].append(item)
+        size += nbytes
+    return files
+
+
+class Reader:
+    """The tensors of a torch_dist checkpoint, whole or in parts; may be used by several threads.
+
+    Raises:
+        UserError: no checkpoint is there, or it is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        try:
+            with (self.folder / ".metadata").open("rb") as file:
+                metadata = _Unpickler(file).load()
+        except FileNotFoundError:
+            raise UserError(f"{folder} is no torch_dist checkpoint: it holds no .metadata.") from None
+        except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
+            raise UserError(f"{folder / '.metadata'} is damaged or of another kind: {error}.") from None
+        self._files = dcp.FileSystemReader(self.folder)
+        self._files.set_up_storage_reader(metadata, is_coordinator=True)
+        self.tensors: dict[str, TensorStorageMetadata] = {
+            key: value
+            for key, value in metadata.state_dict_metadata.items()
+            if not isinstance(value, BytesStorageMetadata)
+        }
+        self._check_files(metadata)
+        self._layers: dict[tuple[str, int], TensorStorageMetadata] = {}
+
+    def _check_files(self, metadata: Metadata) -> None:
+        ends: dict[str, int] = {}
+        for info in metadata.storage_data.values():
+            ends[info.relative_path] = max(ends.get(info.relative_path, 0), info.offset + info.length)
+        for name, end in ends.items():
+            path = self.folder / name
+            size = path.stat().st_size if path.is_file() else None
+            if size is None or size < end:
+                state = "is missing" if size is None else f"has {size} bytes of {end}"
+                raise UserError(f"The checkpoint at {self.folder} is damaged: {name} {state}.")
+
+    def read(self, key: str, box: Box) -> Tensor:
+        """The values of a box of a stored tensor, in the dtype they are stored in.
+
+        Raises:
+            UserError: the file's content is damaged.
+        """
+        known = self.tensors[key]
+        target = torch.empty([stop - start for start, stop in box], dtype=known.properties.dtype)
+        want = ChunkStorageMetadata(torch.Size([start for start, _ in box]), target.size())
+        items = create_read_items_for_chunk_list(key, self._near(key, box), [want])
+        if sum(math.prod(item.lengths) for item in items) != target.numel():
+            raise UserError(f"The checkpoint at {self.folder} lacks a part of {key}.")
+        try:
+            self._files.read_data(LoadPlan(items), _Into(target))
+        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            first = str(error).splitlines()[0]
+            raise UserError(f"The checkpoint at {self.folder} is damaged in {key}: {first}") from None
+        return target
+
+    def _near(self, key: str, box: Box) -> TensorStorageMetadata:
+        """The tensor's description with the chunks of the box's first index alone: of thousands, a few."""
+        known, first = self.tensors[key], box[0]
+        if first[1] - first[0] != 1:
+            return known
+        if (key, first[0]) not in self._layers:
+            chunks = [c for c in known.chunks if c.offsets[0] <= first[0] < c.offsets[0] + c.sizes[0]]
+            self._layers[key, first[0]] = TensorStorageMetadata(known.properties, known.size, chunks)
+        return self._layers[key, first[0]]
+
+
+class _Into(dcp.DefaultLoadPlanner):
+    """Puts what is read into one tensor."""
+
+    def __init__(self, target: Tensor) -> None:
+        super().__init__()
+        self._target = target
+
+    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
+        part = self._target
+        for dimension, (start, length) in enumerate(
+            zip(read_item.dest_offsets, read_item.lengths, strict=True)
+        ):
+            part = part.narrow(dimension, start, length)
+        return part
+
+    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
+        pass
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads a checkpoint's description and nothing else: a pickle could otherwise run any code."""
+
+    _NAMES = (
+        ("torch", "Size"),
+        ("torch.serialization", "_get_layout"),
+        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+        ("collections", "OrderedDict"),
+        ("pathlib", "PosixPath"),
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name) if module.startswith("torch") and "." not in name else None
+        described = module == "torch.distributed.checkpoint.metadata" and isinstance(found, type)
+        if described or isinstance(found, torch.dtype):
+            return found
+        if (module, name) not in self._NAMES:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)

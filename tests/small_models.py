@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random small Hugging Face checkpoints of every architecture that has a mapping."""
+
+from pathlib import Path
+
+SHAPE = {
+    "vocab_size": 99,  # odd, so that tensor parallelism pads it
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+}
+LLAMA_31 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+MODELS = {
+    "qwen2_tied": ("Qwen2", {"tie_word_embeddings": True, "rope_theta": 1e4}),
+    "qwen2_untied": ("Qwen2", {"tie_word_embeddings": False, "rope_theta": 1e6}),
+    # as Qwen3 has it: heads wider than hidden / heads
+    "qwen3": ("Qwen3", {"tie_word_embeddings": True, "rope_theta": 1e6, "head_dim": 16}),
+    "llama_untied": ("Llama", {"tie_word_embeddings": False, "rope_theta": 1e5}),
+    "llama_31": ("Llama", {"tie_word_embeddings": False, "rope_theta": 5e5, "rope_scaling": LLAMA_31}),
+}
+
+
+def write_model(name: str, folder: Path, **changes) -> Path:
+    """Write the named model of MODELS to ``folder`` in fp32, the same each time."""
+    import torch
+    import transformers
+
+    family, own = MODELS[name]
+    config = getattr(transformers, f"{family}Config")(**(SHAPE | own | changes))
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # norms of one and biases of zero would hide a wrong mapping
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.float().save_pretrained(folder, max_shard_size="60KB")
+    return folder

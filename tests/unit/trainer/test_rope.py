@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rope: the same frequencies as transformers, said once, and refused where engines would differ."""
+
+import math
+
+import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.megatron.rope import inverse_frequencies, softmax_scale
+from reasongrm_nemo.rope import Rope, overrides
+
+LLAMA_31 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+CASES = {
+    "plain": (None, 32768, 1e6),
+    "llama-3.1": (LLAMA_31, 131072, 5e5),
+    "qwq-yarn": (YARN, 131072, 1e6),
+    "linear": ({"rope_type": "linear", "factor": 2.0}, 8192, 1e4),
+}
+
+
+@pytest.mark.parametrize(("scaling", "length", "theta"), CASES.values(), ids=list(CASES))
+def test_frequencies_are_those_of_transformers_to_the_bit(scaling, length, theta):
+    config = {"rope_theta": theta, "rope_scaling": scaling, "max_position_embeddings": length}
+    theirs = LlamaConfig(hidden_size=5120, num_attention_heads=40, head_dim=128, **config)
+    kind = scaling["rope_type"] if scaling else "default"
+    frequencies, attention = ROPE_INIT_FUNCTIONS[kind](theirs, device="cpu")
+    rope = Rope.from_config(config, "config.json")
+    assert torch.equal(inverse_frequencies(rope, 128), frequencies)
+    assert rope.attention_factor == attention
+    assert (softmax_scale(rope, 128) or 1 / math.sqrt(128)) == attention**2 / math.sqrt(128)
+
+
+def test_a_recipe_goes_before_the_checkpoint_and_reads_back_as_itself():
+    config = {"rope_theta": 1e6, "max_position_embeddings": 40960}
+    recipe = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    rope = Rope.from_config(config, "config.json", recipe)
+    assert (rope.kind, rope.factor, rope.original, rope.max_positions) == ("yarn", 4.0, 32768, 131072)
+    assert Rope.from_config(config | overrides(config, recipe), "config.json") == rope
+    assert overrides(config, {"type": None}) == {} == overrides(config, None)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "length", "message"),
+    [
+        # transformers 4 would take 40,960 / 32,768 for the factor, vLLM 4
+        (YARN, 40960, "131072, not 40960"),
+        (YARN | {"truncate": False}, 131072, "truncate"),
+        (YARN | {"mscale": 1.0}, 131072, "mscale"),
+        ({"rope_type": "yarn", "factor": 4.0}, 131072, "lacks original_max_position_embeddings"),
+        ({"rope_type": "longrope", "factor": 4.0}, 131072, "longrope"),
+        (LLAMA_31 | {"factor": None}, 131072, "lacks factor"),
+    ],
+)
+def test_what_engines_read_differently_is_refused(scaling, length, message):
+    config = {"rope_theta": 1e6, "rope_scaling": scaling, "max_position_embeddings": length}
+    with pytest.raises(UserError, match=message):
+        Rope.from_config(config, "config.json")
