@@ -4,8 +4,8 @@
     python benchmarks/conversion.py [--folder /scratch] [--layers 2] [--tensor-parallel 8] [--peer SCRIPT]
 
 Writes a Hugging Face folder with QwQ-32B's real width and a few layers (2: about 5 GB in bf16, random), then
-copies it, converts it and converts it back, each in a process of its own with a cold page cache, one after the
-other on the same disk. Every writer syncs. Needs three times the bytes on the disk.
+copies it, converts it and converts it back, each in a process of its own with a cold page cache, one after
+the other on the same disk. Every writer syncs. Needs three times the bytes on the disk.
 """
 
 from __future__ import annotations
@@ -136,7 +136,9 @@ def run(work: Path, layers: int, tensor_parallel: int, threads: int | None, peer
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to measure")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to measure"
+    )
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--tensor-parallel", type=int, default=8)
     parser.add_argument("--threads", type=int)

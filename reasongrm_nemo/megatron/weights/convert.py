@@ -35,7 +35,7 @@ from reasongrm_nemo.megatron.weights.hf_folder import (
     write_safetensors,
 )
 from reasongrm_nemo.megatron.weights.mappings import Box
-from reasongrm_nemo.megatron.weights.names import Parameter, parameters
+from reasongrm_nemo.megatron.weights.names import Parameter, empty_objects, parameters
 from reasongrm_nemo.megatron.weights.nemo_folder import WEIGHTS, weights_folder, write_model_config
 from reasongrm_nemo.rope import overrides
 
@@ -101,7 +101,9 @@ def hf_to_megatron(
     pieces = [piece for p in known for piece in _pieces(p, tensors, architecture, layout, dtype)]
     total = sum(math.prod(piece.shape) for piece in pieces)
     with whole_folder(Path(target), total * dtype.itemsize) as partial:
-        torch_dist.write(partial / WEIGHTS, pieces, dtype, threads or default_threads())
+        torch_dist.write(
+            partial / WEIGHTS, pieces, empty_objects(architecture), dtype, threads or default_threads()
+        )
         changes = overrides(read_json(Path(source) / "config.json"), rope)
         copy_companions(Path(source), partial, changes | dtype_key(dtype))
         write_model_config(partial, Path(target), architecture, layout, dtype)

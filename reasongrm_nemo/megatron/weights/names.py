@@ -54,6 +54,22 @@ def parameters(architecture: Architecture, fused_norms: bool = True) -> Iterator
         yield Parameter(mapping, None, *mapping.at(0))
 
 
+def empty_objects(architecture: Architecture) -> list[str]:
+    """Keys of the ``_extra_state`` that megatron-core's modules load beside their weights.
+
+    It holds Transformer Engine's fp8 scales; without fp8 there are none, but a strict load wants the keys.
+    """
+    keys: dict[str, None] = {}
+    for parameter in parameters(architecture):
+        module = parameter.stored.rpartition(".")[0]
+        modules = [module]
+        if module.endswith(".linear_qkv"):
+            modules.append(module.replace(".linear_qkv", ".core_attention"))
+        place = "0_1" if parameter.layer is None else f"{parameter.layer}_{architecture.layers}"
+        keys |= {f"{name}._extra_state/shard_{place}": None for name in modules}
+    return list(keys)
+
+
 EMBEDDING = "embedding.word_embeddings.weight"
 
 

@@ -88,12 +88,15 @@ def rows_of(box: Box, row_bytes: int, unit: int) -> Iterator[Box]:
         yield ((first, min(first + step, stop)), *rest)
 
 
-def write(folder: Path, pieces: Sequence[Piece], dtype: torch.dtype, threads: int) -> None:
+def write(
+    folder: Path, pieces: Sequence[Piece], objects: Sequence[str], dtype: torch.dtype, threads: int
+) -> None:
     """Write a checkpoint that megatron-core's ``dist_checkpointing.load`` reads.
 
     Args:
         folder: new or empty.
         pieces: together all of every stored tensor, and nothing twice.
+        objects: keys under which megatron-core looks for an object; each is stored as None.
         dtype: of every tensor.
         threads: files written at once.
 
@@ -105,7 +108,10 @@ def write(folder: Path, pieces: Sequence[Piece], dtype: torch.dtype, threads: in
         warnings.simplefilter("ignore")  # that no process group is there
         try:
             dcp.save(
-                {}, storage_writer=_Writer(folder, threads), planner=_Planner(pieces, dtype), no_dist=True
+                {},
+                storage_writer=_Writer(folder, threads),
+                planner=_Planner(pieces, objects, dtype),
+                no_dist=True,
             )
         except dcp.api.CheckpointException as error:
             raise next(iter(error.failures.values()))[0] from None
@@ -118,8 +124,9 @@ def write(folder: Path, pieces: Sequence[Piece], dtype: torch.dtype, threads: in
 class _Planner(dcp.DefaultSavePlanner):
     """Plans pieces whose values do not exist yet."""
 
-    def __init__(self, pieces: Sequence[Piece], dtype: torch.dtype) -> None:
+    def __init__(self, pieces: Sequence[Piece], objects: Sequence[str], dtype: torch.dtype) -> None:
         super().__init__()
+        self._objects = objects
         self._dtype = dtype
         self.pieces = {MetadataIndex(p.key, [start for start, _ in p.box]): p for p in pieces}
 
@@ -130,10 +137,13 @@ class _Planner(dcp.DefaultSavePlanner):
             chunk = ChunkStorageMetadata(index.offset, torch.Size(piece.shape))
             data = TensorWriteData(chunk, properties, torch.Size(piece.size))
             items.append(WriteItem(index, WriteItemType.SHARD, tensor_data=data))
+        items += [WriteItem(MetadataIndex(key), WriteItemType.BYTE_IO) for key in self._objects]
         self.plan = SavePlan(items, planner_data={})
         return self.plan
 
-    def resolve_data(self, write_item: WriteItem) -> Tensor:
+    def resolve_data(self, write_item: WriteItem) -> Any:
+        if write_item.type == WriteItemType.BYTE_IO:
+            return [None]  # megatron-core stores a list of what the ranks had
         tensor = self.pieces[write_item.index].get()
         if tensor.untyped_storage().nbytes() != tensor.nbytes:
             return tensor.clone(memory_format=torch.contiguous_format)  # torch.save writes the whole storage
@@ -172,7 +182,11 @@ def _files(
     """Items by group and else in their order, a new file where the group changes or a file is full."""
     files: list[tuple[str, list[WriteItem]]] = []
     group, part, size = None, 0, 0
-    for item in sorted(items, key=lambda item: pieces[item.index].group):
+    objects = [item for item in items if item.type == WriteItemType.BYTE_IO]
+    if objects:
+        files.append(("__objects.distcp", objects))
+    tensors = [item for item in items if item.type != WriteItemType.BYTE_IO]
+    for item in sorted(tensors, key=lambda item: pieces[item.index].group):
         data = item.tensor_data
         nbytes = math.prod(data.chunk.sizes) * data.properties.dtype.itemsize
         here = pieces[item.index].group
@@ -271,6 +285,16 @@ class _Into(dcp.DefaultLoadPlanner):
         pass
 
 
+class _Passed:
+    """Takes the place of an object that nobody here looks at."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
 class _Unpickler(pickle.Unpickler):
     """Reads a checkpoint's description and nothing else: a pickle could otherwise run any code."""
 
@@ -283,6 +307,9 @@ class _Unpickler(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str) -> Any:
+        # megatron-core keeps the plans of the ranks that saved beside the tensors' description
+        if module.startswith(("megatron.core.dist_checkpointing.", "torch.distributed.checkpoint.planner")):
+            return _Passed
         found = super().find_class(module, name) if module.startswith("torch") and "." not in name else None
         described = module == "torch.distributed.checkpoint.metadata" and isinstance(found, type)
         if described or isinstance(found, torch.dtype):
