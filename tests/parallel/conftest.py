@@ -7,48 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
-
-SHAPE = {
-    "vocab_size": 99,  # odd, so that tensor parallelism pads it
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.2,
-}
-
-
-def _with_spread_vectors(model):
-    """Norms of one and biases of zero would hide a wrong mapping."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model.float()
-
-
-@pytest.fixture(scope="session")
-def qwen2_tied(tmp_path_factory):
-    """A tied Qwen2 with biases."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("qwen2")
-    config = Qwen2Config(**SHAPE, tie_word_embeddings=True, rope_theta=1e4)
-    _with_spread_vectors(Qwen2ForCausalLM(config)).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def llama_untied(tmp_path_factory):
-    """An untied Llama without biases."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("llama")
-    config = LlamaConfig(**SHAPE, tie_word_embeddings=False, rope_theta=1e5)
-    _with_spread_vectors(LlamaForCausalLM(config)).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

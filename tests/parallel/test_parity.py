@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+from small_models import write_model
 
 WORKER = str(Path(__file__).parent / "worker.py")
 
@@ -22,12 +23,23 @@ WORKER = str(Path(__file__).parent / "worker.py")
         ("llama_untied", 2, 2, 1, False),
         ("qwen2_tied", 2, 1, 2, False),
         ("llama_untied", 2, 1, 1, False),
+        ("qwen3", 2, 2, 1, False),
+        ("qwen3", 2, 2, 1, True),
     ],
-    ids=["qwen2", "llama", "qwen2-tp2-sp", "llama-tp2", "qwen2-pp2", "llama-dp2"],
+    ids=[
+        "qwen2",
+        "llama",
+        "qwen2-tp2-sp",
+        "llama-tp2",
+        "qwen2-pp2",
+        "llama-dp2",
+        "qwen3-tp2",
+        "qwen3-tp2-sp",
+    ],
 )
-def test_equals_transformers(model, world, tensor, pipeline, sequence, launch, request, tmp_path):
+def test_equals_transformers(model, world, tensor, pipeline, sequence, launch, tmp_path):
     out = tmp_path / "figures.json"
-    launch([WORKER], world, request.getfixturevalue(model), tensor, pipeline, sequence, out)
+    launch([WORKER], world, write_model(model, tmp_path / "hf"), tensor, pipeline, sequence, out)
     figures = json.loads(out.read_text())
     assert figures["names"]
     assert figures["log_probs"] <= 1e-4

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores given sequences with Megatron and exports the model: ``score_worker.py HF SEQUENCES.json OUT``."""
+"""Scores sequences with Megatron and exports the model: ``score_worker.py HF SEQUENCES.json OUT ROPE``."""
 
 import json
 import sys
 from pathlib import Path
 
 
-def main(hf_path, sequences, out):
+def main(hf_path, sequences, out, rope):
     from reasongrm_nemo.megatron.platform import load_platform
 
     platform = load_platform("cpu")
@@ -22,7 +22,7 @@ def main(hf_path, sequences, out):
     recipe = {
         "seed": 1,
         "model": {"dtype": "fp32", "max_model_len": 1024, "log_prob_chunk": 64, "recompute": "none"}
-        | {"rope": {"type": None}},
+        | {"rope": json.loads(rope)},
         "cluster": {"nodes": 1, "devices_per_node": 1, "threads_per_rank": 2} | parallel,
     }
     optim = {"lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0}

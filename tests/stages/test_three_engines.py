@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """transformers, Megatron and vLLM agree on what was sampled, on the tiny model and on real weights.
 
+Also with YaRN, which the recipe states once: the exported checkpoint carries it too.
+
 fp32; 1e-4 absolute on each log-prob, over at least 1,000 sampled tokens (seen: 4e-5).
 """
 
@@ -12,40 +14,40 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from reasongrm_nemo.config import load_recipe, resolve_path
+from reasongrm_nemo.files import read_json
 from reasongrm_nemo.rollout import Prompt, Rollouts, RolloutServer, RolloutSettings, Sampling
+from reasongrm_nemo.rope import overrides
 from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids, stop_token_ids
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTION = (
     "Which is better? Answer A: Water boils at 100 degrees Celsius at sea level. Answer B: Water boils at {}."
 )
+CHAIN = "Q:a={};b=a+2;c=b*3;d=c-1;d?\n surely three(A)\n maybe five(B)"
+# Sequences end far past the 32 positions that the model is said to have been trained at.
+YARN = ["model.rope.type=yarn", "model.rope.factor=16", "model.rope.original_max_position_embeddings=32"]
 CASES = {
-    "tiny": ("Q:a={};b=a+2;c=b*3;d=c-1;d?\n surely three(A)\n maybe five(B)", 8),
-    "smollm2": (QUESTION, 4),
+    "tiny": (CHAIN, 8, []),
+    "tiny with YaRN": (CHAIN, 8, YARN),
+    "smollm2": (QUESTION, 4, []),
 }
 
 
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory, rollout_python):
-    folder = tmp_path_factory.mktemp("smollm2") / "model"
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [str(rollout_python), "-m", "reasongrm_nemo.smollm2", str(folder)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
-
-
-def score_with_megatron(folder, sequences, out):
+def score_with_megatron(folder, sequences, out, rope):
     file = out.with_suffix(".json")
     file.write_text(json.dumps(sequences))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "--rdzv-backend=c10d"]
     command += ["--rdzv-endpoint=127.0.0.1:0", str(Path(__file__).parent / "score_worker.py")]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*command, str(folder), str(file), str(out)], env=env, capture_output=True, text=True, timeout=600
+        [*command, str(folder), str(file), str(out), json.dumps(dict(rope))],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return json.loads((out / "log_probs.json").read_text())
@@ -69,9 +71,8 @@ def largest_difference(first, second):
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_log_probs_and_greedy_tokens_agree(name, tmp_path, request):
-    text, samples = CASES[name]
-    recipe = {"tiny": "tiny/1_grpo_zero.yaml", "smollm2": "smollm2/1_grpo_zero.yaml"}[name]
-    cfg = load_recipe(ROOT / "recipes" / recipe)
+    text, samples, changes = CASES[name]
+    cfg = load_recipe(ROOT / "recipes" / name.split()[0] / "1_grpo_zero.yaml", changes)
     folder = (
         request.getfixturevalue("smollm2") if name == "smollm2" else resolve_path("asset:tiny_judge", ".")
     )
@@ -89,8 +90,11 @@ def test_log_probs_and_greedy_tokens_agree(name, tmp_path, request):
     sequences = [([*p.token_ids, *c.token_ids], len(p.token_ids)) for p, c in completions]
     vllm = [c.log_probs for _, c in completions]
 
-    megatron = score_with_megatron(folder, sequences, tmp_path / "megatron")
-    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    megatron = score_with_megatron(folder, sequences, tmp_path / "megatron", cfg.model.rope)
+    config = AutoConfig.from_pretrained(
+        folder, **overrides(read_json(folder / "config.json"), cfg.model.rope)
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder, config=config, torch_dtype=torch.float32).eval()
     transformers = score_with_transformers(model, sequences)
     assert largest_difference(megatron, transformers) <= 1e-4
     assert largest_difference(vllm, transformers) <= 1e-4
