@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast and in how much memory checkpoints are converted, beside a plain copy of the same bytes.
 
-    python benchmarks/conversion.py [--folder /scratch] [--layers 2] [--tensor-parallel 8] [--peer SCRIPT]
+    python benchmarks/conversion.py [--folder /scratch] [--layers 2] [--tensor-parallel 8] [--peer-python P]
 
 Writes a Hugging Face folder with QwQ-32B's real width and a few layers (2: about 5 GB in bf16, random), then
 copies it, converts it and converts it back, each in a process of its own with a cold page cache, one after
@@ -68,7 +68,7 @@ def write_qwq(folder: Path, layers: int) -> int:
     files = shards(infos, 2 * 10**9)
     generator = torch.Generator().manual_seed(0)
     for name, group in files.items():
-        values = (torch.randn(i.shape, generator=generator, dtype=torch.bfloat16) for i in group)
+        values = ([torch.randn(i.shape, generator=generator, dtype=torch.bfloat16)] for i in group)
         write_safetensors(folder / name, group, values)
     write_index(folder, files)
     return sum(i.nbytes for i in infos)
@@ -125,7 +125,9 @@ def run(work: Path, layers: int, tensor_parallel: int, threads: int | None, peer
     shutil.rmtree(work / "megatron")
     row("copy again", copy_command(source, target), source)
     if peer:
-        row(Path(peer).stem, [sys.executable, peer, str(source), str(target)], source)
+        words = [peer, str(ROOT / "benchmarks" / "peer_mbridge.py"), str(source), str(target)]
+        row("mbridge, import and save", words, source)
+        row("mbridge, import and export", [*words, "--export"], source)
     base = sum(r["seconds"] for r in rows if r["what"].startswith("copy")) / 2
     for r in rows:
         r["times_a_copy"] = round(r["seconds"] / base, 2)
@@ -142,11 +144,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--tensor-parallel", type=int, default=8)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--peer", help="a script that imports SOURCE and saves it to TARGET, to stand beside")
+    parser.add_argument("--peer-python", help="a python that has mbridge, to stand beside (peer_mbridge.py)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as work:
-        rows = run(Path(work), args.layers, args.tensor_parallel, args.threads, args.peer)
+        rows = run(Path(work), args.layers, args.tensor_parallel, args.threads, args.peer_python)
     load = os.getloadavg()[0]
     if args.json:
         print(json.dumps({"date": str(date.today()), "load": load, "rows": rows}))

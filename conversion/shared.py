@@ -23,7 +23,7 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON."),
         click.option("--verify", is_flag=True, help="Read both checkpoints again and compare every tensor."),
         click.option(
-            "--threads", type=click.IntRange(1), help="Files written at once (default: cores, at most 8)."
+            "--threads", type=click.IntRange(1), help="Files written at once (default: 2 a core, at most 8)."
         ),
         click.option(
             "--recipe",

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reasongrm_nemo.checks import STAGES
+from reasongrm_nemo.checks import STAGES, check_model
 from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.judge import load_template
 from reasongrm_nemo.pipeline import load_all, recipe_files
 
@@ -109,3 +110,30 @@ def test_no_recipe_names_a_path_of_one_machine():
 
 def test_the_root_is_the_checkout_s():
     assert Path(__file__).resolve().parents[2] / "recipes" == ROOT
+
+
+def test_qwq_on_the_papers_cluster_fits_its_shape_and_context(tmp_path):
+    """The parts alone, until there is a pipeline of them: 65,536 positions by the recipe's rope."""
+    path = tmp_path / "zero.yaml"
+    path.write_text("defaults: [base/grpo, model/qwq_32b, cluster/a800_4x8]\ninputs: {tasks: tasks.jsonl}\n")
+    cfg = load_recipe(path, ["model.hf_path=QwQ-32B"])
+    config = {
+        "model_type": "qwen2",
+        "num_hidden_layers": 64,
+        "hidden_size": 5120,
+        "intermediate_size": 27648,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "vocab_size": 152064,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+        "max_position_embeddings": 40960,
+    }
+    check_model(cfg, config, "config.json")
+    plain = load_recipe(path, ["model.hf_path=QwQ-32B", "model.rope.type=null"])
+    with pytest.raises(UserError, match="past max_position_embeddings 40960"):
+        check_model(plain, config, "config.json")
+    with pytest.raises(UserError, match="pipeline_parallel is 4, which does not divide num_hidden_layers 63"):
+        check_model(cfg, config | {"num_hidden_layers": 63}, "config.json")
+    with pytest.raises(UserError, match="model.max_model_len is 65536, past the 36045 positions"):
+        load_recipe(path, ["model.hf_path=QwQ-32B", "model.rope.factor=1.1"])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints from Hugging Face to Megatron and back, as streams: no model is built and no rank is started.
 
-Memory is bounded by a few of the largest pieces (``torch_dist.CHUNK_BYTES`` a thread on the way in, a
-tensor a thread on the way out), whatever the model's size.
+Memory is bounded by a few chunks a thread (``torch_dist.CHUNK_BYTES``; on the way out of a training
+checkpoint those that its ranks wrote), whatever the model's size.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from reasongrm_nemo.megatron.weights.hf_folder import (
     TensorInfo,
     copy_companions,
     dtype_key,
+    raw_bytes,
     shards,
     write_index,
     write_safetensors,
@@ -39,13 +38,10 @@ from reasongrm_nemo.megatron.weights.names import Parameter, empty_objects, para
 from reasongrm_nemo.megatron.weights.nemo_folder import WEIGHTS, weights_folder, write_model_config
 from reasongrm_nemo.rope import overrides
 
-# A tensor above this is put together by one thread at a time.
-_LARGE = 512 << 20
-
 
 def default_threads() -> int:
-    """Enough to keep a disk busy, and no more than the cores this process may use."""
-    return max(1, min(8, len(os.sched_getaffinity(0))))
+    """Two for each core this process may use, since they wait for the disk by turns; at most 8."""
+    return min(8, 2 * len(os.sched_getaffinity(0)))
 
 
 @dataclass(frozen=True)
@@ -149,8 +145,7 @@ def megatron_to_hf(
         copy_companions(companions, partial, changes | dtype_key(dtype))
 
         def write(name: str) -> None:
-            values = (reader.get(info) for info in files[name])
-            write_safetensors(partial / name, files[name], values)
+            write_safetensors(partial / name, files[name], map(reader.blocks, files[name]))
 
         _in_threads(write, list(files), threads)
         write_index(partial, files)
@@ -177,10 +172,10 @@ def verify(
     source.check({info.name: info.shape for info in infos})
 
     def compare(info: TensorInfo) -> str | None:
-        stored = source.view(info.name)[:].to(info.dtype)
         # a tensor that was stored in a narrower dtype is compared in that one
         narrow = min(source.infos[info.name].dtype, info.dtype, key=lambda dtype: dtype.itemsize)
-        same = _digest(stored.to(narrow)) == _digest(reader.get(info).to(narrow))
+        stored = (part.to(info.dtype) for part in source.blocks(info.name))
+        same = _digest(stored, narrow) == _digest(reader.blocks(info), narrow)
         return None if same else info.name
 
     different = [name for name in _in_threads(compare, infos, threads) if name]
@@ -190,8 +185,11 @@ def verify(
     return len(infos)
 
 
-def _digest(tensor: Tensor) -> bytes:
-    return hashlib.blake2b(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data).digest()
+def _digest(parts: Iterable[Tensor], dtype: torch.dtype) -> bytes:
+    digest = hashlib.blake2b()
+    for part in parts:
+        digest.update(raw_bytes(part.to(dtype)))
+    return digest.digest()
 
 
 def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None) -> list[Any]:
@@ -271,7 +269,6 @@ class _MegatronTensors:
         self._check(folder)
         self.dtype = self._reader.tensors[self._known[0].stored].properties.dtype
         self._of = {name: (p, i) for p in self._known for i, name in enumerate(p.hf)}
-        self._large = threading.Lock()
 
     def _check(self, folder: Path) -> None:
         stored = {
@@ -305,14 +302,17 @@ class _MegatronTensors:
             for name, shape in zip(p.hf, p.mapping.shapes, strict=True)
         ]
 
-    def get(self, info: TensorInfo) -> Tensor:
-        """The values of one tensor, contiguous, in the announced dtype."""
+    def blocks(self, info: TensorInfo) -> Iterator[Tensor]:
+        """The values of one tensor in parts along its first dimension, in the announced dtype."""
         parameter, index = self._of[info.name]
-        with self._large if info.nbytes > _LARGE else nullcontext():
-            place: Box = () if parameter.layer is None else ((parameter.layer, parameter.layer + 1),)
-            box = (*place, *parameter.mapping.needed_for(index))
-            values = self._reader.read(parameter.stored, box).to(info.dtype)
-            return parameter.mapping.pick(values.squeeze(0) if place else values, index)
+        mapping, layer = parameter.mapping, parameter.layer
+        place: Box = () if layer is None else ((layer, layer + 1),)
+        parts = self._reader.blocks(parameter.stored, (*place, *mapping.needed_for(index)), len(place))
+        parts = (part.squeeze(0) if place else part for part in parts)
+        if mapping.unit > 1:
+            parts = iter([mapping.pick(torch.cat(list(parts)), index)])
+        for part in parts:
+            yield part.to(info.dtype)
 
 
 def _fits(stored: tuple[int, ...], shape: tuple[int, ...], key: str) -> bool:

@@ -111,6 +111,13 @@ class HFTensors:
         """
         return safe_open(self._where[name], framework="pt").get_slice(name)
 
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """One tensor in parts along its first dimension, of about 16 MB."""
+        view, info = self.view(name), self.infos[name]
+        step = max((16 << 20) * info.shape[0] // max(info.nbytes, 1), 1)
+        for start in range(0, info.shape[0], step):
+            yield view[start : start + step]
+
     def dtype(self) -> torch.dtype:
         """The dtype of every tensor.
 
@@ -204,8 +211,8 @@ def write_index(folder: Path, files: Mapping[str, Sequence[TensorInfo]]) -> None
     write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def write_safetensors(path: Path, infos: Sequence[TensorInfo], tensors: Iterable[Tensor]) -> None:
-    """One safetensors file, its tensors taken one at a time.
+def write_safetensors(path: Path, infos: Sequence[TensorInfo], tensors: Iterable[Iterable[Tensor]]) -> None:
+    """One safetensors file, its tensors taken a part at a time.
 
     The library's own writer wants all of them in memory, 5 GB for a file of a 32B model. The format is
     an 8-byte length, a JSON header and the bytes (its README, "Format").
@@ -213,7 +220,7 @@ def write_safetensors(path: Path, infos: Sequence[TensorInfo], tensors: Iterable
     Args:
         path: replaced if it exists.
         infos: of the tensors, in their order.
-        tensors: of those dtypes and shapes.
+        tensors: of those dtypes and shapes, each in parts along its first dimension.
 
     Raises:
         ValueError: a tensor is not what was announced.
@@ -228,16 +235,26 @@ def write_safetensors(path: Path, infos: Sequence[TensorInfo], tensors: Iterable
     text += b" " * (-len(text) % 8)
     with path.open("wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
-        for info, tensor in zip(infos, tensors, strict=True):
-            _write_tensor(out, info, tensor)
+        for info, parts in zip(infos, tensors, strict=True):
+            _write_tensor(out, info, parts)
 
 
-def _write_tensor(out: BinaryIO, info: TensorInfo, tensor: Tensor) -> None:
-    if tensor.dtype != info.dtype or tuple(tensor.shape) != info.shape:
-        raise ValueError(
-            f"{info.name}: {tensor.dtype} {tuple(tensor.shape)} comes where {info} was announced"
-        )
-    out.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+def _write_tensor(out: BinaryIO, info: TensorInfo, parts: Iterable[Tensor]) -> None:
+    rows = 0
+    for part in parts:
+        rows += part.shape[0]
+        if part.dtype != info.dtype or tuple(part.shape[1:]) != info.shape[1:]:
+            raise ValueError(
+                f"{info.name}: {part.dtype} {tuple(part.shape)} comes where {info} was announced"
+            )
+        out.write(raw_bytes(part))
+    if rows != info.shape[0]:
+        raise ValueError(f"{info.name}: {rows} rows came where {info} was announced")
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """A tensor's values as they stand in memory."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def write_hf_folder(
@@ -261,7 +278,7 @@ def write_hf_folder(
     copy_companions(source, partial, changes)
     files = shards(infos)
     for name, group in files.items():
-        write_safetensors(partial / name, group, (_named(tensors, info.name) for info in group))
+        write_safetensors(partial / name, group, ([_named(tensors, info.name)] for info in group))
     write_index(partial, files)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

@@ -69,7 +69,10 @@ class WeightTransfer:
         except (dist_checkpointing.core.CheckpointingException, KeyError) as error:
             raise UserError(f"{folder} is not a checkpoint of this model: {error}") from error
         weights = {name.removeprefix("model."): value for name, value in state.items() if name in wanted}
-        self._module.load_state_dict(weights, strict=False)
+        unset = self._module.load_state_dict(weights, strict=False).missing_keys
+        unset = [name for name in unset if not name.endswith("_extra_state")]
+        if unset:
+            raise UserError(f"{folder} lacks {', '.join(unset[:5])}.")
 
     def infos(self) -> list[TensorInfo]:
         """Names, dtypes and shapes of ``export``, in its order."""
