@@ -135,5 +135,5 @@ def test_qwq_on_the_papers_cluster_fits_its_shape_and_context(tmp_path):
         check_model(plain, config, "config.json")
     with pytest.raises(UserError, match="pipeline_parallel is 4, which does not divide num_hidden_layers 63"):
         check_model(cfg, config | {"num_hidden_layers": 63}, "config.json")
-    with pytest.raises(UserError, match="model.max_model_len is 65536, past the 36045 positions"):
+    with pytest.raises(UserError, match=r"model\.max_model_len is 65536, past the 36045 positions"):
         load_recipe(path, ["model.hf_path=QwQ-32B", "model.rope.factor=1.1"])
