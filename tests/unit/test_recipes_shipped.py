@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from reasongrm_nemo.checks import STAGES
-from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.config import load_recipe, recipes_root, require_path
+from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.judge import load_template
 from reasongrm_nemo.pipeline import load_all, recipe_files
 
@@ -109,3 +110,22 @@ def test_no_recipe_names_a_path_of_one_machine():
 
 def test_the_root_is_the_checkout_s():
     assert Path(__file__).resolve().parents[2] / "recipes" == ROOT
+
+
+def test_recipes_and_examples_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = recipe_files(Path("recipes/smollm2"))
+    assert [path.parent for path in files] == [ROOT / "smollm2"] * 8
+    cfg = load_recipe("recipes/smollm2/0_prepare.yaml")
+    assert cfg.runs_dir == "runs/smollm2"
+    assert require_path(cfg.prepare.source, cfg.runs_dir, "prepare.source").is_file()
+    with pytest.raises(UserError, match=r"recipes/smollm does not exist"):
+        recipe_files(Path("recipes/smollm"))
+
+
+def test_a_recipe_here_goes_before_a_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "recipes" / "smollm2" / "0_mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("")
+    assert recipe_files(Path("recipes/smollm2")) == [Path("recipes/smollm2/0_mine.yaml")]
