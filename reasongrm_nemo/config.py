@@ -58,6 +58,15 @@ def recipes_root(recipe: Path | None = None) -> Path:
     return beside if (beside / "base").is_dir() else _PACKAGE / "_recipes"
 
 
+def find_recipe(path: str | Path) -> Path:
+    """`path`; or, where nothing is there and it begins with `recipes/`, what ships under that name."""
+    path = Path(path)
+    if path.parts[:1] == ("recipes",) and not path.exists():
+        shipped = recipes_root().joinpath(*path.parts[1:])
+        return shipped if shipped.exists() else path
+    return path
+
+
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
     """Read, merge, resolve and check one recipe.
 
@@ -77,7 +86,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
 
 def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[DictConfig, dict[str, str]]:
     """`load_recipe`, and for each dotted key the "file:line" (or "command line") that set its value last."""
-    path = Path(path)
+    path = find_recipe(path)
     sources = _gather(path, recipes_root(path))
     command_line = _command_line(overrides)
     schema = _schema(sources)
@@ -123,13 +132,18 @@ def known_keys(path: str | Path) -> list[str]:
 def resolve_path(value: str, runs_dir: str | Path) -> Path:
     """A recipe's path as a real one: `@artefact/file`, `asset:name`, `~` and plain paths.
 
-    `@1_grpo_zero/hf` is inside the artefact 1_grpo_zero under `runs_dir`; `asset:tiny_judge` ships with the
-    package; anything else is relative to the current folder.
+    `@1_grpo_zero/hf` is inside the artefact 1_grpo_zero under `runs_dir`; `asset:tiny_judge` and
+    `asset:examples/preferences.jsonl` ship with the package, wherever it is; anything else is relative to
+    the current folder.
     """
     if value.startswith("@"):
         return Path(runs_dir) / value[1:]
     if value.startswith("asset:"):
-        return _PACKAGE / "assets" / value.removeprefix("asset:")
+        name = value.removeprefix("asset:")
+        inside = _PACKAGE / "assets" / name
+        # A checkout has the examples at its top, where people look for them; a wheel among the assets.
+        beside = _PACKAGE.parent / name
+        return beside if name.startswith("examples/") and not inside.exists() else inside
     return Path(value).expanduser()
 
 

@@ -21,11 +21,12 @@ _NUMBERED = re.compile(r"(\d+)_.+\.yaml")
 
 
 def recipe_files(folder: Path) -> list[Path]:
-    """The recipes `<number>_<name>.yaml` of a folder, by number.
+    """The recipes `<number>_<name>.yaml` of a folder (see `config.find_recipe`), by number.
 
     Raises:
         UserError: no such folder, none in it, or two of the same number.
     """
+    folder = config.find_recipe(folder)
     if not folder.is_dir():
         known = (
             (path.name for path in folder.parent.iterdir() if path.is_dir()) if folder.parent.is_dir() else ()

@@ -22,8 +22,10 @@ from reasongrm_nemo.report.console import Console
 
 RUNS = Path("runs/tiny_base")
 SHIPPED = Path(__file__).resolve().parents[1] / "reasongrm_nemo" / "assets" / "tiny_judge"
+# Not every seed learns to look up the answers of long chains within these steps (see recipes/tiny_base).
+SEED = 3
 # Steps times the recipe's batch, for one epoch each.
-EXAMPLES = {"lookup": 360 * 64, "arithmetic": 900 * 32, "mixture": 280 * 32}
+EXAMPLES = {"lookup": 360 * 64, "arithmetic": 1500 * 32, "mixture": 280 * 32}
 
 
 def write_material(folder: Path, seed: int) -> None:
@@ -37,7 +39,7 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--seed", type=int, default=1, help="of weights, examples and their order (default 1)"
+        "--seed", type=int, default=SEED, help=f"of weights, examples and their order (default {SEED})"
     )
     parser.add_argument("--material-only", action="store_true", help="do not train")
     parser.add_argument("--ship", action="store_true", help="replace the package's weights by the result")

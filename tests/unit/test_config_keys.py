@@ -270,6 +270,8 @@ def test_inputs_by_name(recipe):
 def test_paths(tmp_path):
     assert resolve_path("@1_grpo_zero/hf", "runs/x").parts == ("runs", "x", "1_grpo_zero", "hf")
     assert resolve_path("asset:tiny_judge", "runs").parts[-2:] == ("assets", "tiny_judge")
+    with pytest.raises(UserError, match=r'^prepare.source: .*preference.jsonl .*"preferences.jsonl"'):
+        require_path("asset:examples/preference.jsonl", "runs", "prepare.source")
     (tmp_path / "pairs.jsonl").write_text("")
     with pytest.raises(
         UserError, match=r'^prepare.source: .*pair.jsonl does not exist \(did you mean "pairs.jsonl"\?\)'

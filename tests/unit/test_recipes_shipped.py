@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from reasongrm_nemo.checks import STAGES, check_model
-from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.config import load_recipe, recipes_root, require_path
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.judge import load_template
 from reasongrm_nemo.pipeline import load_all, recipe_files
@@ -137,3 +137,22 @@ def test_qwq_on_the_papers_cluster_fits_its_shape_and_context(tmp_path):
         check_model(cfg, config | {"num_hidden_layers": 63}, "config.json")
     with pytest.raises(UserError, match=r"model\.max_model_len is 65536, past the 36045 positions"):
         load_recipe(path, ["model.hf_path=QwQ-32B", "model.rope.factor=1.1"])
+
+
+def test_recipes_and_examples_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = recipe_files(Path("recipes/smollm2"))
+    assert [path.parent for path in files] == [ROOT / "smollm2"] * 8
+    cfg = load_recipe("recipes/smollm2/0_prepare.yaml")
+    assert cfg.runs_dir == "runs/smollm2"
+    assert require_path(cfg.prepare.source, cfg.runs_dir, "prepare.source").is_file()
+    with pytest.raises(UserError, match=r"recipes/smollm does not exist"):
+        recipe_files(Path("recipes/smollm"))
+
+
+def test_a_recipe_here_goes_before_a_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "recipes" / "smollm2" / "0_mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("")
+    assert recipe_files(Path("recipes/smollm2")) == [Path("recipes/smollm2/0_mine.yaml")]
