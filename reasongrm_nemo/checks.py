@@ -27,6 +27,10 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "cluster.platform": ("cpu", "gpu"),
     "cluster.weight_transfer": ("gloo", "nccl", "ipc"),
     "grpo.kl_estimator": ("k1", "k2", "k3"),
+    "grpo.kl_in": ("loss", "reward"),
+    "grpo.loss_aggregation": ("token", "sequence", "constant"),
+    "grpo.importance.correction": ("none", "truncated", "masked"),
+    "grpo.advantage.baseline": ("mean", "leave_one_out"),
     "grpo.optim.schedule": ("constant", "cosine"),
     "sft.optim.schedule": ("constant", "cosine"),
     "filter.strategy": ("r_star", "random", "shortest", "all"),
@@ -68,6 +72,10 @@ NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
         "clip_low",
         "clip_high",
         "kl_coefficient",
+        "importance.low",
+        "overlong.buffer",
+        "overlong.penalty",
+        "refill_rounds",
         "optim.lr",
         "optim.min_lr",
         "optim.weight_decay",
@@ -250,6 +258,16 @@ def _check_grpo(cfg: DictConfig, refuse: Any, data_parallel: int) -> None:
             "grpo.max_tokens_per_micro_batch",
             f"is {grpo.max_tokens_per_micro_batch}, less than one full sequence "
             f"(judge.max_prompt_tokens + rollout.max_response_tokens = {room})",
+        )
+    if grpo.clip_dual is not None and not grpo.clip_dual > 1:
+        refuse("grpo.clip_dual", f"is {grpo.clip_dual}; it must be above 1, or null")
+    if grpo.importance.high <= grpo.importance.low:
+        refuse("grpo.importance.high", f"is {grpo.importance.high}, not above low {grpo.importance.low}")
+    if grpo.overlong.buffer > cfg.rollout.max_response_tokens:
+        refuse(
+            "grpo.overlong.buffer",
+            f"is {grpo.overlong.buffer}, more than rollout.max_response_tokens, "
+            f"{cfg.rollout.max_response_tokens}",
         )
     if grpo.clip_low >= 1:
         refuse("grpo.clip_low", f"is {grpo.clip_low}; it must be below 1")

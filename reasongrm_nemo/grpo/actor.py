@@ -15,7 +15,7 @@ from nemo_aligner.utils.utils import retrieve_model_state_dict_in_cpu
 from omegaconf import DictConfig
 from torch import Tensor
 
-from reasongrm_nemo.grpo.loss import clipped_surrogate, kl_estimate
+from reasongrm_nemo.grpo.loss import clipped_surrogate, importance_weights, kl_estimate
 from reasongrm_nemo.megatron.forward_backward import run_micro_batches
 from reasongrm_nemo.megatron.gpt import JudgeModelMixin
 from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample
@@ -62,8 +62,8 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
 
         Args:
             batch: ``samples``, this data-parallel rank's share, with ``per_token`` values ``rollout``
-                (log-probs of the sampling engine) and optionally ``old`` and ``reference``; ``tokens``,
-                the response tokens of the whole global batch.
+                (log-probs of the sampling engine) and optionally ``old`` and ``reference``, and with the
+                weights of the whole global batch; ``tokens``, the response tokens of that, for the metrics.
             forward_only: no backward pass.
 
         Returns:
@@ -72,7 +72,7 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
         """
         samples, tokens = batch["samples"], batch["tokens"]
         # NeMo averages gradients over data-parallel ranks; ours are parts of one sum
-        scale = parallel_state.get_data_parallel_world_size() / tokens
+        scale = parallel_state.get_data_parallel_world_size()
         largest_error = [0.0]
 
         def loss_function(log_probs: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -82,12 +82,22 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
             # with one optimizer step a rollout batch the policy is still the one that sampled
             old = values.get("old", log_probs.detach())
             loss, clipped = clipped_surrogate(
-                log_probs, old, micro_batch.advantages.to(device), self.grpo.clip_low, self.grpo.clip_high
+                log_probs,
+                old,
+                micro_batch.advantages.to(device),
+                self.grpo.clip_low,
+                self.grpo.clip_high,
+                self.grpo.clip_dual,
+            )
+            correction = self.grpo.importance
+            ratios = importance_weights(
+                old, values["rollout"], correction.correction, (correction.low, correction.high)
             )
             kl = torch.zeros_like(loss)
             if "reference" in values:
                 kl = kl_estimate(log_probs, values["reference"], self.grpo.kl_estimator)
-            loss = ((loss + self.grpo.kl_coefficient * kl) * mask).sum()
+            weight = micro_batch.weights.to(device) * mask
+            loss = ((loss * ratios + self.grpo.kl_coefficient * kl) * weight).sum()
             error = ((old - values["rollout"]).abs() * mask).detach()
             largest_error[0] = max(largest_error[0], error.max().item())
             sums = {
@@ -103,8 +113,9 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
             sums, _ = run_micro_batches(
                 self.model, samples, self._budget(), self.length_multiple(), loss_function
             )
-        names = ("loss", "clip_share", "kl", "log_prob_error_mean")
-        metrics = self._reduce({name: sums.get(name, 0.0) / tokens for name in names}, dist.ReduceOp.SUM)
+        names = ("clip_share", "kl", "log_prob_error_mean")
+        metrics = {"loss": sums.get("loss", 0.0)} | {name: sums.get(name, 0.0) / tokens for name in names}
+        metrics = self._reduce(metrics, dist.ReduceOp.SUM)
         metrics |= self._reduce({"log_prob_error_max": largest_error[0]}, dist.ReduceOp.MAX)
         return metrics["loss"], metrics
 

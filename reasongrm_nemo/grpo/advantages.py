@@ -28,11 +28,19 @@ def keep_group(correct: Sequence[bool]) -> bool:
 
 
 def group_advantages(
-    rewards: ArrayLike, group_ids: Sequence[Hashable], *, std: bool = True, eps: float = 1e-6
+    rewards: ArrayLike,
+    group_ids: Sequence[Hashable],
+    *,
+    std: bool = True,
+    eps: float = 1e-6,
+    baseline: str = "mean",
 ) -> NDArray[np.float64]:
     """GRPO's advantages: each reward less its group's mean, over its group's standard deviation.
 
-        A_i = (r_i - mean(r)) / (std(r) + eps)
+        A_i = (r_i - b_i) / (std(r) + eps)
+
+    The baseline b_i is the group's mean (Shao et al. 2024, section 4.1.2), or that of the others alone
+    (leave-one-out: Ahmadian et al. 2024, eq. 8), which does not depend on r_i.
 
     The deviation is the sample one (divided by K - 1), as in the common implementations of GRPO; the paper
     does not say.  A group whose rewards are all equal, or with one member, has the advantage 0 exactly.
@@ -42,13 +50,16 @@ def group_advantages(
         group_ids: (N,) the group of each; members need not be adjacent.
         std: divide by the deviation; without it (Dr. GRPO) only the mean is taken away.
         eps: keeps a tiny deviation from blowing up the quotient.
+        baseline: ``mean`` or ``leave_one_out``.
 
     Returns:
         (N,) float64.
 
     Raises:
-        ValueError: lengths differ, or a reward is not finite.
+        ValueError: lengths differ, a reward is not finite, or the baseline is unknown.
     """
+    if baseline not in ("mean", "leave_one_out"):
+        raise ValueError(f"unknown baseline {baseline!r}; it must be mean or leave_one_out")
     values = np.asarray(rewards, dtype=np.float64)
     if values.ndim != 1 or len(values) != len(group_ids):
         raise ValueError(f"{len(group_ids)} group ids for rewards of the shape {values.shape}")
@@ -63,5 +74,7 @@ def group_advantages(
         if group_rewards.min() == group_rewards.max():
             continue
         centred = group_rewards - group_rewards.mean()
+        if baseline == "leave_one_out":  # r - (sum - r) / (K - 1)
+            centred *= len(indices) / (len(indices) - 1)
         advantages[indices] = centred / (group_rewards.std(ddof=1) + eps) if std else centred
     return advantages

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from omegaconf import DictConfig
 
 from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.grpo.advantages import group_advantages, keep_group
+from reasongrm_nemo.grpo.loss import sample_weights
 from reasongrm_nemo.judge import parse_verdict
 from reasongrm_nemo.megatron.micro_batches import Sample
-from reasongrm_nemo.rewards import outcome_reward
+from reasongrm_nemo.rewards import outcome_reward, overlong_penalty
 from reasongrm_nemo.rollout import Completion
 
 
@@ -49,11 +52,36 @@ def judge_group(
     return Group(task, prompt, completions, texts, rewards, verdicts)
 
 
-def to_samples(groups: Sequence[Group], std: bool, eps: float) -> list[Sample]:
-    """The responses of ``groups`` with their advantages and the rollout's log-probs."""
-    rewards = [reward for group in groups for reward in group.rewards]
+def shaped_rewards(groups: Sequence[Group], cfg: DictConfig, limit: int) -> list[float]:
+    """The rewards of all responses with what the recipe adds to the outcome.
+
+    Args:
+        groups: kept by their outcome; what is added here has no say in that.
+        cfg: the recipe's ``grpo``.
+        limit: the longest response, in tokens.
+    """
+    own = cfg.overlong
+    return [
+        reward + own.penalty * overlong_penalty(len(completion.token_ids), limit, own.buffer)
+        for group in groups
+        for reward, completion in zip(group.rewards, group.completions, strict=True)
+    ]
+
+
+def to_samples(groups: Sequence[Group], rewards: Sequence[float], cfg: DictConfig) -> list[Sample]:
+    """The responses of ``groups`` with their advantages and the rollout's log-probs.
+
+    Args:
+        groups: what is trained on.
+        rewards: of each response, in their order.
+        cfg: the recipe's ``grpo``.
+
+    Returns:
+        Samples whose weight is 1, or 0 for a truncated response that the recipe leaves out of the loss.
+    """
+    own = cfg.advantage
     ids = [index for index, group in enumerate(groups) for _ in group.rewards]
-    advantages = group_advantages(rewards, ids, std=std, eps=eps).tolist()
+    advantages = group_advantages(rewards, ids, std=own.std, eps=own.eps, baseline=own.baseline).tolist()
     responses = [(group.prompt, completion) for group in groups for completion in group.completions]
     return [
         Sample(
@@ -61,9 +89,18 @@ def to_samples(groups: Sequence[Group], std: bool, eps: float) -> list[Sample]:
             prompt_length=len(prompt),
             advantage=advantage,
             per_token={"rollout": tuple(completion.log_probs)},
+            weight=0.0 if cfg.mask_truncated and completion.finish_reason == "length" else 1.0,
         )
         for (prompt, completion), advantage in zip(responses, advantages, strict=True)
     ]
+
+
+def weighed(samples: Sequence[Sample], aggregation: str, limit: int) -> list[Sample]:
+    """The samples of one optimizer step with what their tokens weigh in its loss (see ``sample_weights``)."""
+    lengths = [sample.response_length for sample in samples]
+    counted = [sample.weight > 0 for sample in samples]
+    weights = sample_weights(lengths, counted, aggregation, limit)
+    return [replace(sample, weight=weight) for sample, weight in zip(samples, weights, strict=True)]
 
 
 def rollout_figures(groups: Sequence[Group]) -> dict[str, float | int]:

@@ -3,16 +3,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
 def clipped_surrogate(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip_low: float, clip_high: float
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    clip_low: float,
+    clip_high: float,
+    clip_dual: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The clipped policy-gradient loss of PPO (Schulman et al. 2017, eq. 7) with GRPO's advantages.
 
         -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),  r = exp(log_probs - old_log_probs)
+
+    With a dual clip c it is no more than -c A where A < 0 (Ye et al. 2020, eq. 5): an answer that has become
+    many times likelier than when it was sampled does not outweigh all others.
 
     Args:
         log_probs: the policy's, fp32 [b, s], with gradient.
@@ -20,14 +30,82 @@ def clipped_surrogate(
         advantages: fp32, broadcast to [b, s].
         clip_low: distance below 1 at which the ratio is clipped.
         clip_high: distance above 1.
+        clip_dual: c, above 1; None for none.
 
     Returns:
-        Loss fp32 [b, s], and where the clipped term was the smaller one, bool [b, s].
+        Loss fp32 [b, s], and where a clipped term was taken, bool [b, s].
     """
     ratio = (log_probs - old_log_probs).exp()
     plain = ratio * advantages
     clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages
-    return -torch.minimum(plain, clipped), clipped < plain
+    gain, taken = torch.minimum(plain, clipped), clipped < plain
+    if clip_dual is not None:
+        floor = clip_dual * advantages
+        below = (advantages < 0) & (gain < floor)
+        gain, taken = torch.where(below, floor, gain), taken | below
+    return -gain, taken
+
+
+def importance_weights(
+    old_log_probs: Tensor, rollout_log_probs: Tensor, correction: str, limits: tuple[float, float]
+) -> Tensor:
+    """What each token's loss is multiplied by because another engine than the trainer sampled it.
+
+    With w = exp(old - rollout): ``truncated`` is min(w, high) (Yao et al. 2025, "truncated importance
+    sampling"), ``masked`` is w where low <= w <= high and 0 elsewhere (Ling Team 2025, IcePop).
+
+    Args:
+        old_log_probs: the trainer's, of the weights that sampled, any shape.
+        rollout_log_probs: the sampling engine's, same shape.
+        correction: ``none``, ``truncated`` or ``masked``.
+        limits: low and high; ``truncated`` uses the high one alone.
+
+    Returns:
+        Same shape, without gradient; ones for ``none``.
+
+    Raises:
+        ValueError: another correction.
+    """
+    low, high = limits
+    weights = (old_log_probs - rollout_log_probs).detach().exp()
+    if correction == "none":
+        return torch.ones_like(weights)
+    if correction == "truncated":
+        return weights.clamp(max=high)
+    if correction == "masked":
+        return weights * ((weights >= low) & (weights <= high))
+    raise ValueError(f"unknown correction {correction!r}; it must be none, truncated or masked")
+
+
+def sample_weights(
+    lengths: Sequence[int], counted: Sequence[bool], aggregation: str, limit: int
+) -> list[float]:
+    """What each token of a response weighs in the global batch's loss.
+
+    ``token``: all tokens of the batch alike, 1 / sum of lengths (DAPO, Yu et al. 2025, eq. 12).
+    ``sequence``: all responses alike, 1 / (responses × length) (GRPO, Shao et al. 2024, eq. 3).
+    ``constant``: 1 / (responses × limit), which favours no length (Dr. GRPO, Liu et al. 2025, section 3).
+
+    Args:
+        lengths: response tokens of every sample of the global batch.
+        counted: which of them are trained on; the others weigh nothing.
+        aggregation: ``token``, ``sequence`` or ``constant``.
+        limit: the longest response.
+
+    Raises:
+        ValueError: another aggregation.
+    """
+    tokens = sum(length for length, yes in zip(lengths, counted, strict=True) if yes)
+    responses = sum(counted)
+    if aggregation == "token":
+        weights = [1.0 / max(tokens, 1)] * len(lengths)
+    elif aggregation == "sequence":
+        weights = [1.0 / (max(responses, 1) * max(length, 1)) for length in lengths]
+    elif aggregation == "constant":
+        weights = [1.0 / (max(responses, 1) * limit)] * len(lengths)
+    else:
+        raise ValueError(f"unknown aggregation {aggregation!r}; it must be token, sequence or constant")
+    return [weight if yes else 0.0 for weight, yes in zip(weights, counted, strict=True)]
 
 
 def kl_estimate(log_probs: Tensor, reference_log_probs: Tensor, estimator: str) -> Tensor:

@@ -25,8 +25,11 @@ class TaskOrder:
         self._pass = lru_cache(maxsize=2)(self._order)
 
     def step(self, step: int) -> list[JudgeTask]:
-        """The tasks of ``step`` (from 0)."""
-        first = step * self.per_step
+        """The tasks of ``step`` (from 0), where every step takes as many."""
+        return self.take(step * self.per_step)
+
+    def take(self, first: int) -> list[JudgeTask]:
+        """A step's worth of tasks from place ``first`` on, counted over all passes."""
         places = (divmod(place, len(self.tasks)) for place in range(first, first + self.per_step))
         return [self.tasks[self._pass(number)[index]] for number, index in places]
 

@@ -54,15 +54,18 @@ class RolloutSource:
             rollouts.resync = self._resync
             folder.mkdir(exist_ok=True)
 
-    def collect(self, step: int, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-        """The completions of ``step``, one list a prompt in their order; collective.
+    def collect(
+        self, step: int, part: int, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> list[list[Completion]]:
+        """The completions of a part of ``step``, one list a prompt in their order; collective.
 
         Raises:
             RolloutsLost: on every rank, when the server could not be kept.
         """
         if self._rollouts is not None:
             try:
-                completions = self._kept(step) or self._generate(self._rollouts, step, prompts, sampling)
+                file = self._file(step, part)
+                completions = _kept(file) or _generate(self._rollouts, file, prompts, sampling)
             except UserError as error:
                 self._command(_LOST, str(error))
                 raise RolloutsLost(str(error)) from error
@@ -102,22 +105,8 @@ class RolloutSource:
         if lost:
             raise RolloutsLost(lost)
 
-    def _generate(
-        self, rollouts: Rollouts, step: int, prompts: Sequence[Prompt], sampling: Sampling
-    ) -> list[list[Completion]]:
-        completions = rollouts.generate(prompts, sampling)
-        rows = [[asdict(c) for c in group] for group in completions]
-        write_text(self._file(step), "\n".join(json.dumps(row) for row in rows) + "\n")
-        return completions
-
-    def _kept(self, step: int) -> list[list[Completion]] | None:
-        if not self._file(step).exists():
-            return None
-        lines = self._file(step).read_text(encoding="utf-8").splitlines()
-        return [[Completion(**fields) for fields in json.loads(line)] for line in lines]
-
-    def _file(self, step: int) -> Path:
-        return self._folder / f"step_{step:06d}.jsonl"
+    def _file(self, step: int, part: int) -> Path:
+        return self._folder / (f"step_{step:06d}" + (f"_{part}" if part else "") + ".jsonl")
 
     def _resync(self) -> None:
         self._command(_PUSH, None)
@@ -141,3 +130,19 @@ class RolloutSource:
         box = [(command, payload)]
         dist.broadcast_object_list(box, 0)
         return box[0]
+
+
+def _generate(
+    rollouts: Rollouts, file: Path, prompts: Sequence[Prompt], sampling: Sampling
+) -> list[list[Completion]]:
+    completions = rollouts.generate(prompts, sampling)
+    rows = [[asdict(c) for c in group] for group in completions]
+    write_text(file, "\n".join(json.dumps(row) for row in rows) + "\n")
+    return completions
+
+
+def _kept(file: Path) -> list[list[Completion]] | None:
+    if not file.exists():
+        return None
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [[Completion(**fields) for fields in json.loads(line)] for line in lines]

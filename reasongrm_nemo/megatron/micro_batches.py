@@ -19,12 +19,14 @@ class Sample:
         prompt_length: tokens before the response; only the response is scored.
         advantage: the response's advantage (GRPO), the same for each of its tokens.
         per_token: further values for the response's tokens, one each (e.g. rollout log-probs).
+        weight: what each of the response's tokens weighs in the loss.
     """
 
     tokens: tuple[int, ...]
     prompt_length: int
     advantage: float = 0.0
     per_token: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    weight: float = 1.0
 
     @property
     def response_length(self) -> int:
@@ -43,6 +45,7 @@ class MicroBatch:
         targets: int64 [b, s].
         mask: fp32 [b, s].
         advantages: fp32 [b, 1].
+        weights: fp32 [b, 1].
         per_token: fp32 [b, s] each, zero outside the mask.
         rows: index of each sample in the list that was cut.
     """
@@ -51,6 +54,7 @@ class MicroBatch:
     targets: Tensor
     mask: Tensor
     advantages: Tensor
+    weights: Tensor
     per_token: dict[str, Tensor]
     rows: tuple[int, ...]
 
@@ -106,7 +110,8 @@ def collate(samples: Sequence[Sample], rows: Sequence[int], multiple: int = 1) -
         for name, values in sample.per_token.items():
             per_token[name][row, span] = torch.tensor(values)
     advantages = torch.tensor([[s.advantage] for s in chosen], dtype=torch.float32)
-    return MicroBatch(tokens, targets, mask, advantages, per_token, tuple(rows))
+    weights = torch.tensor([[s.weight] for s in chosen], dtype=torch.float32)
+    return MicroBatch(tokens, targets, mask, advantages, weights, per_token, tuple(rows))
 
 
 def padding_share(lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> float:

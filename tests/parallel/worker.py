@@ -51,7 +51,14 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
     optim = OmegaConf.create(optim | {"warmup_steps": 0, "schedule": "constant", "min_lr": 0.0})
     session = sessions.start(platform, GRPOActor, recipe, optim, 10, Path(hf_path))
     actor = session.model
-    grpo = {"clip_low": 0.2, "clip_high": 0.28, "kl_coefficient": 0.1, "kl_estimator": "k3"}
+    grpo = {
+        "clip_low": 0.2,
+        "clip_high": 0.28,
+        "kl_coefficient": 0.1,
+        "kl_estimator": "k3",
+        "clip_dual": None,
+    }
+    grpo |= {"importance": {"correction": "none", "low": 0.5, "high": 2.0}}
     actor.grpo = OmegaConf.create(grpo | {"max_tokens_per_micro_batch": 96})
     reference = AutoModelForCausalLM.from_pretrained(hf_path, torch_dtype=torch.float32).eval()
 
@@ -78,6 +85,7 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
     }
 
     # loss and gradient, with old and reference log-probs some way off so that every term counts
+    tokens = sum(len(ids) - prompt for ids, prompt, _, _ in samples)
     full = [
         Sample(
             ids,
@@ -88,10 +96,10 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
                 "old": tuple((t + values[0]).tolist()),
                 "reference": tuple((t + values[1]).tolist()),
             },
+            1 / tokens,
         )
         for (ids, prompt, advantage, values), t in zip(samples, theirs, strict=True)
     ]
-    tokens = sum(s.response_length for s in full)
     ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
     batch = {"samples": [full[i] for i in share([len(s.tokens) for s in full], *ranks)], "tokens": tokens}
     session.optimizer.zero_grad()

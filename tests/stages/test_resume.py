@@ -98,6 +98,9 @@ def test_grpo_given_the_same_rollouts(tmp_path, questions, rollout_python):
     write_jsonl(tmp_path / "tasks.jsonl", tasks)
     overrides = ["grpo.steps=4", "grpo.prompts_per_step=4", "grpo.samples_per_prompt=4", "grpo.save_every=2"]
     overrides += ["grpo.keep_checkpoints=9", "grpo.optimizer_steps=2", "grpo.kl_coefficient=0.05"]
+    # every option that keeps or reads state of its own
+    overrides += ["grpo.kl_in=reward", "grpo.refill_rounds=1", "grpo.importance.correction=truncated"]
+    overrides += ["grpo.loss_aggregation=sequence", "grpo.mask_truncated=true", "grpo.overlong.buffer=40"]
     inputs = {"tasks": tmp_path / "tasks.jsonl"}
     cfg = load_recipe(ROOT / "recipes/tiny/1_grpo_zero.yaml", overrides)
     with RolloutServer(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reasongrm_nemo.data.records import HardTask, JudgeTask, ReasoningPath
 from reasongrm_nemo.grpo import group_advantages, keep_group
-from reasongrm_nemo.rewards import mine_hard_cases, outcome_reward, to_hard_tasks
+from reasongrm_nemo.rewards import mine_hard_cases, outcome_reward, overlong_penalty, to_hard_tasks
 
 
 def test_the_reward_is_one_or_nothing():
@@ -123,3 +123,28 @@ def test_cases_become_records():
     ]
     with pytest.raises(ValueError, match="unknown, among them cut"):
         to_hard_tasks(mine_hard_cases(PATHS), tasks[:1])
+
+
+def test_leave_one_out_is_each_reward_less_the_mean_of_the_others():
+    rewards = [1.0, 0.0, 0.0, 0.5]
+    for std in (False, True):
+        advantages = group_advantages(rewards, ["g"] * 4, std=std, eps=0.0, baseline="leave_one_out")
+        scale = np.std(rewards, ddof=1) if std else 1.0
+        expected = [(r - (sum(rewards) - r) / 3) / scale for r in rewards]
+        assert advantages == pytest.approx(expected)
+    with pytest.raises(ValueError, match="median"):
+        group_advantages(rewards, ["g"] * 4, baseline="median")
+
+
+@pytest.mark.parametrize(
+    ("length", "penalty"), [(0, 0.0), (80, 0.0), (85, -0.25), (90, -0.5), (100, -1.0), (120, -1.0)]
+)
+def test_the_overlong_penalty_falls_linearly_over_the_buffer(length, penalty):
+    """DAPO, eq. 13 with L_max 100 and L_cache 20."""
+    assert overlong_penalty(length, 100, 20) == pytest.approx(penalty)
+    assert overlong_penalty(length, 100, 0) == 0.0
+
+
+def test_a_buffer_longer_than_the_limit_is_refused():
+    with pytest.raises(ValueError, match="does not fit"):
+        overlong_penalty(1, 10, 11)

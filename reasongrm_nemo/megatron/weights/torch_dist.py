@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -31,16 +32,9 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import (
-    LoadPlan,
-    ReadItem,
-    SavePlan,
-    TensorWriteData,
-    WriteItem,
-    WriteItemType,
-)
-from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.utils import _create_file_view
 from torch.futures import Future
 
 from reasongrm_nemo.errors import UserError
@@ -222,8 +216,7 @@ class Reader:
             raise UserError(f"{folder} is no torch_dist checkpoint: it holds no .metadata.") from None
         except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
             raise UserError(f"{folder / '.metadata'} is damaged or of another kind: {error}.") from None
-        self._files = dcp.FileSystemReader(self.folder)
-        self._files.set_up_storage_reader(metadata, is_coordinator=True)
+        self._stored: dict[MetadataIndex, _StorageInfo] = metadata.storage_data
         self.tensors: dict[str, TensorStorageMetadata] = {
             key: value
             for key, value in metadata.state_dict_metadata.items()
@@ -247,20 +240,44 @@ class Reader:
         """The values of a box of a stored tensor, in the dtype they are stored in.
 
         Raises:
-            UserError: the file's content is damaged.
+            UserError: a part is missing, or a file's content is damaged.
         """
-        known = self.tensors[key]
-        target = torch.empty([stop - start for start, stop in box], dtype=known.properties.dtype)
-        want = ChunkStorageMetadata(torch.Size([start for start, _ in box]), target.size())
-        items = create_read_items_for_chunk_list(key, self._near(key, box), [want])
-        if sum(math.prod(item.lengths) for item in items) != target.numel():
+        target, found = None, 0
+        for chunk in self._near(key, box).chunks:
+            spans = list(zip(chunk.offsets, chunk.sizes, strict=True))
+            shared = [
+                (max(lo, first), min(hi, first + n)) for (lo, hi), (first, n) in zip(box, spans, strict=True)
+            ]
+            if any(lo >= hi for lo, hi in shared):
+                continue
+            inside = tuple(
+                slice(lo - first, hi - first) for (lo, hi), (first, _) in zip(shared, spans, strict=True)
+            )
+            values = self._chunk(key, chunk)[inside]
+            if tuple(shared) == tuple(box):
+                return values
+            if target is None:
+                target = torch.empty([hi - lo for lo, hi in box], dtype=values.dtype)
+            place = tuple(slice(lo - at, hi - at) for (lo, hi), (at, _) in zip(shared, box, strict=True))
+            target[place] = values
+            found += values.numel()
+        if target is None or found != target.numel():
             raise UserError(f"The checkpoint at {self.folder} lacks a part of {key}.")
+        return target
+
+    def _chunk(self, key: str, chunk: ChunkStorageMetadata) -> Tensor:
+        info = self._stored[MetadataIndex(key, chunk.offsets)]
+        if getattr(info, "transform_descriptors", None):
+            raise UserError(f"The checkpoint at {self.folder} is compressed, which is not supported.")
         try:
-            self._files.read_data(LoadPlan(items), _Into(target))
+            with (self.folder / info.relative_path).open("rb") as file:
+                # chunks are wanted much in their order: the disk reads the next ones while this is at work
+                os.posix_fadvise(file.fileno(), info.offset, 4 * CHUNK_BYTES, os.POSIX_FADV_WILLNEED)
+                part: Any = _create_file_view(file, info.offset, info.length)
+                return torch.load(part, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
             first = str(error).splitlines()[0]
             raise UserError(f"The checkpoint at {self.folder} is damaged in {key}: {first}") from None
-        return target
 
     def blocks(self, key: str, box: Box, dimension: int) -> Iterator[Tensor]:
         """The values of a box in parts along ``dimension``, each of whole stored chunks where it can be.
@@ -284,25 +301,6 @@ class Reader:
             chunks = [c for c in known.chunks if c.offsets[0] <= first[0] < c.offsets[0] + c.sizes[0]]
             self._layers[key, first[0]] = TensorStorageMetadata(known.properties, known.size, chunks)
         return self._layers[key, first[0]]
-
-
-class _Into(dcp.DefaultLoadPlanner):
-    """Puts what is read into one tensor."""
-
-    def __init__(self, target: Tensor) -> None:
-        super().__init__()
-        self._target = target
-
-    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
-        part = self._target
-        for dimension, (start, length) in enumerate(
-            zip(read_item.dest_offsets, read_item.lengths, strict=True)
-        ):
-            part = part.narrow(dimension, start, length)
-        return part
-
-    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
-        pass
 
 
 class _Passed:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from reasongrm_nemo.grpo.loss import clipped_surrogate, kl_estimate
+from reasongrm_nemo.grpo.loss import clipped_surrogate, importance_weights, kl_estimate, sample_weights
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,70 @@ def test_kl_estimators_agree_in_expectation():
     assert kl_estimate(torch.tensor(-1.0), torch.tensor(-1.5), "k2").item() == pytest.approx(0.125)
     with pytest.raises(ValueError, match="k4"):
         kl_estimate(policy, reference, "k4")
+
+
+def test_dual_clip_bounds_the_loss_where_the_advantage_is_negative():
+    """Ye et al. 2020, eq. 5: max(min(r A, clip(r) A), c A) for A < 0."""
+    ratios, c = [0.5, 1.0, 2.9, 3.1, 50.0], 3.0
+    for advantage in (-2.0, 2.0):
+        value, clipped = clipped_surrogate(
+            torch.tensor(ratios).log(), torch.zeros(5), torch.tensor([advantage] * 5), 0.2, 0.2, c
+        )
+        for ratio, loss in zip(ratios, value.tolist(), strict=True):
+            gain = min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
+            expected = max(gain, c * advantage) if advantage < 0 else gain
+            assert loss == pytest.approx(-expected, rel=1e-6)
+        assert clipped.tolist() == (
+            [True, False, False, True, True] if advantage < 0 else [False] * 2 + [True] * 3
+        )
+
+
+def test_the_gradient_is_zero_below_the_dual_clip():
+    log_probs = torch.tensor([math.log(5.0)], requires_grad=True)
+    value, _ = clipped_surrogate(log_probs, torch.zeros(1), torch.tensor([-1.0]), 0.2, 0.2, 3.0)
+    value.sum().backward()
+    assert log_probs.grad.item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("correction", "expected"),
+    [
+        ("none", [1.0, 1.0, 1.0, 1.0]),
+        ("truncated", [0.25, 0.8, 1.5, 2.0]),
+        ("masked", [0.0, 0.8, 1.5, 0.0]),
+    ],
+)
+def test_importance_weights(correction, expected):
+    old = torch.tensor([0.25, 0.8, 1.5, 7.0]).log().requires_grad_()
+    weights = importance_weights(old, torch.zeros(4), correction, (0.5, 2.0))
+    assert weights.tolist() == pytest.approx(expected)
+    assert not weights.requires_grad
+
+
+def test_an_unknown_correction_is_named():
+    with pytest.raises(ValueError, match="clipped"):
+        importance_weights(torch.zeros(1), torch.zeros(1), "clipped", (0.5, 2.0))
+
+
+def test_aggregations_by_their_definitions():
+    """The loss of a batch, from its weights and as each paper writes it."""
+    lengths, limit = [2, 5, 3], 10
+    generator = torch.Generator().manual_seed(0)
+    losses = [torch.randn(n, generator=generator) for n in lengths]
+    by_definition = {
+        "token": torch.cat(losses).mean(),
+        "sequence": torch.stack([loss.mean() for loss in losses]).mean(),
+        "constant": torch.stack([loss.sum() / limit for loss in losses]).mean(),
+    }
+    for aggregation, expected in by_definition.items():
+        weights = sample_weights(lengths, [True] * 3, aggregation, limit)
+        value = sum(w * loss.sum() for w, loss in zip(weights, losses, strict=True))
+        assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
+def test_what_is_left_out_weighs_nothing_and_counts_for_nothing(aggregation):
+    with_it = sample_weights([2, 99, 3], [True, False, True], aggregation, 10)
+    without = sample_weights([2, 3], [True, True], aggregation, 10)
+    assert with_it == [without[0], 0.0, without[1]]
+    assert sample_weights([4], [False], aggregation, 10) == [0.0]

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From completions to samples: what is kept, what is shaped, what is left out."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.data import JudgeTask
+from reasongrm_nemo.grpo.groups import judge_group, shaped_rewards, to_samples, weighed
+from reasongrm_nemo.rollout import Completion
+
+TASK = JudgeTask("t", "p", "test", [{"role": "user", "content": "?"}], "A", "chosen_first")
+
+
+def config(**changes):
+    cfg = load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml").grpo
+    return OmegaConf.merge(cfg, OmegaConf.create(changes))
+
+
+def completion(length, finish="stop"):
+    return Completion("t", 0, list(range(length)), [-0.5] * length, finish)
+
+
+def group(texts, lengths, finishes=None):
+    finishes = finishes or ["stop"] * len(texts)
+    completions = [completion(n, f) for n, f in zip(lengths, finishes, strict=True)]
+    return judge_group(TASK, [7, 7], completions, texts, "strict_last")
+
+
+RIGHT, WRONG = "</think>[[A]]", "</think>[[B]]"
+
+
+def test_shaping_never_decides_what_is_kept():
+    """A group of wrong answers stays out however much their lengths, and so their rewards, differ."""
+    cfg = config(overlong={"buffer": 10, "penalty": 1.0})
+    wrong = group([WRONG] * 3, [1, 95, 100])
+    assert len(set(shaped_rewards([wrong], cfg, 100))) == 3
+    assert not wrong.kept
+    assert group([RIGHT, WRONG], [100, 100]).kept
+
+
+def test_long_answers_lose_reward_and_so_advantage():
+    cfg = config(overlong={"buffer": 10, "penalty": 0.5}, advantage={"std": False})
+    kept = group([RIGHT, RIGHT, WRONG], [50, 95, 50])
+    rewards = shaped_rewards([kept], cfg, 100)
+    assert rewards == pytest.approx([1.0, 0.75, 0.0])
+    advantages = [sample.advantage for sample in to_samples([kept], rewards, cfg)]
+    mean = sum(rewards) / 3
+    assert advantages == pytest.approx([r - mean for r in rewards])
+
+
+def test_truncated_responses_are_left_out_of_the_loss_but_not_of_the_baseline():
+    kept = group([RIGHT, WRONG, WRONG], [4, 10, 6], ["stop", "length", "stop"])
+    plain = to_samples([kept], kept.rewards, config())
+    masked = to_samples([kept], kept.rewards, config(mask_truncated=True))
+    assert [s.weight for s in plain] == [1.0, 1.0, 1.0]
+    assert [s.weight for s in masked] == [1.0, 0.0, 1.0]
+    assert [s.advantage for s in masked] == [s.advantage for s in plain]
+    assert [s.weight for s in weighed(masked, "token", 10)] == pytest.approx([0.1, 0.0, 0.1])
