@@ -29,12 +29,12 @@ from rich.table import Table
 
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.megatron.weights.hf_folder import (
-    TensorInfo,
     shards,
     write_index,
     write_safetensors,
 )
 from reasongrm_nemo.megatron.weights.names import parameters
+from reasongrm_nemo.tensors import TensorInfo
 
 ROOT = Path(__file__).resolve().parents[1]
 QWQ_32B = {

@@ -7,20 +7,27 @@ python conversion/hf_to_megatron.py QwQ-32B qwq_megatron -t 8 -p 4 --verify
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
-from shared import finish, layout_options, rope_of
+from shared import common_options, run
 
 from reasongrm_nemo.architecture import Layout
 from reasongrm_nemo.cli import Command
+from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.megatron.weights.convert import hf_to_megatron
-from reasongrm_nemo.megatron.weights.hf_folder import RECIPE_DTYPES
+
+_COUNT = click.IntRange(1)
 
 
 @click.command(cls=Command)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
-@layout_options
+@click.option("-t", "--tensor-parallel", type=_COUNT, help="Ranks that share each layer (default 1).")
+@click.option("-p", "--pipeline-parallel", type=_COUNT, help="Ranks that share the layers (default 1).")
+@click.option("--layers-in-first-stage", type=_COUNT, help="Where stages are uneven.")
+@click.option("--layers-in-last-stage", type=_COUNT, help="Where stages are uneven.")
+@common_options
 def main(
     source: Path,
     target: Path,
@@ -28,38 +35,21 @@ def main(
     pipeline_parallel: int | None,
     layers_in_first_stage: int | None,
     layers_in_last_stage: int | None,
-    dtype: str | None,
-    recipe: Path | None,
-    threads: int | None,
-    verify: bool,
-    as_json: bool,
+    **options: Any,
 ) -> None:
     """Write the Hugging Face folder SOURCE as TARGET, a folder that NeMo-Aligner restores.
 
     Its tensors load at any tensor and pipeline parallelism; the options name the one it is cut for.
     """
-    from reasongrm_nemo.config import load_recipe
-
-    layout = Layout()
-    if recipe is not None:
-        layout = Layout.of_cluster(load_recipe(recipe).cluster)
+    recipe = options["recipe"]
+    stated = Layout.of_cluster(load_recipe(recipe).cluster) if recipe else Layout()
     layout = Layout(
-        tensor_parallel or layout.tensor,
-        pipeline_parallel or layout.pipeline,
-        layers_in_first_stage or layout.first,
-        layers_in_last_stage or layout.last,
+        tensor_parallel or stated.tensor,
+        pipeline_parallel or stated.pipeline,
+        layers_in_first_stage or stated.first,
+        layers_in_last_stage or stated.last,
     )
-    rope = rope_of(recipe)
-    chosen = RECIPE_DTYPES[dtype] if dtype else None
-    finish(
-        lambda: hf_to_megatron(source, target, layout, chosen, rope, threads),
-        hf=source,
-        megatron=target,
-        rope=rope,
-        threads=threads,
-        verified=verify,
-        as_json=as_json,
-    )
+    run(lambda *how: hf_to_megatron(source, target, layout, *how), source, target, **options)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ python conversion/megatron_to_hf.py runs/…/checkpoints/step_000100 zero_hf --c
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
-from shared import common_options, finish, rope_of
+from shared import common_options, run
 
 from reasongrm_nemo.cli import Command
 from reasongrm_nemo.megatron.weights.convert import megatron_to_hf
-from reasongrm_nemo.megatron.weights.hf_folder import RECIPE_DTYPES
 
 
 @click.command(cls=Command)
@@ -27,28 +27,9 @@ from reasongrm_nemo.megatron.weights.hf_folder import RECIPE_DTYPES
     "training checkpoint, which has none.",
 )
 @common_options
-def main(
-    source: Path,
-    target: Path,
-    companions: Path | None,
-    dtype: str | None,
-    recipe: Path | None,
-    threads: int | None,
-    verify: bool,
-    as_json: bool,
-) -> None:
+def main(source: Path, target: Path, companions: Path | None, **options: Any) -> None:
     """Write the torch_dist checkpoint SOURCE, of any parallelism, as the Hugging Face folder TARGET."""
-    rope = rope_of(recipe)
-    chosen = RECIPE_DTYPES[dtype] if dtype else None
-    finish(
-        lambda: megatron_to_hf(source, target, companions, chosen, rope, threads),
-        hf=target,
-        megatron=source,
-        rope=rope,
-        threads=threads,
-        verified=verify,
-        as_json=as_json,
-    )
+    run(lambda *how: megatron_to_hf(source, target, companions, *how), target, source, **options)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both conversions ask and print."""
+"""What both conversions ask, do besides converting, and print."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
+from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.files import readable_bytes
-from reasongrm_nemo.megatron.weights.convert import Converted, verify
+from reasongrm_nemo.megatron.weights import convert
 from reasongrm_nemo.megatron.weights.hf_folder import RECIPE_DTYPES
+
+Conversion = Callable[[torch.dtype | None, Mapping[str, Any] | None, int | None], convert.Converted]
 
 
 def common_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of both directions."""
+    """Options of both directions, which ``run`` takes."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON."),
         click.option("--verify", is_flag=True, help="Read both checkpoints again and compare every tensor."),
@@ -36,49 +40,43 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def layout_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of the way in: those of both, and how the checkpoint is cut."""
-    command = common_options(command)
-    for words, text in (
-        (("--layers-in-last-stage",), "Where stages are uneven."),
-        (("--layers-in-first-stage",), "Where stages are uneven."),
-        (("-p", "--pipeline-parallel"), "Ranks that share the stack of layers (default 1)."),
-        (("-t", "--tensor-parallel"), "Ranks that share each layer (default 1)."),
-    ):
-        command = click.option(*words, type=click.IntRange(1), help=text)(command)
-    return command
-
-
-def rope_of(recipe: Path | None) -> Mapping[str, Any] | None:
-    """A recipe's ``model.rope``, or None."""
-    from reasongrm_nemo.config import load_recipe
-
-    return None if recipe is None else load_recipe(recipe).model.rope
-
-
-def finish(
-    convert: Callable[[], Converted],
-    *,
+def run(
+    conversion: Conversion,
     hf: Path,
     megatron: Path,
-    rope: Mapping[str, Any] | None,
+    *,
+    dtype: str | None,
+    recipe: Path | None,
     threads: int | None,
-    verified: bool,
+    verify: bool,
     as_json: bool,
 ) -> None:
-    """Convert, verify if asked, and say what was done."""
+    """Convert, verify if asked, and say what was done.
+
+    Args:
+        conversion: called with dtype, rope and threads.
+        hf: the Hugging Face side, once it is done.
+        megatron: the other side.
+        dtype: and all further ones: the options' values.
+        recipe: see ``common_options``.
+        threads: see ``common_options``.
+        verify: see ``common_options``.
+        as_json: see ``common_options``.
+    """
+    rope = None if recipe is None else load_recipe(recipe).model.rope
     started = time.monotonic()
-    done = convert()
+    done = conversion(RECIPE_DTYPES[dtype] if dtype else None, rope, threads)
     seconds = time.monotonic() - started
-    compared = verify(hf, megatron, rope, threads) if verified else None
-    figures = dataclasses.asdict(done) | {"seconds": round(seconds, 2), "verified": compared}
+    compared = convert.verify(hf, megatron, rope, threads) if verify else None
+    stored = str(done.dtype).removeprefix("torch.")
     if as_json:
-        click.echo(json.dumps(figures, default=lambda value: str(value).removeprefix("torch.")))
+        figures = dataclasses.asdict(done) | {"folder": str(done.folder), "dtype": stored}
+        click.echo(json.dumps(figures | {"seconds": round(seconds, 2), "verified": compared}))
         return
+    rate = readable_bytes(int(done.nbytes / max(seconds, 1e-3)))
     click.echo(
         f"{done.folder}: {done.tensors} tensors, {done.parameters:,} parameters, "
-        f"{readable_bytes(done.nbytes)} in {figures['dtype']}".replace("torch.", "")
-        + f", {seconds:.1f} s ({readable_bytes(int(done.nbytes / max(seconds, 1e-3)))}/s)"
+        f"{readable_bytes(done.nbytes)} in {stored}, {seconds:.1f} s ({rate}/s)"
     )
     if compared is not None:
         click.echo(f"verified: {compared} tensors are the same on both sides")

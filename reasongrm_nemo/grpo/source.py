@@ -20,7 +20,6 @@ from reasongrm_nemo.rollout import (
     Rollouts,
     RolloutServerLost,
     Sampling,
-    WeightMeta,
     WeightSender,
 )
 
@@ -116,7 +115,6 @@ class RolloutSource:
         """Export on every rank of the first replica; the first rank passes the tensors on."""
         if parallel_state.get_data_parallel_rank() != 0:
             return
-        metadata = [WeightMeta(i.name, i.dtype, i.shape) for i in self._transfer.infos()]
         tensors = self._transfer.export()
         if self._sender is None:
             for _ in tensors:
@@ -124,7 +122,7 @@ class RolloutSource:
             return
         self._version += 1
         # uses the tensors up even when the server is lost: the other ranks are in the middle of the export
-        self._sender.push(metadata, tensors, version=self._version)
+        self._sender.push(self._transfer.infos(), tensors, version=self._version)
 
     def _command(self, command: str = "", payload: Any = None) -> tuple[str, Any]:
         box = [(command, payload)]

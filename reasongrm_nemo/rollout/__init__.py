@@ -17,7 +17,7 @@ _HOME = {
     "RolloutSettings": "settings",
     "Rollouts": "rollouts",
     "Sampling": "types",
-    "WeightMeta": "weights",
+    "TensorInfo": "weights",
     "WeightSender": "weights",
     "reasoning_path": "to_path",
 }

@@ -7,7 +7,6 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,22 +16,9 @@ from reasongrm_nemo.rollout.gloo import Group, open_store
 from reasongrm_nemo.rollout.http import call, reason
 from reasongrm_nemo.rollout.server import RolloutServer, reset_prefix_cache
 from reasongrm_nemo.rollout.types import RolloutServerLost
+from reasongrm_nemo.tensors import TensorInfo
 
 NamedTensors = Iterable[tuple[str, torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class WeightMeta:
-    """What one tensor will be: its Hugging Face name, dtype and whole shape."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, name: str, tensor: torch.Tensor) -> WeightMeta:
-        """That of a tensor at hand."""
-        return cls(name, tensor.dtype, tuple(tensor.shape))
 
 
 class GlooChannel:
@@ -96,9 +82,9 @@ class WeightSender:
         self._channel: Any = None
         self._starts = -1
         self._keep_copy = keep_copy
-        self._copy: tuple[list[WeightMeta], list[tuple[str, torch.Tensor]], int] | None = None
+        self._copy: tuple[list[TensorInfo], list[tuple[str, torch.Tensor]], int] | None = None
 
-    def push(self, metadata: Sequence[WeightMeta], named_tensors: NamedTensors, version: int) -> None:
+    def push(self, metadata: Sequence[TensorInfo], named_tensors: NamedTensors, version: int) -> None:
         """Replace the server's weights.  Requests in flight pause and go on with the new ones.
 
         Args:
@@ -134,7 +120,7 @@ class WeightSender:
         self._push(metadata, iter(tensors), version)
 
     def _push(
-        self, metadata: Sequence[WeightMeta], tensors: Iterator[tuple[str, torch.Tensor]], version: int
+        self, metadata: Sequence[TensorInfo], tensors: Iterator[tuple[str, torch.Tensor]], version: int
     ) -> None:
         try:
             self._meet()
@@ -218,12 +204,12 @@ class WeightSender:
 
 
 def _checked(
-    metadata: Sequence[WeightMeta], named_tensors: NamedTensors, kept: list[tuple[str, torch.Tensor]] | None
+    metadata: Sequence[TensorInfo], named_tensors: NamedTensors, kept: list[tuple[str, torch.Tensor]] | None
 ) -> Iterator[tuple[str, torch.Tensor]]:
     expected = iter(metadata)
     for name, tensor in named_tensors:
         meta = next(expected, None)
-        if meta != WeightMeta.of(name, tensor):
+        if meta != TensorInfo.of(name, tensor):
             raise ValueError(
                 f"tensor {name} {tensor.dtype} {tuple(tensor.shape)} comes where {meta} was announced"
             )

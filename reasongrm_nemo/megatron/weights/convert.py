@@ -25,7 +25,6 @@ from reasongrm_nemo.files import read_json, whole_folder
 from reasongrm_nemo.megatron.weights import torch_dist
 from reasongrm_nemo.megatron.weights.hf_folder import (
     HFTensors,
-    TensorInfo,
     copy_companions,
     dtype_key,
     raw_bytes,
@@ -37,6 +36,7 @@ from reasongrm_nemo.megatron.weights.mappings import Box
 from reasongrm_nemo.megatron.weights.names import Parameter, empty_objects, parameters
 from reasongrm_nemo.megatron.weights.nemo_folder import WEIGHTS, weights_folder, write_model_config
 from reasongrm_nemo.rope import overrides
+from reasongrm_nemo.tensors import TensorInfo
 
 
 def default_threads() -> int:

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json, write_json
+from reasongrm_nemo.tensors import TensorInfo
 
 # What a model folder needs beside its weights to be loaded by transformers and vLLM.
 COMPANIONS = (
@@ -40,20 +39,6 @@ RECIPE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 # Buffers that older checkpoints store; they follow from config.json.
 _DERIVED = ".rotary_emb.inv_freq"
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of a checkpoint, without its values."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Of its values."""
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class HFTensors:

@@ -15,9 +15,10 @@ from torch import Tensor
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron.gpt import ScoringGPTModel
-from reasongrm_nemo.megatron.weights.hf_folder import HFTensors, TensorInfo
+from reasongrm_nemo.megatron.weights.hf_folder import HFTensors
 from reasongrm_nemo.megatron.weights.names import EMBEDDING, Parameter, parameters
 from reasongrm_nemo.megatron.weights.nemo_folder import weights_folder
+from reasongrm_nemo.tensors import TensorInfo
 
 
 class WeightTransfer:

@@ -19,7 +19,7 @@ from reasongrm_nemo.rollout import (
     RolloutServerLost,
     RolloutSettings,
     Sampling,
-    WeightMeta,
+    TensorInfo,
     WeightSender,
     process,
 )
@@ -83,7 +83,7 @@ def serves(rollouts, model):
 
 def push(sender, model, version=1):
     tensors = {name: p for name, p in model.state_dict().items() if name != "lm_head.weight"}
-    sender.push([WeightMeta.of(n, t) for n, t in tensors.items()], iter(tensors.items()), version)
+    sender.push([TensorInfo.of(n, t) for n, t in tensors.items()], iter(tensors.items()), version)
 
 
 def engine(server):

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the trainer environment's tests")
 
 from reasongrm_nemo.errors import UserError  # noqa: E402
-from reasongrm_nemo.rollout import RolloutServerLost, WeightMeta, WeightSender  # noqa: E402
+from reasongrm_nemo.rollout import RolloutServerLost, TensorInfo, WeightSender  # noqa: E402
 from reasongrm_nemo.rollout.gloo import Group, open_store  # noqa: E402
 
 TENSORS = {
@@ -65,7 +65,7 @@ def handle(fake, transfer="gloo", stall=3.0):
 
 
 def metadata(tensors=TENSORS):
-    return [WeightMeta.of(name, tensor) for name, tensor in tensors.items()]
+    return [TensorInfo.of(name, tensor) for name, tensor in tensors.items()]
 
 
 def test_push(fake):
