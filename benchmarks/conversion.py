@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast and in how much memory checkpoints are converted, beside a plain copy of the same bytes.
 
-    python benchmarks/conversion.py [--folder /scratch] [--layers 2] [--tensor-parallel 8] [--peer-python P]
+    python benchmarks/conversion.py [--folder /scratch] [--layers 2] [--rounds 3] [--peer-python P]
 
 Writes a Hugging Face folder with QwQ-32B's real width and a few layers (2: about 5 GB in bf16, random), then
-copies it, converts it and converts it back, each in a process of its own with a cold page cache, one after
-the other on the same disk. Every writer syncs. Needs three times the bytes on the disk.
+copies it, converts it and converts it back, each in a process of its own with a cold page cache, by turns on
+the same disk. Every writer syncs. Needs three times the bytes on the disk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -22,10 +21,9 @@ import tempfile
 import time
 from datetime import date
 from pathlib import Path
+from statistics import median
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.megatron.weights.hf_folder import (
@@ -103,66 +101,57 @@ def copy_command(source: Path, target: Path) -> list[str]:
     return [sys.executable, "-c", code, str(source), str(target)]
 
 
-def run(work: Path, layers: int, tensor_parallel: int, threads: int | None, peer: str | None) -> list[dict]:
-    """Rows of figures, the copy's first."""
-    source, target = work / "hf", work / "out"
-    nbytes = write_qwq(source, layers)
-    more = ["--threads", str(threads)] if threads else []
-    convert = [sys.executable, str(ROOT / "conversion" / "hf_to_megatron.py"), str(source)]
-    back = [sys.executable, str(ROOT / "conversion" / "megatron_to_hf.py"), str(work / "megatron")]
-    rows = []
+def run(args: argparse.Namespace, work: Path) -> dict[str, list[tuple[float, float]]]:
+    """(seconds, GiB) of each round, by what was done; all of a round within minutes of each other."""
+    source, megatron, target = work / "hf", work / "megatron", work / "out"
+    threads = ["--threads", str(args.threads)] if args.threads else []
+    there = [sys.executable, str(ROOT / "conversion" / "hf_to_megatron.py"), str(source), str(megatron)]
+    back = [sys.executable, str(ROOT / "conversion" / "megatron_to_hf.py"), str(megatron), str(target)]
+    done: dict[str, list[tuple[float, float]]] = {}
 
-    def row(name: str, command: list[str], reads: Path, keep: bool = False) -> None:
-        seconds, gib = measure(command, reads)
-        rows.append({"what": name, "seconds": round(seconds, 2), "peak_rss_gib": round(gib, 2)})
-        if not keep:
-            shutil.rmtree(target, ignore_errors=True)
+    def take(name: str, command: list[str], reads: Path, made: Path) -> None:
+        shutil.rmtree(made, ignore_errors=True)
+        done.setdefault(name, []).append(measure(command, reads))
 
-    row("copy", copy_command(source, target), source)
-    words = [str(work / "megatron"), "-t", str(tensor_parallel), *more]
-    row("Hugging Face → Megatron", [*convert, *words], source, keep=True)
-    row("Megatron → Hugging Face", [*back, str(target), *more], work / "megatron")
-    shutil.rmtree(work / "megatron")
-    row("copy again", copy_command(source, target), source)
-    if peer:
-        words = [peer, str(ROOT / "benchmarks" / "peer_mbridge.py"), str(source), str(target)]
-        row("mbridge, import and save", words, source)
-        row("mbridge, import and export", [*words, "--export"], source)
-    base = sum(r["seconds"] for r in rows if r["what"].startswith("copy")) / 2
-    for r in rows:
-        r["times_a_copy"] = round(r["seconds"] / base, 2)
-        r["mb_per_second"] = round(nbytes / r["seconds"] / 1e6)
-    return rows
+    for _ in range(args.rounds):
+        take("copy", copy_command(source, target), source, target)
+        take("Hugging Face → Megatron", [*there, "-t", str(args.tensor_parallel), *threads], source, megatron)
+        take("Megatron → Hugging Face", [*back, *threads], megatron, target)
+    if args.peer_python:
+        words = [args.peer_python, str(ROOT / "benchmarks" / "peer_mbridge.py"), str(source), str(target)]
+        take("mbridge, import and save", words, source, target)
+        take("mbridge, import and export", [*words, "--export"], source, target)
+    return done
 
 
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to measure"
-    )
+    temporary = Path(tempfile.gettempdir())
+    parser.add_argument("--folder", type=Path, default=temporary, help="on the disk to measure")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--tensor-parallel", type=int, default=8)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-python", help="a python that has mbridge, to stand beside (peer_mbridge.py)")
-    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as work:
-        rows = run(Path(work), args.layers, args.tensor_parallel, args.threads, args.peer_python)
-    load = os.getloadavg()[0]
-    if args.json:
-        print(json.dumps({"date": str(date.today()), "load": load, "rows": rows}))
-        return
-    title = f"QwQ-32B's width, {args.layers} layers, bf16, TP{args.tensor_parallel}; {platform.machine()}, "
-    title += f"{os.cpu_count()} cores, load {load:.1f}, {date.today()}"
-    table = Table("", "s", "× a copy", "MB/s", "peak RSS, GiB", "all 64 layers, min", title=title)
-    for r in rows:
-        whole = QWQ_BYTES / (r["mb_per_second"] * 1e6) / 60
-        cells = (r["seconds"], r["times_a_copy"], r["mb_per_second"], r["peak_rss_gib"], f"{whole:.1f}")
-        table.add_row(r["what"], *map(str, cells))
-    Console().print(table)
+        nbytes = write_qwq(Path(work) / "hf", args.layers)
+        done = run(args, Path(work))
+    print(
+        f"QwQ-32B's width, {args.layers} layers, {nbytes / 1e9:.2f} GB in bf16, TP{args.tensor_parallel}; "
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {date.today()}\n\n"
+        "| | s (each round) | × a copy (median) | MB/s | peak RSS, GiB | all 64 layers, min |\n"
+        "|---|---|---|---|---|---|"
+    )
+    copies = median(seconds for seconds, _ in done["copy"])
+    for name, rounds in done.items():
+        middle = median(seconds for seconds, _ in rounds)
+        each = ", ".join(f"{seconds:.1f}" for seconds, _ in rounds)
+        rate, whole = nbytes / middle / 1e6, QWQ_BYTES / nbytes * middle / 60
+        peak = max(gib for _, gib in rounds)
+        print(f"| {name} | {each} | {middle / copies:.2f} | {rate:.0f} | {peak:.2f} | {whole:.1f} |")
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -12,10 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reasongrm_nemo.data.jsonl import sync_directory
 from reasongrm_nemo.errors import StageFailed, UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _ALMOST_NOTHING = 1 << 20
@@ -45,6 +49,37 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); was it written by this program?") from None
+
+
+class StreamedFile(io.FileIO):
+    """A file that is written once from start to end and goes to the disk meanwhile, not at the end.
+
+    Without it a large checkpoint fills the page cache with what nobody will read, at the cost of clearing
+    that memory first, and then waits for the disk.
+    """
+
+    _EVERY = 128 << 20
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "wb")
+        self._waiting = 0
+
+    def write(self, data: Buffer, /) -> int:
+        """All of ``data``."""
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left:
+            left = left[super().write(left) :]
+        self._waiting += size
+        if self._waiting >= self._EVERY:
+            self.settle()
+        return size
+
+    def settle(self) -> None:
+        """Wait until the disk has what was written, and let its memory go."""
+        os.fdatasync(self.fileno())
+        os.posix_fadvise(self.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self._waiting = 0
 
 
 @contextmanager

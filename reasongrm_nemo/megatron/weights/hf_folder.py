@@ -7,14 +7,14 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json, write_json
+from reasongrm_nemo.files import StreamedFile, read_json, write_json
 from reasongrm_nemo.tensors import TensorInfo
 
 # What a model folder needs beside its weights to be loaded by transformers and vLLM.
@@ -218,13 +218,13 @@ def write_safetensors(path: Path, infos: Sequence[TensorInfo], tensors: Iterable
         start += info.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as out:
+    with StreamedFile(path) as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for info, parts in zip(infos, tensors, strict=True):
             _write_tensor(out, info, parts)
 
 
-def _write_tensor(out: BinaryIO, info: TensorInfo, parts: Iterable[Tensor]) -> None:
+def _write_tensor(out: StreamedFile, info: TensorInfo, parts: Iterable[Tensor]) -> None:
     rows = 0
     for part in parts:
         rows += part.shape[0]

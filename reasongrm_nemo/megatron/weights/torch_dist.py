@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +37,7 @@ from torch.distributed.checkpoint.utils import _create_file_view
 from torch.futures import Future
 
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import StreamedFile
 from reasongrm_nemo.megatron.weights.mappings import Box
 
 # Of one chunk, and so of what a thread holds. Below 32 MB the allocator gives the same memory again, which
@@ -168,7 +168,7 @@ class _Writer(dcp.FileSystemWriter):
 
     def _write_file(self, name: str, items: list[WriteItem], planner: _Planner) -> list[WriteResult]:
         results = []
-        with open(Path(self.path) / name, "wb") as out:
+        with StreamedFile(Path(self.path) / name) as out:
             for item in items:
                 start = out.tell()
                 torch.save(planner.resolve_data(item), out)
@@ -271,8 +271,6 @@ class Reader:
             raise UserError(f"The checkpoint at {self.folder} is compressed, which is not supported.")
         try:
             with (self.folder / info.relative_path).open("rb") as file:
-                # chunks are wanted much in their order: the disk reads the next ones while this is at work
-                os.posix_fadvise(file.fileno(), info.offset, 4 * CHUNK_BYTES, os.POSIX_FADV_WILLNEED)
                 part: Any = _create_file_view(file, info.offset, info.length)
                 return torch.load(part, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
