@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What vLLM's processes load: weights by gloo, a token on every route.
+"""What vLLM's processes load: weights by gloo, a token on every route, accurate first calls of MKL.
 
 Found by the entry point group `vllm.general_plugins`; vLLM calls `register` in the API server, the engine
 core and every worker.  Written against vLLM 0.32.
@@ -13,6 +13,8 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
+from reasongrm_nemo import mkl
+
 
 def register() -> None:
     """The plug-in hook of vLLM; may be called more than once in a process.
@@ -20,6 +22,7 @@ def register() -> None:
     Raises:
         RuntimeError: this vLLM has no weight-transfer engines that can be registered.
     """
+    mkl.settle()
     try:
         from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory as factory
 

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "reasongrm_nemo"
 ROWS = [
     {"errors"},
     {"judge", "data", "rstar", "rewards", "evaluation"},
-    {"files", "rope", "tensors"},
+    {"files", "mkl", "rope", "tensors"},
     {"architecture", "tokenization", "smollm2"},
     {"rollout", "megatron"},
     {"checks", "config", "manifest", "work_order"},
