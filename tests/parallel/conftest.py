@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture
-def launch(tmp_path):
+@pytest.fixture(scope="session")
+def launch():
     """``launch(script_or_module, world_size, *arguments)``: gloo ranks; fails with their output."""
 
     def run(script, world_size, *arguments):

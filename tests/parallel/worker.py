@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One rank of a parity run: compares the Megatron model, however it is cut, with transformers on one process.
 
-Run by test_parity.py under torchrun: ``worker.py HF_FOLDER TP PP SEQUENCE_PARALLEL OUT.json``.
+Run by test_parity.py under torchrun: ``worker.py HF_FOLDER TP PP SEQUENCE_PARALLEL OUT.json``. Beside the
+figures it leaves the gradients, as Hugging Face tensors, for the comparison with one rank's.
 """
 
 import json
@@ -18,6 +19,7 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
     import torch.distributed as dist
     from megatron.core import parallel_state
     from omegaconf import OmegaConf
+    from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
     from reasongrm_nemo.grpo.actor import GRPOActor
@@ -100,12 +102,29 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
         )
         for (ids, prompt, advantage, values), t in zip(samples, theirs, strict=True)
     ]
+    core = actor.core_module()
     ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    batch = {"samples": [full[i] for i in share([len(s.tokens) for s in full], *ranks)], "tokens": tokens}
-    session.optimizer.zero_grad()
-    actor.prepare_for_training_step()
-    loss, metrics = actor.get_loss_and_metrics(batch, forward_only=False)
-    actor.finish_training_step()
+
+    def backward(samples, budget):
+        """The loss, the metrics and this rank's gradients of one global batch."""
+        actor.grpo.max_tokens_per_micro_batch = budget
+        mine = [samples[i] for i in share([len(s.tokens) for s in samples], *ranks)]
+        session.optimizer.zero_grad()
+        actor.prepare_for_training_step()
+        found = actor.get_loss_and_metrics({"samples": mine, "tokens": tokens}, forward_only=False)
+        actor.finish_training_step()
+        return *found, {name: p.grad.clone() for name, p in core.named_parameters()}
+
+    loss, metrics, own = backward(full, 96)
+    figures["value"] = loss
+    # one sequence a micro-batch; all in one; another order
+    figures["cuts"] = 0.0
+    for samples_again, budget in ((full, 1), (full, 10**6), (full[::-1], 96)):
+        value, _, again = backward(samples_again, budget)
+        worst = max((again[name] - own[name]).norm() / own[name].norm() for name in own)
+        worst = torch.maximum(worst, torch.tensor(abs(value - loss) / abs(loss)))
+        dist.all_reduce(worst, op=dist.ReduceOp.MAX)
+        figures["cuts"] = max(figures["cuts"], worst.item())
 
     expected = 0.0
     for s, (ids, prompt, advantage, _) in zip(full, samples, strict=True):
@@ -123,17 +142,19 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
     )
 
     # the gradient goes the same way out as the weights: through the mapping
-    for parameter in actor.core_module().parameters():
-        parameter.data, parameter.grad = parameter.grad, None
+    for name, parameter in core.named_parameters():
+        parameter.data, parameter.grad = own[name], None
     gradients = dict(reference.named_parameters())
-    worst = 0.0
+    worst, exported = 0.0, {}
     if parallel_state.get_data_parallel_rank() == 0:
         for name, tensor in session.transfer.export():
             want = gradients[name].grad
             worst = max(worst, ((tensor - want).norm() / want.norm()).item())
+            exported[name] = tensor.clone()
     figures["gradient"] = worst
     figures["names"] = len(session.transfer.infos()) == len(gradients)
     if dist.get_rank() == 0:
+        save_file(exported, Path(out).with_suffix(".safetensors"))
         Path(out).write_text(json.dumps(figures))
 
 
