@@ -18,7 +18,7 @@ from torch import Tensor
 from reasongrm_nemo.grpo.loss import clipped_surrogate, importance_weights, kl_estimate
 from reasongrm_nemo.megatron.forward_backward import run_micro_batches
 from reasongrm_nemo.megatron.gpt import JudgeModelMixin
-from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample
+from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample, laid_out, plan
 
 
 class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
@@ -67,8 +67,9 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
             forward_only: no backward pass.
 
         Returns:
-            The loss, and metrics summed over the global batch: ``loss``, ``clip_share``, ``kl`` and the
-            difference to the sampling engine's log-probs (``log_prob_error_mean``, ``_max``).
+            The loss, and metrics summed over the global batch: ``loss``, ``clip_share``, ``kl``, the
+            difference to the sampling engine's log-probs (``log_prob_error_mean``, ``_max``) and
+            ``packed``, real over all tokens in the micro-batches.
         """
         samples, tokens = batch["samples"], batch["tokens"]
         # NeMo averages gradients over data-parallel ranks; ours are parts of one sum
@@ -115,7 +116,10 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
             )
         names = ("clip_share", "kl", "log_prob_error_mean")
         metrics = {"loss": sums.get("loss", 0.0)} | {name: sums.get(name, 0.0) / tokens for name in names}
+        lengths = [len(sample.tokens) for sample in samples]
+        metrics |= {"real": sum(lengths), "laid_out": laid_out(lengths, plan(lengths, self._budget()))}
         metrics = self._reduce(metrics, dist.ReduceOp.SUM)
+        metrics["packed"] = metrics.pop("real") / metrics.pop("laid_out")
         metrics |= self._reduce({"log_prob_error_max": largest_error[0]}, dist.ReduceOp.MAX)
         return metrics["loss"], metrics
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,8 +60,15 @@ class MicroBatch:
     rows: tuple[int, ...]
 
 
+# Padding that a micro-batch more is worth, as a share of the mean length: launching it costs something too.
+_OVERHEAD = 0.25
+
+
 def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Group sequences of like length so that rows x longest stays within ``budget`` tokens.
+
+    Of all cuts of the sorted lengths the one with the least padding, where each further micro-batch counts
+    as a little padding of its own; found by dynamic programming from the shortest up.
 
     Args:
         lengths: tokens of each sequence.
@@ -69,14 +77,21 @@ def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
     Returns:
         Indices of each micro-batch, longest first (the largest allocation comes first).
     """
-    groups: list[list[int]] = []
-    longest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if groups and (len(groups[-1]) + 1) * longest <= budget:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-            longest = lengths[index]
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    sizes = np.array([lengths[i] for i in order], dtype=np.float64)
+    extra = _OVERHEAD * sizes.mean() if len(sizes) else 0.0
+    cost = np.zeros(len(sizes) + 1)  # of the best cut of everything from a place on
+    rows = np.zeros(len(sizes), dtype=np.int64)  # of the group that begins there in it
+    for place in range(len(sizes) - 1, -1, -1):
+        most = min(max(int(budget // sizes[place]), 1), len(sizes) - place)
+        counts = np.arange(1, most + 1)
+        totals = counts * sizes[place] + extra + cost[place + 1 : place + most + 1]
+        best = int(totals.argmin())
+        cost[place], rows[place] = totals[best], counts[best]
+    groups, place = [], 0
+    while place < len(order):
+        groups.append(order[place : place + rows[place]])
+        place += rows[place]
     return groups
 
 
@@ -114,7 +129,12 @@ def collate(samples: Sequence[Sample], rows: Sequence[int], multiple: int = 1) -
     return MicroBatch(tokens, targets, mask, advantages, weights, per_token, tuple(rows))
 
 
+def laid_out(lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> int:
+    """Tokens of the micro-batches ``groups``, padding included."""
+    return sum(len(g) * max(lengths[i] for i in g) for g in groups)
+
+
 def padding_share(lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> float:
     """Padded over all tokens in micro-batches ``groups``; 0 is perfect."""
-    total = sum(len(g) * max(lengths[i] for i in g) for g in groups)
+    total = laid_out(lengths, groups)
     return 1.0 - sum(lengths) / total if total else 0.0

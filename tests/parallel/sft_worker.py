@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One rank of an SFT step, run by test_sft_parity.py: ``sft_worker.py HF TP PP SEQUENCE_PARALLEL OUT.json``.
+
+Compares the loss and each gradient with transformers' on one process, for three ways to cut the batch.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
+    from reasongrm_nemo.megatron.platform import load_platform
+
+    platform = load_platform("cpu")
+    import torch
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+    from transformers import AutoModelForCausalLM
+
+    from reasongrm_nemo.config import load_recipe, recipes_root
+    from reasongrm_nemo.megatron import session as sessions
+    from reasongrm_nemo.megatron.micro_batches import Sample
+    from reasongrm_nemo.sft.model import SFTModel
+
+    sessions.quiet_libraries()
+    recipe = load_recipe(
+        recipes_root() / "tiny" / "4_sft.yaml",
+        [
+            f"cluster.devices_per_node={os.environ['WORLD_SIZE']}",
+            f"cluster.tensor_parallel={tensor_parallel}",
+            f"cluster.pipeline_parallel={pipeline_parallel}",
+            f"cluster.sequence_parallel={sequence_parallel}",
+            "cluster.threads_per_rank=1",
+            "model.log_prob_chunk=7",
+        ],
+    )
+    session = sessions.start(platform, SFTModel, recipe, recipe.sft.optim, 10, Path(hf_path))
+    model, core = session.model, session.model.core_module()
+
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for length in torch.randint(12, 60, (9,), generator=generator).tolist():
+        ids = torch.randint(0, 99, (length,), generator=generator).tolist()
+        samples.append(Sample(tuple(ids), length // 3))
+    reference = AutoModelForCausalLM.from_pretrained(hf_path, torch_dtype=torch.float32)
+    expected = 0.0
+    for s in samples:
+        tokens = torch.tensor([s.tokens])
+        log_probs = reference(tokens).logits.log_softmax(-1)[0, :-1].gather(-1, tokens[0, 1:, None])
+        expected = expected - log_probs[s.prompt_length - 1 :].sum()
+    expected = expected / sum(s.response_length for s in samples)
+    expected.backward()
+
+    rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    figures = {"loss": 0.0, "cuts": 0.0}
+    first = None
+    for given, budget in ((samples, 96), (samples, 1), (samples[::-1], 10**6)):
+        model.token_budget = budget
+        session.optimizer.zero_grad()
+        model.prepare_for_training_step()
+        loss, _ = model.get_loss_and_metrics({"samples": given[rank::size]}, forward_only=False)
+        model.finish_training_step()
+        own = {name: p.grad.clone() for name, p in core.named_parameters()}
+        first = first or own
+        worst = torch.stack([(own[n] - first[n]).norm() / first[n].norm() for n in own]).max()
+        dist.all_reduce(worst, op=dist.ReduceOp.MAX)
+        figures["cuts"] = max(figures["cuts"], worst.item())
+        figures["loss"] = max(figures["loss"], abs(loss - expected.item()) / expected.item())
+    for name, parameter in core.named_parameters():
+        parameter.data, parameter.grad = first[name], None
+    wanted = dict(reference.named_parameters())
+    figures["gradient"] = 0.0
+    if rank == 0:
+        for name, tensor in session.transfer.export():
+            want = wanted[name].grad
+            figures["gradient"] = max(figures["gradient"], ((tensor - want).norm() / want.norm()).item())
+    if dist.get_rank() == 0:
+        Path(out).write_text(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
