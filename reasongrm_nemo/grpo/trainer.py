@@ -93,7 +93,8 @@ class GRPOTrainer:
         if state := self.checkpoints.load_latest(self.actor, self.scheduler):
             self.step = state["step"]
             self.taken = state["taken"]
-            self.source.push()
+        if state or self.recipe.model.megatron_path:
+            self.source.push()  # the server began with the Hugging Face folder's weights
         self.metrics.resume(self.step)
         while self.step < self.cfg.steps:
             try:

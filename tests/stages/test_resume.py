@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from reasongrm_nemo.architecture import Layout
 from reasongrm_nemo.config import load_recipe, resolve_path
 from reasongrm_nemo.data.jsonl import write_jsonl
 from reasongrm_nemo.data.records import JudgeTask, SftExample
+from reasongrm_nemo.megatron.weights import convert
 from reasongrm_nemo.rollout import RolloutServer, RolloutSettings
 from reasongrm_nemo.work_order import WorkOrder
 
@@ -88,6 +90,13 @@ def test_sft(tmp_path, questions):
     assert len(metric_lines(resumed.work)) == 6
     assert weights(resumed.work) == weights(unbroken.work)
     assert weights(unbroken.work) != (resolve_path(MODEL, tmp_path) / "model.safetensors").read_bytes()
+
+    # from a converted checkpoint (model.megatron_path) it is the same run
+    convert.hf_to_megatron(resolve_path(MODEL, tmp_path), tmp_path / "megatron", Layout(2, 2))
+    inputs["megatron"] = tmp_path / "megatron"
+    converted = order_for("tiny/4_sft.yaml", overrides, tmp_path / "converted", inputs)
+    train("reasongrm_nemo.sft.main", converted)
+    assert weights(converted.work) == weights(unbroken.work)
 
 
 def test_grpo_given_the_same_rollouts(tmp_path, questions, rollout_python):

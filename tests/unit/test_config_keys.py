@@ -5,7 +5,14 @@ import re
 
 import pytest
 
-from reasongrm_nemo.config import has_key, input_paths, load_recipe, require_path, resolve_path
+from reasongrm_nemo.config import (
+    has_key,
+    input_paths,
+    load_recipe,
+    recipes_root,
+    require_path,
+    resolve_path,
+)
 from reasongrm_nemo.errors import UserError
 
 GRPO = """
@@ -264,6 +271,9 @@ def test_inputs_by_name(recipe):
     assert found["tasks"] == ("inputs.tasks", "@0_prepare/validation.jsonl")
     prepare = "defaults: [base/prepare, model/tiny]\nprepare: {source: "
     assert "source" not in input_paths(load_recipe(recipe(prepare + "tiny_judge}")))
+    sft = load_recipe(recipes_root() / "tiny" / "4_sft.yaml", ["model.megatron_path=m"])
+    assert input_paths(sft)["megatron"] == ("model.megatron_path", "m")
+    assert "megatron" not in input_paths(load_recipe(recipes_root() / "tiny" / "4_sft.yaml"))
     assert input_paths(load_recipe(recipe(prepare + "a.jsonl}")))["source"] == ("prepare.source", "a.jsonl")
 
 
