@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Test files run at once. Most of a test's time is one core starting something, so 2 suit 2 cores.
+JOBS ?= 2
 
 # .envs/env.sh is written by `setup`: the two interpreters, and `reasongrm` on the path.
 IN_ENVS = . ./.envs/env.sh &&
@@ -35,7 +37,7 @@ reasongrm: setup
 	@$(IN_ENVS) reasongrm $(ARGS)
 
 test: lint
-	@$(IN_ENVS) "$$TRAINER_PYTHON" -m pytest $(ARGS)
+	@$(IN_ENVS) "$$TRAINER_PYTHON" -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-unit: setup
 	@$(IN_ENVS) "$$TRAINER_PYTHON" -m pytest tests/unit $(ARGS)
