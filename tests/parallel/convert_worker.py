@@ -14,30 +14,22 @@ from pathlib import Path
 
 
 def recipe_of(spec):
-    return {
-        "seed": 1,
-        "model": {
-            "dtype": "fp32",
-            "max_model_len": spec["length"],
-            "log_prob_chunk": 64,
-            "recompute": "none",
-            "rope": spec["rope"],
-        },
-        "cluster": {
-            "nodes": 1,
-            "devices_per_node": int(os.environ["WORLD_SIZE"]),
-            "tensor_parallel": spec["tensor"],
-            "pipeline_parallel": spec["pipeline"],
-            "layers_in_first_stage": spec["first"],
-            "layers_in_last_stage": None,
-            "sequence_parallel": False,
-            "threads_per_rank": 1,
-        },
-    }
+    from reasongrm_nemo.config import load_recipe, recipes_root
 
-
-OPTIM = {"lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0}
-OPTIM |= {"warmup_steps": 0, "schedule": "constant", "min_lr": 0.0}
+    rope = [f"model.rope.{key}={value}" for key, value in spec["rope"].items() if value is not None]
+    return load_recipe(
+        recipes_root() / "tiny" / "1_grpo_zero.yaml",
+        [
+            f"cluster.devices_per_node={os.environ['WORLD_SIZE']}",
+            f"cluster.tensor_parallel={spec['tensor']}",
+            f"cluster.pipeline_parallel={spec['pipeline']}",
+            f"cluster.layers_in_first_stage={'null' if spec['first'] is None else spec['first']}",
+            "cluster.threads_per_rank=1",
+            "judge.max_prompt_tokens=64",
+            f"model.max_model_len={spec['length']}",
+            *rope,
+        ],
+    )
 
 
 def main(spec_file):
@@ -51,7 +43,8 @@ def main(spec_file):
     from reasongrm_nemo.megatron import session as sessions
 
     sessions.quiet_libraries()
-    recipe, optim = OmegaConf.create(recipe_of(spec)), OmegaConf.create(OPTIM)
+    recipe = recipe_of(spec)
+    optim = recipe.grpo.optim
     if spec["how"] == "nemo_aligner":
         model = restore_with_nemo_aligner(recipe, optim, spec, platform)
         session = None

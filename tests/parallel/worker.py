@@ -22,46 +22,28 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
+    from reasongrm_nemo.config import load_recipe, recipes_root
     from reasongrm_nemo.grpo.actor import GRPOActor
     from reasongrm_nemo.megatron import session as sessions
     from reasongrm_nemo.megatron.micro_batches import Sample, share
 
     sessions.quiet_libraries()
-    recipe = OmegaConf.create(
-        {
-            "seed": 1,
-            "model": {
-                "dtype": "fp32",
-                "max_model_len": 128,
-                "log_prob_chunk": 7,
-                "recompute": "none",
-                "rope": {"type": None},
-            },
-            "cluster": {
-                "layers_in_first_stage": None,
-                "layers_in_last_stage": None,
-                "nodes": 1,
-                "devices_per_node": int(os.environ["WORLD_SIZE"]),
-                "tensor_parallel": int(tensor_parallel),
-                "pipeline_parallel": int(pipeline_parallel),
-                "sequence_parallel": sequence_parallel == "True",
-                "threads_per_rank": 1,
-            },
-        }
+    recipe = load_recipe(
+        recipes_root() / "tiny" / "1_grpo_zero.yaml",
+        [
+            f"cluster.devices_per_node={os.environ['WORLD_SIZE']}",
+            f"cluster.tensor_parallel={tensor_parallel}",
+            f"cluster.pipeline_parallel={pipeline_parallel}",
+            f"cluster.sequence_parallel={sequence_parallel}",
+            "cluster.threads_per_rank=1",
+            "model.log_prob_chunk=7",
+            "grpo.clip_high=0.28",
+            "grpo.kl_coefficient=0.1",
+        ],
     )
-    optim = {"lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0}
-    optim = OmegaConf.create(optim | {"warmup_steps": 0, "schedule": "constant", "min_lr": 0.0})
-    session = sessions.start(platform, GRPOActor, recipe, optim, 10, Path(hf_path))
+    session = sessions.start(platform, GRPOActor, recipe, recipe.grpo.optim, 10, Path(hf_path))
     actor = session.model
-    grpo = {
-        "clip_low": 0.2,
-        "clip_high": 0.28,
-        "kl_coefficient": 0.1,
-        "kl_estimator": "k3",
-        "clip_dual": None,
-    }
-    grpo |= {"importance": {"correction": "none", "low": 0.5, "high": 2.0}}
-    actor.grpo = OmegaConf.create(grpo | {"max_tokens_per_micro_batch": 96})
+    actor.grpo = OmegaConf.create(OmegaConf.to_container(recipe.grpo))
     reference = AutoModelForCausalLM.from_pretrained(hf_path, torch_dtype=torch.float32).eval()
 
     generator = torch.Generator().manual_seed(0)

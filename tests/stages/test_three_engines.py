@@ -36,14 +36,14 @@ CASES = {
 }
 
 
-def score_with_megatron(folder, sequences, out, rope):
+def score_with_megatron(folder, sequences, out, recipe):
     file = out.with_suffix(".json")
     file.write_text(json.dumps(sequences))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "--rdzv-backend=c10d"]
     command += ["--rdzv-endpoint=127.0.0.1:0", str(Path(__file__).parent / "score_worker.py")]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*command, str(folder), str(file), str(out), json.dumps(dict(rope))],
+        [*command, str(folder), str(file), str(out), *recipe],
         env=env,
         capture_output=True,
         text=True,
@@ -72,7 +72,8 @@ def largest_difference(first, second):
 @pytest.mark.parametrize("name", list(CASES))
 def test_log_probs_and_greedy_tokens_agree(name, tmp_path, request):
     text, samples, changes = CASES[name]
-    cfg = load_recipe(ROOT / "recipes" / name.split()[0] / "1_grpo_zero.yaml", changes)
+    recipe = ROOT / "recipes" / name.split()[0] / "1_grpo_zero.yaml"
+    cfg = load_recipe(recipe, changes)
     folder = (
         request.getfixturevalue("smollm2") if name == "smollm2" else resolve_path("asset:tiny_judge", ".")
     )
@@ -90,7 +91,7 @@ def test_log_probs_and_greedy_tokens_agree(name, tmp_path, request):
     sequences = [([*p.token_ids, *c.token_ids], len(p.token_ids)) for p, c in completions]
     vllm = [c.log_probs for _, c in completions]
 
-    megatron = score_with_megatron(folder, sequences, tmp_path / "megatron", cfg.model.rope)
+    megatron = score_with_megatron(folder, sequences, tmp_path / "megatron", [str(recipe), *changes])
     config = AutoConfig.from_pretrained(
         folder, **overrides(read_json(folder / "config.json"), cfg.model.rope)
     )

@@ -16,21 +16,21 @@ def make_tasks(count):
 
 def test_a_pass_holds_every_task_once_and_the_next_is_another():
     order = TaskOrder(make_tasks(12), per_step=4, seed=1, shuffle=True)
-    passes = [[t.id for step in range(3 * p, 3 * p + 3) for t in order.step(step)] for p in range(2)]
+    passes = [[t.id for step in range(3 * p, 3 * p + 3) for t in order.take(4 * step)] for p in range(2)]
     assert sorted(passes[0]) == sorted(passes[1]) == sorted(t.id for t in order.tasks)
     assert passes[0] != passes[1]
 
 
 def test_a_step_does_not_depend_on_those_before_it():
     tasks = make_tasks(10)
-    again = TaskOrder(tasks, 4, 7, True).step(5)
+    again = TaskOrder(tasks, 4, 7, True).take(20)
     order = TaskOrder(tasks, 4, 7, True)
-    assert [order.step(step) for step in range(6)][5] == again
+    assert [order.take(4 * step) for step in range(6)][5] == again
 
 
 def test_few_tasks_come_round_within_one_step():
     order = TaskOrder(make_tasks(3), per_step=8, seed=1, shuffle=False)
-    assert [t.id for t in order.step(0)] == ["t0", "t1", "t2", "t0", "t1", "t2", "t0", "t1"]
+    assert [t.id for t in order.take(0)] == ["t0", "t1", "t2", "t0", "t1", "t2", "t0", "t1"]
 
 
 def test_learning_rate_warms_up_then_holds_or_falls():
