@@ -31,8 +31,7 @@ from reasongrm_nemo.megatron.weights.hf_folder import (
     write_index,
     write_safetensors,
 )
-from reasongrm_nemo.megatron.weights.names import parameters
-from reasongrm_nemo.tensors import TensorInfo
+from reasongrm_nemo.megatron.weights.names import parameters, tensor_infos
 
 ROOT = Path(__file__).resolve().parents[1]
 QWQ_32B = {
@@ -58,11 +57,7 @@ def write_qwq(folder: Path, layers: int) -> int:
     folder.mkdir(parents=True)
     config = QWQ_32B | {"num_hidden_layers": layers}
     (folder / "config.json").write_text(json.dumps(config))
-    infos = [
-        TensorInfo(name, torch.bfloat16, shape)
-        for p in parameters(Architecture.from_config(config, "QwQ-32B"))
-        for name, shape in zip(p.hf, p.mapping.shapes, strict=True)
-    ]
+    infos = tensor_infos(parameters(Architecture.from_config(config, "QwQ-32B")), torch.bfloat16)
     files = shards(infos, 2 * 10**9)
     generator = torch.Generator().manual_seed(0)
     for name, group in files.items():

@@ -157,15 +157,8 @@ class Layout:
 
     def check(self, architecture: Architecture, where: str) -> None:
         """Refuse a layout that does not divide the model; ``where`` names its config in the sentence."""
-        for name, count in (
-            ("num_attention_heads", architecture.heads),
-            ("num_key_value_heads", architecture.kv_heads),
-            ("intermediate_size", architecture.ffn),
-        ):
-            if count % self.tensor:
-                raise UserError(
-                    f"{self.tensor} tensor-parallel ranks do not divide {name} {count} of {where}."
-                )
+        if name := self.undivided(architecture.heads, architecture.kv_heads, architecture.ffn):
+            raise UserError(f"{self.tensor} tensor-parallel ranks do not divide {name} of {where}.")
         if self.stages(architecture.layers) is None:
             ends = [n for n in (self.first, self.last) if n is not None]
             uneven = f" with {ends} layers at the ends" if ends else ""
@@ -173,6 +166,11 @@ class Layout:
                 f"{self.pipeline} pipeline stages{uneven} do not divide "
                 f"num_hidden_layers {architecture.layers} of {where}."
             )
+
+    def undivided(self, heads: int, kv_heads: int, ffn: int) -> str | None:
+        """The first key of config.json, with its count, that the tensor-parallel ranks do not divide."""
+        counts = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "intermediate_size": ffn}
+        return next((f"{name} {count}" for name, count in counts.items() if count % self.tensor), None)
 
     def stages(self, layers: int) -> list[int] | None:
         """Layers of each pipeline stage, as megatron-core deals them out; None where they do not come out."""

@@ -295,17 +295,12 @@ def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> No
             f"max_position_embeddings {limit} of {where} (model.rope can extend it)"
         )
     heads = hf_config.get("num_attention_heads", 0)
-    counts = {
-        "num_attention_heads": heads,
-        "num_key_value_heads": hf_config.get("num_key_value_heads") or heads,
-        "intermediate_size": hf_config.get("intermediate_size", 0),
-    }
+    kv_heads, ffn = hf_config.get("num_key_value_heads") or heads, hf_config.get("intermediate_size", 0)
     layout = Layout.of_cluster(cfg.cluster)
-    for name, count in counts.items():
-        if count % layout.tensor:
-            raise UserError(
-                f"cluster.tensor_parallel is {layout.tensor}, which does not divide {name} {count} of {where}"
-            )
+    if name := layout.undivided(heads, kv_heads, ffn):
+        raise UserError(
+            f"cluster.tensor_parallel is {layout.tensor}, which does not divide {name} of {where}"
+        )
     if layout.stages(hf_config.get("num_hidden_layers", 0)) is None:
         raise UserError(
             f"cluster.pipeline_parallel is {layout.pipeline}, which does not divide "

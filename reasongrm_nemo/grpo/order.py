@@ -24,10 +24,6 @@ class TaskOrder:
         self.tasks, self.per_step, self.seed, self.shuffle = tasks, per_step, seed, shuffle
         self._pass = lru_cache(maxsize=2)(self._order)
 
-    def step(self, step: int) -> list[JudgeTask]:
-        """The tasks of ``step`` (from 0), where every step takes as many."""
-        return self.take(step * self.per_step)
-
     def take(self, first: int) -> list[JudgeTask]:
         """A step's worth of tasks from place ``first`` on, counted over all passes."""
         places = (divmod(place, len(self.tasks)) for place in range(first, first + self.per_step))

@@ -12,10 +12,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 
+from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import sync_tree
 
 
@@ -77,9 +79,7 @@ class Checkpoints:
         if not box[0]:
             return None
         state = dist_checkpointing.load(_template(model, is_loading=True), box[0])
-        prefix = "model."
-        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        model.core_module().load_state_dict(weights, strict=False)
+        fill(model.core_module(), state, Path(box[0]))
         model.optimizers(use_pl_optimizer=False).load_state_dict(state["optimizer"])
         common = dist_checkpointing.load_common_state_dict(box[0])
         scheduler.load_state_dict(common["scheduler"])
@@ -87,6 +87,26 @@ class Checkpoints:
         for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
         return common["trainer"]
+
+
+def without_extra_state(state: dict[str, Any]) -> dict[str, Any]:
+    """A state dict without ``_extra_state``: Transformer Engine's fp8 scales; without fp8 there are none."""
+    return {name: value for name, value in state.items() if not name.endswith("_extra_state")}
+
+
+def fill(module: torch.nn.Module, state: dict[str, Any], folder: Path) -> None:
+    """Put the weights of a loaded state dict (under ``model.``) into a bare module.
+
+    Raises:
+        UserError: the checkpoint in ``folder`` lacks some.
+    """
+    prefix = "model."
+    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    unset = [name for name in module.state_dict() if name not in weights]
+    unset = [name for name in unset if not name.endswith("_extra_state")]
+    if unset:
+        raise UserError(f"{folder} lacks {', '.join(unset[:5])}.")
+    module.load_state_dict(weights, strict=False)
 
 
 def _save_in_this_process(state: dict[str, Any], folder: Path) -> None:
@@ -99,9 +119,7 @@ def _save_in_this_process(state: dict[str, Any], folder: Path) -> None:
 
 
 def _template(model: Any, is_loading: bool) -> dict[str, Any]:
-    state = model.sharded_state_dict()
-    # _extra_state holds Transformer Engine's fp8 scales; without fp8 there are none
-    state = {k: v for k, v in state.items() if not k.endswith("_extra_state")}
+    state = without_extra_state(model.sharded_state_dict())
     state["optimizer"] = model.trainer.strategy.optimizer_sharded_state_dict(is_loading=is_loading)
     return state
 

@@ -123,17 +123,14 @@ def export_hf(session: Session, folder: Path, dtype: str) -> None:
     import torch.distributed as dist
     from megatron.core import parallel_state
 
-    from reasongrm_nemo.files import read_json
-    from reasongrm_nemo.megatron.weights.hf_folder import RECIPE_DTYPES, dtype_key, write_hf_folder
-    from reasongrm_nemo.rope import overrides
+    from reasongrm_nemo.megatron.weights.hf_folder import RECIPE_DTYPES, write_hf_folder
 
     if parallel_state.get_data_parallel_rank() == 0:
         stored = RECIPE_DTYPES[dtype]
         tensors = ((name, tensor.to(stored)) for name, tensor in session.transfer.export())
         if dist.get_rank() == 0:
             infos = [dataclasses.replace(info, dtype=stored) for info in session.transfer.infos()]
-            changes = overrides(read_json(session.hf_path / "config.json"), session.rope)
-            write_hf_folder(folder, infos, tensors, session.hf_path, changes | dtype_key(stored))
+            write_hf_folder(folder, infos, tensors, session.hf_path, session.rope)
         for _ in tensors:
             pass
     dist.barrier()

@@ -21,21 +21,19 @@ from torch import Tensor
 
 from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json, whole_folder
+from reasongrm_nemo.files import whole_folder
 from reasongrm_nemo.megatron.weights import torch_dist
 from reasongrm_nemo.megatron.weights.hf_folder import (
     HFTensors,
     copy_companions,
-    dtype_key,
     raw_bytes,
     shards,
     write_index,
     write_safetensors,
 )
 from reasongrm_nemo.megatron.weights.mappings import Box
-from reasongrm_nemo.megatron.weights.names import Parameter, empty_objects, parameters
+from reasongrm_nemo.megatron.weights.names import Parameter, empty_objects, parameters, tensor_infos
 from reasongrm_nemo.megatron.weights.nemo_folder import WEIGHTS, weights_folder, write_model_config
-from reasongrm_nemo.rope import overrides
 from reasongrm_nemo.tensors import TensorInfo
 
 
@@ -92,7 +90,7 @@ def hf_to_megatron(
     layout.check(architecture, str(Path(source) / "config.json"))
     tensors = HFTensors(source)
     known = list(parameters(architecture))
-    tensors.check(_shapes(known))
+    tensors.check(tensor_infos(known, torch.float32))  # of any dtype
     dtype = dtype or tensors.dtype()
     pieces = [piece for p in known for piece in _pieces(p, tensors, architecture, layout, dtype)]
     total = sum(math.prod(piece.shape) for piece in pieces)
@@ -100,8 +98,7 @@ def hf_to_megatron(
         torch_dist.write(
             partial / WEIGHTS, pieces, empty_objects(architecture), dtype, threads or default_threads()
         )
-        changes = overrides(read_json(Path(source) / "config.json"), rope)
-        copy_companions(Path(source), partial, changes | dtype_key(dtype))
+        copy_companions(Path(source), partial, dtype, rope)
         write_model_config(partial, Path(target), architecture, layout, dtype)
     return Converted(Path(target), len(tensors.infos), total, total * dtype.itemsize, dtype)
 
@@ -141,8 +138,7 @@ def megatron_to_hf(
     total = sum(info.nbytes for info in infos)
     files = shards(infos)
     with whole_folder(Path(target), total) as partial:
-        changes = overrides(read_json(companions / "config.json"), rope)
-        copy_companions(companions, partial, changes | dtype_key(dtype))
+        copy_companions(companions, partial, dtype, rope)
 
         def write(name: str) -> None:
             write_safetensors(partial / name, files[name], map(reader.blocks, files[name]))
@@ -169,7 +165,7 @@ def verify(
     reader = _MegatronTensors(Architecture.from_folder(hf, rope), megatron)
     source = HFTensors(hf)
     infos = reader.infos(reader.dtype)
-    source.check({info.name: info.shape for info in infos})
+    source.check(infos)
 
     def compare(info: TensorInfo) -> str | None:
         # a tensor that was stored in a narrower dtype is compared in that one
@@ -202,17 +198,11 @@ def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], threads: int |
             raise
 
 
-def _shapes(known: Sequence[Parameter]) -> dict[str, tuple[int, ...]]:
-    return {name: shape for p in known for name, shape in zip(p.hf, p.mapping.shapes, strict=True)}
-
-
 def _pieces(
     parameter: Parameter, tensors: HFTensors, architecture: Architecture, layout: Layout, dtype: torch.dtype
 ) -> Iterator[torch_dist.Piece]:
     """What is written for one parameter: each rank's boxes, in parts of a bounded size."""
-    mapping, layer = parameter.mapping, parameter.layer
-    stacked = () if layer is None else (architecture.layers,)
-    place: Box = () if layer is None else ((layer, layer + 1),)
+    mapping = parameter.mapping
     ranks = 1 if mapping.axis is None else layout.tensor
     for rank in range(ranks):
         for box in mapping.boxes(rank, ranks):
@@ -220,10 +210,10 @@ def _pieces(
             for part in torch_dist.rows_of(box, row_bytes, mapping.unit):
                 yield torch_dist.Piece(
                     key=parameter.stored,
-                    size=(*stacked, *mapping.shape),
-                    box=(*place, *part),
+                    size=parameter.stored_shape(architecture.layers),
+                    box=(*parameter.place, *part),
                     group=_stage(parameter, architecture, layout),
-                    get=_Read(parameter, tensors, part, dtype, len(stacked)),
+                    get=_Read(parameter, tensors, part, dtype),
                 )
 
 
@@ -235,12 +225,11 @@ class _Read:
     tensors: HFTensors
     box: Box
     dtype: torch.dtype
-    stacked: int
 
     def __call__(self) -> Tensor:
         views = [self.tensors.view(name) for name in self.parameter.hf]
         values = self.parameter.mapping.read(views, self.box).to(self.dtype)
-        return values.unsqueeze(0) if self.stacked else values
+        return values.unsqueeze(0) if self.parameter.place else values
 
 
 def _stage(parameter: Parameter, architecture: Architecture, layout: Layout) -> int:
@@ -265,20 +254,17 @@ class _MegatronTensors:
     def __init__(self, architecture: Architecture, folder: Path) -> None:
         self._reader = torch_dist.Reader(weights_folder(folder))
         self._known = list(parameters(architecture))
-        self._layers = architecture.layers
-        self._check(folder)
+        self._check(folder, architecture.layers)
         self.dtype = self._reader.tensors[self._known[0].stored].properties.dtype
         self._of = {name: (p, i) for p in self._known for i, name in enumerate(p.hf)}
 
-    def _check(self, folder: Path) -> None:
+    def _check(self, folder: Path, layers: int) -> None:
         stored = {
             key: tuple(value.size)
             for key, value in self._reader.tensors.items()
             if key.startswith("model.") and not key.endswith("_extra_state")
         }
-        wanted = {
-            p.stored: (*(() if p.layer is None else (self._layers,)), *p.mapping.shape) for p in self._known
-        }
+        wanted = {p.stored: p.stored_shape(layers) for p in self._known}
         found = {
             "missing": sorted(wanted.keys() - stored.keys()),
             "left over": sorted(stored.keys() - wanted.keys()),
@@ -296,17 +282,12 @@ class _MegatronTensors:
 
     def infos(self, dtype: torch.dtype) -> list[TensorInfo]:
         """Of every Hugging Face tensor, in the model's order."""
-        return [
-            TensorInfo(name, dtype, shape)
-            for p in self._known
-            for name, shape in zip(p.hf, p.mapping.shapes, strict=True)
-        ]
+        return tensor_infos(self._known, dtype)
 
     def blocks(self, info: TensorInfo) -> Iterator[Tensor]:
         """The values of one tensor in parts along its first dimension, in the announced dtype."""
         parameter, index = self._of[info.name]
-        mapping, layer = parameter.mapping, parameter.layer
-        place: Box = () if layer is None else ((layer, layer + 1),)
+        mapping, place = parameter.mapping, parameter.place
         parts = self._reader.blocks(parameter.stored, (*place, *mapping.needed_for(index)), len(place))
         parts = (part.squeeze(0) if place else part for part in parts)
         if mapping.unit > 1:

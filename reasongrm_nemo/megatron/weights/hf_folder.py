@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import StreamedFile, read_json, write_json
+from reasongrm_nemo.rope import overrides
 from reasongrm_nemo.tensors import TensorInfo
 
 # What a model folder needs beside its weights to be loaded by transformers and vLLM.
@@ -115,12 +116,13 @@ class HFTensors:
             raise UserError(f"The tensors at {self.folder} are stored in {names}: say which dtype they get.")
         return found.pop()
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Refuse a folder whose tensors are not exactly those named, or have other shapes.
+    def check(self, wanted: Iterable[TensorInfo]) -> None:
+        """Refuse a folder whose tensors are not exactly those wanted, or have other shapes.
 
         Raises:
             UserError: naming what is missing, left over or wrong.
         """
+        shapes = {info.name: info.shape for info in wanted}
         missing, extra = shapes.keys() - self.infos.keys(), self.infos.keys() - shapes.keys()
         if extra == {"lm_head.weight"} and not missing:
             raise UserError(
@@ -130,7 +132,7 @@ class HFTensors:
         wrong = [
             f"{name} {list(self.infos[name].shape)} instead of {list(shape)}"
             for name, shape in shapes.items()
-            if name in self.infos and self.infos[name].shape != tuple(shape)
+            if name in self.infos and self.infos[name].shape != shape
         ]
         found = (("missing", sorted(missing)), ("left over", sorted(extra)), ("of another shape", wrong))
         parts = [
@@ -144,8 +146,14 @@ class HFTensors:
             )
 
 
-def copy_companions(source: Path, folder: Path, changes: Mapping[str, Any]) -> None:
-    """Copy what stands beside the weights, with some keys of config.json replaced.
+def copy_companions(source: Path, folder: Path, dtype: torch.dtype, rope: Mapping[str, Any] | None) -> None:
+    """Copy what stands beside the weights; config.json with the dtype and rope that are written.
+
+    Args:
+        source: a Hugging Face folder.
+        folder: made if need be.
+        dtype: of the weights, said in the key that transformers 4 and 5 both read.
+        rope: a recipe's ``model.rope``; None: as config.json says.
 
     Raises:
         UserError: ``source`` has no config.json.
@@ -157,14 +165,9 @@ def copy_companions(source: Path, folder: Path, changes: Mapping[str, Any]) -> N
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     config = read_json(folder / "config.json")
-    if "torch_dtype" in changes:
-        config.pop("dtype", None)
-    write_json(folder / "config.json", config | dict(changes))
-
-
-def dtype_key(dtype: torch.dtype) -> dict[str, str]:
-    """What config.json says of the weights' dtype, in the key that transformers 4 and 5 both read."""
-    return {"torch_dtype": str(dtype).removeprefix("torch.")}
+    config.pop("dtype", None)
+    stated = {"torch_dtype": str(dtype).removeprefix("torch.")}
+    write_json(folder / "config.json", config | overrides(config, rope) | stated)
 
 
 def shards(infos: Sequence[TensorInfo], limit: int = SHARD_BYTES) -> dict[str, list[TensorInfo]]:
@@ -247,7 +250,7 @@ def write_hf_folder(
     infos: Sequence[TensorInfo],
     tensors: Iterator[tuple[str, Tensor]],
     source: Path,
-    changes: Mapping[str, Any],
+    rope: Mapping[str, Any] | None,
 ) -> None:
     """Write a checkpoint from a stream of tensors, file after file.
 
@@ -256,11 +259,11 @@ def write_hf_folder(
         infos: of every tensor, in the order of ``tensors``.
         tensors: taken one at a time.
         source: where config, tokenizer and chat template are copied from.
-        changes: keys of config.json that are replaced.
+        rope: a recipe's ``model.rope``; None: as config.json says.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    copy_companions(source, partial, changes)
+    copy_companions(source, partial, infos[0].dtype, rope)
     files = shards(infos)
     for name, group in files.items():
         write_safetensors(partial / name, group, ([_named(tensors, info.name)] for info in group))

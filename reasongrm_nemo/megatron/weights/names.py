@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+import torch
 
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.megatron.weights.mappings import (
     QKV,
+    Box,
     GateUp,
     Mapping,
     Replicated,
     RowParallel,
     Vocabulary,
 )
+from reasongrm_nemo.tensors import TensorInfo
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,15 @@ class Parameter:
     layer: int | None
     megatron: str
     hf: tuple[str, ...]
+
+    @property
+    def place(self) -> Box:
+        """Where in the stored tensor it is: one index of the stacked layers, or all of it."""
+        return () if self.layer is None else ((self.layer, self.layer + 1),)
+
+    def stored_shape(self, layers: int) -> tuple[int, ...]:
+        """Of the stored tensor of a model of so many layers."""
+        return self.mapping.shape if self.layer is None else (layers, *self.mapping.shape)
 
     @property
     def stored(self) -> str:
@@ -52,6 +65,15 @@ def parameters(architecture: Architecture, fused_norms: bool = True) -> Iterator
             yield Parameter(mapping, layer, *mapping.at(layer))
     for mapping in _outer_mappings(architecture):
         yield Parameter(mapping, None, *mapping.at(0))
+
+
+def tensor_infos(known: Iterable[Parameter], dtype: torch.dtype) -> list[TensorInfo]:
+    """The Hugging Face tensors of the parameters, in their order."""
+    return [
+        TensorInfo(name, dtype, shape)
+        for parameter in known
+        for name, shape in zip(parameter.hf, parameter.mapping.shapes, strict=True)
+    ]
 
 
 def empty_objects(architecture: Architecture) -> list[str]:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.megatron.checkpoints import fill, without_extra_state
 from reasongrm_nemo.megatron.gpt import ScoringGPTModel
 from reasongrm_nemo.megatron.weights.hf_folder import HFTensors
-from reasongrm_nemo.megatron.weights.names import EMBEDDING, Parameter, parameters
+from reasongrm_nemo.megatron.weights.names import EMBEDDING, Parameter, parameters, tensor_infos
 from reasongrm_nemo.megatron.weights.nemo_folder import weights_folder
 from reasongrm_nemo.tensors import TensorInfo
 
@@ -44,7 +45,7 @@ class WeightTransfer:
             UserError: a tensor is missing, left over, or has another shape than the config says.
         """
         source = HFTensors(folder)
-        source.check({i.name: i.shape for i in self.infos()})
+        source.check(self.infos())
         for parameter in self._parameters:
             if parameter.megatron in self._local:
                 self._fill(parameter, source, self._local[parameter.megatron])
@@ -63,26 +64,16 @@ class WeightTransfer:
         Raises:
             UserError: the checkpoint is not one, or another model's.
         """
-        # _extra_state holds Transformer Engine's fp8 scales; a converted checkpoint has none
-        wanted = {name: part for name, part in sharded.items() if not name.endswith("_extra_state")}
         try:
-            state = dist_checkpointing.load(wanted, str(weights_folder(folder)))
+            state = dist_checkpointing.load(without_extra_state(sharded), str(weights_folder(folder)))
         except (dist_checkpointing.core.CheckpointingException, KeyError) as error:
             raise UserError(f"{folder} is not a checkpoint of this model: {error}") from error
-        weights = {name.removeprefix("model."): value for name, value in state.items() if name in wanted}
-        unset = self._module.load_state_dict(weights, strict=False).missing_keys
-        unset = [name for name in unset if not name.endswith("_extra_state")]
-        if unset:
-            raise UserError(f"{folder} lacks {', '.join(unset[:5])}.")
+        fill(self._module, state, folder)
 
     def infos(self) -> list[TensorInfo]:
         """Names, dtypes and shapes of ``export``, in its order."""
         dtype = next(iter(self._local.values())).dtype
-        return [
-            TensorInfo(name, dtype, shape)
-            for parameter in self._parameters
-            for name, shape in zip(parameter.hf, parameter.mapping.shapes, strict=True)
-        ]
+        return tensor_infos(self._parameters, dtype)
 
     @torch.no_grad()
     def export(self) -> Iterator[tuple[str, Tensor]]:
