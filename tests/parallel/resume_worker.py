@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One rank of a GRPO run on rollouts that are given, so that runs of other layouts train on the same ones.
+
+Run by test_resume_layouts.py under torchrun: ``resume_worker.py WORK OVERRIDE ...``.
+"""
+
+import random
+import sys
+from pathlib import Path
+
+
+def main(work, *overrides):
+    from reasongrm_nemo.megatron.platform import load_platform
+
+    platform = load_platform("cpu")
+    from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
+    from reasongrm_nemo.data.records import JudgeTask
+    from reasongrm_nemo.grpo.actor import GRPOActor
+    from reasongrm_nemo.grpo.trainer import GRPOTrainer
+    from reasongrm_nemo.megatron import session as sessions
+    from reasongrm_nemo.megatron.checkpoints import Checkpoints
+    from reasongrm_nemo.megatron.metrics import MetricsLog
+    from reasongrm_nemo.rollout import Completion
+    from reasongrm_nemo.tokenization import load_tokenizer, response_ids
+    from reasongrm_nemo.work_order import first_rank
+
+    sessions.quiet_libraries()
+    recipe = load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml", overrides)
+    model = resolve_path(recipe.model.hf_path, "")
+    session = sessions.start(platform, GRPOActor, recipe, recipe.grpo.optim, 10, model)
+    session.model.grpo = recipe.grpo
+    tokenizer = load_tokenizer(model)
+    verdicts = [response_ids(tokenizer, f"</think>\n\n[[{letter}]]") for letter in "AB"]
+
+    class Given:
+        """Responses drawn by the step and the prompt alone."""
+
+        def collect(self, step, part, prompts, sampling):
+            return [self._group(f"{step} {part} {prompt.id}", prompt.id, sampling.n) for prompt in prompts]
+
+        def _group(self, seed, prompt_id, count):
+            draw = random.Random(seed)
+            group = []
+            for sample in range(count):
+                ids = [draw.randrange(5, 290) for _ in range(draw.randrange(5, 30))]
+                ids += draw.choice(verdicts)
+                log_probs = [-draw.uniform(3, 6) for _ in ids]
+                group.append(Completion(prompt_id, sample, ids, log_probs, "stop"))
+            return group
+
+        def push(self):
+            pass
+
+    question = "Q:a={};b=a+2;c=b*2;c?\n surely four(A)\n maybe six(B)"
+    tasks = [
+        JudgeTask(f"t{i}", f"p{i}", "test", [{"role": "user", "content": question.format(i)}], "A", "")
+        for i in range(10)
+    ]
+    folder = Path(work)
+    trainer = GRPOTrainer(
+        session,
+        recipe,
+        tasks,
+        tokenizer,
+        [2],
+        Given(),
+        Checkpoints(folder / "checkpoints", recipe.grpo.keep_checkpoints),
+        MetricsLog(folder if first_rank() else None, False),
+    )
+    trainer.fit()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
