@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from reasongrm_nemo import rope
 from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.limits import seconds
 
 STAGES = ("prepare", "grpo", "generate", "filter", "sft", "mine", "evaluate")
 GENERATED_SOURCES = ("tiny_judge",)
@@ -32,6 +33,8 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "grpo.importance.correction": ("none", "truncated", "masked"),
     "grpo.advantage.baseline": ("mean", "leave_one_out"),
     "grpo.optim.schedule": ("constant", "cosine"),
+    "grpo.validation.export": ("last", "best"),
+    "sft.validation.export": ("last", "best"),
     "sft.optim.schedule": ("constant", "cosine"),
     "filter.strategy": ("r_star", "random", "shortest", "all"),
     "evaluate.path_modes": (None, "tiny_judge"),
@@ -49,6 +52,7 @@ AT_LEAST_ONE: dict[str, tuple[str, ...]] = {
         "max_tokens_per_micro_batch",
         "save_every",
         "keep_checkpoints",
+        "validation.samples",
     ),
     "generate": ("samples",),
     "sft": ("epochs", "batch_size", "max_tokens_per_micro_batch", "save_every", "keep_checkpoints"),
@@ -59,7 +63,7 @@ AT_LEAST_ONE_OR_NULL: dict[str, tuple[str, ...]] = {
     "model": ("rope.original_max_position_embeddings",),
     "rollout": ("port", "threads"),
     "cluster": ("layers_in_first_stage", "layers_in_last_stage"),
-    "grpo": ("max_tasks", "global_batch"),
+    "grpo": ("max_tasks", "global_batch", "validation.max_tasks"),
     "generate": ("max_tasks",),
     "mine": ("max_tasks",),
     "evaluate": ("max_tasks",),
@@ -76,13 +80,25 @@ NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
         "overlong.buffer",
         "overlong.penalty",
         "refill_rounds",
+        "validation.every",
+        "validation.temperature",
+        "validation.patience",
         "optim.lr",
         "optim.min_lr",
         "optim.weight_decay",
         "optim.warmup_steps",
     ),
     "generate": ("skip_tasks",),
-    "sft": ("optim.lr", "optim.min_lr", "optim.weight_decay", "optim.warmup_steps"),
+    "checkpoints": ("keep_best",),
+    "sft": (
+        "validation.every",
+        "validation.fraction",
+        "validation.patience",
+        "optim.lr",
+        "optim.min_lr",
+        "optim.weight_decay",
+        "optim.warmup_steps",
+    ),
     "mine": ("skip_tasks",),
 }
 
@@ -166,6 +182,8 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
             "cluster.weight_transfer",
             f"is {cluster.weight_transfer} on cluster.platform cpu; only gloo works there",
         )
+    if cfg.stage in ("grpo", "sft"):
+        _check_long_run(cfg, refuse)
     if "grpo" in cfg:
         _check_grpo(cfg, refuse, world // parallel)
     if cfg.stage == "sft" and cfg.sft.max_tokens_per_micro_batch < cfg.model.max_model_len:
@@ -228,6 +246,34 @@ def _check_evaluate(own: DictConfig, refuse: Any) -> None:
             "evaluate.settings",
             f"has the temperatures {temperatures}; it needs at least one, and no two alike",
         )
+
+
+def _check_long_run(cfg: DictConfig, refuse: Any) -> None:
+    own, stage = cfg[cfg.stage], cfg.stage
+    limit = cfg.checkpoints.checkpoint_must_save_by
+    if limit is not None:
+        try:
+            seconds(limit)
+        except UserError as error:
+            refuse("checkpoints.checkpoint_must_save_by", f"is {error}")
+    if not own.validation.every:
+        for key, value in (("patience", 0), ("export", "last")):
+            if own.validation[key] != value:
+                refuse(f"{stage}.validation.{key}", f"needs {stage}.validation.every above 0")
+        if cfg.checkpoints.keep_best:
+            refuse("checkpoints.keep_best", f"needs {stage}.validation.every above 0")
+        return
+    if own.save_every % own.validation.every:
+        refuse(
+            f"{stage}.validation.every",
+            f"is {own.validation.every}; it must divide {stage}.save_every {own.save_every}",
+        )
+    if own.validation.export == "best" and not cfg.checkpoints.keep_best:
+        refuse(f"{stage}.validation.export", "is best, which needs checkpoints.keep_best above 0")
+    if stage == "grpo" and cfg.inputs.validation is None:
+        refuse("inputs.validation", "is null; grpo.validation.every needs held-out tasks")
+    if stage == "sft" and not 0 < own.validation.fraction < 1:
+        refuse("sft.validation.fraction", f"is {own.validation.fraction}; it must be between 0 and 1")
 
 
 def _check_grpo(cfg: DictConfig, refuse: Any, data_parallel: int) -> None:

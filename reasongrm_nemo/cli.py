@@ -15,6 +15,7 @@ import click
 
 from reasongrm_nemo import __version__
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.limits import Stopped, note_job_start, stop_on_signal
 
 _INTERRUPTED = 130
 
@@ -59,6 +60,9 @@ def _interruptible(kept: str) -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo(f"\nreasongrm: stopped; {kept}", err=True)
         raise click.exceptions.Exit(_INTERRUPTED) from None
+    except Stopped as stopped:
+        click.echo(f"reasongrm: {stopped}; the same command goes on from there", err=True)
+        raise click.exceptions.Exit(0) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -82,6 +86,7 @@ _JSON = click.option(
 @click.version_option(__version__, prog_name="reasongrm")
 def main() -> None:
     """ReasonGRM: generative reward models that reason, trained on NeMo-Aligner with vLLM rollouts."""
+    note_job_start()
 
 
 @main.command()
@@ -98,7 +103,12 @@ def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     cfg = load_recipe(recipe, overrides)
     runs_dir, console = Path(cfg.runs_dir), _console(as_json)
     kept = f"{runs_dir / '.partial' / cfg.name} is kept; the same command goes on from there"
-    with _interruptible(kept), RunsLock(runs_dir), RolloutPool(runs_dir / ".logs", console) as pool:
+    with (
+        _interruptible(kept),
+        RunsLock(runs_dir),
+        stop_on_signal(runs_dir),
+        RolloutPool(runs_dir / ".logs", console) as pool,
+    ):
         outcome = run_stage(cfg, console, pool)
     _print(as_json, outcome.manifest, str(outcome.path))
 

@@ -50,19 +50,27 @@ _VOLATILE = (
     "rollout.kv_cache_gib",
     "rollout.stall_timeout_s",
     "rollout.start_timeout_s",
+    # the gradient does not depend on how the work is cut, so a run may go on at another layout
+    "cluster.nodes",
+    "cluster.devices_per_node",
+    "cluster.tensor_parallel",
+    "cluster.pipeline_parallel",
+    "cluster.layers_in_first_stage",
+    "cluster.layers_in_last_stage",
+    "cluster.sequence_parallel",
+    "cluster.weight_transfer",
     "cluster.threads_per_rank",
     "cluster.trainer_python",
     "cluster.rollout_python",
+    "grpo.max_tokens_per_micro_batch",
+    "sft.max_tokens_per_micro_batch",
     "grpo.save_every",
     "grpo.keep_checkpoints",
     "sft.save_every",
     "sft.keep_checkpoints",
 )
-_UNHASHED = (
-    "checkpoints",
-    "logs",
-    "rollouts",
-)  # inside an artefact: not an input of any stage, possibly huge
+# Inside an artefact: not an input of any stage, possibly huge.
+_UNHASHED = ("checkpoints", "logs", "rollouts", "tensorboard", "wandb", "mlruns")
 _PACKAGES = (
     "torch",
     "numpy",

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from reasongrm_nemo import config
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import RunsLock
+from reasongrm_nemo.limits import stop_on_signal
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.stages.context import Outcome, run_stage
 from reasongrm_nemo.stages.rollout_pool import RolloutPool
@@ -121,7 +122,7 @@ def run_pipeline(
     chosen = recipes[start : stop + 1]
     runs_dir = Path(chosen[0].runs_dir)
     outcomes = []
-    with RunsLock(runs_dir), RolloutPool(runs_dir / ".logs", console) as pool:
+    with RunsLock(runs_dir), stop_on_signal(runs_dir), RolloutPool(runs_dir / ".logs", console) as pool:
         for number, cfg in enumerate(chosen, 1):
             outcomes.append(run_stage(cfg, console, pool, f"{number}/{len(chosen)}"))
     return outcomes

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import write_json
+from reasongrm_nemo.limits import ask_on_signal
 from reasongrm_nemo.rollout.process import die_with_parent
 
 
@@ -30,6 +31,7 @@ class WorkOrder:
         model: Hugging Face folder with the initial weights.
         inputs: the stage's other inputs.
         server: the rollout server's describing file, where the stage needs one.
+        runs_dir: where a stop file would be; None: where ``work`` is.
     """
 
     recipe: DictConfig
@@ -37,6 +39,7 @@ class WorkOrder:
     model: Path
     inputs: dict[str, Path]
     server: Path | None
+    runs_dir: Path | None = None
 
     def write(self) -> Path:
         """Into the artefact; returns the file."""
@@ -47,6 +50,7 @@ class WorkOrder:
             "model": str(self.model.resolve()),
             "inputs": {name: str(path.resolve()) for name, path in self.inputs.items()},
             "server": str(self.server.resolve()) if self.server else None,
+            "runs_dir": str((self.runs_dir or self.work).resolve()),
         }
         write_json(path, order)
         return path
@@ -61,6 +65,7 @@ class WorkOrder:
             model=Path(order["model"]),
             inputs={name: Path(value) for name, value in order["inputs"].items()},
             server=Path(order["server"]) if order["server"] else None,
+            runs_dir=Path(order["runs_dir"]),
         )
 
 
@@ -71,8 +76,12 @@ def first_rank() -> bool:
 
 @contextmanager
 def rank_of_the_run(order: WorkOrder) -> Iterator[None]:
-    """Around a rank's work: it dies with its launcher, and leaves its cause of death for the stage."""
+    """Around a rank's work: it dies with its launcher, and leaves its cause of death for the stage.
+
+    SIGUSR1, which Slurm sends to every process of a job, asks for a save and an end (see ``limits``).
+    """
     die_with_parent(os.getppid())
+    ask_on_signal(order.runs_dir or order.work)
     try:
         yield
     except BaseException as error:

@@ -14,7 +14,8 @@ from reasongrm_nemo.grpo.loss import sample_weights
 from reasongrm_nemo.judge import parse_verdict
 from reasongrm_nemo.megatron.micro_batches import Sample
 from reasongrm_nemo.rewards import outcome_reward, overlong_penalty
-from reasongrm_nemo.rollout import Completion
+from reasongrm_nemo.rollout import Completion, Prompt
+from reasongrm_nemo.tokenization import JudgeTokenizer, prompt_ids
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,33 @@ class Group:
         return keep_group([reward == 1.0 for reward in self.rewards])
 
 
-def judge_group(
-    task: JudgeTask, prompt: list[int], completions: list[Completion], texts: list[str], policy: str
-) -> Group:
-    """Read the verdicts and reward them by the outcome (section 3.2)."""
-    verdicts: list[str | None] = [parse_verdict(text, policy).verdict for text in texts]
-    rewards = [outcome_reward(verdict, task.label) for verdict in verdicts]
-    return Group(task, prompt, completions, texts, rewards, verdicts)
+class Judge:
+    """Turns tasks into prompts, and their completions into rewarded groups.
+
+    Args:
+        tokenizer: of the policy.
+        stop_tokens: what ends a response.
+        recipe: its ``judge`` block says how to ask and how to read.
+    """
+
+    def __init__(self, tokenizer: JudgeTokenizer, stop_tokens: Sequence[int], recipe: DictConfig) -> None:
+        self._tokenizer, self._stop_tokens, self._cfg = tokenizer, frozenset(stop_tokens), recipe.judge
+
+    def prompt(self, task: JudgeTask) -> list[int]:
+        """The tokens a judge is asked with."""
+        return prompt_ids(self._tokenizer, task.messages, self._cfg.response_prefix)
+
+    def group(self, task: JudgeTask, prompt: Prompt, completions: list[Completion]) -> Group:
+        """Read the verdicts and reward them by the outcome (section 3.2)."""
+        texts = [self._text(completion.token_ids) for completion in completions]
+        verdicts: list[str | None] = [parse_verdict(text, self._cfg.policy).verdict for text in texts]
+        rewards = [outcome_reward(verdict, task.label) for verdict in verdicts]
+        return Group(task, prompt.token_ids, completions, texts, rewards, verdicts)
+
+    def _text(self, token_ids: list[int]) -> str:
+        if token_ids and token_ids[-1] in self._stop_tokens:
+            token_ids = token_ids[:-1]
+        return self._tokenizer.decode(token_ids)
 
 
 def shaped_rewards(groups: Sequence[Group], cfg: DictConfig, limit: int) -> list[float]:

@@ -22,10 +22,10 @@ def main(path: str) -> None:
         from reasongrm_nemo.grpo.actor import GRPOActor
         from reasongrm_nemo.grpo.source import RolloutSource
         from reasongrm_nemo.grpo.trainer import GRPOTrainer
-        from reasongrm_nemo.megatron.checkpoints import Checkpoints
-        from reasongrm_nemo.megatron.metrics import MetricsLog
+        from reasongrm_nemo.grpo.validation import Validation
         from reasongrm_nemo.rollout import Rollouts, RolloutServer
         from reasongrm_nemo.tokenization import load_tokenizer, stop_token_ids
+        from reasongrm_nemo.training import Run
 
         cfg = recipe.grpo
         session = sessions.start(
@@ -40,18 +40,21 @@ def main(path: str) -> None:
         session.model.grpo = cfg
         tasks = list(read_tasks(order.inputs["tasks"]))[cfg.skip_tasks :]
         rollouts = Rollouts(RolloutServer.from_spec(order.server)) if first_rank() else None
+        stop_tokens = stop_token_ids(load_tokenizer(order.model), order.model)
+        run = Run(order, cfg)
         trainer = GRPOTrainer(
             session,
             recipe,
             tasks if cfg.max_tasks is None else tasks[: cfg.max_tasks],
             load_tokenizer(order.model),
-            stop_token_ids(load_tokenizer(order.model), order.model),
+            stop_tokens,
             RolloutSource(rollouts, session.transfer, order.work / "rollouts"),
-            Checkpoints(order.work / "checkpoints", cfg.keep_checkpoints),
-            MetricsLog(order.work if first_rank() else None, recipe.tracking.tensorboard),
+            run.checkpoints,
+            run.metrics,
+            Validation.of_recipe(recipe, order.inputs, stop_tokens),
+            run.limits,
         )
-        trainer.fit()
-        sessions.export_hf(session, order.work / "hf", recipe.model.dtype)
+        run.go(session, trainer.fit)
 
 
 if __name__ == "__main__":

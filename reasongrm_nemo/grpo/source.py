@@ -54,9 +54,15 @@ class RolloutSource:
             folder.mkdir(exist_ok=True)
 
     def collect(
-        self, step: int, part: int, prompts: Sequence[Prompt], sampling: Sampling
+        self, step: int, part: int | str, prompts: Sequence[Prompt], sampling: Sampling
     ) -> list[list[Completion]]:
         """The completions of a part of ``step``, one list a prompt in their order; collective.
+
+        Args:
+            step: whose rollouts they are.
+            part: 0, the number of a refill, or another name; with ``step`` it names what is kept.
+            prompts: what is asked.
+            sampling: for all of them.
 
         Raises:
             RolloutsLost: on every rank, when the server could not be kept.
@@ -104,7 +110,7 @@ class RolloutSource:
         if lost:
             raise RolloutsLost(lost)
 
-    def _file(self, step: int, part: int) -> Path:
+    def _file(self, step: int, part: int | str) -> Path:
         return self._folder / (f"step_{step:06d}" + (f"_{part}" if part else "") + ".jsonl")
 
     def _resync(self) -> None:

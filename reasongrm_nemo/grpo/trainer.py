@@ -18,23 +18,19 @@ from omegaconf import DictConfig
 from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.errors import StageFailed
-from reasongrm_nemo.grpo.groups import (
-    Group,
-    judge_group,
-    rollout_figures,
-    shaped_rewards,
-    to_samples,
-    weighed,
-)
+from reasongrm_nemo.grpo.groups import Group, Judge, rollout_figures, shaped_rewards, to_samples, weighed
 from reasongrm_nemo.grpo.loss import kl_estimate
 from reasongrm_nemo.grpo.order import TaskOrder
 from reasongrm_nemo.grpo.source import RolloutSource
-from reasongrm_nemo.megatron.checkpoints import Checkpoints
+from reasongrm_nemo.grpo.validation import Validation
+from reasongrm_nemo.limits import Limits
+from reasongrm_nemo.megatron.checkpoints import Checkpoints, agreed
+from reasongrm_nemo.megatron.early_stop import EarlyStop
 from reasongrm_nemo.megatron.metrics import MetricsLog
 from reasongrm_nemo.megatron.micro_batches import Sample, share
 from reasongrm_nemo.megatron.session import Session
 from reasongrm_nemo.rollout import Prompt, Sampling
-from reasongrm_nemo.tokenization import JudgeTokenizer, prompt_ids
+from reasongrm_nemo.tokenization import JudgeTokenizer
 
 _SKIPS = 3
 
@@ -51,6 +47,8 @@ class GRPOTrainer:
         source: rollouts and refits.
         checkpoints: where to save.
         metrics: one line a step.
+        validation: held-out tasks, where the recipe wants accuracy on them while training.
+        limits: says when to end early; None: never.
     """
 
     def __init__(
@@ -63,11 +61,15 @@ class GRPOTrainer:
         source: RolloutSource,
         checkpoints: Checkpoints,
         metrics: MetricsLog,
+        validation: Validation | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.actor, self.optimizer, self.scheduler = session.model, session.optimizer, session.scheduler
         self.recipe, self.cfg = recipe, recipe.grpo
-        self.tokenizer, self.stop_tokens = tokenizer, tuple(stop_tokens)
+        self.judge = Judge(tokenizer, stop_tokens, recipe)
         self.source, self.checkpoints, self.metrics = source, checkpoints, metrics
+        self.validation, self.limits = validation, limits
+        self.early_stop = EarlyStop(self.cfg.validation.patience)
         self.order = TaskOrder(tasks, self.cfg.prompts_per_step, recipe.seed, self.cfg.shuffle)
         self.sampling = Sampling(
             n=self.cfg.samples_per_prompt,
@@ -75,35 +77,70 @@ class GRPOTrainer:
             temperature=recipe.rollout.temperature,
             top_p=recipe.rollout.top_p,
             top_k=recipe.rollout.top_k,
-            stop_token_ids=self.stop_tokens,
+            stop_token_ids=tuple(stop_tokens),
         )
         self.step = 0
         self.taken = 0  # tasks rolled out so far, over all passes
         self.skipped = 0
+        self.longest_step_s = 0.0
 
-    def fit(self) -> None:
+    def fit(self) -> str | None:
         """Train to the recipe's last step, from the newest checkpoint on.
+
+        Returns:
+            Why the run was asked to end before that, or None; a checkpoint was saved.
 
         Raises:
             RolloutsLost: the rollout server could not be kept; a checkpoint was saved.
             StageFailed: the loss was not a number several times in a row; a checkpoint was saved.
         """
+        self._resume()
+        reason = None
+        while self.step < self.cfg.steps and not self.early_stop.reached() and reason is None:
+            began = time.monotonic()
+            try:
+                self.run_step()
+                score = self.validate() if self._due(self.cfg.validation.every) else None
+            except StageFailed:
+                self.save()
+                self.checkpoints.finish()
+                raise
+            self.longest_step_s = max(self.longest_step_s, time.monotonic() - began)
+            reason = self._reason_to_stop()
+            if self._due(self.cfg.save_every) or self.early_stop.reached() or reason:
+                self.save(score)
+            else:
+                self.checkpoints.poll()
+        self.checkpoints.finish()
+        return reason
+
+    def _resume(self) -> None:
         if self.cfg.kl_coefficient > 0:
             self.actor.keep_reference()
         if state := self.checkpoints.load_latest(self.actor, self.scheduler):
-            self.step = state["step"]
-            self.taken = state["taken"]
+            self.step, self.taken = state["step"], state["taken"]
+            self.early_stop.load_state_dict(state["early_stop"])
         if state or self.recipe.model.megatron_path:
             self.source.push()  # the server began with the Hugging Face folder's weights
         self.metrics.resume(self.step)
-        while self.step < self.cfg.steps:
-            try:
-                self.run_step()
-            except StageFailed:
-                self.save()
-                raise
-            if self.step % self.cfg.save_every == 0 or self.step == self.cfg.steps:
-                self.save()
+
+    def _due(self, every: int) -> bool:
+        """Whether what comes round so often comes after the present step; never where ``every`` is 0."""
+        return every > 0 and (self.step % every == 0 or self.step == self.cfg.steps)
+
+    def _reason_to_stop(self) -> str | None:
+        """The first rank's, on every rank."""
+        if self.limits is None:
+            return None
+        return agreed(self.limits.reached(self.longest_step_s + self.checkpoints.longest_save_s))
+
+    def validate(self) -> float:
+        """Accuracy on the held-out tasks under the weights just pushed."""
+        assert self.validation is not None
+        figures = self.validation.run(self.step, self.source, self.judge)
+        self.early_stop.note(figures["accuracy"])
+        self.metrics.log_validation(self.step, figures | {"best": self.early_stop.best})
+        return figures["accuracy"]
 
     def run_step(self) -> None:
         """Roll out, reward, train on the groups that teach something, refit."""
@@ -114,7 +151,7 @@ class GRPOTrainer:
         kept = [group for group in groups if group.kept][: self.cfg.prompts_per_step]
         figures |= self.train(kept) if kept else self.compare(groups[:1])
         trained = time.monotonic()
-        if self.step + 1 < self.cfg.steps:
+        if self.step + 1 < self.cfg.steps or self.validation is not None:
             self.source.push()
         self.step += 1
         self.taken += len(groups)
@@ -142,20 +179,14 @@ class GRPOTrainer:
 
     def _roll_out(self, part: int) -> list[Group]:
         tasks = self.order.take(self.taken + part * self.cfg.prompts_per_step)
-        tokens = [
-            prompt_ids(self.tokenizer, task.messages, self.recipe.judge.response_prefix) for task in tasks
-        ]
         first = part * len(tasks)
         prompts = [
             # a small task file comes round within one step; the place keeps the ids apart
-            Prompt(f"{place}:{task.id}", ids, self._rollout_seed(place, task))
-            for place, (task, ids) in enumerate(zip(tasks, tokens, strict=True), first)
+            Prompt(f"{place}:{task.id}", self.judge.prompt(task), self._rollout_seed(place, task))
+            for place, task in enumerate(tasks, first)
         ]
         completions = self.source.collect(self.step, part, prompts, self.sampling)
-        return [
-            judge_group(task, ids, group, [self._text(c.token_ids) for c in group], self.recipe.judge.policy)
-            for task, ids, group in zip(tasks, tokens, completions, strict=True)
-        ]
+        return [self.judge.group(*each) for each in zip(tasks, prompts, completions, strict=True)]
 
     def train(self, groups: Sequence[Group]) -> dict[str, Any]:
         """``optimizer_steps`` updates on the kept groups, each on its share of them."""
@@ -202,13 +233,13 @@ class GRPOTrainer:
         _, metrics = self.actor.get_loss_and_metrics(self._share(self._samples(groups)), forward_only=True)
         return {name: metrics[name] for name in ("log_prob_error_mean", "log_prob_error_max")}
 
-    def save(self) -> None:
-        """A checkpoint at the present step."""
-        self.checkpoints.save(self.step, self.actor, self.scheduler, self.state_dict())
+    def save(self, score: float | None = None) -> None:
+        """A checkpoint at the present step, with the score of its validation."""
+        self.checkpoints.save(self.step, self.actor, self.scheduler, self.state_dict(), score)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """The trainer's own state."""
-        return {"step": self.step, "taken": self.taken}
+        return {"step": self.step, "taken": self.taken, "early_stop": self.early_stop.state_dict()}
 
     def _samples(self, groups: Sequence[Group], kl: Sequence[float] | None = None) -> list[Sample]:
         """The groups' responses with their advantages, from rewards less the KL term where it is given."""
@@ -259,11 +290,6 @@ class GRPOTrainer:
 
     def _rollout_seed(self, place: int, task: JudgeTask) -> int:
         return derive_seed(self.recipe.seed, f"grpo rollout {place}", task.id, self.step) & 0x7FFFFFFF
-
-    def _text(self, token_ids: list[int]) -> str:
-        if token_ids and token_ids[-1] in self.stop_tokens:
-            token_ids = token_ids[:-1]
-        return self.tokenizer.decode(token_ids)
 
 
 def _with(samples: Sequence[Sample], name: str, values: Sequence[Sequence[float]]) -> list[Sample]:

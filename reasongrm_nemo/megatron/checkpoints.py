@@ -7,18 +7,22 @@ before. Tensors are stored sharded by megatron-core's ``dist_checkpointing``; no
 
 from __future__ import annotations
 
-import queue
+import json
 import shutil
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 
-from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import sync_tree
+from reasongrm_nemo.errors import StageFailed, UserError
+from reasongrm_nemo.files import sync_tree, write_json
+from reasongrm_nemo.megatron.background_save import BackgroundSave
+
+Found = TypeVar("Found")
+_SCORES = "scores.json"
 
 
 class Checkpoints:
@@ -27,28 +31,48 @@ class Checkpoints:
     Args:
         folder: where they live; shared by all ranks.
         keep: how many of the newest to keep.
+        keep_best: how many of those with the highest scores to keep besides.
+        asynchronous: write from a copy in host memory while training goes on.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, keep_best: int = 0, asynchronous: bool = False) -> None:
         self.folder = Path(folder)
-        self.keep = keep
+        self.keep, self.keep_best, self.asynchronous = keep, keep_best, asynchronous
+        self.longest_save_s = 0.0  # from its beginning until it was whole
+        self._saving: tuple[int, float | None, BackgroundSave] | None = None
+        self._began = 0.0
 
     def latest(self) -> Path | None:
         """The newest whole checkpoint."""
-        found = sorted(self.folder.glob("step_" + "[0-9]" * 6))
+        found = self._whole()
         return found[-1] if found else None
 
-    def save(self, step: int, model: Any, scheduler: Any, trainer: dict[str, int]) -> Path:
+    def best(self) -> Path | None:
+        """The whole checkpoint with the highest score; the newest of several."""
+        scores = self._scores()
+        scored = [path for path in self._whole() if path.name in scores]
+        return max(scored, key=lambda path: (scores[path.name], path.name), default=None)
+
+    def save(
+        self, step: int, model: Any, scheduler: Any, trainer: dict[str, Any], score: float | None = None
+    ) -> None:
         """Save after ``step``; collective over all ranks.
+
+        An asynchronous save is whole once ``poll`` or ``finish`` has found it written by every rank.
 
         Args:
             step: optimizer steps done.
             model: the NeMo model (its strategy knows the optimizer).
             scheduler: the learning-rate scheduler.
             trainer: plain numbers of the trainer's own state.
+            score: of a validation at this step, the higher the better.
+
+        Raises:
+            StageFailed: this one or the one before could not be written; earlier ones are kept.
         """
-        final = self.folder / f"step_{step:06d}"
-        partial = self.folder / f".step_{step:06d}.partial"
+        self.finish()
+        self._began = time.monotonic()
+        partial = self._partial(step)
         if _first_rank():
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -56,37 +80,107 @@ class Checkpoints:
         state = _template(model, is_loading=False)
         state["scheduler"] = scheduler.state_dict()
         state["trainer"] = trainer
-        _save_in_this_process(state, partial)
+        try:
+            self._saving = step, score, BackgroundSave(state, partial, copy=self.asynchronous)
+        except OSError as error:
+            raise StageFailed(self._unwritten(step, str(error))) from error
+        if not self.asynchronous:
+            self.finish()
+
+    def poll(self) -> None:
+        """Complete a save that every rank has written by now; collective.
+
+        Raises:
+            StageFailed: as ``save``.
+        """
+        if self._saving is None:
+            return
+        done = torch.tensor(int(self._saving[2].done()), device=torch.cuda.current_device())
+        dist.all_reduce(done, op=dist.ReduceOp.MIN)
+        if done:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for a save that is under way and complete it; collective.
+
+        Raises:
+            StageFailed: as ``save``.
+        """
+        if self._saving is None:
+            return
+        (step, score, saving), self._saving = self._saving, None
+        failures: list[str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(failures, saving.wait())
+        if why := next((failure for failure in failures if failure), None):
+            if _first_rank():
+                shutil.rmtree(self._partial(step), ignore_errors=True)
+            raise StageFailed(self._unwritten(step, why))
+        saving.complete()
         dist.barrier()
         if _first_rank():
-            sync_tree(partial)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            for old in sorted(self.folder.glob("step_*"))[: -self.keep]:
-                shutil.rmtree(old)
+            self._appear(step, score)
         dist.barrier()
-        return final
+        self.longest_save_s = max(self.longest_save_s, time.monotonic() - self._began)
 
-    def load_latest(self, model: Any, scheduler: Any) -> dict[str, int] | None:
+    def load_latest(self, model: Any, scheduler: Any) -> dict[str, Any] | None:
         """Restore the newest checkpoint in place; collective over all ranks.
 
         Returns:
             The trainer's state, or None where there is no checkpoint.
         """
-        box = [str(self.latest() or "")]
-        # the first rank decides: another may see a shared folder later
-        dist.broadcast_object_list(box, 0)
-        if not box[0]:
+        folder = agreed(self.latest())  # another rank may see a shared folder later
+        if folder is None:
             return None
-        state = dist_checkpointing.load(_template(model, is_loading=True), box[0])
-        fill(model.core_module(), state, Path(box[0]))
+        state = dist_checkpointing.load(_template(model, is_loading=True), str(folder))
+        fill(model.core_module(), state, folder)
         model.optimizers(use_pl_optimizer=False).load_state_dict(state["optimizer"])
-        common = dist_checkpointing.load_common_state_dict(box[0])
+        common = dist_checkpointing.load_common_state_dict(str(folder))
         scheduler.load_state_dict(common["scheduler"])
         # a scheduler's state does not reach the optimizer until its next step
         for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
         return common["trainer"]
+
+    def load_best_weights(self, model: Any) -> None:
+        """Put the weights of the best checkpoint into the model, and nothing else of it; collective."""
+        folder = agreed(self.best())
+        if folder is not None:
+            state = dist_checkpointing.load(without_extra_state(model.sharded_state_dict()), str(folder))
+            fill(model.core_module(), state, folder)
+
+    def _appear(self, step: int, score: float | None) -> None:
+        """Put a written checkpoint in its place, and remove those that are no longer kept."""
+        partial, final = self._partial(step), self.folder / f"step_{step:06d}"
+        sync_tree(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        if score is not None:
+            write_json(self.folder / _SCORES, self._scores() | {final.name: score})
+        whole, scores = self._whole(), self._scores()
+        ranked = sorted(
+            (p for p in whole if p.name in scores), key=lambda p: (scores[p.name], p.name), reverse=True
+        )
+        kept = {*whole[-self.keep :], *ranked[: self.keep_best]}
+        for old in whole:
+            if old not in kept:
+                shutil.rmtree(old)
+
+    def _whole(self) -> list[Path]:
+        return sorted(self.folder.glob("step_" + "[0-9]" * 6))
+
+    def _partial(self, step: int) -> Path:
+        return self.folder / f".step_{step:06d}.partial"
+
+    def _scores(self) -> dict[str, float]:
+        path = self.folder / _SCORES
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def _unwritten(self, step: int, why: str) -> str:
+        kept = self.latest()
+        before = (
+            f"{kept.name} is kept, and the same command goes on from there" if kept else "it is the first"
+        )
+        return f"the checkpoint of step {step} could not be written to {self.folder}: {why}; {before}"
 
 
 def without_extra_state(state: dict[str, Any]) -> dict[str, Any]:
@@ -109,19 +203,17 @@ def fill(module: torch.nn.Module, state: dict[str, Any], folder: Path) -> None:
     module.load_state_dict(weights, strict=False)
 
 
-def _save_in_this_process(state: dict[str, Any], folder: Path) -> None:
-    """``dist_checkpointing.save`` without the two interpreters it starts for asynchronous writing.
-
-    Written in the foreground, results can pass through a plain queue instead of a manager process.
-    """
-    filesystem_async._results_queue = queue.Queue()
-    dist_checkpointing.save(state, str(folder), async_sharded_save=True).execute_sync()
-
-
 def _template(model: Any, is_loading: bool) -> dict[str, Any]:
     state = without_extra_state(model.sharded_state_dict())
     state["optimizer"] = model.trainer.strategy.optimizer_sharded_state_dict(is_loading=is_loading)
     return state
+
+
+def agreed(value: Found) -> Found:
+    """The first rank's, on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box, 0)
+    return box[0]
 
 
 def _first_rank() -> bool:

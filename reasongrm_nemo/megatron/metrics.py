@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""metrics.jsonl: a line of figures a step, written by the first rank."""
+"""metrics.jsonl and validation.jsonl: a line of figures a step, written by the first rank."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +19,51 @@ class MetricsLog:
 
     Args:
         folder: of the artefact; None on ranks that do not write.
-        tensorboard: write TensorBoard files beside it as well.
+        trackers: Lightning loggers that are told too (see ``trackers``).
     """
 
-    def __init__(self, folder: Path | None, tensorboard: bool) -> None:
-        self._path = folder / "metrics.jsonl" if folder else None
-        self._board: Any = None
-        if folder and tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+    def __init__(self, folder: Path | None, trackers: Sequence[Any] = ()) -> None:
+        self._folder, self._trackers = folder, trackers
 
     def resume(self, step: int) -> None:
         """Forget what a killed run wrote after ``step``, the checkpoint it resumes from."""
-        if self._path is None:
-            return
-        lines = []
-        if self._path.exists():
-            for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
-                # a torn last line is after the checkpoint in any case
-                if line.endswith("\n") and json.loads(line)["step"] <= step:
-                    lines.append(line)
-        write_text(self._path, "".join(lines))
+        for path in self._paths():
+            lines = []
+            if path.exists():
+                for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+                    # a torn last line is after the checkpoint in any case
+                    if line.endswith("\n") and json.loads(line)["step"] <= step:
+                        lines.append(line)
+            write_text(path, "".join(lines))
 
     def log(self, step: int, figures: dict[str, Any]) -> None:
         """One step's figures; a number that is not finite is written as null."""
-        if self._path is None:
+        self._write("metrics.jsonl", step, figures, "")
+
+    def log_validation(self, step: int, figures: dict[str, Any]) -> None:
+        """Figures of a validation after ``step``."""
+        self._write("validation.jsonl", step, figures, "validation/")
+
+    def close(self, good: bool = True) -> None:
+        """Let the trackers finish what they still have to send."""
+        for tracker in self._trackers:
+            tracker.finalize("success" if good else "failed")
+
+    def _paths(self) -> list[Path]:
+        names = ("metrics.jsonl", "validation.jsonl")
+        return [self._folder / name for name in names] if self._folder else []
+
+    def _write(self, name: str, step: int, figures: dict[str, Any], prefix: str) -> None:
+        if self._folder is None:
             return
         clean = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in figures.items()
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in figures.items()
         }
-        with self._path.open("a", encoding="utf-8") as out:
+        with (self._folder / name).open("a", encoding="utf-8") as out:
             out.write(json.dumps({"step": step, "time": time.time()} | clean) + "\n")
             out.flush()
             os.fsync(out.fileno())
-        if self._board is not None:
-            for name, value in clean.items():
-                if value is not None:
-                    self._board.add_scalar(name, value, step)
-            self._board.flush()
+        known = {f"{prefix}{key}": value for key, value in clean.items() if value is not None}
+        for tracker in self._trackers:
+            tracker.log_metrics(known, step=step)

@@ -175,6 +175,8 @@ def _wait(done: Callable[[], bool], seconds: float) -> bool:
 def main() -> None:
     """Become the command after tying this process to its parent."""
     die_with_parent(int(sys.argv[1]))
+    # Slurm sends it to every process of a job; the run's own process answers it (see `limits`)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     os.execv(sys.argv[2], sys.argv[2:])
 
 

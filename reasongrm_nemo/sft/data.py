@@ -26,15 +26,17 @@ from reasongrm_nemo.tokenization import (
 )
 
 
-def read_samples(path: Path, recipe: DictConfig, model: Path) -> list[Sample]:
-    """All examples of a file as samples.
+def read_samples(path: Path, recipe: DictConfig, model: Path) -> tuple[list[Sample], list[Sample]]:
+    """All examples of a file as samples: to train on, and held out for ``sft.validation``.
 
     Raises:
-        UserError: the file holds none, or one is longer than the model's context.
+        UserError: one part is empty that must not be, or an example is longer than the model's context.
     """
     tokenizer = load_tokenizer(model)
     end_of_turn = stop_token_ids(tokenizer, model)[0]
-    samples = []
+    samples: tuple[list[Sample], list[Sample]] = ([], [])
+    own = recipe.sft.validation
+    share = own.fraction if own.every else 0.0
     for example in read_jsonl(path, SftExample):
         sample = to_sample(example, tokenizer, recipe.judge.response_prefix, end_of_turn)
         if len(sample.tokens) > recipe.model.max_model_len:
@@ -42,10 +44,16 @@ def read_samples(path: Path, recipe: DictConfig, model: Path) -> list[Sample]:
                 f"{path}: example {example.task_id} has {len(sample.tokens)} tokens, "
                 f"more than model.max_model_len {recipe.model.max_model_len}."
             )
-        samples.append(sample)
-    if not samples:
+        held_out = derive_seed(recipe.seed, "sft validation", example.task_id) < share * 2**63
+        samples[held_out].append(sample)
+    if not samples[0]:
         raise UserError(
             f"{path} holds no SFT example: no task had a right path, so there is nothing to train on."
+        )
+    if share and not samples[1]:
+        raise UserError(
+            f"sft.validation.fraction {own.fraction} of the {len(samples[0])} examples in {path} is none; "
+            "raise it, or set sft.validation.every to 0."
         )
     return samples
 

@@ -9,7 +9,7 @@ import sys
 def main(path: str) -> None:
     """Train as the work order says (see ``work_order``); every rank runs this."""
     from reasongrm_nemo.megatron.platform import load_platform
-    from reasongrm_nemo.work_order import WorkOrder, first_rank, rank_of_the_run
+    from reasongrm_nemo.work_order import WorkOrder, rank_of_the_run
 
     order = WorkOrder.read(path)
     recipe = order.recipe
@@ -18,14 +18,13 @@ def main(path: str) -> None:
         from reasongrm_nemo.megatron import session as sessions
 
         sessions.quiet_libraries()
-        from reasongrm_nemo.megatron.checkpoints import Checkpoints
-        from reasongrm_nemo.megatron.metrics import MetricsLog
         from reasongrm_nemo.sft.data import read_samples, step_count
         from reasongrm_nemo.sft.model import SFTModel
         from reasongrm_nemo.sft.trainer import make_trainer
+        from reasongrm_nemo.training import Run
 
         cfg = recipe.sft
-        samples = read_samples(order.inputs["examples"], recipe, order.model)
+        samples, held_out = read_samples(order.inputs["examples"], recipe, order.model)
         session = sessions.start(
             platform,
             SFTModel,
@@ -35,15 +34,15 @@ def main(path: str) -> None:
             order.model,
             order.inputs.get("megatron"),
         )
+        run = Run(order, cfg)
         trainer = make_trainer(
             session,
             recipe,
             samples,
-            Checkpoints(order.work / "checkpoints", cfg.keep_checkpoints),
-            MetricsLog(order.work if first_rank() else None, recipe.tracking.tensorboard),
+            held_out,
+            run,
         )
-        trainer.fit()
-        sessions.export_hf(session, order.work / "hf", recipe.model.dtype)
+        run.go(session, trainer.fit)
 
 
 if __name__ == "__main__":

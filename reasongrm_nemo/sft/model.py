@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from nemo_aligner.models.nlp.gpt.gpt_sft_model import GPTSFTModel
-from nemo_aligner.utils.train_utils import set_sync_funcs
+from nemo_aligner.utils.train_utils import set_eval, set_sync_funcs, set_train
 from torch import Tensor
 
 from reasongrm_nemo.megatron.forward_backward import run_micro_batches
@@ -65,3 +65,11 @@ class SFTModel(JudgeModelMixin, GPTSFTModel):
         """Reduce the gradients over the ranks."""
         self.complete_gradients()
         super().finish_training_step()
+
+    def prepare_for_validation_step(self) -> None:
+        """Without NeMo-Aligner's micro-batch bookkeeping, which a token budget has no use for."""
+        set_eval(self)
+
+    def finish_validation_step(self) -> None:
+        """Back to training."""
+        set_train(self)

@@ -3,93 +3,155 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from nemo_aligner.algorithms.supervised import SupervisedTrainer
-from nemo_aligner.utils.distributed import Timer
 from omegaconf import DictConfig, OmegaConf
 
-from reasongrm_nemo.megatron.checkpoints import Checkpoints
-from reasongrm_nemo.megatron.metrics import MetricsLog
-from reasongrm_nemo.megatron.micro_batches import Sample
+from reasongrm_nemo.megatron.checkpoints import agreed
+from reasongrm_nemo.megatron.early_stop import EarlyStop
+from reasongrm_nemo.megatron.micro_batches import Sample, share
 from reasongrm_nemo.megatron.session import Session
 from reasongrm_nemo.sft.data import SeededBatchSampler, batch_size, make_dataloader
+from reasongrm_nemo.training import Run
 
 
 def make_trainer(
-    session: Session,
-    recipe: DictConfig,
-    samples: Sequence[Sample],
-    checkpoints: Checkpoints,
-    metrics: MetricsLog,
-) -> SupervisedTrainer:
-    """The trainer, resumed from the newest checkpoint where there is one; collective."""
+    session: Session, recipe: DictConfig, samples: Sequence[Sample], held_out: Sequence[Sample], run: Run
+) -> SFTTrainer:
+    """The trainer, resumed from the newest checkpoint where there is one; collective.
+
+    Args:
+        session: the model with its optimizer on this rank.
+        recipe: resolved recipe of stage ``sft``.
+        samples: all to train on.
+        held_out: all to validate on; may be empty where the recipe does not validate.
+        run: where to log and save, and when to end early.
+    """
     cfg = recipe.sft
     session.model.token_budget = cfg.max_tokens_per_micro_batch
-    state = checkpoints.load_latest(session.model, session.scheduler)
-    metrics.resume(state["step"] if state else 0)
+    state = run.checkpoints.load_latest(session.model, session.scheduler)
+    run.metrics.resume(state["step"] if state else 0)
     size = batch_size(len(samples), cfg)
     # SupervisedTrainer counts consumed samples by this
     session.model.cfg.global_batch_size = size
+    ranks = (parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size())
     sampler = SeededBatchSampler(
         total=len(samples),
         consumed=state["consumed_samples"] if state else 0,
         batch_size=size,
-        rank=parallel_state.get_data_parallel_rank(),
-        size=parallel_state.get_data_parallel_world_size(),
+        rank=ranks[0],
+        size=ranks[1],
         seed=recipe.seed,
         shuffle=cfg.shuffle,
     )
     options = {
         "max_epochs": cfg.epochs,
         "max_steps": -1,
-        "val_check_interval": 0,
+        "val_check_interval": cfg.validation.every,
         "save_interval": cfg.save_every,
         "limit_train_batches": 1.0,
-        "limit_val_batches": 0,
+        "limit_val_batches": 1 if cfg.validation.every else 0,
         "gradient_clip_val": cfg.optim.clip_grad,
     }
-    trainer = SupervisedTrainer(
+    early_stop = EarlyStop(cfg.validation.patience)
+    if state:
+        early_stop.load_state_dict(state["early_stop"])
+    mine = share([len(sample.tokens) for sample in held_out], *ranks)
+    trainer = SFTTrainer(
         cfg=OmegaConf.create(options),
         model=session.model,
         optimizer=session.optimizer,
         scheduler=session.scheduler,
         train_dataloader=make_dataloader(samples, sampler),
-        val_dataloader={"validation": []},
+        # one global batch, so that every held-out token counts the same
+        val_dataloader=[{"samples": [held_out[i] for i in mine]}],
         test_dataloader=None,
-        logger=_Logger(metrics),
-        ckpt_callback=_Saver(checkpoints, session),
-        run_timer=Timer(None),
+        logger=_Logger(run, early_stop),
+        ckpt_callback=_Saver(run, session, early_stop),
+        run_timer=_Timer(run),
     )
     if state:
         trainer.load_state_dict(state)
     return trainer
 
 
+class SFTTrainer(SupervisedTrainer):
+    """SupervisedTrainer that may end after a validation, and says why it was asked to end."""
+
+    def fit(self) -> str | None:
+        """Train to the end; returns why the run was asked to end before, or None."""
+        try:
+            super().fit()
+        except _NoLongerBetter as end:
+            self.save({"val_loss": torch.tensor(end.loss)}, is_train_end=True)
+        self.ckpt_callback.run.checkpoints.finish()
+        return self.run_timer.reason
+
+
+class _NoLongerBetter(Exception):
+    """Validation has not become better for as long as the recipe waits; SupervisedTrainer has no such end."""
+
+    def __init__(self, loss: float) -> None:
+        super().__init__(loss)
+        self.loss = loss
+
+
+class _Timer:
+    """Takes the place of NeMo-Aligner's timer: asked after each step whether to validate, save and end."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.reason: str | None = None
+        self._longest_s, self._began = 0.0, 0.0
+
+    def start_time(self) -> None:
+        self._began = time.monotonic()
+
+    def is_finished(self) -> bool:
+        self._longest_s = max(self._longest_s, time.monotonic() - self._began)
+        self._began = time.monotonic()
+        self.run.checkpoints.poll()
+        self.reason = agreed(self.run.limits.reached(self._longest_s + self.run.checkpoints.longest_save_s))
+        return self.reason is not None
+
+
 class _Saver:
     """Takes the place of NeMo's checkpoint callback."""
 
-    def __init__(self, checkpoints: Checkpoints, session: Session) -> None:
-        self.checkpoints, self.session = checkpoints, session
+    def __init__(self, run: Run, session: Session, early_stop: EarlyStop) -> None:
+        self.run, self.session, self.early_stop = run, session, early_stop
 
     def custom_save(self, monitor_candidates: dict[str, torch.Tensor], is_train_end: bool) -> None:
-        state = {name: int(monitor_candidates[name]) for name in ("step", "consumed_samples", "epoch")}
-        self.checkpoints.save(state["step"], self.session.model, self.session.scheduler, state)
+        state: dict[str, Any] = {
+            name: int(monitor_candidates[name]) for name in ("step", "consumed_samples", "epoch")
+        }
+        state["early_stop"] = self.early_stop.state_dict()
+        loss = monitor_candidates.get("val_loss")
+        score = None if loss is None else -float(loss)
+        self.run.checkpoints.save(state["step"], self.session.model, self.session.scheduler, state, score)
 
 
 class _Logger:
     """Takes the place of NeMo-Aligner's logger wrapper."""
 
-    def __init__(self, metrics: MetricsLog) -> None:
-        self.metrics = metrics
+    def __init__(self, run: Run, early_stop: EarlyStop) -> None:
+        self.metrics, self.early_stop = run.metrics, early_stop
 
     def log_metrics(self, figures: dict[str, Any], step: int, prefix: str = "") -> None:
-        # SupervisedTrainer logs before it counts the step
+        # SupervisedTrainer logs a step before it counts it, and a validation after
         if prefix == "train/":
             self.metrics.log(step + 1, figures)
+        else:
+            self.early_stop.note(-figures["loss"])
+            best = {"best": -self.early_stop.best} if self.early_stop.best is not None else {}
+            self.metrics.log_validation(step, {"loss": figures["loss"]} | best)
+            if self.early_stop.reached():
+                raise _NoLongerBetter(figures["loss"])
 
     def finalize(self) -> None:
         pass

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from reasongrm_nemo import checks, config
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import disk_full, read_json
+from reasongrm_nemo.limits import MARKER, Limits, Stopped, mark
 from reasongrm_nemo.manifest import (
     Artefact,
     HashCache,
@@ -32,6 +33,10 @@ from reasongrm_nemo.report.console import Console, duration
 if TYPE_CHECKING:
     from reasongrm_nemo.rollout import Rollouts
     from reasongrm_nemo.stages.rollout_pool import RolloutPool
+
+
+# How long before its wall time a stage that samples ends: the answers in flight are lost in any case.
+_WORK_S = 30.0
 
 
 @dataclass
@@ -61,6 +66,17 @@ class StageContext:
         """Count dropped records; the stage's end prints them and the manifest keeps them."""
         if count:
             self.drops[reason] += count
+
+    def stop_if_asked(self) -> None:
+        """For stages that can end anywhere because they write as they go.
+
+        Raises:
+            Stopped: the run was asked to end; the marker is left.
+        """
+        limits = Limits(Path(self.cfg.runs_dir), self.cfg.checkpoints.checkpoint_must_save_by)
+        if reason := limits.reached(_WORK_S):
+            mark(self.work, reason)
+            raise Stopped(f"{self.cfg.name} has ended, what it sampled is kept: {reason}")
 
     def rollouts(self, model_dir: Path | None = None) -> Rollouts:
         """The shared rollout server, started at the first call, serving `model_dir` (or the model input)."""
@@ -115,6 +131,7 @@ def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: st
                 return Outcome(cfg.name, artefact.path, True, manifest)
             why = f"{lost} is missing or cut short" if lost else what_changed(manifest["identity"], ident)
         resumed, discarded = artefact.begin(key, ident, inputs)
+        (artefact.work / MARKER).unlink(missing_ok=True)
         if discarded:
             console.line(f"  an unfinished {cfg.name} was for another recipe and is discarded ({discarded})")
         console.stage(title, "resuming" if resumed else f"again: {why}" if why else cfg.stage)

@@ -11,7 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+from reasongrm_nemo import limits
 from reasongrm_nemo.errors import StageFailed
+from reasongrm_nemo.report.console import figures_line
 from reasongrm_nemo.rollout.process import die_with_parent
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.work_order import WorkOrder
@@ -33,7 +35,8 @@ def run_ranks(ctx: StageContext, module: str, steps: int, server: Path | None) -
     """
     cluster = ctx.cfg.cluster
     inputs = {name: path for name, path in ctx.inputs.items() if name != "model"}
-    order = WorkOrder(ctx.cfg, ctx.work, ctx.inputs["model"], inputs, server).write()
+    runs_dir = Path(ctx.cfg.runs_dir)
+    order = WorkOrder(ctx.cfg, ctx.work, ctx.inputs["model"], inputs, server, runs_dir).write()
     failures = ctx.work / "failures.jsonl"
     failures.unlink(missing_ok=True)
     log = ctx.work / "trainer.log"
@@ -58,7 +61,7 @@ def run_ranks(ctx: StageContext, module: str, steps: int, server: Path | None) -
             stderr=subprocess.STDOUT,
             env=_environment(cluster.threads_per_rank),
             start_new_session=True,
-            preexec_fn=lambda: die_with_parent(parent),
+            preexec_fn=lambda: _begin_child(parent),
         )
     try:
         _watch(ctx, process, steps)
@@ -66,6 +69,14 @@ def run_ranks(ctx: StageContext, module: str, steps: int, server: Path | None) -
         _end(process)
     if process.returncode != 0:
         raise StageFailed(_cause(failures, log, process.returncode))
+    if marker := limits.marked(ctx.work):
+        raise limits.Stopped(f"{ctx.cfg.name} has saved and ended: {marker['reason']}")
+
+
+def _begin_child(parent: int) -> None:
+    die_with_parent(parent)
+    # Slurm signals every process of a job; torchrun would die of it, the ranks take it for what it is
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -77,13 +88,16 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def _watch(ctx: StageContext, process: subprocess.Popen[bytes], steps: int) -> None:
-    seen = _Metrics(ctx.work / "metrics.jsonl")
+    seen, validated = _Metrics(ctx.work / "metrics.jsonl"), _Metrics(ctx.work / "validation.jsonl")
     with ctx.console.progress(ctx.cfg.stage, total=steps, done=0) as progress:
         while True:
             ended = process.poll() is not None
             for figures in seen.new():
                 shown = {k: v for k, v in figures.items() if k in _SHOWN}
                 progress.update(figures["step"], **shown)
+            for figures in validated.new():
+                shown = {k: v for k, v in figures.items() if k not in ("step", "time")}
+                ctx.console.line(f"  validation after step {figures['step']}: {figures_line(shown)}")
             if ended:
                 return
             time.sleep(_POLL_S)
@@ -121,7 +135,7 @@ class _Metrics:
             self._step = max((figures["step"] for figures in self._lines()), default=0)
             return []
         fresh = [figures for figures in self._lines() if figures["step"] > self._step]
-        self._step += len(fresh)
+        self._step = max((figures["step"] for figures in fresh), default=self._step)
         return fresh
 
     def _lines(self) -> list[dict]:

@@ -120,6 +120,7 @@ def _sample(
             tokens += sum(len(completion.token_ids) for completion in answer)
             right += sum(path.correct for path in paths)
             count += len(paths)
+            ctx.stop_if_asked()
             pace = tokens / max(time.monotonic() - started, 1e-9)
             progress.advance(right=right / count, response_tokens=tokens / count, tokens_per_second=pace)
     ctx.log.info("%s: %d paths, %d tokens, %.1f s", ask.label, count, tokens, time.monotonic() - started)

@@ -53,7 +53,9 @@ def main(work, *overrides):
 
     question = "Q:a={};b=a+2;c=b*2;c?\n surely four(A)\n maybe six(B)"
     tasks = [
-        JudgeTask(f"t{i}", f"p{i}", "test", [{"role": "user", "content": question.format(i)}], "A", "")
+        JudgeTask(
+            f"t{i}", f"p{i}", "test", [{"role": "user", "content": question.format(i)}], "A", "chosen_first"
+        )
         for i in range(10)
     ]
     folder = Path(work)
@@ -65,7 +67,7 @@ def main(work, *overrides):
         [2],
         Given(),
         Checkpoints(folder / "checkpoints", recipe.grpo.keep_checkpoints),
-        MetricsLog(folder if first_rank() else None, False),
+        MetricsLog(folder if first_rank() else None),
     )
     trainer.fit()
 

@@ -6,8 +6,8 @@ from omegaconf import OmegaConf
 
 from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.data import JudgeTask
-from reasongrm_nemo.grpo.groups import judge_group, shaped_rewards, to_samples, weighed
-from reasongrm_nemo.rollout import Completion
+from reasongrm_nemo.grpo.groups import Judge, shaped_rewards, to_samples, weighed
+from reasongrm_nemo.rollout import Completion, Prompt
 
 TASK = JudgeTask("t", "p", "test", [{"role": "user", "content": "?"}], "A", "chosen_first")
 
@@ -24,7 +24,14 @@ def completion(length, finish="stop"):
 def group(texts, lengths, finishes=None):
     finishes = finishes or ["stop"] * len(texts)
     completions = [completion(n, f) for n, f in zip(lengths, finishes, strict=True)]
-    return judge_group(TASK, [7, 7], completions, texts, "strict_last")
+    waiting = iter(texts)
+
+    class Tokenizer:
+        def decode(self, ids):
+            return next(waiting)
+
+    recipe = load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml")
+    return Judge(Tokenizer(), [2], recipe).group(TASK, Prompt("t", [7, 7], 0), completions)
 
 
 RIGHT, WRONG = "</think>[[A]]", "</think>[[B]]"

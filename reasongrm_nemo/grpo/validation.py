@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy on held-out tasks while training, by the same server and the same reading of verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.data.jsonl import read_tasks
+from reasongrm_nemo.data.records import JudgeTask
+from reasongrm_nemo.data.seeds import derive_seed
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.grpo.groups import Judge, rollout_figures
+from reasongrm_nemo.grpo.source import RolloutSource
+from reasongrm_nemo.rollout import Prompt, Sampling
+
+
+class Validation:
+    """Judges the same tasks with the same seeds each time.
+
+    Args:
+        tasks: held out.
+        recipe: resolved; ``grpo.validation`` says how.
+        stop_tokens: what ends a response.
+    """
+
+    def __init__(self, tasks: Sequence[JudgeTask], recipe: DictConfig, stop_tokens: Sequence[int]) -> None:
+        self.tasks, self.seed = tasks, recipe.seed
+        own = recipe.grpo.validation
+        self.sampling = Sampling(
+            n=own.samples,
+            max_tokens=recipe.rollout.max_response_tokens,
+            temperature=own.temperature,
+            stop_token_ids=tuple(stop_tokens),
+        )
+
+    @classmethod
+    def of_recipe(
+        cls, recipe: DictConfig, inputs: Mapping[str, Path], stop_tokens: Sequence[int]
+    ) -> Validation | None:
+        """None where the recipe wants none.
+
+        Raises:
+            UserError: the file holds no task.
+        """
+        own = recipe.grpo.validation
+        if not own.every:
+            return None
+        tasks = list(islice(read_tasks(inputs["validation"]), own.max_tasks))
+        if not tasks:
+            raise UserError(f"inputs.validation: {inputs['validation']} holds no task")
+        return cls(tasks, recipe, stop_tokens)
+
+    def run(self, step: int, source: RolloutSource, judge: Judge) -> dict[str, float]:
+        """Figures of the server's present weights: accuracy, no_verdict, response_tokens; collective."""
+        prompts = [
+            Prompt(task.id, judge.prompt(task), derive_seed(self.seed, "grpo validation", task.id) % 2**31)
+            for task in self.tasks
+        ]
+        completions = source.collect(step, "validation", prompts, self.sampling)
+        groups = [judge.group(*each) for each in zip(self.tasks, prompts, completions, strict=True)]
+        figures = rollout_figures(groups)
+        return {
+            "accuracy": figures["reward"],
+            "no_verdict": figures["no_verdict"],
+            "response_tokens": figures["response_tokens"],
+        }

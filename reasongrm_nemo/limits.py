@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a run has to end before its work does: a wall time, a stop file, a signal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import write_json
+
+STOP_FILE = "stop"
+"""In the runs folder: whoever makes it asks the running stage to save and end."""
+MARKER = "stopped.json"
+"""In a partial artefact: its stage was asked to end and saved; the same command goes on from there."""
+_JOB_START = "REASONGRM_JOB_START"
+_DURATION = re.compile(r"(?:(\d+):)?(\d+):([0-5]?\d):([0-5]?\d)")
+
+
+class Stopped(Exception):
+    """A stage was asked to end, and what it has done is safe; the command line ends with status 0."""
+
+
+def seconds(duration: str | int) -> int:
+    """Seconds of "[DD:]HH:MM:SS"; a whole number is seconds already (YAML makes one of 01:30:00).
+
+    Raises:
+        UserError: another form.
+    """
+    if isinstance(duration, int):
+        return duration
+    match = _DURATION.fullmatch(duration.strip())
+    if match is None:
+        raise UserError(f"{duration!r} is not of the form [DD:]HH:MM:SS, such as 03:45:00")
+    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+def note_job_start() -> None:
+    """Fix the moment that wall times count from, for this process and those it starts.
+
+    It is what REASONGRM_JOB_START says (seconds since 1970), else Slurm's SLURM_JOB_START_TIME, else now.
+    """
+    os.environ.setdefault(_JOB_START, os.environ.get("SLURM_JOB_START_TIME") or str(time.time()))
+
+
+class Limits:
+    """Says whether a stage has to save and end.
+
+    Args:
+        runs_dir: where the stop file would be.
+        must_save_by: "[DD:]HH:MM:SS" after the job's start, or None.
+        now: the clock, in seconds since 1970.
+    """
+
+    def __init__(
+        self, runs_dir: Path, must_save_by: str | int | None, now: Callable[[], float] = time.time
+    ) -> None:
+        self._file, self._now = Path(runs_dir) / STOP_FILE, now
+        self._deadline: float | None = None
+        if must_save_by is not None:
+            self._deadline = float(os.environ.get(_JOB_START) or now()) + seconds(must_save_by)
+
+    def reached(self, needed_s: float = 0.0) -> str | None:
+        """Why to stop now, or None.
+
+        Args:
+            needed_s: how long it would take to come here again and save then.
+        """
+        if self._file.exists():
+            return f"{self._file} asks for it"
+        if self._deadline is not None and self._now() + needed_s >= self._deadline:
+            return "checkpoints.checkpoint_must_save_by would pass before another step is saved"
+        return None
+
+
+def mark(work: Path, reason: str, **figures: Any) -> None:
+    """Leave the marker in the partial artefact."""
+    write_json(work / MARKER, {"reason": reason, "time": time.time(), **figures})
+
+
+def marked(work: Path) -> dict[str, Any] | None:
+    """What the marker says, or None."""
+    path = work / MARKER
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def ask_on_signal(runs_dir: Path) -> Any:
+    """Let SIGUSR1 make the stop file; returns what it did before."""
+    file = Path(runs_dir) / STOP_FILE
+    return signal.signal(signal.SIGUSR1, lambda *_: file.touch())
+
+
+@contextmanager
+def stop_on_signal(runs_dir: Path) -> Iterator[None]:
+    """While the block runs, SIGUSR1 makes the stop file; one that lay there before is removed first."""
+    file = Path(runs_dir) / STOP_FILE
+    file.unlink(missing_ok=True)
+    before = ask_on_signal(runs_dir)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        file.unlink(missing_ok=True)

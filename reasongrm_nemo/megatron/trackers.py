@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorBoard, Weights & Biases and MLflow, as the recipe asks, through Lightning's loggers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import read_json, write_json
+
+
+def make_trackers(recipe: DictConfig, work: Path) -> list[Any]:
+    """The loggers that ``tracking`` names, told the recipe; a resumed run goes on with its own.
+
+    Keys and addresses of the services come from their own environment variables (WANDB_API_KEY,
+    MLFLOW_TRACKING_TOKEN, ...), never from the recipe.
+
+    Args:
+        recipe: resolved.
+        work: the artefact being written; local files go there.
+
+    Raises:
+        UserError: a package that is asked for is not installed.
+    """
+    own = recipe.tracking
+    trackers = []
+    if own.tensorboard:
+        trackers.append(_tensorboard(work))
+    if own.wandb_project is not None:
+        trackers.append(_wandb(recipe, work))
+    if own.mlflow_experiment is not None:
+        trackers.append(_mlflow(recipe, work))
+    for tracker in trackers:
+        tracker.log_hyperparams(OmegaConf.to_container(recipe))
+    return trackers
+
+
+def _tensorboard(work: Path) -> Any:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(save_dir=work, name="tensorboard", version="")
+
+
+def _wandb(recipe: DictConfig, work: Path) -> Any:
+    _require("wandb", "tracking.wandb_project")
+    from lightning.pytorch.loggers import WandbLogger
+
+    # an id of the artefact's own, so that a resumed run continues its curve
+    run = hashlib.sha256(f"{work.resolve()} {recipe.seed}".encode()).hexdigest()[:16]
+    return WandbLogger(
+        project=recipe.tracking.wandb_project, name=recipe.name, id=run, save_dir=work, resume="allow"
+    )
+
+
+def _mlflow(recipe: DictConfig, work: Path) -> Any:
+    _require("mlflow", "tracking.mlflow_experiment")
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    # MLflow 3 refuses to write plain files unless told that this is meant
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    note = work / "mlflow.json"
+    logger = MLFlowLogger(
+        experiment_name=recipe.tracking.mlflow_experiment,
+        tracking_uri=recipe.tracking.mlflow_uri,
+        save_dir=str(work / "mlruns"),
+        run_name=recipe.name,
+        run_id=read_json(note)["run_id"] if note.exists() else None,
+    )
+    write_json(note, {"run_id": logger.run_id})
+    return logger
+
+
+def _require(package: str, key: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise UserError(f"{key} is set, but {package} is not installed in the trainer environment.")
