@@ -233,6 +233,16 @@ def test_a_circle_of_defaults_is_refused(recipe):
         ("grpo.skip_tasks=-1", "grpo.skip_tasks", "0 or more"),
         ("grpo.max_tasks=0", "grpo.max_tasks", "a whole number from 1, or null"),
         ("inputs.tasks=7", "inputs.tasks", "must be a path"),
+        ("checkpoints.checkpoint_must_save_by=3h", "checkpoints.checkpoint_must_save_by", "HH:MM:SS"),
+        ("checkpoints.keep_best=1", "checkpoints.keep_best", "validation.every above 0"),
+        ("grpo.validation.patience=1", "grpo.validation.patience", "validation.every above 0"),
+        ("grpo.validation.every=3", "grpo.validation.every", "divide grpo.save_every 10"),
+        ("grpo.validation.every=5", "inputs.validation", "needs held-out tasks"),
+        (
+            "grpo.validation={every: 5, export: best}",
+            "grpo.validation.export",
+            "checkpoints.keep_best above 0",
+        ),
         ("name=../up", "name", "letters"),
         ("model.trust_remote_code=true", "model.trust_remote_code", "runs no code"),
     ],
@@ -246,6 +256,11 @@ def test_fields_that_depend_on_each_other(recipe, override, key, says):
 def test_a_bigger_cluster_passes_the_checks(recipe):
     words = ["cluster.devices_per_node=8", "cluster.tensor_parallel=4", "cluster.sequence_parallel=true"]
     load_recipe(recipe(GRPO), [*words, "cluster.platform=gpu", "cluster.weight_transfer=nccl"])
+
+
+def test_a_wall_time_may_be_written_as_yaml_reads_it(recipe):
+    for word in ("03:45:00", "'03:45:00'", "1:00:00:00", "600"):
+        load_recipe(recipe(GRPO), [f"checkpoints.checkpoint_must_save_by={word}"])
 
 
 def test_evaluation_takes_any_models_and_strict_settings(recipe):

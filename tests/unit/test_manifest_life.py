@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo.config import load_recipe
+from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files import RunsLock, disk_full, readable_bytes, write_json
 from reasongrm_nemo.manifest import Artefact, HashCache, content_hash, identity, stage_key, what_changed
@@ -328,7 +328,7 @@ def test_identity_and_reasons(recipe):
 WORKER = """
 import sys, time
 from pathlib import Path
-from reasongrm_nemo.config import load_recipe
+from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.data.jsonl import JsonlAppender
 from reasongrm_nemo.data import HardTask, JudgeTask, read_tasks, write_jsonl
 from reasongrm_nemo.files import RunsLock
@@ -355,6 +355,15 @@ with RunsLock(Path(cfg.runs_dir)):
 
 
 ENVIRONMENT = dict(os.environ) | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+
+def test_another_layout_of_a_training_run_is_the_same_run():
+    """So that it may go on from its checkpoint on other ranks."""
+    path = recipes_root() / "tiny" / "1_grpo_zero.yaml"
+    layout = ["cluster.devices_per_node=4", "cluster.tensor_parallel=2", "cluster.sequence_parallel=true"]
+    same = identity(load_recipe(path, [*layout, "grpo.max_tokens_per_micro_batch=999"]), {})
+    assert same == identity(load_recipe(path), {})
+    assert same != identity(load_recipe(path, ["grpo.clip_high=0.3"]), {})
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_artefact(recipe, tmp_path):

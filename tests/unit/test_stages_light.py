@@ -19,6 +19,7 @@ from reasongrm_nemo.data import (
     read_tasks,
 )
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.limits import STOP_FILE, Stopped, marked
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.rollout import Completion
 from reasongrm_nemo.rstar import score_sums
@@ -220,6 +221,23 @@ def test_generate_goes_on_where_it_was_stopped(context, tasks):
     done = FakePool(tasks)
     generate.run(context("2_generate", *few(), pool=done, work="cut"))
     assert done.prompts == []
+
+
+def test_generate_ends_when_it_is_asked_to_and_keeps_what_it_has(context, tasks):
+    class Asked(FakePool):
+        def answer(self, prompt, sample):
+            if len(self.prompts) == 5:
+                (ctx.work.parent / "runs" / STOP_FILE).touch()
+            return super().answer(prompt, sample)
+
+    ctx = context("2_generate", *few(), pool=Asked(tasks), work="cut")
+    with pytest.raises(Stopped, match="2_generate has ended, what it sampled is kept"):
+        generate.run(ctx)
+    assert "stop" in marked(ctx.work)["reason"]
+    (ctx.work.parent / "runs" / STOP_FILE).unlink()
+    rest = FakePool(tasks)
+    generate.run(context("2_generate", *few(), pool=rest, work="cut"))
+    assert len(rest.prompts) == 12 - 5
 
 
 def test_seeds_depend_on_the_task_and_the_run_alone(context, tasks):
