@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +29,14 @@ class WorkOrder:
         work: the artefact being written.
         model: Hugging Face folder with the initial weights.
         inputs: the stage's other inputs.
-        server: the rollout server's describing file, where the stage needs one.
+        servers: the rollout servers' describing files, where the stage needs any.
     """
 
     recipe: DictConfig
     work: Path
     model: Path
     inputs: dict[str, Path]
-    server: Path | None
+    servers: Sequence[Path] = ()
 
     def write(self) -> Path:
         """Into the artefact; returns the file."""
@@ -46,7 +46,7 @@ class WorkOrder:
             "work": str(self.work.resolve()),
             "model": str(self.model.resolve()),
             "inputs": {name: str(path.resolve()) for name, path in self.inputs.items()},
-            "server": str(self.server.resolve()) if self.server else None,
+            "servers": [str(path.resolve()) for path in self.servers],
         }
         write_json(path, order)
         return path
@@ -60,7 +60,7 @@ class WorkOrder:
             work=Path(order["work"]),
             model=Path(order["model"]),
             inputs={name: Path(value) for name, value in order["inputs"].items()},
-            server=Path(order["server"]) if order["server"] else None,
+            servers=[Path(path) for path in order["servers"]],
         )
 
 

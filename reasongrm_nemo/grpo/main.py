@@ -24,7 +24,7 @@ def main(path: str) -> None:
         from reasongrm_nemo.grpo.trainer import GRPOTrainer
         from reasongrm_nemo.megatron.checkpoints import Checkpoints
         from reasongrm_nemo.megatron.metrics import MetricsLog
-        from reasongrm_nemo.rollout import Rollouts, RolloutServer
+        from reasongrm_nemo.rollout import Rollouts
         from reasongrm_nemo.tokenization import load_tokenizer, stop_token_ids
 
         cfg = recipe.grpo
@@ -39,14 +39,20 @@ def main(path: str) -> None:
         )
         session.model.grpo = cfg
         tasks = list(read_tasks(order.inputs["tasks"]))[cfg.skip_tasks :]
-        rollouts = Rollouts(RolloutServer.from_spec(order.server)) if first_rank() else None
+        rollouts = Rollouts.from_specs(order.servers) if first_rank() else None
         trainer = GRPOTrainer(
             session,
             recipe,
             tasks if cfg.max_tasks is None else tasks[: cfg.max_tasks],
             load_tokenizer(order.model),
             stop_token_ids(load_tokenizer(order.model), order.model),
-            RolloutSource(rollouts, session.transfer, order.work / "rollouts"),
+            RolloutSource(
+                rollouts,
+                session.transfer,
+                order.work / "rollouts",
+                recipe.cluster.weight_transfer,
+                recipe.rollout.straggler_timeout_s,
+            ),
             Checkpoints(order.work / "checkpoints", cfg.keep_checkpoints),
             MetricsLog(order.work if first_rank() else None, recipe.tracking.tensorboard),
         )

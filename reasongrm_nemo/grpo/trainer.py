@@ -79,6 +79,7 @@ class GRPOTrainer:
         )
         self.step = 0
         self.taken = 0  # tasks rolled out so far, over all passes
+        self.asked = 0  # of this step
         self.skipped = 0
 
     def fit(self) -> None:
@@ -110,14 +111,16 @@ class GRPOTrainer:
         began = time.monotonic()
         groups = self.rollouts()
         rolled_out = time.monotonic()
-        figures = rollout_figures(groups)
+        if self.recipe.rollout.sleep:
+            self.source.sleep()
+        figures = rollout_figures(groups) | {"stragglers": self.asked - len(groups)}
         kept = [group for group in groups if group.kept][: self.cfg.prompts_per_step]
         figures |= self.train(kept) if kept else self.compare(groups[:1])
         trained = time.monotonic()
         if self.step + 1 < self.cfg.steps:
             self.source.push()
         self.step += 1
-        self.taken += len(groups)
+        self.taken += self.asked
         tokens = figures["response_tokens"] * figures["groups"] * self.cfg.samples_per_prompt
         seconds = {
             "rollout_s": rolled_out - began,
@@ -128,11 +131,12 @@ class GRPOTrainer:
         self.metrics.log(self.step, figures)
 
     def rollouts(self) -> list[Group]:
-        """This step's groups, the same on every rank.
+        """This step's groups, the same on every rank; ``rollout.straggler_timeout_s`` may have cost some.
 
         With ``refill_rounds`` more tasks are rolled out while too few groups are kept (dynamic sampling,
         Yu et al. 2025, section 3.2), so often at most.
         """
+        self.asked = 0
         groups = self._roll_out(0)
         for part in range(1, self.cfg.refill_rounds + 1):
             if sum(group.kept for group in groups) >= self.cfg.prompts_per_step:
@@ -152,9 +156,11 @@ class GRPOTrainer:
             for place, (task, ids) in enumerate(zip(tasks, tokens, strict=True), first)
         ]
         completions = self.source.collect(self.step, part, prompts, self.sampling)
+        self.asked += len(prompts)
         return [
             judge_group(task, ids, group, [self._text(c.token_ids) for c in group], self.recipe.judge.policy)
             for task, ids, group in zip(tasks, tokens, completions, strict=True)
+            if group
         ]
 
     def train(self, groups: Sequence[Group]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Run:
         model = resolve_path("asset:tiny_judge", folder)
         self.server = RolloutServer(RolloutSettings.from_config(self.cfg), model, folder / "server.log")
         self.order = WorkOrder(
-            self.cfg, self.work, model, {"tasks": folder / "tasks.jsonl"}, self.server.spec()
+            self.cfg, self.work, model, {"tasks": folder / "tasks.jsonl"}, [self.server.spec()]
         )
 
     def train(self, meanwhile):

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="the trainer environment's tests")
 
 from reasongrm_nemo.errors import UserError  # noqa: E402
 from reasongrm_nemo.rollout import RolloutServerLost, TensorInfo, WeightSender  # noqa: E402
-from reasongrm_nemo.rollout.gloo import Group, open_store  # noqa: E402
+from reasongrm_nemo.rollout.group import Group, open_store  # noqa: E402
 
 TENSORS = {
     "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -41,8 +41,8 @@ class Receiver:
     def meet(self, body):
         info = body["init_info"]
         self.calls.append(("meet", None))
-        store = open_store(info["world_size"], info["timeout_s"], info["master_port"])
-        self.group = Group(store, 1, info["world_size"], info["timeout_s"])
+        store = open_store(info["master_host"], info["world_size"], info["timeout_s"], info["master_port"])
+        self.group = Group("gloo", store, 1, info["world_size"], info["timeout_s"])
         return 200, b"{}"
 
     def receive(self, body):
@@ -50,18 +50,26 @@ class Receiver:
         self.calls.append(("receive", None))
         for name, dtype, shape in zip(info["names"], info["dtype_names"], info["shapes"], strict=True):
             self.got[name] = torch.empty(shape, dtype=getattr(torch, dtype))
-            self.group.broadcast(self.got[name])
+            self.group.wait(self.group.broadcast(self.got[name]))
         return 200, b"{}"
 
 
-class Handle(SimpleNamespace):
+class Handle:
+    """A server's, as the sender knows it."""
+
+    def __init__(self, fake, transfer, stall):
+        self.url, self.token, self.starts, self.forgot = fake.url, "secret", 1, False
+        self.settings = SimpleNamespace(weight_transfer=transfer, stall_timeout_s=stall)
+
     def forget_weights(self):
         self.forgot = True
 
+    def wake(self, tag):
+        pass
+
 
 def handle(fake, transfer="gloo", stall=3.0):
-    settings = SimpleNamespace(weight_transfer=transfer, stall_timeout_s=stall)
-    return Handle(url=fake.url, token="secret", starts=1, settings=settings, forgot=False)
+    return Handle(fake, transfer, stall)
 
 
 def metadata(tensors=TENSORS):
@@ -70,7 +78,7 @@ def metadata(tensors=TENSORS):
 
 def test_push(fake):
     receiver, server = Receiver(fake), handle(fake)
-    sender = WeightSender(server)
+    sender = WeightSender([server])
     sender.push(metadata(), iter(TENSORS.items()), version=3)
     assert list(receiver.got) == list(TENSORS)
     assert all(torch.equal(receiver.got[name], tensor) for name, tensor in TENSORS.items())
@@ -95,7 +103,7 @@ def test_push(fake):
 
 def test_resend(fake):
     receiver, server = Receiver(fake), handle(fake)
-    sender = WeightSender(server, keep_copy=True)
+    sender = WeightSender([server], keep_copy=True)
     with pytest.raises(RuntimeError, match="earlier push"):
         sender.resend()
     tensors = {name: tensor.clone() for name, tensor in TENSORS.items()}
@@ -124,7 +132,7 @@ def test_failure_is_a_loss_and_the_tensors_are_used_up(fake, path, answer, words
     taken = []
     tensors = ((taken.append(name), (name, tensor))[1] for name, tensor in TENSORS.items())
     with pytest.raises(RolloutServerLost, match=words):
-        WeightSender(handle(fake, stall=1.0)).push(metadata(), tensors, 1)
+        WeightSender([handle(fake, stall=1.0)]).push(metadata(), tensors, 1)
     assert taken == list(TENSORS)
 
 
@@ -132,14 +140,14 @@ def test_a_receiver_that_leaves_in_the_middle(fake):
     receiver = Receiver(fake)
 
     def leave(body):
-        receiver.group.broadcast(torch.empty(2, 3))
+        receiver.group.wait(receiver.group.broadcast(torch.empty(2, 3)))
         receiver.group = None
         return None
 
     fake.routes["/update_weights"] = leave
     big = {"a": TENSORS["a.weight"]} | {f"b{i}": torch.zeros(1 << 20) for i in range(8)}
     with pytest.raises(RolloutServerLost, match=r"lost while it was sent|did not answer /update_weights"):
-        WeightSender(handle(fake, stall=2.0)).push(metadata(big), iter(big.items()), 1)
+        WeightSender([handle(fake, stall=2.0)]).push(metadata(big), iter(big.items()), 1)
 
 
 def test_a_receiver_that_hangs(fake):
@@ -148,14 +156,14 @@ def test_a_receiver_that_hangs(fake):
     fake.routes["/update_weights"] = lambda body: (fake.delay.wait(30), (200, b"{}"))[1]
     begin = time.monotonic()
     with pytest.raises(RolloutServerLost, match=r"within 1 s|lost while"):
-        WeightSender(handle(fake, stall=1.0)).push(metadata(), iter(TENSORS.items()), 1)
+        WeightSender([handle(fake, stall=1.0)]).push(metadata(), iter(TENSORS.items()), 1)
     assert time.monotonic() - begin < 6
 
 
 def test_nobody_there(fake):
     fake.close()
     with pytest.raises(RolloutServerLost, match="did not answer /get_world_size"):
-        WeightSender(handle(fake)).push(metadata(), iter(TENSORS.items()), 1)
+        WeightSender([handle(fake)]).push(metadata(), iter(TENSORS.items()), 1)
 
 
 @pytest.mark.parametrize("change", ["name", "dtype", "shape", "missing", "more"])
@@ -174,10 +182,10 @@ def test_tensors_must_be_those_announced(fake, change):
     else:
         said = said[:-1]
     with pytest.raises(ValueError, match=r"announced|ended before"):
-        WeightSender(handle(fake, stall=1.0)).push(said, iter(tensors.items()), 1)
+        WeightSender([handle(fake, stall=1.0)]).push(said, iter(tensors.items()), 1)
 
 
 @pytest.mark.parametrize("transfer", ["nccl", "ipc"])
-def test_gpu_channels_are_refused(fake, transfer):
-    with pytest.raises(UserError, match="GPU platform"):
-        WeightSender(handle(fake, transfer))
+def test_gpu_transports_are_refused_without_one(fake, transfer):
+    with pytest.raises(UserError, match=f"weight_transfer is {transfer}, but torch finds no GPU"):
+        WeightSender([handle(fake, transfer)])
