@@ -204,7 +204,7 @@ def _check_servers(cfg: DictConfig, refuse: Any) -> None:
     if limit is not None and (isinstance(limit, (bool, str)) or limit <= 0):
         refuse("rollout.straggler_timeout_s", f"is {limit!r}; it must be above 0, or null")
     wanted = own.servers * own.tensor_parallel
-    if own.gpus is not None and len(set(own.gpus)) != wanted:
+    if own.gpus and len(set(own.gpus)) != wanted:
         refuse(
             "rollout.gpus",
             f"names {len(set(own.gpus))} different GPUs; rollout.servers {own.servers} × "
@@ -213,7 +213,7 @@ def _check_servers(cfg: DictConfig, refuse: Any) -> None:
     if cfg.stage != "grpo" or cluster.platform == "cpu" or cluster.weight_transfer == "gloo":
         return
     trained = set(range(cluster.devices_per_node))  # the GPUs of the trainer's ranks
-    served = set(range(wanted) if own.gpus is None else own.gpus)
+    served = set(own.gpus or range(wanted))
     if cluster.weight_transfer == "nccl" and served & trained:
         refuse(
             "cluster.weight_transfer",

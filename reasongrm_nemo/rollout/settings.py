@@ -193,7 +193,7 @@ class RolloutSettings:
 def _gpus(rollout: Mapping[str, Any], index: int) -> tuple[int, ...] | None:
     """The GPUs of server `index`: its slice of `rollout.gpus`, or of all; None where it need not be said."""
     width = rollout["tensor_parallel"]
-    if rollout["gpus"] is None and rollout["servers"] == 1:
+    if not rollout["gpus"] and rollout["servers"] == 1:
         return None
     all_gpus = rollout["gpus"] or range(rollout["servers"] * width)
     return tuple(all_gpus[index * width : (index + 1) * width])

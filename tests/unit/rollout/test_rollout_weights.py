@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sender against a stand-in for vLLM that receives through the real gloo group."""
 
+import os
 import time
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -60,12 +62,13 @@ class Handle:
     def __init__(self, fake, transfer, stall):
         self.url, self.token, self.starts, self.forgot = fake.url, "secret", 1, False
         self.settings = SimpleNamespace(weight_transfer=transfer, stall_timeout_s=stall)
+        self.calls = []
 
     def forget_weights(self):
         self.forgot = True
 
     def wake(self, tag):
-        pass
+        self.calls.append(("wake", tag))
 
 
 def handle(fake, transfer="gloo", stall=3.0):
@@ -92,6 +95,7 @@ def test_push(fake):
         "/resume",
     ]
     assert dict(receiver.calls)["/finish_weight_update"] == {"weight_version": "3"}
+    assert server.calls == [("wake", "weights"), ("wake", "kv_cache")]
     assert server.forgot
 
     sender.push(metadata(), iter(TENSORS.items()), version=4)  # they have met
@@ -185,7 +189,121 @@ def test_tensors_must_be_those_announced(fake, change):
         WeightSender([handle(fake, stall=1.0)]).push(said, iter(tensors.items()), 1)
 
 
+def test_a_sleeping_server_wakes_for_the_weights_then_for_the_cache(fake):
+    """The order is that of the memory: the cache must not take the room that loading needs."""
+    receiver, server = Receiver(fake), handle(fake)
+    server.calls = receiver.calls
+    WeightSender([server]).push(metadata(), iter(TENSORS.items()), version=1)
+    assert [c[1] if c[0] == "wake" else c[0] for c in receiver.calls] == [
+        "meet",
+        "weights",
+        "/pause",
+        "/start_weight_update",
+        "receive",
+        "/finish_weight_update",
+        "kv_cache",
+        "/reset_prefix_cache",
+        "/resume",
+    ]
+
+
+# ---- several servers
+
+
+@pytest.fixture
+def two(fake, make_fake):
+    """Two receivers and their handles."""
+    fakes = [fake, make_fake()]
+    return [Receiver(each) for each in fakes], [handle(each) for each in fakes]
+
+
+def test_one_export_serves_all(two):
+    receivers, servers = two
+    taken = []
+    tensors = ((taken.append(name), (name, tensor))[1] for name, tensor in TENSORS.items())
+    WeightSender(servers).push(metadata(), tensors, 1)
+    assert taken == list(TENSORS)
+    for receiver in receivers:
+        assert all(torch.equal(receiver.got[name], tensor) for name, tensor in TENSORS.items())
+
+
+def test_memory_does_not_grow_with_the_model(two):
+    """No more tensors live than the one that is sent and the one that is made after it."""
+    receivers, servers = two
+    alive, most = weakref.WeakSet(), []
+
+    def tensors():
+        for i in range(12):
+            tensor = torch.full((1000,), float(i))
+            alive.add(tensor)
+            most.append(len(alive))
+            yield f"t{i}", tensor
+
+    said = [TensorInfo(f"t{i}", torch.float32, (1000,)) for i in range(12)]
+    WeightSender(servers).push(said, tensors(), 1)
+    assert max(most) <= 2
+    assert all(torch.equal(r.got["t11"], torch.full((1000,), 11.0)) for r in receivers)
+
+
+@pytest.mark.parametrize("path", ["/start_weight_update", "/update_weights", "/finish_weight_update"])
+def test_a_lost_server_is_named_and_the_others_have_the_weights(two, path):
+    receivers, servers = two
+    receivers[0].fake.routes[path] = lambda body: (500, b"out of luck")
+    taken = []
+    tensors = ((taken.append(name), (name, tensor))[1] for name, tensor in TENSORS.items())
+    sender = WeightSender(servers)
+    with pytest.raises(RolloutServerLost, match="out of luck") as caught:
+        sender.push(metadata(), tensors, 1)
+    assert caught.value.servers == (servers[0],)
+    assert taken == list(TENSORS)
+    assert all(torch.equal(receivers[1].got[name], tensor) for name, tensor in TENSORS.items())
+    assert receivers[1].calls[-1][0] == "/resume"
+
+
+def test_only_some_servers(two):
+    receivers, servers = two
+    WeightSender(servers).push(metadata(), iter(TENSORS.items()), 1, servers[1:])
+    assert not receivers[0].calls and list(receivers[1].got) == list(TENSORS)
+
+
 @pytest.mark.parametrize("transfer", ["nccl", "ipc"])
 def test_gpu_transports_are_refused_without_one(fake, transfer):
     with pytest.raises(UserError, match=f"weight_transfer is {transfer}, but torch finds no GPU"):
         WeightSender([handle(fake, transfer)])
+
+
+def test_the_group_meets_where_the_server_sees_the_trainer(fake):
+    seen = []
+    receiver, server = Receiver(fake), handle(fake)
+    fake.routes["/init_weight_transfer_engine"] = lambda body: (
+        seen.append(body["init_info"]) or receiver.meet(body)
+    )
+    WeightSender([server]).push(metadata(), iter(TENSORS.items()), 1)
+    assert seen[0]["master_host"] == "127.0.0.1" and seen[0]["world_size"] == 2
+
+
+def test_an_nccl_group_outlives_its_peers(monkeypatch):
+    """Up to NCCL itself: waits that block and raise, for this group alone, and bytes of any dtype."""
+    made, sent = [], []
+
+    class Work:
+        def wait(self, timeout):
+            sent.append(timeout.total_seconds())
+
+    class FakeNccl:
+        Options = SimpleNamespace
+
+        def __init__(self, store, rank, world_size, options):
+            made.append((rank, world_size, options._timeout.total_seconds()))
+            assert os.environ["TORCH_NCCL_BLOCKING_WAIT"] == "1"
+
+        def broadcast(self, tensor, root):
+            sent.append((tensor.dtype, tensor.numel(), root))
+            return Work()
+
+    monkeypatch.delenv("TORCH_NCCL_BLOCKING_WAIT", raising=False)
+    monkeypatch.setattr("torch.distributed.ProcessGroupNCCL", FakeNccl, raising=False)
+    group = Group("nccl", open_store("127.0.0.1", 3, 4.0, master=True), 0, 3, 4.0)
+    assert made == [(0, 3, 4.0)] and "TORCH_NCCL_BLOCKING_WAIT" not in os.environ
+    group.wait(group.broadcast(TENSORS["b.weight"]))
+    assert sent == [(torch.uint8, 10, 0), 4.0]
