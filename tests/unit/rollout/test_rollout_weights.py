@@ -6,6 +6,7 @@ import time
 import weakref
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the trainer environment's tests")
@@ -230,13 +231,15 @@ def test_one_export_serves_all(two):
 def test_memory_does_not_grow_with_the_model(two):
     """No more tensors live than the one that is sent and the one that is made after it."""
     receivers, servers = two
-    alive, most = weakref.WeakSet(), []
+    freed, most = [], []
 
     def tensors():
         for i in range(12):
-            tensor = torch.full((1000,), float(i))
-            alive.add(tensor)
-            most.append(len(alive))
+            values = np.full(1000, i, dtype=np.float32)  # lives as long as a tensor's storage does
+            weakref.finalize(values, freed.append, i)
+            tensor = torch.from_numpy(values)
+            del values
+            most.append(i + 1 - len(freed))
             yield f"t{i}", tensor
 
     said = [TensorInfo(f"t{i}", torch.float32, (1000,)) for i in range(12)]
