@@ -169,7 +169,8 @@ class _BroadcastLine:
         self._work = self._guarded(parcel[0], self._group.broadcast, parcel[1])
 
     def settle(self, parcel: tuple[str, torch.Tensor]) -> None:
-        self._guarded(parcel[0], self._group.wait, self._work)
+        work, self._work = self._work, None  # it holds the tensor
+        self._guarded(parcel[0], self._group.wait, work)
 
     def end(self) -> None:
         self._posts.answer(self._update, "/update_weights")

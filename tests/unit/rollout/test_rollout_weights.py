@@ -229,7 +229,7 @@ def test_one_export_serves_all(two):
 
 
 def test_memory_does_not_grow_with_the_model(two):
-    """No more tensors live than the one that is sent and the one that is made after it."""
+    """Alive are the tensor sent, the next, and what the thread of each group lets go of late."""
     receivers, servers = two
     freed, most = [], []
 
@@ -244,7 +244,7 @@ def test_memory_does_not_grow_with_the_model(two):
 
     said = [TensorInfo(f"t{i}", torch.float32, (1000,)) for i in range(12)]
     WeightSender(servers).push(said, tensors(), 1)
-    assert max(most) <= 2
+    assert max(most) <= 2 + len(servers)
     assert all(torch.equal(r.got["t11"], torch.full((1000,), 11.0)) for r in receivers)
 
 
