@@ -134,13 +134,16 @@ class RolloutSource:
         return self._folder / (f"step_{step:06d}" + (f"_{part}" if part else "") + ".jsonl")
 
     def sleep(self) -> None:
-        """Let the servers give their GPU memory to the trainer until the next push; on the first rank alone.
+        """Let the servers give their GPU memory to the trainer until the next push; collective.
 
-        One that cannot is left as it is: the push finds it lost.
+        No rank goes on before they have. One that cannot is left as it is: the push finds it lost.
         """
-        if self._rollouts is not None:
-            with suppress(RolloutServerLost):
-                self._rollouts.sleep()
+        if self._rollouts is None:
+            self._command()
+            return
+        with suppress(RolloutServerLost):
+            self._rollouts.sleep()
+        self._command(_DONE, None)
 
     def _resync(self, servers: Sequence[RolloutServer]) -> None:
         self._command(_PUSH, None)
@@ -165,7 +168,8 @@ class RolloutSource:
     ) -> list[list[Completion]]:
         aside = file.with_name(file.name + ".partial")
         with JsonlAppender(aside) as appender:
-            done = {row["prompt_id"]: row["completions"] for row in map(json.loads, aside.open("rb"))}
+            lines = aside.read_bytes().splitlines()
+            done = {row["prompt_id"]: row["completions"] for row in map(json.loads, lines)}
             missing = [prompt for prompt in prompts if prompt.id not in done]
             for answer in rollouts.stream(missing, sampling, timeout_s=self._straggler_timeout_s):
                 kept = _Answer(answer[0].prompt_id, [asdict(completion) for completion in answer])

@@ -203,6 +203,25 @@ def test_leaving_in_the_middle_of_a_restart_leaves_no_server_with_old_weights(fa
     assert resynced == []
 
 
+def test_a_sleeping_server_is_given_weights_before_it_is_asked(fakes, handles):
+    events = []
+
+    def resync(servers):
+        events.append(servers)
+        assert not fakes[0].asked and not fakes[1].asked
+        for server in servers:
+            server.asleep = False
+
+    handles[1].asleep = True
+    assert whole(Rollouts(handles, resync).generate(prompts(6), SAMPLING), 6)
+    assert events == [[handles[1]]]
+
+    handles[0].asleep, handles[0].model_dir = True, "folder"  # nobody pushes: its folder's own
+    handles[0].use = lambda folder: events.append(folder)
+    assert whole(Rollouts(handles).generate(prompts(6), SAMPLING), 6)
+    assert events[1:] == ["folder"]
+
+
 # ---- stragglers
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch.distributed as dist
 
 from reasongrm_nemo.grpo.source import RolloutSource
-from reasongrm_nemo.rollout import Completion, Prompt, Sampling
+from reasongrm_nemo.rollout import Completion, Prompt, RolloutServerLost, Sampling
 
 SAMPLING = Sampling(n=2, max_tokens=8)
 PROMPTS = [Prompt(f"{i}:t", [5, 6], 100 * i) for i in range(6)]
@@ -94,3 +94,21 @@ def test_stragglers_stay_out_when_the_step_is_repeated(source):
     servers = Servers()
     assert source(servers).collect(0, 0, PROMPTS, SAMPLING) == got
     assert servers.asked == []
+
+
+def test_no_rank_trains_before_the_servers_sleep(source, monkeypatch):
+    """The first rank tells the others afterwards, also of a server that is lost meanwhile."""
+    events = []
+
+    class Sleepers(Servers):
+        def sleep(self):
+            events.append("sleep")
+            raise RolloutServerLost("gone")
+
+    def broadcast(box, root):
+        events.append("told")
+
+    monkeypatch.setattr(dist, "broadcast_object_list", broadcast)
+    source(Sleepers()).sleep()
+    source(None).sleep()
+    assert events == ["sleep", "told", "told"]
