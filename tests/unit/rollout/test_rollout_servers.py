@@ -222,6 +222,17 @@ def test_a_sleeping_server_is_given_weights_before_it_is_asked(fakes, handles):
     assert events[1:] == ["folder"]
 
 
+def test_an_interruption_ends_what_is_starting(handles, tmp_path):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    handles[1].starting.clear()
+    handles[0].use, handles[1].use = interrupted, lambda folder: handles[1].starting.wait(20)
+    with pytest.raises(KeyboardInterrupt):
+        Rollouts(handles).use(tmp_path)
+    assert handles[1].killed and not handles[0].killed
+
+
 # ---- stragglers
 
 
