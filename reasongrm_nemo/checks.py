@@ -43,7 +43,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 AT_LEAST_ONE: dict[str, tuple[str, ...]] = {
     "model": ("max_model_len", "log_prob_chunk"),
     "judge": ("max_prompt_tokens",),
-    "rollout": ("max_response_tokens", "max_num_seqs", "concurrency"),
+    "rollout": ("max_response_tokens", "max_num_seqs", "concurrency", "servers", "tensor_parallel"),
     "cluster": ("nodes", "devices_per_node", "tensor_parallel", "pipeline_parallel", "threads_per_rank"),
     "grpo": (
         "steps",
@@ -184,6 +184,7 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
         )
     if cfg.stage in ("grpo", "sft"):
         _check_long_run(cfg, refuse)
+    _check_servers(cfg, refuse)
     if "grpo" in cfg:
         _check_grpo(cfg, refuse, world // parallel)
     if cfg.stage == "sft" and cfg.sft.max_tokens_per_micro_batch < cfg.model.max_model_len:
@@ -206,6 +207,47 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
         _check_evaluate(cfg.evaluate, refuse)
     if cfg.stage in ("grpo", "generate") and cfg.rollout.temperature == 0:
         refuse("rollout.temperature", f"is 0; {cfg.stage} needs samples that differ")
+
+
+def _check_servers(cfg: DictConfig, refuse: Any) -> None:
+    own, cluster = cfg.rollout, cfg.cluster
+    if own.sleep and cluster.platform == "cpu":
+        refuse("rollout.sleep", "is true on cluster.platform cpu; vLLM's sleep mode exists on GPUs alone")
+    if not 0 < own.gpu_memory_utilization <= 1:
+        refuse(
+            "rollout.gpu_memory_utilization",
+            f"is {own.gpu_memory_utilization}; it must be above 0 and at most 1",
+        )
+    limit = own.straggler_timeout_s
+    if limit is not None and (isinstance(limit, (bool, str)) or limit <= 0):
+        refuse("rollout.straggler_timeout_s", f"is {limit!r}; it must be above 0, or null")
+    wanted = own.servers * own.tensor_parallel
+    if own.gpus and len(set(own.gpus)) != wanted:
+        refuse(
+            "rollout.gpus",
+            f"names {len(set(own.gpus))} different GPUs; rollout.servers {own.servers} × "
+            f"rollout.tensor_parallel {own.tensor_parallel} needs {wanted}",
+        )
+    if cfg.stage != "grpo" or cluster.platform == "cpu" or cluster.weight_transfer == "gloo":
+        return
+    trained = set(range(cluster.devices_per_node))  # the GPUs of the trainer's ranks
+    served = set(own.gpus or range(wanted))
+    if cluster.weight_transfer == "nccl" and served & trained:
+        refuse(
+            "cluster.weight_transfer",
+            f"is nccl, and GPUs {_listed(served & trained)} would hold a trainer's rank and a server's "
+            "worker, which NCCL refuses; give the servers others by rollout.gpus, or take ipc",
+        )
+    if cluster.weight_transfer == "ipc" and served - trained:
+        refuse(
+            "cluster.weight_transfer",
+            f"is ipc, and GPUs {_listed(served - trained)} of the servers have no trainer's rank "
+            f"(cluster.devices_per_node {cluster.devices_per_node}); take nccl, or others by rollout.gpus",
+        )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
 
 
 def _check_rope(model: DictConfig, refuse: Any) -> None:

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ class WorkOrder:
         work: the artefact being written.
         model: Hugging Face folder with the initial weights.
         inputs: the stage's other inputs.
-        server: the rollout server's describing file, where the stage needs one.
+        servers: the rollout servers' describing files, where the stage needs any.
         runs_dir: where a stop file would be; None: where ``work`` is.
     """
 
@@ -38,7 +38,7 @@ class WorkOrder:
     work: Path
     model: Path
     inputs: dict[str, Path]
-    server: Path | None
+    servers: Sequence[Path] = ()
     runs_dir: Path | None = None
 
     def write(self) -> Path:
@@ -49,7 +49,7 @@ class WorkOrder:
             "work": str(self.work.resolve()),
             "model": str(self.model.resolve()),
             "inputs": {name: str(path.resolve()) for name, path in self.inputs.items()},
-            "server": str(self.server.resolve()) if self.server else None,
+            "servers": [str(path.resolve()) for path in self.servers],
             "runs_dir": str((self.runs_dir or self.work).resolve()),
         }
         write_json(path, order)
@@ -64,7 +64,7 @@ class WorkOrder:
             work=Path(order["work"]),
             model=Path(order["model"]),
             inputs={name: Path(value) for name, value in order["inputs"].items()},
-            server=Path(order["server"]) if order["server"] else None,
+            servers=[Path(path) for path in order["servers"]],
             runs_dir=Path(order["runs_dir"]),
         )
 

@@ -23,7 +23,7 @@ def main(path: str) -> None:
         from reasongrm_nemo.grpo.source import RolloutSource
         from reasongrm_nemo.grpo.trainer import GRPOTrainer
         from reasongrm_nemo.grpo.validation import Validation
-        from reasongrm_nemo.rollout import Rollouts, RolloutServer
+        from reasongrm_nemo.rollout import Rollouts
         from reasongrm_nemo.tokenization import load_tokenizer, stop_token_ids
         from reasongrm_nemo.training import Run
 
@@ -39,7 +39,7 @@ def main(path: str) -> None:
         )
         session.model.grpo = cfg
         tasks = list(read_tasks(order.inputs["tasks"]))[cfg.skip_tasks :]
-        rollouts = Rollouts(RolloutServer.from_spec(order.server)) if first_rank() else None
+        rollouts = Rollouts.from_specs(order.servers) if first_rank() else None
         stop_tokens = stop_token_ids(load_tokenizer(order.model), order.model)
         run = Run(order, cfg)
         trainer = GRPOTrainer(
@@ -48,7 +48,13 @@ def main(path: str) -> None:
             tasks if cfg.max_tasks is None else tasks[: cfg.max_tasks],
             load_tokenizer(order.model),
             stop_tokens,
-            RolloutSource(rollouts, session.transfer, order.work / "rollouts"),
+            RolloutSource(
+                rollouts,
+                session.transfer,
+                order.work / "rollouts",
+                recipe.cluster.weight_transfer,
+                recipe.rollout.straggler_timeout_s,
+            ),
             run.checkpoints,
             run.metrics,
             Validation.of_recipe(recipe, order.inputs, stop_tokens),

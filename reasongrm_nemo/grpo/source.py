@@ -5,49 +5,73 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from reasongrm_nemo.data import JsonlAppender
+from reasongrm_nemo.data.records import Record
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files import write_text
 from reasongrm_nemo.rollout import (
     Completion,
     Prompt,
     Rollouts,
+    RolloutServer,
     RolloutServerLost,
     Sampling,
     WeightSender,
 )
+from reasongrm_nemo.rollout.transports import transport
 
 _PUSH, _DONE, _LOST = "push", "done", "lost"
 
 
 class RolloutsLost(StageFailed):
-    """The rollout server was lost twice in one step; the trainer saves and ends."""
+    """A rollout server was lost twice in one step; the trainer saves and ends."""
+
+
+@dataclass(frozen=True)
+class _Answer(Record):
+    """A prompt's completions, as they arrived."""
+
+    prompt_id: str
+    completions: list[dict[str, Any]]
 
 
 class RolloutSource:
     """Rollouts and refits for a trainer of any number of ranks.
 
-    A step's completions are kept under ``folder``, so that a step repeated after a kill trains on the same
-    ones. Only the first rank talks to the server; the others follow its commands, because pushing weights
-    needs every rank that holds some.
+    A step's completions are kept under ``folder`` as they arrive, so that a step repeated after a kill asks
+    for the missing ones alone and trains on the same. Only the first rank talks to the servers; the others
+    follow its commands, because pushing weights needs every rank that holds some.
 
     Args:
-        rollouts: the server and its client on the first rank, None elsewhere.
+        rollouts: the servers and their client on the first rank, None elsewhere.
         transfer: the live model's weights.
         folder: where completions are kept.
+        weight_transfer: ``cluster.weight_transfer``.
+        straggler_timeout_s: seconds after which a part of a step does without what has not come; None: waits.
     """
 
-    def __init__(self, rollouts: Rollouts | None, transfer: Any, folder: Path) -> None:
+    def __init__(
+        self,
+        rollouts: Rollouts | None,
+        transfer: Any,
+        folder: Path,
+        weight_transfer: str,
+        straggler_timeout_s: float | None = None,
+    ) -> None:
         self._rollouts = rollouts
-        self._sender = WeightSender(rollouts.server) if rollouts else None
+        self._transport = transport(weight_transfer)
+        self._sender = WeightSender(rollouts.servers) if rollouts else None
         self._transfer = transfer
         self._folder = folder
+        self._straggler_timeout_s = straggler_timeout_s
         self._version = 0
         if rollouts:
             rollouts.resync = self._resync
@@ -64,13 +88,16 @@ class RolloutSource:
             prompts: what is asked.
             sampling: for all of them.
 
+        Returns:
+            An empty list for each prompt that was not answered in time; never for all.
+
         Raises:
-            RolloutsLost: on every rank, when the server could not be kept.
+            RolloutsLost: on every rank, when a server could not be kept.
         """
         if self._rollouts is not None:
             try:
                 file = self._file(step, part)
-                completions = _kept(file) or _generate(self._rollouts, file, prompts, sampling)
+                completions = _kept(file) or self._ask(self._rollouts, file, prompts, sampling)
             except UserError as error:
                 self._command(_LOST, str(error))
                 raise RolloutsLost(str(error)) from error
@@ -86,19 +113,18 @@ class RolloutSource:
                 return payload
 
     def push(self) -> None:
-        """Give the server the model's present weights; collective.
+        """Give the servers the model's present weights; collective.
 
-        A server lost meanwhile is started again and given them; a second loss ends the run.
+        Servers lost meanwhile are started again and given them; a second loss ends the run.
         """
         lost = None
         if self._rollouts is not None:
             try:
                 self._command(_PUSH, None)
                 self._send()
-            except RolloutServerLost:
+            except RolloutServerLost as loss:
                 try:
-                    self._rollouts.server.restart()
-                    self._resync()
+                    self._rollouts.bring_up(loss.servers)
                 except UserError as error:
                     lost = str(error)
             self._command(_LOST if lost else _DONE, lost)
@@ -113,36 +139,57 @@ class RolloutSource:
     def _file(self, step: int, part: int | str) -> Path:
         return self._folder / (f"step_{step:06d}" + (f"_{part}" if part else "") + ".jsonl")
 
-    def _resync(self) -> None:
-        self._command(_PUSH, None)
-        self._send()
+    def sleep(self) -> None:
+        """Let the servers give their GPU memory to the trainer until the next push; collective.
 
-    def _send(self) -> None:
-        """Export on every rank of the first replica; the first rank passes the tensors on."""
-        if parallel_state.get_data_parallel_rank() != 0:
+        No rank goes on before they have. One that cannot is left as it is: the push finds it lost.
+        """
+        if self._rollouts is None:
+            self._command()
             return
-        tensors = self._transfer.export()
+        with suppress(RolloutServerLost):
+            self._rollouts.sleep()
+        self._command(_DONE, None)
+
+    def _resync(self, servers: Sequence[RolloutServer]) -> None:
+        self._command(_PUSH, None)
+        self._send(servers)
+
+    def _send(self, servers: Sequence[RolloutServer] | None = None) -> None:
+        """Export on every rank that the transport needs; the first rank passes the tensors on."""
+        everywhere = self._transport.everywhere
+        if parallel_state.get_data_parallel_rank() != 0 and not everywhere:
+            return
+        infos, tensors = self._transfer.infos(), self._transfer.export(everywhere)
         if self._sender is None:
-            for _ in tensors:
+            for _ in self._transport.parcels(infos, tensors):
                 pass
             return
         self._version += 1
-        # uses the tensors up even when the server is lost: the other ranks are in the middle of the export
-        self._sender.push(self._transfer.infos(), tensors, version=self._version)
+        # uses the tensors up even when servers are lost: the other ranks are in the middle of the export
+        self._sender.push(infos, tensors, self._version, servers)
+
+    def _ask(
+        self, rollouts: Rollouts, file: Path, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> list[list[Completion]]:
+        aside = file.with_name(file.name + ".partial")
+        with JsonlAppender(aside) as appender:
+            lines = aside.read_bytes().splitlines()
+            done = {row["prompt_id"]: row["completions"] for row in map(json.loads, lines)}
+            missing = [prompt for prompt in prompts if prompt.id not in done]
+            for answer in rollouts.stream(missing, sampling, timeout_s=self._straggler_timeout_s):
+                kept = _Answer(answer[0].prompt_id, [asdict(completion) for completion in answer])
+                appender.append([kept])
+                done[kept.prompt_id] = kept.completions
+        rows = [done.get(prompt.id, []) for prompt in prompts]
+        write_text(file, "\n".join(json.dumps(row) for row in rows) + "\n")
+        aside.unlink()
+        return [[Completion(**fields) for fields in row] for row in rows]
 
     def _command(self, command: str = "", payload: Any = None) -> tuple[str, Any]:
         box = [(command, payload)]
         dist.broadcast_object_list(box, 0)
         return box[0]
-
-
-def _generate(
-    rollouts: Rollouts, file: Path, prompts: Sequence[Prompt], sampling: Sampling
-) -> list[list[Completion]]:
-    completions = rollouts.generate(prompts, sampling)
-    rows = [[asdict(c) for c in group] for group in completions]
-    write_text(file, "\n".join(json.dumps(row) for row in rows) + "\n")
-    return completions
 
 
 def _kept(file: Path) -> list[list[Completion]] | None:

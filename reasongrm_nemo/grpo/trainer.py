@@ -81,6 +81,7 @@ class GRPOTrainer:
         )
         self.step = 0
         self.taken = 0  # tasks rolled out so far, over all passes
+        self.asked = 0  # of this step
         self.skipped = 0
         self.longest_step_s = 0.0
 
@@ -147,14 +148,16 @@ class GRPOTrainer:
         began = time.monotonic()
         groups = self.rollouts()
         rolled_out = time.monotonic()
-        figures = rollout_figures(groups)
+        if self.recipe.rollout.sleep:
+            self.source.sleep()
+        figures = rollout_figures(groups) | {"stragglers": self.asked - len(groups)}
         kept = [group for group in groups if group.kept][: self.cfg.prompts_per_step]
         figures |= self.train(kept) if kept else self.compare(groups[:1])
         trained = time.monotonic()
         if self.step + 1 < self.cfg.steps or self.validation is not None:
             self.source.push()
         self.step += 1
-        self.taken += len(groups)
+        self.taken += self.asked
         tokens = figures["response_tokens"] * figures["groups"] * self.cfg.samples_per_prompt
         seconds = {
             "rollout_s": rolled_out - began,
@@ -165,11 +168,12 @@ class GRPOTrainer:
         self.metrics.log(self.step, figures)
 
     def rollouts(self) -> list[Group]:
-        """This step's groups, the same on every rank.
+        """This step's groups, the same on every rank; ``rollout.straggler_timeout_s`` may have cost some.
 
         With ``refill_rounds`` more tasks are rolled out while too few groups are kept (dynamic sampling,
         Yu et al. 2025, section 3.2), so often at most.
         """
+        self.asked = 0
         groups = self._roll_out(0)
         for part in range(1, self.cfg.refill_rounds + 1):
             if sum(group.kept for group in groups) >= self.cfg.prompts_per_step:
@@ -186,7 +190,9 @@ class GRPOTrainer:
             for place, task in enumerate(tasks, first)
         ]
         completions = self.source.collect(self.step, part, prompts, self.sampling)
-        return [self.judge.group(*each) for each in zip(tasks, prompts, completions, strict=True)]
+        self.asked += len(prompts)
+        answered = zip(tasks, prompts, completions, strict=True)
+        return [self.judge.group(*each) for each in answered if each[2]]
 
     def train(self, groups: Sequence[Group]) -> dict[str, Any]:
         """``optimizer_steps`` updates on the kept groups, each on its share of them."""

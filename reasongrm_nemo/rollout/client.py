@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Completions over HTTP, many at a time, with an eye on whether the server still works."""
+"""One server over HTTP: a prompt's completions, and whether the server still works."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -29,16 +26,17 @@ _COUNTERS = (
 
 
 class RolloutClient:
-    """Asks one server for completions.
+    """Asks one server for completions; `Dispatch` decides for which.
 
     One HTTP request is one prompt with its n samples: vLLM takes one seed a request, and each prompt has its
-    own.  Nothing is lost by that: the tiny model on two cores gives 4,400 to 8,600 tokens/s through HTTP, and
-    5,100 to 8,500 to a program that holds the engine in its own process.
+    own; the samples share the prompt's prefill.  Nothing is lost by that: the tiny model on two cores gives
+    4,400 to 8,600 tokens/s through HTTP, and 5,100 to 8,500 to a program that holds the engine in its own
+    process.
 
     Args:
         url: `http://host:port`.
         token: the server's API token.
-        concurrency: requests in flight.
+        limit: requests in flight.
         stall_timeout_s: longest time without a response and without movement in the server's counters.
         alive: whether the server's process runs; asked about once a second.
     """
@@ -47,105 +45,37 @@ class RolloutClient:
         self,
         url: str,
         token: str,
-        concurrency: int = 256,
+        limit: int = 256,
         stall_timeout_s: float = 25.0,
-        alive: Callable[[], bool] | None = None,
+        alive: Callable[[], bool] = lambda: True,
     ):
         self._url = url
         self._headers = {"Authorization": f"Bearer {token}"}
-        self._concurrency = concurrency
+        self.limit = limit
         self._stall_s = stall_timeout_s
         self._alive = alive
 
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        on_completion: Callable[[list[Completion]], None] | None = None,
-    ) -> Iterator[list[Completion]]:
-        """One list of n completions a prompt, in the order of arrival.
-
-        Args:
-            prompts: asked in this order, `concurrency` at a time.
-            sampling: for all of them.
-            on_completion: called with each list before it is yielded, on the caller's thread.
-
-        Raises:
-            RolloutServerLost: it died, answered 5xx or half an answer, or made no progress.
-            UserError: it refused a request, such as a prompt that is too long.
-        """
-        if not prompts:
-            return
-        arrived: queue.SimpleQueue[list[Completion] | BaseException | None] = queue.SimpleQueue()
-        loop = asyncio.new_event_loop()
-        work: asyncio.Task[None] | None = None
-        ready = threading.Event()
-
-        def run() -> None:
-            nonlocal work
-            work = loop.create_task(self._all(prompts, sampling, arrived.put))
-            ready.set()
-            try:
-                loop.run_until_complete(work)
-                arrived.put(None)
-            except BaseException as error:
-                arrived.put(error)
-            finally:
-                loop.close()
-
-        # The requests go on while the caller works on what has arrived.
-        thread = threading.Thread(target=run, name="rollout-client", daemon=True)
-        thread.start()
-        try:
-            while (item := arrived.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                if on_completion is not None:
-                    on_completion(item)
-                yield item
-        finally:
-            ready.wait()
-            if thread.is_alive() and work is not None:
-                with contextlib.suppress(RuntimeError):  # closed meanwhile
-                    loop.call_soon_threadsafe(work.cancel)
-            thread.join()
-
-    async def _all(
-        self, prompts: Sequence[Prompt], sampling: Sampling, put: Callable[[list[Completion]], None]
-    ) -> None:
+    def open(self) -> None:
+        """Get ready, in the running event loop."""
         # No connection is used twice: the server closes idle ones, and a request sent at that moment would
         # look like a loss.
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
-        async with aiohttp.ClientSession(
-            connector=connector, timeout=timeout, headers=self._headers
-        ) as session:
-            pending = iter(prompts)
-            watch = _Watch(self, session)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
+            headers=self._headers,
+        )
 
-            async def worker() -> None:
-                for prompt in pending:
-                    completions = await self._one(session, prompt, sampling)
-                    watch.moved()
-                    put(completions)
+    async def close(self) -> None:
+        """The inverse of `open`."""
+        await self._session.close()
 
-            workers = [worker() for _ in range(min(self._concurrency, len(prompts)))]
-            tasks = [asyncio.ensure_future(job) for job in workers]
-            watcher = asyncio.ensure_future(watch.run())
-            try:
-                waiting = {*tasks, watcher}
-                while not all(task.done() for task in tasks):
-                    done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        task.result()
-            finally:
-                for task in (*tasks, watcher):
-                    task.cancel()
-                await asyncio.gather(*tasks, watcher, return_exceptions=True)
+    async def ask(self, prompt: Prompt, sampling: Sampling) -> list[Completion]:
+        """The n completions of one prompt.  Cancelling it closes the connection, and vLLM drops the request.
 
-    async def _one(
-        self, session: aiohttp.ClientSession, prompt: Prompt, sampling: Sampling
-    ) -> list[Completion]:
+        Raises:
+            RolloutServerLost: it broke off, answered 5xx or half an answer.
+            UserError: it refused the request, such as a prompt that is too long.
+        """
         body = {
             "model": SERVED_NAME,
             "prompt": prompt.token_ids,
@@ -160,7 +90,7 @@ class RolloutClient:
             "return_token_ids": True,
         }
         try:
-            async with session.post(f"{self._url}/v1/completions", json=body) as answer:
+            async with self._session.post(f"{self._url}/v1/completions", json=body) as answer:
                 text = await answer.read()
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             raise RolloutServerLost(f"The rollout server broke off: {reason(error)}.") from error
@@ -172,65 +102,66 @@ class RolloutClient:
             raise UserError(f"The rollout server refused prompt {prompt.id} ({answer.status}): {said}.")
         return _completions(prompt, sampling, text)
 
-    async def counters(self, session: aiohttp.ClientSession) -> float | None:
+    async def watch(self, last_sign: Callable[[], float | None]) -> None:
+        """Raise when the server's process is gone or nothing has moved for too long; else never return.
+
+        A stopped engine core keeps the API server's /health well, so progress is a response, a counter that
+        moves, or the engine's own word that it is paused.
+
+        Args:
+            last_sign: the event loop's time of the last response, or of the first request if none came
+                since; None: nothing is in flight.
+
+        Raises:
+            RolloutServerLost: with what was seen.
+        """
+        clock = asyncio.get_running_loop().time
+        seen, moved = None, clock()
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            sign = last_sign()
+            if sign is None:
+                moved = clock()
+                continue
+            moved = max(moved, sign)
+            if not self._alive():
+                raise RolloutServerLost("The rollout server's process is gone.")
+            if clock() - moved < _WATCH_S:
+                continue  # a response came since: no need to ask
+            counters = await self._counters()
+            if counters is not None and counters != seen:
+                first, seen = seen is None, counters
+                if not first:
+                    moved = clock()
+                    continue
+            silent = clock() - moved
+            if silent > self._stall_s:
+                if await self._paused():
+                    moved = clock()
+                    continue
+                raise RolloutServerLost(f"The rollout server made no progress for {silent:.0f} s.")
+
+    async def _counters(self) -> float | None:
         """Sum of vLLM's counters; None if it does not tell."""
-        text = await self._get(session, "/metrics")
+        text = await self._get("/metrics")
         if text is None:
             return None
         lines = [line for line in text.splitlines() if line.startswith(_COUNTERS)]
         return sum(float(line.rpartition(b" ")[2]) for line in lines)
 
-    async def paused(self, session: aiohttp.ClientSession) -> bool:
+    async def _paused(self) -> bool:
         """Whether the engine core says that it was paused (for a change of weights)."""
-        text = await self._get(session, "/is_paused")
+        text = await self._get("/is_paused")
         return text is not None and b"true" in text
 
-    async def _get(self, session: aiohttp.ClientSession, path: str) -> bytes | None:
+    async def _get(self, path: str) -> bytes | None:
         timeout = aiohttp.ClientTimeout(total=_PROBE_S)
         try:
-            async with session.get(self._url + path, timeout=timeout) as answer:
+            async with self._session.get(self._url + path, timeout=timeout) as answer:
                 text = await answer.read()
                 return text if answer.status == 200 else None
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError):
             return None
-
-
-class _Watch:
-    """Raises when the server's process is gone or nothing has moved for too long.
-
-    A stopped engine core keeps the API server's /health well, so progress is a response, a counter that
-    moves, or the engine's own word that it is paused.
-    """
-
-    def __init__(self, client: RolloutClient, session: aiohttp.ClientSession):
-        self._client, self._session = client, session
-        self._clock = asyncio.get_running_loop().time
-        self._last = self._clock()
-        self._seen: float | None = None
-
-    def moved(self) -> None:
-        self._last = self._clock()
-
-    async def run(self) -> None:
-        client = self._client
-        while True:
-            await asyncio.sleep(_WATCH_S)
-            if client._alive is not None and not client._alive():
-                raise RolloutServerLost("The rollout server's process is gone.")
-            if self._clock() - self._last < _WATCH_S:
-                continue  # a response came since: no need to ask
-            seen = await client.counters(self._session)
-            if seen is not None and seen != self._seen:
-                first, self._seen = self._seen is None, seen
-                if not first:
-                    self.moved()
-                    continue
-            silent = self._clock() - self._last
-            if silent > client._stall_s:
-                if await client.paused(self._session):
-                    self.moved()
-                    continue
-                raise RolloutServerLost(f"The rollout server made no progress for {silent:.0f} s.")
 
 
 def _completions(prompt: Prompt, sampling: Sampling, text: bytes) -> list[Completion]:

@@ -160,7 +160,7 @@ def end_group(pid: int, ticks: int, grace_s: float) -> None:
     _wait(lambda: not _group(pid, ticks), 10.0)
     child = _children.get(pid)
     if child is not None and child.poll() is not None:
-        del _children[pid]
+        _children.pop(pid, None)  # another thread may end the same group
 
 
 def _wait(done: Callable[[], bool], seconds: float) -> bool:

@@ -23,7 +23,7 @@ from reasongrm_nemo.rollout.types import RolloutServerLost
 
 _STOP_GRACE_S = 10.0
 _PORT_TRIES = 3
-_STOPPED: dict[str, Any] = {"pid": 0, "ticks": 0, "url": "", "token": "", "weights": None}
+_STOPPED: dict[str, Any] = {"pid": 0, "ticks": 0, "url": "", "token": "", "weights": None, "asleep": False}
 
 
 class RolloutServer:
@@ -179,6 +179,7 @@ class RolloutServer:
             model_dir=str(model_dir),
             weights=weights_stamp(model_dir),
             log_start=log_start,
+            asleep=False,
         )
         try:
             self._wait_until_healthy(started)
@@ -256,6 +257,50 @@ class RolloutServer:
             process.end_group(state["pid"], state["ticks"], grace_s)
             self._write(**_STOPPED)
 
+    def kill(self) -> None:
+        """End its processes at once, whatever another thread does with it; that one then sees it gone."""
+        state = self.state()
+        if state["pid"]:
+            process.end_group(state["pid"], state["ticks"], 0)
+
+    # ---- sleep
+
+    @property
+    def asleep(self) -> bool:
+        """Whether its weights and KV cache are off the GPU."""
+        return bool(self.state()["asleep"])
+
+    def sleep(self) -> None:
+        """Give up the GPU memory of weights and KV cache.  Nothing may be in flight; asleep: nothing is done.
+
+        Level 2 of vLLM: the weights are dropped, not kept in host memory (level 1), because a trainer pushes
+        new ones before the next rollout anyway and the host has the optimizer's state to hold.
+
+        Raises:
+            RolloutServerLost: it did not.
+        """
+        if not self.asleep:
+            self._write(asleep=True, weights=None)
+            self._sleep_call("/sleep?level=2")
+
+    def wake(self, *tags: str) -> None:
+        """Take the memory back; it holds no weights until some are loaded.  Awake: nothing is done.
+
+        Args:
+            tags: `weights` or `kv_cache` alone, so that the cache does not take the room that loading needs;
+                none: all.  The server works again once the last of the two is awake.
+
+        Raises:
+            RolloutServerLost: it did not.
+        """
+        if self.asleep:
+            self._sleep_call("/wake_up" + ("?" + "&".join(f"tags={tag}" for tag in tags) if tags else ""))
+            self._write(asleep=tags == ("weights",))
+
+    def _sleep_call(self, path: str) -> None:
+        state = self._running()
+        call(state["url"], state["token"], "POST", path, self.settings.start_timeout_s)
+
     def __enter__(self) -> RolloutServer:
         self.start()
         return self
@@ -285,6 +330,7 @@ class RolloutServer:
                 return
             if same_shape(self.model_dir, model_dir):
                 try:
+                    self.wake()
                     return self._reload(model_dir, stamp)
                 except RolloutServerLost:
                     pass  # half-loaded: start anew

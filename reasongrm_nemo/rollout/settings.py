@@ -32,14 +32,18 @@ class RolloutSettings:
         kv_cache_gib: KV cache on CPU, GiB.
         enforce_eager: no graph capture or compilation.
         tensor_parallel: workers that share each layer of the served model.
-        threads: CPU threads of the server's workers together; None: the cores this process may use but one,
-            which the server's front end needs.
+        threads: CPU threads of the server's workers together; None: the cores that fall to this server but
+            one, which its front end needs.
         port: a fixed port; None: any free one.
         concurrency: requests the client keeps in flight.
         stall_timeout_s: no progress for so long is a loss.
         start_timeout_s: longest start.
         extra_env: further environment variables of the server.
         rope: `model.rope`: how the served model's positions are stretched, if at all.
+        servers: how many servers of the run share this machine.
+        gpus: the GPUs this server's workers run on; None: the first visible ones.
+        gpu_memory_utilization: the share of a GPU's memory that the server may take.
+        sleep: the server can be put to sleep.
     """
 
     python: str
@@ -59,10 +63,18 @@ class RolloutSettings:
     start_timeout_s: float
     extra_env: dict[str, str] = field(default_factory=dict)
     rope: dict[str, Any] = field(default_factory=dict)
+    servers: int = 1
+    gpus: tuple[int, ...] | None = None
+    gpu_memory_utilization: float = 0.9
+    sleep: bool = False
 
     @classmethod
-    def from_config(cls, cfg: Mapping[str, Any]) -> RolloutSettings:
-        """The settings in a resolved recipe.
+    def from_config(cls, cfg: Mapping[str, Any], index: int = 0) -> RolloutSettings:
+        """The settings of one server in a resolved recipe.
+
+        Args:
+            cfg: the recipe.
+            index: which of its `rollout.servers`, from 0; they differ in port and GPUs.
 
         Raises:
             UserError: no interpreter is named, or the named one does not exist.
@@ -90,13 +102,17 @@ class RolloutSettings:
             max_num_seqs=rollout["max_num_seqs"],
             kv_cache_gib=rollout["kv_cache_gib"],
             enforce_eager=rollout["enforce_eager"],
-            tensor_parallel=rollout.get("tensor_parallel", 1),
+            tensor_parallel=rollout["tensor_parallel"],
             threads=rollout["threads"],
-            port=rollout["port"],
+            port=rollout["port"] and rollout["port"] + index,
             concurrency=rollout["concurrency"],
             stall_timeout_s=rollout["stall_timeout_s"],
             start_timeout_s=rollout["start_timeout_s"],
             extra_env={str(name): str(value) for name, value in rollout["extra_env"].items()},
+            servers=rollout["servers"],
+            gpus=_gpus(rollout, index) if cluster["platform"] == "gpu" else None,
+            gpu_memory_utilization=rollout["gpu_memory_utilization"],
+            sleep=rollout["sleep"],
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,7 +122,8 @@ class RolloutSettings:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RolloutSettings:
         """The inverse of `to_dict`."""
-        return cls(**data)
+        gpus = data.get("gpus")  # JSON has no tuples
+        return cls(**(dict(data) | {"gpus": None if gpus is None else tuple(gpus)}))
 
     def arguments(self, model_dir: Path, port: int) -> list[str]:
         """The command-line arguments of vLLM's API server."""
@@ -118,7 +135,8 @@ class RolloutSettings:
         # A checkpoint's generation_config.json must not narrow the distribution behind the recipe's back
         # (QwQ's says top_k 40).
         out += ["--generation-config", "vllm", "--logprobs-mode", "raw_logprobs"]
-        out += ["--weight-transfer-config", f'{{"backend": "{self.weight_transfer}"}}']
+        out += ["--weight-transfer-config", json.dumps({"backend": ENGINES[self.weight_transfer]})]
+        out += ["--enable-prefix-caching"]  # the samples of a prompt share its prefill
         out += ["--middleware", "reasongrm_nemo.rollout.vllm_plugin.RequireToken"]
         out += ["--disable-uvicorn-access-log"]
         if self.rope.get("type"):
@@ -134,6 +152,10 @@ class RolloutSettings:
             # Generator does not use offset"), so every prompt is prefilled in one.
             out += ["--no-enable-chunked-prefill"]
             out += ["--max-num-batched-tokens", str(max(8192, self.max_model_len))]
+        else:
+            out += ["--gpu-memory-utilization", str(self.gpu_memory_utilization)]
+            if self.sleep:
+                out += ["--enable-sleep-mode"]
         return out
 
     def environment(self, token: str) -> dict[str, str]:
@@ -156,15 +178,36 @@ class RolloutSettings:
             env["TORCH_COMPILE_DISABLE"] = "1"
         if self.platform == "cpu":
             # Not bound: they would crowd a trainer's threads that happen to run on the same cores.
-            threads = self.threads or max(1, len(os.sched_getaffinity(0)) - 1)
+            threads = self.threads or max(1, len(os.sched_getaffinity(0)) // self.servers - 1)
             env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
             env["OMP_NUM_THREADS"] = str(max(1, threads // self.tensor_parallel))
             if self.tensor_parallel == 1:
                 # The worker then lives in the engine core's process, which vLLM forgoes on CPU only to bind
                 # its threads: a third less to start, a fifth less CPU a token.
                 env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        elif self.gpus is not None:
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(_visible(gpu) for gpu in self.gpus)
         return env | self.extra_env
 
+
+def _gpus(rollout: Mapping[str, Any], index: int) -> tuple[int, ...] | None:
+    """The GPUs of server `index`: its slice of `rollout.gpus`, or of all; None where it need not be said."""
+    width = rollout["tensor_parallel"]
+    if not rollout["gpus"] and rollout["servers"] == 1:
+        return None
+    all_gpus = rollout["gpus"] or range(rollout["servers"] * width)
+    return tuple(all_gpus[index * width : (index + 1) * width])
+
+
+def _visible(gpu: int) -> str:
+    """CUDA's name of a GPU, where this process may itself see only some (a Slurm job's)."""
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return names[gpu] if gpu < len(names) else str(gpu)
+
+
+ENGINES = {"gloo": "gloo", "nccl": "reasongrm_nccl", "ipc": "reasongrm_ipc"}
+"""`cluster.weight_transfer` -> the weight-transfer engine that `vllm_plugin` registers; vLLM has a `nccl` and
+an `ipc` of its own, which speak another protocol."""
 
 HOST = "127.0.0.1"
 SERVED_NAME = "policy"

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from reasongrm_nemo.errors import UserError
 
@@ -12,9 +13,13 @@ from reasongrm_nemo.errors import UserError
 class RolloutServerLost(UserError):
     """The rollout server died, or stopped making progress; the message is the cause.
 
-    `Rollouts.generate` outlives one; whoever catches it from a push must restart the server, whose weights
-    may be half old and half new.
+    `Rollouts.generate` outlives one; whoever catches it from a push must restart the `servers` it names,
+    whose weights may be half old and half new.
     """
+
+    def __init__(self, message: str, servers: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.servers = tuple(servers)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What vLLM's processes load: weights by gloo, a token on every route, accurate first calls of MKL.
+"""What vLLM's processes load: weight-transfer engines, a token on every route, accurate first calls of MKL.
 
 Found by the entry point group `vllm.general_plugins`; vLLM calls `register` in the API server, the engine
 core and every worker.  Written against vLLM 0.32.
@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from dataclasses import dataclass
 from typing import Any
 
 from reasongrm_nemo import mkl
+from reasongrm_nemo.rollout.settings import ENGINES
 
 
 def register() -> None:
@@ -26,8 +26,9 @@ def register() -> None:
     try:
         from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory as factory
 
-        if "gloo" not in factory._registry:
-            factory.register_engine("gloo", _gloo_engine())
+        for how, name in ENGINES.items():
+            if name not in factory._registry:
+                factory.register_engine(name, "reasongrm_nemo.rollout.vllm_engines", f"{how.title()}Engine")
         _repack_tied_heads()
     except (ImportError, AttributeError) as error:
         import vllm
@@ -62,77 +63,6 @@ def _repack_tied_heads() -> None:
 
     finalize_and_repack.repacks_tied_heads = True  # type: ignore[attr-defined]
     layerwise.finalize_layerwise_processing = finalize_and_repack
-
-
-def _gloo_engine() -> type:
-    import torch
-    from vllm.distributed.weight_transfer.base import (
-        WeightTransferEngine,
-        WeightTransferInitInfo,
-        WeightTransferUpdateInfo,
-    )
-    from vllm.model_executor.model_loader.reload import (
-        finalize_layerwise_reload,
-        initialize_layerwise_reload,
-    )
-
-    from reasongrm_nemo.rollout.gloo import Group, open_store
-
-    @dataclass
-    class GlooInitInfo(WeightTransferInitInfo):
-        master_port: int
-        world_size: int
-        timeout_s: float
-
-    @dataclass
-    class GlooUpdateInfo(WeightTransferUpdateInfo):
-        names: list[str]
-        dtype_names: list[str]
-        shapes: list[list[int]]
-
-    class GlooWeightTransferEngine(WeightTransferEngine):  # type: ignore[misc]
-        """Receives a checkpoint's tensors, one broadcast each, from rank 0 (the trainer)."""
-
-        init_info_cls = GlooInitInfo
-        update_info_cls = GlooUpdateInfo
-        group: Group | None = None
-
-        def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
-            parallel = self.parallel_config
-            rank = 1 + parallel.rank + parallel.data_parallel_index * parallel.world_size
-            store = open_store(init_info.world_size, init_info.timeout_s, init_info.master_port)
-            self.group = Group(store, rank, init_info.world_size, init_info.timeout_s)
-
-        def start_weight_update(self) -> None:
-            initialize_layerwise_reload(self.model)
-
-        def finish_weight_update(self) -> None:
-            finalize_layerwise_reload(self.model, self.model_config)
-
-        def update_weights(self, update_info: dict[str, Any]) -> None:
-            # The base class then waits for an accelerator, which raises on a CPU.
-            self.receive_weights(self.parse_update_info(update_info))
-
-        def receive_weights(self, update_info: GlooUpdateInfo) -> None:
-            if self.group is None:
-                raise RuntimeError("update_weights came before init_weight_transfer_engine")
-
-            group = self.group
-
-            def tensors() -> Any:
-                for name, dtype, shape in zip(
-                    update_info.names, update_info.dtype_names, update_info.shapes, strict=True
-                ):
-                    tensor = torch.empty(shape, dtype=getattr(torch, dtype))
-                    group.broadcast(tensor)
-                    yield name, tensor
-
-            self.model.load_weights(tensors())
-
-        def shutdown(self) -> None:
-            self.group = None
-
-    return GlooWeightTransferEngine
 
 
 class RequireToken:

@@ -22,7 +22,8 @@ def run(ctx: StageContext) -> dict[str, Any]:
             f"{cfg.skip_tasks}; nothing is left to train on"
         )
     rollouts = ctx.rollouts()
-    run_ranks(ctx, "reasongrm_nemo.grpo.main", cfg.steps, rollouts.server.spec())
+    run_ranks(ctx, "reasongrm_nemo.grpo.main", cfg.steps, [server.spec() for server in rollouts.servers])
     # the served weights are the policy's last but one; whoever asks next must load its own
-    rollouts.server.forget_weights()
+    for server in rollouts.servers:
+        server.forget_weights()
     return {"tasks": tasks} | last_figures(ctx.work / "metrics.jsonl", ("reward", "kept", "groups"))

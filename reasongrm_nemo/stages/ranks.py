@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from reasongrm_nemo import limits
@@ -21,14 +22,14 @@ from reasongrm_nemo.work_order import WorkOrder
 _POLL_S = 0.2
 
 
-def run_ranks(ctx: StageContext, module: str, steps: int, server: Path | None) -> None:
+def run_ranks(ctx: StageContext, module: str, steps: int, servers: Sequence[Path] = ()) -> None:
     """Run ``module`` on all ranks of this node until they end, showing each step as it is logged.
 
     Args:
         ctx: the stage's.
         module: with a ``main(work_order)``.
         steps: steps of the whole run, for the progress.
-        server: the rollout server's describing file.
+        servers: the rollout servers' describing files.
 
     Raises:
         StageFailed: a rank failed; the sentence is the first failure's, with the log's path.
@@ -36,7 +37,7 @@ def run_ranks(ctx: StageContext, module: str, steps: int, server: Path | None) -
     cluster = ctx.cfg.cluster
     inputs = {name: path for name, path in ctx.inputs.items() if name != "model"}
     runs_dir = Path(ctx.cfg.runs_dir)
-    order = WorkOrder(ctx.cfg, ctx.work, ctx.inputs["model"], inputs, server, runs_dir).write()
+    order = WorkOrder(ctx.cfg, ctx.work, ctx.inputs["model"], inputs, servers, runs_dir).write()
     failures = ctx.work / "failures.jsonl"
     failures.unlink(missing_ok=True)
     log = ctx.work / "trainer.log"

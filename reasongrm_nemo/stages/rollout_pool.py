@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rollout server for all the stages of a run: started when first needed, ended with the run."""
+"""The rollout servers of all the stages of a run: started when first needed, ended with the run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from reasongrm_nemo.rollout import Rollouts, RolloutServer, RolloutSettings
 
 
 class RolloutPool:
-    """A context manager; leaving it ends the server.
+    """A context manager; leaving it ends the servers.
 
     Args:
-        log_dir: the server's output goes to rollout-server.log there.
+        log_dir: the servers' output goes to rollout-server.log, rollout-server-2.log and so on there.
         console: is told about starts.
     """
 
     def __init__(self, log_dir: Path, console: Console) -> None:
         self.log_dir, self.console = log_dir, console
         self._rollouts: Rollouts | None = None
-        self._settings: RolloutSettings | None = None
+        self._settings: list[RolloutSettings] = []
 
     def __enter__(self) -> RolloutPool:
         return self
@@ -35,33 +35,36 @@ class RolloutPool:
         self.close()
 
     def get(self, cfg: DictConfig, model_dir: Path) -> Rollouts:
-        """A running server with the recipe's settings that serves `model_dir`.
+        """Running servers with the recipe's settings that serve `model_dir`.
 
-        A server with the same settings is handed on, its weights replaced; another is ended first.
+        Servers with the same settings are handed on, their weights replaced; others are ended first.
         """
-        settings = RolloutSettings.from_config(cfg)
+        count = cfg.rollout.servers
+        settings = [RolloutSettings.from_config(cfg, index) for index in range(count)]
         if self._rollouts is not None and settings != self._settings:
             self.close()
         if self._rollouts is None:
             self.log_dir.mkdir(parents=True, exist_ok=True)
-            log = self.log_dir / "rollout-server.log"
-            self.console.line(f"  starting the rollout server (its log: {log})")
+            logs = [self.log_dir / f"rollout-server{f'-{i + 1}' if i else ''}.log" for i in range(count)]
+            what = (
+                "the rollout server (its log" if count == 1 else f"{count} rollout servers (the first's log"
+            )
+            self.console.line(f"  starting {what}: {logs[0]})")
             begin = time.monotonic()
-            server = RolloutServer(settings, model_dir, log)
-            server.stop()  # what a run that was killed may have left behind
-            server.use(model_dir)
-            self._rollouts = Rollouts(server, on_loss=self._lost)
-            self._settings = settings
-            self.console.line(f"  rollout server ready ({duration(time.monotonic() - begin)})")
+            servers = [RolloutServer(each, model_dir, log) for each, log in zip(settings, logs, strict=True)]
+            self._rollouts, self._settings = Rollouts(servers, on_loss=self._lost), settings
+            self._rollouts.use(model_dir)
+            ready = "rollout server" if count == 1 else "rollout servers"
+            self.console.line(f"  {ready} ready ({duration(time.monotonic() - begin)})")
         else:
             self._rollouts.use(model_dir)
         return self._rollouts
 
     def _lost(self, cause: str) -> None:
-        self.console.warn(f"the rollout server was lost and is started again: {cause}")
+        self.console.warn(f"a rollout server was lost and is started again: {cause}")
 
     def close(self) -> None:
-        """End the server, if there is one."""
+        """End the servers, if there are any."""
         rollouts, self._rollouts = self._rollouts, None
         if rollouts is not None:
             rollouts.stop()

@@ -20,5 +20,5 @@ def run(ctx: StageContext) -> dict[str, Any]:
     if not examples:
         raise UserError(f"inputs.examples: {ctx.inputs['examples']} holds no example to train on.")
     size = min(cfg.batch_size, examples)
-    run_ranks(ctx, "reasongrm_nemo.sft.main", examples // size * cfg.epochs, None)
+    run_ranks(ctx, "reasongrm_nemo.sft.main", examples // size * cfg.epochs)
     return {"examples": examples} | last_figures(ctx.work / "metrics.jsonl", ("loss",))

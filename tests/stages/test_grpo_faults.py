@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRPO while its rollout server dies: once, it goes on; for good, it saves and ends."""
+"""GRPO while a rollout server dies: once, it goes on; for good, it saves and ends.  And with stragglers."""
 
 import json
 import os
@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from reasongrm_nemo.config import load_recipe, resolve_path
-from reasongrm_nemo.data.jsonl import write_jsonl
+from reasongrm_nemo.data.jsonl import read_tasks, write_jsonl
 from reasongrm_nemo.data.records import JudgeTask
-from reasongrm_nemo.rollout import RolloutServer, RolloutSettings
+from reasongrm_nemo.grpo.order import TaskOrder
+from reasongrm_nemo.rollout import Rollouts, RolloutServer, RolloutSettings
 from reasongrm_nemo.work_order import WorkOrder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,10 +24,10 @@ OVERRIDES = ["grpo.steps=5", "grpo.prompts_per_step=4", "grpo.samples_per_prompt
 
 
 class Run:
-    """A GRPO run of one rank with its own server."""
+    """A GRPO run of one rank with its own servers."""
 
-    def __init__(self, folder):
-        self.work = folder / "work"
+    def __init__(self, folder, *overrides):
+        self.folder, self.work = folder, folder / "work"
         self.work.mkdir()
         question = "Q:a={};b=a+2;c=b*2;c?\n surely four(A)\n maybe six(B)"
         write_jsonl(
@@ -43,11 +44,18 @@ class Run:
                 for i in range(8)
             ],
         )
-        self.cfg = load_recipe(ROOT / "recipes/tiny/1_grpo_zero.yaml", OVERRIDES)
+        self.cfg = load_recipe(ROOT / "recipes/tiny/1_grpo_zero.yaml", [*OVERRIDES, *overrides])
         model = resolve_path("asset:tiny_judge", folder)
-        self.server = RolloutServer(RolloutSettings.from_config(self.cfg), model, folder / "server.log")
+        self.servers = [
+            RolloutServer(RolloutSettings.from_config(self.cfg, i), model, folder / f"server-{i}.log")
+            for i in range(self.cfg.rollout.servers)
+        ]
         self.order = WorkOrder(
-            self.cfg, self.work, model, {"tasks": folder / "tasks.jsonl"}, self.server.spec()
+            self.cfg,
+            self.work,
+            model,
+            {"tasks": folder / "tasks.jsonl"},
+            [server.spec() for server in self.servers],
         )
 
     def train(self, meanwhile):
@@ -55,7 +63,7 @@ class Run:
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "--rdzv-backend=c10d"]
         command += ["--rdzv-endpoint=127.0.0.1:0", "-m", "reasongrm_nemo.grpo.main", str(self.order.write())]
         env = os.environ | {"PYTHONPATH": str(ROOT)}
-        with self.server:
+        with Rollouts(self.servers):
             process = subprocess.Popen(
                 command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
@@ -71,7 +79,8 @@ class Run:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def kill_server(self):
-        os.killpg(self.server.state()["pid"], signal.SIGKILL)
+        """The last one."""
+        os.killpg(self.servers[-1].state()["pid"], signal.SIGKILL)
 
 
 def wait_for_step(run, process, step):
@@ -80,17 +89,17 @@ def wait_for_step(run, process, step):
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_server_is_started_again_with_the_current_weights(tmp_path, rollout_python):
+def test_a_killed_server_of_two_is_started_again_with_the_current_weights(tmp_path, rollout_python):
     def kill_once(run, process):
         wait_for_step(run, process, 2)
         run.kill_server()
 
-    run = Run(tmp_path)
+    run = Run(tmp_path, "rollout.servers=2")
     code, output = run.train(kill_once)
     assert code == 0, output[-6000:]
     metrics = run.metrics()
     assert [figures["step"] for figures in metrics] == [1, 2, 3, 4, 5]
-    assert run.server.starts == 2
+    assert [server.starts for server in run.servers] == [1, 2]
     # a server with the folder's weights instead of the policy's would be 1e-3 and more away by now
     assert max(figures["log_prob_error_max"] for figures in metrics) < 1e-4
     assert (run.work / "hf" / "model.safetensors").exists()
@@ -102,7 +111,7 @@ def test_a_server_that_cannot_be_kept_ends_the_run_with_a_checkpoint(tmp_path, r
         wait_for_step(run, process, 2)
         seen = None
         while process.poll() is None:
-            pid = run.server.state().get("pid")
+            pid = run.servers[-1].state().get("pid")
             if pid and pid != seen:
                 seen = pid
                 run.kill_server()
@@ -116,3 +125,24 @@ def test_a_server_that_cannot_be_kept_ends_the_run_with_a_checkpoint(tmp_path, r
     assert (run.work / "checkpoints" / f"step_{done:06d}").is_dir()
     failure = json.loads((run.work / "failures.jsonl").read_text().splitlines()[0])
     assert failure["user"] and "server" in failure["error"].lower()
+
+
+@pytest.mark.timeout(600)
+def test_stragglers_are_counted_and_their_tasks_do_not_come_again(tmp_path, rollout_python):
+    """The budget is over before the first answer, so whatever has not come with it is left out."""
+    run = Run(tmp_path, "rollout.straggler_timeout_s=0.001")
+    code, output = run.train(lambda run, process: None)
+    assert code == 0, output[-6000:]
+    metrics = run.metrics()
+    assert [figures["groups"] + figures["stragglers"] for figures in metrics] == [4] * 5
+    assert all(figures["groups"] >= 1 for figures in metrics)
+    assert sum(figures["stragglers"] for figures in metrics) > 0
+    tasks = list(read_tasks(run.folder / "tasks.jsonl"))
+    for step, figures in enumerate(metrics):
+        file = run.work / "rollouts" / f"step_{step:06d}.jsonl"
+        groups = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [len(group) for group in groups].count(0) == figures["stragglers"]
+        prompts = [group[0]["prompt_id"].split(":")[1] for group in groups if group]
+        # eight tasks, four a step: a straggler's task is not put into the next step
+        expected = TaskOrder(tasks, 4, run.cfg.seed, True).take(4 * step)
+        assert set(prompts) <= {task.id for task in expected}

@@ -57,7 +57,7 @@ def sft(work, examples, *overrides, **env):
     work.mkdir(exist_ok=True)
     small = ["sft.batch_size=4", "sft.epochs=3", "sft.save_every=1", "sft.keep_checkpoints=1"]
     recipe = load_recipe(ROOT / "recipes/tiny/4_sft.yaml", [*small, *overrides])
-    order = WorkOrder(recipe, work, resolve_path(MODEL, ""), {"examples": examples}, None)
+    order = WorkOrder(recipe, work, resolve_path(MODEL, ""), {"examples": examples})
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "--rdzv-backend=c10d"]
     command += ["--rdzv-endpoint=127.0.0.1:0", "-m", "reasongrm_nemo.sft.main", str(order.write())]
     done = subprocess.run(command, env=ENV | env, capture_output=True, text=True, timeout=600)

@@ -30,10 +30,10 @@ def train(module, order):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
 
 
-def order_for(recipe, overrides, work, inputs, server=None):
+def order_for(recipe, overrides, work, inputs, servers=()):
     work.mkdir(exist_ok=True)
     cfg = load_recipe(ROOT / "recipes" / recipe, overrides)
-    return WorkOrder(cfg, work, resolve_path(MODEL, work), inputs, server)
+    return WorkOrder(cfg, work, resolve_path(MODEL, work), inputs, servers)
 
 
 def stopped_after(work, step, copy):
@@ -115,12 +115,14 @@ def test_grpo_given_the_same_rollouts(tmp_path, questions, rollout_python):
     with RolloutServer(
         RolloutSettings.from_config(cfg), resolve_path(MODEL, tmp_path), tmp_path / "server.log"
     ) as server:
-        unbroken = order_for("tiny/1_grpo_zero.yaml", overrides, tmp_path / "unbroken", inputs, server.spec())
+        unbroken = order_for(
+            "tiny/1_grpo_zero.yaml", overrides, tmp_path / "unbroken", inputs, [server.spec()]
+        )
         train("reasongrm_nemo.grpo.main", unbroken)
         assert len(metric_lines(unbroken.work)) == 4
 
         stopped_after(unbroken.work, 2, tmp_path / "resumed")
-        resumed = order_for("tiny/1_grpo_zero.yaml", overrides, tmp_path / "resumed", inputs, server.spec())
+        resumed = order_for("tiny/1_grpo_zero.yaml", overrides, tmp_path / "resumed", inputs, [server.spec()])
         train("reasongrm_nemo.grpo.main", resumed)
     assert len(metric_lines(resumed.work)) == 4
     assert weights(resumed.work) == weights(unbroken.work)

@@ -84,7 +84,7 @@ def test_log_probs_and_greedy_tokens_agree(name, tmp_path, request):
     ]
     stop = tuple(stop_token_ids(tokenizer, folder))
     with RolloutServer(RolloutSettings.from_config(cfg), folder, tmp_path / "server.log") as server:
-        rollouts = Rollouts(server)
+        rollouts = Rollouts([server])
         answers = rollouts.generate(prompts, Sampling(samples, 48, stop_token_ids=stop))
         greedy = rollouts.generate(prompts[:3], Sampling(1, 32, temperature=0.0, stop_token_ids=stop))
     completions = [(p, c) for p, group in zip(prompts, answers, strict=True) for c in group]

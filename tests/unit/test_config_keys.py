@@ -228,6 +228,12 @@ def test_a_circle_of_defaults_is_refused(recipe):
         ("rollout.temperature=0", "rollout.temperature", "samples that differ"),
         ("rollout.temperature=-1", "rollout.temperature", "0 or more"),
         ("rollout.port=here", "rollout.port", "a whole number from 1, or null"),
+        ("rollout.servers=0", "rollout.servers", "1 or more"),
+        ("rollout.sleep=true", "rollout.sleep", "on GPUs alone"),
+        ("rollout.gpu_memory_utilization=1.1", "rollout.gpu_memory_utilization", "at most 1"),
+        ("rollout.straggler_timeout_s=0", "rollout.straggler_timeout_s", "above 0, or null"),
+        ("rollout.straggler_timeout_s=soon", "rollout.straggler_timeout_s", "above 0, or null"),
+        ("rollout.gpus=[0,1]", "rollout.gpus", "needs 1"),
         ("grpo.steps=0", "grpo.steps", "1 or more"),
         ("grpo.clip_low=1.0", "grpo.clip_low", "below 1"),
         ("grpo.skip_tasks=-1", "grpo.skip_tasks", "0 or more"),
@@ -255,7 +261,20 @@ def test_fields_that_depend_on_each_other(recipe, override, key, says):
 
 def test_a_bigger_cluster_passes_the_checks(recipe):
     words = ["cluster.devices_per_node=8", "cluster.tensor_parallel=4", "cluster.sequence_parallel=true"]
-    load_recipe(recipe(GRPO), [*words, "cluster.platform=gpu", "cluster.weight_transfer=nccl"])
+    load_recipe(recipe(GRPO), [*words, "cluster.platform=gpu", "cluster.weight_transfer=ipc"])
+
+
+def test_weights_travel_between_gpus_or_within_them(recipe):
+    words = ["cluster.platform=gpu", "cluster.devices_per_node=4", "rollout.servers=2"]
+    words += ["rollout.tensor_parallel=2"]
+    nccl, ipc = (f"cluster.weight_transfer={how}" for how in ("nccl", "ipc"))
+    assert "GPUs 0, 1, 2, 3 would hold a trainer's rank" in refusal(recipe(GRPO), *words, nccl)
+    load_recipe(recipe(GRPO), [*words, ipc])
+    load_recipe(recipe(GRPO), [*words, nccl, "rollout.gpus=[4,5,6,7]"])
+    assert "GPUs 4, 5 of the servers have no trainer's rank" in refusal(
+        recipe(GRPO), *words, ipc, "rollout.gpus=[2,3,4,5]"
+    )
+    assert "2 different GPUs" in refusal(recipe(GRPO), *words, ipc, "rollout.gpus=[1,0,1,0]")
 
 
 def test_a_wall_time_may_be_written_as_yaml_reads_it(recipe):

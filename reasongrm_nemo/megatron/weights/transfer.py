@@ -76,11 +76,15 @@ class WeightTransfer:
         return tensor_infos(self._parameters, dtype)
 
     @torch.no_grad()
-    def export(self) -> Iterator[tuple[str, Tensor]]:
+    def export(self, everywhere: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Whole Hugging Face tensors one after another.
 
-        Collective over the first data-parallel replica: each of its ranks must exhaust the iterator;
-        only the replica's first rank gets values that mean anything. Holds one parameter at a time.
+        Collective over a data-parallel replica: each of its ranks must exhaust the iterator. Holds one
+        parameter at a time.
+
+        Args:
+            everywhere: every rank gets the values; else the replica's first rank gets them, and those of the
+                others mean nothing.
         """
         group = parallel_state.get_pipeline_model_parallel_group()
         ranks = dist.get_process_group_ranks(group)
@@ -96,7 +100,7 @@ class WeightTransfer:
                 tensors = tuple(torch.empty(i.shape, dtype=i.dtype, device=device) for i in described)
             for info, tensor in zip(described, tensors, strict=True):
                 tensor = tensor.detach().contiguous()
-                if owner != 0 and self._rank == 0:
+                if (everywhere and len(ranks) > 1) or (owner != 0 and self._rank == 0):
                     dist.broadcast(tensor, ranks[owner], group=group)
                 yield info.name, tensor
 

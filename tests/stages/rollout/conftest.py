@@ -92,7 +92,7 @@ def shared(models, make_settings, tmp_path_factory):
     from reasongrm_nemo.rollout import Rollouts, RolloutServer
 
     server = RolloutServer(make_settings(), models["a"][0], tmp_path_factory.mktemp("log") / "server.log")
-    with Rollouts(server) as rollouts:
+    with Rollouts([server]) as rollouts:
         yield rollouts
 
 

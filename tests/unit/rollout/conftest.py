@@ -107,10 +107,22 @@ def completions(body, n=None, reason="stop", log_probs=(-0.5, -1.0, -2.0)):
 
 
 @pytest.fixture
-def fake():
-    server = FakeServer()
-    yield server
-    server.close()
+def make_fake():
+    """A function that makes servers."""
+    servers = []
+
+    def make():
+        servers.append(FakeServer())
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def fake(make_fake):
+    return make_fake()
 
 
 @pytest.fixture

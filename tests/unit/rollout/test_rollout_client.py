@@ -9,6 +9,7 @@ import pytest
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.rollout import Prompt, RolloutClient, RolloutServerLost, Sampling
 from reasongrm_nemo.rollout import client as rollout_client
+from reasongrm_nemo.rollout.dispatch import Dispatch, Loss
 
 
 @pytest.fixture(autouse=True)
@@ -24,12 +25,21 @@ def prompts(count=3):
     return [Prompt(f"p{i}", [10 + i, 11], 100 * i) for i in range(count)]
 
 
-def client(fake, **options):
-    return RolloutClient(fake.url, "secret", **options)
+def ask(url, asked, **options):
+    """The answers of one server, as they arrive; its loss is raised."""
+    with Dispatch(asked, SAMPLING) as dispatch:
+        dispatch.add([RolloutClient(url, "secret", **options)])
+        for _ in asked:
+            event = dispatch.events.get(timeout=30)
+            if isinstance(event, Loss):
+                raise event.cause
+            if isinstance(event, BaseException):
+                raise event
+            yield event
 
 
 def test_request_and_answer(fake):
-    answers = {a[0].prompt_id: a for a in client(fake).generate(prompts(), SAMPLING)}
+    answers = {a[0].prompt_id: a for a in ask(fake.url, prompts())}
     assert set(answers) == {"p0", "p1", "p2"}
     assert [c.sample for c in answers["p1"]] == [0, 1]
     assert answers["p1"][1].token_ids == [11, 101, 2]
@@ -52,35 +62,16 @@ def test_request_and_answer(fake):
     }
 
 
-def test_nothing_to_ask(fake):
-    assert list(client(fake).generate([], SAMPLING)) == []
-    assert fake.asked == []
-
-
 def test_concurrency_is_bounded(fake):
     fake.delay.clear()
     threading.Timer(0.5, fake.delay.set).start()
-    assert len(list(client(fake, concurrency=3).generate(prompts(12), SAMPLING))) == 12
+    assert len(list(ask(fake.url, prompts(12), limit=3))) == 12
     assert fake.busiest == 3
-
-
-def test_answers_arrive_one_by_one_on_the_callers_thread(fake, answer):
-    gate = threading.Event()
-    fake.plan = [answer, lambda body: (gate.wait(20), answer(body))[1]]
-    seen = []
-    stream = client(fake, concurrency=2).generate(
-        prompts(2), SAMPLING, lambda a: seen.append((a[0].prompt_id, threading.current_thread()))
-    )
-    first = next(stream)
-    assert [s[0] for s in seen] == [first[0].prompt_id]
-    gate.set()
-    assert len(list(stream)) == 1
-    assert {s[1] for s in seen} == {threading.current_thread()}
 
 
 def test_leaving_early_ends_the_requests(fake, answer):
     fake.plan = [answer]
-    stream = client(fake, concurrency=1).generate(prompts(50), SAMPLING)
+    stream = ask(fake.url, prompts(50), limit=1)
     next(stream)
     fake.delay.clear()
     stream.close()
@@ -103,7 +94,7 @@ def test_leaving_early_ends_the_requests(fake, answer):
 def test_loss(fake, step, words):
     fake.plan = [step]
     with pytest.raises(RolloutServerLost, match=words):
-        list(client(fake).generate(prompts(1), SAMPLING))
+        list(ask(fake.url, prompts(1)))
 
 
 @pytest.mark.parametrize(
@@ -112,14 +103,14 @@ def test_loss(fake, step, words):
 def test_answers_that_are_not_whole(fake, answer, change):
     fake.plan = [lambda body: answer(body, **change)]
     with pytest.raises(RolloutServerLost, match="not whole"):
-        list(client(fake).generate(prompts(1), SAMPLING))
+        list(ask(fake.url, prompts(1)))
 
 
 def test_what_came_before_a_loss_is_kept(fake, answer):
     fake.plan = [answer, answer, lambda body: (500, b"no")]
     seen = []
     with pytest.raises(RolloutServerLost):
-        for one in client(fake, concurrency=1).generate(prompts(5), SAMPLING):
+        for one in ask(fake.url, prompts(5), limit=1):
             seen.append(one[0].prompt_id)
     assert seen == ["p0", "p1"]
 
@@ -128,7 +119,7 @@ def test_refused_request_is_the_users_error(fake):
     body = json.dumps({"error": {"message": "maximum context length is 16 tokens.", "code": 400}}).encode()
     fake.plan = [lambda _: (400, body)]
     with pytest.raises(UserError, match=r"refused prompt p0 \(400\): maximum context length") as caught:
-        list(client(fake).generate(prompts(1), SAMPLING))
+        list(ask(fake.url, prompts(1)))
     assert not isinstance(caught.value, RolloutServerLost)
 
 
@@ -137,14 +128,14 @@ def test_nobody_listens():
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
     with pytest.raises(RolloutServerLost, match="broke off"):
-        list(RolloutClient(url, "x").generate(prompts(1), SAMPLING))
+        list(ask(url, prompts(1)))
 
 
 def test_hang_is_noticed(fake):
     fake.delay.clear()
     begin = time.monotonic()
     with pytest.raises(RolloutServerLost, match="no progress"):
-        list(client(fake, stall_timeout_s=0.6).generate(prompts(1), SAMPLING))
+        list(ask(fake.url, prompts(1), stall_timeout_s=0.6))
     assert 0.6 <= time.monotonic() - begin < 3
 
 
@@ -153,7 +144,7 @@ def test_hang_of_everything_is_noticed(fake):
     fake.routes["/metrics"] = fake.routes["/is_paused"] = lambda body: (fake.delay.wait(30), (200, b""))[1]
     begin = time.monotonic()
     with pytest.raises(RolloutServerLost, match="no progress"):
-        list(client(fake, stall_timeout_s=0.6).generate(prompts(1), SAMPLING))
+        list(ask(fake.url, prompts(1), stall_timeout_s=0.6))
     assert 0.6 <= time.monotonic() - begin < 4
 
 
@@ -172,7 +163,7 @@ def test_slow_is_not_lost(fake, sign):
     worker = threading.Thread(target=work)
     worker.start()
     try:
-        assert len(list(client(fake, stall_timeout_s=0.5).generate(prompts(1), SAMPLING))) == 1
+        assert len(list(ask(fake.url, prompts(1), stall_timeout_s=0.5))) == 1
     finally:
         stop.set()
         worker.join()
@@ -182,5 +173,5 @@ def test_dead_process_is_noticed_at_once(fake):
     fake.delay.clear()
     begin = time.monotonic()
     with pytest.raises(RolloutServerLost, match="process is gone"):
-        list(client(fake, alive=lambda: False).generate(prompts(1), SAMPLING))
+        list(ask(fake.url, prompts(1), alive=lambda: False))
     assert time.monotonic() - begin < 3

@@ -16,9 +16,10 @@ class Handle:
 
     def __init__(self, fake):
         self.url, self.token = fake.url, "secret"
-        self.settings = SimpleNamespace(concurrency=1, stall_timeout_s=5.0)
+        self.settings = SimpleNamespace(concurrency=1, stall_timeout_s=5.0, max_num_seqs=4)
         self.alive = True
         self.events = []
+        self.asleep = False
 
     def is_alive(self):
         return self.alive
@@ -42,7 +43,9 @@ def broken(body):
 @pytest.fixture
 def rollouts(fake):
     handle = Handle(fake)
-    return Rollouts(handle, on_loss=handle.events.append, resync=lambda: handle.events.append("resync"))
+    return Rollouts(
+        [handle], on_loss=handle.events.append, resync=lambda servers: handle.events.append("resync")
+    )
 
 
 def test_in_the_order_of_the_prompts(fake, rollouts):
@@ -51,7 +54,7 @@ def test_in_the_order_of_the_prompts(fake, rollouts):
     assert [a[0].prompt_id for a in answers] == [f"p{i}" for i in range(5)]
     assert [a[1].token_ids[1] for a in answers] == [1, 2, 3, 4, 5]
     assert len(seen) == 5
-    assert rollouts.server.events == [] and rollouts.losses == []
+    assert rollouts.servers[0].events == [] and rollouts.losses == []
 
 
 def test_one_loss_is_survived_and_only_the_rest_is_asked_again(fake, rollouts, answer):
@@ -61,7 +64,7 @@ def test_one_loss_is_survived_and_only_the_rest_is_asked_again(fake, rollouts, a
     assert [a[0].prompt_id for a in answers] == [f"p{i}" for i in range(5)]
     assert sorted(seen) == [f"p{i}" for i in range(5)]
     assert [a[0]["seed"] for a in fake.asked] == [0, 1, 2, 2, 3, 4]
-    loss, *rest = rollouts.server.events
+    loss, *rest = rollouts.servers[0].events
     assert "status 500: broken" in loss and rest == ["restart", "resync"]
     assert rollouts.losses == [loss]
 
@@ -70,7 +73,7 @@ def test_a_second_loss_is_raised(fake, rollouts, answer):
     fake.plan = [answer, broken, answer, broken]
     with pytest.raises(RolloutServerLost, match="status 500"):
         rollouts.generate(prompts(), SAMPLING)
-    assert rollouts.server.events[1:] == ["restart", "resync"]
+    assert rollouts.servers[0].events[1:] == ["restart", "resync"]
 
 
 def test_each_call_may_lose_one(fake, rollouts, answer):
@@ -82,7 +85,7 @@ def test_each_call_may_lose_one(fake, rollouts, answer):
 
 def test_the_process_knows_the_cause_better(fake, rollouts):
     def dies(body):
-        rollouts.server.alive = False
+        rollouts.servers[0].alive = False
         return None
 
     fake.plan = [dies]
@@ -91,16 +94,16 @@ def test_the_process_knows_the_cause_better(fake, rollouts):
 
 
 def test_a_server_that_does_not_run_is_brought_up_first(fake, rollouts):
-    rollouts.server.alive = False
+    rollouts.servers[0].alive = False
     assert len(rollouts.generate(prompts(), SAMPLING)) == 5
-    assert rollouts.server.events == ["restart", "resync"] and rollouts.losses == []
+    assert rollouts.servers[0].events == ["restart", "resync"] and rollouts.losses == []
 
 
 def test_a_refused_request_is_no_loss(fake, rollouts):
     fake.plan = [lambda body: (400, b'{"error": {"message": "too long"}}')]
     with pytest.raises(UserError, match="too long"):
         rollouts.generate(prompts(), SAMPLING)
-    assert rollouts.server.events == []
+    assert rollouts.servers[0].events == []
 
 
 def test_ids_must_differ(fake, rollouts):
@@ -116,4 +119,4 @@ def test_the_streams_reader_may_leave(fake, rollouts):
     stream = rollouts.stream(prompts(), SAMPLING)
     next(stream)
     stream.close()
-    assert rollouts.server.events == []
+    assert rollouts.servers[0].events == []

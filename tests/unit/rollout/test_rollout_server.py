@@ -306,3 +306,36 @@ def test_use_after_the_process_that_restarted_it_ended(make):
         server.use(server.model_dir)
         server.check()
         assert server.starts == 2
+
+
+def test_sleep_and_wake(make, tmp_path):
+    with make() as server:
+        server.wake("weights")  # awake: nothing to do
+        server.sleep()
+        server.sleep()
+        assert server.asleep and RolloutServer.from_spec(server.spec()).asleep
+        server.wake("weights")
+        assert server.asleep  # its cache still is
+        server.wake("kv_cache")
+        assert not server.asleep
+        assert [line.split()[0] for line in posts(tmp_path)] == [
+            "/sleep?level=2",
+            "/wake_up?tags=weights",
+            "/wake_up?tags=kv_cache",
+        ]
+        server.sleep()
+        server.restart()
+        assert not server.asleep
+
+
+def test_use_of_a_sleeping_server_loads_its_weights_again(make, tmp_path):
+    with make() as server:
+        server.sleep()
+        server.use(tmp_path / "model")
+        assert server.starts == 1 and not server.asleep
+        assert [line.split()[0] for line in posts(tmp_path)] == [
+            "/sleep?level=2",
+            "/wake_up",
+            "/collective_rpc",
+            "/reset_prefix_cache?reset_running_requests=true",
+        ]

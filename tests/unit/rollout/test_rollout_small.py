@@ -29,6 +29,11 @@ def cfg(tmp_path):
             "stall_timeout_s": 25,
             "start_timeout_s": 60,
             "extra_env": {"A": 1},
+            "servers": 1,
+            "tensor_parallel": 1,
+            "gpus": [],
+            "gpu_memory_utilization": 0.9,
+            "sleep": False,
         },
         "cluster": {"platform": "cpu", "weight_transfer": "gloo", "rollout_python": str(python)},
         "model": {"max_model_len": 512, "trust_remote_code": False, "rope": {"type": None}},
@@ -59,6 +64,41 @@ def test_settings_on_gpu(cfg, tmp_path):
     assert "--kv-cache-memory-bytes" not in words and "--enforce-eager" not in words
     assert "--no-enable-chunked-prefill" not in words
     assert not {"OMP_NUM_THREADS", "TORCH_COMPILE_DISABLE"} & set(settings.environment("t"))
+    assert pairs(words)["--gpu-memory-utilization"] == "0.9" and "--enable-sleep-mode" not in words
+    assert pairs(words)["--weight-transfer-config"] == '{"backend": "reasongrm_nccl"}'
+    cfg["rollout"] |= {"sleep": True, "gpu_memory_utilization": 0.5}
+    words = RolloutSettings.from_config(cfg).arguments(tmp_path, 80)
+    assert pairs(words)["--gpu-memory-utilization"] == "0.5" and "--enable-sleep-mode" in words
+
+
+@pytest.mark.parametrize(
+    ("servers", "gpus", "outside", "first", "second"),
+    [
+        (1, [], "4,5,6,7", "4,5,6,7", None),  # as it is found
+        (2, [], None, "0,1", "2,3"),
+        (2, [6, 7, 4, 5], None, "6,7", "4,5"),
+        (2, [], "GPU-a,GPU-b,GPU-c,GPU-d", "GPU-a,GPU-b", "GPU-c,GPU-d"),
+    ],
+)
+def test_servers_share_the_gpus_out(cfg, monkeypatch, servers, gpus, outside, first, second):
+    cfg["cluster"] |= {"platform": "gpu", "weight_transfer": "ipc"}
+    cfg["rollout"] |= {"servers": servers, "tensor_parallel": 2, "gpus": gpus}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if outside:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", outside)
+    for index, expected in [(0, first), (1, second)][:servers]:
+        settings = RolloutSettings.from_config(cfg, index)
+        settings = RolloutSettings.from_dict(json.loads(json.dumps(settings.to_dict())))
+        assert settings == RolloutSettings.from_config(cfg, index)
+        assert settings.environment("t")["CUDA_VISIBLE_DEVICES"] == expected
+
+
+def test_servers_share_the_cores_and_the_ports_out(cfg, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    cfg["rollout"] |= {"servers": 2, "threads": None, "port": 7000}
+    both = [RolloutSettings.from_config(cfg, index) for index in range(2)]
+    assert [settings.port for settings in both] == [7000, 7001]
+    assert [settings.environment("t")["OMP_NUM_THREADS"] for settings in both] == ["3", "3"]
 
 
 def test_environment(cfg, monkeypatch):

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sender against a stand-in for vLLM that receives through the real gloo group."""
 
+import os
 import time
+import weakref
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the trainer environment's tests")
 
 from reasongrm_nemo.errors import UserError  # noqa: E402
 from reasongrm_nemo.rollout import RolloutServerLost, TensorInfo, WeightSender  # noqa: E402
-from reasongrm_nemo.rollout.gloo import Group, open_store  # noqa: E402
+from reasongrm_nemo.rollout.group import Group, open_store  # noqa: E402
 
 TENSORS = {
     "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -41,8 +44,8 @@ class Receiver:
     def meet(self, body):
         info = body["init_info"]
         self.calls.append(("meet", None))
-        store = open_store(info["world_size"], info["timeout_s"], info["master_port"])
-        self.group = Group(store, 1, info["world_size"], info["timeout_s"])
+        store = open_store(info["master_host"], info["world_size"], info["timeout_s"], info["master_port"])
+        self.group = Group("gloo", store, 1, info["world_size"], info["timeout_s"])
         return 200, b"{}"
 
     def receive(self, body):
@@ -50,18 +53,27 @@ class Receiver:
         self.calls.append(("receive", None))
         for name, dtype, shape in zip(info["names"], info["dtype_names"], info["shapes"], strict=True):
             self.got[name] = torch.empty(shape, dtype=getattr(torch, dtype))
-            self.group.broadcast(self.got[name])
+            self.group.wait(self.group.broadcast(self.got[name]))
         return 200, b"{}"
 
 
-class Handle(SimpleNamespace):
+class Handle:
+    """A server's, as the sender knows it."""
+
+    def __init__(self, fake, transfer, stall):
+        self.url, self.token, self.starts, self.forgot = fake.url, "secret", 1, False
+        self.settings = SimpleNamespace(weight_transfer=transfer, stall_timeout_s=stall)
+        self.calls = []
+
     def forget_weights(self):
         self.forgot = True
 
+    def wake(self, tag):
+        self.calls.append(("wake", tag))
+
 
 def handle(fake, transfer="gloo", stall=3.0):
-    settings = SimpleNamespace(weight_transfer=transfer, stall_timeout_s=stall)
-    return Handle(url=fake.url, token="secret", starts=1, settings=settings, forgot=False)
+    return Handle(fake, transfer, stall)
 
 
 def metadata(tensors=TENSORS):
@@ -70,7 +82,7 @@ def metadata(tensors=TENSORS):
 
 def test_push(fake):
     receiver, server = Receiver(fake), handle(fake)
-    sender = WeightSender(server)
+    sender = WeightSender([server])
     sender.push(metadata(), iter(TENSORS.items()), version=3)
     assert list(receiver.got) == list(TENSORS)
     assert all(torch.equal(receiver.got[name], tensor) for name, tensor in TENSORS.items())
@@ -84,6 +96,7 @@ def test_push(fake):
         "/resume",
     ]
     assert dict(receiver.calls)["/finish_weight_update"] == {"weight_version": "3"}
+    assert server.calls == [("wake", "weights"), ("wake", "kv_cache")]
     assert server.forgot
 
     sender.push(metadata(), iter(TENSORS.items()), version=4)  # they have met
@@ -95,7 +108,7 @@ def test_push(fake):
 
 def test_resend(fake):
     receiver, server = Receiver(fake), handle(fake)
-    sender = WeightSender(server, keep_copy=True)
+    sender = WeightSender([server], keep_copy=True)
     with pytest.raises(RuntimeError, match="earlier push"):
         sender.resend()
     tensors = {name: tensor.clone() for name, tensor in TENSORS.items()}
@@ -124,7 +137,7 @@ def test_failure_is_a_loss_and_the_tensors_are_used_up(fake, path, answer, words
     taken = []
     tensors = ((taken.append(name), (name, tensor))[1] for name, tensor in TENSORS.items())
     with pytest.raises(RolloutServerLost, match=words):
-        WeightSender(handle(fake, stall=1.0)).push(metadata(), tensors, 1)
+        WeightSender([handle(fake, stall=1.0)]).push(metadata(), tensors, 1)
     assert taken == list(TENSORS)
 
 
@@ -132,14 +145,14 @@ def test_a_receiver_that_leaves_in_the_middle(fake):
     receiver = Receiver(fake)
 
     def leave(body):
-        receiver.group.broadcast(torch.empty(2, 3))
+        receiver.group.wait(receiver.group.broadcast(torch.empty(2, 3)))
         receiver.group = None
         return None
 
     fake.routes["/update_weights"] = leave
     big = {"a": TENSORS["a.weight"]} | {f"b{i}": torch.zeros(1 << 20) for i in range(8)}
     with pytest.raises(RolloutServerLost, match=r"lost while it was sent|did not answer /update_weights"):
-        WeightSender(handle(fake, stall=2.0)).push(metadata(big), iter(big.items()), 1)
+        WeightSender([handle(fake, stall=2.0)]).push(metadata(big), iter(big.items()), 1)
 
 
 def test_a_receiver_that_hangs(fake):
@@ -148,14 +161,14 @@ def test_a_receiver_that_hangs(fake):
     fake.routes["/update_weights"] = lambda body: (fake.delay.wait(30), (200, b"{}"))[1]
     begin = time.monotonic()
     with pytest.raises(RolloutServerLost, match=r"within 1 s|lost while"):
-        WeightSender(handle(fake, stall=1.0)).push(metadata(), iter(TENSORS.items()), 1)
+        WeightSender([handle(fake, stall=1.0)]).push(metadata(), iter(TENSORS.items()), 1)
     assert time.monotonic() - begin < 6
 
 
 def test_nobody_there(fake):
     fake.close()
     with pytest.raises(RolloutServerLost, match="did not answer /get_world_size"):
-        WeightSender(handle(fake)).push(metadata(), iter(TENSORS.items()), 1)
+        WeightSender([handle(fake)]).push(metadata(), iter(TENSORS.items()), 1)
 
 
 @pytest.mark.parametrize("change", ["name", "dtype", "shape", "missing", "more"])
@@ -174,10 +187,126 @@ def test_tensors_must_be_those_announced(fake, change):
     else:
         said = said[:-1]
     with pytest.raises(ValueError, match=r"announced|ended before"):
-        WeightSender(handle(fake, stall=1.0)).push(said, iter(tensors.items()), 1)
+        WeightSender([handle(fake, stall=1.0)]).push(said, iter(tensors.items()), 1)
+
+
+def test_a_sleeping_server_wakes_for_the_weights_then_for_the_cache(fake):
+    """The order is that of the memory: the cache must not take the room that loading needs."""
+    receiver, server = Receiver(fake), handle(fake)
+    server.calls = receiver.calls
+    WeightSender([server]).push(metadata(), iter(TENSORS.items()), version=1)
+    assert [c[1] if c[0] == "wake" else c[0] for c in receiver.calls] == [
+        "meet",
+        "weights",
+        "/pause",
+        "/start_weight_update",
+        "receive",
+        "/finish_weight_update",
+        "kv_cache",
+        "/reset_prefix_cache",
+        "/resume",
+    ]
+
+
+# ---- several servers
+
+
+@pytest.fixture
+def two(fake, make_fake):
+    """Two receivers and their handles."""
+    fakes = [fake, make_fake()]
+    return [Receiver(each) for each in fakes], [handle(each) for each in fakes]
+
+
+def test_one_export_serves_all(two):
+    receivers, servers = two
+    taken = []
+    tensors = ((taken.append(name), (name, tensor))[1] for name, tensor in TENSORS.items())
+    WeightSender(servers).push(metadata(), tensors, 1)
+    assert taken == list(TENSORS)
+    for receiver in receivers:
+        assert all(torch.equal(receiver.got[name], tensor) for name, tensor in TENSORS.items())
+
+
+def test_memory_does_not_grow_with_the_model(two):
+    """Alive are the tensor sent, the next, and what the thread of each group lets go of late."""
+    receivers, servers = two
+    freed, most = [], []
+
+    def tensors():
+        for i in range(12):
+            values = np.full(1000, i, dtype=np.float32)  # lives as long as a tensor's storage does
+            weakref.finalize(values, freed.append, i)
+            tensor = torch.from_numpy(values)
+            del values
+            most.append(i + 1 - len(freed))
+            yield f"t{i}", tensor
+
+    said = [TensorInfo(f"t{i}", torch.float32, (1000,)) for i in range(12)]
+    WeightSender(servers).push(said, tensors(), 1)
+    assert max(most) <= 2 + len(servers)
+    assert all(torch.equal(r.got["t11"], torch.full((1000,), 11.0)) for r in receivers)
+
+
+@pytest.mark.parametrize("path", ["/start_weight_update", "/update_weights", "/finish_weight_update"])
+def test_a_lost_server_is_named_and_the_others_have_the_weights(two, path):
+    receivers, servers = two
+    receivers[0].fake.routes[path] = lambda body: (500, b"out of luck")
+    taken = []
+    tensors = ((taken.append(name), (name, tensor))[1] for name, tensor in TENSORS.items())
+    sender = WeightSender(servers)
+    with pytest.raises(RolloutServerLost, match="out of luck") as caught:
+        sender.push(metadata(), tensors, 1)
+    assert caught.value.servers == (servers[0],)
+    assert taken == list(TENSORS)
+    assert all(torch.equal(receivers[1].got[name], tensor) for name, tensor in TENSORS.items())
+    assert receivers[1].calls[-1][0] == "/resume"
+
+
+def test_only_some_servers(two):
+    receivers, servers = two
+    WeightSender(servers).push(metadata(), iter(TENSORS.items()), 1, servers[1:])
+    assert not receivers[0].calls and list(receivers[1].got) == list(TENSORS)
 
 
 @pytest.mark.parametrize("transfer", ["nccl", "ipc"])
-def test_gpu_channels_are_refused(fake, transfer):
-    with pytest.raises(UserError, match="GPU platform"):
-        WeightSender(handle(fake, transfer))
+def test_gpu_transports_are_refused_without_one(fake, transfer):
+    with pytest.raises(UserError, match=f"weight_transfer is {transfer}, but torch finds no GPU"):
+        WeightSender([handle(fake, transfer)])
+
+
+def test_the_group_meets_where_the_server_sees_the_trainer(fake):
+    seen = []
+    receiver, server = Receiver(fake), handle(fake)
+    fake.routes["/init_weight_transfer_engine"] = lambda body: (
+        seen.append(body["init_info"]) or receiver.meet(body)
+    )
+    WeightSender([server]).push(metadata(), iter(TENSORS.items()), 1)
+    assert seen[0]["master_host"] == "127.0.0.1" and seen[0]["world_size"] == 2
+
+
+def test_an_nccl_group_outlives_its_peers(monkeypatch):
+    """Up to NCCL itself: waits that block and raise, for this group alone, and bytes of any dtype."""
+    made, sent = [], []
+
+    class Work:
+        def wait(self, timeout):
+            sent.append(timeout.total_seconds())
+
+    class FakeNccl:
+        Options = SimpleNamespace
+
+        def __init__(self, store, rank, world_size, options):
+            made.append((rank, world_size, options._timeout.total_seconds()))
+            assert os.environ["TORCH_NCCL_BLOCKING_WAIT"] == "1"
+
+        def broadcast(self, tensor, root):
+            sent.append((tensor.dtype, tensor.numel(), root))
+            return Work()
+
+    monkeypatch.delenv("TORCH_NCCL_BLOCKING_WAIT", raising=False)
+    monkeypatch.setattr("torch.distributed.ProcessGroupNCCL", FakeNccl, raising=False)
+    group = Group("nccl", open_store("127.0.0.1", 3, 4.0, master=True), 0, 3, 4.0)
+    assert made == [(0, 3, 4.0)] and "TORCH_NCCL_BLOCKING_WAIT" not in os.environ
+    group.wait(group.broadcast(TENSORS["b.weight"]))
+    assert sent == [(torch.uint8, 10, 0), 4.0]

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The group between the trainer (rank 0) and a server's workers, by gloo or NCCL: the same on both sides."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def address_towards(host: str) -> str:
+    """The address under which `host` reaches this machine: loopback for loopback.
+
+    Raises:
+        OSError: there is no way to it.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # sends nothing; the port is that of "discard"
+        return str(probe.getsockname()[0])
+
+
+def open_store(
+    host: str, world_size: int, timeout_s: float, port: int = 0, *, master: bool = False
+) -> dist.TCPStore:
+    """The meeting place; the master chooses a free port with `port` 0 and tells it by `.port`.
+
+    Args:
+        host: the master's address, as the others reach it.
+        world_size: who meets.
+        timeout_s: longest wait in it.
+        port: the master's.
+        master: this process is.
+    """
+    return dist.TCPStore(
+        host, port, world_size, is_master=master, timeout=timedelta(seconds=timeout_s), wait_for_workers=False
+    )
+
+
+class Group:
+    """Sender and receivers, apart from torch's default group.  Blocks until all have joined.
+
+    Args:
+        backend: `gloo` for CPU tensors, `nccl` for those of the current GPU.
+        store: from `open_store`.
+        rank: 0 sends.
+        world_size: sender and receivers.
+        timeout_s: longest wait for another rank, here and in each broadcast.
+
+    Raises:
+        RuntimeError: somebody did not come in time.
+    """
+
+    def __init__(self, backend: str, store: dist.TCPStore, rank: int, world_size: int, timeout_s: float):
+        self._store = store  # the master's must live as long as the group
+        self._timeout = timedelta(seconds=timeout_s)
+        make = _gloo if backend == "gloo" else _nccl
+        self._group = make(dist.PrefixStore("weights", store), store.host, rank, world_size, self._timeout)
+
+    def broadcast(self, tensor: torch.Tensor) -> Any:
+        """Begin to send (rank 0) or fill (other ranks) a contiguous tensor of any dtype, as bytes.
+
+        Returns:
+            What `wait` takes.
+
+        Raises:
+            RuntimeError: the peer is gone.
+        """
+        return self._group.broadcast(tensor.view(-1).view(torch.uint8), 0) if tensor.numel() else None
+
+    def wait(self, work: Any) -> None:
+        """Until a broadcast is done and its tensor may be used.
+
+        Raises:
+            RuntimeError: the peer is gone, or too slow.
+        """
+        if work is not None:
+            work.wait(self._timeout)
+
+
+def _gloo(store: Any, host: str, rank: int, world_size: int, timeout: timedelta) -> Any:
+    options = dist.ProcessGroupGloo._Options()
+    # By default gloo binds to the interface that the host's name resolves to.
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname=address_towards(host))]
+    options._timeout = timeout
+    return dist.ProcessGroupGloo(store, rank, world_size, options)
+
+
+def _nccl(store: Any, host: str, rank: int, world_size: int, timeout: timedelta) -> Any:
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = timeout
+    # Read when a group is made: waits then block and raise.  By default the watchdog ends the whole process
+    # when a peer dies, and the trainer must outlive a server.
+    with _environment("TORCH_NCCL_BLOCKING_WAIT", "1"):
+        return dist.ProcessGroupNCCL(store, rank, world_size, options)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

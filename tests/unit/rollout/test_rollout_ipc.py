@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Buckets in a shared buffer, up to CUDA itself: a stand-in gives what torch's `reduce_tensor` gives."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the trainer environment's tests")
+
+from reasongrm_nemo.rollout import TensorInfo, ipc  # noqa: E402
+from reasongrm_nemo.rollout.transports import IpcLine, Posts  # noqa: E402
+
+TENSORS = {
+    "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
+    "b.weight": torch.linspace(-1, 1, 5, dtype=torch.bfloat16),
+    "c.big": torch.randn(40, 40, generator=torch.Generator().manual_seed(0)),
+    "d.slice": torch.arange(12.0).reshape(3, 4)[:, 1:3],  # not contiguous
+    "e.scale": torch.tensor(7.0),
+}
+INFOS = [TensorInfo.of(name, tensor) for name, tensor in TENSORS.items()]
+
+
+class Shared:
+    """Stands for the memory that a handle names."""
+
+    def __init__(self):
+        self.exports = []
+
+    def reduce(self, tensor):
+        """Arguments in the places where torch 2.13's `reduce_tensor` puts them."""
+        self.exports.append(tensor)
+        size = tensor.numel()
+        arguments = (torch.Tensor, tensor.size(), tensor.stride(), 0, torch.UntypedStorage, torch.uint8, 3)
+        return None, (*arguments, b"\x00handle\xff", size, 512, False, b"counter", 40, b"event", True)
+
+
+def fill(limit):
+    shared = Shared()
+    made = ipc.buckets(INFOS, iter(TENSORS.items()), torch.device("cpu"), "GPU-7", shared.reduce, limit)
+    return shared, made
+
+
+@pytest.mark.parametrize("limit", [1, 1024, 1 << 20])
+def test_everything_arrives_whatever_the_bucket(limit):
+    shared, made = fill(limit)
+    got, sizes = {}, []
+    for bucket in made:
+        info = json.loads(json.dumps(bucket.update_info()))
+        (buffer,) = shared.exports
+        sizes.append(len(info["names"]))
+        got |= dict(ipc.unpack(buffer, info["names"], info["dtype_names"], info["shapes"], info["offsets"]))
+    assert list(got) == list(TENSORS)
+    assert all(torch.equal(got[name], tensor) for name, tensor in TENSORS.items())
+    assert sizes == {1: [1, 1, 1, 1, 1], 1024: [2, 1, 2], 1 << 20: [5]}[limit]
+    # bounded: the limit, or the largest tensor, and never more than there is
+    assert shared.exports[0].numel() == {1: 6400, 1024: 6400, 1 << 20: 256 + 256 + 6400 + 256 + 4}[limit]
+
+
+def test_copies_outlive_the_buffer():
+    shared, made = fill(1 << 20)
+    (bucket,) = made
+    info = bucket.update_info()
+    got = dict(
+        ipc.unpack(shared.exports[0], info["names"], info["dtype_names"], info["shapes"], info["offsets"])
+    )
+    shared.exports[0].zero_()
+    assert torch.equal(got["c.big"], TENSORS["c.big"])
+
+
+def test_the_next_bucket_waits_for_the_last_to_be_read():
+    """The buffer keeps its content until the sender asks for more."""
+    shared, made = fill(1024)
+    first = next(made)
+    before = shared.exports[0].clone()
+    assert [info.name for info in first.infos] == ["a.weight", "b.weight"]
+    assert torch.equal(shared.exports[0], before)
+    next(made)
+    assert not torch.equal(shared.exports[0], before)
+
+
+def test_a_handle_survives_json():
+    """What another process rebuilds is what torch gave, but for the GPU's number there."""
+    _, arguments = Shared().reduce(torch.zeros(600, dtype=torch.uint8))
+    described = json.loads(json.dumps(ipc.describe(arguments)))
+    rebuilt = ipc.rebuild_arguments(described, 5)
+    assert rebuilt[6] == 5
+    theirs = list(arguments)
+    theirs[1], theirs[2], theirs[6] = tuple(theirs[1]), tuple(theirs[2]), 5
+    assert list(rebuilt) == theirs
+
+
+def test_arguments_are_in_the_places_that_torch_gives_them():
+    """The names of `rebuild_cuda_tensor`'s parameters, in this torch."""
+    import inspect
+
+    from torch.multiprocessing.reductions import rebuild_cuda_tensor
+
+    names = list(inspect.signature(rebuild_cuda_tensor).parameters)
+    assert [names[i] for i in (6, 7, 8, 9, 10, 11, 12, 13, 14)] == [
+        "storage_device",
+        "storage_handle",
+        "storage_size_bytes",
+        "storage_offset_bytes",
+        "requires_grad",
+        "ref_counter_handle",
+        "ref_counter_offset",
+        "event_handle",
+        "event_sync_required",
+    ]
+
+
+@pytest.mark.parametrize("change", [{"handle": "not base64!"}, {"size": None}, {"event_handle": 3}])
+def test_what_is_no_handle_is_refused(change):
+    _, arguments = Shared().reduce(torch.zeros(8, dtype=torch.uint8))
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        ipc.rebuild_arguments(ipc.describe(arguments) | change, 0)
+
+
+def test_each_bucket_is_an_update_of_its_own(fake):
+    """The buffer may be filled again when the server has answered."""
+    got = []
+    shared, made = fill(1024)
+
+    def update(body):
+        info = body["update_info"]
+        assert set(info["handles"]) == {"GPU-7"}
+        buffer = shared.exports[0]
+        got.extend(ipc.unpack(buffer, info["names"], info["dtype_names"], info["shapes"], info["offsets"]))
+        return 200, b"{}"
+
+    fake.routes["/update_weights"] = update
+    settings = SimpleNamespace(stall_timeout_s=5.0)
+    line = IpcLine(Posts(SimpleNamespace(url=fake.url, token="secret", settings=settings)))
+    line.begin(INFOS)
+    for bucket in made:
+        line.send(bucket)
+        line.settle(bucket)
+    line.end()
+    assert [name for name, _ in got] == list(TENSORS)
+    assert all(torch.equal(tensor, TENSORS[name]) for name, tensor in got)

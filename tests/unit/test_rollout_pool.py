@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The servers of a run: one log each, handed from stage to stage, ended when a recipe wants others."""
+
+import os
+
+import pytest
+
+from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.rollout.settings import PYTHON_VARIABLE
+from reasongrm_nemo.stages import rollout_pool
+from reasongrm_nemo.stages.rollout_pool import RolloutPool
+
+made = []
+
+
+class Server:
+    """A server's handle that only remembers."""
+
+    def __init__(self, settings, model_dir, log):
+        self.settings, self.log, self.events = settings, log, []
+        made.append(self)
+
+    def use(self, model_dir):
+        self.events.append(model_dir.name)
+
+    def stop(self):
+        self.events.append("stop")
+
+
+@pytest.fixture
+def pool(tmp_path, monkeypatch):
+    monkeypatch.setattr(rollout_pool, "RolloutServer", Server)
+    monkeypatch.setenv(PYTHON_VARIABLE, os.sys.executable)
+    made.clear()
+    return RolloutPool(tmp_path / "logs", Console())
+
+
+def recipe(*overrides):
+    return load_recipe(recipes_root() / "tiny" / "2_generate.yaml", overrides)
+
+
+def test_a_log_for_each_server(pool, tmp_path, capsys):
+    rollouts = pool.get(recipe("rollout.servers=3"), tmp_path / "a")
+    assert [server.log.name for server in rollouts.servers] == [
+        "rollout-server.log",
+        "rollout-server-2.log",
+        "rollout-server-3.log",
+    ]
+    assert [server.settings.servers for server in rollouts.servers] == [3, 3, 3]
+
+
+def test_servers_are_handed_on_or_ended(pool, tmp_path):
+    with pool:
+        first = pool.get(recipe("rollout.servers=2"), tmp_path / "a")
+        assert pool.get(recipe("rollout.servers=2", "seed=5"), tmp_path / "b") is first
+        assert [server.events for server in made] == [["a", "b"]] * 2
+        other = pool.get(recipe(), tmp_path / "c")
+        assert other is not first and len(other.servers) == 1
+        assert [server.events for server in made] == [["a", "b", "stop"]] * 2 + [["c"]]
+    assert made[-1].events == ["c", "stop"]

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step's completions are kept as they arrive: a killed rollout is finished, not repeated."""
+
+import json
+
+import pytest
+import torch.distributed as dist
+
+from reasongrm_nemo.grpo.source import RolloutSource
+from reasongrm_nemo.rollout import Completion, Prompt, RolloutServerLost, Sampling
+
+SAMPLING = Sampling(n=2, max_tokens=8)
+PROMPTS = [Prompt(f"{i}:t", [5, 6], 100 * i) for i in range(6)]
+
+
+def answer(prompt):
+    return [
+        Completion(prompt.id, i, [prompt.seed + i, 2], [-1 / 3 * (i + 1), -0.1], "stop") for i in range(2)
+    ]
+
+
+class Servers:
+    """Answers in reverse; after so many answers the run is killed, or the call ends."""
+
+    servers = ()
+
+    def __init__(self, killed_after=99, ends_after=99):
+        self.killed_after, self.ends_after, self.asked, self.timeouts = killed_after, ends_after, [], []
+
+    def stream(self, prompts, sampling, timeout_s=None):
+        self.asked.append([prompt.id for prompt in prompts])
+        self.timeouts.append(timeout_s)
+        for count, prompt in enumerate(reversed(prompts)):
+            if count == self.killed_after:
+                raise KeyboardInterrupt
+            if count == self.ends_after:
+                return
+            yield answer(prompt)
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """A function that makes the source of one process, with the given servers."""
+    monkeypatch.setattr("reasongrm_nemo.grpo.source.WeightSender", lambda servers: None)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield lambda servers, **options: RolloutSource(servers, None, tmp_path / "rollouts", "gloo", **options)
+    dist.destroy_process_group()
+
+
+def test_only_the_missing_prompts_are_asked_after_a_kill(source, tmp_path):
+    file = tmp_path / "rollouts" / "step_000003.jsonl"
+    partial = file.with_name(file.name + ".partial")
+    with pytest.raises(KeyboardInterrupt):
+        source(Servers(killed_after=4)).collect(3, 0, PROMPTS, SAMPLING)
+    assert not file.exists()
+    with partial.open("ab") as torn:
+        torn.write(b'{"prompt_id": "0:t", "compl')
+
+    servers = Servers()
+    got = source(servers).collect(3, 0, PROMPTS, SAMPLING)
+    assert servers.asked == [["0:t", "1:t"]]
+    assert got == [answer(prompt) for prompt in PROMPTS]  # to the bit, in the prompts' order
+    assert not partial.exists()
+
+    unbroken = tmp_path / "unbroken.jsonl"
+    file.rename(unbroken)
+    source(Servers()).collect(3, 0, PROMPTS, SAMPLING)
+    assert file.read_bytes() == unbroken.read_bytes()
+    servers = Servers()
+    assert source(servers).collect(3, 0, PROMPTS, SAMPLING) == got  # from the file
+    assert servers.asked == []
+
+
+def test_an_answer_is_on_disk_before_the_next_is_waited_for(source, tmp_path):
+    seen = []
+
+    class Watched(Servers):
+        def stream(self, prompts, sampling, timeout_s=None):
+            for count, one in enumerate(super().stream(prompts, sampling, timeout_s)):
+                lines = (tmp_path / "rollouts" / "step_000000_1.jsonl.partial").read_text().splitlines()
+                seen.append([json.loads(line)["prompt_id"] for line in lines])
+                assert len(seen[-1]) == count
+                yield one
+
+    source(Watched()).collect(0, 1, PROMPTS, SAMPLING)
+    assert seen[-1] == ["5:t", "4:t", "3:t", "2:t", "1:t"]
+
+
+def test_stragglers_stay_out_when_the_step_is_repeated(source):
+    servers = Servers(ends_after=4)
+    got = source(servers, straggler_timeout_s=7.5).collect(0, 0, PROMPTS, SAMPLING)
+    assert servers.timeouts == [7.5]
+    assert got == [[], []] + [answer(prompt) for prompt in PROMPTS[2:]]
+    servers = Servers()
+    assert source(servers).collect(0, 0, PROMPTS, SAMPLING) == got
+    assert servers.asked == []
+
+
+def test_no_rank_trains_before_the_servers_sleep(source, monkeypatch):
+    """The first rank tells the others afterwards, also of a server that is lost meanwhile."""
+    events = []
+
+    class Sleepers(Servers):
+        def sleep(self):
+            events.append("sleep")
+            raise RolloutServerLost("gone")
+
+    def broadcast(box, root):
+        events.append("told")
+
+    monkeypatch.setattr(dist, "broadcast_object_list", broadcast)
+    source(Sleepers()).sleep()
+    source(None).sleep()
+    assert events == ["sleep", "told", "told"]
