@@ -80,6 +80,7 @@ NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
         "overlong.buffer",
         "overlong.penalty",
         "refill_rounds",
+        "max_lag",
         "validation.every",
         "validation.temperature",
         "validation.patience",
@@ -335,6 +336,8 @@ def _check_grpo(cfg: DictConfig, refuse: Any, data_parallel: int) -> None:
             "grpo.optimizer_steps",
             f"is {grpo.optimizer_steps}; it must divide grpo.prompts_per_step {grpo.prompts_per_step}",
         )
+    if grpo.max_lag:
+        _check_lag(cfg, refuse)
     if product < data_parallel:
         refuse(
             "grpo.prompts_per_step",
@@ -359,6 +362,19 @@ def _check_grpo(cfg: DictConfig, refuse: Any, data_parallel: int) -> None:
         )
     if grpo.clip_low >= 1:
         refuse("grpo.clip_low", f"is {grpo.clip_low}; it must be below 1")
+
+
+def _check_lag(cfg: DictConfig, refuse: Any) -> None:
+    why = f"is {cfg.grpo.max_lag}, but "
+    if cfg.grpo.refill_rounds:
+        refuse("grpo.max_lag", why + "with grpo.refill_rounds the next step's tasks are not known before")
+    if cfg.rollout.sleep:
+        refuse("grpo.max_lag", why + "with rollout.sleep the servers sleep while a step trains")
+    if cfg.grpo.importance.correction != "none":
+        refuse(
+            "grpo.max_lag",
+            why + "grpo.importance.correction has nothing to correct: the ratio is against vLLM's log-probs",
+        )
 
 
 def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> None:

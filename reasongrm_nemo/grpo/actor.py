@@ -99,7 +99,7 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
                 kl = kl_estimate(log_probs, values["reference"], self.grpo.kl_estimator)
             weight = micro_batch.weights.to(device) * mask
             loss = ((loss * ratios + self.grpo.kl_coefficient * kl) * weight).sum()
-            error = ((old - values["rollout"]).abs() * mask).detach()
+            error = (log_probs.detach() - values["rollout"]).abs() * mask
             largest_error[0] = max(largest_error[0], error.max().item())
             sums = {
                 "loss": loss,

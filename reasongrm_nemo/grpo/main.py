@@ -49,11 +49,7 @@ def main(path: str) -> None:
             load_tokenizer(order.model),
             stop_tokens,
             RolloutSource(
-                rollouts,
-                session.transfer,
-                order.work / "rollouts",
-                recipe.cluster.weight_transfer,
-                recipe.rollout.straggler_timeout_s,
+                rollouts, session.transfer, order.work / "rollouts", recipe.cluster.weight_transfer
             ),
             run.checkpoints,
             run.metrics,

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import queue
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ from reasongrm_nemo.rollout import (
     WeightSender,
 )
 from reasongrm_nemo.rollout.transports import transport
+from reasongrm_nemo.rollout.worker import Worker
 
+Completions = list[list[Completion]]
 _PUSH, _DONE, _LOST = "push", "done", "lost"
 
 
@@ -43,50 +47,76 @@ class _Answer(Record):
     completions: list[dict[str, Any]]
 
 
+@dataclass
+class _Resync:
+    """Servers that were started anew and wait for weights."""
+
+    servers: Sequence[RolloutServer]
+    given: Future[None] = field(default_factory=Future)
+
+
 class RolloutSource:
     """Rollouts and refits for a trainer of any number of ranks.
 
     A step's completions are kept under ``folder`` as they arrive, so that a step repeated after a kill asks
-    for the missing ones alone and trains on the same. Only the first rank talks to the servers; the others
-    follow its commands, because pushing weights needs every rank that holds some.
+    for the missing ones alone and trains on the same. Only the first rank talks to the servers, on a thread
+    of its own, so that rollouts may go on while it trains; the others follow its commands, because pushing
+    weights needs every rank that holds some. All that is collective stays on the caller's thread.
 
     Args:
         rollouts: the servers and their client on the first rank, None elsewhere.
         transfer: the live model's weights.
         folder: where completions are kept.
         weight_transfer: ``cluster.weight_transfer``.
-        straggler_timeout_s: seconds after which a part of a step does without what has not come; None: waits.
     """
 
-    def __init__(
-        self,
-        rollouts: Rollouts | None,
-        transfer: Any,
-        folder: Path,
-        weight_transfer: str,
-        straggler_timeout_s: float | None = None,
-    ) -> None:
+    def __init__(self, rollouts: Rollouts | None, transfer: Any, folder: Path, weight_transfer: str) -> None:
         self._rollouts = rollouts
         self._transport = transport(weight_transfer)
         self._sender = WeightSender(rollouts.servers) if rollouts else None
         self._transfer = transfer
         self._folder = folder
-        self._straggler_timeout_s = straggler_timeout_s
         self._version = 0
+        self._asks: dict[Path, Future[Completions]] = {}
+        self._requests: queue.SimpleQueue[_Resync | None] = queue.SimpleQueue()
+        self._worker = Worker("rollouts")
         if rollouts:
             rollouts.resync = self._resync
             folder.mkdir(exist_ok=True)
 
-    def collect(
-        self, step: int, part: int | str, prompts: Sequence[Prompt], sampling: Sampling
-    ) -> list[list[Completion]]:
-        """The completions of a part of ``step``, one list a prompt in their order; collective.
+    def begin(
+        self,
+        step: int,
+        part: int | str,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Start on what ``collect`` will be asked for, once the rollouts begun before have come.
 
         Args:
             step: whose rollouts they are.
             part: 0, the number of a refill, or another name; with ``step`` it names what is kept.
             prompts: what is asked.
             sampling: for all of them.
+            timeout_s: seconds after which it does without what has not come; None: waits.
+        """
+        rollouts, file = self._rollouts, self._file(step, part)
+        if rollouts is None or file in self._asks:
+            return
+        ask = self._worker.submit(lambda: _kept(file) or _ask(rollouts, file, prompts, sampling, timeout_s))
+        ask.add_done_callback(lambda _: self._requests.put(None))
+        self._asks[file] = ask
+
+    def collect(
+        self,
+        step: int,
+        part: int | str,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        timeout_s: float | None = None,
+    ) -> Completions:
+        """The completions of a part of ``step``, one list a prompt in their order; collective. See ``begin``.
 
         Returns:
             An empty list for each prompt that was not answered in time; never for all.
@@ -95,9 +125,9 @@ class RolloutSource:
             RolloutsLost: on every rank, when a server could not be kept.
         """
         if self._rollouts is not None:
+            self.begin(step, part, prompts, sampling, timeout_s)
             try:
-                file = self._file(step, part)
-                completions = _kept(file) or self._ask(self._rollouts, file, prompts, sampling)
+                completions = self._wait_for(self._asks.pop(self._file(step, part)))
             except UserError as error:
                 self._command(_LOST, str(error))
                 raise RolloutsLost(str(error)) from error
@@ -115,16 +145,21 @@ class RolloutSource:
     def push(self) -> None:
         """Give the servers the model's present weights; collective.
 
-        Servers lost meanwhile are started again and given them; a second loss ends the run.
+        Servers lost meanwhile are started again and given them; a second loss ends the run. Where rollouts
+        are under way, it is they that start them again.
         """
         lost = None
         if self._rollouts is not None:
             try:
                 self._command(_PUSH, None)
-                self._send()
+                self._send(self._rollouts.steady())
             except RolloutServerLost as loss:
                 try:
-                    self._rollouts.bring_up(loss.servers)
+                    if any(not ask.done() for ask in self._asks.values()):
+                        for server in loss.servers:
+                            server.kill()  # its weights may be half old and half new
+                    else:
+                        self._rollouts.bring_up(loss.servers)
                 except UserError as error:
                     lost = str(error)
             self._command(_LOST if lost else _DONE, lost)
@@ -151,7 +186,27 @@ class RolloutSource:
             self._rollouts.sleep()
         self._command(_DONE, None)
 
+    def _wait_for(self, ask: Future[Completions]) -> Completions:
+        """Its completions; meanwhile the servers it started anew are given weights."""
+        while not ask.done():
+            request = self._requests.get()
+            if request is not None:
+                try:
+                    self._give(request.servers)
+                    request.given.set_result(None)
+                except BaseException as error:
+                    request.given.set_exception(error)
+        return ask.result()
+
     def _resync(self, servers: Sequence[RolloutServer]) -> None:
+        if not self._worker.is_current():
+            return self._give(servers)
+        # every rank must take part, and only the first rank's main thread can tell them
+        request = _Resync(servers)
+        self._requests.put(request)
+        request.given.result()
+
+    def _give(self, servers: Sequence[RolloutServer]) -> None:
         self._command(_PUSH, None)
         self._send(servers)
 
@@ -169,30 +224,31 @@ class RolloutSource:
         # uses the tensors up even when servers are lost: the other ranks are in the middle of the export
         self._sender.push(infos, tensors, self._version, servers)
 
-    def _ask(
-        self, rollouts: Rollouts, file: Path, prompts: Sequence[Prompt], sampling: Sampling
-    ) -> list[list[Completion]]:
-        aside = file.with_name(file.name + ".partial")
-        with JsonlAppender(aside) as appender:
-            lines = aside.read_bytes().splitlines()
-            done = {row["prompt_id"]: row["completions"] for row in map(json.loads, lines)}
-            missing = [prompt for prompt in prompts if prompt.id not in done]
-            for answer in rollouts.stream(missing, sampling, timeout_s=self._straggler_timeout_s):
-                kept = _Answer(answer[0].prompt_id, [asdict(completion) for completion in answer])
-                appender.append([kept])
-                done[kept.prompt_id] = kept.completions
-        rows = [done.get(prompt.id, []) for prompt in prompts]
-        write_text(file, "\n".join(json.dumps(row) for row in rows) + "\n")
-        aside.unlink()
-        return [[Completion(**fields) for fields in row] for row in rows]
-
     def _command(self, command: str = "", payload: Any = None) -> tuple[str, Any]:
         box = [(command, payload)]
         dist.broadcast_object_list(box, 0)
         return box[0]
 
 
-def _kept(file: Path) -> list[list[Completion]] | None:
+def _ask(
+    rollouts: Rollouts, file: Path, prompts: Sequence[Prompt], sampling: Sampling, timeout_s: float | None
+) -> Completions:
+    aside = file.with_name(file.name + ".partial")
+    with JsonlAppender(aside) as appender:
+        lines = aside.read_bytes().splitlines()
+        done = {row["prompt_id"]: row["completions"] for row in map(json.loads, lines)}
+        missing = [prompt for prompt in prompts if prompt.id not in done]
+        for answer in rollouts.stream(missing, sampling, timeout_s=timeout_s):
+            kept = _Answer(answer[0].prompt_id, [asdict(completion) for completion in answer])
+            appender.append([kept])
+            done[kept.prompt_id] = kept.completions
+    rows = [done.get(prompt.id, []) for prompt in prompts]
+    write_text(file, "\n".join(json.dumps(row) for row in rows) + "\n")
+    aside.unlink()
+    return [[Completion(**fields) for fields in row] for row in rows]
+
+
+def _kept(file: Path) -> Completions | None:
     if not file.exists():
         return None
     lines = file.read_text(encoding="utf-8").splitlines()

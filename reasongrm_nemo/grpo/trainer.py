@@ -147,6 +147,7 @@ class GRPOTrainer:
         """Roll out, reward, train on the groups that teach something, refit."""
         began = time.monotonic()
         groups = self.rollouts()
+        self._look_ahead()
         rolled_out = time.monotonic()
         if self.recipe.rollout.sleep:
             self.source.sleep()
@@ -182,17 +183,32 @@ class GRPOTrainer:
         return groups
 
     def _roll_out(self, part: int) -> list[Group]:
-        tasks = self.order.take(self.taken + part * self.cfg.prompts_per_step)
-        first = part * len(tasks)
-        prompts = [
-            # a small task file comes round within one step; the place keeps the ids apart
-            Prompt(f"{place}:{task.id}", self.judge.prompt(task), self._rollout_seed(place, task))
-            for place, task in enumerate(tasks, first)
-        ]
-        completions = self.source.collect(self.step, part, prompts, self.sampling)
+        tasks, prompts = self._questions(self.step, part)
+        completions = self.source.collect(self.step, part, prompts, self.sampling, self._patience())
         self.asked += len(prompts)
         answered = zip(tasks, prompts, completions, strict=True)
         return [self.judge.group(*each) for each in answered if each[2]]
+
+    def _look_ahead(self) -> None:
+        """Begin the rollouts that ``max_lag`` lets begin before this step has trained."""
+        last = min(self.step + self.cfg.max_lag, self.cfg.steps - 1)
+        for step in range(self.step + 1, last + 1):
+            _, prompts = self._questions(step, 0)
+            self.source.begin(step, 0, prompts, self.sampling, self._patience())
+
+    def _questions(self, step: int, part: int) -> tuple[list[JudgeTask], list[Prompt]]:
+        """What a part of this or a later step asks."""
+        ahead = step - self.step + part  # of parts; only a step without refills is looked ahead from
+        tasks = self.order.take(self.taken + ahead * self.cfg.prompts_per_step)
+        prompts = [
+            # a small task file comes round within one step; the place keeps the ids apart
+            Prompt(f"{place}:{task.id}", self.judge.prompt(task), self._rollout_seed(step, place, task))
+            for place, task in enumerate(tasks, part * len(tasks))
+        ]
+        return tasks, prompts
+
+    def _patience(self) -> float | None:
+        return self.recipe.rollout.straggler_timeout_s
 
     def train(self, groups: Sequence[Group]) -> dict[str, Any]:
         """``optimizer_steps`` updates on the kept groups, each on its share of them."""
@@ -271,7 +287,12 @@ class GRPOTrainer:
     def _prepare(self, samples: list[Sample]) -> dict[str, Any]:
         """This rank's share, with the log-probs that must be known before the first update."""
         batch = self._share(samples)
-        if self.cfg.optimizer_steps > 1:
+        if self.cfg.max_lag:
+            # the policy that sampled may be older than the one that is updated first
+            batch["samples"] = [
+                replace(s, per_token=s.per_token | {"old": s.per_token["rollout"]}) for s in batch["samples"]
+            ]
+        elif self.cfg.optimizer_steps > 1:
             batch["samples"] = _with(
                 batch["samples"], "old", self.actor.get_inference_log_probs(batch["samples"])
             )
@@ -294,8 +315,8 @@ class GRPOTrainer:
             parallel_state.get_data_parallel_world_size(),
         )
 
-    def _rollout_seed(self, place: int, task: JudgeTask) -> int:
-        return derive_seed(self.recipe.seed, f"grpo rollout {place}", task.id, self.step) & 0x7FFFFFFF
+    def _rollout_seed(self, step: int, place: int, task: JudgeTask) -> int:
+        return derive_seed(self.recipe.seed, f"grpo rollout {place}", task.id, step) & 0x7FFFFFFF
 
 
 def _with(samples: Sequence[Sample], name: str, values: Sequence[Sequence[float]]) -> list[Sample]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,7 @@ class Rollouts:
         self.resync = resync
         self.on_loss = on_loss
         self.losses: list[str] = []
+        self._restarting: Mapping[RolloutServer, object] = {}
 
     @classmethod
     def from_specs(cls, paths: Sequence[Path]) -> Rollouts:
@@ -100,6 +101,7 @@ class Rollouts:
         if not prompts:
             return
         with Dispatch(prompts, sampling) as dispatch, _Restarts(dispatch.events) as restarts:
+            self._restarting = restarts.running
             # Not a loss: the process that restarted it last may have ended since, and the server with it.
             running = [server for server in self.servers if server.is_alive()]
             for server in self.servers:
@@ -145,6 +147,10 @@ class Rollouts:
         _at_once(servers, lambda server: server.restart())
         if self.resync is not None:
             self.resync(servers)
+
+    def steady(self) -> list[RolloutServer]:
+        """The servers that a call under way on another thread is not starting anew."""
+        return [server for server in self.servers if server not in self._restarting]
 
     def sleep(self) -> None:
         """Give the servers' GPU memory away until the next push of weights; needs `rollout.sleep`."""

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """One rank of a GRPO run on rollouts that are given, so that runs of other layouts train on the same ones.
 
-Run by test_resume_layouts.py under torchrun: ``resume_worker.py WORK OVERRIDE ...``.
+Run by test_resume_layouts.py and test_skipped_steps.py under torchrun:
+``resume_worker.py WORK OVERRIDE ...``. NAN_STEPS names steps (from 0) in which some log-probs are no numbers.
 """
 
+import math
+import os
 import random
 import sys
 from pathlib import Path
@@ -35,7 +38,7 @@ def main(work, *overrides):
     class Given:
         """Responses drawn by the step and the prompt alone."""
 
-        def collect(self, step, part, prompts, sampling):
+        def collect(self, step, part, prompts, sampling, timeout_s):
             return [self._group(f"{step} {part} {prompt.id}", prompt.id, sampling.n) for prompt in prompts]
 
         def _group(self, seed, prompt_id, count):
@@ -45,6 +48,8 @@ def main(work, *overrides):
                 ids = [draw.randrange(5, 290) for _ in range(draw.randrange(5, 30))]
                 ids += draw.choice(verdicts)
                 log_probs = [-draw.uniform(3, 6) for _ in ids]
+                if sample == 0 and seed.split()[0] in os.environ.get("NAN_STEPS", "").split():
+                    log_probs[0] = math.nan
                 group.append(Completion(prompt_id, sample, ids, log_probs, "stop"))
             return group
 

@@ -76,7 +76,7 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
             prompt,
             advantage,
             {
-                "rollout": tuple(t.tolist()),
+                "rollout": tuple((t + values[0]).tolist()),
                 "old": tuple((t + values[0]).tolist()),
                 "reference": tuple((t + values[1]).tolist()),
             },

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRPO while a rollout server dies: once, it goes on; for good, it saves and ends.  And with stragglers."""
+"""GRPO while a server or a rank of it breaks: it goes on, or saves and ends, and nothing is lost."""
 
 import json
 import os
@@ -60,7 +60,8 @@ class Run:
 
     def train(self, meanwhile):
         """Run to the end, with ``meanwhile`` on another thread; returns the exit code and the output."""
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "--rdzv-backend=c10d"]
+        ranks = f"--nproc-per-node={self.cfg.cluster.devices_per_node}"
+        command = [sys.executable, "-m", "torch.distributed.run", ranks, "--rdzv-backend=c10d"]
         command += ["--rdzv-endpoint=127.0.0.1:0", "-m", "reasongrm_nemo.grpo.main", str(self.order.write())]
         env = os.environ | {"PYTHONPATH": str(ROOT)}
         with Rollouts(self.servers):
@@ -103,6 +104,77 @@ def test_a_killed_server_of_two_is_started_again_with_the_current_weights(tmp_pa
     # a server with the folder's weights instead of the policy's would be 1e-3 and more away by now
     assert max(figures["log_prob_error_max"] for figures in metrics) < 1e-4
     assert (run.work / "hf" / "model.safetensors").exists()
+
+
+def fault(folder):
+    """Overrides that let a file in ``folder`` break the servers (see ``faults/sitecustomize.py``)."""
+    env = {"PYTHONPATH": str(ROOT / "tests/stages/faults"), "REASONGRM_TEST_FAULT": str(folder / "fault")}
+    return "rollout.extra_env=" + json.dumps(env)
+
+
+@pytest.mark.timeout(600)
+def test_a_server_that_fails_hangs_and_loses_its_weights_is_started_again(tmp_path, rollout_python):
+    """Status 500, then the weight channel cut in the middle of an update, then SIGSTOP."""
+
+    def break_it(run, process):
+        for step, text in ((1, "http500"), (2, "cut")):
+            wait_for_step(run, process, step)
+            (tmp_path / "fault").write_text(text)
+            while process.poll() is None and (tmp_path / "fault").exists():
+                time.sleep(0.02)
+        while process.poll() is None and run.servers[0].starts < 3:
+            time.sleep(0.02)
+        wait_for_step(run, process, 4)
+        if pid := run.servers[0].state()["pid"]:
+            os.killpg(pid, signal.SIGSTOP)
+
+    run = Run(tmp_path, "grpo.steps=6", "rollout.stall_timeout_s=6", fault(tmp_path))
+    code, output = run.train(break_it)
+    assert code == 0, output[-6000:]
+    assert not (tmp_path / "fault").exists()
+    assert run.servers[0].starts == 4
+    metrics = run.metrics()
+    assert [figures["step"] for figures in metrics] == [1, 2, 3, 4, 5, 6]
+    assert max(figures["log_prob_error_max"] for figures in metrics) < 1e-4
+
+
+@pytest.mark.timeout(600)
+def test_rollouts_a_step_ahead_survive_a_killed_server(tmp_path, rollout_python):
+    def kill_once(run, process):
+        wait_for_step(run, process, 2)
+        run.kill_server()
+
+    run = Run(tmp_path, "grpo.max_lag=1", "rollout.servers=2", "grpo.optim.lr=1e-3")
+    code, output = run.train(kill_once)
+    assert code == 0, output[-6000:]
+    assert [server.starts for server in run.servers] == [1, 2]
+    metrics = run.metrics()
+    assert [figures["step"] for figures in metrics] == [1, 2, 3, 4, 5]
+    # the first step's policy sampled for itself; the others' answers are an update old
+    assert metrics[0]["log_prob_error_max"] < 1e-4
+    assert max(figures["log_prob_error_max"] for figures in metrics[1:]) > 1e-4
+    print([figures["log_prob_error_mean"] for figures in metrics])
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(tmp_path, rollout_python):
+    def kill_rank(run, process):
+        wait_for_step(run, process, 3)
+        ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout
+        os.kill(int(ranks.split()[-1]), signal.SIGKILL)
+
+    layout = ["cluster.devices_per_node=2", "cluster.threads_per_rank=1", "grpo.save_every=2"]
+    run = Run(tmp_path, *layout)
+    code, _ = run.train(kill_rank)
+    assert code != 0
+    done = {figures["step"]: figures["reward"] for figures in run.metrics()}
+    assert 3 <= len(done) <= 5
+    code, output = run.train(lambda run, process: None)
+    assert code == 0, output[-6000:]
+    again = {figures["step"]: figures["reward"] for figures in run.metrics()}
+    assert list(again) == [1, 2, 3, 4, 5]
+    # a repeated step trains on the answers it had
+    assert all(again[step] == reward for step, reward in done.items())
 
 
 @pytest.mark.timeout(600)

@@ -43,7 +43,7 @@ def source(tmp_path, monkeypatch):
     """A function that makes the source of one process, with the given servers."""
     monkeypatch.setattr("reasongrm_nemo.grpo.source.WeightSender", lambda servers: None)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield lambda servers, **options: RolloutSource(servers, None, tmp_path / "rollouts", "gloo", **options)
+    yield lambda servers: RolloutSource(servers, None, tmp_path / "rollouts", "gloo")
     dist.destroy_process_group()
 
 
@@ -88,7 +88,7 @@ def test_an_answer_is_on_disk_before_the_next_is_waited_for(source, tmp_path):
 
 def test_stragglers_stay_out_when_the_step_is_repeated(source):
     servers = Servers(ends_after=4)
-    got = source(servers, straggler_timeout_s=7.5).collect(0, 0, PROMPTS, SAMPLING)
+    got = source(servers).collect(0, 0, PROMPTS, SAMPLING, 7.5)
     assert servers.timeouts == [7.5]
     assert got == [[], []] + [answer(prompt) for prompt in PROMPTS[2:]]
     servers = Servers()
