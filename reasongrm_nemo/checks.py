@@ -72,6 +72,7 @@ NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
         "clip_low",
         "clip_high",
         "kl_coefficient",
+        "entropy_coefficient",
         "importance.low",
         "overlong.buffer",
         "overlong.penalty",

@@ -37,6 +37,8 @@ from reasongrm_nemo.rollout import Prompt, Sampling
 from reasongrm_nemo.tokenization import JudgeTokenizer, prompt_ids
 
 _SKIPS = 3
+# metrics of the policy that sampled: known before the first update, and where a step makes none
+_OF_THE_SAMPLER = ("entropy", "log_prob_error_mean", "log_prob_error_max")
 
 
 class GRPOTrainer:
@@ -168,9 +170,7 @@ class GRPOTrainer:
         metrics = [self.train_batch(batch) for batch in batches]
         self.actor.finish_training()
         # the first update is the one whose log-probs are those of the policy that sampled
-        return metrics[-1] | {
-            name: metrics[0][name] for name in ("log_prob_error_mean", "log_prob_error_max")
-        }
+        return metrics[-1] | {name: metrics[0][name] for name in _OF_THE_SAMPLER}
 
     def train_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One optimizer step; none where the loss or a gradient is not a number.
@@ -200,7 +200,7 @@ class GRPOTrainer:
     def compare(self, groups: Sequence[Group]) -> dict[str, Any]:
         """Log-probs against the rollout's where a step has nothing to train on."""
         _, metrics = self.actor.get_loss_and_metrics(self._share(self._samples(groups)), forward_only=True)
-        return {name: metrics[name] for name in ("log_prob_error_mean", "log_prob_error_max")}
+        return {name: metrics[name] for name in _OF_THE_SAMPLER}
 
     def save(self) -> None:
         """A checkpoint at the present step."""

@@ -28,8 +28,9 @@ class ScoringGPTModel(GPTModel):
         position_ids: Tensor,
         attention_mask: Tensor | None = None,
         targets: Tensor | None = None,
+        entropy: bool = False,
         **kwargs: Any,
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Run this pipeline stage.
 
         Args:
@@ -37,10 +38,12 @@ class ScoringGPTModel(GPTModel):
             position_ids: int64 [b, s].
             attention_mask: None; attention is causal by construction.
             targets: int64 [b, s], the tokens to score at each position; None for plain GPTModel output.
+            entropy: with targets, also return the entropy of each position's distribution.
             **kwargs: passed on to GPTModel.
 
         Returns:
-            fp32 log-probs [b, s] on the last stage with targets, else what GPTModel returns.
+            fp32 log-probs [b, s] on the last stage with targets, with ``entropy`` a pair of them and the
+            entropies in nats, fp32 [b, s]; else what GPTModel returns.
         """
         if targets is None or not self.post_process:
             return super().forward(input_ids, position_ids, attention_mask, **kwargs)
@@ -52,14 +55,16 @@ class ScoringGPTModel(GPTModel):
             self.post_process = True
         tied = self.share_embeddings_and_output_weights
         weight = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
-        return chunked_log_probs(
+        log_probs, entropies = chunked_log_probs(
             hidden,
             weight,
             targets.t().contiguous(),
             vocab=self.real_vocab_size,
             chunk=self.log_prob_chunk,
             sequence_parallel=self.config.sequence_parallel,
-        ).t()
+            entropy=entropy,
+        )
+        return log_probs.t() if entropies is None else (log_probs.t(), entropies.t())
 
 
 class JudgeModelMixin:
