@@ -21,7 +21,7 @@ ROWS = [
     {"rollout", "megatron"},
     {"checks", "config", "manifest", "work_order"},
     {"grpo", "sft", "report"},
-    {"stages"},
+    {"stages", "simulation"},
     {"pipeline"},
     {"cli"},
     {"__main__"},
