@@ -30,9 +30,7 @@ from reasongrm_nemo.megatron.platform import CPU, GPU, Platform, load_platform
 from reasongrm_nemo.simulation.simulate import RankReport, report_line
 
 # As on a GPU, save for the layers: Transformer Engine cannot be imported without one.
-SIMULATED_GPU = Platform(
-    "gpu", "cpu", transformer_engine=False, optimizer=GPU.optimizer, amp_o2=GPU.amp_o2
-)
+SIMULATED_GPU = Platform("gpu", "cpu", transformer_engine=False, optimizer=GPU.optimizer, amp_o2=GPU.amp_o2)
 
 
 def main() -> None:
@@ -141,8 +139,8 @@ def peak_of_step(model: Any, recipe: DictConfig, parameters: list[Any]) -> int:
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
     live = LiveStorages(parameters)
     with live:
-        # one more than are in flight at once on the first stage
-        batches = [batch] * (recipe.cluster.pipeline_parallel + 1)
+        # as many as are in flight at once on the first stage
+        batches = [batch] * recipe.cluster.pipeline_parallel
         run_schedule(model.model, batches, loss_function, entropy=recipe.stage == "grpo")
     return live.peak
 
