@@ -167,6 +167,13 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
             "cluster.weight_transfer",
             f"is {cluster.weight_transfer} on cluster.platform cpu; only gloo works there",
         )
+    if cluster.platform == "cpu" and cluster.offload_optimizer:
+        refuse("cluster.offload_optimizer", "is true on cluster.platform cpu; only a GPU's memory needs it")
+    if cluster.platform == "gpu" and cfg.stage in ("grpo", "sft") and cfg.model.dtype != "bf16":
+        refuse(
+            "model.dtype",
+            f"is {cfg.model.dtype} on cluster.platform gpu; its optimizer trains bf16 weights from fp32 ones",
+        )
     if "grpo" in cfg:
         _check_grpo(cfg, refuse, world // parallel)
     if cfg.stage == "sft" and cfg.sft.max_tokens_per_micro_batch < cfg.model.max_model_len:

@@ -19,21 +19,29 @@ from reasongrm_nemo.grpo.loss import clipped_surrogate, importance_weights, kl_e
 from reasongrm_nemo.megatron.forward_backward import LossFunction, run_micro_batches
 from reasongrm_nemo.megatron.gpt import JudgeModelMixin
 from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample, laid_out, plan
+from reasongrm_nemo.megatron.offload import move_states
 
 
 class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
     """MegatronGPTReinforceActorModel that scores and trains by token budget, without a dense mask.
 
-    Inherited: building, gradient reduction, optimizer offload, swapping in the reference weights. Not
-    inherited: generation (vLLM's), the REINFORCE loss, micro-batches of one fixed shape, the s x s mask.
+    Inherited: building, gradient reduction, swapping in the reference weights. Not inherited: generation
+    (vLLM's), the REINFORCE loss, micro-batches of one fixed shape, the s x s mask, offload (Apex's only).
     """
 
     grpo: DictConfig
+    _optimizer: Any
     init_policy_state_dict: Any
 
     def prepare_for_training(self) -> None:
-        """Bring the optimizer's state back where it was offloaded during rollouts."""
-        self.onload_adam_states()
+        """Bring the optimizer's states back where they were offloaded during rollouts."""
+        if self.cfg.offload_optimizer:
+            move_states(self._optimizer, torch.cuda.current_device())
+
+    def finish_training(self) -> None:
+        """Move the optimizer's states to host memory where the recipe's cluster says so."""
+        if self.cfg.offload_optimizer:
+            move_states(self._optimizer, "cpu")
 
     def keep_reference(self) -> None:
         """Keep a copy of the present weights on the host as the reference policy."""

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from nemo_aligner.utils.train_utils import clip_gradients
 from omegaconf import DictConfig
 
 from reasongrm_nemo.data.records import JudgeTask
@@ -98,6 +97,7 @@ class GRPOTrainer:
         if state or self.recipe.model.megatron_path:
             self.source.push()  # the server began with the Hugging Face folder's weights
         self.metrics.resume(self.step)
+        self.actor.finish_training()  # the first rollouts find the memory that later ones do
         while self.step < self.cfg.steps:
             try:
                 self.run_step()
@@ -182,8 +182,8 @@ class GRPOTrainer:
         self.actor.prepare_for_training_step()
         loss, metrics = self.actor.get_loss_and_metrics(batch, forward_only=False)
         self.actor.finish_training_step()
-        norm = clip_gradients(self.actor, self.cfg.optim.clip_grad)
-        figures = metrics | {"grad_norm": None if norm is None else float(norm)}
+        norm = self.actor.clip_gradients(self.cfg.optim.clip_grad)
+        figures = metrics | {"grad_norm": norm}
         figures |= {"lr": self.optimizer.param_groups[0]["lr"]}
         if math.isfinite(loss) and (norm is None or math.isfinite(norm)):
             self.optimizer.step()
@@ -204,7 +204,9 @@ class GRPOTrainer:
 
     def save(self) -> None:
         """A checkpoint at the present step."""
+        self.actor.prepare_for_training()  # states are saved from where they are trained
         self.checkpoints.save(self.step, self.actor, self.scheduler, self.state_dict())
+        self.actor.finish_training()
 
     def state_dict(self) -> dict[str, int]:
         """The trainer's own state."""

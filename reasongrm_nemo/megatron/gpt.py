@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
+from nemo_aligner.utils.train_utils import clip_gradients
 from torch import Tensor
 
 from reasongrm_nemo.megatron import layers
@@ -73,6 +74,8 @@ class JudgeModelMixin:
     cfg: Any
     transformer_config: Any
     model: Any
+    use_mcore_dist_optim: bool
+    _optimizer: Any
 
     def model_provider_func(self, pre_process: bool, post_process: bool) -> ScoringGPTModel:
         """Build this rank's stage from ``self.cfg`` (see ``megatron.nemo_config``)."""
@@ -105,6 +108,19 @@ class JudgeModelMixin:
     def length_multiple(self) -> int:
         """What a micro-batch's length must be a multiple of."""
         return self.cfg.tensor_model_parallel_size if self.cfg.sequence_parallel else 1
+
+    def clip_gradients(self, limit: float) -> float | None:
+        """Clip the reduced gradients to a global norm; collective.
+
+        Returns:
+            The norm before; None where ``limit`` is 0, which clips nothing.
+        """
+        if self.use_mcore_dist_optim:
+            # it clips in its own step; a norm that is no number must be known before
+            self._optimizer.mcore_optimizer.prepare_grads()
+            return float(self._optimizer.mcore_optimizer.get_grad_norm())
+        norm = clip_gradients(self, limit)
+        return None if norm is None else float(norm)
 
     def complete_gradients(self) -> None:
         """What must be true of this rank's gradients before NeMo reduces them over ranks.

@@ -128,7 +128,7 @@ def peak_of_step(model: Any, recipe: DictConfig, parameters: list[Any]) -> int:
 
     length = recipe.model.max_model_len
     names = ("rollout", "old", "reference") if recipe.stage == "grpo" else ()
-    sample = Sample((0,) * length, 1, per_token={name: (0.0,) * (length - 1) for name in names})
+    sample = Sample((0,) * length, 1, per_token=dict.fromkeys(names, (0.0,) * (length - 1)))
     rows = max(1, recipe[recipe.stage].max_tokens_per_micro_batch // length)
     batch = collate([sample], [0] * rows, model.length_multiple())
     if recipe.stage == "grpo":

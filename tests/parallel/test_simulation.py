@@ -130,7 +130,7 @@ def test_the_count_is_that_of_real_tensors(small):
 
     fake = peak("fake")
     assert fake == peak("real")
-    # seen: 16,352 bytes of 23 million less, of tensors that an operation returns and the profiler does not see
+    # seen: 16,352 bytes of 23 million less
     assert fake == pytest.approx(peak("allocator"), rel=0.01)
 
 

@@ -228,6 +228,8 @@ def test_a_circle_of_defaults_is_refused(recipe):
         ("rollout.temperature=0", "rollout.temperature", "samples that differ"),
         ("rollout.temperature=-1", "rollout.temperature", "0 or more"),
         ("rollout.port=here", "rollout.port", "a whole number from 1, or null"),
+        ("cluster.offload_optimizer=true", "cluster.offload_optimizer", "only a GPU"),
+        ("grpo.entropy_coefficient=-0.1", "grpo.entropy_coefficient", "0 or more"),
         ("grpo.steps=0", "grpo.steps", "1 or more"),
         ("grpo.clip_low=1.0", "grpo.clip_low", "below 1"),
         ("grpo.skip_tasks=-1", "grpo.skip_tasks", "0 or more"),
@@ -245,7 +247,9 @@ def test_fields_that_depend_on_each_other(recipe, override, key, says):
 
 def test_a_bigger_cluster_passes_the_checks(recipe):
     words = ["cluster.devices_per_node=8", "cluster.tensor_parallel=4", "cluster.sequence_parallel=true"]
-    load_recipe(recipe(GRPO), [*words, "cluster.platform=gpu", "cluster.weight_transfer=nccl"])
+    words += ["cluster.platform=gpu", "cluster.weight_transfer=nccl"]
+    load_recipe(recipe(GRPO), [*words, "model.dtype=bf16"])
+    assert "model.dtype is fp32 on cluster.platform gpu" in refusal(recipe(GRPO), *words)
 
 
 def test_evaluation_takes_any_models_and_strict_settings(recipe):
