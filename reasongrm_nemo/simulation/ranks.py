@@ -110,7 +110,7 @@ def build(recipe: DictConfig, architecture: Architecture) -> Any:
     platform = SIMULATED_GPU if recipe.cluster.platform == "gpu" else CPU
     config = nemo_config(recipe, stage.optim, architecture, platform)
     trainer = resolve_and_create_trainer(config, "aligner")
-    model = {"grpo": GRPOActor, "sft": SFTModel}[recipe.stage](config.model, trainer)
+    model: Any = {"grpo": GRPOActor, "sft": SFTModel}[recipe.stage](config.model, trainer)
     rope.apply(model.core_module(), architecture.rope, architecture.head_dim)
     model.core_module().train()
     # fixed shapes: the message that announces one cannot be read without data
