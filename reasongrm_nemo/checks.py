@@ -76,6 +76,7 @@ NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
         "clip_low",
         "clip_high",
         "kl_coefficient",
+        "entropy_coefficient",
         "importance.low",
         "overlong.buffer",
         "overlong.penalty",
@@ -186,6 +187,13 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
     if cfg.stage in ("grpo", "sft"):
         _check_long_run(cfg, refuse)
     _check_servers(cfg, refuse)
+    if cluster.platform == "cpu" and cluster.offload_optimizer:
+        refuse("cluster.offload_optimizer", "is true on cluster.platform cpu; only a GPU's memory needs it")
+    if cluster.platform == "gpu" and cfg.stage in ("grpo", "sft") and cfg.model.dtype != "bf16":
+        refuse(
+            "model.dtype",
+            f"is {cfg.model.dtype} on cluster.platform gpu; its optimizer trains bf16 weights from fp32 ones",
+        )
     if "grpo" in cfg:
         _check_grpo(cfg, refuse, world // parallel)
     if cfg.stage == "sft" and cfg.sft.max_tokens_per_micro_batch < cfg.model.max_model_len:

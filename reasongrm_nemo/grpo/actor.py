@@ -16,24 +16,32 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from reasongrm_nemo.grpo.loss import clipped_surrogate, importance_weights, kl_estimate
-from reasongrm_nemo.megatron.forward_backward import run_micro_batches
+from reasongrm_nemo.megatron.forward_backward import LossFunction, run_micro_batches
 from reasongrm_nemo.megatron.gpt import JudgeModelMixin
 from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample, laid_out, plan
+from reasongrm_nemo.megatron.offload import move_states
 
 
 class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
     """MegatronGPTReinforceActorModel that scores and trains by token budget, without a dense mask.
 
-    Inherited: building, gradient reduction, optimizer offload, swapping in the reference weights. Not
-    inherited: generation (vLLM's), the REINFORCE loss, micro-batches of one fixed shape, the s x s mask.
+    Inherited: building, gradient reduction, swapping in the reference weights. Not inherited: generation
+    (vLLM's), the REINFORCE loss, micro-batches of one fixed shape, the s x s mask, offload (Apex's only).
     """
 
     grpo: DictConfig
+    _optimizer: Any
     init_policy_state_dict: Any
 
     def prepare_for_training(self) -> None:
-        """Bring the optimizer's state back where it was offloaded during rollouts."""
-        self.onload_adam_states()
+        """Bring the optimizer's states back where they were offloaded during rollouts."""
+        if self.cfg.offload_optimizer:
+            move_states(self._optimizer, torch.cuda.current_device())
+
+    def finish_training(self) -> None:
+        """Move the optimizer's states to host memory where the recipe's cluster says so."""
+        if self.cfg.offload_optimizer:
+            move_states(self._optimizer, "cpu")
 
     def keep_reference(self) -> None:
         """Keep a copy of the present weights on the host as the reference policy."""
@@ -67,61 +75,76 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
             forward_only: no backward pass.
 
         Returns:
-            The loss, and metrics summed over the global batch: ``loss``, ``clip_share``, ``kl``, the
-            difference to the sampling engine's log-probs (``log_prob_error_mean``, ``_max``) and
-            ``packed``, real over all tokens in the micro-batches.
+            The loss, and metrics over the global batch: ``loss``, ``clip_share``, ``kl``, ``entropy`` (nats,
+            mean over response tokens), the difference to the sampling engine's log-probs
+            (``log_prob_error_mean``, ``_max``) and ``packed``, real over all tokens in the micro-batches.
         """
         samples, tokens = batch["samples"], batch["tokens"]
+        largest_errors: list[Tensor] = []
+        set_sync_funcs(self, forward_only)
+        with torch.set_grad_enabled(not forward_only):
+            sums, _ = run_micro_batches(
+                self.model,
+                samples,
+                self._budget(),
+                self.length_multiple(),
+                self.loss_function(largest_errors),
+                entropy=True,
+            )
+        names = ("clip_share", "kl", "entropy", "log_prob_error_mean")
+        metrics = {"loss": sums.get("loss", 0.0)} | {name: sums.get(name, 0.0) / tokens for name in names}
+        lengths = [len(sample.tokens) for sample in samples]
+        metrics |= {"real": sum(lengths), "laid_out": laid_out(lengths, plan(lengths, self._budget()))}
+        metrics = self._reduce(metrics, dist.ReduceOp.SUM)
+        metrics["packed"] = metrics.pop("real") / metrics.pop("laid_out")
+        largest = max((error.item() for error in largest_errors), default=0.0)
+        metrics |= self._reduce({"log_prob_error_max": largest}, dist.ReduceOp.MAX)
+        return metrics["loss"], metrics
+
+    def loss_function(self, largest_errors: list[Tensor]) -> LossFunction:
+        """The loss of one micro-batch as the recipe's ``grpo`` says, for ``run_micro_batches``.
+
+        Args:
+            largest_errors: gets each micro-batch's largest difference to the sampling engine's log-probs.
+        """
+        cfg = self.grpo
         # NeMo averages gradients over data-parallel ranks; ours are parts of one sum
         scale = parallel_state.get_data_parallel_world_size()
-        largest_error = [0.0]
 
-        def loss_function(log_probs: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        def loss_function(
+            log_probs: Tensor, entropy: Tensor, micro_batch: MicroBatch
+        ) -> tuple[Tensor, dict[str, Tensor]]:
             device = log_probs.device
             mask = micro_batch.mask.to(device)
             values = {name: value.to(device) for name, value in micro_batch.per_token.items()}
             # with one optimizer step a rollout batch the policy is still the one that sampled
             old = values.get("old", log_probs.detach())
             loss, clipped = clipped_surrogate(
-                log_probs,
-                old,
-                micro_batch.advantages.to(device),
-                self.grpo.clip_low,
-                self.grpo.clip_high,
-                self.grpo.clip_dual,
+                log_probs, old, micro_batch.advantages.to(device), cfg.clip_low, cfg.clip_high, cfg.clip_dual
             )
-            correction = self.grpo.importance
+            correction = cfg.importance
             ratios = importance_weights(
                 old, values["rollout"], correction.correction, (correction.low, correction.high)
             )
             kl = torch.zeros_like(loss)
             if "reference" in values:
-                kl = kl_estimate(log_probs, values["reference"], self.grpo.kl_estimator)
-            weight = micro_batch.weights.to(device) * mask
-            loss = ((loss * ratios + self.grpo.kl_coefficient * kl) * weight).sum()
+                kl = kl_estimate(log_probs, values["reference"], cfg.kl_estimator)
+            loss = loss * ratios + cfg.kl_coefficient * kl
+            if cfg.entropy_coefficient:
+                loss = loss - cfg.entropy_coefficient * entropy
+            loss = (loss * micro_batch.weights.to(device) * mask).sum()
             error = (log_probs.detach() - values["rollout"]).abs() * mask
-            largest_error[0] = max(largest_error[0], error.max().item())
+            largest_errors.append(error.max())
             sums = {
                 "loss": loss,
                 "clip_share": (clipped * mask).sum(),
                 "kl": (kl * mask).sum(),
+                "entropy": (entropy * mask).sum(),
                 "log_prob_error_mean": error.sum(),
             }
             return loss * scale, {name: value.detach() for name, value in sums.items()}
 
-        set_sync_funcs(self, forward_only)
-        with torch.set_grad_enabled(not forward_only):
-            sums, _ = run_micro_batches(
-                self.model, samples, self._budget(), self.length_multiple(), loss_function
-            )
-        names = ("clip_share", "kl", "log_prob_error_mean")
-        metrics = {"loss": sums.get("loss", 0.0)} | {name: sums.get(name, 0.0) / tokens for name in names}
-        lengths = [len(sample.tokens) for sample in samples]
-        metrics |= {"real": sum(lengths), "laid_out": laid_out(lengths, plan(lengths, self._budget()))}
-        metrics = self._reduce(metrics, dist.ReduceOp.SUM)
-        metrics["packed"] = metrics.pop("real") / metrics.pop("laid_out")
-        metrics |= self._reduce({"log_prob_error_max": largest_error[0]}, dist.ReduceOp.MAX)
-        return metrics["loss"], metrics
+        return loss_function
 
     def finish_training_step(self) -> None:
         """Reduce the gradients over the ranks."""

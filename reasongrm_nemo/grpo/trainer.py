@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from nemo_aligner.utils.train_utils import clip_gradients
 from omegaconf import DictConfig
 
 from reasongrm_nemo.data.records import JudgeTask
@@ -33,6 +32,8 @@ from reasongrm_nemo.rollout import Prompt, Sampling
 from reasongrm_nemo.tokenization import JudgeTokenizer
 
 _SKIPS = 3
+# metrics of the policy that sampled: known before the first update, and where a step makes none
+_OF_THE_SAMPLER = ("entropy", "log_prob_error_mean", "log_prob_error_max")
 
 
 class GRPOTrainer:
@@ -124,6 +125,7 @@ class GRPOTrainer:
         if state or self.recipe.model.megatron_path:
             self.source.push()  # the server began with the Hugging Face folder's weights
         self.metrics.resume(self.step)
+        self.actor.finish_training()  # the first rollouts find the memory that later ones do
 
     def _due(self, every: int) -> bool:
         """Whether what comes round so often comes after the present step; never where ``every`` is 0."""
@@ -221,9 +223,7 @@ class GRPOTrainer:
         metrics = [self.train_batch(batch) for batch in batches]
         self.actor.finish_training()
         # the first update is the one whose log-probs are those of the policy that sampled
-        return metrics[-1] | {
-            name: metrics[0][name] for name in ("log_prob_error_mean", "log_prob_error_max")
-        }
+        return metrics[-1] | {name: metrics[0][name] for name in _OF_THE_SAMPLER}
 
     def train_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One optimizer step; none where the loss or a gradient is not a number.
@@ -235,8 +235,8 @@ class GRPOTrainer:
         self.actor.prepare_for_training_step()
         loss, metrics = self.actor.get_loss_and_metrics(batch, forward_only=False)
         self.actor.finish_training_step()
-        norm = clip_gradients(self.actor, self.cfg.optim.clip_grad)
-        figures = metrics | {"grad_norm": None if norm is None else float(norm)}
+        norm = self.actor.clip_gradients(self.cfg.optim.clip_grad)
+        figures = metrics | {"grad_norm": norm}
         figures |= {"lr": self.optimizer.param_groups[0]["lr"]}
         if math.isfinite(loss) and (norm is None or math.isfinite(norm)):
             self.optimizer.step()
@@ -253,11 +253,13 @@ class GRPOTrainer:
     def compare(self, groups: Sequence[Group]) -> dict[str, Any]:
         """Log-probs against the rollout's where a step has nothing to train on."""
         _, metrics = self.actor.get_loss_and_metrics(self._share(self._samples(groups)), forward_only=True)
-        return {name: metrics[name] for name in ("log_prob_error_mean", "log_prob_error_max")}
+        return {name: metrics[name] for name in _OF_THE_SAMPLER}
 
     def save(self, score: float | None = None) -> None:
         """A checkpoint at the present step, with the score of its validation."""
+        self.actor.prepare_for_training()  # states are saved from where they are trained
         self.checkpoints.save(self.step, self.actor, self.scheduler, self.state_dict(), score)
+        self.actor.finish_training()
 
     def state_dict(self) -> dict[str, Any]:
         """The trainer's own state."""

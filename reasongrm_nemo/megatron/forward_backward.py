@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,11 +14,17 @@ from torch import Tensor
 
 from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample, collate, plan
 
-LossFunction = Callable[[Tensor, MicroBatch], tuple[Tensor, dict[str, Tensor]]]
+# (log-probs, entropies where asked for, micro-batch) -> (part of the loss, sums to add up)
+LossFunction = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
 
 def run_micro_batches(
-    model: object, samples: Sequence[Sample], budget: int, multiple: int, loss_function: LossFunction | None
+    model: object,
+    samples: Sequence[Sample],
+    budget: int,
+    multiple: int,
+    loss_function: LossFunction | None,
+    entropy: bool = False,
 ) -> tuple[dict[str, float], list[list[float]]]:
     """Forward, and with a loss function backward, over this data-parallel rank's ``samples``.
 
@@ -29,6 +36,7 @@ def run_micro_batches(
         loss_function: (log-probs fp32 [b, s], micro-batch) -> (this micro-batch's part of the loss, sums to
             add up over micro-batches). Parts are *added*: it must divide by the global token count itself.
             None scores only.
+        entropy: the loss function is also given the entropies, fp32 [b, s], as its second argument.
 
     Returns:
         The sums over this rank's micro-batches, the same on every rank of the model-parallel group, and,
@@ -36,27 +44,44 @@ def run_micro_batches(
     """
     groups = plan([len(s.tokens) for s in samples], budget)
     if not groups:
+        if loss_function is not None:
+            _finish_gradients(model)
         return {}, []
     batches = [collate(samples, rows, multiple) for rows in groups]
+    results = _from_last_stage(run_schedule(model, batches, loss_function, entropy))
+    if loss_function is None:
+        return {}, _by_sample(results, batches, samples)
+    return {name: float(sum(r[name] for r in results)) for name in results[0]}, []
+
+
+def run_schedule(
+    model: object, batches: Sequence[MicroBatch], loss_function: LossFunction | None, entropy: bool = False
+) -> list[Any]:
+    """megatron-core's schedule over ``batches``; arguments as for ``run_micro_batches``.
+
+    Returns:
+        On the last pipeline stage what the loss function summed, or the log-probs, of each micro-batch.
+    """
     device = torch.cuda.current_device()
+    asked = {"entropy": True} if entropy else {}
 
     def step(iterator, module):
         batch = next(iterator)
         positions = torch.arange(batch.tokens.size(1), device=device).expand_as(batch.tokens)
         output = module(
-            batch.tokens.to(device), positions, attention_mask=None, targets=batch.targets.to(device)
+            batch.tokens.to(device), positions, attention_mask=None, targets=batch.targets.to(device), **asked
         )
 
-        def finish(log_probs: Tensor, non_loss_data: bool = False):
+        def finish(scores: Tensor | tuple[Tensor, Tensor], non_loss_data: bool = False):
             if loss_function is None:
-                return log_probs
-            loss, sums = loss_function(log_probs, batch)
+                return scores
+            loss, sums = loss_function(*(scores if isinstance(scores, tuple) else (scores,)), batch)
             # the schedule divides by the number of micro-batches; parts are sums, not means
             return loss * len(batches), sums
 
         return output, finish
 
-    results = get_forward_backward_func()(
+    return get_forward_backward_func()(
         forward_step_func=step,
         data_iterator=iter(batches),
         model=model,
@@ -67,10 +92,14 @@ def run_micro_batches(
         micro_batch_size=batches[0].tokens.size(0),
         collect_non_loss_data=loss_function is None,
     )
-    results = _from_last_stage(results)
-    if loss_function is None:
-        return {}, _by_sample(results, batches, samples)
-    return {name: float(sum(r[name] for r in results)) for name in results[0]}, []
+
+
+def _finish_gradients(model: Any) -> None:
+    """What the schedule does last, for a rank without samples: others wait for it in their reduction."""
+    modules = model if isinstance(model, list) else [model]
+    finish = getattr(modules[0].config, "finalize_model_grads_func", None)
+    if finish is not None:
+        finish(modules, None)
 
 
 def _from_last_stage(results: list) -> list:

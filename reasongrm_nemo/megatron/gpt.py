@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
+from nemo_aligner.utils.train_utils import clip_gradients
 from torch import Tensor
 
 from reasongrm_nemo.megatron import layers
@@ -28,8 +29,9 @@ class ScoringGPTModel(GPTModel):
         position_ids: Tensor,
         attention_mask: Tensor | None = None,
         targets: Tensor | None = None,
+        entropy: bool = False,
         **kwargs: Any,
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Run this pipeline stage.
 
         Args:
@@ -37,10 +39,12 @@ class ScoringGPTModel(GPTModel):
             position_ids: int64 [b, s].
             attention_mask: None; attention is causal by construction.
             targets: int64 [b, s], the tokens to score at each position; None for plain GPTModel output.
+            entropy: with targets, also return the entropy of each position's distribution.
             **kwargs: passed on to GPTModel.
 
         Returns:
-            fp32 log-probs [b, s] on the last stage with targets, else what GPTModel returns.
+            fp32 log-probs [b, s] on the last stage with targets, with ``entropy`` a pair of them and the
+            entropies in nats, fp32 [b, s]; else what GPTModel returns.
         """
         if targets is None or not self.post_process:
             return super().forward(input_ids, position_ids, attention_mask, **kwargs)
@@ -52,14 +56,16 @@ class ScoringGPTModel(GPTModel):
             self.post_process = True
         tied = self.share_embeddings_and_output_weights
         weight = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
-        return chunked_log_probs(
+        log_probs, entropies = chunked_log_probs(
             hidden,
             weight,
             targets.t().contiguous(),
             vocab=self.real_vocab_size,
             chunk=self.log_prob_chunk,
             sequence_parallel=self.config.sequence_parallel,
-        ).t()
+            entropy=entropy,
+        )
+        return log_probs.t() if entropies is None else (log_probs.t(), entropies.t())
 
 
 class JudgeModelMixin:
@@ -68,6 +74,8 @@ class JudgeModelMixin:
     cfg: Any
     transformer_config: Any
     model: Any
+    use_mcore_dist_optim: bool
+    _optimizer: Any
 
     def model_provider_func(self, pre_process: bool, post_process: bool) -> ScoringGPTModel:
         """Build this rank's stage from ``self.cfg`` (see ``megatron.nemo_config``)."""
@@ -100,6 +108,19 @@ class JudgeModelMixin:
     def length_multiple(self) -> int:
         """What a micro-batch's length must be a multiple of."""
         return self.cfg.tensor_model_parallel_size if self.cfg.sequence_parallel else 1
+
+    def clip_gradients(self, limit: float) -> float | None:
+        """Clip the reduced gradients to a global norm; collective.
+
+        Returns:
+            The norm before; None where ``limit`` is 0, which clips nothing.
+        """
+        if self.use_mcore_dist_optim:
+            # it clips in its own step; a norm that is no number must be known before
+            self._optimizer.mcore_optimizer.prepare_grads()
+            return float(self._optimizer.mcore_optimizer.get_grad_norm())
+        norm = clip_gradients(self, limit)
+        return None if norm is None else float(norm)
 
     def complete_gradients(self) -> None:
         """What must be true of this rank's gradients before NeMo reduces them over ranks.

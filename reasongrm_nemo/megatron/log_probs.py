@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probs of given tokens from hidden states, a chunk of positions at a time."""
+"""Log-probs of given tokens, and entropies, from hidden states: a chunk of positions at a time."""
 
 from __future__ import annotations
 
@@ -10,56 +10,96 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+# Logit of rows that only pad the vocabulary. Finite, since exp(-inf) * -inf is no number; its exp is 0.
+_NO_TOKEN = -1e30
+
 
 class _ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, vocab: int, chunk: int, reduce_hidden: bool
-    ) -> Tensor:
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        vocab: int,
+        chunk: int,
+        reduce_hidden: bool,
+        with_entropy: bool,
+    ) -> tuple[Tensor, Tensor | None]:
         group = parallel_state.get_tensor_model_parallel_group()
-        log_probs, normalisers = [], []
+        log_probs, normalisers, entropies = [], [], []
         for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True):
             logits = _logits(h, weight, vocab)
             top = logits.amax(-1)
             dist.all_reduce(top, op=dist.ReduceOp.MAX, group=group)
             local, mine = _local_targets(t, logits.size(-1))
-            picked = (logits.gather(-1, local[..., None])[..., 0] - top) * mine
-            both = torch.stack((picked, logits.sub_(top[..., None]).exp_().sum(-1)))
-            dist.all_reduce(both, group=group)
-            log_sum = both[1].log()
-            log_probs.append(both[0] - log_sum)
+            logits.sub_(top[..., None])
+            sums = [logits.gather(-1, local[..., None])[..., 0] * mine]
+            if with_entropy:
+                weights = logits.exp()
+                # a dot product a position: no third buffer of the logits' size
+                dots = torch.bmm(logits.flatten(0, 1)[:, None], weights.flatten(0, 1)[..., None])
+                sums += [weights.sum(-1), dots.view_as(top)]
+            else:
+                sums += [logits.exp_().sum(-1)]
+            total = torch.stack(sums)
+            dist.all_reduce(total, group=group)
+            log_sum = total[1].log()
+            log_probs.append(total[0] - log_sum)
             normalisers.append(top + log_sum)
-        ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers))
+            if with_entropy:
+                entropies.append(log_sum - total[2] / total[1])
+        entropy = torch.cat(entropies) if with_entropy else None
+        ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers), entropy)
         ctx.vocab, ctx.chunk, ctx.reduce_hidden = vocab, chunk, reduce_hidden
-        return torch.cat(log_probs)
+        # an output that the loss does not use then has no gradient, rather than one of zeros
+        ctx.set_materialize_grads(False)
+        return torch.cat(log_probs), entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        hidden, weight, targets, normalisers = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, targets, normalisers, entropy = ctx.saved_tensors
+        grad, grad_entropy = grads
+        if grad is None:
+            grad = torch.zeros_like(normalisers)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        pieces = (t.split(ctx.chunk) for t in (hidden, targets, normalisers, grad, grad_hidden))
-        for h, t, z, g, out in zip(*pieces, strict=True):
-            # d log p(target) / d logits = onehot(target) - softmax
-            d = _logits(h, weight, ctx.vocab).sub_(z[..., None]).exp_().neg_()
+        pieces = [t.split(ctx.chunk) for t in (hidden, targets, normalisers, grad, grad_hidden)]
+        for i, (h, t, z, g, out) in enumerate(zip(*pieces, strict=True)):
+            # d log p(target) / d logits = onehot(target) - p,  d entropy / d logits = -p (log p + entropy)
+            d = _logits(h, weight, ctx.vocab).sub_(z[..., None])
+            if grad_entropy is None:
+                d.exp_().mul_(-g[..., None])
+            else:
+                rows = slice(i * ctx.chunk, i * ctx.chunk + h.size(0))
+                p = d.exp()
+                d.add_(entropy[rows, :, None]).mul_(grad_entropy[rows, :, None]).add_(g[..., None])
+                d.mul_(p).neg_()
+                del p
             local, mine = _local_targets(t, d.size(-1))
-            d.scatter_add_(-1, local[..., None], mine[..., None].float())
-            d = d.mul_(g[..., None]).to(h.dtype)
+            d.scatter_add_(-1, local[..., None], (g * mine)[..., None])
+            d = d.to(h.dtype)
             out.copy_(d @ weight)
             grad_weight += d.flatten(0, 1).t() @ h.flatten(0, 1)
         if ctx.reduce_hidden:
             dist.all_reduce(grad_hidden, group=parallel_state.get_tensor_model_parallel_group())
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None
 
 
 def chunked_log_probs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, vocab: int, chunk: int, sequence_parallel: bool
-) -> Tensor:
-    """Log p(target) with gradients, never holding more than ``chunk`` positions' logits.
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    vocab: int,
+    chunk: int,
+    sequence_parallel: bool,
+    entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Log p(target), and the distribution's entropy, never holding more than ``chunk`` positions' logits.
 
-    Vocabulary-parallel: each rank holds a slice of the output weight. Logits are recomputed in the
-    backward pass, in fp32 whatever the model's dtype. Where NeMo-Aligner's
+    Both have gradients. Vocabulary-parallel: each rank holds a slice of the output weight. Logits are
+    recomputed in the backward pass, in fp32 whatever the model's dtype. Where NeMo-Aligner's
     ``from_parallel_logits_to_logprobs`` costs 23 GiB a rank at 65,536 tokens of QwQ-32B, this costs 1.2.
 
     Args:
@@ -69,24 +109,26 @@ def chunked_log_probs(
         vocab: real entries of the vocabulary; rows that pad it for tensor parallelism are no tokens.
         chunk: positions at a time.
         sequence_parallel: whether ``hidden`` is sharded along s.
+        entropy: also return it, from the same logits and in the same reduction over ranks.
 
     Returns:
-        Natural log-probs, fp32 [s, b], the same on every tensor-parallel rank.
+        Natural log-probs, fp32 [s, b], and the entropy in nats, fp32 [s, b], or None; the same on every
+        tensor-parallel rank.
     """
     if sequence_parallel:
         from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 
         # its backward reduce-scatters over the ranks, so the gradient must not be summed here as well
         hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
-    return _ChunkedLogProbs.apply(hidden, weight, targets, vocab, chunk, not sequence_parallel)
+    return _ChunkedLogProbs.apply(hidden, weight, targets, vocab, chunk, not sequence_parallel, entropy)
 
 
 def _logits(hidden: Tensor, weight: Tensor, vocab: int) -> Tensor:
-    """fp32 logits of this rank's slice; padding rows get -inf, else each would add e^0 to the sum."""
+    """fp32 logits of this rank's slice; rows that pad the vocabulary add nothing to any sum."""
     logits = (hidden @ weight.t()).float()
     real = vocab - parallel_state.get_tensor_model_parallel_rank() * weight.size(0)
     if real < weight.size(0):
-        logits[..., max(real, 0) :] = -torch.inf
+        logits[..., max(real, 0) :] = _NO_TOKEN
     return logits
 
 

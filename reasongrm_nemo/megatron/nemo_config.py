@@ -9,6 +9,20 @@ from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.megatron.platform import Platform
 from reasongrm_nemo.megatron.rope import softmax_scale
 
+# NeMo's keys for megatron-core's DistributedDataParallel (megatron_gpt_model.py, its setup_mcore_...).
+_DISTRIBUTED_OPTIMIZER = {
+    # summed over micro-batches and reduced over ranks in fp32, whatever the weights' dtype
+    "grad_sync_dtype": "fp32",
+    # One reduction a step, after minutes of computing: nothing worth hiding. Overlapped, a rank with no
+    # sample would hang the others, and weights would be gathered by the next forward pass, after the refit.
+    "overlap_grad_sync": False,
+    "overlap_param_sync": False,
+    # scaled before the sum rather than by the collective: the same mean, and gloo can do it
+    "average_in_collective": False,
+    # would end the run; the trainer skips the step
+    "check_for_nan_in_grad": False,
+}
+
 
 def nemo_config(
     recipe: DictConfig, optim: DictConfig, architecture: Architecture, platform: Platform
@@ -46,7 +60,8 @@ def nemo_config(
         "log_prob_chunk": recipe.model.log_prob_chunk,
         **model_keys(architecture, Layout.of_cluster(cluster)),
         **_recompute_keys(recipe.model.recompute),
-        # the fusions need CUDA kernels; with Transformer Engine they are part of its layers
+        # some need CUDA kernels of Apex, some are compiled for one shape and ours vary; Transformer Engine's
+        # own layers are fused whatever is said here
         "masked_softmax_fusion": False,
         "bias_dropout_add_fusion": False,
         "bias_activation_fusion": False,
@@ -62,7 +77,9 @@ def nemo_config(
             "betas": list(optim.betas),
             "eps": optim.eps,
             "weight_decay": optim.weight_decay,
+            **(_DISTRIBUTED_OPTIMIZER if platform.distributed_optimizer else {}),
         },
+        "offload_optimizer": cluster.offload_optimizer,
         "data": {},
         # read by the actor NeMo-Aligner derives from; generation itself is vLLM's
         "reinforce": {
@@ -82,6 +99,8 @@ def nemo_config(
         "use_distributed_sampler": False,
         "max_epochs": -1,
         "max_steps": -1,
+        # megatron-core's optimizer clips in its step, by this; the other is told at the call
+        "gradient_clip_val": optim.clip_grad,
         "aligner": {},
     }
     return OmegaConf.create({"trainer": trainer, "exp_manager": {}, "model": model})

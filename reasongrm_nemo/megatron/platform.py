@@ -28,6 +28,11 @@ class Platform:
     optimizer: str
     amp_o2: bool
 
+    @property
+    def distributed_optimizer(self) -> bool:
+        """Whether megatron-core deals optimizer states out to the data-parallel ranks."""
+        return self.optimizer == "mcore_distributed_optim"
+
 
 CPU = Platform("cpu", "cpu", transformer_engine=False, optimizer="cpu_fused_adam", amp_o2=False)
 GPU = Platform("gpu", "gpu", transformer_engine=True, optimizer="mcore_distributed_optim", amp_o2=True)

@@ -88,6 +88,9 @@ def start(
         transfer.load(hf_path)
     else:
         transfer.load_megatron(megatron_path, model.sharded_state_dict())
+    if platform.distributed_optimizer:
+        # its fp32 weights are copies of those the model was born with
+        optimizer.reload_model_params()
     scheduler = make_scheduler(optimizer, total_steps, optim)
     return Session(model, optimizer, scheduler, transfer, Path(hf_path), recipe.model.rope, platform)
 

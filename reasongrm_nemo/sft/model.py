@@ -12,7 +12,7 @@ from nemo_aligner.models.nlp.gpt.gpt_sft_model import GPTSFTModel
 from nemo_aligner.utils.train_utils import set_eval, set_sync_funcs, set_train
 from torch import Tensor
 
-from reasongrm_nemo.megatron.forward_backward import run_micro_batches
+from reasongrm_nemo.megatron.forward_backward import LossFunction, run_micro_batches
 from reasongrm_nemo.megatron.gpt import JudgeModelMixin
 from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample
 
@@ -44,6 +44,22 @@ class SFTModel(JudgeModelMixin, GPTSFTModel):
             float(sum(s.response_length for s in samples)), device=torch.cuda.current_device()
         )
         dist.all_reduce(tokens, group=group)
+        set_sync_funcs(self, forward_only)
+        with torch.set_grad_enabled(not forward_only):
+            sums, _ = run_micro_batches(
+                self.model,
+                samples,
+                self.token_budget,
+                self.length_multiple(),
+                self.loss_function(tokens),
+            )
+        loss = torch.tensor(sums.get("loss", 0.0), device=torch.cuda.current_device(), dtype=torch.float64)
+        dist.all_reduce(loss, group=group)
+        value = (loss / tokens).item()
+        return value, {"loss": value, "tokens": int(tokens)}
+
+    def loss_function(self, tokens: Tensor | float) -> LossFunction:
+        """The loss of one micro-batch, for ``run_micro_batches``; ``tokens`` are the global batch's."""
         # NeMo averages gradients over data-parallel ranks; ours are parts of one sum
         scale = parallel_state.get_data_parallel_world_size() / tokens
 
@@ -51,15 +67,7 @@ class SFTModel(JudgeModelMixin, GPTSFTModel):
             loss = -(log_probs * micro_batch.mask.to(log_probs.device)).sum()
             return loss * scale, {"loss": loss.detach()}
 
-        set_sync_funcs(self, forward_only)
-        with torch.set_grad_enabled(not forward_only):
-            sums, _ = run_micro_batches(
-                self.model, samples, self.token_budget, self.length_multiple(), loss_function
-            )
-        loss = torch.tensor(sums.get("loss", 0.0), device=torch.cuda.current_device(), dtype=torch.float64)
-        dist.all_reduce(loss, group=group)
-        value = (loss / tokens).item()
-        return value, {"loss": value, "tokens": int(tokens)}
+        return loss_function
 
     def finish_training_step(self) -> None:
         """Reduce the gradients over the ranks."""

@@ -53,6 +53,7 @@ def test_equals_transformers(case, ran):
     assert figures["log_probs"] <= 1e-4
     assert figures["loss"] <= 1e-5
     assert figures["gradient"] <= 1e-4
+    assert figures["entropy"] <= 1e-5
     assert figures["error_metric"] <= 1e-5
 
 

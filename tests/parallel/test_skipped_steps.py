@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loss that is no number on one of two data-parallel ranks: both skip the step, three in a row end the run."""
+"""A loss that is no number on one of two data-parallel ranks: both skip the step; three in a row end it."""
 
 import json
 

@@ -39,6 +39,7 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
             "model.log_prob_chunk=7",
             "grpo.clip_high=0.28",
             "grpo.kl_coefficient=0.1",
+            "grpo.entropy_coefficient=0.05",
         ],
     )
     session = sessions.start(platform, GRPOActor, recipe, recipe.grpo.optim, 10, Path(hf_path))
@@ -57,13 +58,14 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
     def score(ids, prompt):
         tokens = torch.tensor([ids])
         log_probs = reference(tokens).logits.log_softmax(-1)[0, :-1]
-        return log_probs.gather(-1, tokens[0, 1:, None])[prompt - 1 :, 0]
+        entropies = -(log_probs.exp() * log_probs).sum(-1)
+        return log_probs.gather(-1, tokens[0, 1:, None])[prompt - 1 :, 0], entropies[prompt - 1 :]
 
     # log-probs
     plain = [Sample(ids, prompt) for ids, prompt, _, _ in samples]
     mine = actor.get_inference_log_probs(plain)
     with torch.no_grad():
-        theirs = [score(ids, prompt) for ids, prompt, _, _ in samples]
+        theirs = [score(ids, prompt)[0] for ids, prompt, _, _ in samples]
     figures = {
         "log_probs": max((torch.tensor(a) - b).abs().max().item() for a, b in zip(mine, theirs, strict=True))
     }
@@ -108,17 +110,19 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)
         figures["cuts"] = max(figures["cuts"], worst.item())
 
-    expected = 0.0
+    expected = entropy = 0.0
     for s, (ids, prompt, advantage, _) in zip(full, samples, strict=True):
-        log_probs = score(ids, prompt)
+        log_probs, entropies = score(ids, prompt)
         old, ref = torch.tensor(s.per_token["old"]), torch.tensor(s.per_token["reference"])
         ratio = torch.exp(log_probs - old)
         bounded = torch.clamp(ratio, 0.8, 1.28)
         gain = torch.where(ratio * advantage < bounded * advantage, ratio, bounded) * advantage
         kl = torch.exp(ref - log_probs) - (ref - log_probs) - 1
-        expected = expected + (0.1 * kl - gain).sum() / tokens
+        expected = expected + (0.1 * kl - gain - 0.05 * entropies).sum() / tokens
+        entropy += entropies.sum().item() / tokens
     expected.backward()
     figures["loss"] = abs(loss - expected.item()) / abs(expected.item())
+    figures["entropy"] = abs(metrics["entropy"] - entropy) / entropy
     figures["error_metric"] = abs(
         metrics["log_prob_error_mean"] - sum(v[0].abs().sum().item() for *_, v in samples) / tokens
     )

@@ -234,6 +234,8 @@ def test_a_circle_of_defaults_is_refused(recipe):
         ("rollout.straggler_timeout_s=0", "rollout.straggler_timeout_s", "above 0, or null"),
         ("rollout.straggler_timeout_s=soon", "rollout.straggler_timeout_s", "above 0, or null"),
         ("rollout.gpus=[0,1]", "rollout.gpus", "needs 1"),
+        ("cluster.offload_optimizer=true", "cluster.offload_optimizer", "only a GPU"),
+        ("grpo.entropy_coefficient=-0.1", "grpo.entropy_coefficient", "0 or more"),
         ("grpo.steps=0", "grpo.steps", "1 or more"),
         ("grpo.clip_low=1.0", "grpo.clip_low", "below 1"),
         ("grpo.skip_tasks=-1", "grpo.skip_tasks", "0 or more"),
@@ -261,11 +263,13 @@ def test_fields_that_depend_on_each_other(recipe, override, key, says):
 
 def test_a_bigger_cluster_passes_the_checks(recipe):
     words = ["cluster.devices_per_node=8", "cluster.tensor_parallel=4", "cluster.sequence_parallel=true"]
-    load_recipe(recipe(GRPO), [*words, "cluster.platform=gpu", "cluster.weight_transfer=ipc"])
+    words += ["cluster.platform=gpu", "cluster.weight_transfer=ipc"]
+    load_recipe(recipe(GRPO), [*words, "model.dtype=bf16"])
+    assert "model.dtype is fp32 on cluster.platform gpu" in refusal(recipe(GRPO), *words)
 
 
 def test_weights_travel_between_gpus_or_within_them(recipe):
-    words = ["cluster.platform=gpu", "cluster.devices_per_node=4", "rollout.servers=2"]
+    words = ["cluster.platform=gpu", "cluster.devices_per_node=4", "rollout.servers=2", "model.dtype=bf16"]
     words += ["rollout.tensor_parallel=2"]
     nccl, ipc = (f"cluster.weight_transfer={how}" for how in ("nccl", "ipc"))
     assert "GPUs 0, 1, 2, 3 would hold a trainer's rank" in refusal(recipe(GRPO), *words, nccl)

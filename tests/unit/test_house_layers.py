@@ -23,7 +23,7 @@ ROWS = [
     {"checks", "config", "manifest", "work_order"},
     {"training"},
     {"grpo", "sft", "report"},
-    {"stages"},
+    {"stages", "simulation"},
     {"pipeline"},
     {"cli"},
     {"__main__"},

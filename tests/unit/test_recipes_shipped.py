@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every recipe in the checkout loads, says what was run, and every base key says why."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from reasongrm_nemo.checks import STAGES, check_model
 from reasongrm_nemo.config import load_recipe, recipes_root, require_path
@@ -112,31 +114,19 @@ def test_the_root_is_the_checkout_s():
     assert Path(__file__).resolve().parents[2] / "recipes" == ROOT
 
 
-def test_qwq_on_the_papers_cluster_fits_its_shape_and_context(tmp_path):
-    """The parts alone, until there is a pipeline of them: 65,536 positions by the recipe's rope."""
-    path = tmp_path / "zero.yaml"
-    path.write_text("defaults: [base/grpo, model/qwq_32b, cluster/a800_4x8]\ninputs: {tasks: tasks.jsonl}\n")
-    cfg = load_recipe(path, ["model.hf_path=QwQ-32B"])
-    config = {
-        "model_type": "qwen2",
-        "num_hidden_layers": 64,
-        "hidden_size": 5120,
-        "intermediate_size": 27648,
-        "num_attention_heads": 40,
-        "num_key_value_heads": 8,
-        "vocab_size": 152064,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 1e6,
-        "max_position_embeddings": 40960,
-    }
+def test_qwq_on_the_papers_cluster_fits_its_shape_and_context():
+    """65,536 positions by the recipe's rope, said once; without it they are refused."""
+    path = ROOT / "qwq_32b" / "1_grpo_zero.yaml"
+    cfg = load_recipe(path)
+    config = json.loads((Path(__file__).parents[1] / "data/configs/qwq_32b/config.json").read_text())
     check_model(cfg, config, "config.json")
-    plain = load_recipe(path, ["model.hf_path=QwQ-32B", "model.rope.type=null"])
+    plain = load_recipe(path, ["model.rope.type=null"])
     with pytest.raises(UserError, match="past max_position_embeddings 40960"):
         check_model(plain, config, "config.json")
     with pytest.raises(UserError, match="pipeline_parallel is 4, which does not divide num_hidden_layers 63"):
         check_model(cfg, config | {"num_hidden_layers": 63}, "config.json")
     with pytest.raises(UserError, match=r"model\.max_model_len is 65536, past the 36045 positions"):
-        load_recipe(path, ["model.hf_path=QwQ-32B", "model.rope.factor=1.1"])
+        load_recipe(path, ["model.rope.factor=1.1"])
 
 
 def test_recipes_and_examples_are_found_from_any_folder(tmp_path, monkeypatch):
@@ -156,3 +146,31 @@ def test_a_recipe_here_goes_before_a_shipped_one(tmp_path, monkeypatch):
     own.parent.mkdir(parents=True)
     own.write_text("")
     assert recipe_files(Path("recipes/smollm2")) == [Path("recipes/smollm2/0_mine.yaml")]
+
+
+def test_the_paper_s_run_states_the_paper_s_values():
+    """Section 4.3: learning rate 1e-6, global batch 256, prompts 8,192, responses 57,344, 4 × 8 GPUs."""
+    for stage in ("1_grpo_zero", "4_sft", "6_grpo_hard"):
+        cfg = load_recipe(ROOT / "qwq_32b" / f"{stage}.yaml")
+        assert cfg[cfg.stage].optim.lr == 1e-6
+        assert cfg.judge.max_prompt_tokens == 8192 and cfg.rollout.max_response_tokens == 57344
+        assert cfg.model.max_model_len == 65536
+        assert (cfg.cluster.nodes, cfg.cluster.devices_per_node) == (4, 8)
+        if cfg.stage == "grpo":
+            assert cfg.grpo.prompts_per_step * cfg.grpo.samples_per_prompt == 256
+        else:
+            assert cfg.sft.batch_size == 256
+
+
+@pytest.mark.parametrize("model", ["llama3_1_8b", "qwen2_5_7b", "qwen2_5_14b"])
+def test_table_3_compares_nothing_but_the_choice_of_paths(model):
+    random, r_star, evaluate = load_all(recipe_files(ROOT / "ablation" / model), [])
+    apart = {
+        key
+        for key, value in _leaves(OmegaConf.to_container(random))
+        if OmegaConf.select(r_star, key) != value
+    }
+    assert apart == {"name", "inputs.examples"}
+    assert random.inputs.examples == "runs/qwq_32b/3_filter/examples_random.jsonl"
+    assert r_star.inputs.examples == "runs/qwq_32b/3_filter/examples.jsonl"
+    assert list(evaluate.evaluate.models) == ["base", "random", "r_star"]

@@ -30,6 +30,7 @@ def after_nemo() -> None:
     from nemo.collections.nlp.models.language_modeling.megatron_base_model import MegatronBaseModel
     from nemo.core.classes.modelPT import ModelPT
     from nemo.core.config.optimizers import AdamWParams
+    from nemo.core.optim import McoreDistributedOptimizer
     from nemo.core.optim.optimizers import register_optimizer
 
     from reasongrm_nemo.megatron.cpu.adam import FusedAdam
@@ -40,9 +41,8 @@ def after_nemo() -> None:
     nlp_model.get_megatron_pretrained_bert_models = list
     # nlp_overrides.py:219 refuses to start on this flag alone; :341-346 ask isinstance() of these two
     nlp_overrides.HAVE_APEX = True
-    for name in ("McoreDistributedOptimizer", "MegatronDistributedFusedAdam"):
-        if not hasattr(nlp_overrides, name):
-            setattr(nlp_overrides, name, type(name, (), {}))
+    nlp_overrides.McoreDistributedOptimizer = McoreDistributedOptimizer
+    nlp_overrides.MegatronDistributedFusedAdam = type("MegatronDistributedFusedAdam", (), {})
     # megatron_base_model.py:276 makes a CUDA stream for Transformer Engine's context parallelism
     MegatronBaseModel.setup_transformer_engine_cp_groups = lambda self: None
     # modelPT.py:2100 moves itself to torch.device("cuda", ...)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Simulated ranks: ``python -m reasongrm_nemo.simulation.ranks``, with orders as JSON on standard input.
+
+Each order gets a forked process of its own, since the fake process group, NeMo's global state and the
+stand-ins hold for a whole process; the imports, which take longest, are done once.
+
+What is real: NeMo-Aligner's model class with our layers, built by NeMo from ``nemo_config``; the log-probs,
+loss and gradients; megatron-core's pipeline schedule, recomputation and sequence parallelism. What is not:
+tensors have no data (``FakeTensorMode``), messages to other ranks are not sent, layers are those of
+``layers.plain_spec`` rather than Transformer Engine's, and gradients are dropped as soon as they are there,
+where megatron-core adds them to a buffer, which is counted as ``gradients``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo.megatron.platform import CPU, GPU, Platform, load_platform
+from reasongrm_nemo.simulation.simulate import RankReport, report_line
+
+# As on a GPU, save for the layers: Transformer Engine cannot be imported without one.
+SIMULATED_GPU = Platform("gpu", "cpu", transformer_engine=False, optimizer=GPU.optimizer, amp_o2=GPU.amp_o2)
+
+
+def main() -> None:
+    """Simulate what standard input orders and print a line for each."""
+    orders = json.load(sys.stdin)
+    load_platform("cpu")
+    from reasongrm_nemo.megatron import session
+
+    session.quiet_libraries()
+    import reasongrm_nemo.grpo.actor
+    import reasongrm_nemo.sft.model  # noqa: F401
+
+    # a process each
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        for report in pool.imap(_simulate, orders, chunksize=1):
+            print(report_line(report), flush=True)
+
+
+def _simulate(order: dict[str, Any]) -> RankReport:
+    recipe = OmegaConf.create(order["recipe"])
+    return simulate_rank(recipe, Path(order["hf_path"]), order["rank"], order["train"])
+
+
+def simulate_rank(
+    recipe: DictConfig, hf_path: Path, rank: int, train: bool = True, fake: bool = True
+) -> RankReport:
+    """Be ``rank`` of the recipe's cluster: build its part of the model and take a step. Once a process.
+
+    Args:
+        recipe: resolved recipe.
+        hf_path: folder of the model's config.json.
+        rank: global rank.
+        train: take a step.
+        fake: False runs on real tensors, to check the count itself (small models on one rank only).
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    architecture = Architecture.from_folder(hf_path, recipe.model.rope)
+    with _world(recipe.cluster, rank), FakeTensorMode(allow_non_fake_inputs=True) if fake else _nothing():
+        began = time.monotonic()
+        model = build(recipe, architecture)
+        parameters = list(model.core_module().parameters())
+        built = time.monotonic()
+        activations = peak_of_step(model, recipe, parameters) if train else 0
+        stepped = time.monotonic()
+    from megatron.core import parallel_state
+
+    count = sum(p.numel() for p in parameters)
+    halves = all(p.dtype is torch.bfloat16 for p in parameters)
+    # the distributed optimizer deals its states out to the data-parallel ranks; the CPU's does not
+    optimizer = 12 * count // parallel_state.get_data_parallel_world_size() if halves else 8 * count
+    return RankReport(
+        rank=rank,
+        stage=parallel_state.get_pipeline_model_parallel_rank(),
+        parameters=count,
+        replicated=sum(p.numel() for p in parameters if not getattr(p, "tensor_model_parallel", False)),
+        weights=sum(p.numel() * p.element_size() for p in parameters),
+        gradients=4 * count,
+        optimizer=optimizer,
+        activations=activations,
+        build_s=built - began,
+        step_s=stepped - built,
+    )
+
+
+def build(recipe: DictConfig, architecture: Architecture) -> Any:
+    """The recipe's model on this rank, by NeMo, without weights or optimizer."""
+    from nemo_aligner.utils.train_script_utils import resolve_and_create_trainer
+
+    from reasongrm_nemo.grpo.actor import GRPOActor
+    from reasongrm_nemo.megatron import rope
+    from reasongrm_nemo.megatron.nemo_config import nemo_config
+    from reasongrm_nemo.sft.model import SFTModel
+
+    stage = recipe[recipe.stage]
+    platform = SIMULATED_GPU if recipe.cluster.platform == "gpu" else CPU
+    config = nemo_config(recipe, stage.optim, architecture, platform)
+    trainer = resolve_and_create_trainer(config, "aligner")
+    model: Any = {"grpo": GRPOActor, "sft": SFTModel}[recipe.stage](config.model, trainer)
+    rope.apply(model.core_module(), architecture.rope, architecture.head_dim)
+    model.core_module().train()
+    # fixed shapes: the message that announces one cannot be read without data
+    model.transformer_config.variable_seq_lengths = False
+    if recipe.stage == "grpo":
+        model.grpo = stage
+    return model
+
+
+def peak_of_step(model: Any, recipe: DictConfig, parameters: list[Any]) -> int:
+    """Most bytes alive in forward and backward over as many full micro-batches as a pipeline holds."""
+    from reasongrm_nemo.megatron.forward_backward import run_schedule
+    from reasongrm_nemo.megatron.micro_batches import Sample, collate
+    from reasongrm_nemo.simulation.storages import LiveStorages
+
+    length = recipe.model.max_model_len
+    names = ("rollout", "old", "reference") if recipe.stage == "grpo" else ()
+    sample = Sample((0,) * length, 1, per_token=dict.fromkeys(names, (0.0,) * (length - 1)))
+    rows = max(1, recipe[recipe.stage].max_tokens_per_micro_batch // length)
+    batch = collate([sample], [0] * rows, model.length_multiple())
+    if recipe.stage == "grpo":
+        loss_function = model.loss_function([])
+    else:
+        loss_function = model.loss_function(1.0)
+    for parameter in parameters:
+        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    live = LiveStorages(parameters)
+    with live:
+        # as many as are in flight at once on the first stage
+        batches = [batch] * recipe.cluster.pipeline_parallel
+        run_schedule(model.model, batches, loss_function, entropy=recipe.stage == "grpo")
+    return live.peak
+
+
+def _drop_gradient(parameter: Any) -> None:
+    parameter.grad = None
+
+
+@contextlib.contextmanager
+def _world(cluster: DictConfig, rank: int) -> Iterator[None]:
+    """This process as one rank of the cluster, over a process group that sends nothing."""
+    import torch
+    import torch.distributed as dist
+    from megatron.core import parallel_state, tensor_parallel
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    world = cluster.nodes * cluster.devices_per_node
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_RANK": str(rank % cluster.devices_per_node),
+        "GROUP_RANK": str(rank // cluster.devices_per_node),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+        # Lightning knows torchrun by it
+        "TORCHELASTIC_RUN_ID": "simulation",
+    }
+    torch.set_num_threads(1)
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=cluster.tensor_parallel,
+        pipeline_model_parallel_size=cluster.pipeline_parallel,
+        create_gloo_process_groups=False,
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    _stand_ins()
+    yield
+
+
+def _stand_ins() -> None:
+    """What cannot be done to a tensor without data."""
+    from megatron.core.tensor_parallel import random
+
+    from reasongrm_nemo.megatron.gpt import ScoringGPTModel
+
+    # a generator's state is read out as numbers; nothing is drawn, for dropout is 0
+    random.CudaRNGStatesTracker.fork = lambda self, name=None: contextlib.nullcontext()
+    random._get_all_rng_states = tuple
+    random._set_all_rng_states = lambda *_: None
+    random._fork_rng = contextlib.nullcontext
+    # NeMo's O2 wrapper casts what megatron-core has already made in bf16
+    ScoringGPTModel.bfloat16 = lambda self: self
+
+
+def _nothing() -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+if __name__ == "__main__":
+    main()

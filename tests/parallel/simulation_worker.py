@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Peak of one small rank's step, run by test_simulation.py: ``simulation_worker.py RECIPE HF_FOLDER HOW``.
+
+HOW is ``fake`` (tensors without data), ``real`` (the same count over real tensors) or ``allocator`` (what
+PyTorch's CPU allocator says of real tensors).
+"""
+
+import sys
+from pathlib import Path
+
+
+class Allocator:
+    """In place of LiveStorages: the profiler's memory events."""
+
+    def __init__(self, known):
+        self.peak = 0
+
+    def __enter__(self):
+        from torch.profiler import ProfilerActivity, profile
+
+        self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+        self._profile.__enter__()
+
+    def __exit__(self, *error):
+        self._profile.__exit__(*error)
+        now = 0
+        for event in self._profile.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                now += event.nbytes()
+                self.peak = max(self.peak, now)
+
+
+def main(recipe, hf_path, how):
+    from reasongrm_nemo.megatron.platform import load_platform
+
+    load_platform("cpu")
+    from reasongrm_nemo.megatron import session
+
+    session.quiet_libraries()
+    from reasongrm_nemo.config import load_recipe
+    from reasongrm_nemo.simulation import ranks, storages
+
+    if how == "allocator":
+        storages.LiveStorages = Allocator
+    report = ranks.simulate_rank(load_recipe(recipe), Path(hf_path), 0, fake=how == "fake")
+    print("peak", report.activations)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NeMo's configuration of the shipped GPU recipes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.megatron.nemo_config import nemo_config
+from reasongrm_nemo.megatron.platform import CPU, GPU
+
+CONFIGS = Path(__file__).parents[2] / "data" / "configs"
+
+
+def configured(recipe, model, platform, *words):
+    recipe = load_recipe(recipes_root() / recipe, words)
+    file = CONFIGS / model / "config.json"
+    architecture = Architecture.from_config(json.loads(file.read_text()), str(file), recipe.model.rope)
+    return nemo_config(recipe, recipe[recipe.stage].optim, architecture, platform)
+
+
+@pytest.fixture(scope="module")
+def qwq():
+    return configured("qwq_32b/1_grpo_zero.yaml", "qwq_32b", GPU)
+
+
+def test_qwq_is_trained_in_bf16_from_fp32_weights(qwq):
+    assert (qwq.trainer.precision, qwq.model.precision, qwq.model.megatron_amp_O2) == ("bf16", "bf16", True)
+    assert qwq.model.optim.name == "mcore_distributed_optim"
+    assert qwq.model.optim.grad_sync_dtype == "fp32"
+    # with either, weights are not whole when they are sent to the rollout server
+    assert not qwq.model.optim.overlap_param_sync and not qwq.model.optim.overlap_grad_sync
+    assert not qwq.model.optim.check_for_nan_in_grad
+
+
+def test_megatron_s_optimizer_clips_by_the_recipe(qwq):
+    """NeMo hands it the trainer's value (modelPT.py, setup_megatron_optimization); null fails in its step."""
+    assert qwq.trainer.gradient_clip_val == 1.0
+
+
+def test_qwq_s_layout_and_memory(qwq):
+    model = qwq.model
+    assert (model.tensor_model_parallel_size, model.pipeline_model_parallel_size) == (8, 4)
+    assert model.sequence_parallel and model.transformer_engine and not model.use_cpu_initialization
+    assert (model.activations_checkpoint_granularity, model.activations_checkpoint_method) == (
+        "full",
+        "uniform",
+    )
+    assert model.activations_checkpoint_num_layers == 1 and model.encoder_seq_length == 65536
+    assert model.offload_optimizer
+    assert (qwq.trainer.num_nodes, qwq.trainer.devices) == (4, 8)
+
+
+def test_qwq_s_yarn_is_in_the_softmax_scale(qwq):
+    """(0.1 ln 4 + 1)² / sqrt(128), for YaRN multiplies sines and cosines by that factor."""
+    assert qwq.model.softmax_scale == pytest.approx((0.1 * 1.3862943611 + 1) ** 2 / 128**0.5)
+
+
+def test_cpu_has_none_of_it():
+    config = configured("tiny/4_sft.yaml", "qwen2_5_7b", CPU)
+    assert set(config.model.optim) == {"name", "lr", "betas", "eps", "weight_decay"}
+    assert not config.model.megatron_amp_O2 and not config.model.offload_optimizer
+    assert config.model.activations_checkpoint_granularity is None
