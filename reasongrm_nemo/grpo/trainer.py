@@ -124,6 +124,7 @@ class GRPOTrainer:
             "train_s": trained - rolled_out,
             "refit_s": time.monotonic() - trained,
         }
+        seconds |= self.actor.timers.take()
         figures |= {"tokens_per_second": tokens / seconds["rollout_s"]} | seconds
         self.metrics.log(self.step, figures)
 
@@ -182,11 +183,13 @@ class GRPOTrainer:
         self.actor.prepare_for_training_step()
         loss, metrics = self.actor.get_loss_and_metrics(batch, forward_only=False)
         self.actor.finish_training_step()
-        norm = clip_gradients(self.actor, self.cfg.optim.clip_grad)
+        with self.actor.timers("optimizer"):
+            norm = clip_gradients(self.actor, self.cfg.optim.clip_grad)
         figures = metrics | {"grad_norm": None if norm is None else float(norm)}
         figures |= {"lr": self.optimizer.param_groups[0]["lr"]}
         if math.isfinite(loss) and (norm is None or math.isfinite(norm)):
-            self.optimizer.step()
+            with self.actor.timers("optimizer"):
+                self.optimizer.step()
             self.skipped = 0
         else:
             self.skipped += 1
@@ -204,7 +207,8 @@ class GRPOTrainer:
 
     def save(self) -> None:
         """A checkpoint at the present step."""
-        self.checkpoints.save(self.step, self.actor, self.scheduler, self.state_dict())
+        with self.actor.timers("checkpoint"):  # in the next step's line
+            self.checkpoints.save(self.step, self.actor, self.scheduler, self.state_dict())
 
     def state_dict(self) -> dict[str, int]:
         """The trainer's own state."""
