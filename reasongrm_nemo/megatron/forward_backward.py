@@ -44,7 +44,11 @@ def run_micro_batches(
         batch = next(iterator)
         positions = torch.arange(batch.tokens.size(1), device=device).expand_as(batch.tokens)
         output = module(
-            batch.tokens.to(device), positions, attention_mask=None, targets=batch.targets.to(device)
+            batch.tokens.to(device),
+            positions,
+            attention_mask=None,
+            targets=batch.targets.to(device),
+            scored=batch.scored.to(device),
         )
 
         def finish(log_probs: Tensor, non_loss_data: bool = False):

@@ -28,6 +28,7 @@ class ScoringGPTModel(GPTModel):
         position_ids: Tensor,
         attention_mask: Tensor | None = None,
         targets: Tensor | None = None,
+        scored: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """Run this pipeline stage.
@@ -37,10 +38,11 @@ class ScoringGPTModel(GPTModel):
             position_ids: int64 [b, s].
             attention_mask: None; attention is causal by construction.
             targets: int64 [b, s], the tokens to score at each position; None for plain GPTModel output.
+            scored: the positions that are scored, int64 [n], places in [s * b]; None: all.
             **kwargs: passed on to GPTModel.
 
         Returns:
-            fp32 log-probs [b, s] on the last stage with targets, else what GPTModel returns.
+            fp32 log-probs [b, s] on the last stage with targets, 0 where not scored; else what GPTModel returns.
         """
         if targets is None or not self.post_process:
             return super().forward(input_ids, position_ids, attention_mask, **kwargs)
@@ -59,6 +61,7 @@ class ScoringGPTModel(GPTModel):
             vocab=self.real_vocab_size,
             chunk=self.log_prob_chunk,
             sequence_parallel=self.config.sequence_parallel,
+            scored=scored,
         ).t()
 
 

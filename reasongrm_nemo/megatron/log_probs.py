@@ -54,7 +54,14 @@ class _ChunkedLogProbs(torch.autograd.Function):
 
 
 def chunked_log_probs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, vocab: int, chunk: int, sequence_parallel: bool
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    vocab: int,
+    chunk: int,
+    sequence_parallel: bool,
+    scored: Tensor | None = None,
 ) -> Tensor:
     """Log p(target) with gradients, never holding more than ``chunk`` positions' logits.
 
@@ -69,16 +76,23 @@ def chunked_log_probs(
         vocab: real entries of the vocabulary; rows that pad it for tensor parallelism are no tokens.
         chunk: positions at a time.
         sequence_parallel: whether ``hidden`` is sharded along s.
+        scored: the positions whose log-probs are wanted, int64 [n], places in [s * b]; None: all. A prompt's
+            positions are most of a judge's, and the head is a fifth of a small model.
 
     Returns:
-        Natural log-probs, fp32 [s, b], the same on every tensor-parallel rank.
+        Natural log-probs, fp32 [s, b], the same on every tensor-parallel rank; 0 where not scored.
     """
     if sequence_parallel:
         from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 
         # its backward reduce-scatters over the ranks, so the gradient must not be summed here as well
         hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
-    return _ChunkedLogProbs.apply(hidden, weight, targets, vocab, chunk, not sequence_parallel)
+    if scored is None:
+        return _ChunkedLogProbs.apply(hidden, weight, targets, vocab, chunk, not sequence_parallel)
+    wanted = hidden.flatten(0, 1).index_select(0, scored)[:, None]
+    aims = targets.flatten().index_select(0, scored)[:, None]
+    found = _ChunkedLogProbs.apply(wanted, weight, aims, vocab, chunk, not sequence_parallel)
+    return found.new_zeros(targets.numel()).index_copy(0, scored, found[:, 0]).view_as(targets)
 
 
 def _logits(hidden: Tensor, weight: Tensor, vocab: int) -> Tensor:
