@@ -46,12 +46,13 @@ def nemo_config(
         "log_prob_chunk": recipe.model.log_prob_chunk,
         **model_keys(architecture, Layout.of_cluster(cluster)),
         **_recompute_keys(recipe.model.recompute),
-        # the fusions need CUDA kernels; with Transformer Engine they are part of its layers
+        # the fusions need CUDA kernels, two of which have a stand-in on CPU (cpu.gaps); with Transformer
+        # Engine they are part of its layers
         "masked_softmax_fusion": False,
         "bias_dropout_add_fusion": False,
-        "bias_activation_fusion": False,
+        "bias_activation_fusion": not platform.transformer_engine,
         "gradient_accumulation_fusion": False,
-        "apply_rope_fusion": False,
+        "apply_rope_fusion": not platform.transformer_engine,
         "cross_entropy_loss_fusion": False,
         "persist_layer_norm": False,
         "gradient_as_bucket_view": True,
