@@ -6,8 +6,8 @@
 
 Both sides are started once and then take turns, one whole GRPO step each: rollout, rewards, update, and on
 our side the refit of the rollout server. All responses have the same number of tokens on both sides: the end
-token is held back (vLLM's min_tokens, transformers' min_new_tokens). Rewards alternate between 1 and 0, so that
-every group is trained on.
+token is held back (vLLM's min_tokens, transformers' min_new_tokens). Rewards alternate between 1 and 0, so
+that every group is trained on. With --natural the end token is let be, and lengths are the model's own.
 
 TRL generates with transformers' generate(), its default: its other engine, vLLM in the same process, is CUDA
 only. As the engines differ, the training part is given by itself as well.
@@ -57,20 +57,30 @@ def flops(config: dict[str, Any], lengths: list[int], response: int) -> float:
 def main() -> None:
     """See the module."""
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--peer-python", type=Path, required=True, help="a python that has benchmarks/trl.lock")
+    parser.add_argument(
+        "--peer-python", type=Path, required=True, help="a python that has benchmarks/trl.lock"
+    )
     parser.add_argument("--peer-micro-batch", type=int, help="TRL's per_device_train_batch_size")
+    parser.add_argument("--natural", action="store_true", help="let responses end by themselves")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of each response")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for our recipe")
     args = parser.parse_args()
-    work, steps, tokens = args.work.resolve(), args.rounds + 2, args.tokens
+    work, steps = args.work.resolve(), args.rounds + 2
     model_dir, tasks = prepared(args.model, work)
-    own = [f"grpo.steps={steps}", f"grpo.save_every={10 * steps}", "grpo.shuffle=false", "grpo.max_tasks=null"]
-    own += [f"rollout.max_response_tokens={tokens}", f"cluster.threads_per_rank={args.threads}"]
+    own = [
+        f"grpo.steps={steps}",
+        f"grpo.save_every={10 * steps}",
+        "grpo.shuffle=false",
+        "grpo.max_tasks=null",
+    ]
+    own += [] if args.natural else [f"rollout.max_response_tokens={args.tokens}"]
+    own += [f"cluster.threads_per_rank={args.threads}"]
     recipe = grpo_recipe(args.model, work, own + args.set)
+    tokens = recipe.rollout.max_response_tokens
     cfg = recipe.grpo
     asked = prompts(recipe, model_dir, tasks, steps * cfg.prompts_per_step)
     batch = cfg.prompts_per_step * cfg.samples_per_prompt
-    figures, matmul = run(args, recipe, model_dir, tasks, asked, tokens)
+    figures, matmul = run(args, recipe, model_dir, tasks, asked)
 
     config = json.loads((model_dir / "config.json").read_text())
     taken = asked[cfg.prompts_per_step : (args.rounds + 1) * cfg.prompts_per_step]  # the first was a warm-up
@@ -78,20 +88,24 @@ def main() -> None:
     ours, theirs = figures["ours"], figures["TRL"]
     setting = (
         f"{args.model}, {cfg.prompts_per_step} prompts of {prompt_tokens:.0f} tokens on average × "
-        f"{cfg.samples_per_prompt} responses of {tokens}, {args.threads} threads, fp32"
+        f"{cfg.samples_per_prompt} responses of {'at most ' * args.natural}{tokens}, "
+        f"{args.threads} threads, fp32"
     )
     table = [["", "ours, s (each round)", "TRL, s (each round)", "TRL / ours (median of the rounds)"]]
     for label, name in (("step", "seconds"), ("rollout and rewards", "rollout_s"), ("training", "train_s")):
         ratio = median(b[name] / a[name] for a, b in zip(ours, theirs, strict=True))
         table.append([label, each(ours, name), each(theirs, name), f"{ratio:.2f}"])
+    words = [each(rounds, "response_tokens", ".1f") for rounds in (ours, theirs)]
+    table.append(["tokens of a response, mean", *words, ""])
     lines = {"forward and backward": "forward_backward_s", "optimizer": "optimizer_s", "refit": "refit_s"}
     table += [[f"ours: {label}", each(ours, name), "", ""] for label, name in lines.items()]
-    report("grpo_step", args, setting, table, figures)
+    report("grpo_step_natural" if args.natural else "grpo_step", args, setting, table, figures)
+    if args.natural:
+        return
 
     lengths = [len(ids) + tokens - 1 for _, ids in taken for _ in range(cfg.samples_per_prompt)]
     work_done = flops(config, lengths, tokens) / args.rounds
-    products = work_done - flops(config | {"num_attention_heads": 0, "head_dim": 1}, [], 0)
-    rate, reached = matmul["flops"] / matmul["seconds"], products / middle(ours, "forward_backward_s")
+    rate, reached = matmul["flops"] / matmul["seconds"], work_done / middle(ours, "forward_backward_s")
     print(
         f"\nForward and backward: {work_done / 1e9:.0f} GFLOP a step of {batch} sequences, "
         f"{reached / 1e9:.0f} GFLOP/s, {reached / rate:.0%} of the {rate / 1e9:.0f} GFLOP/s that the same "
@@ -100,12 +114,13 @@ def main() -> None:
     )
 
 
-def run(args: Any, recipe: Any, model_dir: Path, tasks: Path, asked: list, tokens: int) -> tuple[dict, dict]:
+def run(args: Any, recipe: Any, model_dir: Path, tasks: Path, asked: list) -> tuple[dict, dict]:
     """Figures of both, and the machine's rate at the shapes of our micro-batches."""
     from reasongrm_nemo.rollout import RolloutServer, RolloutSettings
     from reasongrm_nemo.work_order import WorkOrder
 
-    cfg, work = recipe.grpo, args.work.resolve() / f"grpo_step_{args.model}"
+    cfg, tokens = recipe.grpo, recipe.rollout.max_response_tokens
+    work = args.work.resolve() / f"grpo_step_{args.model}"
     work.mkdir(parents=True, exist_ok=True)
     for old in [*work.glob("rollouts/*"), work / "metrics.jsonl"]:
         old.unlink(missing_ok=True)
@@ -115,6 +130,7 @@ def run(args: Any, recipe: Any, model_dir: Path, tasks: Path, asked: list, token
         "prompts_per_step": cfg.prompts_per_step,
         "samples": cfg.samples_per_prompt,
         "tokens": tokens,
+        "natural": args.natural,
         "micro_batch": args.peer_micro_batch or PEER_ROWS[args.model],
         "policy": recipe.judge.policy,
         "lr": cfg.optim.lr,
@@ -126,7 +142,7 @@ def run(args: Any, recipe: Any, model_dir: Path, tasks: Path, asked: list, token
     server = RolloutServer(RolloutSettings.from_config(recipe), model_dir, work / "rollout-server.log")
     inputs = {"tasks": tasks}
     written = WorkOrder(recipe, work, model_dir, inputs, server.spec()).write()
-    ours_command = [sys.executable, HERE / "step_ours.py", written, str(tokens)]
+    ours_command = [sys.executable, HERE / "step_ours.py", written, "0" if args.natural else str(tokens)]
     peer_command = [args.peer_python, HERE / "peer_trl.py", work / "trl.json"]
     with (
         server,

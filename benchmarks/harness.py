@@ -177,7 +177,9 @@ def each(rounds: Iterable[dict[str, Any]], name: str, form: str = ".2f") -> str:
     return ", ".join(f"{figures[name]:{form}}" for figures in rounds)
 
 
-def report(name: str, args: argparse.Namespace, setting: str, table: Sequence[Sequence[str]], raw: Any) -> None:
+def report(
+    name: str, args: argparse.Namespace, setting: str, table: Sequence[Sequence[str]], raw: Any
+) -> None:
     """Print a Markdown table with what it was measured on, and write everything as JSON."""
     rows = ["| " + " | ".join(cells) + " |" for cells in table]
     rows.insert(1, "|" + "---|" * len(table[0]))
@@ -185,5 +187,7 @@ def report(name: str, args: argparse.Namespace, setting: str, table: Sequence[Se
     machine = f"{platform.machine()}, {os.cpu_count()} cores, load before a turn {max(loads):.1f} at most"
     print(f"{setting}; {machine}, {date.today()}.\n\n" + "\n".join(rows))
     path = args.work / f"{name}_{args.model}.json"
-    path.write_text(json.dumps({"setting": setting, "date": str(date.today()), "rounds": raw}, indent=1) + "\n")
+    path.write_text(
+        json.dumps({"setting": setting, "date": str(date.today()), "rounds": raw}, indent=1) + "\n"
+    )
     print(f"\n{path}", file=sys.stderr)

@@ -4,8 +4,8 @@
     python benchmarks/refit.py --model smollm2|tiny
 
 A sync is what a GRPO step does: the Megatron weights are exported as Hugging Face tensors, one at a time, and
-pushed into a running vLLM server, which loads them, drops its prefix cache and goes on. Beside it, by turns: a
-copy of the same tensors in memory, and the same bytes through a loopback socket to another process.
+pushed into a running vLLM server, which loads them, drops its prefix cache and goes on. Beside it, by turns:
+a copy of the same tensors in memory, and the same bytes through a loopback socket to another process.
 """
 
 from __future__ import annotations

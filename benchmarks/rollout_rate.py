@@ -3,8 +3,8 @@
 
     python benchmarks/rollout_rate.py --model smollm2|tiny
 
-Ours is what the stages use: a vLLM server, HTTP, the client. The peer is ``LLM.generate`` in one process, with
-the same engine arguments, environment, prompts (as tokens), seeds and sampling, log-probs included, and
+Ours is what the stages use: a vLLM server, HTTP, the client. The peer is ``LLM.generate`` in one process,
+with the same engine arguments, environment, prompts (as tokens), seeds and sampling, log-probs included, and
 without detokenising. Both are started once and take turns, with an empty prefix cache at each.
 """
 
@@ -64,9 +64,7 @@ def main() -> None:
         figures = by_turns([ours, theirs], args.rounds)
     mine, peer = figures["ours"], figures["vLLM"]
     same = mine[0].pop("first") == peer[0].pop("first")
-    ratios = [
-        a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(mine, peer, strict=True)
-    ]
+    ratios = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(mine, peer, strict=True)]
     length = sum(len(ids) for _, ids in asked) / count
     setting = (
         f"{args.model}, {count} prompts of {length:.0f} tokens on average × {samples} responses of {tokens}, "

@@ -3,8 +3,8 @@
 
     python benchmarks/step_ours.py WORK_ORDER.json RESPONSE_TOKENS
 
-Three things are not as in a run. Responses all have RESPONSE_TOKENS tokens (vLLM's ``min_tokens``). Rewards
-alternate between 1 and 0 after the verdict was read, else a group of equal outcomes would be left out. And
+Three things are not as in a run. Responses all have RESPONSE_TOKENS tokens (vLLM's ``min_tokens``; 0: let be).
+Rewards alternate between 1 and 0 after the verdict was read, else a group of equal outcomes would be left out. And
 each step waits for its turn where its line of figures is written.
 """
 
@@ -96,7 +96,8 @@ def main() -> None:
         port = probe.getsockname()[1]
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    force_lengths(tokens)
+    if tokens:
+        force_lengths(tokens)
     alternate_rewards()
     wait_at_each_step()
     from reasongrm_nemo.grpo.main import main as train

@@ -4,7 +4,7 @@
     python benchmarks/step_share.py --model smollm2|tiny [--steps N]
     python benchmarks/step_share.py --metrics runs/tiny/1_grpo_zero/metrics.jsonl
 
-Runs the model's own recipe 1_grpo_zero, as the command line does, for a few steps, and reads its metrics.jsonl.
+Runs the model's own recipe 1_grpo_zero, as the command line does, for a few steps, and reads its metrics.
 A step's time is from line to line, so everything between counts, checkpoints too.
 """
 

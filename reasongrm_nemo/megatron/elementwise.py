@@ -36,7 +36,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich 2019, eq. 4).
+    """X / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich 2019, eq. 4).
 
     Args:
         x: [..., n]; 16-bit types are worked on in fp32.
@@ -68,7 +68,7 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def swiglu(x: Tensor, bias: Tensor | None, fp8_input_store: bool = False) -> Tensor:
-    """silu(x₁) · x₂ of the halves of the last dimension (Shazeer 2020, eq. 6), with megatron-core's signature.
+    """silu(x₁) · x₂ of the halves of the last dimension (Shazeer 2020, eq. 6); megatron-core's signature.
 
     megatron-core asks for it where ``bias_activation_fusion`` is set.
 

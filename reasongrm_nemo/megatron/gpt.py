@@ -42,7 +42,7 @@ class ScoringGPTModel(GPTModel):
             **kwargs: passed on to GPTModel.
 
         Returns:
-            fp32 log-probs [b, s] on the last stage with targets, 0 where not scored; else what GPTModel returns.
+            fp32 log-probs [b, s] on the last stage with targets, 0 where not scored; else GPTModel's output.
         """
         if targets is None or not self.post_process:
             return super().forward(input_ids, position_ids, attention_mask, **kwargs)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The written-out kernels are PyTorch's compositions, in value and gradient.
 
-In fp64, where the gradients' formulas must hold to 1e-6 of finite differences (gradcheck) and values to 1e-12.
+In fp64, where gradients must hold to 1e-6 of finite differences (gradcheck) and values to 1e-12.
 """
 
 import pytest
