@@ -3,9 +3,9 @@
 
     python benchmarks/step_ours.py WORK_ORDER.json RESPONSE_TOKENS
 
-Three things are not as in a run. Responses all have RESPONSE_TOKENS tokens (vLLM's ``min_tokens``; 0: let be).
-Rewards alternate between 1 and 0 after the verdict was read, else a group of equal outcomes would be left out. And
-each step waits for its turn where its line of figures is written.
+Three things are not as in a run. Responses all have RESPONSE_TOKENS tokens (vLLM's ``min_tokens``; 0: let
+be). Rewards alternate between 1 and 0 after the verdict was read, else groups of equal outcomes would be left
+out. And each step waits for its turn where its line of figures is written.
 """
 
 from __future__ import annotations
