@@ -7,7 +7,8 @@
 Both sides are started once and then take turns, one whole GRPO step each: rollout, rewards, update, and on
 our side the refit of the rollout server. All responses have the same number of tokens on both sides: the end
 token is held back (vLLM's min_tokens, transformers' min_new_tokens). Rewards alternate between 1 and 0, so
-that every group is trained on. With --natural the end token is let be, and lengths are the model's own.
+that every group is trained on. With --natural the end token is let be, and lengths are the
+model's own, on both sides those of the same weights.
 
 TRL generates with transformers' generate(), its default: its other engine, vLLM in the same process, is CUDA
 only. As the engines differ, the training part is given by itself as well.
@@ -73,7 +74,8 @@ def main() -> None:
         "grpo.shuffle=false",
         "grpo.max_tasks=null",
     ]
-    own += [] if args.natural else [f"rollout.max_response_tokens={args.tokens}"]
+    # a learning rate that teaches nothing keeps the lengths of both sides those of the same model
+    own += ["grpo.optim.lr=1e-9"] if args.natural else [f"rollout.max_response_tokens={args.tokens}"]
     own += [f"cluster.threads_per_rank={args.threads}"]
     recipe = grpo_recipe(args.model, work, own + args.set)
     tokens = recipe.rollout.max_response_tokens
