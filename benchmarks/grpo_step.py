@@ -97,6 +97,8 @@ def main() -> None:
     for label, name in (("step", "seconds"), ("rollout and rewards", "rollout_s"), ("training", "train_s")):
         ratio = median(b[name] / a[name] for a, b in zip(ours, theirs, strict=True))
         table.append([label, each(ours, name), each(theirs, name), f"{ratio:.2f}"])
+    ratio = median(b["cpu_s"] / a["cpu_s"] for a, b in zip(ours, theirs, strict=True))
+    table.append(["CPU seconds of a step", each(ours, "cpu_s"), each(theirs, "cpu_s"), f"{ratio:.2f}"])
     words = [each(rounds, "response_tokens", ".1f") for rounds in (ours, theirs)]
     table.append(["tokens of a response, mean", *words, ""])
     lines = {"forward and backward": "forward_backward_s", "optimizer": "optimizer_s", "refit": "refit_s"}
@@ -148,7 +150,7 @@ def run(args: Any, recipe: Any, model_dir: Path, tasks: Path, asked: list) -> tu
     peer_command = [args.peer_python, HERE / "peer_trl.py", work / "trl.json"]
     with (
         server,
-        Contender("ours", ours_command, work, env) as ours,
+        Contender("ours", ours_command, work, env, server.state()["pid"]) as ours,
         Contender("TRL", peer_command, work, env) as theirs,
     ):
         ours.answer()

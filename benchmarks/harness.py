@@ -55,10 +55,18 @@ class Contender:
         command: starts it; it must answer once when it is ready.
         work: its log goes there.
         env: on top of this process's environment.
+        server: a process that works for it; its CPU time counts too.
     """
 
-    def __init__(self, name: str, command: Sequence[str | Path], work: Path, env: dict[str, str]) -> None:
-        self.name, self.log = name, work / f"{name}.log"
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        work: Path,
+        env: dict[str, str],
+        server: int | None = None,
+    ) -> None:
+        self.name, self.log, self._server = name, work / f"{name}.log", server
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
                 [str(word) for word in command],
@@ -78,12 +86,14 @@ class Contender:
         sys.exit(f"{self.name} ended with status {self._process.wait()}; see {self.log}")
 
     def turn(self, what: str = "go") -> dict[str, Any]:
-        """Let it work once; its figures, with ``seconds`` as seen from here and the machine's ``load``."""
+        """Let it work once; its figures, with ``seconds`` and ``cpu_s`` from here, and the load before."""
         assert self._process.stdin is not None
-        load, began = os.getloadavg()[0], time.monotonic()
+        roots = {self._process.pid, self._server}
+        load, began, cpu = os.getloadavg()[0], time.monotonic(), _cpu_seconds(roots)
         print(what, file=self._process.stdin, flush=True)
         figures = self.answer()
-        return {"load": load, "seconds": time.monotonic() - began} | figures
+        seconds, cpu = time.monotonic() - began, _cpu_seconds(roots) - cpu
+        return {"load": load, "seconds": seconds, "cpu_s": cpu} | figures
 
     def end(self) -> None:
         """End it, gently if it listens."""
@@ -100,6 +110,24 @@ class Contender:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+def _cpu_seconds(roots: set[int | None]) -> float:
+    """CPU seconds so far of these processes and all below them that live; unlike wall time it can be compared
+    while others use the machine (with one thread: idle threads of a team wait by spinning)."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        pid = int(stat.parent.name)
+        parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
+    mine = {pid for pid in parents if pid in roots}
+    while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    return sum(ticks[pid] for pid in mine) / os.sysconf("SC_CLK_TCK")
 
 
 def by_turns(contenders: Sequence[Contender], rounds: int) -> dict[str, list[dict[str, Any]]]:

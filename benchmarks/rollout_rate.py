@@ -53,10 +53,11 @@ def main() -> None:
     path.write_text(json.dumps(order))
     server = RolloutServer(settings, model_dir, work / "rollout-server.log")
     env = settings.environment("")
+    ours_command = [sys.executable, HERE / "rollout_ours.py", server.spec(), path]
     peer_command = [rollout_python(), HERE / "rollout_vllm.py", path]
     with (
         server,
-        Contender("ours", [sys.executable, HERE / "rollout_ours.py", server.spec(), path], work, {}) as ours,
+        Contender("ours", ours_command, work, {}, server.state()["pid"]) as ours,
         Contender("vLLM", peer_command, work, env) as theirs,
     ):
         ours.answer()
@@ -71,11 +72,13 @@ def main() -> None:
         f"{env['OMP_NUM_THREADS']} of {os.cpu_count()} cores for the engine's threads, fp32, "
         f"first response {'the same' if same else 'not the same'} on both sides"
     )
-    table = [["", "tokens/s (each round)", "median"]]
+    table = [["", "tokens/s (each round)", "median", "CPU s (each round)"]]
     for label, rounds in (("our stack", mine), ("LLM.generate", peer)):
         name = "tokens_per_second"
-        table.append([label, each(rounds, name, ".0f"), f"{median(r[name] for r in rounds):.0f}"])
-    table.append(["ours / LLM.generate", ", ".join(f"{r:.2f}" for r in ratios), f"**{median(ratios):.2f}**"])
+        rate = f"{median(r[name] for r in rounds):.0f}"
+        table.append([label, each(rounds, name, ".0f"), rate, each(rounds, "cpu_s")])
+    listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    table.append(["ours / LLM.generate", listed, f"**{median(ratios):.2f}**", ""])
     report("rollout_rate", args, setting, table, figures)
 
 

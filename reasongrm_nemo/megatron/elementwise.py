@@ -95,7 +95,8 @@ class _Rotary(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _turned(grads[0], *ctx.saved_tensors, -1), None
+        cos, sin = ctx.saved_tensors
+        return _turned(grads[0], cos, sin, -1), None
 
 
 def rotary(x: Tensor, angles: Tensor, transpose_output_memory: bool = False) -> Tensor:
