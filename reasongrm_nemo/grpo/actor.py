@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from reasongrm_nemo.megatron.forward_backward import LossFunction, run_micro_bat
 from reasongrm_nemo.megatron.gpt import JudgeModelMixin
 from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample, laid_out, plan
 from reasongrm_nemo.megatron.offload import move_states
+from reasongrm_nemo.megatron.timers import Timers
 
 
 class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
@@ -32,6 +34,11 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
     grpo: DictConfig
     _optimizer: Any
     init_policy_state_dict: Any
+
+    @cached_property
+    def timers(self) -> Timers:
+        """Seconds of ``forward_backward``, scoring included, and of what the trainer adds to them."""
+        return Timers()
 
     def prepare_for_training(self) -> None:
         """Bring the optimizer's states back where they were offloaded during rollouts."""
@@ -57,9 +64,10 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
         """
         set_eval(self)
         set_sync_funcs(self, forward_only=True)
-        _, scored = run_micro_batches(
-            self.model, response_tokens, self._budget(), self.length_multiple(), None
-        )
+        with self.timers("forward_backward"):
+            _, scored = run_micro_batches(
+                self.model, response_tokens, self._budget(), self.length_multiple(), None
+            )
         set_train(self)
         return scored
 
@@ -148,8 +156,9 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
 
     def finish_training_step(self) -> None:
         """Reduce the gradients over the ranks."""
-        self.complete_gradients()
-        super().finish_training_step()
+        with self.timers("optimizer"):
+            self.complete_gradients()
+            super().finish_training_step()
 
     def _budget(self) -> int:
         return int(self.grpo.max_tokens_per_micro_batch)

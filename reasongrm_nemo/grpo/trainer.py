@@ -167,6 +167,7 @@ class GRPOTrainer:
             "train_s": trained - rolled_out,
             "refit_s": time.monotonic() - trained,
         }
+        seconds |= self.actor.timers.take()
         figures |= {"tokens_per_second": tokens / seconds["rollout_s"]} | seconds
         self.metrics.log(self.step, figures)
 
@@ -235,11 +236,13 @@ class GRPOTrainer:
         self.actor.prepare_for_training_step()
         loss, metrics = self.actor.get_loss_and_metrics(batch, forward_only=False)
         self.actor.finish_training_step()
-        norm = self.actor.clip_gradients(self.cfg.optim.clip_grad)
+        with self.actor.timers("optimizer"):
+            norm = self.actor.clip_gradients(self.cfg.optim.clip_grad)
         figures = metrics | {"grad_norm": norm}
         figures |= {"lr": self.optimizer.param_groups[0]["lr"]}
         if math.isfinite(loss) and (norm is None or math.isfinite(norm)):
-            self.optimizer.step()
+            with self.actor.timers("optimizer"):
+                self.optimizer.step()
             self.skipped = 0
         else:
             self.skipped += 1
@@ -257,9 +260,10 @@ class GRPOTrainer:
 
     def save(self, score: float | None = None) -> None:
         """A checkpoint at the present step, with the score of its validation."""
-        self.actor.prepare_for_training()  # states are saved from where they are trained
-        self.checkpoints.save(self.step, self.actor, self.scheduler, self.state_dict(), score)
-        self.actor.finish_training()
+        with self.actor.timers("checkpoint"):  # in the next step's line
+            self.actor.prepare_for_training()  # states are saved from where they are trained
+            self.checkpoints.save(self.step, self.actor, self.scheduler, self.state_dict(), score)
+            self.actor.finish_training()
 
     def state_dict(self) -> dict[str, Any]:
         """The trainer's own state."""

@@ -69,7 +69,12 @@ def run_schedule(
         batch = next(iterator)
         positions = torch.arange(batch.tokens.size(1), device=device).expand_as(batch.tokens)
         output = module(
-            batch.tokens.to(device), positions, attention_mask=None, targets=batch.targets.to(device), **asked
+            batch.tokens.to(device),
+            positions,
+            attention_mask=None,
+            targets=batch.targets.to(device),
+            scored=batch.scored.to(device),
+            **asked,
         )
 
         def finish(scores: Tensor | tuple[Tensor, Tensor], non_loss_data: bool = False):

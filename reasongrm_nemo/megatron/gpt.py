@@ -29,6 +29,7 @@ class ScoringGPTModel(GPTModel):
         position_ids: Tensor,
         attention_mask: Tensor | None = None,
         targets: Tensor | None = None,
+        scored: Tensor | None = None,
         entropy: bool = False,
         **kwargs: Any,
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -39,12 +40,13 @@ class ScoringGPTModel(GPTModel):
             position_ids: int64 [b, s].
             attention_mask: None; attention is causal by construction.
             targets: int64 [b, s], the tokens to score at each position; None for plain GPTModel output.
+            scored: the positions that are scored, int64 [n], places in [s * b]; None: all.
             entropy: with targets, also return the entropy of each position's distribution.
             **kwargs: passed on to GPTModel.
 
         Returns:
             fp32 log-probs [b, s] on the last stage with targets, with ``entropy`` a pair of them and the
-            entropies in nats, fp32 [b, s]; else what GPTModel returns.
+            entropies in nats, fp32 [b, s], both 0 where not scored; else what GPTModel returns.
         """
         if targets is None or not self.post_process:
             return super().forward(input_ids, position_ids, attention_mask, **kwargs)
@@ -63,6 +65,7 @@ class ScoringGPTModel(GPTModel):
             vocab=self.real_vocab_size,
             chunk=self.log_prob_chunk,
             sequence_parallel=self.config.sequence_parallel,
+            scored=scored,
             entropy=entropy,
         )
         return log_probs.t() if entropies is None else (log_probs.t(), entropies.t())

@@ -15,6 +15,8 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from reasongrm_nemo.megatron.elementwise import rms_norm
+
 
 class CausalAttention(MegatronModule):
     """Core attention through ``scaled_dot_product_attention``: causal, grouped queries, no mask tensor.
@@ -71,6 +73,10 @@ class RMSNorm(torch.nn.RMSNorm):
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
         # NeMo all-reduces the gradients of parameters marked so over the tensor-parallel group
         self.weight.sequence_parallel = config.sequence_parallel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        return rms_norm(x, self.weight, self.eps)
 
 
 def plain_spec(config: TransformerConfig) -> TransformerBlockSubmodules:

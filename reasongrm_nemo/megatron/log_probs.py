@@ -94,6 +94,7 @@ def chunked_log_probs(
     vocab: int,
     chunk: int,
     sequence_parallel: bool,
+    scored: Tensor | None = None,
     entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Log p(target), and the distribution's entropy, never holding more than ``chunk`` positions' logits.
@@ -109,18 +110,30 @@ def chunked_log_probs(
         vocab: real entries of the vocabulary; rows that pad it for tensor parallelism are no tokens.
         chunk: positions at a time.
         sequence_parallel: whether ``hidden`` is sharded along s.
+        scored: the positions that are wanted, int64 [n], places in [s * b]; None: all. A prompt's positions
+            are most of a judge's, and the head is a fifth of a small model.
         entropy: also return it, from the same logits and in the same reduction over ranks.
 
     Returns:
         Natural log-probs, fp32 [s, b], and the entropy in nats, fp32 [s, b], or None; the same on every
-        tensor-parallel rank.
+        tensor-parallel rank, 0 where not scored.
     """
     if sequence_parallel:
         from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 
         # its backward reduce-scatters over the ranks, so the gradient must not be summed here as well
         hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
-    return _ChunkedLogProbs.apply(hidden, weight, targets, vocab, chunk, not sequence_parallel, entropy)
+    options = (vocab, chunk, not sequence_parallel, entropy)
+    if scored is None:
+        return _ChunkedLogProbs.apply(hidden, weight, targets, *options)
+    wanted = hidden.flatten(0, 1).index_select(0, scored)[:, None]
+    aims = targets.flatten().index_select(0, scored)[:, None]
+    log_probs, entropies = _ChunkedLogProbs.apply(wanted, weight, aims, *options)
+
+    def spread(values: Tensor) -> Tensor:
+        return values.new_zeros(targets.numel()).index_copy(0, scored, values[:, 0]).view_as(targets)
+
+    return spread(log_probs), None if entropies is None else spread(entropies)
 
 
 def _logits(hidden: Tensor, weight: Tensor, vocab: int) -> Tensor:

@@ -49,6 +49,7 @@ class MicroBatch:
         weights: fp32 [b, 1].
         per_token: fp32 [b, s] each, zero outside the mask.
         rows: index of each sample in the list that was cut.
+        scored: int64, the places of the mask's ones in [s * b], the order in which hidden states lie.
     """
 
     tokens: Tensor
@@ -58,6 +59,7 @@ class MicroBatch:
     weights: Tensor
     per_token: dict[str, Tensor]
     rows: tuple[int, ...]
+    scored: Tensor
 
 
 # Padding that a micro-batch more is worth, as a share of the mean length: launching it costs something too.
@@ -126,7 +128,14 @@ def collate(samples: Sequence[Sample], rows: Sequence[int], multiple: int = 1) -
             per_token[name][row, span] = torch.tensor(values)
     advantages = torch.tensor([[s.advantage] for s in chosen], dtype=torch.float32)
     weights = torch.tensor([[s.weight] for s in chosen], dtype=torch.float32)
-    return MicroBatch(tokens, targets, mask, advantages, weights, per_token, tuple(rows))
+    scored = [
+        position * len(chosen) + row
+        for row, sample in enumerate(chosen)
+        for position in range(sample.prompt_length - 1, len(sample.tokens) - 1)
+    ]
+    return MicroBatch(
+        tokens, targets, mask, advantages, weights, per_token, tuple(rows), torch.tensor(scored)
+    )
 
 
 def laid_out(lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> int:

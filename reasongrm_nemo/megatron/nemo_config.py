@@ -61,12 +61,12 @@ def nemo_config(
         **model_keys(architecture, Layout.of_cluster(cluster)),
         **_recompute_keys(recipe.model.recompute),
         # some need CUDA kernels of Apex, some are compiled for one shape and ours vary; Transformer Engine's
-        # own layers are fused whatever is said here
+        # own layers are fused whatever is said here. Two have a stand-in on CPU (cpu.gaps)
         "masked_softmax_fusion": False,
         "bias_dropout_add_fusion": False,
-        "bias_activation_fusion": False,
+        "bias_activation_fusion": not platform.transformer_engine,
         "gradient_accumulation_fusion": False,
-        "apply_rope_fusion": False,
+        "apply_rope_fusion": not platform.transformer_engine,
         "cross_entropy_loss_fusion": False,
         "persist_layer_norm": False,
         "gradient_as_bucket_view": True,

@@ -49,7 +49,9 @@ class FusedAdam(torch.optim.AdamW):
                 [self.state[p]["exp_avg_sq"] for p in params],
                 [],
                 counts,
-                foreach=True,
+                # one pass over each tensor, without temporaries of the model's size
+                foreach=False,
+                fused=True,
                 amsgrad=False,
                 beta1=beta1,
                 beta2=beta2,

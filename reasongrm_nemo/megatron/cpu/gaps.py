@@ -17,6 +17,7 @@ def before_nemo() -> None:
     # megatron_base_model.py:404 matches this variable against a pattern without asking whether it is set
     os.environ.setdefault("NVIDIA_PYTORCH_VERSION", "cpu")
     _model_parallel_rng()
+    _fusions()
     _checkpoint_writer()
     _no_tensorrt_llm()
 
@@ -64,6 +65,17 @@ def _model_parallel_rng() -> None:
 
     random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+
+
+def _fusions() -> None:
+    """models/common/embeddings/rope_utils.py:24 and transformer/mlp.py:18 know CUDA kernels only."""
+    from megatron.core.models.common.embeddings import rope_utils
+    from megatron.core.transformer import mlp
+
+    from reasongrm_nemo.megatron.elementwise import rotary, swiglu
+
+    rope_utils.fused_apply_rotary_pos_emb = rotary
+    mlp.bias_swiglu_impl = swiglu
 
 
 def _checkpoint_writer() -> None:

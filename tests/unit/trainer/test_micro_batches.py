@@ -55,6 +55,12 @@ def test_collate_scores_the_response_only():
     assert batch.advantages.tolist() == [[0.5], [-1.0]]
 
 
+def test_scored_places_are_those_of_the_mask():
+    """In the order in which hidden states lie: position by position, row by row."""
+    batch = collate([Sample((5, 6, 7, 8, 9), 3), Sample((9, 3), 1)], [0, 1], multiple=3)
+    assert sorted(batch.scored.tolist()) == batch.mask.t().flatten().nonzero().flatten().tolist()
+
+
 def test_padding_share_of_equal_lengths_is_zero():
     assert padding_share([10, 10, 10], plan([10, 10, 10], 20)) == 0.0
     assert padding_share([10, 5], [[0, 1]]) == 0.25

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens a second through our rollout stack against vLLM's offline engine alone.
+
+    python benchmarks/rollout_rate.py --model smollm2|tiny
+
+Ours is what the stages use: a vLLM server, HTTP, the client. The peer is ``LLM.generate`` in one process,
+with the same engine arguments, environment, prompts (as tokens), seeds and sampling, log-probs included, and
+without detokenising. Both are started once and take turns, with an empty prefix cache at each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from statistics import median
+
+from harness import (
+    HERE,
+    Contender,
+    arguments,
+    by_turns,
+    each,
+    grpo_recipe,
+    prepared,
+    prompts,
+    report,
+    rollout_python,
+)
+
+# prompts, samples of each, tokens of each
+SIZES = {"smollm2": (8, 4, 64), "tiny": (64, 8, 64)}
+
+
+def main() -> None:
+    """See the module."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--server-threads", type=int, help="rollout.threads; default: as the recipe")
+    args = parser.parse_args()
+    from reasongrm_nemo.rollout import RolloutServer, RolloutSettings
+
+    model_dir, tasks = prepared(args.model, args.work)
+    own = [] if args.server_threads is None else [f"rollout.threads={args.server_threads}"]
+    recipe = grpo_recipe(args.model, args.work, own)
+    count, samples, tokens = SIZES[args.model]
+    work = args.work.resolve() / f"rollout_rate_{args.model}"
+    work.mkdir(parents=True, exist_ok=True)
+    settings = RolloutSettings.from_config(recipe)
+    asked = prompts(recipe, model_dir, tasks, count)
+    order = {"prompts": asked, "samples": samples, "tokens": tokens}
+    order["engine"] = settings.arguments(model_dir, 0)
+    path = work / "order.json"
+    path.write_text(json.dumps(order))
+    server = RolloutServer(settings, model_dir, work / "rollout-server.log")
+    env = settings.environment("")
+    ours_command = [sys.executable, HERE / "rollout_ours.py", server.spec(), path]
+    peer_command = [rollout_python(), HERE / "rollout_vllm.py", path]
+    with (
+        server,
+        Contender("ours", ours_command, work, {}, server.state()["pid"]) as ours,
+        Contender("vLLM", peer_command, work, env) as theirs,
+    ):
+        ours.answer()
+        theirs.answer()
+        figures = by_turns([ours, theirs], args.rounds)
+    mine, peer = figures["ours"], figures["vLLM"]
+    same = mine[0].pop("first") == peer[0].pop("first")
+    ratios = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(mine, peer, strict=True)]
+    length = sum(len(ids) for _, ids in asked) / count
+    setting = (
+        f"{args.model}, {count} prompts of {length:.0f} tokens on average × {samples} responses of {tokens}, "
+        f"{env['OMP_NUM_THREADS']} of {os.cpu_count()} cores for the engine's threads, fp32, "
+        f"first response {'the same' if same else 'not the same'} on both sides"
+    )
+    table = [["", "tokens/s (each round)", "median", "CPU s (each round)"]]
+    for label, rounds in (("our stack", mine), ("LLM.generate", peer)):
+        name = "tokens_per_second"
+        rate = f"{median(r[name] for r in rounds):.0f}"
+        table.append([label, each(rounds, name, ".0f"), rate, each(rounds, "cpu_s")])
+    listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    table.append(["ours / LLM.generate", listed, f"**{median(ratios):.2f}**", ""])
+    report("rollout_rate", args, setting, table, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our contender in grpo_step.py: stage grpo's own trainer, one step a turn.
+
+    python benchmarks/step_ours.py WORK_ORDER.json RESPONSE_TOKENS
+
+Three things are not as in a run. Responses all have RESPONSE_TOKENS tokens (vLLM's ``min_tokens``; 0: let
+be). Rewards alternate between 1 and 0 after the verdict was read, else groups of equal outcomes would be left
+out. And each step waits for its turn where its line of figures is written.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import sys
+import time
+from statistics import median
+from typing import Any
+
+import aiohttp
+from harness import answer, await_turn
+
+
+def force_lengths(tokens: int) -> None:
+    """Make every request of this process ask for exactly so many tokens."""
+    post = aiohttp.ClientSession.post
+
+    def longer(self: aiohttp.ClientSession, url: Any, **options: Any) -> Any:
+        if "max_tokens" in (options.get("json") or {}):
+            options["json"] = options["json"] | {"min_tokens": tokens, "max_tokens": tokens}
+        return post(self, url, **options)
+
+    aiohttp.ClientSession.post = longer  # type: ignore[method-assign]
+
+
+def alternate_rewards() -> None:
+    """Right and wrong in turn, so that every group is kept."""
+    from reasongrm_nemo.grpo import groups
+
+    outcomes = itertools.cycle((1.0, 0.0))
+    groups.outcome_reward = lambda *_: next(outcomes)  # type: ignore[assignment]
+
+
+def wait_at_each_step() -> None:
+    """Answer with a step's figures, then wait."""
+    from reasongrm_nemo.megatron.metrics import MetricsLog
+
+    resume = MetricsLog.resume
+
+    def ready(self: MetricsLog, step: int) -> None:
+        resume(self, step)
+        answer()
+        turn()
+
+    def log(self: MetricsLog, step: int, figures: dict[str, Any]) -> None:
+        answer(**figures)
+        turn()
+
+    def turn() -> None:
+        while (what := await_turn()) != "go":
+            answer(matmul=matmul_seconds(json.loads(what)))
+
+    MetricsLog.resume, MetricsLog.log = ready, log  # type: ignore[method-assign]
+
+
+def matmul_seconds(shapes: list[tuple[int, int, int, int]]) -> float:
+    """Seconds of the bare matrix products of a forward and a backward pass, fp32, this process's threads.
+
+    Args:
+        shapes: (positions, inputs, outputs, how many of them) of linear layers.
+    """
+    import torch
+
+    total = 0.0
+    for m, k, n, count in shapes:
+        x, w, y = torch.randn(m, k), torch.randn(n, k), torch.randn(m, n)
+        out, dx, dw = torch.empty(m, n), torch.empty(m, k), torch.empty(n, k)
+        times = []
+        for _ in range(8):
+            began = time.perf_counter()
+            torch.mm(x, w.t(), out=out)
+            torch.mm(y, w, out=dx)
+            torch.mm(y.t(), x, out=dw)
+            times.append(time.perf_counter() - began)
+        total += count * median(times[1:])
+    return total
+
+
+def main() -> None:
+    """See the module."""
+    order, tokens = sys.argv[1], int(sys.argv[2])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if tokens:
+        force_lengths(tokens)
+    alternate_rewards()
+    wait_at_each_step()
+    from reasongrm_nemo.grpo.main import main as train
+
+    train(order)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RMSNorm, SwiGLU and rotary embedding with their gradients written out, for CPU.
+
+All are bound by memory, and autograd takes twice the passes over it. On GPU they are Transformer Engine's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = _wide(x)
+        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        inverse.square_().div_(x.size(-1)).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        return (wide * inverse).mul_(weight).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, inverse = ctx.saved_tensors
+        grad, own = _wide(grads[0]), weight.to(inverse.dtype)
+        normed = _wide(x) * inverse
+        product = grad * normed
+        grad_weight = product.flatten(0, -2).sum(0)
+        # d y_i / d x_j = inverse * (w_i δ_ij - w_i n_i n_j / size)
+        along = (product @ own).div_(x.size(-1))[..., None]
+        grad_x = (grad * own).addcmul_(normed, along, value=-1).mul_(inverse)
+        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """X / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich 2019, eq. 4).
+
+    Args:
+        x: [..., n]; 16-bit types are worked on in fp32.
+        weight: [n].
+        eps: added to the mean square.
+
+    Returns:
+        As ``x``.
+    """
+    return _RMSNorm.apply(x, weight, eps)
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        gate, value = x.chunk(2, -1)
+        return F.silu(gate).mul_(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gate, value = x.chunk(2, -1)
+        out = torch.empty_like(x)
+        grad_gate, grad_value = out.chunk(2, -1)
+        torch.mul(grads[0], F.silu(gate), out=grad_value)
+        torch.ops.aten.silu_backward.grad_input(grads[0] * value, gate, grad_input=grad_gate)
+        return out
+
+
+def swiglu(x: Tensor, bias: Tensor | None, fp8_input_store: bool = False) -> Tensor:
+    """silu(x₁) · x₂ of the halves of the last dimension (Shazeer 2020, eq. 6); megatron-core's signature.
+
+    megatron-core asks for it where ``bias_activation_fusion`` is set.
+
+    Args:
+        x: [..., 2 n].
+        bias: [2 n], added first.
+        fp8_input_store: not on CPU.
+
+    Returns:
+        [..., n].
+    """
+    if fp8_input_store:
+        raise ValueError("activations cannot be kept in fp8 on CPU")
+    return _SwiGLU.apply(x if bias is None else x + bias)
+
+
+class _Rotary(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, angles: Tensor) -> Tensor:
+        angles = angles[..., : x.size(-1) // 2]  # the second half repeats the first
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return _turned(grads[0], cos, sin, -1), None
+
+
+def rotary(x: Tensor, angles: Tensor, transpose_output_memory: bool = False) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, eq. 34), pairs (i, i + d/2); Apex's signature.
+
+    megatron-core asks for it where ``apply_rope_fusion`` is set.
+
+    Args:
+        x: [s, b, heads, d].
+        angles: fp32 [s, 1, 1, d], the same in both halves.
+        transpose_output_memory: a matter of the GPU kernel's; nothing here.
+    """
+    if angles.size(-1) != x.size(-1):
+        raise ValueError(f"rotary embedding of {angles.size(-1)} of {x.size(-1)} dimensions is not supported")
+    return _Rotary.apply(x, angles)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    (a, b), (left, right) = x.chunk(2, -1), out.chunk(2, -1)
+    torch.mul(a, cos, out=left).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=right).addcmul_(a, sin, value=sign)
+    return out
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
