@@ -145,7 +145,7 @@ def run(args: Any, recipe: Any, model_dir: Path, tasks: Path, asked: list) -> tu
     env = {"OMP_NUM_THREADS": str(args.threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     server = RolloutServer(RolloutSettings.from_config(recipe), model_dir, work / "rollout-server.log")
     inputs = {"tasks": tasks}
-    written = WorkOrder(recipe, work, model_dir, inputs, server.spec()).write()
+    written = WorkOrder(recipe, work, model_dir, inputs, [server.spec()]).write()
     ours_command = [sys.executable, HERE / "step_ours.py", written, "0" if args.natural else str(tokens)]
     peer_command = [args.peer_python, HERE / "peer_trl.py", work / "trl.json"]
     with (

@@ -42,7 +42,10 @@ def sync_worker(order_path: str) -> None:
 
     sessions.quiet_libraries()
     session = sessions.start(platform, GRPOActor, recipe, recipe.grpo.optim, 1, order.model)
-    source = RolloutSource(Rollouts.from_spec(order.server), session.transfer, order.work / "rollouts")
+    rollouts = Rollouts.from_specs(order.servers)
+    source = RolloutSource(
+        rollouts, session.transfer, order.work / "rollouts", recipe.cluster.weight_transfer
+    )
     tensors = [tensor.clone() for _, tensor in session.transfer.export()]
     target = [tensor.clone() for tensor in tensors]
     nbytes = sum(tensor.nbytes for tensor in tensors)
@@ -108,7 +111,7 @@ def main() -> None:
     work = args.work.resolve() / f"refit_{args.model}"
     work.mkdir(parents=True, exist_ok=True)
     server = RolloutServer(RolloutSettings.from_config(recipe), model_dir, work / "rollout-server.log")
-    order = WorkOrder(recipe, work, model_dir, {"tasks": tasks}, server.spec()).write()
+    order = WorkOrder(recipe, work, model_dir, {"tasks": tasks}, [server.spec()]).write()
     command = [sys.executable, HERE / "refit.py", "--worker", order]
     names = ("sync", "export", "copy", "loopback")
     figures: dict[str, list[dict[str, Any]]] = {name: [] for name in names}

@@ -21,14 +21,14 @@ from reasongrm_nemo.rollout.server import reset_prefix_cache
 def main() -> None:
     """See the module."""
     order = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
-    rollouts = Rollouts.from_spec(sys.argv[1])
+    rollouts = Rollouts.from_specs([Path(sys.argv[1])])
     sampling = Sampling(n=order["samples"], max_tokens=order["tokens"])
     force_lengths(order["tokens"])
     prompts = [Prompt(str(i), ids, i) for i, (_, ids) in enumerate(order["prompts"])]
     answer()
     while True:
         await_turn()
-        reset_prefix_cache(rollouts.server)
+        reset_prefix_cache(rollouts.servers[0])
         began = time.monotonic()
         completions = rollouts.generate(prompts, sampling)
         seconds = time.monotonic() - began

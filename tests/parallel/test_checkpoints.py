@@ -17,7 +17,7 @@ def figures(request, ranks):
 @pytest.fixture(scope="module")
 def ranks(launch, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
-    launch([WORKER], 2, folder)
+    launch(WORKER, 2, folder)
     return folder
 
 

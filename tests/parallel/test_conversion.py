@@ -60,7 +60,7 @@ def test_a_converted_checkpoint_is_the_model(name, how, tensor, pipeline, first,
     # with YaRN up to four times the original length
     spec |= {"length": 256, "texts": real_text(99, [40, 257, 7, 200]), "out": str(tmp_path)}
     (tmp_path / "spec.json").write_text(json.dumps(spec))
-    launch([str(HERE / "convert_worker.py")], tensor * pipeline, tmp_path / "spec.json")
+    launch(str(HERE / "convert_worker.py"), tensor * pipeline, tmp_path / "spec.json")
     assert json.loads((tmp_path / "figures.json").read_text())["logits"] <= 1e-4
     if how == "session":
         came_back(tmp_path, folder, rope)

@@ -18,7 +18,7 @@ WORKER = str(Path(__file__).parent / "export_worker.py")
 def test_each_rank_holds_the_folders_tensors(launch, tmp_path, model, world, tensor, pipeline):
     """TP2 x PP2, where tensors are gathered and handed over; DP2, where each replica exports its own."""
     folder = write_model(model, tmp_path / "hf")
-    launch([WORKER], world, folder, tensor, pipeline, tmp_path)
+    launch(WORKER, world, folder, tensor, pipeline, tmp_path)
     shards = [load_file(shard) for shard in folder.glob("*.safetensors")]
     expected = {name: value for shard in shards for name, value in shard.items()}
     for rank in range(world):

@@ -31,7 +31,7 @@ def ran(launch, tmp_path_factory):
         platform, world, tensor, pipeline = CASES[case]
         folder = tmp_path_factory.mktemp("gpu")
         model, out = write_model("qwen2_untied", folder / "hf"), folder / "figures.json"
-        launch([WORKER], world, model, platform, tensor, pipeline, out)
+        launch(WORKER, world, model, platform, tensor, pipeline, out)
         return json.loads(out.read_text())
 
     return run

@@ -10,7 +10,7 @@ from pathlib import Path
 
 def test_two_tensor_parallel_ranks_equal_plain_torch(launch, tmp_path):
     out = tmp_path / "figures.json"
-    launch([str(Path(__file__).parent / "log_probs_worker.py")], 2, out)
+    launch(str(Path(__file__).parent / "log_probs_worker.py"), 2, out)
     figures = json.loads(out.read_text())
     assert set(figures) == {"plain", "sequence parallel"}
     for errors in figures.values():

@@ -40,7 +40,7 @@ def ran(launch, tmp_path_factory):
         model, world, tensor, pipeline, sequence = CASES[case]
         folder = tmp_path_factory.mktemp(case)
         out = folder / "figures.json"
-        launch([WORKER], world, write_model(model, folder / "hf"), tensor, pipeline, sequence, out)
+        launch(WORKER, world, write_model(model, folder / "hf"), tensor, pipeline, sequence, out)
         return json.loads(out.read_text()), load_file(out.with_suffix(".safetensors"))
 
     return run

@@ -47,10 +47,10 @@ def test_grpo(before, after, launch, tmp_path):
     unbroken, resumed = tmp_path / "unbroken", tmp_path / "resumed"
     for folder in (unbroken, resumed):
         folder.mkdir()
-    launch([WORKER], before[0], unbroken, *RUN, *layout(*before))
+    launch(WORKER, before[0], unbroken, *RUN, *layout(*before))
     shutil.copytree(unbroken / "checkpoints" / "step_000003", resumed / "checkpoints" / "step_000003")
     shutil.copy(unbroken / "metrics.jsonl", resumed / "metrics.jsonl")
-    launch([WORKER], after[0], resumed, *RUN, *layout(*after))
+    launch(WORKER, after[0], resumed, *RUN, *layout(*after))
 
     expected, found = lines(unbroken), lines(resumed)
     assert [line["step"] for line in found] == [1, 2, 3, 4, 5]

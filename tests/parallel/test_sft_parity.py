@@ -21,7 +21,7 @@ WORKER = str(Path(__file__).parent / "sft_worker.py")
 def test_equals_transformers(world, tensor, pipeline, sequence, launch, tmp_path):
     out = tmp_path / "figures.json"
     folder = write_model("qwen2_tied", tmp_path / "hf", max_position_embeddings=512)
-    launch([WORKER], world, folder, tensor, pipeline, sequence, out)
+    launch(WORKER, world, folder, tensor, pipeline, sequence, out)
     figures = json.loads(out.read_text())
     assert figures["loss"] <= 1e-5
     assert figures["gradient"] <= 1e-4

@@ -113,7 +113,7 @@ def small(tmp_path_factory):
         "judge: {max_prompt_tokens: 128}\n"
         "rollout: {max_response_tokens: 384}\n"
         "grpo: {max_tokens_per_micro_batch: 1024}\n"
-        "cluster: {devices_per_node: 1}\n"
+        "cluster: {devices_per_node: 1, weight_transfer: ipc}\n"
     )
     return recipe, folder
 

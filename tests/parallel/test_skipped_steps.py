@@ -21,18 +21,16 @@ def lines(work):
     return [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_skipped_step_is_counted_and_does_no_harm(launch, tmp_path, monkeypatch):
-    monkeypatch.setenv("NAN_STEPS", "1 2 4")
-    launch([WORKER], 2, tmp_path, *RUN)
+def test_a_skipped_step_is_counted_and_does_no_harm(launch, tmp_path):
+    launch(WORKER, 2, tmp_path, *RUN, NAN_STEPS="1 2 4")
     found = lines(tmp_path)
     assert [line["skipped"] for line in found] == [0, 1, 2, 0, 1, 0, 0]
     assert [line["loss"] is None for line in found] == [False, True, True, False, True, False, False]
     assert all(line["grad_norm"] is not None for line in found if line["loss"] is not None)
 
 
-def test_three_in_a_row_end_the_run_with_a_checkpoint(launch, tmp_path, monkeypatch):
-    monkeypatch.setenv("NAN_STEPS", "1 2 3")
+def test_three_in_a_row_end_the_run_with_a_checkpoint(launch, tmp_path):
     with pytest.raises(AssertionError, match="not a number 3 times in a row"):
-        launch([WORKER], 2, tmp_path, *RUN)
+        launch(WORKER, 2, tmp_path, *RUN, NAN_STEPS="1 2 3")
     assert len(lines(tmp_path)) == 3
     assert (tmp_path / "checkpoints" / "step_000003").is_dir()
