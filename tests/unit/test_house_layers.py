@@ -20,7 +20,7 @@ ROWS = [
     {"limits"},
     {"architecture", "tokenization", "smollm2"},
     {"rollout", "megatron"},
-    {"checks", "config", "manifest", "work_order"},
+    {"checks", "checks_training", "config", "manifest", "work_order"},
     {"training"},
     {"grpo", "sft", "report"},
     {"stages", "simulation"},

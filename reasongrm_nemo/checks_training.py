@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of what the recipes of training stages say, made before anything heavy starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.limits import seconds
+
+
+def check_long_run(cfg: DictConfig, refuse: Any) -> None:
+    """When to save, validate and end, of stages grpo and sft."""
+    own, stage = cfg[cfg.stage], cfg.stage
+    limit = cfg.checkpoints.checkpoint_must_save_by
+    if limit is not None:
+        try:
+            seconds(limit)
+        except UserError as error:
+            refuse("checkpoints.checkpoint_must_save_by", f"is {error}")
+    if not own.validation.every:
+        for key, value in (("patience", 0), ("export", "last")):
+            if own.validation[key] != value:
+                refuse(f"{stage}.validation.{key}", f"needs {stage}.validation.every above 0")
+        if cfg.checkpoints.keep_best:
+            refuse("checkpoints.keep_best", f"needs {stage}.validation.every above 0")
+        return
+    if own.save_every % own.validation.every:
+        refuse(
+            f"{stage}.validation.every",
+            f"is {own.validation.every}; it must divide {stage}.save_every {own.save_every}",
+        )
+    if own.validation.export == "best" and not cfg.checkpoints.keep_best:
+        refuse(f"{stage}.validation.export", "is best, which needs checkpoints.keep_best above 0")
+    if stage == "grpo" and cfg.inputs.validation is None:
+        refuse("inputs.validation", "is null; grpo.validation.every needs held-out tasks")
+    if stage == "sft" and not 0 < own.validation.fraction < 1:
+        refuse("sft.validation.fraction", f"is {own.validation.fraction}; it must be between 0 and 1")
+
+
+def check_grpo(cfg: DictConfig, refuse: Any, data_parallel: int) -> None:
+    """The ``grpo`` block, over so many data-parallel ranks."""
+    grpo = cfg.grpo
+    if grpo.samples_per_prompt < 2:
+        refuse("grpo.samples_per_prompt", f"is {grpo.samples_per_prompt}; a group needs 2 samples or more")
+    product = grpo.prompts_per_step * grpo.samples_per_prompt
+    if grpo.global_batch is not None and grpo.global_batch != product:
+        refuse(
+            "grpo.global_batch",
+            f"is {grpo.global_batch}, but grpo.prompts_per_step {grpo.prompts_per_step} × "
+            f"grpo.samples_per_prompt {grpo.samples_per_prompt} = {product}; "
+            "make them agree or leave it null",
+        )
+    if grpo.prompts_per_step % grpo.optimizer_steps:
+        refuse(
+            "grpo.optimizer_steps",
+            f"is {grpo.optimizer_steps}; it must divide grpo.prompts_per_step {grpo.prompts_per_step}",
+        )
+    if grpo.max_lag:
+        _check_lag(cfg, refuse)
+    if product < data_parallel:
+        refuse(
+            "grpo.prompts_per_step",
+            f"gives {product} sequences a step, fewer than the {data_parallel} data-parallel ranks",
+        )
+    room = cfg.judge.max_prompt_tokens + cfg.rollout.max_response_tokens
+    if grpo.max_tokens_per_micro_batch < room:
+        refuse(
+            "grpo.max_tokens_per_micro_batch",
+            f"is {grpo.max_tokens_per_micro_batch}, less than one full sequence "
+            f"(judge.max_prompt_tokens + rollout.max_response_tokens = {room})",
+        )
+    if grpo.clip_dual is not None and not grpo.clip_dual > 1:
+        refuse("grpo.clip_dual", f"is {grpo.clip_dual}; it must be above 1, or null")
+    if grpo.importance.high <= grpo.importance.low:
+        refuse("grpo.importance.high", f"is {grpo.importance.high}, not above low {grpo.importance.low}")
+    if grpo.overlong.buffer > cfg.rollout.max_response_tokens:
+        refuse(
+            "grpo.overlong.buffer",
+            f"is {grpo.overlong.buffer}, more than rollout.max_response_tokens, "
+            f"{cfg.rollout.max_response_tokens}",
+        )
+    if grpo.clip_low >= 1:
+        refuse("grpo.clip_low", f"is {grpo.clip_low}; it must be below 1")
+
+
+def _check_lag(cfg: DictConfig, refuse: Any) -> None:
+    why = f"is {cfg.grpo.max_lag}, but "
+    if cfg.grpo.refill_rounds:
+        refuse("grpo.max_lag", why + "with grpo.refill_rounds the next step's tasks are not known before")
+    if cfg.rollout.sleep:
+        refuse("grpo.max_lag", why + "with rollout.sleep the servers sleep while a step trains")
+    if cfg.grpo.importance.correction != "none":
+        refuse(
+            "grpo.max_lag",
+            why + "grpo.importance.correction has nothing to correct: the ratio is against vLLM's log-probs",
+        )
