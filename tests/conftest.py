@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all tests share. Imports neither torch nor NeMo nor vLLM: the unit tests of the pure row need none."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +35,37 @@ def rollout_python() -> Path:
             "(make test does both)"
         )
     return Path(value)
+
+
+@pytest.fixture(scope="session")
+def forker():
+    """The process that ranks are forked from (see forked_ranks.py)."""
+    command = [sys.executable, str(TESTS / "forked_ranks.py")]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent), "WANDB_MODE": "offline"}
+    with subprocess.Popen(
+        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def launch(forker, tmp_path_factory):
+    """``launch(script_or_module, ranks, *arguments, **environment)`` on CPU; fails with the ranks' output."""
+    logs = tmp_path_factory.mktemp("ranks")
+
+    def run(script, world_size, *arguments, **env):
+        log = logs / f"{len(list(logs.iterdir()))}.log"
+        request = {
+            "script": script,
+            "world": world_size,
+            "arguments": [*map(str, arguments)],
+            "env": env,
+            "log": str(log),
+        }
+        forker.stdin.write(json.dumps(request) + "\n")
+        forker.stdin.flush()
+        codes = json.loads(forker.stdout.readline())
+        assert not any(codes), log.read_text()[-6000:]
+
+    return run

@@ -21,7 +21,7 @@ from reasongrm_nemo.work_order import WorkOrder
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "asset:tiny_judge"
 QUESTION = "Q:a={};b=a+2;c=b*2;c?\n surely four(A)\n maybe six(B)"
-ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def lines(path):
@@ -52,21 +52,19 @@ def examples(tmp_path):
     return path
 
 
-def sft(work, examples, *overrides, **env):
-    """One rank of the SFT stage; its exit status."""
+def sft(launch, work, examples, *overrides, **env):
+    """One rank of the SFT stage, to its end."""
     work.mkdir(exist_ok=True)
     small = ["sft.batch_size=4", "sft.epochs=3", "sft.save_every=1", "sft.keep_checkpoints=1"]
     recipe = load_recipe(ROOT / "recipes/tiny/4_sft.yaml", [*small, *overrides])
     order = WorkOrder(recipe, work, resolve_path(MODEL, ""), {"examples": examples})
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "--rdzv-backend=c10d"]
-    command += ["--rdzv-endpoint=127.0.0.1:0", "-m", "reasongrm_nemo.sft.main", str(order.write())]
-    done = subprocess.run(command, env=ENV | env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    launch("reasongrm_nemo.sft.main", 1, order.write(), **env)
 
 
-def test_validation_ends_a_run_that_gets_worse_and_the_best_weights_are_exported(tmp_path, examples):
+def test_validation_ends_a_run_that_gets_worse_and_the_best_weights_are_exported(launch, tmp_path, examples):
     work = tmp_path / "work"
     sft(
+        launch,
         work,
         examples,
         "sft.validation={every: 1, fraction: 0.3, patience: 2, export: best}",
@@ -99,18 +97,20 @@ def test_validation_ends_a_run_that_gets_worse_and_the_best_weights_are_exported
     assert len(curve[0].read_text().splitlines()) == len(losses)
 
 
-def test_a_wall_time_ends_a_run_that_then_goes_on_as_if_unbroken(tmp_path, examples):
-    sft(tmp_path / "unbroken", examples)
+def test_a_wall_time_ends_a_run_that_then_goes_on_as_if_unbroken(launch, tmp_path, examples):
+    sft(launch, tmp_path / "unbroken", examples)
     work = tmp_path / "work"
     long_ago = str(time.time() - 7200)
-    sft(work, examples, "checkpoints.checkpoint_must_save_by='02:00:01'", REASONGRM_JOB_START=long_ago)
+    sft(
+        launch, work, examples, "checkpoints.checkpoint_must_save_by='02:00:01'", REASONGRM_JOB_START=long_ago
+    )
     marker = json.loads((work / "stopped.json").read_text())
     assert "checkpoint_must_save_by" in marker["reason"]
     assert [line["step"] for line in lines(work / "metrics.jsonl")] == [1]
     assert (work / "checkpoints" / "step_000001").is_dir()
     assert not (work / "hf").exists()
 
-    sft(work, examples)
+    sft(launch, work, examples)
     assert len(lines(work / "metrics.jsonl")) == 30
     same = [(folder / "hf/model.safetensors").read_bytes() for folder in (work, tmp_path / "unbroken")]
     assert same[0] == same[1]

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run stopped after a step and resumed equals the unbroken run to the bit (fp32, one layout)."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,15 +16,6 @@ from reasongrm_nemo.work_order import WorkOrder
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "asset:tiny_judge"
-
-
-def train(module, order):
-    """One rank of a trainer, as the stage starts it."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "--rdzv-backend=c10d"]
-    command += ["--rdzv-endpoint=127.0.0.1:0", "-m", module, str(order.write())]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
 
 
 def order_for(recipe, overrides, work, inputs, servers=()):
@@ -61,7 +49,7 @@ def questions():
     return [text.format(i % 3 + 1, digits[i % 4], digits[(i + 1) % 4]) for i in range(12)]
 
 
-def test_sft(tmp_path, questions):
+def test_sft(launch, tmp_path, questions):
     examples = [
         SftExample(
             task_id=f"t{i}",
@@ -81,12 +69,12 @@ def test_sft(tmp_path, questions):
     overrides += ["sft.optim.schedule=cosine", "sft.optim.warmup_steps=1"]
     inputs = {"examples": tmp_path / "examples.jsonl"}
     unbroken = order_for("tiny/4_sft.yaml", overrides, tmp_path / "unbroken", inputs)
-    train("reasongrm_nemo.sft.main", unbroken)
+    launch("reasongrm_nemo.sft.main", 1, unbroken.write())
     assert len(metric_lines(unbroken.work)) == 6
 
     stopped_after(unbroken.work, 2, tmp_path / "resumed")
     resumed = order_for("tiny/4_sft.yaml", overrides, tmp_path / "resumed", inputs)
-    train("reasongrm_nemo.sft.main", resumed)
+    launch("reasongrm_nemo.sft.main", 1, resumed.write())
     assert len(metric_lines(resumed.work)) == 6
     assert weights(resumed.work) == weights(unbroken.work)
     assert weights(unbroken.work) != (resolve_path(MODEL, tmp_path) / "model.safetensors").read_bytes()
@@ -95,11 +83,11 @@ def test_sft(tmp_path, questions):
     convert.hf_to_megatron(resolve_path(MODEL, tmp_path), tmp_path / "megatron", Layout(2, 2))
     inputs["megatron"] = tmp_path / "megatron"
     converted = order_for("tiny/4_sft.yaml", overrides, tmp_path / "converted", inputs)
-    train("reasongrm_nemo.sft.main", converted)
+    launch("reasongrm_nemo.sft.main", 1, converted.write())
     assert weights(converted.work) == weights(unbroken.work)
 
 
-def test_grpo_given_the_same_rollouts(tmp_path, questions, rollout_python):
+def test_grpo_given_the_same_rollouts(launch, tmp_path, questions, rollout_python):
     tasks = [
         JudgeTask(f"t{i}", f"p{i}", "test", [{"role": "user", "content": question}], "A", "chosen_first")
         for i, question in enumerate(questions)
@@ -118,11 +106,11 @@ def test_grpo_given_the_same_rollouts(tmp_path, questions, rollout_python):
         unbroken = order_for(
             "tiny/1_grpo_zero.yaml", overrides, tmp_path / "unbroken", inputs, [server.spec()]
         )
-        train("reasongrm_nemo.grpo.main", unbroken)
+        launch("reasongrm_nemo.grpo.main", 1, unbroken.write())
         assert len(metric_lines(unbroken.work)) == 4
 
         stopped_after(unbroken.work, 2, tmp_path / "resumed")
         resumed = order_for("tiny/1_grpo_zero.yaml", overrides, tmp_path / "resumed", inputs, [server.spec()])
-        train("reasongrm_nemo.grpo.main", resumed)
+        launch("reasongrm_nemo.grpo.main", 1, resumed.write())
     assert len(metric_lines(resumed.work)) == 4
     assert weights(resumed.work) == weights(unbroken.work)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ranks without the libraries' start: this process imports them once and forks each rank.
 
-Most of a small run's time is NeMo's import. Run by conftest.py; reads one request a line from stdin (script,
-world size, arguments, environment, log file) and answers with a line when all its ranks have ended.
+Most of a small run is the import of NeMo. Run by conftest.py; reads one request a line from stdin (script or
+module, world size, arguments, environment, log file), answers with a line when all its ranks have ended.
 """
 
 import importlib
@@ -56,7 +56,8 @@ def run_rank(request, rank, port):
         os.dup2(log, 2)
         os.environ |= request["env"] | rank_environment(rank, request["world"], port)
         sys.argv = [request["script"], *request["arguments"]]
-        runpy.run_path(request["script"], run_name="__main__")
+        run = runpy.run_path if request["script"].endswith(".py") else runpy.run_module
+        run(request["script"], run_name="__main__")
         code = 0
     except BaseException:
         traceback.print_exc()
