@@ -239,6 +239,8 @@ class Verdict(Record):
     """One judgement in an evaluation.
 
     `cell` tells apart the several pairs of one item: RM-Bench's style cell, a best-of-N group's loser.
+    A scalar reward model's row has the two scores instead of a verdict; of such a row only the benchmark, the
+    subset, the item, the cell and the scores need be in the file, the rest follows.
     """
 
     benchmark: str
@@ -252,3 +254,38 @@ class Verdict(Record):
     parse_status: str
     tokens: int
     text: str
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str = "record") -> Verdict:
+        """As `Record.from_dict`, filling in what two scores imply."""
+        if isinstance(data, dict) and "chosen_score" in data and "rejected_score" in data:
+            chosen, rejected = data["chosen_score"], data["rejected_score"]
+            numbers = isinstance(chosen, (int, float)) and isinstance(rejected, (int, float))
+            implied = {
+                "order": "chosen_first",
+                "verdict": None,
+                "correct": numbers and chosen > rejected,
+                "tie": numbers and chosen == rejected,
+                "parse_status": "score",
+                "tokens": 0,
+                "text": "",
+            }
+            data = implied | data
+        return super().from_dict(data, where)
+
+    def _inconsistency(self) -> str | None:
+        if self.chosen_score is None and self.rejected_score is None:
+            return None
+        if self.chosen_score is None or self.rejected_score is None:
+            return "has one of 'chosen_score' and 'rejected_score'; give both"
+        if self.verdict is not None:
+            return "has scores and a verdict; give one of them"
+        if self.correct != (self.chosen_score > self.rejected_score):
+            return (
+                f"has the scores {self.chosen_score} and {self.rejected_score} but 'correct' {self.correct}"
+            )
+        if self.tie != (self.chosen_score == self.rejected_score):
+            return f"has the scores {self.chosen_score} and {self.rejected_score} but 'tie' {self.tie}"
+        return None
