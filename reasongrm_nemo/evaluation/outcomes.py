@@ -13,7 +13,7 @@ from reasongrm_nemo.evaluation.policies import Policy, nearest
 from reasongrm_nemo.judge.parse import parse_verdict
 
 
-@dataclass
+@dataclass(slots=True)
 class PairOutcome:
     """What the judgements of one pair (several orders or samples are averaged) come to."""
 
