@@ -131,7 +131,8 @@ def evaluate(verdicts: Iterable[Verdict], policy: str = "paper", partial: bool =
 
 def _outcomes(name: str, subset: SubsetOutcomes) -> list[float]:
     if is_best_of_n(name):
-        return [math.prod(pair.share_right for pair in cells.values()) for cells in subset.items.values()]
+        groups = [sorted(pair.share_right for pair in cells.values()) for cells in subset.items.values()]
+        return [math.prod(shares) for shares in groups]  # sorted, so that the row order changes no digit
     return [pair.mean_credit for cells in subset.items.values() for pair in cells.values()]
 
 
