@@ -4,10 +4,10 @@
 Sources, at the commits docs/evaluation.md names:
 
 - `paper` (ours, the default): the last verdict after the reasoning; whatever is not a right verdict is wrong.
-- `rm_r1`: RM-R1's `eval/reward-bench/rewardbench/generative.py:577-584` (both verdicts present is an error),
+- `rm_r1`: RM-R1's `eval/reward-bench/rewardbench/generative.py:577-585` (both verdicts present is an error),
   `eval/*/scripts/run_generative.py` (an error is 0, a tie 0.5), and `eval/RM-Bench/scripts/
   process_final_result.py:25-32` (RM-Bench's aggregation as released, see `rm_bench`).
-- `rewardbench`: reward-bench's `rewardbench/generative.py:494-499` (`[[A]]` anywhere wins) and
+- `rewardbench`: reward-bench's `rewardbench/generative.py:493-498` (`[[A]]` anywhere wins) and
   `scripts/run_generative.py:256-257, 370-371` (whatever is no verdict is worth 0.5).
 """
 

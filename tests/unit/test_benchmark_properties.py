@@ -176,6 +176,13 @@ def test_scalar_rows_are_compared_strictly_and_stand_beside_judged_ones():
     assert found.statuses == {"ok": 30, "tie": 15}
 
 
+def test_a_score_higher_by_the_last_bit_wins():
+    data = {"benchmark": "rmb", "subset": "BoN_set/Harmlessness/S1", "item_id": "i", "cell": "0"}
+    for rejected, share in ((np.nextafter(0.1, 0), 1.0), (0.1, 0.0), (np.nextafter(0.1, 1), 0.0)):
+        log = [Verdict.from_dict({**data, "chosen_score": 0.1, "rejected_score": float(rejected)})]
+        assert rmb.evaluate(log, partial=True).subsets[0].accuracy.value == share
+
+
 def test_a_combined_interval_covers_the_truth_95_times_in_100():
     rng = np.random.default_rng(5)
     sizes, weights = [40, 90, 25, 150], [0.4, 0.3, 0.2, 0.1]
