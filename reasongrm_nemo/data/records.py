@@ -12,7 +12,7 @@ import dataclasses
 import math
 import types
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from reasongrm_nemo.errors import UserError
 
@@ -60,22 +60,22 @@ class Record:
             raise UserError(
                 f"{where}: {cls.__name__} has no field '{name}'; its fields are {', '.join(specs)}"
             )
-        values = {}
-        for name, (expected, optional, plain, options) in specs.items():
-            if name in data:
-                value = data[name]
-                if type(value) not in plain or (options and value is not None and value not in options):
-                    problem = _problem(value, expected)
-                    if problem:
-                        raise UserError(f"{where}: {cls.__name__} field '{name}' {problem}")
-                    if expected is float or expected == float | None:
-                        value = float(value)
-                values[name] = value
-            elif not optional:
+        for name, spec in specs.items():
+            if not spec.optional and name not in data:
                 raise UserError(f"{where}: {cls.__name__} lacks the field '{name}'")
+        floats = {}
+        for name, value in data.items():
+            spec = specs[name]
+            if type(value) in spec.plain and (not spec.options or value in spec.options):
+                continue
+            problem = _problem(value, spec.expected)
+            if problem:
+                raise UserError(f"{where}: {cls.__name__} field '{name}' {problem}")
+            if spec.is_float:
+                floats[name] = float(value)
         # A frozen dataclass's constructor sets field by field, which is a third of reading a long log.
         record = object.__new__(cls)
-        record.__dict__.update(values)
+        record.__dict__.update(data, **floats)
         problem = record._inconsistency()
         if problem:
             raise UserError(f"{where}: {cls.__name__} {problem}")
@@ -86,32 +86,44 @@ class Record:
         return None
 
 
-_Spec = tuple[Any, bool, frozenset[type], frozenset[str]]
+class _Spec(NamedTuple):
+    """What a field takes.
+
+    `plain` and `options` are a quick check, which a log of hundreds of thousands of rows needs: a value of
+    one of these exact types, and one of the options if there are any, is good.  Only `_problem` refuses.
+    """
+
+    expected: Any
+    optional: bool
+    plain: frozenset[type]
+    options: frozenset[str | None]
+    is_float: bool
+
+
 _SPECS: dict[type[Record], dict[str, _Spec]] = {}
 
 
 def _specs(cls: type[Record]) -> dict[str, _Spec]:
-    """Each field's type, optionality, and what tells a good value quickly, worked out once a class.
-
-    The quick check, which a log of hundreds of thousands of rows needs: the value is of one of these exact
-    types and, if there are options, is None or one of them.  Only `_problem` refuses a value.
-    """
+    """What each field takes, worked out once a class."""
     if cls not in _SPECS:
         hints = get_type_hints(cls)
         _SPECS[cls] = {
-            spec.name: (hints[spec.name], spec.default is not dataclasses.MISSING, *_quick(hints[spec.name]))
+            spec.name: _spec(hints[spec.name], spec.default is not dataclasses.MISSING)
             for spec in dataclasses.fields(cls)  # type: ignore[arg-type]
         }
     return _SPECS[cls]
 
 
-def _quick(expected: Any) -> tuple[frozenset[type], frozenset[str]]:
-    if get_origin(expected) in (Union, types.UnionType):
-        parts = [_quick(option) for option in get_args(expected)]
-        return frozenset().union(*(plain for plain, _ in parts)), frozenset().union(*(o for _, o in parts))
-    if get_origin(expected) is Literal:
-        return frozenset({str}), frozenset(get_args(expected))
-    return frozenset({expected} & {str, int, bool, type(None)}), frozenset()
+def _spec(expected: Any, optional: bool) -> _Spec:
+    union = get_origin(expected) in (Union, types.UnionType)
+    parts = get_args(expected) if union else (expected,)
+    options: set[str | None] = set()
+    for part in parts:
+        if get_origin(part) is Literal:
+            options.update(get_args(part))
+            options.update({None} if type(None) in parts else ())
+    plain = {str if get_origin(part) is Literal else part for part in parts} & {str, int, bool, type(None)}
+    return _Spec(expected, optional, frozenset(plain), frozenset(options), float in parts)
 
 
 def _show(value: Any) -> str:
