@@ -153,6 +153,21 @@ def plan(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("benchmark")
+@click.argument("verdicts", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--policy", default="paper", show_default=True, help="paper, rm_r1 or rewardbench.")
+@click.option("--partial", is_flag=True, help="Score a log that lacks subsets; what needs them is left out.")
+@_JSON
+def score(benchmark: str, verdicts: tuple[Path, ...], policy: str, partial: bool, as_json: bool) -> None:
+    """Score BENCHMARK (rewardbench, rm_bench or rmb) from its verdict log; several files are its shards."""
+    from reasongrm_nemo.evaluation.benchmarks import score_files
+    from reasongrm_nemo.report.scores import as_text
+
+    result = score_files(benchmark, verdicts, policy, partial)
+    _print(as_json, result.to_dict(), as_text(result))
+
+
+@main.command()
 @click.argument("artefact", type=click.Path(path_type=Path))
 @_JSON
 def show(artefact: Path, as_json: bool) -> None:

@@ -54,7 +54,7 @@ def read_dicts(path: str | Path) -> Iterator[tuple[str, Any]]:
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
-            yield where, json.loads(line)
+            yield where, json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not a JSON line ({error})") from None
 

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import types
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from reasongrm_nemo.errors import UserError
 
@@ -52,26 +52,33 @@ class Record:
         Raises:
             UserError: naming `where`, the record and the field.
         """
-        what = f"{where}: {cls.__name__}"
         if not isinstance(data, dict):
-            raise UserError(f"{what} must be a JSON object, got {_show(data)}")
+            raise UserError(f"{where}: {cls.__name__} must be a JSON object, got {_show(data)}")
         specs = _specs(cls)
-        for name in data:
-            if name not in specs:
-                raise UserError(f"{what} has no field '{name}'; its fields are {', '.join(specs)}")
-        values = {}
-        for name, (expected, optional) in specs.items():
-            if name in data:
-                problem = _problem(data[name], expected)
-                if problem:
-                    raise UserError(f"{what} field '{name}' {problem}")
-                values[name] = float(data[name]) if expected is float else data[name]
-            elif not optional:
-                raise UserError(f"{what} lacks the field '{name}'")
-        record = cls(**values)
+        if not data.keys() <= specs.keys():
+            name = next(name for name in data if name not in specs)
+            raise UserError(
+                f"{where}: {cls.__name__} has no field '{name}'; its fields are {', '.join(specs)}"
+            )
+        for name, spec in specs.items():
+            if not spec.optional and name not in data:
+                raise UserError(f"{where}: {cls.__name__} lacks the field '{name}'")
+        floats = {}
+        for name, value in data.items():
+            spec = specs[name]
+            if type(value) in spec.plain and (not spec.options or value in spec.options):
+                continue
+            problem = _problem(value, spec.expected)
+            if problem:
+                raise UserError(f"{where}: {cls.__name__} field '{name}' {problem}")
+            if spec.is_float:
+                floats[name] = float(value)
+        # A frozen dataclass's constructor sets field by field, which is a third of reading a long log.
+        record = object.__new__(cls)
+        record.__dict__.update(data, **floats)
         problem = record._inconsistency()
         if problem:
-            raise UserError(f"{what} {problem}")
+            raise UserError(f"{where}: {cls.__name__} {problem}")
         return record
 
     def _inconsistency(self) -> str | None:
@@ -79,18 +86,44 @@ class Record:
         return None
 
 
-_SPECS: dict[type[Record], dict[str, tuple[Any, bool]]] = {}
+class _Spec(NamedTuple):
+    """What a field takes.
+
+    `plain` and `options` are a quick check, which a log of hundreds of thousands of rows needs: a value of
+    one of these exact types, and one of the options if there are any, is good.  Only `_problem` refuses.
+    """
+
+    expected: Any
+    optional: bool
+    plain: frozenset[type]
+    options: frozenset[str | None]
+    is_float: bool
 
 
-def _specs(cls: type[Record]) -> dict[str, tuple[Any, bool]]:
-    """Type and optionality of each field, worked out once a class."""
+_SPECS: dict[type[Record], dict[str, _Spec]] = {}
+
+
+def _specs(cls: type[Record]) -> dict[str, _Spec]:
+    """What each field takes, worked out once a class."""
     if cls not in _SPECS:
         hints = get_type_hints(cls)
         _SPECS[cls] = {
-            spec.name: (hints[spec.name], spec.default is not dataclasses.MISSING)
+            spec.name: _spec(hints[spec.name], spec.default is not dataclasses.MISSING)
             for spec in dataclasses.fields(cls)  # type: ignore[arg-type]
         }
     return _SPECS[cls]
+
+
+def _spec(expected: Any, optional: bool) -> _Spec:
+    union = get_origin(expected) in (Union, types.UnionType)
+    parts = get_args(expected) if union else (expected,)
+    options: set[str | None] = set()
+    for part in parts:
+        if get_origin(part) is Literal:
+            options.update(get_args(part))
+            options.update({None} if type(None) in parts else ())
+    plain = {str if get_origin(part) is Literal else part for part in parts} & {str, int, bool, type(None)}
+    return _Spec(expected, optional, frozenset(plain), frozenset(options), float in parts)
 
 
 def _show(value: Any) -> str:
@@ -239,6 +272,8 @@ class Verdict(Record):
     """One judgement in an evaluation.
 
     `cell` tells apart the several pairs of one item: RM-Bench's style cell, a best-of-N group's loser.
+    A scalar reward model's row has the two scores instead of a verdict; of such a row only the benchmark, the
+    subset, the item, the cell and the scores need be in the file, the rest follows.
     """
 
     benchmark: str
@@ -252,3 +287,38 @@ class Verdict(Record):
     parse_status: str
     tokens: int
     text: str
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str = "record") -> Verdict:
+        """As `Record.from_dict`, filling in what two scores imply."""
+        if isinstance(data, dict) and "chosen_score" in data and "rejected_score" in data:
+            chosen, rejected = data["chosen_score"], data["rejected_score"]
+            numbers = isinstance(chosen, (int, float)) and isinstance(rejected, (int, float))
+            implied = {
+                "order": "chosen_first",
+                "verdict": None,
+                "correct": numbers and chosen > rejected,
+                "tie": numbers and chosen == rejected,
+                "parse_status": "score",
+                "tokens": 0,
+                "text": "",
+            }
+            data = implied | data
+        return super().from_dict(data, where)
+
+    def _inconsistency(self) -> str | None:
+        if self.chosen_score is None and self.rejected_score is None:
+            return None
+        if self.chosen_score is None or self.rejected_score is None:
+            return "has one of 'chosen_score' and 'rejected_score'; give both"
+        if self.verdict is not None:
+            return "has scores and a verdict; give one of them"
+        if self.correct != (self.chosen_score > self.rejected_score):
+            return (
+                f"has the scores {self.chosen_score} and {self.rejected_score} but 'correct' {self.correct}"
+            )
+        if self.tie != (self.chosen_score == self.rejected_score):
+            return f"has the scores {self.chosen_score} and {self.rejected_score} but 'tie' {self.tie}"
+        return None

@@ -1,6 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scoring judgements."""
 
-from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy, summarize_verdicts, wilson
+from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy, combine, summarize_verdicts, wilson
+from reasongrm_nemo.evaluation.benchmarks import BENCHMARKS, score_files
+from reasongrm_nemo.evaluation.policies import POLICIES, Policy, get_policy
+from reasongrm_nemo.evaluation.result import Result, SubsetResult
 
-__all__ = ["Accuracy", "accuracy", "summarize_verdicts", "wilson"]
+__all__ = [
+    "BENCHMARKS",
+    "POLICIES",
+    "Accuracy",
+    "Policy",
+    "Result",
+    "SubsetResult",
+    "accuracy",
+    "combine",
+    "get_policy",
+    "score_files",
+    "summarize_verdicts",
+    "wilson",
+]

@@ -21,8 +21,8 @@ Z95 = 1.959963984540054
 class Accuracy:
     """A share with its 95 % interval.
 
-    `method` is `wilson` (one judgement an item), `clustered` (several), or `none` (no judgement: `value` is
-    None and the interval is [0, 1]).
+    `method` is `wilson` (one judgement an item), `clustered` (several), `combined` (a weighted mean of
+    accuracies, see `combine`), or `none` (no judgement: `value` is None and the interval is [0, 1]).
     """
 
     value: float | None
@@ -76,6 +76,27 @@ def accuracy(outcomes: Sequence[float], items: Sequence[Hashable] | None = None)
     return Accuracy(mean, low, high, count, clusters, "clustered")
 
 
+def combine(parts: Sequence[tuple[float, Accuracy]]) -> Accuracy:
+    """The weighted mean of independent accuracies, with an interval from theirs.
+
+    By the MOVER method (Zou and Donner 2008): the lower limit lies sqrt(sum_i w_i^2 (value_i - low_i)^2)
+    below the mean, the upper one likewise; unlike a normal interval it has a width where all parts are 1.
+
+    Args:
+        parts: weights, which add up to 1, and accuracies.
+    """
+    values = [(weight, part.value) for weight, part in parts]
+    judgements = sum(part.judgements for _, part in parts)
+    items = sum(part.items for _, part in parts)
+    known = [(weight, value) for weight, value in values if value is not None]
+    if len(known) < len(values) or not known:
+        return Accuracy(None, 0.0, 1.0, judgements, items, "none")
+    mean = math.fsum(weight * value for weight, value in known)
+    below = math.hypot(*(w * (value - part.low) for (w, value), (_, part) in zip(known, parts, strict=True)))
+    above = math.hypot(*(w * (part.high - value) for (w, value), (_, part) in zip(known, parts, strict=True)))
+    return Accuracy(mean, max(0.0, mean - below), min(1.0, mean + above), judgements, items, "combined")
+
+
 def wilson(share: float, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of `count` independent trials."""
     z2 = Z95**2 / count
@@ -120,7 +141,7 @@ def summarize_verdicts(verdicts: Iterable[Verdict], tie_credit: float = 0.0) -> 
         },
         "statuses": dict(Counter(v.parse_status for v in all_verdicts).most_common()),
         "ties": sum(v.tie for v in all_verdicts),
-        "no_verdict": len(all_verdicts) - len(decided),
+        "no_verdict": sum(v.verdict is None and v.chosen_score is None for v in all_verdicts),
         "position_a": accuracy(
             [float(v.verdict == "A") for v in decided], [_item(v) for v in decided]
         ).to_dict(),

@@ -128,7 +128,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return [*head, "time to make"], rows
 
 
-def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
     """Lines of a table; the columns in `left` are words, the others figures."""
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
     lines = []
@@ -176,11 +176,11 @@ def as_text(report: Mapping[str, Any]) -> str:
         ]
         for stage in report["stages"]
     ]
-    lines += _aligned(["stage", "time", "", "artefact"], stages, left=(0, 2, 3))
+    lines += aligned(["stage", "time", "", "artefact"], stages, left=(0, 2, 3))
     total = sum(stage["seconds"] for stage in report["stages"])
     lines += ["", f"All stages together: {duration(total)}."]
     if evaluation:
-        lines += ["", *_aligned(*table(evaluation)), "", _caption(evaluation)]
+        lines += ["", *aligned(*table(evaluation)), "", _caption(evaluation)]
         lines += [evaluation["note"]] if evaluation["note"] else []
         lines += ["", "Next:", *_next(report, evaluation)]
     return "\n".join(lines)
@@ -265,6 +265,6 @@ def describe(path: Path, manifest: Mapping[str, Any]) -> str:
         lines.append(f"  {name}  {readable_bytes(entry['size'])}{digest}")
     if "report" in manifest["result"]:
         report = manifest["result"]["report"]
-        lines += ["", *_aligned(*table(report)), "", _caption(report)]
+        lines += ["", *aligned(*table(report)), "", _caption(report)]
         lines += [report["note"]] if report["note"] else []
     return "\n".join(lines)

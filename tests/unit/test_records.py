@@ -22,6 +22,7 @@ HARD = HardTask("p1-r", "p1", "src", MESSAGES, "B", "rejected_first", ["A", None
 PATH = ReasoningPath("p1-c", 0, "x</think>[[A]]", 3, 2, 2.5, 1.75, "A", "ok", True, "stop", "zero", [5, 6])
 SFT = SftExample("p1-c", [*MESSAGES, {"role": "assistant", "content": "x"}], 0.5, 0.75, 2 / 3, "r_star")
 VERDICT = Verdict("rm_bench", "chat", "i", "0-2", "chosen_first", None, False, False, "no_verdict", 7, "?")
+SCORED = Verdict("rmb", "s", "i", None, "rejected_first", None, True, False, "score", 0, "", 1.5, -2.0)
 ALL = [PAIR, TASK, HARD, PATH, SFT, VERDICT]
 
 
@@ -77,6 +78,12 @@ def test_a_label_is_a_or_b(label):
         (SFT, {"messages": MESSAGES}, "assistant"),
         (HARD, {"answers": []}, "must not be empty"),
         (HARD, {"answers": ["A", "C"]}, "item 1"),
+        (VERDICT, {"chosen_score": 1.0}, "one of 'chosen_score' and 'rejected_score'"),
+        (SCORED, {"verdict": "A"}, "scores and a verdict"),
+        (SCORED, {"correct": False}, "1.5 and -2.0 but 'correct' False"),
+        (SCORED, {"tie": True}, "1.5 and -2.0 but 'tie' True"),
+        (SCORED, {"chosen_score": float("inf")}, "finite"),
+        (SCORED, {"chosen_score": "1.5"}, "finite"),
     ],
 )
 def test_nonsense_is_refused(record, change, says):
@@ -97,6 +104,21 @@ def test_optional_fields_may_be_left_out_and_integers_pass_for_floats():
     assert path.token_ids is None
     assert isinstance(path.answer_prob_sum, float)
     assert "token_ids" not in path.to_dict()
+
+
+def test_a_scored_row_survives_and_needs_no_more_than_its_scores():
+    assert Verdict.from_dict(json.loads(json.dumps(SCORED.to_dict()))) == SCORED
+    short = {"benchmark": "rmb", "subset": "s", "item_id": "i", "cell": None}
+    verdict = Verdict.from_dict({**short, "chosen_score": 2, "rejected_score": 2.0})
+    assert (verdict.correct, verdict.tie, verdict.parse_status) == (False, True, "score")
+    assert isinstance(verdict.chosen_score, float)
+    with pytest.raises(UserError, match="lacks the field 'order'"):
+        Verdict.from_dict(short)
+
+
+def test_a_row_of_an_older_log_has_no_scores():
+    assert Verdict.from_dict(VERDICT.to_dict()).chosen_score is None
+    assert not {"chosen_score", "rejected_score"} & set(VERDICT.to_dict())
 
 
 @given(st.text(), st.text(), st.lists(st.text(), min_size=1))

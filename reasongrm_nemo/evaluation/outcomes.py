@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a verdict log to the credit of each pair, under a policy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from reasongrm_nemo.data.records import Verdict
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.evaluation.policies import Policy, nearest
+from reasongrm_nemo.judge.parse import parse_verdict
+
+
+@dataclass(slots=True)
+class PairOutcome:
+    """What the judgements of one pair (several orders or samples are averaged) come to."""
+
+    credit: float = 0.0
+    right: int = 0
+    judgements: int = 0
+
+    @property
+    def mean_credit(self) -> float:
+        """Mean credit, in [0, 1]."""
+        return self.credit / self.judgements
+
+    @property
+    def share_right(self) -> float:
+        """Share of the judgements that are right outright, ties and unparsable ones being wrong."""
+        return self.right / self.judgements
+
+
+@dataclass
+class SubsetOutcomes:
+    """The pairs of a subset, by item and cell, and what happened to its judgements."""
+
+    items: dict[str, dict[str | None, PairOutcome]] = field(default_factory=dict)
+    statuses: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def judgements(self) -> int:
+        """How many rows of the log."""
+        return sum(self.statuses.values())
+
+    @property
+    def ties(self) -> int:
+        """Judgements without a preference: equal scores, or a tie called."""
+        return self.statuses["tie"]
+
+    @property
+    def unparsable(self) -> int:
+        """Judgements of which the policy's parser reads no verdict."""
+        return self.judgements - self.ties - self.statuses["ok"]
+
+
+def outcome(verdict: Verdict, policy: Policy) -> tuple[float, bool, str]:
+    """Credit, whether right outright, and status (`ok`, `tie`, or why nothing was read) of a judgement.
+
+    Scores are compared, strictly.  A text is parsed again, by the policy's parser: what the log says of the
+    verdict was read under one policy, and another reads otherwise.  A row without text stands as recorded.
+    """
+    if verdict.chosen_score is not None and verdict.rejected_score is not None:
+        if verdict.chosen_score == verdict.rejected_score:
+            return 0.0, False, "tie"
+        right = verdict.chosen_score > verdict.rejected_score
+        return float(right), right, "ok"
+    side: str | None = verdict.verdict
+    status = verdict.parse_status
+    if verdict.text:
+        parsed = parse_verdict(verdict.text, policy.parser)
+        side, status = parsed.verdict, parsed.status
+    if side is not None:
+        right = (side == "A") == (verdict.order == "chosen_first")
+        return float(right), right, "ok"
+    if verdict.tie:
+        return policy.tie, False, "tie"
+    return policy.unparsable, False, "no_verdict" if status in ("ok", "tie") else status
+
+
+def collect(verdicts: Iterable[Verdict], policy: Policy, benchmark: str) -> dict[str, SubsetOutcomes]:
+    """The outcomes by subset, whatever the order of the rows.
+
+    Raises:
+        UserError: there is no row, or one is of another benchmark.
+    """
+    subsets: dict[str, SubsetOutcomes] = {}
+    for verdict in verdicts:
+        if verdict.benchmark != benchmark:
+            raise UserError(
+                f"item '{verdict.item_id}' is of the benchmark '{verdict.benchmark}', not {benchmark}; "
+                "give the log of one benchmark, with that benchmark's name"
+            )
+        subset = subsets.get(verdict.subset)
+        if subset is None:
+            subset = subsets.setdefault(verdict.subset, SubsetOutcomes())
+        item = subset.items.get(verdict.item_id)
+        if item is None:
+            item = subset.items.setdefault(verdict.item_id, {})
+        pair = item.get(verdict.cell)
+        if pair is None:
+            pair = item.setdefault(verdict.cell, PairOutcome())
+        credit, right, status = outcome(verdict, policy)
+        pair.credit += credit
+        pair.right += right
+        pair.judgements += 1
+        subset.statuses[status] += 1
+    if not subsets:
+        raise UserError("the log holds no verdicts; there is nothing to score")
+    return {name: subsets[name] for name in sorted(subsets)}
+
+
+def check_subsets(found: Iterable[str], known: Mapping[str, object], benchmark: str, partial: bool) -> None:
+    """See that the subsets are the benchmark's own, and all of them.
+
+    Raises:
+        UserError: naming an unknown subset and the nearest known one, or those that are missing.
+    """
+    found = set(found)
+    for name in sorted(found - set(known)):
+        raise UserError(f"{benchmark} has no subset '{name}'{nearest(name, known)}")
+    missing = [name for name in known if name not in found]
+    if missing and not partial:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UserError(
+            f"{benchmark} lacks the subset{'s' * (len(missing) > 1)} {', '.join(missing[:3])}{more}; judge "
+            "what is missing, or ask for a partial score"
+        )
+
+
+def check_cells(
+    subsets: Mapping[str, SubsetOutcomes],
+    problem: Callable[[set[str | None]], str | None],
+    benchmark: str,
+) -> None:
+    """See that each item has the cells it must have.
+
+    Raises:
+        UserError: naming the first item for which `problem` gives a reason.
+    """
+    for name, subset in subsets.items():
+        for item, cells in subset.items.items():
+            reason = problem(set(cells))
+            if reason:
+                raise UserError(f"{benchmark}: item '{item}' of '{name}' {reason}")

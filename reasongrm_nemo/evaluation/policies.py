@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Named sets of the rules in which published evaluators differ.
+
+Sources, at the commits docs/evaluation.md names:
+
+- `paper` (ours, the default): the last verdict after the reasoning; whatever is not a right verdict is wrong.
+- `rm_r1`: RM-R1's `eval/reward-bench/rewardbench/generative.py:577-585` (both verdicts present is an error),
+  `eval/*/scripts/run_generative.py` (an error is 0, a tie 0.5), and `eval/RM-Bench/scripts/
+  process_final_result.py:25-32` (RM-Bench's aggregation as released, see `rm_bench`).
+- `rewardbench`: reward-bench's `rewardbench/generative.py:493-498` (`[[A]]` anywhere wins) and
+  `scripts/run_generative.py:256-257, 370-371` (whatever is no verdict is worth 0.5).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reasongrm_nemo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a judge's text becomes credit.
+
+    `parser` is a policy of `judge.parse_verdict`; `unparsable` and `tie` are what a judgement without a
+    verdict and one that calls a tie are worth; `released_rm_bench` takes RM-R1's RM-Bench aggregation with
+    its fault.  Equal scores of a scalar reward model are worth 0 under each, as in all three benchmarks.
+    """
+
+    name: str
+    parser: str
+    unparsable: float
+    tie: float
+    released_rm_bench: bool = False
+
+
+POLICIES = {
+    policy.name: policy
+    for policy in (
+        Policy("paper", "strict_last", unparsable=0.0, tie=0.0),
+        Policy("rm_r1", "rm_r1", unparsable=0.0, tie=0.5, released_rm_bench=True),
+        Policy("rewardbench", "rewardbench", unparsable=0.5, tie=0.5),
+    )
+}
+
+
+def get_policy(name: str) -> Policy:
+    """The policy of that name.
+
+    Raises:
+        UserError: no such policy.
+    """
+    if name not in POLICIES:
+        raise UserError(f"unknown policy '{name}'{nearest(name, POLICIES)}; known are {', '.join(POLICIES)}")
+    return POLICIES[name]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The hint " (did you mean 'x'?)", or nothing when no known name is near."""
+    names = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return f" (did you mean '{names[close[0]]}'?)" if close else ""

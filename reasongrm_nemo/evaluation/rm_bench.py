@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RM-Bench: nine pairs a prompt, three styles of the chosen answer against three of the rejected one.
+
+Styles are concise, detailed plain, detailed markdown.  In the 3 × 3 matrix rows are the chosen answer's
+style, columns the rejected one's: above the diagonal the chosen answer is the plainer (hard), below it the
+fancier (easy).  Source: RM-Bench at 73c52d7b, `scripts/utils.py:34-106`.
+
+RM-R1's script (`eval/RM-Bench/scripts/process_final_result.py:25-32` at d4c2542f) reads its third result file
+twice and never the second, so three cells of its matrix hold the verdicts of three others, and "hard" holds
+an easy cell.  Policy `rm_r1` computes that, to compare with its published figures; never take it for a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from reasongrm_nemo.data.records import Verdict
+from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy
+from reasongrm_nemo.evaluation.outcomes import (
+    PairOutcome,
+    SubsetOutcomes,
+    check_cells,
+    check_subsets,
+    collect,
+)
+from reasongrm_nemo.evaluation.policies import get_policy
+from reasongrm_nemo.evaluation.result import Result, SubsetResult, completeness, mean, statuses
+
+BENCHMARK = "rm_bench"
+
+ITEMS = {"chat": 129, "math": 529, "code": 228, "safety-refuse": 284, "safety-response": 157}
+"""Prompts by subset; 1,327 in all.  A domain pools the subsets that begin with its name."""
+
+DOMAINS = ("chat", "math", "code", "safety")
+STYLES = range(3)
+DIFFICULTIES = {
+    "easy": [f"{i}-{j}" for i in STYLES for j in STYLES if i > j],
+    "normal": [f"{i}-{i}" for i in STYLES],
+    "hard": [f"{i}-{j}" for i in STYLES for j in STYLES if i < j],
+}
+CELLS = frozenset(cell for cells in DIFFICULTIES.values() for cell in cells)
+
+RELEASED_READS = {"0-1": "0-2", "1-2": "1-0", "2-0": "2-1"}
+"""The cells RM-R1's script fills wrongly, and whose verdicts it fills them with."""
+
+
+def scores(verdicts: Iterable[Verdict], policy: str = "paper", partial: bool = False) -> dict[str, float]:
+    """chat, math, code, safety, easy, normal, hard and avg of a verdict log, in [0, 1]; see `evaluate`."""
+    return evaluate(verdicts, policy, partial).values()
+
+
+def evaluate(verdicts: Iterable[Verdict], policy: str = "paper", partial: bool = False) -> Result:
+    """Score a verdict log, with intervals that treat a prompt's nine pairs as dependent.
+
+    Args:
+        verdicts: rows with the subset (see `ITEMS`) and the cell "i-j", the styles of the chosen and the
+            rejected answer; several of one cell are averaged.
+        policy: a name of `policies.POLICIES`.
+        partial: score what is there; what needs a missing domain is None.
+
+    Raises:
+        UserError: a subset is unknown or missing, a cell unknown, or an item's matrix incomplete.
+    """
+    rules = get_policy(policy)
+    subsets = collect(verdicts, rules, BENCHMARK)
+    check_subsets(subsets, ITEMS, BENCHMARK, partial)
+    check_cells(subsets, _matrix_problem, BENCHMARK)
+    found = _matrix_scores(subsets, RELEASED_READS if rules.released_rm_bench else {})
+    rows = [
+        SubsetResult.of(name, _accuracy([subsets[name]], sorted(CELLS), {}), subsets[name], ITEMS[name])
+        for name in ITEMS
+        if name in subsets
+    ]
+    notes = completeness(rows)
+    if rules.released_rm_bench:
+        notes.insert(0, _released_note(_matrix_scores(subsets, {})))
+    return Result(BENCHMARK, policy, found, rows, statuses(subsets), notes)
+
+
+def _matrix_scores(
+    subsets: Mapping[str, SubsetOutcomes], reads: Mapping[str, str]
+) -> dict[str, Accuracy | None]:
+    """The eight figures; `reads` says which cells are filled from which others."""
+    found: dict[str, Accuracy | None] = {}
+    by_difficulty: dict[str, dict[str, Accuracy | None]] = {name: {} for name in DIFFICULTIES}
+    for domain in DOMAINS:
+        names = [name for name in ITEMS if name.startswith(domain)]
+        parts = [subsets[name] for name in names if name in subsets]
+        whole = len(parts) == len(names)
+        found[domain] = _accuracy(parts, sorted(CELLS), reads) if whole else None
+        for difficulty, cells in DIFFICULTIES.items():
+            by_difficulty[difficulty][domain] = _accuracy(parts, cells, reads) if whole else None
+    for difficulty, domains in by_difficulty.items():
+        found[difficulty] = mean(domains, DOMAINS)
+    found["avg"] = mean(found, DOMAINS)
+    return found
+
+
+def _accuracy(parts: Sequence[SubsetOutcomes], cells: Sequence[str], reads: Mapping[str, str]) -> Accuracy:
+    outcomes, items = [], []
+    for number, part in enumerate(parts):
+        for item, pairs in part.items.items():
+            for cell in cells:
+                pair: PairOutcome = pairs[reads.get(cell, cell)]
+                outcomes.append(pair.mean_credit)
+                items.append((number, item))
+    return accuracy(outcomes, items)
+
+
+def _matrix_problem(cells: set[str | None]) -> str | None:
+    for cell in sorted(str(cell) for cell in cells - CELLS):
+        return f"has the cell '{cell}'; cells are 0-0 to 2-2, the chosen answer's style before the rejected's"
+    missing = sorted(CELLS - cells)
+    return f"lacks the cell{'s' * (len(missing) > 1)} {', '.join(missing)}" if missing else None
+
+
+def _released_note(right: Mapping[str, Accuracy | None]) -> str:
+    figures = ", ".join(
+        f"{name} {100 * score.value:.2f}"
+        for name in ("easy", "normal", "hard", "avg")
+        if (score := right[name]) is not None and score.value is not None
+    )
+    return (
+        "RM-R1's aggregation as released, which puts the verdicts of cells 0-2, 1-0 and 2-1 into 0-1, 1-2 "
+        f"and 2-0; subsets are of the right matrix{', by which: ' + figures if figures else ''}"
+    )
