@@ -47,6 +47,25 @@ class _Answer(Record):
     completions: list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a step asks its servers at once.
+
+    Attributes:
+        step: whose rollouts they are.
+        name: 0, the number of a refill, or another; with ``step`` it names the file that keeps the answers.
+        prompts: what is asked, with ids that differ.
+        sampling: for all of them.
+        timeout_s: seconds after which it does without what has not come; None: waits.
+    """
+
+    step: int
+    name: int | str
+    prompts: Sequence[Prompt]
+    sampling: Sampling
+    timeout_s: float | None = None
+
+
 @dataclass
 class _Resync:
     """Servers that were started anew and wait for weights."""
@@ -84,39 +103,17 @@ class RolloutSource:
             rollouts.resync = self._resync
             folder.mkdir(exist_ok=True)
 
-    def begin(
-        self,
-        step: int,
-        part: int | str,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        timeout_s: float | None = None,
-    ) -> None:
-        """Start on what ``collect`` will be asked for, once the rollouts begun before have come.
-
-        Args:
-            step: whose rollouts they are.
-            part: 0, the number of a refill, or another name; with ``step`` it names what is kept.
-            prompts: what is asked.
-            sampling: for all of them.
-            timeout_s: seconds after which it does without what has not come; None: waits.
-        """
-        rollouts, file = self._rollouts, self._file(step, part)
+    def begin(self, part: Part) -> None:
+        """Start on what ``collect`` will be asked for, once the rollouts begun before have come."""
+        rollouts, file = self._rollouts, self._file(part)
         if rollouts is None or file in self._asks:
             return
-        ask = self._worker.submit(lambda: _kept(file) or _ask(rollouts, file, prompts, sampling, timeout_s))
+        ask = self._worker.submit(lambda: _kept(file) or _ask(rollouts, file, part))
         ask.add_done_callback(lambda _: self._requests.put(None))
         self._asks[file] = ask
 
-    def collect(
-        self,
-        step: int,
-        part: int | str,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        timeout_s: float | None = None,
-    ) -> Completions:
-        """The completions of a part of ``step``, one list a prompt in their order; collective. See ``begin``.
+    def collect(self, part: Part) -> Completions:
+        """The completions of a part of a step, one list a prompt in their order; collective.
 
         Returns:
             An empty list for each prompt that was not answered in time; never for all.
@@ -125,9 +122,9 @@ class RolloutSource:
             RolloutsLost: on every rank, when a server could not be kept.
         """
         if self._rollouts is not None:
-            self.begin(step, part, prompts, sampling, timeout_s)
+            self.begin(part)
             try:
-                completions = self._wait_for(self._asks.pop(self._file(step, part)))
+                completions = self._wait_for(self._asks.pop(self._file(part)))
             except UserError as error:
                 self._command(_LOST, str(error))
                 raise RolloutsLost(str(error)) from error
@@ -171,8 +168,8 @@ class RolloutSource:
         if lost:
             raise RolloutsLost(lost)
 
-    def _file(self, step: int, part: int | str) -> Path:
-        return self._folder / (f"step_{step:06d}" + (f"_{part}" if part else "") + ".jsonl")
+    def _file(self, part: Part) -> Path:
+        return self._folder / (f"step_{part.step:06d}" + (f"_{part.name}" if part.name else "") + ".jsonl")
 
     def sleep(self) -> None:
         """Let the servers give their GPU memory to the trainer until the next push; collective.
@@ -230,19 +227,17 @@ class RolloutSource:
         return box[0]
 
 
-def _ask(
-    rollouts: Rollouts, file: Path, prompts: Sequence[Prompt], sampling: Sampling, timeout_s: float | None
-) -> Completions:
+def _ask(rollouts: Rollouts, file: Path, part: Part) -> Completions:
     aside = file.with_name(file.name + ".partial")
     with JsonlAppender(aside) as appender:
         lines = aside.read_bytes().splitlines()
         done = {row["prompt_id"]: row["completions"] for row in map(json.loads, lines)}
-        missing = [prompt for prompt in prompts if prompt.id not in done]
-        for answer in rollouts.stream(missing, sampling, timeout_s=timeout_s):
+        missing = [prompt for prompt in part.prompts if prompt.id not in done]
+        for answer in rollouts.stream(missing, part.sampling, timeout_s=part.timeout_s):
             kept = _Answer(answer[0].prompt_id, [asdict(completion) for completion in answer])
             appender.append([kept])
             done[kept.prompt_id] = kept.completions
-    rows = [done.get(prompt.id, []) for prompt in prompts]
+    rows = [done.get(prompt.id, []) for prompt in part.prompts]
     write_text(file, "\n".join(json.dumps(row) for row in rows) + "\n")
     aside.unlink()
     return [[Completion(**fields) for fields in row] for row in rows]

@@ -20,7 +20,7 @@ from reasongrm_nemo.errors import StageFailed
 from reasongrm_nemo.grpo.groups import Group, Judge, rollout_figures, shaped_rewards, to_samples, weighed
 from reasongrm_nemo.grpo.loss import kl_estimate
 from reasongrm_nemo.grpo.order import TaskOrder
-from reasongrm_nemo.grpo.source import RolloutSource
+from reasongrm_nemo.grpo.source import Part, RolloutSource
 from reasongrm_nemo.grpo.validation import Validation
 from reasongrm_nemo.limits import Limits
 from reasongrm_nemo.megatron.checkpoints import Checkpoints, agreed
@@ -186,21 +186,20 @@ class GRPOTrainer:
         return groups
 
     def _roll_out(self, part: int) -> list[Group]:
-        tasks, prompts = self._questions(self.step, part)
-        completions = self.source.collect(self.step, part, prompts, self.sampling, self._patience())
-        self.asked += len(prompts)
-        answered = zip(tasks, prompts, completions, strict=True)
+        tasks, asked = self._questions(self.step, part)
+        completions = self.source.collect(asked)
+        self.asked += len(tasks)
+        answered = zip(tasks, asked.prompts, completions, strict=True)
         return [self.judge.group(*each) for each in answered if each[2]]
 
     def _look_ahead(self) -> None:
         """Begin the rollouts that ``max_lag`` lets begin before this step has trained."""
         last = min(self.step + self.cfg.max_lag, self.cfg.steps - 1)
         for step in range(self.step + 1, last + 1):
-            _, prompts = self._questions(step, 0)
-            self.source.begin(step, 0, prompts, self.sampling, self._patience())
+            self.source.begin(self._questions(step, 0)[1])
 
-    def _questions(self, step: int, part: int) -> tuple[list[JudgeTask], list[Prompt]]:
-        """What a part of this or a later step asks."""
+    def _questions(self, step: int, part: int) -> tuple[list[JudgeTask], Part]:
+        """What this or a later step asks at once, and of which tasks."""
         ahead = step - self.step + part  # of parts; only a step without refills is looked ahead from
         tasks = self.order.take(self.taken + ahead * self.cfg.prompts_per_step)
         prompts = [
@@ -208,10 +207,7 @@ class GRPOTrainer:
             Prompt(f"{place}:{task.id}", self.judge.prompt(task), self._rollout_seed(step, place, task))
             for place, task in enumerate(tasks, part * len(tasks))
         ]
-        return tasks, prompts
-
-    def _patience(self) -> float | None:
-        return self.recipe.rollout.straggler_timeout_s
+        return tasks, Part(step, part, prompts, self.sampling, self.recipe.rollout.straggler_timeout_s)
 
     def train(self, groups: Sequence[Group]) -> dict[str, Any]:
         """``optimizer_steps`` updates on the kept groups, each on its share of them."""

@@ -14,7 +14,7 @@ from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.grpo.groups import Judge, rollout_figures
-from reasongrm_nemo.grpo.source import RolloutSource
+from reasongrm_nemo.grpo.source import Part, RolloutSource
 from reasongrm_nemo.rollout import Prompt, Sampling
 
 
@@ -60,7 +60,7 @@ class Validation:
             Prompt(task.id, judge.prompt(task), derive_seed(self.seed, "grpo validation", task.id) % 2**31)
             for task in self.tasks
         ]
-        completions = source.collect(step, "validation", prompts, self.sampling)
+        completions = source.collect(Part(step, "validation", prompts, self.sampling))
         groups = [judge.group(*each) for each in zip(self.tasks, prompts, completions, strict=True)]
         figures = rollout_figures(groups)
         return {

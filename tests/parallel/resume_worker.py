@@ -38,8 +38,9 @@ def main(work, *overrides):
     class Given:
         """Responses drawn by the step and the prompt alone."""
 
-        def collect(self, step, part, prompts, sampling, timeout_s):
-            return [self._group(f"{step} {part} {prompt.id}", prompt.id, sampling.n) for prompt in prompts]
+        def collect(self, part):
+            where, count = f"{part.step} {part.name}", part.sampling.n
+            return [self._group(f"{where} {prompt.id}", prompt.id, count) for prompt in part.prompts]
 
         def _group(self, seed, prompt_id, count):
             draw = random.Random(seed)

@@ -2,11 +2,12 @@
 """A step's completions are kept as they arrive: a killed rollout is finished, not repeated."""
 
 import json
+import threading
 
 import pytest
 import torch.distributed as dist
 
-from reasongrm_nemo.grpo.source import RolloutSource
+from reasongrm_nemo.grpo.source import Part, RolloutSource
 from reasongrm_nemo.rollout import Completion, Prompt, RolloutServerLost, Sampling
 
 SAMPLING = Sampling(n=2, max_tokens=8)
@@ -51,23 +52,23 @@ def test_only_the_missing_prompts_are_asked_after_a_kill(source, tmp_path):
     file = tmp_path / "rollouts" / "step_000003.jsonl"
     partial = file.with_name(file.name + ".partial")
     with pytest.raises(KeyboardInterrupt):
-        source(Servers(killed_after=4)).collect(3, 0, PROMPTS, SAMPLING)
+        source(Servers(killed_after=4)).collect(Part(3, 0, PROMPTS, SAMPLING))
     assert not file.exists()
     with partial.open("ab") as torn:
         torn.write(b'{"prompt_id": "0:t", "compl')
 
     servers = Servers()
-    got = source(servers).collect(3, 0, PROMPTS, SAMPLING)
+    got = source(servers).collect(Part(3, 0, PROMPTS, SAMPLING))
     assert servers.asked == [["0:t", "1:t"]]
     assert got == [answer(prompt) for prompt in PROMPTS]  # to the bit, in the prompts' order
     assert not partial.exists()
 
     unbroken = tmp_path / "unbroken.jsonl"
     file.rename(unbroken)
-    source(Servers()).collect(3, 0, PROMPTS, SAMPLING)
+    source(Servers()).collect(Part(3, 0, PROMPTS, SAMPLING))
     assert file.read_bytes() == unbroken.read_bytes()
     servers = Servers()
-    assert source(servers).collect(3, 0, PROMPTS, SAMPLING) == got  # from the file
+    assert source(servers).collect(Part(3, 0, PROMPTS, SAMPLING)) == got  # from the file
     assert servers.asked == []
 
 
@@ -82,17 +83,17 @@ def test_an_answer_is_on_disk_before_the_next_is_waited_for(source, tmp_path):
                 assert len(seen[-1]) == count
                 yield one
 
-    source(Watched()).collect(0, 1, PROMPTS, SAMPLING)
+    source(Watched()).collect(Part(0, 1, PROMPTS, SAMPLING))
     assert seen[-1] == ["5:t", "4:t", "3:t", "2:t", "1:t"]
 
 
 def test_stragglers_stay_out_when_the_step_is_repeated(source):
     servers = Servers(ends_after=4)
-    got = source(servers).collect(0, 0, PROMPTS, SAMPLING, 7.5)
+    got = source(servers).collect(Part(0, 0, PROMPTS, SAMPLING, 7.5))
     assert servers.timeouts == [7.5]
     assert got == [[], []] + [answer(prompt) for prompt in PROMPTS[2:]]
     servers = Servers()
-    assert source(servers).collect(0, 0, PROMPTS, SAMPLING) == got
+    assert source(servers).collect(Part(0, 0, PROMPTS, SAMPLING)) == got
     assert servers.asked == []
 
 
@@ -112,3 +113,67 @@ def test_no_rank_trains_before_the_servers_sleep(source, monkeypatch):
     source(Sleepers()).sleep()
     source(None).sleep()
     assert events == ["sleep", "told", "told"]
+
+
+class Slow(Servers):
+    """Answers when it is let; half-way it has a server started anew, which wants weights."""
+
+    def __init__(self, restarts=False):
+        super().__init__()
+        self.begun, self.go, self.restarts, self.resync = threading.Event(), threading.Event(), restarts, None
+
+    def steady(self):
+        return ["steady"]
+
+    def stream(self, prompts, sampling, timeout_s=None):
+        self.begun.set()
+        assert self.go.wait(20)
+        if self.restarts:
+            self.resync(["restarted"])
+        yield from super().stream(prompts, sampling, timeout_s)
+
+
+def test_rollouts_begin_while_the_caller_does_something_else(source):
+    servers = Slow()
+    own = source(servers)
+    own.begin(Part(1, 0, PROMPTS, SAMPLING))
+    own.begin(Part(1, 0, PROMPTS, SAMPLING))
+    own.begin(Part(2, 0, PROMPTS[:1], SAMPLING))
+    assert servers.begun.wait(20)
+    servers.go.set()
+    assert own.collect(Part(1, 0, PROMPTS, SAMPLING)) == [answer(prompt) for prompt in PROMPTS]
+    assert own.collect(Part(2, 0, PROMPTS[:1], SAMPLING)) == [answer(PROMPTS[0])]
+    assert [len(asked) for asked in servers.asked] == [6, 1], "each once, in their order"
+
+
+def test_a_server_started_anew_meanwhile_gets_its_weights_from_the_callers_thread(source):
+    """Giving weights is collective, and the other ranks listen to the first one's main thread alone."""
+    servers = Slow(restarts=True)
+    own, given = source(servers), []
+    own._send = lambda to: given.append((to, threading.current_thread() is threading.main_thread()))
+    own.begin(Part(1, 0, PROMPTS, SAMPLING))
+    servers.go.set()
+    own.collect(Part(1, 0, PROMPTS, SAMPLING))
+    assert given == [(["restarted"], True)]
+
+
+def test_a_push_that_loses_a_server_leaves_its_restart_to_the_rollouts_under_way(source):
+    class Server:
+        killed = 0
+
+        def kill(self):
+            self.killed += 1
+
+    server, servers = Server(), Slow()
+    own = source(servers)
+
+    def lose(to):
+        assert to == ["steady"]
+        raise RolloutServerLost("cut", [server])
+
+    own._send = lose
+    own.begin(Part(1, 0, PROMPTS, SAMPLING))
+    own.push()
+    assert server.killed == 1
+    servers.go.set()
+    assert own.collect(Part(1, 0, PROMPTS, SAMPLING)) == [answer(prompt) for prompt in PROMPTS]
