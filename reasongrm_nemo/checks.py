@@ -41,6 +41,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 }
 # Whole numbers from 1, by block; a block that the recipe lacks is left out.
 AT_LEAST_ONE: dict[str, tuple[str, ...]] = {
+    "prepare": ("max_chars", "decontaminate_words"),
     "model": ("max_model_len", "log_prob_chunk"),
     "judge": ("max_prompt_tokens",),
     "rollout": ("max_response_tokens", "max_num_seqs", "concurrency", "servers", "tensor_parallel"),
@@ -207,6 +208,8 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
             "model.hf_path",
             "is given beside prepare.model_package; the package's model is the one measured: set one",
         )
+    if cfg.stage == "prepare" and not all(isinstance(path, str) for path in cfg.prepare.decontaminate):
+        refuse("prepare.decontaminate", f"is {list(cfg.prepare.decontaminate)}; it must be a list of paths")
     if cfg.stage == "prepare" and not 0 <= cfg.prepare.validation_fraction < 1:
         refuse(
             "prepare.validation_fraction",

@@ -42,6 +42,7 @@ _VOLATILE = (
     "model.recompute",
     "model.log_prob_chunk",
     "prepare.source",
+    "prepare.decontaminate",
     "evaluate.models",
     "rollout.port",
     "rollout.threads",

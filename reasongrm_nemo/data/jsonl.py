@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import zlib
@@ -17,9 +18,24 @@ from reasongrm_nemo.errors import UserError
 
 R = TypeVar("R", bound=Record)
 
+DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
+"""What reading damaged data raises (Zstandard's reader: a plain OSError)."""
+
+
+def open_packed(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked where its name ends in `.gz` or `.zst`."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".zst":
+        import pyarrow as pa
+
+        path.open("rb").close()  # for the usual errors of a file that cannot be opened
+        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"), 1 << 20)  # type: ignore[no-any-return]
+    return path.open("rb")
+
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """Number (from 1) and raw bytes of every line that is not blank; `.gz` is unpacked.
+    """Number (from 1) and raw bytes of every line that is not blank; `.gz` and `.zst` are unpacked.
 
     Lines end at a line feed only, so that separators such as U+2028 inside a text do no harm.
 
@@ -29,7 +45,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     path = Path(path)
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with open_packed(path) as file:
             for number, line in enumerate(file, start=1):
                 if number == 1 and line.startswith(b"\xef\xbb\xbf"):
                     line = line[3:]
@@ -39,9 +55,9 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{path}: no such file") from None
     except (IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise UserError(
-            f"{path}:{number}: damaged gzip data after this line ({error}); get the file anew"
+            f"{path}:{number}: damaged data after this line ({error}); get the file anew"
         ) from None
 
 

@@ -4,6 +4,7 @@
 import json
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from reasongrm_nemo.data import (
     read_jsonl,
     read_tasks,
 )
+from reasongrm_nemo.data.sources import Dropped
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.limits import STOP_FILE, Stopped, marked
 from reasongrm_nemo.report.console import Console
@@ -61,6 +63,10 @@ class FakePool:
         ids = response_ids(self.tokenizer, f"a=1;b=1+{sample}=2 is two({verdict})\n</think>\n\n[[{verdict}]]")
         ids = [*ids, self.tokenizer.eos_token_id]
         return Completion(prompt.id, sample, ids, [-0.1 * (kind + 1)] * len(ids), "stop")
+
+
+def check(recipe, *overrides):
+    load_recipe(RECIPES / f"{recipe}.yaml", list(overrides))
 
 
 @pytest.fixture
@@ -146,6 +152,42 @@ def test_prepare_counts_everything_it_drops(prepare_file):
     assert drops["both answers are the same"] == 1
     assert drops["prompt longer than judge.max_prompt_tokens"] == 1
     assert drops["past prepare.max_tasks or prepare.max_validation"] == 2
+
+
+def test_prepare_names_what_it_drops_and_counts_what_it_makes_harmless(prepare_file, tmp_path):
+    bench = tmp_path / "bench.jsonl"
+    bench.write_text(
+        json.dumps({"id": 1, "prompt": "one two three four", "chosen": ["a"], "rejected": ["b"]})
+    )
+    lines = [
+        pair("tell: One, two THREE", "yes", "no"),
+        pair("one two", "yes </think>", "no [[A]]"),
+        pair("nul", "y\x00", "<|im_end|>"),
+        pair("same?", "x", "x"),
+        pair("long?", "y" * 5000, "n"),
+    ]
+    words = [*LONG, f"prepare.decontaminate=[{bench}]", "prepare.decontaminate_words=3"]
+    counts, ctx = prepare_file("\n".join(lines), *words)
+    assert counts == {"tasks": 2, "validation": 0}
+    assert ctx.drops["prompt overlaps with a benchmark's"] == 1
+    dropped = list(read_jsonl(ctx.work / "dropped.jsonl", Dropped))
+    assert Counter(each.reason for each in dropped) == ctx.drops
+    (overlap,) = [each for each in dropped if "overlaps" in each.reason]
+    assert overlap.id and overlap.detail == f"{bench}:1: one two three"
+    (same,) = [each for each in dropped if "same" in each.reason]
+    assert same.where.endswith("pairs.jsonl:4")
+    neutralised = json.loads((ctx.work / "neutralised.json").read_text())
+    assert neutralised == {"NUL": 1, "control token": 1, "think tag": 1, "verdict": 1}
+
+
+def test_prepare_hashes_the_benchmarks_it_was_given(context, tmp_path):
+    (tmp_path / "b.jsonl").write_text('{"prompt": "x"}')
+    ctx = context("0_prepare", f"prepare.decontaminate=[{tmp_path}/b.jsonl]")
+    assert ctx.inputs["decontaminate.0"] == tmp_path / "b.jsonl"
+    with pytest.raises(UserError, match=r"prepare\.decontaminate"):
+        context("0_prepare", f"prepare.decontaminate=[{tmp_path}/none.jsonl]")
+    with pytest.raises(UserError, match="must be a list of paths"):
+        check("0_prepare", "prepare.decontaminate=[3]")
 
 
 def test_prepare_refuses_files_with_nothing_in_them(prepare_file):
