@@ -56,6 +56,7 @@ AT_LEAST_ONE: dict[str, tuple[str, ...]] = {
         "validation.samples",
     ),
     "generate": ("samples",),
+    "filter": ("top_k",),
     "sft": ("epochs", "batch_size", "max_tokens_per_micro_batch", "save_every", "keep_checkpoints"),
     "mine": ("samples",),
 }
@@ -92,6 +93,7 @@ NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
         "optim.warmup_steps",
     ),
     "generate": ("skip_tasks",),
+    "filter": ("min_r_star", "min_self_consistency", "min_validity", "extremes"),
     "checkpoints": ("keep_best",),
     "sft": (
         "validation.every",
@@ -215,6 +217,10 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
             "prepare.validation_fraction",
             f"is {cfg.prepare.validation_fraction}; it must be from 0 to below 1",
         )
+    if cfg.stage == "filter":
+        for name in ("min_r_star", "min_self_consistency", "min_validity"):
+            if cfg.filter[name] > 1:
+                refuse(f"filter.{name}", f"is {cfg.filter[name]}; it must be from 0 to 1")
     if cfg.stage == "evaluate":
         _check_evaluate(cfg.evaluate, refuse)
     if cfg.stage in ("grpo", "generate") and cfg.rollout.temperature == 0:

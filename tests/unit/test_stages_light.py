@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepare, generate, filter, mine and evaluate on the tiny task, with answers made up by the test."""
 
+import gzip
 import json
 import logging
 import os
@@ -349,6 +350,40 @@ def test_filter_takes_the_right_path_with_the_highest_r_star(context, generated)
     assert {e.task_id for e in others} == set(examples) and {e.strategy for e in others} == {"random"}
     assert json.loads((ctx.work / "report.json").read_text())["tasks"] == 12
     assert ctx.drops["path: wrong"] == sum(not p.correct and p.verdict is not None for p in generated)
+
+
+def test_filter_top_k_floors_and_extremes(context, generated):
+    words = ["filter.top_k=2", "filter.min_validity=0.85", "filter.extremes=2"]
+    ctx = context("3_filter", *words)
+    figures = filter_stage.run(ctx)
+    sure = [p for p in generated if p.correct and score_sums(p).validity >= 0.85]
+    examples = list(read_jsonl(ctx.work / "examples.jsonl", SftExample))
+    counts = Counter(p.task_id for p in sure)
+    assert Counter(e.task_id for e in examples) == {task: min(count, 2) for task, count in counts.items()}
+    assert figures["examples"] == len(examples)
+    others = list(read_jsonl(ctx.work / "examples_random.jsonl", SftExample))
+    assert Counter(e.task_id for e in others) == Counter(e.task_id for e in examples)
+    right = sum(p.correct for p in generated)
+    assert 0 < ctx.drops["path: low validity"] == right - len(sure)
+    text = (ctx.work / "extremes.txt").read_text()
+    assert text.count("R* 0.") == 2 * text.count("-" * 58 + " |") > 0
+    with pytest.raises(UserError, match=r"above the floors of filter\.min_\*"):
+        filter_stage.run(context("3_filter", "filter.min_r_star=0.999", work="none"))
+    with pytest.raises(UserError, match=r"filter\.min_validity is 1\.5; it must be from 0 to 1"):
+        check("3_filter", "filter.min_validity=1.5")
+
+
+def test_filter_reads_compressed_files_alike(context, generated, tmp_path):
+    plain = context("3_filter", work="plain")
+    filter_stage.run(plain)
+    for name in ("tasks", "paths"):
+        packed = gzip.compress(plain.inputs[name].read_bytes())
+        (tmp_path / f"{name}.jsonl.gz").write_bytes(packed)
+    words = [f"inputs.{name}={tmp_path}/{name}.jsonl.gz" for name in ("tasks", "paths")]
+    again = context("3_filter", *words, work="packed")
+    filter_stage.run(again)
+    for name in ("examples.jsonl", "examples_random.jsonl", "report.json", "extremes.txt"):
+        assert (plain.work / name).read_bytes() == (again.work / name).read_bytes()
 
 
 def test_filter_without_a_right_path_says_what_to_do(context, generated, tmp_path):
