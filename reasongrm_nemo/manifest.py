@@ -43,6 +43,8 @@ _VOLATILE = (
     "model.log_prob_chunk",
     "prepare.source",
     "prepare.decontaminate",
+    "generate.shards",
+    "mine.shards",
     "evaluate.models",
     "rollout.port",
     "rollout.threads",

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reasongrm_nemo.data.records import HardTask, JudgeTask, ReasoningPath, Side
+from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.rstar.select import ineligible, ranking
 
 
@@ -91,3 +93,44 @@ def to_hard_tasks(
     if by_id:
         raise ValueError(f"{len(by_id)} mined tasks are unknown, among them {min(by_id)}")
     return hard
+
+
+def choose_hard(
+    hard: Sequence[HardTask],
+    seed: int,
+    bands: Sequence[tuple[float, float]] = (),
+    drop_never_right: bool = False,
+    max_per_source: int | None = None,
+) -> tuple[list[HardTask], Counter[str]]:
+    """Hard tasks narrowed down, which the paper does not do: what is kept, in order, and drops by reason.
+
+    Args:
+        hard: from `to_hard_tasks`.
+        seed: the run's seed; which tasks of a source stay depends on it and on the task alone.
+        bands: ranges of accuracy, both ends included, of which one must hold the task; none: any.
+        drop_never_right: leave out tasks of accuracy 0.
+        max_per_source: at most so many tasks of a source, after the other rules; None: any number.
+
+    Raises:
+        ValueError: the cap is below 1.
+    """
+    if max_per_source is not None and max_per_source < 1:
+        raise ValueError(f"A source keeps at least one task, got max_per_source {max_per_source}")
+    drops: Counter[str] = Counter()
+    kept = []
+    for task in hard:
+        if drop_never_right and task.accuracy == 0:
+            drops["task never right"] += 1
+        elif bands and not any(low <= task.accuracy <= high for low, high in bands):
+            drops["task outside mine.bands"] += 1
+        else:
+            kept.append(task)
+    if max_per_source is None:
+        return kept, drops
+    by_source: dict[str, list[tuple[int, str]]] = {}
+    for task in kept:
+        by_source.setdefault(task.source, []).append((derive_seed(seed, "hard_cap", task.id), task.id))
+    within = {name for ranks in by_source.values() for _, name in sorted(ranks)[:max_per_source]}
+    if len(within) < len(kept):
+        drops["task past mine.max_per_source"] = len(kept) - len(within)
+    return [task for task in kept if task.id in within], drops

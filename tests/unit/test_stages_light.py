@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 import os
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from reasongrm_nemo.rstar import score_sums
 from reasongrm_nemo.stages import evaluate, generate, mine, prepare
 from reasongrm_nemo.stages import filter as filter_stage
 from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.stages.tasks import load_tasks
+from reasongrm_nemo.stages.tasks import load_tasks, take_shard
 from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids, response_ids
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "tiny"
@@ -419,6 +420,108 @@ def test_mine_with_nothing_hard_says_what_to_do(context, tasks):
     words = ["mine.skip_tasks=0", "mine.max_tasks=5", "mine.samples=2", BASE]
     with pytest.raises(UserError, match="all 5 tasks were judged right 2 times of 2"):
         mine.run(context("5_mine", *words, pool=Easy(tasks)))
+
+
+def test_mine_keeps_the_bands_and_drops_the_never_right(context, tasks):
+    words = ["mine.skip_tasks=0", "mine.max_tasks=30", "mine.samples=4", BASE]
+    whole = context("5_mine", *words, pool=FakePool(tasks))
+    mine.run(whole)
+    hard = list(read_jsonl(whole.work / "hard.jsonl", HardTask))
+    assert {task.accuracy for task in hard} == {0.5}  # the fake pool is right twice of four times
+    with pytest.raises(UserError, match=r"none of the 30 hard tasks is left by mine\.bands \[\[0\.6, 1"):
+        mine.run(context("5_mine", *words, "mine.bands=[[0.6, 1]]", pool=FakePool(tasks), work="none"))
+    words[2] = "mine.samples=1"
+    ctx = context(
+        "5_mine",
+        *words,
+        "mine.drop_never_right=true",
+        "mine.bands=[[0, 0.4], [0.9, 1]]",
+        pool=FakePool(tasks),
+    )
+    with pytest.raises(UserError, match="drop_never_right True; widen them"):
+        ctx.work.joinpath("paths.jsonl").unlink()
+        mine.run(ctx)
+    for bad in ("[0.2]", "[[0.5, 0.2]]", "[[0, 1, 1]]", "[[a, b]]", "[[-1, 1]]"):
+        with pytest.raises(UserError, match=r"mine\.bands"):
+            check("5_mine", f"mine.bands={bad}")
+
+
+# -- shards ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["generate", "mine"])
+def test_seven_shards_in_any_order_two_of_them_cut_are_the_whole(context, tasks, tmp_path, stage):
+    run, recipe = {"generate": (generate.run, "2_generate"), "mine": (mine.run, "5_mine")}[stage]
+    words = [f"{stage}.skip_tasks=0", f"{stage}.max_tasks=null", f"{stage}.samples=3", BASE]
+    whole = context(recipe, *words, pool=FakePool(tasks), work="whole")
+    figures = run(whole)
+    one = context(recipe, *words, f"{stage}.shard=1/1", pool=FakePool(tasks), work="one")
+    assert run(one) == figures
+
+    order = list(range(1, 8))
+    random.Random(4).shuffle(order)
+    asked = Counter()
+    largest = sorted(order, key=lambda shard: -len(take_shard(tasks, f"{shard}/7")))
+    for shard in order:
+        given = [*words, f"{stage}.shard={shard}/7"]
+        if shard in largest[:2]:
+            pool = FakePool(tasks, stop_after=2)
+            with pytest.raises(KeyboardInterrupt):
+                run(context(recipe, *given, pool=pool, work=f"shard{shard}"))
+            partial = tmp_path / f"shard{shard}" / "paths.jsonl.partial"
+            partial.write_bytes(partial.read_bytes()[:-40])  # as a kill in the middle of a line leaves it
+        pool = FakePool(list(reversed(tasks)))
+        run(context(recipe, *given, pool=pool, work=f"shard{shard}"))
+        asked.update(prompt.id for prompt in pool.prompts)
+    # of the two tasks a cut shard had answered, one was whole and is not asked again
+    assert set(asked.values()) == {1} and len(asked) == 30 - 2
+
+    paths = [str(tmp_path / f"shard{shard}") for shard in order]
+    merge = f"{stage}.shards=[{','.join(paths)}]"
+    idle = FakePool(tasks)
+    merged = context(recipe, *words, merge, pool=idle, work="merged")
+    assert run(merged) == figures and not idle.models
+    assert merged.drops == whole.drops
+    for file in whole.work.iterdir():
+        assert (one.work / file.name).read_bytes() == file.read_bytes()
+        assert (merged.work / file.name).read_bytes() == file.read_bytes()
+
+    def refused(match, *files):
+        listed = ",".join(files)
+        with pytest.raises(UserError, match=match):
+            run(context(recipe, *words, f"{stage}.shards=[{listed}]", pool=idle, work="refused"))
+
+    refused(r"the shards lack paths of \d+ of 30 tasks", *paths[1:])
+    refused("comes twice", *paths, paths[0])
+    more = context(recipe, *words[:2], f"{stage}.samples=2", BASE, merge, pool=idle, work="more")
+    with pytest.raises(UserError, match="past the 2 samples"):
+        run(more)
+    fewer = context(recipe, words[0], f"{stage}.max_tasks=3", *words[2:], merge, pool=idle, work="fewer")
+    with pytest.raises(UserError, match="which is not to be asked"):
+        run(fewer)
+
+
+def test_a_shard_may_be_empty_and_adding_tasks_moves_none(context, tasks):
+    shares = [take_shard(tasks, f"{index}/9") for index in range(1, 10)]
+    assert sorted(task.id for share in shares for task in share) == sorted(task.id for task in tasks)
+    assert max(map(len, shares)) < 12
+    some, half = tasks[::-2], {task.id for task in take_shard(tasks, "1/2")}
+    assert 0 < len(half) < 30
+    assert {task.id for task in take_shard(some, "1/2")} == {task.id for task in some} & half
+    assert take_shard(tasks, None) == take_shard(tasks, "1/1") == tasks
+    absent = next(index for index in range(1, 100) if not take_shard(tasks, f"{index}/99"))
+    words = ["skip_tasks=0", "max_tasks=null", "samples=2", f"shard={absent}/99"]
+    pool = FakePool(tasks)
+    ctx = context("2_generate", *(f"generate.{word}" for word in words), BASE, pool=pool, work="a")
+    assert generate.run(ctx)["paths"] == 0
+    ctx = context("5_mine", *(f"mine.{word}" for word in words), BASE, pool=pool, work="b")
+    assert mine.run(ctx)["hard"] == 0
+    assert (ctx.work / "paths.jsonl").read_bytes() == (ctx.work / "hard.jsonl").read_bytes() == b""
+    for bad in ("0/7", "8/7", "3", "a/b", "1/0", "-1/3"):
+        with pytest.raises(UserError, match=r"generate\.shard is"):
+            check("2_generate", f"generate.shard={bad}")
+    with pytest.raises(UserError, match="put together in a run apart"):
+        check("2_generate", "generate.shard=1/2", "generate.shards=[x]")
 
 
 @pytest.fixture
