@@ -62,7 +62,8 @@ class Record:
         values = {}
         for name, (expected, optional) in specs.items():
             if name in data:
-                problem = _problem(data[name], expected)
+                exact = type(data[name]) is expected and expected is not float  # most fields, and quick
+                problem = None if exact else _problem(data[name], expected)
                 if problem:
                     raise UserError(f"{what} field '{name}' {problem}")
                 values[name] = float(data[name]) if expected is float else data[name]

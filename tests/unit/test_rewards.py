@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from reasongrm_nemo.data.records import HardTask, JudgeTask, ReasoningPath
 from reasongrm_nemo.grpo import group_advantages, keep_group
 from reasongrm_nemo.rewards import (
+    HardCase,
     choose_hard,
     mine_hard_cases,
     outcome_reward,
@@ -112,39 +113,38 @@ def test_hard_is_what_is_not_always_right():
         mine_hard_cases([*PATHS, PATHS[0]])
 
 
-def hard_task(name, accuracy, source="s"):
-    return HardTask(
-        name, name, source, [{"role": "user", "content": "q"}], "A", "chosen_first", ["A"], accuracy
-    )
+def case(name, accuracy):
+    return HardCase(name, ("A",), accuracy, None)
 
 
-def test_hard_tasks_are_narrowed_down_on_request_only():
-    tasks = [hard_task(f"t{n}", n / 8) for n in range(8)]
-    assert choose_hard(tasks, 0) == (tasks, {})
-    assert choose_hard(tasks, 0, drop_never_right=True) == (tasks[1:], {"task never right": 1})
-    kept, drops = choose_hard(tasks, 0, bands=[(0.0, 0.125), (0.5, 0.75)])
-    assert [task.id for task in kept] == ["t0", "t1", "t4", "t5", "t6"]
+def test_hard_cases_are_narrowed_down_on_request_only():
+    cases = [case(f"t{n}", n / 8) for n in range(8)]
+    assert choose_hard(cases, {}, 0) == (cases, {})
+    assert choose_hard(cases, {}, 0, drop_never_right=True) == (cases[1:], {"task never right": 1})
+    kept, drops = choose_hard(cases, {}, 0, bands=[(0.0, 0.125), (0.5, 0.75)])
+    assert [case.task_id for case in kept] == ["t0", "t1", "t4", "t5", "t6"]
     assert drops == {"task outside mine.bands": 3}
-    kept, drops = choose_hard(tasks, 0, [(0.0, 0.25)], drop_never_right=True)
-    assert [task.id for task in kept] == ["t1", "t2"]
+    kept, drops = choose_hard(cases, {}, 0, [(0.0, 0.25)], drop_never_right=True)
+    assert [case.task_id for case in kept] == ["t1", "t2"]
     assert drops == {"task never right": 1, "task outside mine.bands": 5}
 
 
 def test_the_cap_by_source_is_seeded_and_order_does_not_matter():
-    tasks = [hard_task(f"{source}{n}", 0.5, source) for n in range(300) for source in "ab"]
-    tasks += [hard_task("c0", 0.5, "c")]
-    kept, drops = choose_hard(tasks, 1, max_per_source=30)
-    assert Counter(task.source for task in kept) == {"a": 30, "b": 30, "c": 1}
+    cases = [case(f"{source}{n}", 0.5) for n in range(300) for source in "ab"] + [case("c0", 0.5)]
+    sources = {case.task_id: case.task_id[0] for case in cases}
+    kept, drops = choose_hard(cases, sources, 1, max_per_source=30)
+    assert Counter(case.task_id[0] for case in kept) == {"a": 30, "b": 30, "c": 1}
     assert drops == {"task past mine.max_per_source": 540}
-    assert kept == [task for task in tasks if task in kept]  # in order
-    shuffled = list(tasks)
+    assert kept == [case for case in cases if case in kept]  # in order
+    shuffled = list(cases)
     random.Random(0).shuffle(shuffled)
-    assert {task.id for task in choose_hard(shuffled, 1, max_per_source=30)[0]} == {t.id for t in kept}
-    assert choose_hard(tasks, 2, max_per_source=30)[0] != kept
+    again = choose_hard(shuffled, sources, 1, max_per_source=30)[0]
+    assert {case.task_id for case in again} == {case.task_id for case in kept}
+    assert choose_hard(cases, sources, 2, max_per_source=30)[0] != kept
     # a uniform draw: the mean place of 30 of 300 is within five standard deviations (5 * 15.8) of 149.5
-    assert abs(np.mean([int(t.id[1:]) for t in kept if t.source == "a"]) - 149.5) < 79
+    assert abs(np.mean([int(c.task_id[1:]) for c in kept if c.task_id[0] == "a"]) - 149.5) < 79
     with pytest.raises(ValueError, match="max_per_source 0"):
-        choose_hard(tasks, 1, max_per_source=0)
+        choose_hard(cases, sources, 1, max_per_source=0)
 
 
 def test_cases_become_records():

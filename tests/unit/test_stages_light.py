@@ -20,13 +20,14 @@ from reasongrm_nemo.data import (
     Verdict,
     read_jsonl,
     read_tasks,
+    write_jsonl,
 )
 from reasongrm_nemo.data.sources import Dropped
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.limits import STOP_FILE, Stopped, marked
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.rollout import Completion
-from reasongrm_nemo.rstar import score_sums
+from reasongrm_nemo.rstar import score_sums, select_paths
 from reasongrm_nemo.stages import evaluate, generate, mine, prepare
 from reasongrm_nemo.stages import filter as filter_stage
 from reasongrm_nemo.stages.context import StageContext
@@ -409,6 +410,22 @@ def test_mine_keeps_the_tasks_that_are_not_always_right(context, tasks):
     assert always and {task.id for task in hard} == {t.id for t in tasks[:20]} - always
     assert all(task.accuracy < 1 and len(task.answers) == 2 for task in hard)
     assert figures["hard"] == len(hard) and ctx.drops["task always right"] == len(always)
+
+
+def test_mine_prefers_the_chosen_examples_as_rationales(context, tasks, tmp_path):
+    words = ["mine.skip_tasks=0", "mine.max_tasks=20", "mine.samples=4", BASE]
+    plain = context("5_mine", *words, "inputs.examples=null", pool=FakePool(tasks), work="plain")
+    mine.run(plain)
+    paths = list(read_jsonl(plain.work / "paths.jsonl", ReasoningPath))
+    best = {path.task_id: path.text for path in select_paths(paths)}
+    hard = list(read_jsonl(plain.work / "hard.jsonl", HardTask))
+    assert {task.id: task.rationale for task in hard} == best
+    messages = [*hard[3].messages, {"role": "assistant", "content": "the one"}]
+    write_jsonl(tmp_path / "e.jsonl", [SftExample(hard[3].id, messages, 0.5, 0.5, 0.5, "r_star")])
+    ctx = context("5_mine", *words, f"inputs.examples={tmp_path}/e.jsonl", pool=FakePool(tasks))
+    mine.run(ctx)
+    found = {task.id: task.rationale for task in read_jsonl(ctx.work / "hard.jsonl", HardTask)}
+    assert found == best | {hard[3].id: "the one"}
 
 
 def test_mine_with_nothing_hard_says_what_to_do(context, tasks):
