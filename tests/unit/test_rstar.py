@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reasongrm_nemo.data.records import JudgeTask, ReasoningPath, SftExample
@@ -397,6 +397,7 @@ MARKERS = [
 ]
 
 
+@example("hold on second thought")  # two markers that overlap
 @given(st.lists(st.sampled_from(MARKERS), max_size=12).map("".join))
 def test_counting_hesitations_by_heads_is_the_pattern(text):
     assert count_hesitations(text) == len(HESITATION.findall(text.lower()))
