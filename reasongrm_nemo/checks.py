@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from reasongrm_nemo import rope
 from reasongrm_nemo.architecture import Architecture, Layout
@@ -41,6 +41,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 }
 # Whole numbers from 1, by block; a block that the recipe lacks is left out.
 AT_LEAST_ONE: dict[str, tuple[str, ...]] = {
+    "prepare": ("max_chars", "decontaminate_words"),
     "model": ("max_model_len", "log_prob_chunk"),
     "judge": ("max_prompt_tokens",),
     "rollout": ("max_response_tokens", "max_num_seqs", "concurrency", "servers", "tensor_parallel"),
@@ -55,6 +56,7 @@ AT_LEAST_ONE: dict[str, tuple[str, ...]] = {
         "validation.samples",
     ),
     "generate": ("samples",),
+    "filter": ("top_k",),
     "sft": ("epochs", "batch_size", "max_tokens_per_micro_batch", "save_every", "keep_checkpoints"),
     "mine": ("samples",),
 }
@@ -65,7 +67,7 @@ AT_LEAST_ONE_OR_NULL: dict[str, tuple[str, ...]] = {
     "cluster": ("layers_in_first_stage", "layers_in_last_stage"),
     "grpo": ("max_tasks", "global_batch", "validation.max_tasks"),
     "generate": ("max_tasks",),
-    "mine": ("max_tasks",),
+    "mine": ("max_tasks", "max_per_source"),
     "evaluate": ("max_tasks",),
 }
 NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
@@ -91,6 +93,7 @@ NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
         "optim.warmup_steps",
     ),
     "generate": ("skip_tasks",),
+    "filter": ("min_r_star", "min_self_consistency", "min_validity", "extremes"),
     "checkpoints": ("keep_best",),
     "sft": (
         "validation.every",
@@ -207,11 +210,25 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
             "model.hf_path",
             "is given beside prepare.model_package; the package's model is the one measured: set one",
         )
+    if cfg.stage == "prepare" and not all(isinstance(path, str) for path in cfg.prepare.decontaminate):
+        refuse("prepare.decontaminate", f"is {list(cfg.prepare.decontaminate)}; it must be a list of paths")
     if cfg.stage == "prepare" and not 0 <= cfg.prepare.validation_fraction < 1:
         refuse(
             "prepare.validation_fraction",
             f"is {cfg.prepare.validation_fraction}; it must be from 0 to below 1",
         )
+    if cfg.stage in ("generate", "mine"):
+        _check_shards(cfg.stage, cfg[cfg.stage], refuse)
+    if cfg.stage == "mine":
+        for band in cfg.mine.bands:
+            numbers = [*band] if isinstance(band, ListConfig) else []
+            real = all(isinstance(each, (int, float)) for each in numbers)
+            if len(numbers) != 2 or not real or not 0 <= numbers[0] <= numbers[1] <= 1:
+                refuse("mine.bands", f"has the band {band}; each is [low, high] with 0 <= low <= high <= 1")
+    if cfg.stage == "filter":
+        for name in ("min_r_star", "min_self_consistency", "min_validity"):
+            if cfg.filter[name] > 1:
+                refuse(f"filter.{name}", f"is {cfg.filter[name]}; it must be from 0 to 1")
     if cfg.stage == "evaluate":
         _check_evaluate(cfg.evaluate, refuse)
     if cfg.stage in ("grpo", "generate") and cfg.rollout.temperature == 0:
@@ -253,6 +270,21 @@ def _check_servers(cfg: DictConfig, refuse: Any) -> None:
             f"is ipc, and GPUs {_listed(served - trained)} of the servers have no trainer's rank "
             f"(cluster.devices_per_node {cluster.devices_per_node}); take nccl, or others by rollout.gpus",
         )
+
+
+def _check_shards(stage: str, own: DictConfig, refuse: Any) -> None:
+    if own.shard is not None and not SHARD.fullmatch(str(own.shard)):
+        refuse(f"{stage}.shard", f"is {own.shard!r}; it must be i/n, such as 3/7, or null")
+    if own.shard is not None:
+        index, count = map(int, own.shard.split("/"))
+        if not 1 <= index <= count:
+            refuse(f"{stage}.shard", f"is {own.shard}; shards are counted from 1/{count} to {count}/{count}")
+        if own.shards:
+            refuse(
+                f"{stage}.shards", f"is given beside {stage}.shard; shards are put together in a run apart"
+            )
+    if not all(isinstance(path, str) for path in own.shards):
+        refuse(f"{stage}.shards", f"is {list(own.shards)}; it must be a list of paths")
 
 
 def _listed(numbers: Iterable[int]) -> str:
@@ -339,3 +371,4 @@ def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> No
 
 _ABSENT = object()
 _NAME = re.compile(r"\w[\w.-]*")
+SHARD = re.compile(r"\d{1,6}/\d{1,6}")

@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records, their files, seeds, and the sources preference pairs are read from."""
 
-from reasongrm_nemo.data.jsonl import JsonlAppender, read_jsonl, read_tasks, write_jsonl
+from reasongrm_nemo.data.jsonl import (
+    JsonlAppender,
+    PlacedJsonl,
+    read_jsonl,
+    read_tasks,
+    task_from_dict,
+    write_jsonl,
+)
 from reasongrm_nemo.data.records import (
     HardTask,
     JudgeTask,
@@ -21,6 +28,7 @@ __all__ = [
     "JudgeTask",
     "LoadedPairs",
     "Message",
+    "PlacedJsonl",
     "PreferencePair",
     "ReasoningPath",
     "SftExample",
@@ -31,5 +39,6 @@ __all__ = [
     "read_pairs",
     "read_tasks",
     "split_pairs",
+    "task_from_dict",
     "write_jsonl",
 ]

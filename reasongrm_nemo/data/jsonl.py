@@ -4,22 +4,40 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar
 
 from reasongrm_nemo.data.records import HardTask, JudgeTask, Record
 from reasongrm_nemo.errors import UserError
 
 R = TypeVar("R", bound=Record)
 
+Place: TypeAlias = int | R
+
+DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
+"""What reading damaged data raises (Zstandard's reader: a plain OSError)."""
+
+
+def open_packed(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked where its name ends in `.gz` or `.zst`."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".zst":
+        import pyarrow as pa
+
+        path.open("rb").close()  # for the usual errors of a file that cannot be opened
+        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"), 1 << 20)  # type: ignore[no-any-return]
+    return path.open("rb")
+
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """Number (from 1) and raw bytes of every line that is not blank; `.gz` is unpacked.
+    """Number (from 1) and raw bytes of every line that is not blank; `.gz` and `.zst` are unpacked.
 
     Lines end at a line feed only, so that separators such as U+2028 inside a text do no harm.
 
@@ -29,7 +47,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     path = Path(path)
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with open_packed(path) as file:
             for number, line in enumerate(file, start=1):
                 if number == 1 and line.startswith(b"\xef\xbb\xbf"):
                     line = line[3:]
@@ -39,9 +57,9 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{path}: no such file") from None
     except (IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise UserError(
-            f"{path}:{number}: damaged gzip data after this line ({error}); get the file anew"
+            f"{path}:{number}: damaged data after this line ({error}); get the file anew"
         ) from None
 
 
@@ -69,11 +87,76 @@ def read_jsonl(path: str | Path, cls: type[R]) -> Iterator[R]:
         yield cls.from_dict(data, where)
 
 
+def task_from_dict(data: Any, where: str = "record") -> JudgeTask:
+    """A `JudgeTask` or a `HardTask`, as what it is; as `Record.from_dict`."""
+    hard = isinstance(data, dict) and "answers" in data
+    return (HardTask if hard else JudgeTask).from_dict(data, where)
+
+
 def read_tasks(path: str | Path) -> Iterator[JudgeTask]:
     """Tasks from a file of `JudgeTask` or of `HardTask` records, each as what it is."""
     for where, data in read_dicts(path):
-        hard = isinstance(data, dict) and "answers" in data
-        yield (HardTask if hard else JudgeTask).from_dict(data, where)
+        yield task_from_dict(data, where)
+
+
+class PlacedJsonl(Generic[R]):
+    """A file of records to read through once and then to look up in, so that texts need not be kept.
+
+    A place is where a line stands; in a compressed file, which cannot be looked up in, the record itself.
+
+    Args:
+        path: the file.
+        make: a record's `from_dict`, or `task_from_dict`.
+    """
+
+    def __init__(self, path: str | Path, make: Callable[[Any, str], R]) -> None:
+        self._path, self._make = Path(path), make
+        self._packed = self._path.suffix in (".gz", ".zst")
+        self._file: BinaryIO | None = None
+
+    def scan(self) -> Iterator[tuple[R, Place[R]]]:
+        """Every record with its place, checked one by one.
+
+        Raises:
+            UserError: naming file, line and field.
+        """
+        if self._packed:
+            for where, data in read_dicts(self._path):
+                record = self._make(data, where)
+                yield record, record
+            return
+        try:
+            file = self._path.open("rb")
+        except OSError as error:
+            raise UserError(f"{self._path}: cannot be read ({error.strerror})") from None
+        with file:
+            start = 0
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield self._parse(line, f"{self._path}:{number}"), start
+                start += len(line)
+
+    def get(self, place: Place[R]) -> R:
+        """The record at a place."""
+        if not isinstance(place, int):
+            return place
+        if self._file is None:
+            self._file = self._path.open("rb")
+        self._file.seek(place)
+        return self._parse(self._file.readline(), f"{self._path} at byte {place}")
+
+    def close(self) -> None:
+        """Close the file, if a record was looked up."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _parse(self, line: bytes, where: str) -> R:
+        try:
+            data = json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not a JSON line ({error})") from None
+        return self._make(data, where)
 
 
 def encode(record: Record) -> bytes:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of preference files: JSON Lines, JSON, Parquet, the first two also gzipped.
+"""Rows of preference files: JSON Lines, JSON, Parquet, the first two also packed by gzip or Zstandard.
+
+JSON Lines and Parquet are read as they are used, a line or a batch at a time; a JSON array is read whole.
 
 A file that holds nothing of the kind its name says is refused at once; a single broken line is handed on as
 a `BrokenRow`, for the caller to count.
@@ -7,18 +9,20 @@ a `BrokenRow`, for the caller to count.
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.data.jsonl import read_lines
+from reasongrm_nemo.data.jsonl import DAMAGED, open_packed, read_lines
 from reasongrm_nemo.errors import UserError
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".parquet")
+SUFFIXES = (
+    *(f"{kind}{packed}" for kind in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst")),
+    ".parquet",
+)
+BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,20 @@ class BrokenRow:
 
 
 def find_files(path: str | Path) -> list[Path]:
-    """The file itself, or a folder's files with a known suffix, sorted by name.
+    """The file itself, or the files with a known suffix in a folder and its folders, sorted by path.
+
+    What begins with a dot is left out.
 
     Raises:
         UserError: nothing there, or nothing of a known kind.
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and _known(file))
+        files = sorted(
+            file
+            for file in path.rglob("*")
+            if file.is_file() and _known(file) and not _hidden(file.relative_to(path))
+        )
         if not files:
             raise UserError(f"{path}: the folder has no file ending in {', '.join(SUFFIXES)}")
         return files
@@ -63,6 +73,10 @@ def _known(path: Path) -> bool:
     return path.name.endswith(SUFFIXES)
 
 
+def _hidden(relative: Path) -> bool:
+    return any(part.startswith(".") for part in relative.parts)
+
+
 def _whole_array(path: Path) -> list[tuple[str, Any]] | None:
     """The rows of a file that is one JSON array, else None.  The content decides: both kinds get misnamed."""
     for _, line in read_lines(path):
@@ -72,12 +86,12 @@ def _whole_array(path: Path) -> list[tuple[str, Any]] | None:
     else:
         raise UserError(f"{path}: the file is empty")
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with open_packed(path) as file:
             rows = json.loads(file.read().decode("utf-8-sig"))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: damaged gzip data ({error}); get the file anew") from None
+    except DAMAGED as error:
+        raise UserError(f"{path}: damaged data ({error}); get the file anew") from None
     except (ValueError, RecursionError) as error:
-        if path.name.removesuffix(".gz").endswith(".json"):
+        if path.name.removesuffix(".gz").removesuffix(".zst").endswith(".json"):
             raise UserError(f"{path}: not valid JSON ({error})") from None
         return None
     if not rows:
@@ -116,10 +130,22 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         with pq.ParquetFile(path) as file:
             if file.metadata.num_rows == 0:
                 raise UserError(f"{path}: the file has no rows")
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+            for batch in file.iter_batches(batch_size=BATCH_ROWS):
+                for row in _batch(batch):
                     yield f"{path}[{index}]", row
                     index += 1
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not readable as Parquet after row {index} ({reason})") from None
+
+
+def _batch(batch: Any) -> Iterator[Any]:
+    """The rows of a record batch; where one holds text that is no UTF-8, that row alone is broken."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for index in range(batch.num_rows):
+            try:
+                yield batch.slice(index, 1).to_pylist()[0]
+            except UnicodeDecodeError as error:
+                yield BrokenRow(str(error))

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preference pairs from files, validated; what is left out is counted under a named reason.
 
-Two row formats, told apart by the type of `chosen`:
-
-- the paper's source (Skywork Reward Preference): `chosen` and `rejected` are whole lists of
-  `{role, content}` with a shared beginning, each ending with the assistant's answer, plus `source`;
-- plain `PreferencePair` records: `prompt` (such a list, or the text of one user turn), `chosen` and
-  `rejected` as texts, with or without `id` and `source`.
-
-Other fields of a row are ignored.
+`reasongrm_nemo.data.forms` lists the forms a row may have.  Other fields of a row are ignored.  Text is data:
+what could pass for a control token, a verdict or the end of the reasoning is broken up where the prompt is
+built (`reasongrm_nemo.judge.sanitize`), not here; here NUL becomes U+FFFD, and what is no Unicode or too long
+is refused.
 """
 
 from __future__ import annotations
@@ -21,18 +17,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.data.records import Message, PreferencePair
+from reasongrm_nemo.data.forms import plain_rows
+from reasongrm_nemo.data.records import Message, PreferencePair, Record
 from reasongrm_nemo.data.rows import BrokenRow, find_files, read_rows
 from reasongrm_nemo.errors import UserError
 
 ROLES = ("system", "user", "assistant", "tool")
 EXAMPLES_KEPT = 3
+MAX_CHARS = 1_000_000
+"""Characters that a pair's texts may have together, unless the caller says otherwise."""
+_MAX_NAME = 200
 
 DROP_REASONS = {
     "broken_line": "the line is not JSON",
     "wrong_type": "not an object, a field is missing, or one is of the wrong type",
     "unknown_role": f"a turn's role is none of {', '.join(ROLES)}",
     "bad_text": "a text holds half a surrogate pair, which is no Unicode",
+    "huge_text": "the texts are longer than prepare.max_chars",
     "empty_prompt": "the shared turns hold no user turn with text",
     "no_assistant_turn": "an answer is not a single turn of the assistant",
     "no_shared_prompt": "chosen and rejected do not begin with the same turns",
@@ -45,22 +46,45 @@ DROP_REASONS = {
 """Every reason a row is dropped for, in words."""
 
 
+@dataclass(frozen=True)
+class Dropped(Record):
+    """A pair that was left out: why, where it stood ("file:line"; or nowhere now), its id if it had one."""
+
+    reason: str
+    where: str | None = None
+    id: str | None = None
+    detail: str | None = None
+
+
 @dataclass
 class LoadedPairs:
-    """Pairs and the account of what was left out: `read` = `len(pairs)` + all `drops`."""
+    """Pairs and the account of what was left out: `read` = `len(pairs)` + all `drops`.
+
+    A row of RM-Bench or of RMB's best-of-N offers several pairs, and `read` counts each; `rows` counts rows.
+    """
 
     pairs: list[PreferencePair] = field(default_factory=list)
+    rows: int = 0
     read: int = 0
     drops: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-    """The first few places ("file:line") by reason."""
+    dropped: list[Dropped] = field(default_factory=list)
+    nul: int = 0
+    """Pairs that held NUL, now U+FFFD."""
 
-    def drop(self, reason: str, where: str) -> None:
-        """Count one row under a reason."""
+    @property
+    def examples(self) -> dict[str, list[str]]:
+        """The first few places by reason."""
+        found: dict[str, list[str]] = {}
+        for each in self.dropped:
+            places = found.setdefault(each.reason, [])
+            if len(places) < EXAMPLES_KEPT and each.where:
+                places.append(each.where)
+        return found
+
+    def drop(self, reason: str, where: str, pair_id: str | None = None) -> None:
+        """Count one pair under a reason."""
         self.drops[reason] += 1
-        places = self.examples.setdefault(reason, [])
-        if len(places) < EXAMPLES_KEPT:
-            places.append(where)
+        self.dropped.append(Dropped(reason, where, pair_id))
 
 
 class RowProblem(Exception):
@@ -71,11 +95,12 @@ class RowProblem(Exception):
         self.reason = reason
 
 
-def read_pairs(paths: str | Path | Sequence[str | Path]) -> LoadedPairs:
+def read_pairs(paths: str | Path | Sequence[str | Path], max_chars: int = MAX_CHARS) -> LoadedPairs:
     """All valid, distinct pairs of files or folders, in the order they stand, each with an id of its own.
 
     Args:
-        paths: `.jsonl`, `.ndjson`, `.json` (each also `.gz`), `.parquet`, or folders of such files.
+        paths: `.jsonl`, `.ndjson`, `.json` (each also `.gz` or `.zst`), `.parquet`, or folders of such files.
+        max_chars: a pair whose texts have more characters together is refused.
 
     Raises:
         UserError: a file is missing, empty or not readable as its kind, or no valid pair is left.
@@ -85,11 +110,17 @@ def read_pairs(paths: str | Path | Sequence[str | Path]) -> LoadedPairs:
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     for file in [file for path in given for file in find_files(path)]:
         for where, row in read_rows(file):
-            loaded.read += 1
-            try:
-                found.append((where, pair_from_row(row, file.name.split(".")[0])))
-            except RowProblem as problem:
-                loaded.drop(problem.reason, where)
+            loaded.rows += 1
+            for offered in plain_rows(row):
+                loaded.read += 1
+                try:
+                    pair = pair_from_row(offered, file.name.split(".")[0], max_chars)
+                except RowProblem as problem:
+                    loaded.drop(problem.reason, where)
+                    continue
+                clean = _without_nul(pair)
+                loaded.nul += clean is not pair
+                found.append((where, clean))
     _keep_distinct(found, loaded)
     if not loaded.pairs:
         counts = ", ".join(f"{reason} {count}" for reason, count in loaded.drops.most_common())
@@ -98,8 +129,8 @@ def read_pairs(paths: str | Path | Sequence[str | Path]) -> LoadedPairs:
     return loaded
 
 
-def pair_from_row(row: Any, default_source: str = "unknown") -> PreferencePair:
-    """One row of either format as a pair; its id is the row's or else the content's hash.
+def pair_from_row(row: Any, default_source: str = "unknown", max_chars: int = MAX_CHARS) -> PreferencePair:
+    """One plain row, or one of the paper's source, as a pair; its id is the row's or the content's hash.
 
     Raises:
         RowProblem: with the reason.
@@ -115,6 +146,9 @@ def pair_from_row(row: Any, default_source: str = "unknown") -> PreferencePair:
         if not isinstance(chosen, str) or not isinstance(rejected, str):
             raise RowProblem("wrong_type")
         prompt = [{"role": "user", "content": shared}] if isinstance(shared, str) else _turns(shared)
+    texts = (chosen, rejected, *(turn["content"] for turn in prompt))
+    if sum(map(len, texts)) > max_chars:
+        raise RowProblem("huge_text")
     if not any(turn["role"] == "user" and turn["content"].strip() for turn in prompt):
         raise RowProblem("empty_prompt")
     if prompt[-1]["role"] == "assistant":
@@ -124,18 +158,34 @@ def pair_from_row(row: Any, default_source: str = "unknown") -> PreferencePair:
     if chosen.strip() == rejected.strip():
         raise RowProblem("identical_answers")
     try:
-        for text in (chosen, rejected, *(turn["content"] for turn in prompt)):
+        for text in texts:
             text.encode("utf-8")
     except UnicodeEncodeError:
         raise RowProblem("bad_text") from None
-    source, given_id = row.get("source"), row.get("id")
     return PreferencePair(
-        id=given_id if isinstance(given_id, str) and given_id else content_id(prompt, chosen, rejected),
-        source=source if isinstance(source, str) and source else default_source,
+        id=_name(row.get("id")) or content_id(prompt, chosen, rejected),
+        source=_name(row.get("source")) or _name(row.get("subset")) or default_source,
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
     )
+
+
+def _name(value: Any) -> str | None:
+    """An id or source that can stand in a log and in a file; anything else is as good as none."""
+    return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= _MAX_NAME else None
+
+
+def _without_nul(pair: PreferencePair) -> PreferencePair:
+    texts = (pair.chosen, pair.rejected, *(turn["content"] for turn in pair.prompt))
+    if not any("\0" in text for text in texts):
+        return pair
+    prompt = [{"role": turn["role"], "content": _no_nul(turn["content"])} for turn in pair.prompt]
+    return replace(pair, prompt=prompt, chosen=_no_nul(pair.chosen), rejected=_no_nul(pair.rejected))
+
+
+def _no_nul(text: str) -> str:
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def content_id(prompt: Sequence[Message], *texts: str) -> str:
@@ -187,9 +237,9 @@ def _keep_distinct(found: Sequence[tuple[str, PreferencePair]], loaded: LoadedPa
     seen: set[str] = set()
     for (where, pair), (content, mirror) in zip(found, contents, strict=True):
         if mirror in present:
-            loaded.drop("contradiction", where)
+            loaded.drop("contradiction", where, pair.id)
         elif content in seen:
-            loaded.drop("duplicate", where)
+            loaded.drop("duplicate", where, pair.id)
         else:
             seen.add(content)
             loaded.pairs.append(pair)

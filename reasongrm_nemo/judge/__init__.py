@@ -2,7 +2,7 @@
 """What a judgement is: the prompt, the verdict, and where reasoning ends and the answer begins."""
 
 from reasongrm_nemo.judge.parse import POLICIES, Parsed, parse_verdict
-from reasongrm_nemo.judge.sanitize import CHAT_SPECIAL_TOKENS, sanitize
+from reasongrm_nemo.judge.sanitize import CHAT_SPECIAL_TOKENS, forgeries, sanitize
 from reasongrm_nemo.judge.split import answer_start
 from reasongrm_nemo.judge.template import Template, build_messages, built_in_templates, load_template
 
@@ -14,6 +14,7 @@ __all__ = [
     "answer_start",
     "build_messages",
     "built_in_templates",
+    "forgeries",
     "load_template",
     "parse_verdict",
     "sanitize",

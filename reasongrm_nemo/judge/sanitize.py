@@ -33,12 +33,51 @@ ALWAYS = (
 )
 
 
+KINDS = ("control token", "think tag", "verdict", "template delimiter")
+"""What `sanitize` breaks up, by kind."""
+
+
+def forgeries(
+    text: str, special_tokens: Iterable[str] = CHAT_SPECIAL_TOKENS, tags: Iterable[str] = ()
+) -> set[str]:
+    """Which of `KINDS` `sanitize` finds in a text; the arguments are the same."""
+    tokens = tuple(special_tokens)
+    found = {"control token"} if any(token in text for token in tokens if len(token) == 1) else set()
+    pattern, delimiter = (
+        _pattern(tuple(t for t in tokens if len(t) != 1), tuple(tags)),
+        _delimiter(tuple(tags)),
+    )
+    for match in pattern.finditer(text):
+        start = match.start()
+        if _THINK.match(text, start):
+            found.add("think tag")
+        elif _VERDICT.match(text, start):
+            found.add("verdict")
+        elif delimiter is not None and delimiter.match(text, start):
+            found.add("template delimiter")
+        else:
+            found.add("control token")
+    return found
+
+
+_THINK, _VERDICT = (re.compile(ALWAYS[index], re.IGNORECASE) for index in (2, 3))
+
+
+@lru_cache(maxsize=64)
+def _delimiter(tags: tuple[str, ...]) -> re.Pattern[str] | None:
+    return re.compile(_tag_pattern(tags), re.IGNORECASE) if tags else None
+
+
+def _tag_pattern(tags: tuple[str, ...]) -> str:
+    return rf"</?(?:{'|'.join(re.escape(tag) for tag in sorted(tags))})\b"
+
+
 @lru_cache(maxsize=64)
 def _pattern(special_tokens: tuple[str, ...], tags: tuple[str, ...]) -> re.Pattern[str]:
     literal = sorted({token for token in special_tokens if token}, key=lambda token: (-len(token), token))
     parts = [*ALWAYS, *(re.escape(token) for token in literal)]
     if tags:
-        parts.append(rf"</?(?:{'|'.join(re.escape(tag) for tag in sorted(tags))})\b")
+        parts.append(_tag_pattern(tags))
     # A look-ahead matches at every place, so that a token that overlaps another one is found too.
     return re.compile(rf"(?=(?:{'|'.join(parts)}))(.)", re.IGNORECASE | re.DOTALL)
 

@@ -1,8 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The outcome reward, what may be added to it, and the mining of hard cases."""
 
-from reasongrm_nemo.rewards.mining import HardCase, mine_hard_cases, to_hard_tasks
+from reasongrm_nemo.rewards.mining import (
+    HardCase,
+    Miner,
+    choose_hard,
+    hard_task,
+    mine_hard_cases,
+    to_hard_tasks,
+)
 from reasongrm_nemo.rewards.outcome import outcome_reward
 from reasongrm_nemo.rewards.shaping import overlong_penalty
 
-__all__ = ["HardCase", "mine_hard_cases", "outcome_reward", "overlong_penalty", "to_hard_tasks"]
+__all__ = [
+    "HardCase",
+    "Miner",
+    "choose_hard",
+    "hard_task",
+    "mine_hard_cases",
+    "outcome_reward",
+    "overlong_penalty",
+    "to_hard_tasks",
+]

@@ -3,28 +3,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from reasongrm_nemo.data.records import HardTask, JudgeTask, ReasoningPath, Side
-from reasongrm_nemo.rstar.select import ineligible, ranking
+from reasongrm_nemo.data.seeds import derive_seed
+from reasongrm_nemo.rstar.select import Selector
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class HardCase:
-    """A hard task's id with its N verdicts by sample, the share that is right, and a right path if any."""
+class HardCase(Generic[T]):
+    """A hard task's id, its N verdicts by sample, the share that is right, what stands for a right path."""
 
     task_id: str
     answers: tuple[Side | None, ...]
     accuracy: float
-    rationale: str | None
+    rationale: T | None
 
 
-def mine_hard_cases(paths: Iterable[ReasoningPath]) -> list[HardCase]:
-    """The tasks whose answers are not entirely right, ordered by task id.
+class Miner(Generic[T]):
+    """Finds hard cases among paths that come one by one, in any order, and keeps no texts of its own.
 
     A task that is never right is hard too: the paper's condition is "not entirely correct".  The rationale
     is the right path with the highest R* among the N (ties as in `rstar.select`), None if there is none.
+    """
+
+    def __init__(self) -> None:
+        self._verdicts: dict[str, dict[int, tuple[Side | None, bool]]] = {}
+        self._best: Selector[T] = Selector("r_star")
+
+    def add(self, path: ReasoningPath, item: T) -> None:
+        """Consider an answer, for which `item` (its text, its place in a file) may become the rationale.
+
+        Raises:
+            ValueError: the same (task, sample) twice.
+        """
+        self._best.add(path, item)
+        self._verdicts.setdefault(path.task_id, {})[path.sample] = (path.verdict, path.correct)
+
+    def cases(self) -> list[HardCase[T]]:
+        """The tasks whose answers are not entirely right, ordered by task id."""
+        best = self._best.by_task()
+        cases = []
+        for task_id in sorted(self._verdicts):
+            by_sample = self._verdicts[task_id]
+            answers = [by_sample[sample] for sample in sorted(by_sample)]
+            right = sum(correct for _, correct in answers)
+            if right < len(answers):
+                rationale = best[task_id][0] if task_id in best else None
+                verdicts = tuple(verdict for verdict, _ in answers)
+                cases.append(HardCase(task_id, verdicts, right / len(answers), rationale))
+        return cases
+
+
+def mine_hard_cases(paths: Iterable[ReasoningPath]) -> list[HardCase[str]]:
+    """The tasks whose answers are not entirely right, ordered by task id, as `Miner` finds them.
 
     Args:
         paths: the N answers of each task, in any order.
@@ -32,40 +69,24 @@ def mine_hard_cases(paths: Iterable[ReasoningPath]) -> list[HardCase]:
     Raises:
         ValueError: the same (task, sample) twice.
     """
-    key = ranking("r_star")
-    verdicts: dict[str, dict[int, tuple[Side | None, bool]]] = {}
-    best: dict[str, tuple[tuple[float, ...], str]] = {}
+    miner: Miner[str] = Miner()
     for path in paths:
-        samples = verdicts.setdefault(path.task_id, {})
-        if path.sample in samples:
-            raise ValueError(f"Task {path.task_id} has sample {path.sample} twice")
-        samples[path.sample] = (path.verdict, path.correct)
-        if ineligible(path) is None:
-            rank = key(path)
-            if path.task_id not in best or rank < best[path.task_id][0]:
-                best[path.task_id] = (rank, path.text)
-    cases = []
-    for task_id in sorted(verdicts):
-        answers = [verdicts[task_id][sample] for sample in sorted(verdicts[task_id])]
-        right = sum(correct for _, correct in answers)
-        if right < len(answers):
-            cases.append(
-                HardCase(
-                    task_id=task_id,
-                    answers=tuple(verdict for verdict, _ in answers),
-                    accuracy=right / len(answers),
-                    rationale=best[task_id][1] if task_id in best else None,
-                )
-            )
-    return cases
+        miner.add(path, path.text)
+    return miner.cases()
+
+
+def hard_task(task: JudgeTask, case: HardCase[Any], rationale: str | None) -> HardTask:
+    """The record of a case, for the last training stage."""
+    found = {"answers": list(case.answers), "accuracy": case.accuracy, "rationale": rationale}
+    return HardTask(**{**task.to_dict(), **found})
 
 
 def to_hard_tasks(
-    cases: Iterable[HardCase],
+    cases: Iterable[HardCase[str]],
     tasks: Iterable[JudgeTask],
     rationales: Mapping[str, str] | None = None,
 ) -> list[HardTask]:
-    """The mined cases as records for the last training stage, in the order of `tasks`.
+    """The mined cases as records, in the order of `tasks`.
 
     Args:
         cases: from `mine_hard_cases`.
@@ -80,14 +101,52 @@ def to_hard_tasks(
     hard = []
     for task in tasks:
         case = by_id.pop(task.id, None)
-        if case is None:
-            continue
-        found = {
-            "answers": list(case.answers),
-            "accuracy": case.accuracy,
-            "rationale": (rationales or {}).get(task.id, case.rationale),
-        }
-        hard.append(HardTask(**{**task.to_dict(), **found}))
+        if case is not None:
+            hard.append(hard_task(task, case, (rationales or {}).get(task.id, case.rationale)))
     if by_id:
         raise ValueError(f"{len(by_id)} mined tasks are unknown, among them {min(by_id)}")
     return hard
+
+
+def choose_hard(
+    cases: Sequence[HardCase[T]],
+    sources: Mapping[str, str],
+    seed: int,
+    bands: Sequence[tuple[float, float]] = (),
+    drop_never_right: bool = False,
+    max_per_source: int | None = None,
+) -> tuple[list[HardCase[T]], Counter[str]]:
+    """Hard cases narrowed down, which the paper does not do: what is kept, in order, and drops by reason.
+
+    Args:
+        cases: from `mine_hard_cases`.
+        sources: task id -> source, for every case.
+        seed: the run's seed; which tasks of a source stay depends on it and on the task alone.
+        bands: ranges of accuracy, both ends included, of which one must hold the task; none: any.
+        drop_never_right: leave out tasks of accuracy 0.
+        max_per_source: at most so many tasks of a source, after the other rules; None: any number.
+
+    Raises:
+        ValueError: the cap is below 1.
+    """
+    if max_per_source is not None and max_per_source < 1:
+        raise ValueError(f"A source keeps at least one task, got max_per_source {max_per_source}")
+    drops: Counter[str] = Counter()
+    kept = []
+    for case in cases:
+        if drop_never_right and case.accuracy == 0:
+            drops["task never right"] += 1
+        elif bands and not any(low <= case.accuracy <= high for low, high in bands):
+            drops["task outside mine.bands"] += 1
+        else:
+            kept.append(case)
+    if max_per_source is None:
+        return kept, drops
+    by_source: dict[str, list[tuple[int, str]]] = {}
+    for case in kept:
+        rank = (derive_seed(seed, "hard_cap", case.task_id), case.task_id)
+        by_source.setdefault(sources[case.task_id], []).append(rank)
+    within = {name for ranks in by_source.values() for _, name in sorted(ranks)[:max_per_source]}
+    if len(within) < len(kept):
+        drops["task past mine.max_per_source"] = len(kept) - len(within)
+    return [case for case in kept if case.task_id in within], drops

@@ -1,67 +1,130 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filter: of each task's right paths the one with the highest R* (section 3.3), beside a random one."""
+"""Filter: of each task's right paths the one with the highest R* (section 3.3), beside a random one.
+
+Both files are read once for their figures; the texts of what was chosen are looked up afterwards.
+"""
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Iterator
 from typing import Any
 
-from reasongrm_nemo.data import JudgeTask, ReasoningPath, SftExample, read_jsonl, write_jsonl
+from reasongrm_nemo.data import JudgeTask, PlacedJsonl, ReasoningPath, SftExample, task_from_dict, write_jsonl
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import write_json
-from reasongrm_nemo.rstar import select_paths, selection_report, to_sft_example
+from reasongrm_nemo.files import write_json, write_text
+from reasongrm_nemo.rstar import Floors, Report, Selector, side_by_side, to_sft_example
 from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.stages.tasks import load_tasks
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    """Write examples.jsonl and, for comparison, examples_random.jsonl (`SftExample`), and report.json."""
-    cfg = ctx.cfg
-    tasks = {task.id: task for task in load_tasks(ctx.inputs["tasks"])}
-    report = selection_report(_paths(ctx, tasks), cfg.seed)
-    ctx.drop("task without an eligible right path", report["tasks_without_eligible_path"])
-    for reason, count in report["ineligible_paths"].items():
+    """Write examples.jsonl and examples_random.jsonl (`SftExample`), report.json and extremes.txt."""
+    cfg, own = ctx.cfg, ctx.cfg.filter
+    source = _Source(ctx)
+    floors = Floors(own.min_r_star, own.min_self_consistency, own.min_validity)
+    report = Report(cfg.seed, floors)
+    best: Selector[Any] = Selector(own.strategy, cfg.seed, own.top_k, floors)
+    drawn: Selector[Any] = Selector("random", cfg.seed, own.top_k, floors)
+    try:
+        for path, place in source.scan():
+            report.add(path)
+            best.add(path, place)
+            if own.compare_random:
+                drawn.add(path, place)
+    except ValueError as error:
+        raise UserError(f"{ctx.inputs['paths']}: {error}") from None
+    figures = report.figures()
+    ctx.drop("task without an eligible right path", figures["tasks_without_eligible_path"])
+    for reason, count in figures["ineligible_paths"].items():
         ctx.drop(f"path: {reason.replace('_', ' ')}", count)
-    chosen = _select(ctx, tasks, cfg.filter.strategy)
+    chosen = best.chosen()
     if not chosen:
         raise UserError(
-            f"none of the {report['paths']} paths of {ctx.inputs['paths']} is right and whole, so there "
+            f"none of the {figures['paths']} paths of {ctx.inputs['paths']} is right and whole"
+            f"{' and above the floors of filter.min_*' if any(floors) else ''}, so there "
             "is nothing to train on; generate more paths (generate.samples, generate.max_tasks) or train the "
             "model that writes them longer"
         )
-    write_jsonl(ctx.work / "examples.jsonl", chosen)
-    if cfg.filter.compare_random:
-        write_jsonl(ctx.work / "examples_random.jsonl", _select(ctx, tasks, "random"))
-    write_json(ctx.work / "report.json", report)
-    mean = sum(example.r_star for example in chosen) / len(chosen)
+    scores = array("d")
+    write_jsonl(ctx.work / "examples.jsonl", source.examples(chosen, own.strategy, scores))
+    if own.compare_random:
+        write_jsonl(ctx.work / "examples_random.jsonl", source.examples(drawn.chosen(), "random"))
+    write_json(ctx.work / "report.json", figures)
+    write_text(ctx.work / "extremes.txt", source.extremes(report, own.extremes))
+    mean = math.fsum(scores) / len(scores)
     ctx.console.line(
-        f"  {len(chosen)} examples of {report['tasks']} tasks, {report['right_paths']} right paths of "
-        f"{report['paths']}; mean R* {mean:.3f}"
+        f"  {len(scores)} examples of {figures['tasks']} tasks, {figures['right_paths']} right paths of "
+        f"{figures['paths']}; mean R* {mean:.3f}"
     )
     return {
-        "tasks": report["tasks"],
-        "paths": report["paths"],
-        "right_paths": report["right_paths"],
-        "examples": len(chosen),
+        "tasks": figures["tasks"],
+        "paths": figures["paths"],
+        "right_paths": figures["right_paths"],
+        "examples": len(scores),
         "mean_r_star": mean,
-        "strategy": cfg.filter.strategy,
+        "strategy": own.strategy,
     }
 
 
-def _paths(ctx: StageContext, tasks: dict[str, JudgeTask]) -> Iterator[ReasoningPath]:
-    for path in read_jsonl(ctx.inputs["paths"], ReasoningPath):
-        if path.task_id not in tasks:
-            raise UserError(
-                f"{ctx.inputs['paths']} has a path of the task {path.task_id}, which inputs.tasks "
-                f"({ctx.inputs['tasks']}) lacks; give the tasks that the paths were generated for"
-            )
-        yield path
+class _Source:
+    """The paths and the tasks they belong to, by their places in the files."""
 
+    def __init__(self, ctx: StageContext) -> None:
+        self._ctx = ctx
+        self._tasks = PlacedJsonl(ctx.inputs["tasks"], task_from_dict)
+        self._paths = PlacedJsonl(ctx.inputs["paths"], ReasoningPath.from_dict)
+        self._task_places: dict[str, Any] = {}
+        self._path_places: list[Any] = []
 
-def _select(ctx: StageContext, tasks: dict[str, JudgeTask], strategy: str) -> list[SftExample]:
-    try:
-        paths = select_paths(_paths(ctx, tasks), strategy, ctx.cfg.seed)
-    except ValueError as error:
-        raise UserError(f"{ctx.inputs['paths']}: {error}") from None
-    prefix = ctx.cfg.judge.response_prefix
-    return [to_sft_example(path, tasks[path.task_id], strategy, prefix) for path in paths]
+    def scan(self) -> Iterator[tuple[ReasoningPath, Any]]:
+        """Every path and its place.
+
+        Raises:
+            UserError: a task's id comes twice, or a path's task is not there.
+        """
+        tasks = self._ctx.inputs["tasks"]
+        for task, place in self._tasks.scan():
+            if task.id in self._task_places:
+                raise UserError(f"{tasks}: the task id {task.id} comes twice; ids must differ")
+            self._task_places[task.id] = place
+        if not self._task_places:
+            raise UserError(f"{tasks} has no tasks")
+        for path, where in self._paths.scan():
+            if path.task_id not in self._task_places:
+                raise UserError(
+                    f"{self._ctx.inputs['paths']} has a path of the task {path.task_id}, which inputs.tasks "
+                    f"({tasks}) lacks; give the tasks that the paths were generated for"
+                )
+            self._path_places.append(where)
+            yield path, where
+
+    def examples(
+        self, places: list[Any], strategy: str, scores: array[float] | None = None
+    ) -> Iterator[SftExample]:
+        """The training examples of the paths at `places`; their R* goes to `scores`."""
+        for place in places:
+            path = self._paths.get(place)
+            example = to_sft_example(path, self._task(path), strategy, self._ctx.cfg.judge.response_prefix)
+            if scores is not None:
+                scores.append(example.r_star)
+            yield example
+
+    def extremes(self, report: Report, count: int) -> str:
+        """The highest and lowest scored paths, to read: within a task, and of all that R* chose."""
+        parts = []
+        for title, pairs in (
+            (
+                "Highest (left) and lowest R* of one task's right paths, where they differ most",
+                report.widest(count),
+            ),
+            ("Highest (left) and lowest R* of all chosen paths", report.ends(count)),
+        ):
+            parts.append(f"{title}\n{'=' * len(title)}\n")
+            for pair in pairs:
+                high, low = (self._paths.get(self._path_places[row]) for row in pair)
+                parts.append(side_by_side(high, low))
+        return "\n".join(parts)
+
+    def _task(self, path: ReasoningPath) -> JudgeTask:
+        return self._tasks.get(self._task_places[path.task_id])

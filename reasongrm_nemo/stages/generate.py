@@ -7,7 +7,7 @@ from typing import Any
 
 from reasongrm_nemo.data import ReasoningPath, read_jsonl
 from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.stages.sampling import Ask, sample_paths
+from reasongrm_nemo.stages.sampling import Ask, sample_paths, shard_files
 from reasongrm_nemo.stages.tasks import load_tasks
 
 
@@ -24,7 +24,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
         label="paths",
         keep_token_ids=own.keep_token_ids,
     )
-    asked = sample_paths(ctx, tasks, ask, ctx.work / "paths.jsonl")
+    asked = sample_paths(ctx, tasks, ask, ctx.work / "paths.jsonl", own.shard, shard_files(ctx))
     paths = right = tokens = cut_off = 0
     for path in read_jsonl(ctx.work / "paths.jsonl", ReasoningPath):
         paths += 1
@@ -34,7 +34,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
     return {
         "tasks": len(asked),
         "paths": paths,
-        "right": right / paths,
-        "mean_tokens": tokens / paths,
+        "right": right / max(paths, 1),  # a shard may have no task
+        "mean_tokens": tokens / max(paths, 1),
         "cut_off": cut_off,
     }

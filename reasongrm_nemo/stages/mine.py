@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.data import ReasoningPath, SftExample, read_jsonl, write_jsonl
+from omegaconf import DictConfig
+
+from reasongrm_nemo.data import HardTask, JudgeTask, PlacedJsonl, ReasoningPath, SftExample, write_jsonl
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.rewards import mine_hard_cases, to_hard_tasks
+from reasongrm_nemo.rewards import HardCase, Miner, choose_hard, hard_task
 from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.stages.sampling import Ask, sample_paths
-from reasongrm_nemo.stages.tasks import load_tasks
+from reasongrm_nemo.stages.sampling import Ask, sample_paths, shard_files
+from reasongrm_nemo.stages.tasks import load_tasks, parse_shard
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
@@ -25,26 +29,71 @@ def run(ctx: StageContext) -> dict[str, Any]:
         purpose="mine",
         label="answers",
     )
-    asked = sample_paths(ctx, tasks, ask, ctx.work / "paths.jsonl")
-    rationales = {}
-    if "examples" in ctx.inputs:
-        examples = read_jsonl(ctx.inputs["examples"], SftExample)
-        rationales = {example.task_id: example.messages[-1]["content"] for example in examples}
-    cases = mine_hard_cases(read_jsonl(ctx.work / "paths.jsonl", ReasoningPath))
-    hard = to_hard_tasks(cases, asked, rationales)
-    if not hard:
-        raise UserError(
-            f"all {len(asked)} tasks were judged right {own.samples} times of {own.samples}: none is hard, "
-            "so the last training stage has nothing to learn from; mine more tasks (mine.max_tasks) or "
-            "answers (mine.samples)"
-        )
-    write_jsonl(ctx.work / "hard.jsonl", hard)
-    never = sum(task.accuracy == 0 for task in hard)
-    ctx.drop("task always right", len(asked) - len(hard))
-    ctx.console.line(f"  {len(hard)} hard of {len(asked)} tasks ({never} never right)")
+    asked = sample_paths(ctx, tasks, ask, ctx.work / "paths.jsonl", own.shard, shard_files(ctx))
+    mined = Mined(ctx.work / "paths.jsonl", ctx.inputs.get("examples"))
+    bands = [(low, high) for low, high in own.bands]
+    sources = {task.id: task.source for task in asked}
+    cases, left_out = choose_hard(
+        mined.cases, sources, cfg.seed, bands, own.drop_never_right, own.max_per_source
+    )
+    if not cases and parse_shard(own.shard)[1] == 1:
+        raise UserError(_nothing_hard(len(asked), len(mined.cases), own))
+    write_jsonl(ctx.work / "hard.jsonl", mined.records(cases, asked))
+    never = sum(case.accuracy == 0 for case in cases)
+    ctx.drop("task always right", len(asked) - len(mined.cases))
+    for reason, count in left_out.items():
+        ctx.drop(reason, count)
+    ctx.console.line(f"  {len(cases)} hard of {len(asked)} tasks ({never} never right)")
     return {
         "tasks": len(asked),
-        "hard": len(hard),
+        "hard": len(cases),
         "never_right": never,
-        "mean_accuracy_of_hard": sum(task.accuracy for task in hard) / len(hard),
+        "mean_accuracy_of_hard": sum(case.accuracy for case in cases) / max(len(cases), 1),
     }
+
+
+class Mined:
+    """The hard cases of a file of paths; texts stay in the files until `records` looks them up.
+
+    Args:
+        paths: the N answers a task.
+        examples: chosen paths of the filter stage, whose texts are preferred as rationales, or None.
+    """
+
+    def __init__(self, paths: Path, examples: Path | None) -> None:
+        self._paths = PlacedJsonl(paths, ReasoningPath.from_dict)
+        miner: Miner[Any] = Miner()
+        for path, place in self._paths.scan():
+            miner.add(path, place)
+        self.cases: list[HardCase[Any]] = miner.cases()
+        self._examples: PlacedJsonl[SftExample] | None = None
+        self._example_places: dict[str, Any] = {}
+        if examples is not None:
+            self._examples = PlacedJsonl(examples, SftExample.from_dict)
+            self._example_places = {example.task_id: place for example, place in self._examples.scan()}
+
+    def records(self, cases: Sequence[HardCase[Any]], tasks: Sequence[JudgeTask]) -> Iterator[HardTask]:
+        """The cases as `HardTask`, in the order of the tasks."""
+        by_id = {case.task_id: case for case in cases}
+        for task in tasks:
+            if task.id in by_id:
+                yield hard_task(task, by_id[task.id], self._rationale(by_id[task.id]))
+
+    def _rationale(self, case: HardCase[Any]) -> str | None:
+        if self._examples is not None and case.task_id in self._example_places:
+            example = self._examples.get(self._example_places[case.task_id])
+            return example.messages[-1]["content"]
+        return None if case.rationale is None else self._paths.get(case.rationale).text
+
+
+def _nothing_hard(asked: int, found: int, own: DictConfig) -> str:
+    if found:
+        return (
+            f"none of the {found} hard tasks is left by mine.bands {list(own.bands)} and "
+            f"mine.drop_never_right {own.drop_never_right}; widen them"
+        )
+    return (
+        f"all {asked} tasks were judged right {own.samples} times of {own.samples}: none is hard, "
+        "so the last training stage has nothing to learn from; mine more tasks (mine.max_tasks) or "
+        "answers (mine.samples)"
+    )

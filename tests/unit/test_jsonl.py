@@ -60,10 +60,10 @@ def test_gzip_and_byte_order_mark(tmp_path):
     packed.write_bytes(gzip.compress(b"\xef\xbb\xbf" + plain.read_bytes()))
     assert list(read_jsonl(packed, PreferencePair)) == [pair(0), pair(1)]
     packed.write_bytes(packed.read_bytes()[:-20])
-    with pytest.raises(UserError, match="damaged gzip"):
+    with pytest.raises(UserError, match="damaged data"):
         list(read_jsonl(packed, PreferencePair))
     packed.write_bytes(b"not gzip")
-    with pytest.raises(UserError, match="damaged gzip"):
+    with pytest.raises(UserError, match="damaged data"):
         list(read_jsonl(packed, PreferencePair))
 
 

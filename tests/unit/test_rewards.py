@@ -2,6 +2,7 @@
 """The outcome reward, the group's condition, advantages, and mining (sections 3.2 and 3.4)."""
 
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,7 +11,14 @@ from hypothesis import strategies as st
 
 from reasongrm_nemo.data.records import HardTask, JudgeTask, ReasoningPath
 from reasongrm_nemo.grpo import group_advantages, keep_group
-from reasongrm_nemo.rewards import mine_hard_cases, outcome_reward, overlong_penalty, to_hard_tasks
+from reasongrm_nemo.rewards import (
+    HardCase,
+    choose_hard,
+    mine_hard_cases,
+    outcome_reward,
+    overlong_penalty,
+    to_hard_tasks,
+)
 
 
 def test_the_reward_is_one_or_nothing():
@@ -103,6 +111,40 @@ def test_hard_is_what_is_not_always_right():
     assert mine_hard_cases([]) == []
     with pytest.raises(ValueError, match="Task easy has sample 0 twice"):
         mine_hard_cases([*PATHS, PATHS[0]])
+
+
+def case(name, accuracy):
+    return HardCase(name, ("A",), accuracy, None)
+
+
+def test_hard_cases_are_narrowed_down_on_request_only():
+    cases = [case(f"t{n}", n / 8) for n in range(8)]
+    assert choose_hard(cases, {}, 0) == (cases, {})
+    assert choose_hard(cases, {}, 0, drop_never_right=True) == (cases[1:], {"task never right": 1})
+    kept, drops = choose_hard(cases, {}, 0, bands=[(0.0, 0.125), (0.5, 0.75)])
+    assert [case.task_id for case in kept] == ["t0", "t1", "t4", "t5", "t6"]
+    assert drops == {"task outside mine.bands": 3}
+    kept, drops = choose_hard(cases, {}, 0, [(0.0, 0.25)], drop_never_right=True)
+    assert [case.task_id for case in kept] == ["t1", "t2"]
+    assert drops == {"task never right": 1, "task outside mine.bands": 5}
+
+
+def test_the_cap_by_source_is_seeded_and_order_does_not_matter():
+    cases = [case(f"{source}{n}", 0.5) for n in range(300) for source in "ab"] + [case("c0", 0.5)]
+    sources = {case.task_id: case.task_id[0] for case in cases}
+    kept, drops = choose_hard(cases, sources, 1, max_per_source=30)
+    assert Counter(case.task_id[0] for case in kept) == {"a": 30, "b": 30, "c": 1}
+    assert drops == {"task past mine.max_per_source": 540}
+    assert kept == [case for case in cases if case in kept]  # in order
+    shuffled = list(cases)
+    random.Random(0).shuffle(shuffled)
+    again = choose_hard(shuffled, sources, 1, max_per_source=30)[0]
+    assert {case.task_id for case in again} == {case.task_id for case in kept}
+    assert choose_hard(cases, sources, 2, max_per_source=30)[0] != kept
+    # a uniform draw: the mean place of 30 of 300 is within five standard deviations (5 * 15.8) of 149.5
+    assert abs(np.mean([int(c.task_id[1:]) for c in kept if c.task_id[0] == "a"]) - 149.5) < 79
+    with pytest.raises(ValueError, match="max_per_source 0"):
+        choose_hard(cases, sources, 1, max_per_source=0)
 
 
 def test_cases_become_records():

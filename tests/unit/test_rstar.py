@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reasongrm_nemo.data.records import JudgeTask, ReasoningPath, SftExample
 from reasongrm_nemo.rstar import (
+    Floors,
+    Report,
     count_hesitations,
     ineligible,
     path_sums,
@@ -20,8 +22,11 @@ from reasongrm_nemo.rstar import (
     score_sums,
     select_paths,
     selection_report,
+    side_by_side,
     to_sft_example,
 )
+from reasongrm_nemo.rstar.report import HESITATION
+from reasongrm_nemo.rstar.select import ranking
 
 PROBS = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=40)
 
@@ -208,7 +213,48 @@ def test_all_and_shortest():
         assert chosen.reasoning_tokens + chosen.answer_tokens == min(lengths)
 
 
+@pytest.mark.parametrize("strategy", ["r_star", "random", "shortest"])
+def test_top_k_are_the_best_by_the_strategy(strategy):
+    paths = many()
+    key = ranking(strategy, 5)
+    expected = []
+    for task in sorted({p.task_id for p in paths}):
+        right = sorted((p for p in paths if p.task_id == task and p.correct), key=key)
+        expected += sorted(right[:3], key=lambda p: p.sample)
+    chosen = select_paths(paths, strategy, seed=5, top_k=3)
+    assert chosen == expected
+    assert len(chosen) > 2 * len({p.task_id for p in paths}) * 0.8
+    assert select_paths(reversed(paths), strategy, seed=5, top_k=3) == chosen
+    assert select_paths(paths, strategy, seed=5, top_k=99) == select_paths(paths, "all")
+
+
+def test_ties_within_top_k():
+    same = [path(sample=n) for n in (3, 0, 2, 1)]
+    assert [p.sample for p in select_paths(same, top_k=2)] == [0, 1]
+
+
+def test_floors_leave_out_whom_every_strategy_might_have_chosen():
+    low, high = path(sample=0, reasoning=[0.5], answer=[0.6]), path(sample=1, reasoning=[0.4], answer=[0.9])
+    for floors, reasons in (
+        (Floors(), [None, None]),
+        (Floors(r_star=0.35), ["low_r_star", None]),
+        (Floors(self_consistency=0.5), [None, "low_self_consistency"]),
+        (Floors(validity=0.7), ["low_validity", None]),
+        (Floors(r_star=0.36), ["low_r_star", None]),  # at the floor is above it
+    ):
+        assert [ineligible(p, floors) for p in (low, high)] == reasons
+        for strategy in ("r_star", "random", "shortest", "all"):
+            kept = [p for p, reason in zip((low, high), reasons, strict=True) if reason is None]
+            assert set(select_paths([low, high], strategy, floors=floors)) <= set(kept)
+    report = selection_report([low, high], floors=Floors(r_star=0.35))
+    assert report["ineligible_paths"] == {"low_r_star": 1}
+
+
 def test_mistakes_of_the_caller_are_named():
+    with pytest.raises(ValueError, match="got top_k 0"):
+        select_paths([], top_k=0)
+    with pytest.raises(ValueError, match="has sample 65536, past 65535"):
+        select_paths([path(sample=65536)])
     with pytest.raises(ValueError, match="Unknown selection strategy 'best'; known are r_star"):
         select_paths([], "best")
     with pytest.raises(ValueError, match="Task t has sample 0 twice"):
@@ -260,6 +306,55 @@ def test_the_report_agrees_with_the_selection():
     assert -1 <= report["r_star_length_correlation"] <= 1
 
 
+def test_correlations_by_hand():
+    # in task a the right path has the higher R*, in task b the lower one, in task c there is no wrong one
+    paths = [
+        path("a", 0, [0.8], [1.0]), path("a", 1, [0.2], [1.0], correct=False),
+        path("b", 0, [0.3], [1.0]), path("b", 1, [0.5], [1.0], correct=False),
+        path("b", 2, [0.3], [1.0], correct=False), path("b", 3, [], [1.0], correct=False),
+        path("c", 0, [0.1], [1.0]),
+    ]  # fmt: skip
+    report = selection_report(paths)
+    # pairs: a above; b below, b tied; sample 3 has no R*
+    assert report["right_above_wrong"] == pytest.approx(1.5 / 3)
+    score = np.array([0.3, -0.3, -1 / 15, 2 / 15, -1 / 15])
+    right = np.array([0.5, -0.5, 2 / 3, -1 / 3, -1 / 3])
+    expected = score @ right / np.sqrt((score @ score) * (right @ right))
+    assert report["r_star_right_correlation"] == pytest.approx(expected)
+    assert report["sets"]["wrong"]["r_star"]["mean"] == pytest.approx(1 / 3)
+    assert selection_report([path()])["right_above_wrong"] is None
+
+
+def test_the_extremes():
+    paths = many()
+    report = Report(5)
+    for each in paths:
+        report.add(each)
+    gaps = {}
+    for task in {p.task_id for p in paths}:
+        scores = [score_sums(p).score for p in paths if p.task_id == task and p.correct]
+        gaps[task] = max(scores, default=0) - min(scores, default=0)
+    widest = report.widest(4)
+    assert [paths[pair.high].task_id for pair in widest] == sorted(gaps, key=lambda t: -gaps[t])[:4]
+    for high, low in widest:
+        assert paths[high].task_id == paths[low].task_id
+        gap = score_sums(paths[high]).score - score_sums(paths[low]).score
+        assert gap == pytest.approx(gaps[paths[high].task_id])
+    chosen = sorted(score_sums(p).score for p in select_paths(paths))
+    ends = [(score_sums(paths[high]).score, score_sums(paths[low]).score) for high, low in report.ends(3)]
+    assert ends == list(zip(chosen[::-1][:3], chosen[:3], strict=True))
+    assert Report().widest(3) == Report().ends(3) == []
+
+
+def test_side_by_side():
+    left, right = path(text="one two\x1b[2J\nthree"), path("u", 3, text="x " * 40)
+    lines = side_by_side(left, right, 20).splitlines()
+    assert lines[0] == "task t, sample 0     | task u, sample 3"
+    assert lines[1] == "R* 0.2500 = 0.5000 x | R* 0.2500 = 0.5000 x"
+    assert "\x1b" not in "".join(lines) and "one two.[2J" in lines[5]
+    assert sum(line.rpartition("|")[2].count("x") for line in lines[5:]) == 40
+
+
 def test_the_report_counts_tasks_without_a_choice():
     paths = [path("none", 0, correct=False), path("cut", 0, finish="length"), path("one", 0)]
     report = selection_report(paths)
@@ -285,3 +380,24 @@ def test_the_report_counts_tasks_without_a_choice():
 )
 def test_hesitation_markers(text, count):
     assert count_hesitations(text) == count
+
+
+MARKERS = [
+    "wait",
+    "Hmmm",
+    "hold on",
+    " second thought",
+    "let me ",
+    "re-check",
+    "not",
+    "so sure",
+    " ",
+    "actually",
+    "a",
+]
+
+
+@example("hold on second thought")  # two markers that overlap
+@given(st.lists(st.sampled_from(MARKERS), max_size=12).map("".join))
+def test_counting_hesitations_by_heads_is_the_pattern(text):
+    assert count_hesitations(text) == len(HESITATION.findall(text.lower()))

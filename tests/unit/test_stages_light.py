@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepare, generate, filter, mine and evaluate on the tiny task, with answers made up by the test."""
 
+import gzip
 import json
 import logging
 import os
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,16 +20,18 @@ from reasongrm_nemo.data import (
     Verdict,
     read_jsonl,
     read_tasks,
+    write_jsonl,
 )
+from reasongrm_nemo.data.sources import Dropped
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.limits import STOP_FILE, Stopped, marked
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.rollout import Completion
-from reasongrm_nemo.rstar import score_sums
+from reasongrm_nemo.rstar import score_sums, select_paths
 from reasongrm_nemo.stages import evaluate, generate, mine, prepare
 from reasongrm_nemo.stages import filter as filter_stage
 from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.stages.tasks import load_tasks
+from reasongrm_nemo.stages.tasks import load_tasks, take_shard
 from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids, response_ids
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "tiny"
@@ -61,6 +66,10 @@ class FakePool:
         ids = response_ids(self.tokenizer, f"a=1;b=1+{sample}=2 is two({verdict})\n</think>\n\n[[{verdict}]]")
         ids = [*ids, self.tokenizer.eos_token_id]
         return Completion(prompt.id, sample, ids, [-0.1 * (kind + 1)] * len(ids), "stop")
+
+
+def check(recipe, *overrides):
+    load_recipe(RECIPES / f"{recipe}.yaml", list(overrides))
 
 
 @pytest.fixture
@@ -146,6 +155,42 @@ def test_prepare_counts_everything_it_drops(prepare_file):
     assert drops["both answers are the same"] == 1
     assert drops["prompt longer than judge.max_prompt_tokens"] == 1
     assert drops["past prepare.max_tasks or prepare.max_validation"] == 2
+
+
+def test_prepare_names_what_it_drops_and_counts_what_it_makes_harmless(prepare_file, tmp_path):
+    bench = tmp_path / "bench.jsonl"
+    bench.write_text(
+        json.dumps({"id": 1, "prompt": "one two three four", "chosen": ["a"], "rejected": ["b"]})
+    )
+    lines = [
+        pair("tell: One, two THREE", "yes", "no"),
+        pair("one two", "yes </think>", "no [[A]]"),
+        pair("nul", "y\x00", "<|im_end|>"),
+        pair("same?", "x", "x"),
+        pair("long?", "y" * 5000, "n"),
+    ]
+    words = [*LONG, f"prepare.decontaminate=[{bench}]", "prepare.decontaminate_words=3"]
+    counts, ctx = prepare_file("\n".join(lines), *words)
+    assert counts == {"tasks": 2, "validation": 0}
+    assert ctx.drops["prompt overlaps with a benchmark's"] == 1
+    dropped = list(read_jsonl(ctx.work / "dropped.jsonl", Dropped))
+    assert Counter(each.reason for each in dropped) == ctx.drops
+    (overlap,) = [each for each in dropped if "overlaps" in each.reason]
+    assert overlap.id and overlap.detail == f"{bench}:1: one two three"
+    (same,) = [each for each in dropped if "same" in each.reason]
+    assert same.where.endswith("pairs.jsonl:4")
+    neutralised = json.loads((ctx.work / "neutralised.json").read_text())
+    assert neutralised == {"NUL": 1, "control token": 1, "think tag": 1, "verdict": 1}
+
+
+def test_prepare_hashes_the_benchmarks_it_was_given(context, tmp_path):
+    (tmp_path / "b.jsonl").write_text('{"prompt": "x"}')
+    ctx = context("0_prepare", f"prepare.decontaminate=[{tmp_path}/b.jsonl]")
+    assert ctx.inputs["decontaminate.0"] == tmp_path / "b.jsonl"
+    with pytest.raises(UserError, match=r"prepare\.decontaminate"):
+        context("0_prepare", f"prepare.decontaminate=[{tmp_path}/none.jsonl]")
+    with pytest.raises(UserError, match="must be a list of paths"):
+        check("0_prepare", "prepare.decontaminate=[3]")
 
 
 def test_prepare_refuses_files_with_nothing_in_them(prepare_file):
@@ -309,6 +354,40 @@ def test_filter_takes_the_right_path_with_the_highest_r_star(context, generated)
     assert ctx.drops["path: wrong"] == sum(not p.correct and p.verdict is not None for p in generated)
 
 
+def test_filter_top_k_floors_and_extremes(context, generated):
+    words = ["filter.top_k=2", "filter.min_validity=0.85", "filter.extremes=2"]
+    ctx = context("3_filter", *words)
+    figures = filter_stage.run(ctx)
+    sure = [p for p in generated if p.correct and score_sums(p).validity >= 0.85]
+    examples = list(read_jsonl(ctx.work / "examples.jsonl", SftExample))
+    counts = Counter(p.task_id for p in sure)
+    assert Counter(e.task_id for e in examples) == {task: min(count, 2) for task, count in counts.items()}
+    assert figures["examples"] == len(examples)
+    others = list(read_jsonl(ctx.work / "examples_random.jsonl", SftExample))
+    assert Counter(e.task_id for e in others) == Counter(e.task_id for e in examples)
+    right = sum(p.correct for p in generated)
+    assert 0 < ctx.drops["path: low validity"] == right - len(sure)
+    text = (ctx.work / "extremes.txt").read_text()
+    assert text.count("R* 0.") == 2 * text.count("-" * 58 + " |") > 0
+    with pytest.raises(UserError, match=r"above the floors of filter\.min_\*"):
+        filter_stage.run(context("3_filter", "filter.min_r_star=0.999", work="none"))
+    with pytest.raises(UserError, match=r"filter\.min_validity is 1\.5; it must be from 0 to 1"):
+        check("3_filter", "filter.min_validity=1.5")
+
+
+def test_filter_reads_compressed_files_alike(context, generated, tmp_path):
+    plain = context("3_filter", work="plain")
+    filter_stage.run(plain)
+    for name in ("tasks", "paths"):
+        packed = gzip.compress(plain.inputs[name].read_bytes())
+        (tmp_path / f"{name}.jsonl.gz").write_bytes(packed)
+    words = [f"inputs.{name}={tmp_path}/{name}.jsonl.gz" for name in ("tasks", "paths")]
+    again = context("3_filter", *words, work="packed")
+    filter_stage.run(again)
+    for name in ("examples.jsonl", "examples_random.jsonl", "report.json", "extremes.txt"):
+        assert (plain.work / name).read_bytes() == (again.work / name).read_bytes()
+
+
 def test_filter_without_a_right_path_says_what_to_do(context, generated, tmp_path):
     wrong = [p.to_dict() | {"correct": False} for p in generated]
     (tmp_path / "wrong.jsonl").write_text("\n".join(map(json.dumps, wrong)))
@@ -333,6 +412,22 @@ def test_mine_keeps_the_tasks_that_are_not_always_right(context, tasks):
     assert figures["hard"] == len(hard) and ctx.drops["task always right"] == len(always)
 
 
+def test_mine_prefers_the_chosen_examples_as_rationales(context, tasks, tmp_path):
+    words = ["mine.skip_tasks=0", "mine.max_tasks=20", "mine.samples=4", BASE]
+    plain = context("5_mine", *words, "inputs.examples=null", pool=FakePool(tasks), work="plain")
+    mine.run(plain)
+    paths = list(read_jsonl(plain.work / "paths.jsonl", ReasoningPath))
+    best = {path.task_id: path.text for path in select_paths(paths)}
+    hard = list(read_jsonl(plain.work / "hard.jsonl", HardTask))
+    assert {task.id: task.rationale for task in hard} == best
+    messages = [*hard[3].messages, {"role": "assistant", "content": "the one"}]
+    write_jsonl(tmp_path / "e.jsonl", [SftExample(hard[3].id, messages, 0.5, 0.5, 0.5, "r_star")])
+    ctx = context("5_mine", *words, f"inputs.examples={tmp_path}/e.jsonl", pool=FakePool(tasks))
+    mine.run(ctx)
+    found = {task.id: task.rationale for task in read_jsonl(ctx.work / "hard.jsonl", HardTask)}
+    assert found == best | {hard[3].id: "the one"}
+
+
 def test_mine_with_nothing_hard_says_what_to_do(context, tasks):
     class Easy(FakePool):
         def answer(self, prompt, sample):
@@ -342,6 +437,108 @@ def test_mine_with_nothing_hard_says_what_to_do(context, tasks):
     words = ["mine.skip_tasks=0", "mine.max_tasks=5", "mine.samples=2", BASE]
     with pytest.raises(UserError, match="all 5 tasks were judged right 2 times of 2"):
         mine.run(context("5_mine", *words, pool=Easy(tasks)))
+
+
+def test_mine_keeps_the_bands_and_drops_the_never_right(context, tasks):
+    words = ["mine.skip_tasks=0", "mine.max_tasks=30", "mine.samples=4", BASE]
+    whole = context("5_mine", *words, pool=FakePool(tasks))
+    mine.run(whole)
+    hard = list(read_jsonl(whole.work / "hard.jsonl", HardTask))
+    assert {task.accuracy for task in hard} == {0.5}  # the fake pool is right twice of four times
+    with pytest.raises(UserError, match=r"none of the 30 hard tasks is left by mine\.bands \[\[0\.6, 1"):
+        mine.run(context("5_mine", *words, "mine.bands=[[0.6, 1]]", pool=FakePool(tasks), work="none"))
+    words[2] = "mine.samples=1"
+    ctx = context(
+        "5_mine",
+        *words,
+        "mine.drop_never_right=true",
+        "mine.bands=[[0, 0.4], [0.9, 1]]",
+        pool=FakePool(tasks),
+    )
+    with pytest.raises(UserError, match="drop_never_right True; widen them"):
+        ctx.work.joinpath("paths.jsonl").unlink()
+        mine.run(ctx)
+    for bad in ("[0.2]", "[[0.5, 0.2]]", "[[0, 1, 1]]", "[[a, b]]", "[[-1, 1]]"):
+        with pytest.raises(UserError, match=r"mine\.bands"):
+            check("5_mine", f"mine.bands={bad}")
+
+
+# -- shards ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["generate", "mine"])
+def test_seven_shards_in_any_order_two_of_them_cut_are_the_whole(context, tasks, tmp_path, stage):
+    run, recipe = {"generate": (generate.run, "2_generate"), "mine": (mine.run, "5_mine")}[stage]
+    words = [f"{stage}.skip_tasks=0", f"{stage}.max_tasks=null", f"{stage}.samples=3", BASE]
+    whole = context(recipe, *words, pool=FakePool(tasks), work="whole")
+    figures = run(whole)
+    one = context(recipe, *words, f"{stage}.shard=1/1", pool=FakePool(tasks), work="one")
+    assert run(one) == figures
+
+    order = list(range(1, 8))
+    random.Random(4).shuffle(order)
+    asked = Counter()
+    largest = sorted(order, key=lambda shard: -len(take_shard(tasks, f"{shard}/7")))
+    for shard in order:
+        given = [*words, f"{stage}.shard={shard}/7"]
+        if shard in largest[:2]:
+            pool = FakePool(tasks, stop_after=2)
+            with pytest.raises(KeyboardInterrupt):
+                run(context(recipe, *given, pool=pool, work=f"shard{shard}"))
+            partial = tmp_path / f"shard{shard}" / "paths.jsonl.partial"
+            partial.write_bytes(partial.read_bytes()[:-40])  # as a kill in the middle of a line leaves it
+        pool = FakePool(list(reversed(tasks)))
+        run(context(recipe, *given, pool=pool, work=f"shard{shard}"))
+        asked.update(prompt.id for prompt in pool.prompts)
+    # of the two tasks a cut shard had answered, one was whole and is not asked again
+    assert set(asked.values()) == {1} and len(asked) == 30 - 2
+
+    paths = [str(tmp_path / f"shard{shard}") for shard in order]
+    merge = f"{stage}.shards=[{','.join(paths)}]"
+    idle = FakePool(tasks)
+    merged = context(recipe, *words, merge, pool=idle, work="merged")
+    assert run(merged) == figures and not idle.models
+    assert merged.drops == whole.drops
+    for file in whole.work.iterdir():
+        assert (one.work / file.name).read_bytes() == file.read_bytes()
+        assert (merged.work / file.name).read_bytes() == file.read_bytes()
+
+    def refused(match, *files):
+        listed = ",".join(files)
+        with pytest.raises(UserError, match=match):
+            run(context(recipe, *words, f"{stage}.shards=[{listed}]", pool=idle, work="refused"))
+
+    refused(r"the shards lack paths of \d+ of 30 tasks", *paths[1:])
+    refused("comes twice", *paths, paths[0])
+    more = context(recipe, *words[:2], f"{stage}.samples=2", BASE, merge, pool=idle, work="more")
+    with pytest.raises(UserError, match="past the 2 samples"):
+        run(more)
+    fewer = context(recipe, words[0], f"{stage}.max_tasks=3", *words[2:], merge, pool=idle, work="fewer")
+    with pytest.raises(UserError, match="which is not to be asked"):
+        run(fewer)
+
+
+def test_a_shard_may_be_empty_and_adding_tasks_moves_none(context, tasks):
+    shares = [take_shard(tasks, f"{index}/9") for index in range(1, 10)]
+    assert sorted(task.id for share in shares for task in share) == sorted(task.id for task in tasks)
+    assert max(map(len, shares)) < 12
+    some, half = tasks[::-2], {task.id for task in take_shard(tasks, "1/2")}
+    assert 0 < len(half) < 30
+    assert {task.id for task in take_shard(some, "1/2")} == {task.id for task in some} & half
+    assert take_shard(tasks, None) == take_shard(tasks, "1/1") == tasks
+    absent = next(index for index in range(1, 100) if not take_shard(tasks, f"{index}/99"))
+    words = ["skip_tasks=0", "max_tasks=null", "samples=2", f"shard={absent}/99"]
+    pool = FakePool(tasks)
+    ctx = context("2_generate", *(f"generate.{word}" for word in words), BASE, pool=pool, work="a")
+    assert generate.run(ctx)["paths"] == 0
+    ctx = context("5_mine", *(f"mine.{word}" for word in words), BASE, pool=pool, work="b")
+    assert mine.run(ctx)["hard"] == 0
+    assert (ctx.work / "paths.jsonl").read_bytes() == (ctx.work / "hard.jsonl").read_bytes() == b""
+    for bad in ("0/7", "8/7", "3", "a/b", "1/0", "-1/3"):
+        with pytest.raises(UserError, match=r"generate\.shard is"):
+            check("2_generate", f"generate.shard={bad}")
+    with pytest.raises(UserError, match="put together in a run apart"):
+        check("2_generate", "generate.shard=1/2", "generate.shards=[x]")
 
 
 @pytest.fixture

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeping benchmark prompts out of the training data, by shared runs of n words (not in the paper)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from reasongrm_nemo.data.forms import prompt_of
+from reasongrm_nemo.data.records import PreferencePair
+from reasongrm_nemo.data.rows import find_files, read_rows
+from reasongrm_nemo.errors import UserError
+
+_WORD = re.compile(r"\w+")
+
+
+class Decontaminator:
+    """Finds prompts that share a run of `n` words with a benchmark's.
+
+    Words are runs of letters and digits, whatever their case.  A turn of fewer than `n` words matches only
+    a turn with exactly the same words.  User turns alone are compared, never the answers.
+
+    Args:
+        n: words in a run, at least 1.
+    """
+
+    def __init__(self, n: int) -> None:
+        if n < 1:
+            raise ValueError(f"Runs of words have a length from 1, got {n}")
+        self.n = n
+        self.prompts = 0
+        self._places: dict[str, str] = {}
+
+    def add(self, where: str, texts: Iterable[str]) -> None:
+        """Learn the user turns of one benchmark prompt."""
+        self.prompts += 1
+        for text in texts:
+            for run in self._runs(text):
+                self._places.setdefault(run, where)
+
+    def add_file(self, path: str | Path) -> None:
+        """Learn all prompts of a benchmark's file or folder, in any form that `forms` knows.
+
+        Raises:
+            UserError: it cannot be read, or holds no prompt.
+        """
+        before = self.prompts
+        for file in find_files(path):
+            for where, row in read_rows(file):
+                if texts := prompt_of(row):
+                    self.add(where, texts)
+        if self.prompts == before:
+            raise UserError(
+                f"{path}: no row holds a prompt (prompt, conversation_input, messages or chosen); "
+                "give the benchmark's own files to prepare.decontaminate"
+            )
+
+    def match(self, texts: Iterable[str]) -> tuple[str, str] | None:
+        """Place of a benchmark prompt and the words shared with it, or None."""
+        for text in texts:
+            for run in self._runs(text):
+                if run in self._places:
+                    return self._places[run], run
+        return None
+
+    def _runs(self, text: str) -> Iterator[str]:
+        words: Sequence[str] = _WORD.findall(text.lower())
+        if len(words) < self.n:
+            if words:
+                # a line feed is in no word, so that a whole short turn is told from a run of it
+                yield "\n" + " ".join(words)
+            return
+        for start in range(len(words) - self.n + 1):
+            yield " ".join(words[start : start + self.n])
+
+
+def user_turns(pair: PreferencePair) -> list[str]:
+    """The texts of a pair's user turns."""
+    return [turn["content"] for turn in pair.prompt if turn["role"] == "user"]

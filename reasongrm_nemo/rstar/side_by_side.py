@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two paths in two columns of plain text, for people to read."""
+
+from __future__ import annotations
+
+import textwrap
+from itertools import zip_longest
+
+from reasongrm_nemo.data.records import ReasoningPath
+from reasongrm_nemo.rstar.score import score_sums
+
+WIDTH = 58
+"""Characters a column."""
+
+
+def side_by_side(high: ReasoningPath, low: ReasoningPath, width: int = WIDTH) -> str:
+    """The two paths under their figures, the first on the left; characters that do not print are dots."""
+    columns = [_column(path, width) for path in (high, low)]
+    rows = zip_longest(*columns, fillvalue="")
+    return "\n".join(f"{left:<{width}} | {right}".rstrip() for left, right in rows) + "\n"
+
+
+def _column(path: ReasoningPath, width: int) -> list[str]:
+    score = score_sums(path)
+    head = [
+        f"task {path.task_id}, sample {path.sample}",
+        f"R* {score.score:.4f} = {score.self_consistency:.4f} x {score.validity:.4f}",
+        f"{path.reasoning_tokens} + {path.answer_tokens} tokens",
+    ]
+    lines = [line for text in head for line in textwrap.wrap(text, width)] + ["-" * width]
+    for paragraph in path.text.replace("\t", "    ").split("\n"):
+        shown = "".join(char if char.isprintable() else "." for char in paragraph)
+        lines += textwrap.wrap(shown, width) or [""]
+    return lines
