@@ -90,7 +90,7 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
         samples, tokens = batch["samples"], batch["tokens"]
         largest_errors: list[Tensor] = []
         set_sync_funcs(self, forward_only)
-        with torch.set_grad_enabled(not forward_only):
+        with self.timers("forward_backward"), torch.set_grad_enabled(not forward_only):
             sums, _ = run_micro_batches(
                 self.model,
                 samples,

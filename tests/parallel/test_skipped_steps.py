@@ -24,6 +24,7 @@ def lines(work):
 def test_a_skipped_step_is_counted_and_does_no_harm(launch, tmp_path):
     launch(WORKER, 2, tmp_path, *RUN, NAN_STEPS="1 2 4")
     found = lines(tmp_path)
+    assert all({"entropy", "packed", "forward_backward_s", "optimizer_s"} <= line.keys() for line in found)
     assert [line["skipped"] for line in found] == [0, 1, 2, 0, 1, 0, 0]
     assert [line["loss"] is None for line in found] == [False, True, True, False, True, False, False]
     assert all(line["grad_norm"] is not None for line in found if line["loss"] is not None)
