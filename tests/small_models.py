@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random small Hugging Face checkpoints of every architecture that has a mapping."""
+"""Random small Hugging Face checkpoints of every architecture that has a mapping, and layouts for them."""
 
 from pathlib import Path
 
@@ -45,3 +45,14 @@ def write_model(name: str, folder: Path, **changes) -> Path:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     model.float().save_pretrained(folder, max_shard_size="60KB")
     return folder
+
+
+def layout(devices, tensor, pipeline, sequence=False) -> list[str]:
+    """Overrides of a recipe for so many ranks of one thread, cut so."""
+    return [
+        f"cluster.devices_per_node={devices}",
+        f"cluster.tensor_parallel={tensor}",
+        f"cluster.pipeline_parallel={pipeline}",
+        f"cluster.sequence_parallel={sequence}",
+        "cluster.threads_per_rank=1",
+    ]

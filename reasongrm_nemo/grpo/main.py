@@ -40,13 +40,14 @@ def main(path: str) -> None:
         session.model.grpo = cfg
         tasks = list(read_tasks(order.inputs["tasks"]))[cfg.skip_tasks :]
         rollouts = Rollouts.from_specs(order.servers) if first_rank() else None
-        stop_tokens = stop_token_ids(load_tokenizer(order.model), order.model)
+        tokenizer = load_tokenizer(order.model)
+        stop_tokens = stop_token_ids(tokenizer, order.model)
         run = Run(order, cfg)
         trainer = GRPOTrainer(
             session,
             recipe,
             tasks if cfg.max_tasks is None else tasks[: cfg.max_tasks],
-            load_tokenizer(order.model),
+            tokenizer,
             stop_tokens,
             RolloutSource(
                 rollouts, session.transfer, order.work / "rollouts", recipe.cluster.weight_transfer

@@ -291,9 +291,8 @@ class GRPOTrainer:
         batch = self._share(samples)
         if self.cfg.max_lag:
             # the policy that sampled may be older than the one that is updated first
-            batch["samples"] = [
-                replace(s, per_token=s.per_token | {"old": s.per_token["rollout"]}) for s in batch["samples"]
-            ]
+            sampled = [sample.per_token["rollout"] for sample in batch["samples"]]
+            batch["samples"] = _with(batch["samples"], "old", sampled)
         elif self.cfg.optimizer_steps > 1:
             batch["samples"] = _with(
                 batch["samples"], "old", self.actor.get_inference_log_probs(batch["samples"])

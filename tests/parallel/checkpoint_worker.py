@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One of two ranks that save and load: run by test_checkpoints.py under torchrun."""
+"""One of two ranks that save and load: run by test_checkpoints.py."""
 
 import json
 import os

@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+from small_models import layout
+
 
 def main(hf_path, name, tensor_parallel, pipeline_parallel, out):
     from reasongrm_nemo.megatron.platform import GPU, Platform, load_platform
@@ -42,12 +44,8 @@ def main(hf_path, name, tensor_parallel, pipeline_parallel, out):
         [
             f"cluster.platform={name}",
             f"model.dtype={'bf16' if name == 'gpu' else 'fp32'}",
-            f"cluster.devices_per_node={os.environ['WORLD_SIZE']}",
-            f"cluster.tensor_parallel={tensor_parallel}",
-            f"cluster.pipeline_parallel={pipeline_parallel}",
-            f"cluster.sequence_parallel={int(tensor_parallel) > 1}",
+            *layout(os.environ["WORLD_SIZE"], tensor_parallel, pipeline_parallel, int(tensor_parallel) > 1),
             f"cluster.offload_optimizer={name == 'gpu'}",
-            "cluster.threads_per_rank=1",
             "grpo.optim.lr=1e-3",
         ],
     )

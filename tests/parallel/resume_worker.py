@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One rank of a GRPO run on rollouts that are given, so that runs of other layouts train on the same ones.
 
-Run by test_resume_layouts.py and test_skipped_steps.py under torchrun:
+Run by test_resume_layouts.py and test_skipped_steps.py:
 ``resume_worker.py WORK OVERRIDE ...``. NAN_STEPS names steps (from 0) in which some log-probs are no numbers.
 """
 

@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from small_models import layout
+
 
 def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
     from reasongrm_nemo.megatron.platform import load_platform
@@ -28,11 +30,7 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
     recipe = load_recipe(
         recipes_root() / "tiny" / "4_sft.yaml",
         [
-            f"cluster.devices_per_node={os.environ['WORLD_SIZE']}",
-            f"cluster.tensor_parallel={tensor_parallel}",
-            f"cluster.pipeline_parallel={pipeline_parallel}",
-            f"cluster.sequence_parallel={sequence_parallel}",
-            "cluster.threads_per_rank=1",
+            *layout(os.environ["WORLD_SIZE"], tensor_parallel, pipeline_parallel, sequence_parallel),
             "model.log_prob_chunk=7",
         ],
     )

@@ -9,6 +9,7 @@ import json
 import shutil
 
 import pytest
+from small_models import layout
 
 WORKER = "tests/parallel/resume_worker.py"
 RUN = [
@@ -21,17 +22,7 @@ RUN = [
     "grpo.kl_coefficient=0.1",
     "grpo.optim.schedule=cosine",
     "grpo.optim.lr=1e-3",
-    "cluster.threads_per_rank=1",
 ]
-
-
-def layout(devices, tensor, pipeline):
-    """Overrides of a recipe for a layout."""
-    return [
-        f"cluster.devices_per_node={devices}",
-        f"cluster.tensor_parallel={tensor}",
-        f"cluster.pipeline_parallel={pipeline}",
-    ]
 
 
 def lines(work):

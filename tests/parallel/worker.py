@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One rank of a parity run: compares the Megatron model, however it is cut, with transformers on one process.
 
-Run by test_parity.py under torchrun: ``worker.py HF_FOLDER TP PP SEQUENCE_PARALLEL OUT.json``. Beside the
+Run by test_parity.py: ``worker.py HF_FOLDER TP PP SEQUENCE_PARALLEL OUT.json``. Beside the
 figures it leaves the gradients, as Hugging Face tensors, for the comparison with one rank's.
 """
 
@@ -9,6 +9,8 @@ import json
 import os
 import sys
 from pathlib import Path
+
+from small_models import layout
 
 
 def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
@@ -31,11 +33,7 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
     recipe = load_recipe(
         recipes_root() / "tiny" / "1_grpo_zero.yaml",
         [
-            f"cluster.devices_per_node={os.environ['WORLD_SIZE']}",
-            f"cluster.tensor_parallel={tensor_parallel}",
-            f"cluster.pipeline_parallel={pipeline_parallel}",
-            f"cluster.sequence_parallel={sequence_parallel}",
-            "cluster.threads_per_rank=1",
+            *layout(os.environ["WORLD_SIZE"], tensor_parallel, pipeline_parallel, sequence_parallel),
             "model.log_prob_chunk=7",
             "grpo.clip_high=0.28",
             "grpo.kl_coefficient=0.1",
