@@ -102,7 +102,7 @@ def test_a_wall_time_ends_a_run_that_then_goes_on_as_if_unbroken(launch, tmp_pat
     work = tmp_path / "work"
     long_ago = str(time.time() - 7200)
     sft(
-        launch, work, examples, "checkpoints.checkpoint_must_save_by='02:00:01'", REASONGRM_JOB_START=long_ago
+        launch, work, examples, "checkpoints.checkpoint_must_save_by='02:00:00'", REASONGRM_JOB_START=long_ago
     )
     marker = json.loads((work / "stopped.json").read_text())
     assert "checkpoint_must_save_by" in marker["reason"]
