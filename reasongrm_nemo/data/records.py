@@ -68,6 +68,8 @@ class Record:
             spec = specs[name]
             if type(value) in spec.plain and (not spec.options or value in spec.options):
                 continue
+            if spec.is_float and type(value) is float and math.isfinite(value):
+                continue
             problem = _problem(value, spec.expected)
             if problem:
                 raise UserError(f"{where}: {cls.__name__} field '{name}' {problem}")
