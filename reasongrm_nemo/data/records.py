@@ -163,8 +163,11 @@ def _problem(value: Any, expected: Any) -> str | None:
             return None
         return f"must be a message of the texts 'role' and 'content', got {_show(value)}"
     if expected is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return None if number and math.isfinite(value) else f"must be a finite number, got {_show(value)}"
+        try:
+            finite = isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value)
+        except OverflowError:  # a whole number past what a float holds
+            finite = False
+        return None if finite else f"must be a finite number, got {_show(value)}"
     if type(value) is expected:
         return None
     noun = {str: "text", int: "an integer", bool: "true or false"}[expected]
