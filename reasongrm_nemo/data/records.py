@@ -272,6 +272,8 @@ class Verdict(Record):
     """One judgement in an evaluation.
 
     `cell` tells apart the several pairs of one item: RM-Bench's style cell, a best-of-N group's loser.
+    What may be left out: `sample` (of several judgements in one order), `turns` of the user, the characters
+    of both answers, the prompt's tokens, and `prompt_id`, alike where the conversation is.
     A scalar reward model's row has the two scores instead of a verdict; of such a row only the benchmark, the
     subset, the item, the cell and the scores need be in the file, the rest follows.
     """
@@ -289,6 +291,12 @@ class Verdict(Record):
     text: str
     chosen_score: float | None = None
     rejected_score: float | None = None
+    sample: int | None = None
+    turns: int | None = None
+    chosen_chars: int | None = None
+    rejected_chars: int | None = None
+    prompt_tokens: int | None = None
+    prompt_id: str | None = None
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "record") -> Verdict:
