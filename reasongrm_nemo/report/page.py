@@ -14,7 +14,7 @@ from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.evaluation.benchmarks import Run
 from reasongrm_nemo.evaluation.details import SAID
 from reasongrm_nemo.report.scores import details_lines, percent
-from reasongrm_nemo.report.summary import markdown_table
+from reasongrm_nemo.report.text import markdown_table
 
 WORST = 10
 MAX_CHARS = 3000

@@ -12,6 +12,7 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json, readable_bytes
 from reasongrm_nemo.manifest import flatten
 from reasongrm_nemo.report.console import duration
+from reasongrm_nemo.report.text import aligned, markdown_table
 
 if TYPE_CHECKING:
     from reasongrm_nemo.stages.context import Outcome
@@ -126,25 +127,6 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         cells += [f"{100 * (first['modes'] or {}).get('concise', 0):.0f} %"] if has_modes else []
         rows.append([*cells, duration(row["seconds"]) if row["seconds"] is not None else ""])
     return [*head, "time to make"], rows
-
-
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
-    """Lines of a table; the columns in `left` are words, the others figures."""
-    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
-    lines = []
-    for line in [head, ["-" * width for width in widths], *rows]:
-        cells = [
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table in Markdown."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def _held_out(report: Mapping[str, Any]) -> bool:

@@ -43,7 +43,7 @@ class BenchmarkScores:
         self._found: dict[str, list[_Scored]] = {}
         self.scores: dict[str, Any] = {}
 
-    def add(self, benchmark: str, model: str, setting: DictConfig, log: Path, label: str) -> None:
+    def add(self, benchmark: str, model: str, setting: DictConfig, log: Path, label: str) -> Run:
         """Score a log: the mean of its samples, and their majority where there are several."""
         name = f"{model}_t{setting.temperature:g}"
         run = self._score(benchmark, [log], name, model, setting.temperature, setting.samples)
@@ -52,6 +52,7 @@ class BenchmarkScores:
             voted = score_log(benchmark, [log], rules, partial=True, name=f"{name}_majority")
             self._keep(_Scored(voted, model, setting.temperature, setting.samples))
         self._ctx.console.line(f"  {label}: {_words(run)}")
+        return run
 
     def add_given(self) -> None:
         """Score the recipe's `evaluate.logs`.

@@ -54,9 +54,11 @@ def run(ctx: StageContext) -> dict[str, Any]:
                 if name == HELD_OUT:
                     figures = score(read_jsonl(log, Verdict), own.path_modes)
                     held_out.append({"model": model, **dict(setting), **figures})
+                    judging.count_unasked(figures["summary"]["statuses"])
                     ctx.console.line(f"  {ask.label}: {_words(figures)}")
                 else:
-                    published.add(name, model, setting, log, ask.label)
+                    run_scored = published.add(name, model, setting, log, ask.label)
+                    judging.count_unasked(run_scored.result.statuses)
     published.write()
     count = len(questions.get(HELD_OUT, ()))
     scores = {"benchmark": HELD_OUT, "tasks": count, "scores": held_out, "benchmarks": published.scores}

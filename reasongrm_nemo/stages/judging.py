@@ -7,7 +7,7 @@ itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.benchmarks import MODULES
 from reasongrm_nemo.evaluation.files import REASONS, read_items
 from reasongrm_nemo.evaluation.tasks import (
+    TOO_LONG,
     BenchmarkTask,
     benchmark_tasks,
     draw_items,
@@ -110,6 +111,11 @@ class Judging:
             sampled.touch()
         write_jsonl(file, _rows(tasks, lengths, limit, ask.samples, sampled))
         sampled.unlink()
+
+    def count_unasked(self, statuses: Mapping[str, int]) -> None:
+        """Count the judgements of a log that were none, the prompt being too long."""
+        reason = "prompt longer than judge.max_prompt_tokens, counted as no verdict"
+        self._ctx.drop(reason, statuses.get(TOO_LONG, 0))
 
     def _prompt_lengths(self, tasks: Sequence[BenchmarkTask], model_dir: Path) -> dict[str, int]:
         missing = [task for task in tasks if (model_dir, task.id) not in self._lengths]
