@@ -47,6 +47,8 @@ _VOLATILE = (
     "generate.shards",
     "mine.shards",
     "evaluate.models",
+    "evaluate.logs",
+    "evaluate.shards",
     "rollout.port",
     "rollout.threads",
     "rollout.servers",
