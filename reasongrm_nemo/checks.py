@@ -36,6 +36,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "grpo.validation.export": ("last", "best"),
     "sft.validation.export": ("last", "best"),
     "sft.optim.schedule": ("constant", "cosine"),
+    "prepare.kind": ("pairs", "questions"),
     "filter.strategy": ("r_star", "random", "shortest", "all"),
     "evaluate.path_modes": (None, "tiny_judge"),
     "evaluate.policy": ("paper", "rm_r1", "rewardbench"),
@@ -107,6 +108,11 @@ NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
     ),
     "mine": ("skip_tasks",),
 }
+
+
+def made_or_fetched(source: str) -> bool:
+    """Whether `prepare.source` is no path: generated, or a data set's name on a hub."""
+    return source in GENERATED_SOURCES or source.startswith("hf://")
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -211,6 +217,8 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
             "model.hf_path",
             "is given beside prepare.model_package; the package's model is the one measured: set one",
         )
+    if cfg.stage == "prepare" and cfg.prepare.kind == "questions" and cfg.prepare.source in GENERATED_SOURCES:
+        refuse("prepare.kind", f"is questions, and prepare.source {cfg.prepare.source} makes pairs")
     if cfg.stage == "prepare" and not all(isinstance(path, str) for path in cfg.prepare.decontaminate):
         refuse("prepare.decontaminate", f"is {list(cfg.prepare.decontaminate)}; it must be a list of paths")
     if cfg.stage == "prepare" and not 0 <= cfg.prepare.validation_fraction < 1:

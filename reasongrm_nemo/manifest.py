@@ -43,6 +43,7 @@ _VOLATILE = (
     "model.log_prob_chunk",
     "prepare.source",
     "prepare.decontaminate",
+    "generate.scorer.hf_path",
     "generate.shards",
     "mine.shards",
     "evaluate.models",

@@ -208,6 +208,19 @@ class PreferencePair(Record):
 
 
 @dataclass(frozen=True)
+class QuestionAnswer(Record):
+    """A conversation that ends with a question, and the reference answer to it."""
+
+    id: str
+    source: str
+    prompt: list[Message]
+    reference: str
+
+    def _inconsistency(self) -> str | None:
+        return None if self.prompt else "field 'prompt' must not be empty"
+
+
+@dataclass(frozen=True)
 class JudgeTask(Record):
     """What the judge is shown, and which answer is the preferred one."""
 
@@ -227,12 +240,28 @@ class JudgeTask(Record):
 
 
 @dataclass(frozen=True)
+class AnswerTask(Record):
+    """A question with an open answer, and the reference that an answer must be equivalent to."""
+
+    id: str
+    source: str
+    messages: list[Message]
+    reference: str
+
+    def _inconsistency(self) -> str | None:
+        if not self.messages:
+            return "field 'messages' must not be empty"
+        return None if self.reference.strip() else "field 'reference' must hold text"
+
+
+@dataclass(frozen=True)
 class ReasoningPath(Record):
     """One sampled response to a task, with the sums R* needs.
 
     `reasoning_prob_sum` and `answer_prob_sum` add the raw probabilities (temperature 1, full vocabulary)
-    of the reasoning's and the answer's tokens under the model that wrote them; the end-of-turn token is in
-    neither.  `text` is the response without the end-of-turn token.
+    of the reasoning's and the answer's tokens under the model that wrote them, or under `scorer` where there
+    is one; the end-of-turn token is in neither.  `text` is the response without the end-of-turn token.
+    A path of a `JudgeTask` has a verdict, one of an `AnswerTask` an `answer`, if any could be read.
     """
 
     task_id: str
@@ -248,14 +277,28 @@ class ReasoningPath(Record):
     finish_reason: str
     model: str
     token_ids: list[int] | None = None
+    answer: str | None = None
+    scorer: str | None = None
 
     def _inconsistency(self) -> str | None:
         for name in ("sample", "reasoning_tokens", "answer_tokens"):
             if getattr(self, name) < 0:
                 return f"field '{name}' must not be negative, got {getattr(self, name)}"
-        if self.correct and self.verdict is None:
+        if self.verdict is not None and self.answer is not None:
+            return "has both a verdict and an open answer"
+        if self.correct and self.verdict is None and self.answer is None:
             return "is marked correct without a verdict"
         return None
+
+
+@dataclass(frozen=True)
+class SampledPath(ReasoningPath):
+    """A path in the file of a stage that is still sampling, with its token probabilities if they are kept.
+
+    `probs` is `token_probs.pack` of all its tokens.
+    """
+
+    probs: str | None = None
 
 
 @dataclass(frozen=True)
