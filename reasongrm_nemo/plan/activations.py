@@ -100,11 +100,13 @@ def moments_of_step(recipe: Any, architecture: Architecture, stage: int) -> dict
         GATHERED: sizes.hidden if cluster.sequence_parallel else 0,
         REST: _rest(architecture, layout, rows, length, flying if stage == 0 else 0),
     }
+    # log-probs and their gradient
+    scores = 2 * rows * length * 4
     # the gradient that the stage before has not taken yet
     sent = sizes.shard if stage else 0
     found = {}
     for name, (saved, layer) in _layer_moments(recipe, sizes, layers * flying).items():
-        found[name] = {SAVED: saved, LAYER: layer + sent, HEAD: 0, **constant}
+        found[name] = {SAVED: saved, LAYER: layer + sent, HEAD: scores if last else 0, **constant}
     if last:
         kept = layers * (sizes.shard if recipe.model.recompute == "full" else sizes.layer) + sizes.shard
         scored = rows * (recipe.model.max_model_len - 1)

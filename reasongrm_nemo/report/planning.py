@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -13,6 +13,9 @@ from reasongrm_nemo.plan.sweep import Row
 from reasongrm_nemo.plan.times import StageTime
 from reasongrm_nemo.report.console import duration
 from reasongrm_nemo.report.summary import aligned
+
+if TYPE_CHECKING:
+    from reasongrm_nemo.simulation.compare import Comparison, Line
 
 GIB = 2**30
 
@@ -168,6 +171,46 @@ def _listed(sizes: dict[str, int]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {_gib(size)}" for name, size in sizes.items())
 
 
-def to_data(plan: Plan | None) -> dict[str, Any] | None:
+def comparison_text(found: Sequence[Comparison]) -> str:
+    """Arithmetic against simulation: a line a component of each rank."""
+    head = ["simulated rank", "component", "plan", "measured", "difference"]
+    rows = []
+    for comparison in found:
+        label = f"{comparison.report.rank} (stage {comparison.stage})"
+        for line in comparison.lines:
+            rows.append([label, line.name, *_amounts(line), f"{100 * line.difference:+.2f} %"])
+            label = ""
+    lines = aligned(head, rows, left=(0, 1))
+    worst = max(found, key=lambda each: each.worst)
+    name = max(worst.lines, key=lambda line: abs(line.difference)).name
+    seconds = sum(each.report.build_s + each.report.step_s for each in found)
+    lines += [
+        "",
+        f"Largest difference: {100 * worst.worst:.2f} % ({name} of stage {worst.stage}). Memory in GiB; one micro-batch's "
+        f"operations in TFLOP; gradients and optimizer states are arithmetic on both sides. {seconds:.0f} s of "
+        "building and stepping.",
+    ]
+    return "\n".join(lines)
+
+
+def _amounts(line: Line) -> list[str]:
+    if line.name == "parameters":
+        return [f"{line.reckoned:,}", f"{line.measured:,}"]
+    scale = 1e12 if line.name == "FLOPs" else GIB
+    return [f"{line.reckoned / scale:,.3f}", f"{line.measured / scale:,.3f}"]
+
+
+def comparison_data(found: Sequence[Comparison]) -> list[dict[str, Any]]:
     """For JSON."""
-    return None if plan is None else plan.to_dict()
+    return [
+        {
+            "rank": each.report.rank,
+            "stage": each.stage,
+            "worst": each.worst,
+            "components": {
+                line.name: {"plan": line.reckoned, "measured": line.measured, "difference": line.difference}
+                for line in each.lines
+            },
+        }
+        for each in found
+    ]
