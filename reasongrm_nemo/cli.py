@@ -139,17 +139,28 @@ def pipeline(
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--sweep", metavar="tp,pp,cp", help="Compare the layouts along these axes.")
+@click.option("--simulate", is_flag=True, help="Hold the memory against a simulated step (trainer environment).")
 @_JSON
-def plan(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check RECIPE and print every key with its value and where that comes from; nothing runs."""
-    from omegaconf import OmegaConf
+def plan(
+    recipe: Path, overrides: tuple[str, ...], sweep: str | None, simulate: bool, as_json: bool
+) -> None:
+    """Check RECIPE, print every key with its origin, and what it will take: memory, disk, time; nothing runs.
 
-    from reasongrm_nemo.config import load_with_origins
-    from reasongrm_nemo.report.summary import resolved_recipe
+    RECIPE may be a folder, whose stages are then added up.
+    """
+    from reasongrm_nemo import planning
+    from reasongrm_nemo.config import find_recipe
 
-    cfg, origins = load_with_origins(recipe, overrides)
-    resolved: Any = OmegaConf.to_container(cfg)
-    _print(as_json, resolved, resolved_recipe(resolved, origins))
+    if find_recipe(recipe).is_dir():
+        data, text, wrong = planning.of_folder(recipe, overrides)
+    elif sweep:
+        data, text, wrong = planning.of_layouts(recipe, overrides, sweep.split(","))
+    else:
+        data, text, wrong = planning.of_recipe(recipe, overrides, simulate)
+    _print(as_json, data, text)
+    if wrong:
+        raise wrong
 
 
 _FILE = click.Path(path_type=Path)
