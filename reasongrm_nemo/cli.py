@@ -95,7 +95,7 @@ def main() -> None:
 @_JSON
 def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Run one stage's RECIPE; what is done and unchanged is not done again, what was cut off is resumed."""
-    from reasongrm_nemo.config import load_recipe
+    from reasongrm_nemo.config import artefacts_read, load_recipe
     from reasongrm_nemo.files import RunsLock
     from reasongrm_nemo.stages.context import run_stage
     from reasongrm_nemo.stages.rollout_pool import RolloutPool
@@ -105,9 +105,9 @@ def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     kept = f"{runs_dir / '.partial' / cfg.name} is kept; the same command goes on from there"
     with (
         _interruptible(kept),
-        RunsLock(runs_dir),
-        stop_on_signal(runs_dir),
-        RolloutPool(runs_dir / ".logs", console) as pool,
+        RunsLock(runs_dir, cfg.name, artefacts_read(cfg)),
+        stop_on_signal(runs_dir, cfg.name),
+        RolloutPool(runs_dir / ".logs" / cfg.name, console) as pool,
     ):
         outcome = run_stage(cfg, console, pool)
     _print(as_json, outcome.manifest, str(outcome.path))
@@ -150,6 +150,30 @@ def plan(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     cfg, origins = load_with_origins(recipe, overrides)
     resolved: Any = OmegaConf.to_container(cfg)
     _print(as_json, resolved, resolved_recipe(resolved, origins))
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--quick", is_flag=True, help="Leave out the collective over all ranks.")
+@click.option("--off", is_flag=True, help="Check the recipe and the number of nodes alone.")
+@click.option("--dry-run", is_flag=True, help="Print what would be run where; ask no node.")
+@click.option("--job-nodes", type=int, help="For --dry-run outside of a job: suppose one of so many nodes.")
+@click.option("--notes", type=click.Path(path_type=Path), help="Write shell variables for launch/common.sh.")
+def preflight(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    quick: bool,
+    off: bool,
+    dry_run: bool,
+    job_nodes: int | None,
+    notes: Path | None,
+) -> None:
+    """Check the nodes of this Slurm job, or this machine, for RECIPE: before any model loads."""
+    from reasongrm_nemo.preflight.report import preflight as check
+
+    if not check(recipe, overrides, _console(False), quick, off, dry_run, job_nodes, notes):
+        raise click.exceptions.Exit(2)
 
 
 @main.command()

@@ -33,7 +33,9 @@ class Run:
         self.metrics = MetricsLog(
             order.work if writes else None, make_trackers(order.recipe, order.work) if writes else ()
         )
-        self.limits = limits.Limits(order.runs_dir or order.work, own.checkpoint_must_save_by)
+        self.limits = limits.Limits(
+            order.runs_dir or order.work, own.checkpoint_must_save_by, name=order.recipe.name
+        )
 
     def go(self, session: Any, fit: Callable[[], str | None]) -> None:
         """Train, and export the weights; or leave the marker where ``fit`` was asked to end.

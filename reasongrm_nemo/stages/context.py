@@ -73,7 +73,8 @@ class StageContext:
         Raises:
             Stopped: the run was asked to end; the marker is left.
         """
-        limits = Limits(Path(self.cfg.runs_dir), self.cfg.checkpoints.checkpoint_must_save_by)
+        must_save_by = self.cfg.checkpoints.checkpoint_must_save_by
+        limits = Limits(Path(self.cfg.runs_dir), must_save_by, name=self.cfg.name)
         if reason := limits.reached(_WORK_S):
             mark(self.work, reason)
             raise Stopped(f"{self.cfg.name} has ended, what it sampled is kept: {reason}")
