@@ -64,7 +64,7 @@ set_scratch() {
 quoted() { printf '%q ' "$@"; } # words that Python's shlex splits again
 
 set_containers() { # which srun options and prefixes start ranks and servers (reasongrm_nemo/placement.py)
-  extra=()
+  extra=() trainer=("${TRAINER_PYTHON:-python3}")
   local mounts=${REASONGRM_MOUNTS:-$PWD:$PWD}
   case ${REASONGRM_CONTAINER:-none} in
     none) return ;;
@@ -80,6 +80,7 @@ set_containers() { # which srun options and prefixes start ranks and servers (re
   esac
   export REASONGRM_TRAINER_SRUN REASONGRM_ROLLOUT_SRUN REASONGRM_TRAINER_PREFIX REASONGRM_ROLLOUT_PREFIX
   # also on one node: only srun enters the image
+  eval "trainer=(srun --overlap --ntasks=1 --nodes=1 ${REASONGRM_TRAINER_SRUN:-} ${REASONGRM_TRAINER_PREFIX:-} python3)"
   extra=(cluster.launcher=slurm cluster.trainer_python=python3 cluster.rollout_python=python3)
 }
 
@@ -160,26 +161,36 @@ lost_nodes() { # nodes of the job that no longer answer
   done | paste -sd, -
 }
 
-words_of() { # FILE: the last sentence that reasongrm said, without its name; else the last line
+words_of() { # FILE: the last sentence that reasongrm said, or the first thing to fix; else the last line
   local said
   said=$(sed -n 's/^reasongrm: //p' "$1" | tail -n 1)
+  said=${said:-$(sed -n 's/^pre-flight: FIX //p' "$1" | head -n 1)}
   echo "${said:-$(grep -v '^ *$' "$1" | tail -n 1)}"
 }
 
 check_job() { # RECIPE [KEY=VALUE...]: preflight; a node that fails it is left out of the next start
   local status=0
-  reasongrm preflight "$@" --notes "$notes/job" "${preflight_options[@]}" || status=$?
+  reasongrm preflight "$@" --notes "$notes/job" "${preflight_options[@]}" 2> >(tee "$notes/words" >&2) || status=$?
   # shellcheck source=/dev/null
   if [ -f "$notes/job" ]; then . "$notes/job"; fi
   if [ "$status" = 0 ]; then return; fi
-  if [ -n "$bad_nodes" ]; then requeue "pre-flight: $bad_nodes failed, see the log" "$bad_nodes"; fi
-  summarize "failed: pre-flight, see the list above in the log"
+  if [ -n "$bad_nodes" ]; then
+    sleep 0.2
+    requeue "pre-flight without $bad_nodes: $(words_of "$notes/words")" "$bad_nodes"
+  fi
+  sleep 0.2 # for tee
+  summarize "failed: $(words_of "$notes/words")"
   exit "$status"
 }
 
 end_job() { # STATUS: also where this script itself failed
   rm -rf "$notes"
   if [ -z "$summarized" ]; then summarize "failed: the batch script ended with status $1, see the log"; fi
+}
+
+note_job() { # ARTEFACT: for launch/status
+  mkdir -p "$runs_dir/.launch"
+  printf '%s\t%s\n' "$1" "$(log_place)" >"$runs_dir/.launch/$SLURM_JOB_ID.job"
 }
 
 begin_job() {
@@ -205,8 +216,7 @@ run_stage() { # STAGE [RECIPE OR FOLDER] [KEY=VALUE...]: one recipe, to its end 
   begin_job
   say "$stage: $recipe $*, job $SLURM_JOB_ID, start $(($(restarts) + 1)), nodes $SLURM_JOB_NODELIST"
   check_job "$recipe" "$@" "${extra[@]}"
-  mkdir -p "$runs_dir/.launch"
-  printf '%s\t%s\n' "$SLURM_JOB_ID" "$stage" >"$runs_dir/.launch/$SLURM_JOB_ID.job"
+  note_job "$(basename "$artefact")"
   reasongrm run "$recipe" "$@" "${extra[@]}" 2> >(tee "$notes/words" >&2) &
   pid=$!
   wait_for "$pid" || status=$?
@@ -216,7 +226,7 @@ run_stage() { # STAGE [RECIPE OR FOLDER] [KEY=VALUE...]: one recipe, to its end 
 finish() { # STATUS of the job's command
   local cause nodes
   sleep 0.2 # for tee
-  cause=$(words_of "$notes/words")
+  cause=$(words_of "$notes/words" 2>/dev/null || true)
   if [ "$1" = 0 ]; then
     if [ -f "$partial/stopped.json" ] && [ -n "$ending" ]; then requeue "$ending; saved, and goes on from there"; fi
     if [ -f "$partial/stopped.json" ]; then
@@ -233,11 +243,46 @@ finish() { # STATUS of the job's command
   exit "$1"
 }
 
-shard() { # KEY: the shard of this task of a job array, as a recipe's key
-  local count=${REASONGRM_SHARDS:-${SLURM_ARRAY_TASK_COUNT:-1}} index=${SLURM_ARRAY_TASK_ID:-1}
-  if [ "$count" = 1 ]; then return; fi
-  if [ "$index" -lt 1 ] || [ "$index" -gt "$count" ]; then die "array task $index of $count: submit with --array=1-$count, or say REASONGRM_SHARDS"; fi
-  printf '%s\n' "$1.shard=$index/$count" "name=${2}.${index}of$count"
+run_shard() { # STAGE [RECIPE OR FOLDER] [KEY=VALUE...]: the share of this task of a job array
+  local count=${REASONGRM_SHARDS:-${SLURM_ARRAY_TASK_COUNT:-1}} index=${SLURM_ARRAY_TASK_ID:-1} recipe
+  if [ "$count" = 1 ] || [ -z "${SLURM_JOB_ID:-}" ]; then
+    run_stage "$@"
+  fi
+  if [ "$index" -lt 1 ] || [ "$index" -gt "$count" ]; then
+    die "task $index of $count: submit with --array=1-$count, or set REASONGRM_SHARDS to the number of all shards"
+  fi
+  recipe=$(find_recipe "$1" "${2:-}")
+  run_stage "$@" "$1.shard=$index/$count" "name=$(basename "$recipe" .yaml).${index}of$count"
+}
+
+run_merge() { # STAGE SHARDS [RECIPE OR FOLDER] [KEY=VALUE...]: their artefacts put together
+  local stage=$1 count=$2 recipe name shards='' index
+  shift 2
+  recipe=$(find_recipe "$stage" "${1:-}")
+  name=$(basename "$recipe" .yaml)
+  for ((index = 1; index <= count; index++)); do shards+=",\"@$name.${index}of$count\""; done
+  run_stage "$stage" "$@" "$stage.shards=[${shards#,}]"
+}
+
+run_conversion() { # PROGRAM SOURCE TARGET [OPTIONS]: nothing is done where TARGET stands; it appears whole
+  local program=$1 source=$2 target=$3 status=0
+  shift 3
+  if [ "$program" = megatron_to_hf ] && [ -d "$source/checkpoints" ]; then
+    source=$(find "$source/checkpoints" -maxdepth 1 -name 'step_[0-9]*' | sort | tail -n 1)
+  fi
+  if [ -z "${SLURM_JOB_ID:-}" ]; then
+    say "not in a Slurm job, so nothing runs; sbatch ${BASH_SOURCE[-1]} would run conversion/$program.py $source $target $*"
+    exit 0
+  fi
+  begin_job
+  runs_dir=$(dirname "$target") artefact=$target
+  note_job "$(basename "$target")"
+  if [ ! -d "$target" ]; then
+    "${trainer[@]}" "$checkout/conversion/$program.py" "$source" "$target" "$@" 2> >(tee "$notes/words" >&2) &
+    pid=$!
+    wait_for "$pid" || status=$?
+  fi
+  finish "$status"
 }
 
 find_recipe() { # STAGE [RECIPE OR FOLDER]

@@ -153,6 +153,42 @@ def plan(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--from", "first", metavar="STAGE", help="Begin at this recipe (its name or number).")
+@click.option("--to", "last", metavar="STAGE", help="End with this recipe, included.")
+@click.option("--shards", default=8, show_default=True, type=click.IntRange(1), help="Tasks of a job array.")
+@click.option("--no-conversion", is_flag=True, help="Leave out the Megatron checkpoints there and back.")
+@click.option("--shell", is_flag=True, help="Tabs between words, as launch/pipeline.sh reads it.")
+def chain(
+    folder: Path,
+    overrides: tuple[str, ...],
+    first: str | None,
+    last: str | None,
+    shards: int,
+    no_conversion: bool,
+    shell: bool,
+) -> None:
+    """What launch/pipeline.sh submits for the recipes of DIR: a job a line, and whether it is done."""
+    from reasongrm_nemo.chain import as_lines
+    from reasongrm_nemo.chain import chain as jobs_of
+
+    found = jobs_of(folder, overrides, shards, first, last, not no_conversion)
+    click.echo("\n".join(as_lines(found)) if shell else json.dumps(found, indent=2))
+
+
+@main.command()
+@click.argument("runs_dir", type=click.Path(path_type=Path))
+@_JSON
+def status(runs_dir: Path, as_json: bool) -> None:
+    """Where the jobs of RUNS_DIR stand: stage, step, reward, time left, last error with its log line."""
+    from reasongrm_nemo.report import status as report
+
+    found = report.collect(runs_dir)
+    _print(as_json, found, report.as_text(found))
+
+
+@main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--quick", is_flag=True, help="Leave out the collective over all ranks.")

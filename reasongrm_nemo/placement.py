@@ -164,7 +164,7 @@ def find(cfg: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Pl
                 f"cluster.nodes is {cluster['nodes']}, but this is one machine: submit a Slurm job of so "
                 "many nodes (see launch/), or set cluster.nodes=1 and a layout that fits"
             )
-        count = rollout["servers"]
+        count = servers_per_node(cfg)
         return Placement(None, (), tuple(Spot(None, index, count) for index in range(count)))
     het = len(groups) > 1
     apart = rollout["nodes"] if cfg["stage"] == "grpo" else 0
@@ -181,16 +181,14 @@ def find(cfg: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Pl
             + (f" + rollout.nodes {apart}" if apart else "")
             + ": submit it with as many (sbatch --nodes), or change the recipe"
         )
-    return Placement(
-        int(job),
-        tuple(ranks),
-        tuple(_spots(servers, rollout["servers"], 1 if apart and het else None, het)),
-        het,
-    )
+    # a recipe says how many servers its own number of nodes has; a sampling job may have others
+    count = rollout["servers"] if trains else servers_per_node(cfg) * len(servers)
+    spots = _spots(servers, count, 1 if apart and het else None, het)
+    return Placement(int(job), tuple(ranks), tuple(spots), het)
 
 
 def servers_per_node(cfg: Mapping[str, Any]) -> int:
-    """How many rollout servers share a machine, at most, when a GRPO recipe runs on its nodes."""
+    """How many rollout servers share a machine, at most, when a recipe runs on its own number of nodes."""
     nodes = cfg["rollout"]["nodes"] or cfg["cluster"]["nodes"]
     return -(-cfg["rollout"]["servers"] // nodes)
 

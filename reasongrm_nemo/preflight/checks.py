@@ -57,6 +57,11 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
         timeout_s: longest wait for the nodes' answers, and for the collective.
     """
     found = Findings()
+    for key, value in config.input_paths(cfg).values():
+        try:
+            config.require_path(value, cfg.runs_dir, key)
+        except UserError as error:
+            found.problems.append(str(error))
     runs_dir = Path(cfg.runs_dir)
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
@@ -77,7 +82,8 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
             _judge(found, "rollout", _ask(place, nodes, python, asked, timeout_s, False), cfg)
     finally:
         token_file.unlink(missing_ok=True)
-    _check_space(found, cfg)
+    if cfg.stage in _TRAINS and not found.problems:
+        _check_space(found, cfg)
     if cfg.stage in _TRAINS and place.slurm and not quick and not found.problems:
         _check_collective(found, cfg, place, timeout_s)
     return found
@@ -193,8 +199,6 @@ def _alike(found: Findings, what: str, thing: str, values: Mapping[str, Any]) ->
 
 
 def _check_space(found: Findings, cfg: DictConfig) -> None:
-    if cfg.stage not in _TRAINS:
-        return
     model = config.require_path(cfg.model.hf_path, cfg.runs_dir, "model.hf_path")
     count = space.parameters(Architecture.from_folder(model, cfg.model.rope))
     one, needed = space.training_bytes(cfg, count)

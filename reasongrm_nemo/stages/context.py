@@ -146,6 +146,21 @@ def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: st
         raise
 
 
+def is_done(cfg: DictConfig) -> bool:
+    """Whether the recipe's artefact stands whole, made by this very recipe from the inputs as they are."""
+    runs_dir = Path(cfg.runs_dir)
+    artefact = Artefact(runs_dir, cfg.name)
+    manifest = artefact.manifest()
+    if manifest is None:
+        return False
+    try:
+        _, inputs = _inputs(cfg, runs_dir, HashCache.of_runs(runs_dir))
+    except UserError:
+        return False  # an input is not there any more, or not yet again
+    key = stage_key(identity(cfg, inputs))
+    return bool(manifest["key"] == key) and artefact.missing_output(manifest) is None
+
+
 def _run(
     cfg: DictConfig,
     artefact: Artefact,

@@ -25,6 +25,7 @@ ROWS = [
     {"grpo", "sft", "report"},
     {"stages", "simulation", "preflight"},
     {"pipeline"},
+    {"chain"},
     {"cli"},
     {"__main__"},
 ]
