@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -54,6 +55,14 @@ class Record:
         """
         if not isinstance(data, dict):
             raise UserError(f"{where}: {cls.__name__} must be a JSON object, got {_show(data)}")
+        shape = tuple(data), tuple(map(type, data.values()))
+        known = _GOOD_SHAPES.setdefault(cls, {}).get(shape)
+        if (
+            known is not None
+            and all(data[name] in options for name, options in known.choices)
+            and all(math.isfinite(data[name]) for name in known.floats)
+        ):
+            return cls._checked(data, where)
         specs = _specs(cls)
         if not data.keys() <= specs.keys():
             name = next(name for name in data if name not in specs)
@@ -63,21 +72,37 @@ class Record:
         for name, spec in specs.items():
             if not spec.optional and name not in data:
                 raise UserError(f"{where}: {cls.__name__} lacks the field '{name}'")
-        floats = {}
+        floats: dict[str, float] = {}
+        quick = True
         for name, value in data.items():
             spec = specs[name]
             if type(value) in spec.plain and (not spec.options or value in spec.options):
                 continue
             if spec.is_float and type(value) is float and math.isfinite(value):
                 continue
+            quick = False
             problem = _problem(value, spec.expected)
             if problem:
                 raise UserError(f"{where}: {cls.__name__} field '{name}' {problem}")
             if spec.is_float:
                 floats[name] = float(value)
+        if quick and len(_GOOD_SHAPES[cls]) < _MAX_SHAPES:
+            _GOOD_SHAPES[cls][shape] = _Shape(
+                [(name, specs[name].options) for name in data if specs[name].options],
+                [name for name, value in data.items() if type(value) is float],
+            )
+        return cls._checked(data, where, floats)
+
+    @classmethod
+    def _checked(
+        cls: type[R], data: dict[str, Any], where: str, floats: Mapping[str, float] | None = None
+    ) -> R:
+        """The record of good fields, once they agree with each other."""
         # A frozen dataclass's constructor sets field by field, which is a third of reading a long log.
         record = object.__new__(cls)
-        record.__dict__.update(data, **floats)
+        record.__dict__.update(data)
+        if floats:
+            record.__dict__.update(floats)
         problem = record._inconsistency()
         if problem:
             raise UserError(f"{where}: {cls.__name__} {problem}")
@@ -102,6 +127,16 @@ class _Spec(NamedTuple):
     is_float: bool
 
 
+class _Shape(NamedTuple):
+    """What is left to check of a record whose fields have the right types: options, and floats be finite."""
+
+    choices: list[tuple[str, frozenset[str | None]]]
+    floats: list[str]
+
+
+_GOOD_SHAPES: dict[type[Record], dict[tuple[Any, ...], _Shape]] = {}
+"""By field names and types of records that were found good by these; a long log has few shapes."""
+_MAX_SHAPES = 256
 _SPECS: dict[type[Record], dict[str, _Spec]] = {}
 
 
@@ -320,6 +355,8 @@ class Verdict(Record):
     """One judgement in an evaluation.
 
     `cell` tells apart the several pairs of one item: RM-Bench's style cell, a best-of-N group's loser.
+    What may be left out: `sample` (of several judgements in one order), `turns` of the user, the characters
+    of both answers, the prompt's tokens, and `prompt_id`, alike where the conversation is.
     A scalar reward model's row has the two scores instead of a verdict; of such a row only the benchmark, the
     subset, the item, the cell and the scores need be in the file, the rest follows.
     """
@@ -337,6 +374,12 @@ class Verdict(Record):
     text: str
     chosen_score: float | None = None
     rejected_score: float | None = None
+    sample: int | None = None
+    turns: int | None = None
+    chosen_chars: int | None = None
+    rejected_chars: int | None = None
+    prompt_tokens: int | None = None
+    prompt_id: str | None = None
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "record") -> Verdict:

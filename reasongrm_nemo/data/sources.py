@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def read_pairs(paths: str | Path | Sequence[str | Path], max_chars: int = MAX_CH
                 except RowProblem as problem:
                     loaded.drop(problem.reason, where)
                     continue
-                clean = _without_nul(pair)
+                clean = without_nul(pair)
                 loaded.nul += clean is not pair
                 found.append((where, clean))
     _keep_distinct(found, loaded)
@@ -137,8 +137,17 @@ def read_pairs(paths: str | Path | Sequence[str | Path], max_chars: int = MAX_CH
     return loaded
 
 
-def pair_from_row(row: Any, default_source: str = "unknown", max_chars: int = MAX_CHARS) -> PreferencePair:
+def pair_from_row(
+    row: Any, default_source: str = "unknown", max_chars: int = MAX_CHARS, tolerate: Collection[str] = ()
+) -> PreferencePair:
     """One plain row, or one of the paper's source, as a pair; its id is the row's or the content's hash.
+
+    Args:
+        row: of the form above.
+        default_source: where the row names none.
+        max_chars: of the pair's texts together.
+        tolerate: reasons not to refuse for, of `empty_answer` and `identical_answers`: a benchmark's items
+            count as they are.
 
     Raises:
         RowProblem: with the reason.
@@ -161,9 +170,9 @@ def pair_from_row(row: Any, default_source: str = "unknown", max_chars: int = MA
         raise RowProblem("empty_prompt")
     if prompt[-1]["role"] == "assistant":
         raise RowProblem("no_assistant_turn")
-    if not chosen.strip() or not rejected.strip():
+    if "empty_answer" not in tolerate and not (chosen.strip() and rejected.strip()):
         raise RowProblem("empty_answer")
-    if chosen.strip() == rejected.strip():
+    if "identical_answers" not in tolerate and chosen.strip() == rejected.strip():
         raise RowProblem("identical_answers")
     try:
         for text in texts:
@@ -184,7 +193,8 @@ def name_of(value: Any) -> str | None:
     return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= _MAX_NAME else None
 
 
-def _without_nul(pair: PreferencePair) -> PreferencePair:
+def without_nul(pair: PreferencePair) -> PreferencePair:
+    """The pair with U+FFFD for every NUL; itself where there is none."""
     texts = (pair.chosen, pair.rejected, *(turn["content"] for turn in pair.prompt))
     if not any("\0" in text for text in texts):
         return pair
