@@ -170,10 +170,13 @@ def _words(run: Run) -> str:
     shown: list[tuple[str, Accuracy]] = [
         (name, score) for name, score in run.result.scores.items() if score and score.value is not None
     ]
-    if not shown:
-        return "no score: subsets are missing"
-    name, score = shown[-1]
-    text = f"{name} {' '.join(percent(score))}"
+    if shown:
+        name, score = shown[-1]
+        text = f"{name} {' '.join(percent(score))}"
+    else:
+        right = sum((row.accuracy.value or 0.0) * row.accuracy.items for row in run.result.subsets)
+        share = right / sum(row.accuracy.items for row in run.result.subsets)
+        text = f"{100 * share:.2f} % of its items right (no score, subsets are missing)"
     unread = run.result.statuses
     judged = sum(unread.values())
     read = unread.get("ok", 0) + unread.get("tie", 0)
