@@ -17,7 +17,7 @@ from reasongrm_nemo.plan.serving import Server
 from reasongrm_nemo.plan.states import WIDTH
 from reasongrm_nemo.plan.timeline import Rates, Servers, Timeline, roll_out
 
-_STEPS = 4  # simulated for a mean
+STEPS = 12  # simulated for a mean
 _SHARE_OUT = 2  # prompts in flight at a server, over those whose samples it runs at once (rollout.rollouts)
 
 
@@ -208,7 +208,7 @@ def _of_grpo(
     recipe: Any, architecture: Architecture, server: Server, optimizer: int, lengths: Lengths, devices: int
 ) -> StageTime:
     grpo, own = recipe.grpo, recipe.plan
-    timelines = [step_rollouts(recipe, architecture, server, lengths, step) for step in range(_STEPS)]
+    timelines = [step_rollouts(recipe, architecture, server, lengths, step) for step in range(STEPS)]
     forwards = int(grpo.optimizer_steps > 1 and not grpo.max_lag)
     if grpo.kl_coefficient > 0:
         forwards += 2 if grpo.kl_in == "reward" else 1

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from reasongrm_nemo.plan import Plan
+from reasongrm_nemo.plan.lengths import Fit
+from reasongrm_nemo.plan.rollouts import Study
 from reasongrm_nemo.plan.sweep import Row
 from reasongrm_nemo.plan.times import StageTime
 from reasongrm_nemo.report.console import duration
@@ -186,9 +188,9 @@ def comparison_text(found: Sequence[Comparison]) -> str:
     seconds = sum(each.report.build_s + each.report.step_s for each in found)
     lines += [
         "",
-        f"Largest difference: {100 * worst.worst:.2f} % ({name} of stage {worst.stage}). Memory in GiB; one micro-batch's "
-        f"operations in TFLOP; gradients and optimizer states are arithmetic on both sides. {seconds:.0f} s of "
-        "building and stepping.",
+        f"Largest difference: {100 * worst.worst:.2f} % ({name} of stage {worst.stage}). Memory in GiB; one "
+        "micro-batch's operations in TFLOP; gradients and optimizer states are arithmetic on both sides. "
+        f"{seconds:.0f} s of building and stepping.",
     ]
     return "\n".join(lines)
 
@@ -214,3 +216,53 @@ def comparison_data(found: Sequence[Comparison]) -> list[dict[str, Any]]:
         }
         for each in found
     ]
+
+
+def rollouts_text(found: Study, recipe: DictConfig, fitted: Fit | None) -> str:
+    """Simulated steps, and what would shorten them."""
+    own, servers = recipe.grpo, found.servers
+    stated = recipe.plan.responses
+    if fitted is None:
+        source = (
+            f"lognormal, median {stated.median:,.0f}, sigma {stated.sigma:g}, alike {stated.alike:g} (stated)"
+        )
+    else:
+        near = fitted.lognormal
+        source = (
+            f"drawn from {fitted.responses:,} paths, {fitted.cut:.1%} of them cut; the nearest lognormal has "
+            f"median {near.median:,.0f}, sigma {near.sigma:.2f}, alike {near.alike:.2f}, and is off by "
+            f"{fitted.distance:.3f}"
+        )
+    answers = own.prompts_per_step * own.samples_per_prompt
+    slots = min(servers.count * servers.slots, answers)
+    lines = [
+        f"{recipe.name}: {len(found.timelines)} simulated steps of {own.prompts_per_step} × "
+        f"{own.samples_per_prompt} answers on {servers.count} server{'s' if servers.count > 1 else ''} of "
+        f"{recipe.rollout.tensor_parallel} GPUs, each {servers.slots} slots and {servers.cache:,} tokens of KV cache",
+        f"lengths      {source}; mean {found.tokens:,.0f}, a step's longest {found.longest:,.0f}",
+        "answers      "
+        + ", ".join(f"{share:.0%} after {duration(time)}" for share, time in found.done.items()),
+        f"tail         the last tenth of the answers takes {1 - found.done[0.9] / found.done[1.0]:.0%} of the "
+        f"time; on average {found.running:.0f} of {slots} slots run, {found.rate:,.0f} tokens/s; servers without "
+        f"work {found.idle:.0%}",
+        f"training     {duration(found.training)}, refit and offload included",
+        "",
+    ]
+    head = ["way", "a step", "saves", "groups lost", "length of what is kept"]
+    first = found.choices[0].step
+    rows = [
+        [
+            choice.name,
+            duration(choice.step),
+            f"{1 - choice.step / first:.0%}",
+            f"{choice.lost:.1%}",
+            f"{choice.length:.2f}",
+        ]
+        for choice in found.choices
+    ]
+    lines += aligned(head, rows)
+    lines += [
+        "",
+        "A lag needs GPUs for servers and trainer apart (no rollout.sleep); speeds are taken as the same.",
+    ]
+    return "\n".join(lines)
