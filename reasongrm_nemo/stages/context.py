@@ -73,7 +73,8 @@ class StageContext:
         Raises:
             Stopped: the run was asked to end; the marker is left.
         """
-        limits = Limits(Path(self.cfg.runs_dir), self.cfg.checkpoints.checkpoint_must_save_by)
+        must_save_by = self.cfg.checkpoints.checkpoint_must_save_by
+        limits = Limits(Path(self.cfg.runs_dir), must_save_by, name=self.cfg.name)
         if reason := limits.reached(_WORK_S):
             mark(self.work, reason)
             raise Stopped(f"{self.cfg.name} has ended, what it sampled is kept: {reason}")
@@ -145,6 +146,21 @@ def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: st
         raise
 
 
+def is_done(cfg: DictConfig) -> bool:
+    """Whether the recipe's artefact stands whole, made by this very recipe from the inputs as they are."""
+    runs_dir = Path(cfg.runs_dir)
+    artefact = Artefact(runs_dir, cfg.name)
+    manifest = artefact.manifest()
+    if manifest is None:
+        return False
+    try:
+        _, inputs = _inputs(cfg, runs_dir, HashCache.of_runs(runs_dir))
+    except UserError:
+        return False  # an input is not there any more, or not yet again
+    key = stage_key(identity(cfg, inputs))
+    return bool(manifest["key"] == key) and artefact.missing_output(manifest) is None
+
+
 def _run(
     cfg: DictConfig,
     artefact: Artefact,
@@ -202,7 +218,7 @@ def _inputs(cfg: DictConfig, runs_dir: Path, cache: HashCache) -> tuple[dict[str
     kept: dict[str, Any] = {}
     for name, (key, value) in config.input_paths(cfg).items():
         path = config.require_path(value, runs_dir, key)
-        if name == "model" or name.startswith("models."):
+        if name in ("model", "scorer") or name.startswith("models."):
             check_checkpoint(cfg, path, key)
         files = cache.tree(path)
         paths[name] = path
