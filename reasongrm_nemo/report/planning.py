@@ -82,11 +82,11 @@ def _layout(plan: Plan, recipe: DictConfig) -> str:
 
 
 def _servers(plan: Plan, recipe: DictConfig, unit: str) -> str:
-    server, own = plan.server, recipe.rollout
+    server = plan.server
     assert server is not None
     longest = recipe.model.max_model_len
     mean = round(recipe.plan.prompt_tokens + recipe.plan.responses.median)
-    text = f"{own.servers} of {server.workers} {unit}{'s' if server.workers > 1 else ''}"
+    text = f"{plan.served // server.workers} of {server.workers} {unit}{'s' if server.workers > 1 else ''}"
     if plan.devices > plan.served and recipe.cluster.platform == "gpu":
         text += f" ({plan.devices - plan.served} of {plan.devices} GPUs serve nothing)"
     text += f"; weights {_gib(server.weights)} GiB, KV cache {_gib(server.kv_cache)} GiB a {unit}"
@@ -229,22 +229,24 @@ def rollouts_text(found: Study, recipe: DictConfig, fitted: Fit | None) -> str:
     else:
         near = fitted.lognormal
         source = (
-            f"drawn from {fitted.responses:,} paths, {fitted.cut:.1%} of them cut; the nearest lognormal has "
+            f"drawn from {fitted.responses:,} paths, {fitted.cut:.1%} cut; the nearest lognormal has "
             f"median {near.median:,.0f}, sigma {near.sigma:.2f}, alike {near.alike:.2f}, and is off by "
             f"{fitted.distance:.3f}"
         )
     answers = own.prompts_per_step * own.samples_per_prompt
+    tail = 1 - found.done[0.9] / found.done[1.0]
     slots = min(servers.count * servers.slots, answers)
     lines = [
         f"{recipe.name}: {len(found.timelines)} simulated steps of {own.prompts_per_step} × "
-        f"{own.samples_per_prompt} answers on {servers.count} server{'s' if servers.count > 1 else ''} of "
-        f"{recipe.rollout.tensor_parallel} GPUs, each {servers.slots} slots and {servers.cache:,} tokens of KV cache",
+        f"{own.samples_per_prompt} answers",
+        f"servers      {servers.count} of {recipe.rollout.tensor_parallel} GPUs, each {servers.slots} slots and "
+        f"{servers.cache:,} tokens of KV cache",
         f"lengths      {source}; mean {found.tokens:,.0f}, a step's longest {found.longest:,.0f}",
         "answers      "
         + ", ".join(f"{share:.0%} after {duration(time)}" for share, time in found.done.items()),
-        f"tail         the last tenth of the answers takes {1 - found.done[0.9] / found.done[1.0]:.0%} of the "
-        f"time; on average {found.running:.0f} of {slots} slots run, {found.rate:,.0f} tokens/s; servers without "
-        f"work {found.idle:.0%}",
+        f"tail         the last tenth of the answers takes {tail:.0%} of the time; on average "
+        f"{found.running:.0f} of {slots} slots run, {found.rate:,.0f} tokens/s; servers idle for "
+        f"{found.idle:.0%} of it",
         f"training     {duration(found.training)}, refit and offload included",
         "",
     ]
