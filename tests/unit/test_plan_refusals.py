@@ -149,7 +149,7 @@ WRONG = {
         "rollout.gpu_memory_utilization",
         "not of one full sequence",
     ),
-    "servers past the node": (GENERATE, ["rollout.servers=2"], "rollout.servers", "need 16 GPUs"),
+    "servers past the node": (GENERATE, ["rollout.servers=8"], "rollout.servers", "need 16 GPUs"),
     "servers' TP not dividing the heads": (
         GENERATE,
         ["rollout.tensor_parallel=3"],
