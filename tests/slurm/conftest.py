@@ -49,9 +49,12 @@ class Cluster:
 
     def job(self, number):
         """What Slurm knows of a job: JobState, Restarts, NodeList, ..."""
-        words = self.call("scontrol", "-o", "show", "job", number).replace("=", "= ", 1).split()
-        pairs = (word.partition("=") for word in words)
-        return {key: value for key, _, value in pairs}
+        words = self.call("scontrol", "-o", "show", "job", number).split()
+        return {key: value for key, _, value in (word.partition("=") for word in words)}
+
+    def nodes(self, number):
+        """The names of a job's nodes, in order."""
+        return self.call("scontrol", "show", "hostnames", self.job(number)["NodeList"]).split()
 
     def wait(self, number, until, timeout=400):
         """Until `until(job)`; returns the job."""
