@@ -166,7 +166,7 @@ _TASK = re.compile(rb"^srun: error: (\S+): tasks? ([\d,-]+): (.+)$", re.MULTILIN
 
 
 def _cause(failures: Path, log: Path, said: int, code: int) -> str:
-    """Why the ranks ended: what srun says of the first task that failed, in the rank's own words if it has any.
+    """Why the ranks ended: the first task that failed, in its own words or, where it has none, srun's.
 
     Args:
         failures: where ranks leave their causes.

@@ -8,7 +8,8 @@ import pytest
 from reasongrm_nemo.stages.ranks import _cause
 
 PEER = (0, 5.0, False, "RuntimeError: Connection closed by peer")
-SILENT = "srun: error: node4: task 1: Exited with exit code 7\nsrun: error: node3: task 0: Exited with exit code 1\n"
+PEER_SAID = "srun: error: node3: task 0: Exited with exit code 1\n"
+SILENT = "srun: error: node4: task 1: Exited with exit code 7\n" + PEER_SAID
 SPOKE = "srun: error: node3: tasks 0-1: Exited with exit code 1\nsrun: error: node4: task 2: Killed\n"
 
 
