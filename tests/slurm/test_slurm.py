@@ -153,10 +153,10 @@ def test_a_run_survives_what_befalls_it_and_is_the_unbroken_one(cluster, launch,
     saved = steps()
     assert saved >= done and (metrics.parent / "checkpoints" / f"step_{saved:06d}").is_dir()
     cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=40")
-    done = goes_on(job, saved)
+    goes_on(job, saved)
     cluster.call("scontrol", "requeue", job)
     cluster.wait(job, lambda job: job["Restarts"] == "2")
-    goes_on(job, done)
+    goes_on(job, steps())
     lost = cluster.nodes(job)[1]
     cluster.call("scontrol", "update", f"NodeName={lost}", "State=DOWN", "Reason=test")
     cluster.wait(job, lambda job: job["Restarts"] == "3")
