@@ -177,7 +177,8 @@ def test_a_run_survives_what_befalls_it_and_is_the_unbroken_one(cluster, launch,
 def assert_unbroken(finished, recipes, runs, folder, launch):
     """The same weights come of a run on the same answers that nothing befell."""
     cfg = load_recipe(
-        recipes / "1_grpo_zero.yaml", [f"runs_dir={runs}", "cluster.launcher=local", "cluster.nodes=1"]
+        recipes / "1_grpo_zero.yaml",
+        [f"runs_dir={runs}", "cluster.launcher=local", "cluster.nodes=1", "cluster.devices_per_node=2"],
     )
     model, work = resolve_path(cfg.model.hf_path, runs), folder / "unbroken"
     shutil.copytree(finished / "rollouts", work / "rollouts")
