@@ -38,8 +38,10 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "grpo.validation.export": ("last", "best"),
     "sft.validation.export": ("last", "best"),
     "sft.optim.schedule": ("constant", "cosine"),
+    "prepare.kind": ("pairs", "questions"),
     "filter.strategy": ("r_star", "random", "shortest", "all"),
     "evaluate.path_modes": (None, "tiny_judge"),
+    "evaluate.policy": ("paper", "rm_r1", "rewardbench"),
 }
 # Whole numbers from 1, by block; a block that the recipe lacks is left out.
 AT_LEAST_ONE: dict[str, tuple[str, ...]] = {
@@ -70,7 +72,7 @@ AT_LEAST_ONE_OR_NULL: dict[str, tuple[str, ...]] = {
     "grpo": ("max_tasks", "global_batch", "validation.max_tasks"),
     "generate": ("max_tasks",),
     "mine": ("max_tasks", "max_per_source"),
-    "evaluate": ("max_tasks",),
+    "evaluate": ("max_tasks", "max_items"),
 }
 NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
     "rollout": ("temperature", "nodes"),
@@ -108,6 +110,11 @@ NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
     ),
     "mine": ("skip_tasks",),
 }
+
+
+def made_or_fetched(source: str) -> bool:
+    """Whether `prepare.source` is no path: generated, or a data set's name on a hub."""
+    return source in GENERATED_SOURCES or source.startswith("hf://")
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -212,6 +219,8 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
             "model.hf_path",
             "is given beside prepare.model_package; the package's model is the one measured: set one",
         )
+    if cfg.stage == "prepare" and cfg.prepare.kind == "questions" and cfg.prepare.source in GENERATED_SOURCES:
+        refuse("prepare.kind", f"is questions, and prepare.source {cfg.prepare.source} makes pairs")
     if cfg.stage == "prepare" and not all(isinstance(path, str) for path in cfg.prepare.decontaminate):
         refuse("prepare.decontaminate", f"is {list(cfg.prepare.decontaminate)}; it must be a list of paths")
     if cfg.stage == "prepare" and not 0 <= cfg.prepare.validation_fraction < 1:
@@ -219,7 +228,7 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
             "prepare.validation_fraction",
             f"is {cfg.prepare.validation_fraction}; it must be from 0 to below 1",
         )
-    if cfg.stage in ("generate", "mine"):
+    if cfg.stage in ("generate", "mine", "evaluate"):
         _check_shards(cfg.stage, cfg[cfg.stage], refuse)
     if cfg.stage == "mine":
         for band in cfg.mine.bands:
@@ -232,7 +241,7 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
             if cfg.filter[name] > 1:
                 refuse(f"filter.{name}", f"is {cfg.filter[name]}; it must be from 0 to 1")
     if cfg.stage == "evaluate":
-        _check_evaluate(cfg.evaluate, refuse)
+        _check_evaluate(cfg, refuse)
     if cfg.stage in ("grpo", "generate") and cfg.rollout.temperature == 0:
         refuse("rollout.temperature", f"is 0; {cfg.stage} needs samples that differ")
 
@@ -329,17 +338,23 @@ def _check_rope(model: DictConfig, refuse: Any) -> None:
         )
 
 
-def _check_evaluate(own: DictConfig, refuse: Any) -> None:
+def _check_evaluate(cfg: DictConfig, refuse: Any) -> None:
+    own = cfg.evaluate
+    if all(path is None for path in cfg.inputs.values()):
+        refuse("inputs", f"has nothing to judge; give at least one of {', '.join(cfg.inputs)}")
     if not own.models:
         refuse("evaluate.models", "is empty; name at least one model, such as base: ${model.hf_path}")
-    for name, path in own.models.items():
-        if not _NAME.fullmatch(str(name)):
-            refuse(
-                "evaluate.models",
-                f'has the name "{name}"; names are made of letters, digits, "_", "-" and "."',
-            )
-        if not isinstance(path, str):
-            refuse(f"evaluate.models.{name}", f"is {path!r}; it must be the path of a Hugging Face folder")
+    for key, what in (("models", "a Hugging Face folder"), ("logs", "a folder of verdict logs")):
+        for name, path in own[key].items():
+            if not _NAME.fullmatch(str(name)):
+                refuse(
+                    f"evaluate.{key}",
+                    f'has the name "{name}"; names are made of letters, digits, "_", "-" and "."',
+                )
+            if not isinstance(path, str):
+                refuse(f"evaluate.{key}.{name}", f"is {path!r}; it must be the path of {what}")
+    if taken := own.models.keys() & own.logs.keys():
+        refuse("evaluate.logs", f"has the name {min(taken)} of evaluate.models too; rows need other names")
     for i, setting in enumerate(own.settings):
         if setting.samples < 1 or setting.temperature < 0:
             refuse(f"evaluate.settings[{i}]", "needs samples of 1 or more and a temperature of 0 or more")

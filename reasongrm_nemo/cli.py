@@ -139,17 +139,31 @@ def pipeline(
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--sweep", metavar="tp,pp,cp", help="Compare the layouts along these axes.")
+@click.option("--simulate", is_flag=True, help="Hold the memory against a simulated step (trainer environment).")
 @_JSON
-def plan(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check RECIPE and print every key with its value and where that comes from; nothing runs."""
-    from omegaconf import OmegaConf
+def plan(
+    recipe: Path, overrides: tuple[str, ...], sweep: str | None, simulate: bool, as_json: bool
+) -> None:
+    """Check RECIPE, print every key with its origin, and what it will take: memory, disk, time; nothing runs.
 
-    from reasongrm_nemo.config import load_with_origins
-    from reasongrm_nemo.report.summary import resolved_recipe
+    RECIPE may be a folder, whose stages are then added up.
+    """
+    from reasongrm_nemo import planning
+    from reasongrm_nemo.config import find_recipe
 
-    cfg, origins = load_with_origins(recipe, overrides)
-    resolved: Any = OmegaConf.to_container(cfg)
-    _print(as_json, resolved, resolved_recipe(resolved, origins))
+    if find_recipe(recipe).is_dir():
+        data, text, wrong = planning.of_folder(recipe, overrides)
+    elif sweep:
+        data, text, wrong = planning.of_layouts(recipe, overrides, sweep.split(","))
+    else:
+        data, text, wrong = planning.of_recipe(recipe, overrides, simulate)
+    _print(as_json, data, text)
+    if wrong:
+        raise wrong
+
+
+_FILE = click.Path(path_type=Path)
 
 
 @main.command()
@@ -214,17 +228,25 @@ def preflight(
 
 @main.command()
 @click.argument("benchmark")
-@click.argument("verdicts", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("verdicts", type=_FILE, nargs=-1, required=True)
 @click.option("--policy", default="paper", show_default=True, help="paper, rm_r1 or rewardbench.")
+@click.option("--vote", default="mean", show_default=True, help="Of several samples: mean or majority.")
 @click.option("--partial", is_flag=True, help="Score a log that lacks subsets; what needs them is left out.")
+@click.option("--details", is_flag=True, help="Also positions, lengths, turns and tokens.")
+@click.option(
+    "--compare", type=_FILE, multiple=True, help="Another run's log of the same items (repeatable)."
+)
+@click.option("--table", type=click.Choice(["markdown", "latex"]), help="The paper's table with the runs.")
+@click.option("--name", help="The run's name in tables; the log's, if not given.")
+@click.option("--page", type=_FILE, help="Write a page with the worst disagreements (Markdown).")
+@click.option("--tasks", type=_FILE, help="What the judge was shown (evaluate's tasks/*.jsonl), for it.")
 @_JSON
-def score(benchmark: str, verdicts: tuple[Path, ...], policy: str, partial: bool, as_json: bool) -> None:
+def score(benchmark: str, verdicts: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Score BENCHMARK (rewardbench, rm_bench or rmb) from its verdict log; several files are its shards."""
-    from reasongrm_nemo.evaluation.benchmarks import score_files
-    from reasongrm_nemo.report.scores import as_text
+    from reasongrm_nemo.report.score_command import ScoreOptions, score_command
 
-    result = score_files(benchmark, verdicts, policy, partial)
-    _print(as_json, result.to_dict(), as_text(result))
+    data, text = score_command(benchmark, verdicts, ScoreOptions(**options))
+    _print(as_json, data, text)
 
 
 @main.command()

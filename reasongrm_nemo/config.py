@@ -166,25 +166,29 @@ def input_paths(cfg: DictConfig) -> dict[str, tuple[str, str]]:
     """Every input of a recipe: name -> (dotted key, value). Keys without a value are left out.
 
     The names are those of `inputs`, `model` for model.hf_path, `megatron` for model.megatron_path, `source`
-    for prepare.source where it is a path, `decontaminate.<index>`, `shards.<index>`, and `models.<name>` for
-    evaluate.models.
+    for prepare.source where it is a path, `decontaminate.<index>`, `shards.<index>`, `scorer` for
+    generate.scorer.hf_path, and `models.<name>` and `logs.<name>` for evaluate.models and evaluate.logs.
     """
     found = {name: (f"inputs.{name}", value) for name, value in (cfg.get("inputs") or {}).items()}
     if cfg.model.hf_path:
         found["model"] = ("model.hf_path", cfg.model.hf_path)
     if cfg.stage in ("grpo", "sft"):
         found["megatron"] = ("model.megatron_path", cfg.model.megatron_path)
-    if cfg.stage == "prepare" and cfg.prepare.source not in checks.GENERATED_SOURCES:
+    if cfg.stage == "prepare" and not checks.made_or_fetched(cfg.prepare.source):
         found["source"] = ("prepare.source", cfg.prepare.source)
     if cfg.stage == "prepare":
         for index, value in enumerate(cfg.prepare.decontaminate):
             found[f"decontaminate.{index}"] = ("prepare.decontaminate", value)
-    if cfg.stage in ("generate", "mine"):
+    if cfg.stage in ("generate", "mine", "evaluate"):
         for index, value in enumerate(cfg[cfg.stage].shards):
             found[f"shards.{index}"] = (f"{cfg.stage}.shards", value)
+    if cfg.stage == "generate":
+        found["scorer"] = ("generate.scorer.hf_path", cfg.generate.scorer.hf_path)
     if cfg.stage == "evaluate":
         for name, value in cfg.evaluate.models.items():
             found[f"models.{name}"] = (f"evaluate.models.{name}", value)
+        for name, value in cfg.evaluate.logs.items():
+            found[f"logs.{name}"] = (f"evaluate.logs.{name}", value)
     return {name: pair for name, pair in found.items() if pair[1] is not None}
 
 

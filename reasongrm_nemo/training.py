@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from reasongrm_nemo import limits
 from reasongrm_nemo.megatron import session as sessions
-from reasongrm_nemo.megatron.checkpoints import Checkpoints
+from reasongrm_nemo.megatron.checkpoints import Checkpoints, agreed
 from reasongrm_nemo.megatron.metrics import MetricsLog
 from reasongrm_nemo.megatron.trackers import make_trackers
 from reasongrm_nemo.work_order import WorkOrder, first_rank
@@ -33,9 +33,19 @@ class Run:
         self.metrics = MetricsLog(
             order.work if writes else None, make_trackers(order.recipe, order.work) if writes else ()
         )
-        self.limits = limits.Limits(
+        self._limits = limits.Limits(
             order.runs_dir or order.work, own.checkpoint_must_save_by, name=order.recipe.name
         )
+        self._longest_step_s = 0.0
+
+    def reason_to_stop(self, step_s: float) -> str | None:
+        """Why to save and end after this step, or None; the first rank's, on every rank.
+
+        Args:
+            step_s: seconds the step took; the longest so far is what another one is reckoned to take.
+        """
+        self._longest_step_s = max(self._longest_step_s, step_s)
+        return agreed(self._limits.reached(self._longest_step_s + self.checkpoints.longest_save_s))
 
     def go(self, session: Any, fit: Callable[[], str | None]) -> None:
         """Train, and export the weights; or leave the marker where ``fit`` was asked to end.

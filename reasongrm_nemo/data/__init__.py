@@ -4,17 +4,21 @@
 from reasongrm_nemo.data.jsonl import (
     JsonlAppender,
     PlacedJsonl,
+    any_task_from_dict,
     read_jsonl,
     read_tasks,
     task_from_dict,
     write_jsonl,
 )
 from reasongrm_nemo.data.records import (
+    AnswerTask,
     HardTask,
     JudgeTask,
     Message,
     PreferencePair,
+    QuestionAnswer,
     ReasoningPath,
+    SampledPath,
     SftExample,
     Verdict,
 )
@@ -23,6 +27,7 @@ from reasongrm_nemo.data.sources import LoadedPairs, read_pairs
 from reasongrm_nemo.data.tasks import make_tasks, split_pairs
 
 __all__ = [
+    "AnswerTask",
     "HardTask",
     "JsonlAppender",
     "JudgeTask",
@@ -30,9 +35,12 @@ __all__ = [
     "Message",
     "PlacedJsonl",
     "PreferencePair",
+    "QuestionAnswer",
     "ReasoningPath",
+    "SampledPath",
     "SftExample",
     "Verdict",
+    "any_task_from_dict",
     "derive_seed",
     "make_tasks",
     "read_jsonl",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from reasongrm_nemo.data.forms import prompt_of
-from reasongrm_nemo.data.records import PreferencePair
+from reasongrm_nemo.data.records import PreferencePair, QuestionAnswer
 from reasongrm_nemo.data.rows import find_files, read_rows
 from reasongrm_nemo.errors import UserError
 
@@ -75,6 +75,6 @@ class Decontaminator:
             yield " ".join(words[start : start + self.n])
 
 
-def user_turns(pair: PreferencePair) -> list[str]:
-    """The texts of a pair's user turns."""
+def user_turns(pair: PreferencePair | QuestionAnswer) -> list[str]:
+    """The texts of the user turns of a pair or a question."""
     return [turn["content"] for turn in pair.prompt if turn["role"] == "user"]

@@ -11,14 +11,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
-from reasongrm_nemo.data.records import HardTask, JudgeTask, Record
+from reasongrm_nemo.data.records import AnswerTask, HardTask, JudgeTask, Record
 from reasongrm_nemo.errors import UserError
 
 R = TypeVar("R", bound=Record)
-
-Place: TypeAlias = int | R
 
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
 """What reading damaged data raises (Zstandard's reader: a plain OSError)."""
@@ -63,6 +61,16 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
         ) from None
 
 
+def parse_json(line: bytes) -> Any:
+    """The value of one line of UTF-8 JSON.
+
+    Raises:
+        ValueError: not JSON, or not UTF-8.
+        RecursionError: nested too deeply.
+    """
+    return json.loads(line.decode("utf-8-sig"))
+
+
 def read_dicts(path: str | Path) -> Iterator[tuple[str, Any]]:
     """Place ("file:line") and parsed JSON value of every line.
 
@@ -72,7 +80,7 @@ def read_dicts(path: str | Path) -> Iterator[tuple[str, Any]]:
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
-            yield where, json.loads(line.decode("utf-8"))
+            yield where, parse_json(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not a JSON line ({error})") from None
 
@@ -93,6 +101,12 @@ def task_from_dict(data: Any, where: str = "record") -> JudgeTask:
     return (HardTask if hard else JudgeTask).from_dict(data, where)
 
 
+def any_task_from_dict(data: Any, where: str = "record") -> JudgeTask | AnswerTask:
+    """As `task_from_dict`, and an `AnswerTask` too."""
+    is_open = isinstance(data, dict) and "reference" in data
+    return AnswerTask.from_dict(data, where) if is_open else task_from_dict(data, where)
+
+
 def read_tasks(path: str | Path) -> Iterator[JudgeTask]:
     """Tasks from a file of `JudgeTask` or of `HardTask` records, each as what it is."""
     for where, data in read_dicts(path):
@@ -102,19 +116,21 @@ def read_tasks(path: str | Path) -> Iterator[JudgeTask]:
 class PlacedJsonl(Generic[R]):
     """A file of records to read through once and then to look up in, so that texts need not be kept.
 
-    A place is where a line stands; in a compressed file, which cannot be looked up in, the record itself.
+    A place is the byte at which a line begins; the records of a compressed file, which cannot be looked up
+    in, are kept, and a place counts them.
 
     Args:
         path: the file.
-        make: a record's `from_dict`, or `task_from_dict`.
+        make: a record's `from_dict`, `task_from_dict` or `any_task_from_dict`.
     """
 
     def __init__(self, path: str | Path, make: Callable[[Any, str], R]) -> None:
         self._path, self._make = Path(path), make
         self._packed = self._path.suffix in (".gz", ".zst")
+        self._kept: list[R] = []
         self._file: BinaryIO | None = None
 
-    def scan(self) -> Iterator[tuple[R, Place[R]]]:
+    def scan(self) -> Iterator[tuple[R, int]]:
         """Every record with its place, checked one by one.
 
         Raises:
@@ -122,8 +138,8 @@ class PlacedJsonl(Generic[R]):
         """
         if self._packed:
             for where, data in read_dicts(self._path):
-                record = self._make(data, where)
-                yield record, record
+                self._kept.append(self._make(data, where))
+                yield self._kept[-1], len(self._kept) - 1
             return
         try:
             file = self._path.open("rb")
@@ -136,10 +152,10 @@ class PlacedJsonl(Generic[R]):
                     yield self._parse(line, f"{self._path}:{number}"), start
                 start += len(line)
 
-    def get(self, place: Place[R]) -> R:
+    def get(self, place: int) -> R:
         """The record at a place."""
-        if not isinstance(place, int):
-            return place
+        if self._packed:
+            return self._kept[place]
         if self._file is None:
             self._file = self._path.open("rb")
         self._file.seek(place)
@@ -153,16 +169,19 @@ class PlacedJsonl(Generic[R]):
 
     def _parse(self, line: bytes, where: str) -> R:
         try:
-            data = json.loads(line.decode("utf-8-sig"))
+            data = parse_json(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not a JSON line ({error})") from None
         return self._make(data, where)
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # json.dumps would make one a record
+
+
 def encode(record: Record) -> bytes:
     """One line of UTF-8 JSON; text that UTF-8 cannot hold (lone surrogates) is escaped."""
     data = record.to_dict()
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    text = _ENCODER.encode(data)
     try:
         return text.encode("utf-8") + b"\n"
     except UnicodeEncodeError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -54,6 +55,10 @@ class Record:
         """
         if not isinstance(data, dict):
             raise UserError(f"{where}: {cls.__name__} must be a JSON object, got {_show(data)}")
+        shape = tuple(data), tuple(map(type, data.values()))
+        choices = _GOOD_SHAPES.setdefault(cls, {}).get(shape)
+        if choices is not None and all(data[name] in options for name, options in choices):
+            return cls._checked(data, where)
         specs = _specs(cls)
         if not data.keys() <= specs.keys():
             name = next(name for name in data if name not in specs)
@@ -63,19 +68,34 @@ class Record:
         for name, spec in specs.items():
             if not spec.optional and name not in data:
                 raise UserError(f"{where}: {cls.__name__} lacks the field '{name}'")
-        floats = {}
+        floats: dict[str, float] = {}
+        quick = True
         for name, value in data.items():
             spec = specs[name]
             if type(value) in spec.plain and (not spec.options or value in spec.options):
                 continue
+            quick = False
             problem = _problem(value, spec.expected)
             if problem:
                 raise UserError(f"{where}: {cls.__name__} field '{name}' {problem}")
             if spec.is_float:
                 floats[name] = float(value)
+        if quick and len(_GOOD_SHAPES[cls]) < _MAX_SHAPES:
+            _GOOD_SHAPES[cls][shape] = [
+                (n, spec.options) for n, spec in specs.items() if n in data and spec.options
+            ]
+        return cls._checked(data, where, floats)
+
+    @classmethod
+    def _checked(
+        cls: type[R], data: dict[str, Any], where: str, floats: Mapping[str, float] | None = None
+    ) -> R:
+        """The record of good fields, once they agree with each other."""
         # A frozen dataclass's constructor sets field by field, which is a third of reading a long log.
         record = object.__new__(cls)
-        record.__dict__.update(data, **floats)
+        record.__dict__.update(data)
+        if floats:
+            record.__dict__.update(floats)
         problem = record._inconsistency()
         if problem:
             raise UserError(f"{where}: {cls.__name__} {problem}")
@@ -100,6 +120,10 @@ class _Spec(NamedTuple):
     is_float: bool
 
 
+_GOOD_SHAPES: dict[type[Record], dict[tuple[Any, ...], list[tuple[str, frozenset[str | None]]]]] = {}
+"""Field names and types of records that were found good by their types alone, and the fields with options;
+the rows of a long log have few shapes."""
+_MAX_SHAPES = 256
 _SPECS: dict[type[Record], dict[str, _Spec]] = {}
 
 
@@ -184,6 +208,19 @@ class PreferencePair(Record):
 
 
 @dataclass(frozen=True)
+class QuestionAnswer(Record):
+    """A conversation that ends with a question, and the reference answer to it."""
+
+    id: str
+    source: str
+    prompt: list[Message]
+    reference: str
+
+    def _inconsistency(self) -> str | None:
+        return None if self.prompt else "field 'prompt' must not be empty"
+
+
+@dataclass(frozen=True)
 class JudgeTask(Record):
     """What the judge is shown, and which answer is the preferred one."""
 
@@ -203,12 +240,28 @@ class JudgeTask(Record):
 
 
 @dataclass(frozen=True)
+class AnswerTask(Record):
+    """A question with an open answer, and the reference that an answer must be equivalent to."""
+
+    id: str
+    source: str
+    messages: list[Message]
+    reference: str
+
+    def _inconsistency(self) -> str | None:
+        if not self.messages:
+            return "field 'messages' must not be empty"
+        return None if self.reference.strip() else "field 'reference' must hold text"
+
+
+@dataclass(frozen=True)
 class ReasoningPath(Record):
     """One sampled response to a task, with the sums R* needs.
 
     `reasoning_prob_sum` and `answer_prob_sum` add the raw probabilities (temperature 1, full vocabulary)
-    of the reasoning's and the answer's tokens under the model that wrote them; the end-of-turn token is in
-    neither.  `text` is the response without the end-of-turn token.
+    of the reasoning's and the answer's tokens under the model that wrote them, or under `scorer` where there
+    is one; the end-of-turn token is in neither.  `text` is the response without the end-of-turn token.
+    A path of a `JudgeTask` has a verdict, one of an `AnswerTask` an `answer`, if any could be read.
     """
 
     task_id: str
@@ -224,14 +277,28 @@ class ReasoningPath(Record):
     finish_reason: str
     model: str
     token_ids: list[int] | None = None
+    answer: str | None = None
+    scorer: str | None = None
 
     def _inconsistency(self) -> str | None:
         for name in ("sample", "reasoning_tokens", "answer_tokens"):
             if getattr(self, name) < 0:
                 return f"field '{name}' must not be negative, got {getattr(self, name)}"
-        if self.correct and self.verdict is None:
+        if self.verdict is not None and self.answer is not None:
+            return "has both a verdict and an open answer"
+        if self.correct and self.verdict is None and self.answer is None:
             return "is marked correct without a verdict"
         return None
+
+
+@dataclass(frozen=True)
+class SampledPath(ReasoningPath):
+    """A path in the file of a stage that is still sampling, with its token probabilities if they are kept.
+
+    `probs` is `token_probs.pack` of all its tokens.
+    """
+
+    probs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -272,6 +339,8 @@ class Verdict(Record):
     """One judgement in an evaluation.
 
     `cell` tells apart the several pairs of one item: RM-Bench's style cell, a best-of-N group's loser.
+    What may be left out: `sample` (of several judgements in one order), `turns` of the user, the characters
+    of both answers, the prompt's tokens, and `prompt_id`, alike where the conversation is.
     A scalar reward model's row has the two scores instead of a verdict; of such a row only the benchmark, the
     subset, the item, the cell and the scores need be in the file, the rest follows.
     """
@@ -289,6 +358,12 @@ class Verdict(Record):
     text: str
     chosen_score: float | None = None
     rejected_score: float | None = None
+    sample: int | None = None
+    turns: int | None = None
+    chosen_chars: int | None = None
+    rejected_chars: int | None = None
+    prompt_tokens: int | None = None
+    prompt_id: str | None = None
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "record") -> Verdict:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of preference files: JSON Lines, JSON, Parquet, the first two also packed by gzip or Zstandard.
 
-JSON Lines and Parquet are read as they are used, a line or a batch at a time; a JSON array is read whole.
+All are read as they are used: a line, a batch or an item of an array at a time.
 
 A file that holds nothing of the kind its name says is refused at once; a single broken line is handed on as
 a `BrokenRow`, for the caller to count.
@@ -9,13 +9,15 @@ a `BrokenRow`, for the caller to count.
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from reasongrm_nemo.data.jsonl import DAMAGED, open_packed, read_lines
+from reasongrm_nemo.data.jsonl import DAMAGED, open_packed, parse_json, read_lines
 from reasongrm_nemo.errors import UserError
 
 SUFFIXES = (
@@ -23,6 +25,8 @@ SUFFIXES = (
     ".parquet",
 )
 BATCH_ROWS = 1024
+PIECE_CHARS = 1 << 20
+_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """
     if path.name.endswith(".parquet"):
         return _parquet(path)
-    whole = _whole_array(path)
-    return _lines(path) if whole is None else iter(whole)
+    # the content decides: both kinds get misnamed
+    return _array(path) if _is_array(path) else _lines(path)
 
 
 def _known(path: Path) -> bool:
@@ -77,26 +81,114 @@ def _hidden(relative: Path) -> bool:
     return any(part.startswith(".") for part in relative.parts)
 
 
-def _whole_array(path: Path) -> list[tuple[str, Any]] | None:
-    """The rows of a file that is one JSON array, else None.  The content decides: both kinds get misnamed."""
-    for _, line in read_lines(path):
-        if not line.lstrip().startswith(b"["):
-            return None
-        break
-    else:
+def _is_array(path: Path) -> bool:
+    """Whether a file is one JSON array; one that is not named so is read through to know."""
+    first = _first_byte(path)
+    if not first:
         raise UserError(f"{path}: the file is empty")
+    if first != b"[":
+        return False
+    if path.name.removesuffix(".gz").removesuffix(".zst").endswith(".json"):
+        return True
+    try:
+        for _ in _items(path):
+            pass
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _first_byte(path: Path) -> bytes:
+    """The first byte that is no space, without reading what may be one endless line."""
     try:
         with open_packed(path) as file:
-            rows = json.loads(file.read().decode("utf-8-sig"))
+            while block := file.read(4096):
+                if rest := block.removeprefix(b"\xef\xbb\xbf").lstrip():
+                    return rest[:1]
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except DAMAGED as error:
         raise UserError(f"{path}: damaged data ({error}); get the file anew") from None
+    return b""
+
+
+def _array(path: Path) -> Iterator[tuple[str, Any]]:
+    index = -1
+    try:
+        for index, row in enumerate(_items(path)):
+            yield f"{path}[{index}]", row
     except (ValueError, RecursionError) as error:
-        if path.name.removesuffix(".gz").removesuffix(".zst").endswith(".json"):
-            raise UserError(f"{path}: not valid JSON ({error})") from None
-        return None
-    if not rows:
+        raise UserError(f"{path}: not valid JSON after {index + 1} rows ({error})") from None
+    if index < 0:
         raise UserError(f"{path}: the file holds an empty list")
-    return [(f"{path}[{index}]", row) for index, row in enumerate(rows)]
+
+
+def _items(path: Path) -> Iterator[Any]:
+    """The items of a JSON array, as `json` reads them, with one item and one piece of the file in memory.
+
+    Raises:
+        ValueError: not a JSON array, or not UTF-8.
+        RecursionError: nested too deeply.
+        UserError: the compressed data is damaged.
+    """
+    try:
+        with open_packed(path) as packed, io.TextIOWrapper(packed, "utf-8-sig", newline="") as file:
+            pieces = _Pieces(file)
+            pieces.take("[")
+            if not pieces.next_is("]"):
+                yield pieces.value()
+                while not pieces.next_is("]"):
+                    pieces.take(",")
+                    yield pieces.value()
+            pieces.take("]")
+            pieces.take("")
+    except DAMAGED as error:
+        raise UserError(f"{path}: damaged data ({error}); get the file anew") from None
+
+
+class _Pieces:
+    """A text of JSON, read piece by piece."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file, self._text, self._at = file, "", 0
+        self._decode = json.JSONDecoder().raw_decode
+
+    def next_is(self, mark: str) -> bool:
+        """Whether the next character that is no space is `mark` ("": whether there is none)."""
+        while True:
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1] == mark
+
+    def take(self, mark: str) -> None:
+        """Go past `mark`, which must come next."""
+        if not self.next_is(mark):
+            raise ValueError(f"expected '{mark}'" if mark else "data after the end of the list")
+        self._at += len(mark)
+
+    def value(self) -> Any:
+        """The value that comes next."""
+        if self.next_is(""):
+            raise ValueError("the file ends within the list")
+        while True:
+            try:
+                value, end = self._decode(self._text, self._at)
+            except json.JSONDecodeError:
+                if not self._more():  # perhaps it was broken for want of the rest
+                    raise
+                continue
+            # a number that the piece cuts in two is a whole number too, but for what follows
+            if (end < len(self._text) and self._text[end] in " \t\r\n,]") or not self._more():
+                self._at = end
+                return value
+
+    def _more(self) -> bool:
+        """Read on; pieces grow with what waits, so that a long item costs no square."""
+        self._text = self._text[self._at :]
+        self._at = 0
+        piece = self._file.read(max(PIECE_CHARS, len(self._text)))
+        self._text += piece
+        return bool(piece)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -105,7 +197,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
         where = f"{path}:{number}"
         value: Any
         try:
-            value = json.loads(line.decode("utf-8-sig"))
+            value = parse_json(line)
         except (ValueError, RecursionError) as error:
             value = BrokenRow(str(error))
         if held is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,10 @@ DROP_REASONS = {
     "early_fork": "the conversations part before their last turn",
     "empty_answer": "an answer has no text",
     "identical_answers": "both answers are the same",
-    "duplicate": "the pair was there before",
+    "duplicate": "the pair or question was there before",
     "contradiction": "the pair is there with both preferences; all its copies are left out",
+    "no_reference": "the reference holds no single final answer",
+    "other_reference": "the question is there with another reference; all its copies are left out",
 }
 """Every reason a row is dropped for, in words."""
 
@@ -57,19 +59,15 @@ class Dropped(Record):
 
 
 @dataclass
-class LoadedPairs:
-    """Pairs and the account of what was left out: `read` = `len(pairs)` + all `drops`.
+class Loaded:
+    """The account of what was read and left out."""
 
-    A row of RM-Bench or of RMB's best-of-N offers several pairs, and `read` counts each; `rows` counts rows.
-    """
-
-    pairs: list[PreferencePair] = field(default_factory=list)
     rows: int = 0
     read: int = 0
     drops: Counter[str] = field(default_factory=Counter)
     dropped: list[Dropped] = field(default_factory=list)
     nul: int = 0
-    """Pairs that held NUL, now U+FFFD."""
+    """Kept records that held NUL, now U+FFFD."""
 
     @property
     def examples(self) -> dict[str, list[str]]:
@@ -82,9 +80,19 @@ class LoadedPairs:
         return found
 
     def drop(self, reason: str, where: str, pair_id: str | None = None) -> None:
-        """Count one pair under a reason."""
+        """Count one record under a reason."""
         self.drops[reason] += 1
         self.dropped.append(Dropped(reason, where, pair_id))
+
+
+@dataclass
+class LoadedPairs(Loaded):
+    """Pairs and the account of what was left out: `read` = `len(pairs)` + all `drops`.
+
+    A row of RM-Bench or of RMB's best-of-N offers several pairs, and `read` counts each; `rows` counts rows.
+    """
+
+    pairs: list[PreferencePair] = field(default_factory=list)
 
 
 class RowProblem(Exception):
@@ -118,7 +126,7 @@ def read_pairs(paths: str | Path | Sequence[str | Path], max_chars: int = MAX_CH
                 except RowProblem as problem:
                     loaded.drop(problem.reason, where)
                     continue
-                clean = _without_nul(pair)
+                clean = without_nul(pair)
                 loaded.nul += clean is not pair
                 found.append((where, clean))
     _keep_distinct(found, loaded)
@@ -129,8 +137,17 @@ def read_pairs(paths: str | Path | Sequence[str | Path], max_chars: int = MAX_CH
     return loaded
 
 
-def pair_from_row(row: Any, default_source: str = "unknown", max_chars: int = MAX_CHARS) -> PreferencePair:
+def pair_from_row(
+    row: Any, default_source: str = "unknown", max_chars: int = MAX_CHARS, tolerate: Collection[str] = ()
+) -> PreferencePair:
     """One plain row, or one of the paper's source, as a pair; its id is the row's or the content's hash.
+
+    Args:
+        row: of the form above.
+        default_source: where the row names none.
+        max_chars: of the pair's texts together.
+        tolerate: reasons not to refuse for, of `empty_answer` and `identical_answers`: a benchmark's items
+            count as they are.
 
     Raises:
         RowProblem: with the reason.
@@ -140,12 +157,12 @@ def pair_from_row(row: Any, default_source: str = "unknown", max_chars: int = MA
     if not isinstance(row, dict) or "chosen" not in row or "rejected" not in row:
         raise RowProblem("wrong_type")
     if isinstance(row["chosen"], list):
-        prompt, chosen, rejected = _split_conversations(_turns(row["chosen"]), _turns(row["rejected"]))
+        prompt, chosen, rejected = _split_conversations(turns_of(row["chosen"]), turns_of(row["rejected"]))
     else:
         shared, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
         if not isinstance(chosen, str) or not isinstance(rejected, str):
             raise RowProblem("wrong_type")
-        prompt = [{"role": "user", "content": shared}] if isinstance(shared, str) else _turns(shared)
+        prompt = [{"role": "user", "content": shared}] if isinstance(shared, str) else turns_of(shared)
     texts = (chosen, rejected, *(turn["content"] for turn in prompt))
     if sum(map(len, texts)) > max_chars:
         raise RowProblem("huge_text")
@@ -153,9 +170,9 @@ def pair_from_row(row: Any, default_source: str = "unknown", max_chars: int = MA
         raise RowProblem("empty_prompt")
     if prompt[-1]["role"] == "assistant":
         raise RowProblem("no_assistant_turn")
-    if not chosen.strip() or not rejected.strip():
+    if "empty_answer" not in tolerate and not (chosen.strip() and rejected.strip()):
         raise RowProblem("empty_answer")
-    if chosen.strip() == rejected.strip():
+    if "identical_answers" not in tolerate and chosen.strip() == rejected.strip():
         raise RowProblem("identical_answers")
     try:
         for text in texts:
@@ -163,28 +180,30 @@ def pair_from_row(row: Any, default_source: str = "unknown", max_chars: int = MA
     except UnicodeEncodeError:
         raise RowProblem("bad_text") from None
     return PreferencePair(
-        id=_name(row.get("id")) or content_id(prompt, chosen, rejected),
-        source=_name(row.get("source")) or _name(row.get("subset")) or default_source,
+        id=name_of(row.get("id")) or content_id(prompt, chosen, rejected),
+        source=name_of(row.get("source")) or name_of(row.get("subset")) or default_source,
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
     )
 
 
-def _name(value: Any) -> str | None:
+def name_of(value: Any) -> str | None:
     """An id or source that can stand in a log and in a file; anything else is as good as none."""
     return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= _MAX_NAME else None
 
 
-def _without_nul(pair: PreferencePair) -> PreferencePair:
+def without_nul(pair: PreferencePair) -> PreferencePair:
+    """The pair with U+FFFD for every NUL; itself where there is none."""
     texts = (pair.chosen, pair.rejected, *(turn["content"] for turn in pair.prompt))
     if not any("\0" in text for text in texts):
         return pair
-    prompt = [{"role": turn["role"], "content": _no_nul(turn["content"])} for turn in pair.prompt]
-    return replace(pair, prompt=prompt, chosen=_no_nul(pair.chosen), rejected=_no_nul(pair.rejected))
+    prompt = [{"role": turn["role"], "content": no_nul(turn["content"])} for turn in pair.prompt]
+    return replace(pair, prompt=prompt, chosen=no_nul(pair.chosen), rejected=no_nul(pair.rejected))
 
 
-def _no_nul(text: str) -> str:
+def no_nul(text: str) -> str:
+    """The text with U+FFFD for NUL."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
@@ -194,7 +213,8 @@ def content_id(prompt: Sequence[Message], *texts: str) -> str:
     return hashlib.sha256(json.dumps([parts, *texts]).encode("ascii")).hexdigest()[:16]
 
 
-def _turns(value: Any) -> list[Message]:
+def turns_of(value: Any) -> list[Message]:
+    """A list of `{role, content}`, checked; raises `RowProblem`."""
     if not isinstance(value, list):
         raise RowProblem("wrong_type")
     turns = []

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
-from reasongrm_nemo.data.records import JudgeTask, Message, Order, PreferencePair
+from reasongrm_nemo.data.records import JudgeTask, Message, Order, PreferencePair, QuestionAnswer
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.data.sources import content_id
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, Template, build_messages
+
+P = TypeVar("P", bound=PreferencePair | QuestionAnswer)
 
 
 def shown_order(seed: int, pair_id: str) -> Order:
@@ -59,10 +62,8 @@ def prompt_key(prompt: Iterable[Message]) -> str:
     )
 
 
-def split_pairs(
-    pairs: Iterable[PreferencePair], validation_fraction: float, seed: int
-) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Training and validation pairs; pairs that share a prompt stay together.
+def split_pairs(pairs: Iterable[P], validation_fraction: float, seed: int) -> tuple[list[P], list[P]]:
+    """Training and validation pairs (or questions); those that share a prompt stay together.
 
     Each prompt falls on its side by a hash of itself and the seed, so that adding or leaving out other
     data moves none.  The share is met on average, not exactly.
@@ -73,8 +74,8 @@ def split_pairs(
     if not 0.0 <= validation_fraction < 1.0:
         raise ValueError(f"The validation fraction must be in [0, 1), got {validation_fraction}")
     bar = int(validation_fraction * 2**63)
-    train: list[PreferencePair] = []
-    validation: list[PreferencePair] = []
+    train: list[P] = []
+    validation: list[P] = []
     for pair in pairs:
         held_out = derive_seed(seed, "split", prompt_key(pair.prompt)) < bar
         (validation if held_out else train).append(pair)

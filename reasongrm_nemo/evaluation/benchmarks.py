@@ -1,41 +1,154 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks by name."""
+"""The benchmarks by name, and a verdict log scored by one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any, Protocol
 
 from reasongrm_nemo.data.jsonl import read_jsonl
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
-from reasongrm_nemo.evaluation.policies import get_policy, nearest
+from reasongrm_nemo.evaluation.details import Details
+from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes, Witness, collect
+from reasongrm_nemo.evaluation.policies import Policy, get_policy, nearest
+from reasongrm_nemo.evaluation.resample import DRAWS, Elements, bootstrap, interval
 from reasongrm_nemo.evaluation.result import Result
 
-BENCHMARKS: dict[str, Callable[[Iterable[Verdict], str, bool], Result]] = {
+
+class Benchmark(Protocol):
+    """What the module of a benchmark offers."""
+
+    BENCHMARK: str
+
+    def result(self, subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:
+        """The scores of collected outcomes."""
+
+    def elements(self, subsets: Mapping[str, SubsetOutcomes], rules: Policy) -> Elements:
+        """What resampling needs."""
+
+
+MODULES: dict[str, Benchmark] = {
+    rewardbench.BENCHMARK: rewardbench,
+    rm_bench.BENCHMARK: rm_bench,
+    rmb.BENCHMARK: rmb,
+}
+
+BENCHMARKS: dict[str, Callable[[Iterable[Verdict], str | Policy, bool], Result]] = {
     rewardbench.BENCHMARK: rewardbench.evaluate,
     rm_bench.BENCHMARK: rm_bench.evaluate,
     rmb.BENCHMARK: rmb.evaluate,
 }
 
 
-def score_files(
-    benchmark: str, files: Sequence[Path], policy: str = "paper", partial: bool = False
-) -> Result:
-    """Score a verdict log, whole or in shards.
+@dataclass
+class Run:
+    """A scored verdict log.
+
+    `scalar` says whether its first row is a scalar reward model's; `details` is None unless asked for.
+    """
+
+    name: str
+    rules: Policy
+    subsets: dict[str, SubsetOutcomes]
+    result: Result
+    scalar: bool
+    details: Details | None = None
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark's name."""
+        return self.result.benchmark
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: the result's fields, the log's name, and the details if there are any."""
+        more = {} if self.details is None else {"details": self.details.figures()}
+        return {"name": self.name, "vote": self.rules.vote, **self.result.to_dict(), **more}
+
+
+def score_rows(
+    benchmark: str,
+    name: str,
+    rows: Iterable[Verdict],
+    policy: str | Policy = "paper",
+    partial: bool = False,
+    details: bool = False,
+    draws: int = DRAWS,
+    witnesses: Sequence[Witness] = (),
+) -> Run:
+    """Score judgements, the scores' intervals by the bootstrap.
+
+    Args:
+        benchmark: its name.
+        name: the run's.
+        rows: the judgements.
+        policy: the rules.
+        partial: score what is there.
+        details: also gather what `Details` says.
+        draws: of the bootstrap; 0: intervals stay the combined ones of the parts.
+        witnesses: shown every judgement.
 
     Raises:
-        UserError: the benchmark or the policy is unknown, or the log is at fault.
+        UserError: the benchmark or the policy is unknown, or the rows are at fault.
     """
-    if benchmark not in BENCHMARKS:
-        hint = nearest(benchmark, BENCHMARKS)
-        raise UserError(f"unknown benchmark '{benchmark}'{hint}; known are {', '.join(BENCHMARKS)}")
+    module, rules = _benchmark(benchmark), get_policy(policy)
+    gathered = Details() if details else None
+    watching = [*witnesses, *([gathered.add] if gathered else [])]
+    rows = iter(rows)
+    head = list(islice(rows, 1))
+    subsets = collect(chain(head, rows), rules, benchmark, watching)
+    result = module.result(subsets, rules, partial)
+    if draws:
+        result = with_bootstrap(result, module.elements(subsets, rules), draws)
+    return Run(name, rules, subsets, result, head[0].chosen_score is not None, gathered)
+
+
+def with_bootstrap(result: Result, elements: Elements, draws: int) -> Result:
+    """The result with resampled intervals; one that does not vary (all right, all wrong) keeps its own."""
+    drawn = bootstrap(elements, draws)
+    scores = dict(result.scores)
+    for column, name in enumerate(elements.names):
+        score, found = scores.get(name), interval(drawn[:, column])
+        if score is not None and found is not None:
+            scores[name] = replace(score, low=found[0], high=found[1], method="bootstrap")
+    return replace(result, scores=scores)
+
+
+def score_log(
+    benchmark: str,
+    files: Sequence[Path],
+    policy: str | Policy = "paper",
+    partial: bool = False,
+    details: bool = False,
+    draws: int = DRAWS,
+    name: str | None = None,
+    witnesses: Sequence[Witness] = (),
+) -> Run:
+    """`score_rows` of a verdict log, whole or in shards; its name is the first file's unless given."""
+    _benchmark(benchmark)
     get_policy(policy)
     rows = chain.from_iterable(read_jsonl(file, Verdict) for file in files)
+    name = name or files[0].name.split(".jsonl")[0]
     try:
-        return BENCHMARKS[benchmark](rows, policy, partial)
+        return score_rows(benchmark, name, rows, policy, partial, details, draws, witnesses)
     except UserError as error:
         named = any(str(error).startswith(f"{file}:") for file in files)
         raise error if named else UserError(f"{', '.join(map(str, files))}: {error}") from None
+
+
+def score_files(
+    benchmark: str, files: Sequence[Path], policy: str | Policy = "paper", partial: bool = False
+) -> Result:
+    """The result of `score_log`, without resampling."""
+    return score_log(benchmark, files, policy, partial, draws=0).result
+
+
+def _benchmark(name: str) -> Benchmark:
+    if name not in MODULES:
+        hint = nearest(name, MODULES)
+        raise UserError(f"unknown benchmark '{name}'{hint}; known are {', '.join(MODULES)}")
+    return MODULES[name]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reasongrm_nemo.data.records import Verdict
@@ -15,11 +15,13 @@ from reasongrm_nemo.judge.parse import parse_verdict
 
 @dataclass(slots=True)
 class PairOutcome:
-    """What the judgements of one pair (several orders or samples are averaged) come to."""
+    """What the judgements of one pair come to: sums over them, or over the votes of the orders."""
 
     credit: float = 0.0
     right: int = 0
     judgements: int = 0
+    ballots: dict[str, list[tuple[float, bool, str]]] | None = None
+    """The outcomes by order, while a majority is being gathered."""
 
     @property
     def mean_credit(self) -> float:
@@ -38,6 +40,8 @@ class SubsetOutcomes:
 
     items: dict[str, dict[str | None, PairOutcome]] = field(default_factory=dict)
     statuses: Counter[str] = field(default_factory=Counter)
+    prompts: dict[str, str] = field(default_factory=dict)
+    """The conversation of an item, where the log names it: items that share one are not independent."""
 
     @property
     def judgements(self) -> int:
@@ -79,13 +83,20 @@ def outcome(verdict: Verdict, policy: Policy) -> tuple[float, bool, str]:
     return policy.unparsable, False, "no_verdict" if status in ("ok", "tie") else status
 
 
-def collect(verdicts: Iterable[Verdict], policy: Policy, benchmark: str) -> dict[str, SubsetOutcomes]:
+Witness = Callable[[Verdict, float, bool, str], None]
+"""Shown each judgement with its credit, whether it is right, and its status."""
+
+
+def collect(
+    verdicts: Iterable[Verdict], policy: Policy, benchmark: str, witnesses: Sequence[Witness] = ()
+) -> dict[str, SubsetOutcomes]:
     """The outcomes by subset, whatever the order of the rows.
 
     Raises:
         UserError: there is no row, or one is of another benchmark.
     """
     subsets: dict[str, SubsetOutcomes] = {}
+    majority = policy.vote == "majority"
     for verdict in verdicts:
         if verdict.benchmark != benchmark:
             raise UserError(
@@ -98,17 +109,48 @@ def collect(verdicts: Iterable[Verdict], policy: Policy, benchmark: str) -> dict
         item = subset.items.get(verdict.item_id)
         if item is None:
             item = subset.items.setdefault(verdict.item_id, {})
+            if verdict.prompt_id is not None:
+                subset.prompts[verdict.item_id] = verdict.prompt_id
         pair = item.get(verdict.cell)
         if pair is None:
             pair = item.setdefault(verdict.cell, PairOutcome())
         credit, right, status = outcome(verdict, policy)
-        pair.credit += credit
-        pair.right += right
-        pair.judgements += 1
+        if majority:
+            pair.ballots = pair.ballots or {}
+            pair.ballots.setdefault(verdict.order, []).append((credit, right, status))
+        else:
+            pair.credit += credit
+            pair.right += right
+            pair.judgements += 1
         subset.statuses[status] += 1
+        for witness in witnesses:
+            witness(verdict, credit, right, status)
+    if majority:
+        for subset in subsets.values():
+            for item in subset.items.values():
+                for pair in item.values():
+                    _vote(pair, policy)
     if not subsets:
         raise UserError("the log holds no verdicts; there is nothing to score")
     return {name: subsets[name] for name in sorted(subsets)}
+
+
+def _vote(pair: PairOutcome, policy: Policy) -> None:
+    """The sums over the orders' votes, in place of the ballots."""
+    for ballots in (pair.ballots or {}).values():
+        right = sum(each[1] for each in ballots)
+        read = sum(each[2] == "ok" for each in ballots)
+        if len(ballots) == 1:
+            credit = ballots[0][0]
+        elif 2 * right != read:
+            credit = float(2 * right > read)
+        else:  # a draw; or nothing was read, and most may have called a tie
+            ties = sum(each[2] == "tie" for each in ballots)
+            credit = policy.tie if read or 2 * ties > len(ballots) else policy.unparsable
+        pair.credit += credit
+        pair.right += 2 * right > read
+        pair.judgements += 1
+    pair.ballots = None
 
 
 def check_subsets(found: Iterable[str], known: Mapping[str, object], benchmark: str, partial: bool) -> None:

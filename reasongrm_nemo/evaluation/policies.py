@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reasongrm_nemo.errors import UserError
 
@@ -27,6 +27,8 @@ class Policy:
     `parser` is a policy of `judge.parse_verdict`; `unparsable` and `tie` are what a judgement without a
     verdict and one that calls a tie are worth; `released_rm_bench` takes RM-R1's RM-Bench aggregation with
     its fault.  Equal scores of a scalar reward model are worth 0 under each, as in all three benchmarks.
+    `vote` says what several judgements of a pair in one order come to: their `mean` credit, or the credit of
+    their `majority` (a draw is a tie); the two orders of a pair are averaged either way.
     """
 
     name: str
@@ -34,7 +36,10 @@ class Policy:
     unparsable: float
     tie: float
     released_rm_bench: bool = False
+    vote: str = "mean"
 
+
+VOTES = ("mean", "majority")
 
 POLICIES = {
     policy.name: policy
@@ -46,12 +51,18 @@ POLICIES = {
 }
 
 
-def get_policy(name: str) -> Policy:
-    """The policy of that name.
+def get_policy(name: str | Policy, vote: str | None = None) -> Policy:
+    """The policy of that name (a policy is itself), with another vote if one is given.
 
     Raises:
-        UserError: no such policy.
+        UserError: no such policy, or no such vote.
     """
+    if vote is not None:
+        if vote not in VOTES:
+            raise UserError(f"unknown vote '{vote}'; known are {', '.join(VOTES)}")
+        return replace(get_policy(name), vote=vote)
+    if isinstance(name, Policy):
+        return name
     if name not in POLICIES:
         raise UserError(f"unknown policy '{name}'{nearest(name, POLICIES)}; known are {', '.join(POLICIES)}")
     return POLICIES[name]

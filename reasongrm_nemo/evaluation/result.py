@@ -10,6 +10,7 @@ from typing import Any
 
 from reasongrm_nemo.evaluation.accuracy import Accuracy, combine
 from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes
+from reasongrm_nemo.evaluation.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,14 @@ def statuses(subsets: Mapping[str, SubsetOutcomes]) -> dict[str, int]:
     return dict(sorted(total.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def completeness(subsets: Sequence[SubsetResult]) -> list[str]:
-    """A note when the log's items are not as many as the benchmark's."""
+def notes(rules: Policy, subsets: Sequence[SubsetResult]) -> list[str]:
+    """A note on the vote, and one when the log's items are not as many as the benchmark's."""
+    found = ["the majority of the samples of each order counts"] if rules.vote == "majority" else []
     off = [row for row in subsets if row.accuracy.items != row.expected_items]
-    if not off:
-        return []
-    first = off[0]
-    return [
-        f"not the whole benchmark: {len(off)} of the subsets here have another number of items than "
-        f"published, the first being {first.name} with {first.accuracy.items} of {first.expected_items}"
-    ]
+    if off:
+        first = off[0]
+        found.append(
+            f"not the whole benchmark: {len(off)} of the subsets here have another number of items than "
+            f"published, the first being {first.name} with {first.accuracy.items} of {first.expected_items}"
+        )
+    return found

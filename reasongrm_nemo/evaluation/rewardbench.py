@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy, combine
 from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes, check_cells, check_subsets, collect
-from reasongrm_nemo.evaluation.policies import get_policy
-from reasongrm_nemo.evaluation.result import Result, SubsetResult, completeness, mean, statuses
+from reasongrm_nemo.evaluation.policies import Policy, get_policy
+from reasongrm_nemo.evaluation.resample import Elements
+from reasongrm_nemo.evaluation.result import Result, SubsetResult, mean, notes, statuses
 
 BENCHMARK = "rewardbench"
 
@@ -80,12 +81,14 @@ def section_scores(subset_accuracy: Mapping[str, float], partial: bool = False) 
     return scores
 
 
-def scores(verdicts: Iterable[Verdict], policy: str = "paper", partial: bool = False) -> dict[str, float]:
+def scores(
+    verdicts: Iterable[Verdict], policy: str | Policy = "paper", partial: bool = False
+) -> dict[str, float]:
     """Chat, Chat Hard, Safety, Reasoning and Score of a verdict log; see `evaluate`."""
     return evaluate(verdicts, policy, partial).values()
 
 
-def evaluate(verdicts: Iterable[Verdict], policy: str = "paper", partial: bool = False) -> Result:
+def evaluate(verdicts: Iterable[Verdict], policy: str | Policy = "paper", partial: bool = False) -> Result:
     """Score a verdict log, with intervals.
 
     Args:
@@ -96,7 +99,12 @@ def evaluate(verdicts: Iterable[Verdict], policy: str = "paper", partial: bool =
     Raises:
         UserError: a subset is unknown or missing, or a row has a cell.
     """
-    subsets = collect(verdicts, get_policy(policy), BENCHMARK)
+    rules = get_policy(policy)
+    return result(collect(verdicts, rules, BENCHMARK), rules, partial)
+
+
+def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:
+    """The scores of collected outcomes; see `evaluate`."""
     check_subsets(subsets, ITEMS, BENCHMARK, partial)
     check_cells(
         subsets, lambda cells: None if cells == {None} else "has a cell, and no item has any", BENCHMARK
@@ -117,7 +125,23 @@ def evaluate(verdicts: Iterable[Verdict], policy: str = "paper", partial: bool =
         for name in ITEMS
         if name in subsets
     ]
-    return Result(BENCHMARK, policy, sections, rows, statuses(subsets), completeness(rows))
+    return Result(BENCHMARK, rules.name, sections, rows, statuses(subsets), notes(rules, rows))
+
+
+def elements(subsets: Mapping[str, SubsetOutcomes], rules: Policy) -> Elements:
+    """What resampling needs: an element a subset, and the sections and Score as weighted means of them."""
+    scores = {
+        section: {name: weight / sum(weights.values()) for name, weight in weights.items()}
+        for section, weights in SECTIONS.items()
+    }
+    scores["Score"] = {
+        name: share / len(SECTIONS) for weights in list(scores.values()) for name, share in weights.items()
+    }
+    gathered = Elements(scores)
+    for name, subset in subsets.items():
+        for item, cells in subset.items.items():
+            gathered.add(name, subset.prompts.get(item, item), name, [p.mean_credit for p in cells.values()])
+    return gathered
 
 
 def _accuracy(outcomes: SubsetOutcomes) -> Accuracy:

@@ -23,8 +23,9 @@ from reasongrm_nemo.evaluation.outcomes import (
     check_subsets,
     collect,
 )
-from reasongrm_nemo.evaluation.policies import get_policy
-from reasongrm_nemo.evaluation.result import Result, SubsetResult, completeness, mean, statuses
+from reasongrm_nemo.evaluation.policies import Policy, get_policy
+from reasongrm_nemo.evaluation.resample import Elements
+from reasongrm_nemo.evaluation.result import Result, SubsetResult, mean, notes, statuses
 
 BENCHMARK = "rm_bench"
 
@@ -44,12 +45,14 @@ RELEASED_READS = {"0-1": "0-2", "1-2": "1-0", "2-0": "2-1"}
 """The cells RM-R1's script fills wrongly, and whose verdicts it fills them with."""
 
 
-def scores(verdicts: Iterable[Verdict], policy: str = "paper", partial: bool = False) -> dict[str, float]:
+def scores(
+    verdicts: Iterable[Verdict], policy: str | Policy = "paper", partial: bool = False
+) -> dict[str, float]:
     """chat, math, code, safety, easy, normal, hard and avg of a verdict log, in [0, 1]; see `evaluate`."""
     return evaluate(verdicts, policy, partial).values()
 
 
-def evaluate(verdicts: Iterable[Verdict], policy: str = "paper", partial: bool = False) -> Result:
+def evaluate(verdicts: Iterable[Verdict], policy: str | Policy = "paper", partial: bool = False) -> Result:
     """Score a verdict log, with intervals that treat a prompt's nine pairs as dependent.
 
     Args:
@@ -62,19 +65,45 @@ def evaluate(verdicts: Iterable[Verdict], policy: str = "paper", partial: bool =
         UserError: a subset is unknown or missing, a cell unknown, or an item's matrix incomplete.
     """
     rules = get_policy(policy)
-    subsets = collect(verdicts, rules, BENCHMARK)
+    return result(collect(verdicts, rules, BENCHMARK), rules, partial)
+
+
+def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:
+    """The scores of collected outcomes; see `evaluate`."""
     check_subsets(subsets, ITEMS, BENCHMARK, partial)
     check_cells(subsets, _matrix_problem, BENCHMARK)
-    found = _matrix_scores(subsets, RELEASED_READS if rules.released_rm_bench else {})
+    found = _matrix_scores(subsets, _reads(rules))
     rows = [
         SubsetResult.of(name, _accuracy([subsets[name]], sorted(CELLS), {}), subsets[name], ITEMS[name])
         for name in ITEMS
         if name in subsets
     ]
-    notes = completeness(rows)
+    said = notes(rules, rows)
     if rules.released_rm_bench:
-        notes.insert(0, _released_note(_matrix_scores(subsets, {})))
-    return Result(BENCHMARK, policy, found, rows, statuses(subsets), notes)
+        said.insert(0, _released_note(_matrix_scores(subsets, {})))
+    return Result(BENCHMARK, rules.name, found, rows, statuses(subsets), said)
+
+
+def elements(subsets: Mapping[str, SubsetOutcomes], rules: Policy) -> Elements:
+    """What resampling needs: an element a domain and difficulty, of each prompt its three cells."""
+    third, quarter = 1 / len(DIFFICULTIES), 1 / len(DOMAINS)
+    scores: dict[str, dict[str, float]] = {
+        domain: {f"{domain} {name}": third for name in DIFFICULTIES} for domain in DOMAINS
+    }
+    scores |= {name: {f"{domain} {name}": quarter for domain in DOMAINS} for name in DIFFICULTIES}
+    scores["avg"] = {f"{domain} {name}": third * quarter for domain in DOMAINS for name in DIFFICULTIES}
+    gathered, reads = Elements(scores), _reads(rules)
+    for name, subset in subsets.items():
+        domain = next(domain for domain in DOMAINS if name.startswith(domain))
+        for item, pairs in subset.items.items():
+            for difficulty, cells in DIFFICULTIES.items():
+                values = [pairs[reads.get(cell, cell)].mean_credit for cell in cells]
+                gathered.add(name, subset.prompts.get(item, item), f"{domain} {difficulty}", values)
+    return gathered
+
+
+def _reads(rules: Policy) -> dict[str, str]:
+    return RELEASED_READS if rules.released_rm_bench else {}
 
 
 def _matrix_scores(

@@ -19,9 +19,16 @@ from importlib import resources
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy
-from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes, check_cells, check_subsets, collect
-from reasongrm_nemo.evaluation.policies import get_policy
-from reasongrm_nemo.evaluation.result import Result, SubsetResult, completeness, mean, statuses
+from reasongrm_nemo.evaluation.outcomes import (
+    PairOutcome,
+    SubsetOutcomes,
+    check_cells,
+    check_subsets,
+    collect,
+)
+from reasongrm_nemo.evaluation.policies import Policy, get_policy
+from reasongrm_nemo.evaluation.resample import Elements
+from reasongrm_nemo.evaluation.result import Result, SubsetResult, mean, notes, statuses
 
 BENCHMARK = "rmb"
 
@@ -80,12 +87,14 @@ def part_scores(subset_accuracy: Mapping[str, float]) -> dict[str, float]:
     return found | {OVERALL: math.fsum(found.values()) / len(PARTS)}
 
 
-def scores(verdicts: Iterable[Verdict], policy: str = "paper", partial: bool = False) -> dict[str, float]:
+def scores(
+    verdicts: Iterable[Verdict], policy: str | Policy = "paper", partial: bool = False
+) -> dict[str, float]:
     """The four parts and Overall of a verdict log, in [0, 1]; see `evaluate`."""
     return evaluate(verdicts, policy, partial).values()
 
 
-def evaluate(verdicts: Iterable[Verdict], policy: str = "paper", partial: bool = False) -> Result:
+def evaluate(verdicts: Iterable[Verdict], policy: str | Policy = "paper", partial: bool = False) -> Result:
     """Score a verdict log, with intervals.
 
     A pair judged several times (both orders, several samples) counts its mean credit; a group then counts the
@@ -101,7 +110,12 @@ def evaluate(verdicts: Iterable[Verdict], policy: str = "paper", partial: bool =
     Raises:
         UserError: a subset is unknown or missing, or cells are where they do not belong.
     """
-    subsets = collect(verdicts, get_policy(policy), BENCHMARK)
+    rules = get_policy(policy)
+    return result(collect(verdicts, rules, BENCHMARK), rules, partial)
+
+
+def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:
+    """The scores of collected outcomes; see `evaluate`."""
     known = counts()
     check_subsets(subsets, known, BENCHMARK, partial)
     pairwise = {name: part for name, part in subsets.items() if not is_best_of_n(name)}
@@ -126,14 +140,39 @@ def evaluate(verdicts: Iterable[Verdict], policy: str = "paper", partial: bool =
         for name in known
         if name in subsets
     ]
-    return Result(BENCHMARK, policy, found, rows, statuses(subsets), completeness(rows) + _lost(groups))
+    said = notes(rules, rows) + _lost(groups)
+    return Result(BENCHMARK, rules.name, found, rows, statuses(subsets), said)
+
+
+def elements(subsets: Mapping[str, SubsetOutcomes], rules: Policy) -> Elements:
+    """What resampling needs: an element a part.
+
+    A scenario's pairs and groups are drawn together, by their prompts, which both sets and several pairs
+    share.
+    """
+    scores = {part: {part: 1.0} for part in PARTS}
+    scores[OVERALL] = {part: 1.0 / len(PARTS) for part in PARTS}
+    gathered = Elements(scores)
+    for name, subset in subsets.items():
+        part = next(part for part, beginning in PARTS.items() if name.startswith(beginning))
+        scenario = name.partition("/")[2]
+        for item, cells in subset.items.items():
+            # without a named prompt an item is drawn by itself
+            prompt = subset.prompts.get(item, (name, item))
+            gathered.add(scenario, prompt, part, [_value(name, cells)])
+    return gathered
 
 
 def _outcomes(name: str, subset: SubsetOutcomes) -> list[float]:
+    return [_value(name, cells) for cells in subset.items.values()]
+
+
+def _value(name: str, cells: Mapping[str | None, PairOutcome]) -> float:
+    """What an item comes to: a pair's mean credit, or the chance that a group's losers are all beaten."""
     if is_best_of_n(name):
-        groups = [sorted(pair.share_right for pair in cells.values()) for cells in subset.items.values()]
-        return [math.prod(shares) for shares in groups]  # sorted, so that the row order changes no digit
-    return [pair.mean_credit for cells in subset.items.values() for pair in cells.values()]
+        # sorted, so that the row order changes no digit
+        return math.prod(sorted(pair.share_right for pair in cells.values()))
+    return cells[None].mean_credit
 
 
 def _lost(groups: Mapping[str, SubsetOutcomes]) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from reasongrm_nemo.grpo.loss import clipped_surrogate, importance_weights, kl_estimate
 from reasongrm_nemo.megatron.forward_backward import LossFunction, run_micro_batches
 from reasongrm_nemo.megatron.gpt import JudgeModelMixin
-from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample, laid_out, plan
+from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample
 from reasongrm_nemo.megatron.offload import move_states
 from reasongrm_nemo.megatron.timers import Timers
 
@@ -101,8 +101,7 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
             )
         names = ("clip_share", "kl", "entropy", "log_prob_error_mean")
         metrics = {"loss": sums.get("loss", 0.0)} | {name: sums.get(name, 0.0) / tokens for name in names}
-        lengths = [len(sample.tokens) for sample in samples]
-        metrics |= {"real": sum(lengths), "laid_out": laid_out(lengths, plan(lengths, self._budget()))}
+        metrics |= {name: sums.get(name, 0.0) for name in ("real", "laid_out")}
         metrics = self._reduce(metrics, dist.ReduceOp.SUM)
         metrics["packed"] = metrics.pop("real") / metrics.pop("laid_out")
         largest = max((error.item() for error in largest_errors), default=0.0)

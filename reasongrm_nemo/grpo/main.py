@@ -55,7 +55,7 @@ def main(path: str) -> None:
             run.checkpoints,
             run.metrics,
             Validation.of_recipe(recipe, order.inputs, stop_tokens),
-            run.limits,
+            run.reason_to_stop,
         )
         run.go(session, trainer.fit)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,8 +22,7 @@ from reasongrm_nemo.grpo.loss import kl_estimate
 from reasongrm_nemo.grpo.order import TaskOrder
 from reasongrm_nemo.grpo.source import Part, RolloutSource
 from reasongrm_nemo.grpo.validation import Validation
-from reasongrm_nemo.limits import Limits
-from reasongrm_nemo.megatron.checkpoints import Checkpoints, agreed
+from reasongrm_nemo.megatron.checkpoints import Checkpoints
 from reasongrm_nemo.megatron.early_stop import EarlyStop
 from reasongrm_nemo.megatron.metrics import MetricsLog
 from reasongrm_nemo.megatron.micro_batches import Sample, share
@@ -49,7 +48,7 @@ class GRPOTrainer:
         checkpoints: where to save.
         metrics: one line a step.
         validation: held-out tasks, where the recipe wants accuracy on them while training.
-        limits: says when to end early; None: never.
+        reason_to_stop: given a step's seconds says why to end after it, or None (see ``Run``).
     """
 
     def __init__(
@@ -62,14 +61,14 @@ class GRPOTrainer:
         source: RolloutSource,
         checkpoints: Checkpoints,
         metrics: MetricsLog,
-        validation: Validation | None = None,
-        limits: Limits | None = None,
+        validation: Validation | None,
+        reason_to_stop: Callable[[float], str | None],
     ) -> None:
         self.actor, self.optimizer, self.scheduler = session.model, session.optimizer, session.scheduler
         self.recipe, self.cfg = recipe, recipe.grpo
         self.judge = Judge(tokenizer, stop_tokens, recipe)
         self.source, self.checkpoints, self.metrics = source, checkpoints, metrics
-        self.validation, self.limits = validation, limits
+        self.validation, self.reason_to_stop = validation, reason_to_stop
         self.early_stop = EarlyStop(self.cfg.validation.patience)
         self.order = TaskOrder(tasks, self.cfg.prompts_per_step, recipe.seed, self.cfg.shuffle)
         self.sampling = Sampling(
@@ -84,7 +83,6 @@ class GRPOTrainer:
         self.taken = 0  # tasks rolled out so far, over all passes
         self.asked = 0  # of this step
         self.skipped = 0
-        self.longest_step_s = 0.0
 
     def fit(self) -> str | None:
         """Train to the recipe's last step, from the newest checkpoint on.
@@ -107,8 +105,7 @@ class GRPOTrainer:
                 self.save()
                 self.checkpoints.finish()
                 raise
-            self.longest_step_s = max(self.longest_step_s, time.monotonic() - began)
-            reason = self._reason_to_stop()
+            reason = self.reason_to_stop(time.monotonic() - began)
             if self._due(self.cfg.save_every) or self.early_stop.reached() or reason:
                 self.save(score)
             else:
@@ -130,12 +127,6 @@ class GRPOTrainer:
     def _due(self, every: int) -> bool:
         """Whether what comes round so often comes after the present step; never where ``every`` is 0."""
         return every > 0 and (self.step % every == 0 or self.step == self.cfg.steps)
-
-    def _reason_to_stop(self) -> str | None:
-        """The first rank's, on every rank."""
-        if self.limits is None:
-            return None
-        return agreed(self.limits.reached(self.longest_step_s + self.checkpoints.longest_save_s))
 
     def validate(self) -> float:
         """Accuracy on the held-out tasks under the weights just pushed."""

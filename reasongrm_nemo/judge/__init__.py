@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a judgement is: the prompt, the verdict, and where reasoning ends and the answer begins."""
 
+from reasongrm_nemo.judge.open_answers import EQUIVALENCES, OpenAnswer, load_equivalence, read_answer
 from reasongrm_nemo.judge.parse import POLICIES, Parsed, parse_verdict
 from reasongrm_nemo.judge.sanitize import CHAT_SPECIAL_TOKENS, forgeries, sanitize
 from reasongrm_nemo.judge.split import answer_start
@@ -8,14 +9,18 @@ from reasongrm_nemo.judge.template import Template, build_messages, built_in_tem
 
 __all__ = [
     "CHAT_SPECIAL_TOKENS",
+    "EQUIVALENCES",
     "POLICIES",
+    "OpenAnswer",
     "Parsed",
     "Template",
     "answer_start",
     "build_messages",
     "built_in_templates",
     "forgeries",
+    "load_equivalence",
     "load_template",
     "parse_verdict",
+    "read_answer",
     "sanitize",
 ]

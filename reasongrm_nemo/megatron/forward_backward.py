@@ -12,7 +12,7 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import Tensor
 
-from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample, collate, plan
+from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample, collate, laid_out, plan
 
 # (log-probs, entropies where asked for, micro-batch) -> (part of the loss, sums to add up)
 LossFunction = Callable[..., tuple[Tensor, dict[str, Tensor]]]
@@ -39,10 +39,12 @@ def run_micro_batches(
         entropy: the loss function is also given the entropies, fp32 [b, s], as its second argument.
 
     Returns:
-        The sums over this rank's micro-batches, the same on every rank of the model-parallel group, and,
-        when scoring, the log-probs of each sample's response in the order of ``samples``.
+        The sums over this rank's micro-batches, the same on every rank of the model-parallel group, with
+        ``real`` and ``laid_out``, tokens without and with padding; and, when scoring, the log-probs of each
+        sample's response in the order of ``samples``.
     """
-    groups = plan([len(s.tokens) for s in samples], budget)
+    lengths = [len(s.tokens) for s in samples]
+    groups = plan(lengths, budget)
     if not groups:
         if loss_function is not None:
             _finish_gradients(model)
@@ -51,7 +53,8 @@ def run_micro_batches(
     results = _from_last_stage(run_schedule(model, batches, loss_function, entropy))
     if loss_function is None:
         return {}, _by_sample(results, batches, samples)
-    return {name: float(sum(r[name] for r in results)) for name in results[0]}, []
+    sums = {name: float(sum(r[name] for r in results)) for name in results[0]}
+    return sums | {"real": float(sum(lengths)), "laid_out": float(laid_out(lengths, groups))}, []
 
 
 def run_schedule(

@@ -141,9 +141,3 @@ def collate(samples: Sequence[Sample], rows: Sequence[int], multiple: int = 1) -
 def laid_out(lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> int:
     """Tokens of the micro-batches ``groups``, padding included."""
     return sum(len(g) * max(lengths[i] for i in g) for g in groups)
-
-
-def padding_share(lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> float:
-    """Padded over all tokens in micro-batches ``groups``; 0 is perfect."""
-    total = laid_out(lengths, groups)
-    return 1.0 - sum(lengths) / total if total else 0.0

@@ -3,18 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from reasongrm_nemo.evaluation.accuracy import Accuracy
+from reasongrm_nemo.evaluation.benchmarks import Run
+from reasongrm_nemo.evaluation.compare import Comparison
 from reasongrm_nemo.evaluation.result import Result
-from reasongrm_nemo.report.summary import aligned
+from reasongrm_nemo.report.text import aligned
 
 
 def as_text(result: Result) -> str:
     """Scores and subsets with their intervals, and what became of the judgements."""
-    scores = [[name, *_figures(score)] for name, score in result.scores.items()]
+    scores = [[name, *percent(score)] for name, score in result.scores.items()]
     subsets = [
         [
             row.name,
-            *_figures(row.accuracy),
+            *percent(row.accuracy),
             str(row.accuracy.items),
             str(row.expected_items),
             str(row.judgements),
@@ -39,7 +44,78 @@ def as_text(result: Result) -> str:
     )
 
 
-def _figures(score: Accuracy | None) -> list[str]:
+def run_as_text(run: Run) -> str:
+    """`as_text`, with the details if the run has any."""
+    details = [] if run.details is None else ["", *details_lines(run.details.figures())]
+    return "\n".join([as_text(run.result), *details])
+
+
+def details_lines(figures: Mapping[str, Any]) -> list[str]:
+    """What `Details.figures` says, for people; what the log does not tell is left out."""
+    positions, lengths, cost = figures["positions"], figures["length_bias"], figures["cost"]
+    both = positions["both"]
+    rows = [
+        ("verdicts for the answer shown first", positions["position_a"]),
+        ("accuracy, chosen answer shown first", positions["chosen_first"]),
+        ("accuracy, chosen answer shown second", positions["rejected_first"]),
+        ("same answer preferred in both orders", both["consistent"]),
+        ("  the first shown in both", both["always_first"]),
+        ("  the second shown in both", both["always_second"]),
+        ("  no verdict in one or both", both["unread"]),
+        ("verdicts for the longer answer", lengths["prefers_longer"]),
+        ("  where it was the chosen one", lengths["chosen_longer"]),
+        ("accuracy, chosen answer longer", lengths["longer"]),
+        ("accuracy, chosen answer shorter", lengths["shorter"]),
+        *((f"accuracy, {turns} turn{'s' * (turns != '1')}", a) for turns, a in figures["by_turns"].items()),
+        *(
+            (f"accuracy, responses of {bin_['from']} to {bin_['to']} tokens", bin_["accuracy"])
+            for bin_ in figures["by_tokens"]
+        ),
+    ]
+    shown = [
+        [name, *percent(Accuracy(**figure)), str(figure["judgements"]), str(figure["items"])]
+        for name, figure in rows
+        if figure["value"] is not None
+    ]
+    lines = aligned(["", "%", "95 % interval", "judgements", "prompts"], shown) if shown else []
+    if cost["response_tokens"]:
+        words = (
+            f"tokens: {cost['response_tokens']:,} of responses, {cost['response_mean']:.1f} each (median "
+            f"{cost['response_median']:.0f}, 95 % below {cost['response_q0.95']:.0f})"
+        )
+        if cost["response_tokens_per_right"] is not None:
+            words += f", {cost['response_tokens_per_right']:.1f} a right judgement"
+        if cost["prompt_tokens"] is not None:
+            words += f"; {cost['prompt_tokens']:,} of prompts"
+        lines += ["", words]
+    return lines
+
+
+def comparison_lines(found: Comparison) -> list[str]:
+    """Two runs side by side, for people."""
+    test = found.mcnemar
+    rows = [
+        [name, f"{100 * (each['difference'] or 0.0):+.2f}", _signed(each["low"], each["high"])]
+        for name, each in found.differences.items()
+    ]
+    left = f"; {found.left_out} judged by one alone are left out" if found.left_out else ""
+    return [
+        f"{found.first} against {found.second}, {found.pairs} pairs judged by both{left}",
+        "",
+        *aligned(["score", "difference", "95 % interval"], rows),
+        "",
+        f"right: both {found.both}, only {found.first} {test.only_first}, only {found.second} "
+        f"{test.only_second}, neither {found.neither}; McNemar's test p = {test.exact:.3g} (mid-p "
+        f"{test.mid_p:.3g})",
+    ]
+
+
+def percent(score: Accuracy | None) -> list[str]:
+    """A share and its interval in %."""
     if score is None or score.value is None:
         return ["–", "–"]
     return [f"{100 * score.value:.2f}", f"[{100 * score.low:.2f}, {100 * score.high:.2f}]"]
+
+
+def _signed(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"[{100 * low:+.2f}, {100 * high:+.2f}]"

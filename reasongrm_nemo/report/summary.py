@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json, readable_bytes
 from reasongrm_nemo.manifest import flatten
 from reasongrm_nemo.report.console import duration
+from reasongrm_nemo.report.text import aligned, markdown_table
 
 if TYPE_CHECKING:
     from reasongrm_nemo.stages.context import Outcome
@@ -128,17 +129,16 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return [*head, "time to make"], rows
 
 
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
-    """Lines of a table; the columns in `left` are words, the others figures."""
-    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
-    lines = []
-    for line in [head, ["-" * width for width in widths], *rows]:
-        cells = [
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+def _held_out(report: Mapping[str, Any]) -> bool:
+    """Whether the evaluation had held-out tasks."""
+    return bool(report["rows"] and report["rows"][0]["settings"])
+
+
+def _benchmarks(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[list[str]], list[str]]]:
+    """Name, head, rows and notes of each published benchmark's table."""
+    for name, found in report.get("benchmarks", {}).items():
+        rows = [[row["run"], *(value for value, _ in row["scores"])] for row in found["rows"]]
+        yield name, ["%", *found["scores"]], rows, found["notes"]
 
 
 def _caption(report: Mapping[str, Any]) -> str:
@@ -152,14 +152,16 @@ def _caption(report: Mapping[str, Any]) -> str:
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """report.md: the table, the stages' times, the note."""
-    head, rows = table(report)
-    lines = ["# Held-out accuracy", "", _caption(report), ""]
-    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines = []
+    if _held_out(report):
+        lines += ["# Held-out accuracy", "", _caption(report), "", *markdown_table(*table(report)), ""]
+    for name, head, rows, notes in _benchmarks(report):
+        lines += [f"# {name}", "", *markdown_table(head, rows), ""]
+        lines += [f"Note: {note}.\n" for note in notes]
     if report["note"]:
-        lines += ["", report["note"]]
-    lines += ["", "| stage | time |", "|---|---|"]
-    lines += [f"| {stage['name']} | {duration(stage['seconds'])} |" for stage in report["stages"]]
+        lines += [report["note"], ""]
+    stages = [[stage["name"], duration(stage["seconds"])] for stage in report["stages"]]
+    lines += markdown_table(["stage", "time"], stages)
     return "\n".join(lines) + "\n"
 
 
@@ -180,10 +182,16 @@ def as_text(report: Mapping[str, Any]) -> str:
     total = sum(stage["seconds"] for stage in report["stages"])
     lines += ["", f"All stages together: {duration(total)}."]
     if evaluation:
-        lines += ["", *aligned(*table(evaluation)), "", _caption(evaluation)]
-        lines += [evaluation["note"]] if evaluation["note"] else []
+        lines += _evaluation_lines(evaluation)
         lines += ["", "Next:", *_next(report, evaluation)]
     return "\n".join(lines)
+
+
+def _evaluation_lines(report: Mapping[str, Any]) -> list[str]:
+    lines = ["", *aligned(*table(report)), "", _caption(report)] if _held_out(report) else []
+    for name, head, rows, notes in _benchmarks(report):
+        lines += ["", name, "", *aligned(head, rows), "", *(f"note: {note}" for note in notes)]
+    return lines + ([report["note"]] if report["note"] else [])
 
 
 def _next(report: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[str]:
@@ -265,6 +273,5 @@ def describe(path: Path, manifest: Mapping[str, Any]) -> str:
         lines.append(f"  {name}  {readable_bytes(entry['size'])}{digest}")
     if "report" in manifest["result"]:
         report = manifest["result"]["report"]
-        lines += ["", *aligned(*table(report)), "", _caption(report)]
-        lines += [report["note"]] if report["note"] else []
+        lines += _evaluation_lines(report)
     return "\n".join(lines)

@@ -3,8 +3,8 @@
 
 from reasongrm_nemo.rewards.mining import (
     HardCase,
-    Miner,
     choose_hard,
+    find_hard,
     hard_task,
     mine_hard_cases,
     to_hard_tasks,
@@ -14,8 +14,8 @@ from reasongrm_nemo.rewards.shaping import overlong_penalty
 
 __all__ = [
     "HardCase",
-    "Miner",
     "choose_hard",
+    "find_hard",
     "hard_task",
     "mine_hard_cases",
     "outcome_reward",

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
 from reasongrm_nemo.data.records import HardTask, JudgeTask, ReasoningPath, Side
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.rstar.select import Selector
+from reasongrm_nemo.rstar.table import VERDICTS, PathTable
 
 T = TypeVar("T")
 
@@ -25,43 +28,33 @@ class HardCase(Generic[T]):
     rationale: T | None
 
 
-class Miner(Generic[T]):
-    """Finds hard cases among paths that come one by one, in any order, and keeps no texts of its own.
+def find_hard(table: PathTable) -> list[HardCase[int]]:
+    """The tasks whose answers are not entirely right, ordered by task id.
 
-    A task that is never right is hard too: the paper's condition is "not entirely correct".  The rationale
-    is the right path with the highest R* among the N (ties as in `rstar.select`), None if there is none.
+    A task that is never right is hard too: the paper's condition is "not entirely correct".
+
+    Args:
+        table: the N answers of each task, in any order.
+
+    Returns:
+        Cases whose rationale is the table's `place` of the right path with the highest R* among the N (ties
+        as in `rstar.select`), None if there is none.
     """
-
-    def __init__(self) -> None:
-        self._verdicts: dict[str, dict[int, tuple[Side | None, bool]]] = {}
-        self._best: Selector[T] = Selector("r_star")
-
-    def add(self, path: ReasoningPath, item: T) -> None:
-        """Consider an answer, for which `item` (its text, its place in a file) may become the rationale.
-
-        Raises:
-            ValueError: the same (task, sample) twice.
-        """
-        self._best.add(path, item)
-        self._verdicts.setdefault(path.task_id, {})[path.sample] = (path.verdict, path.correct)
-
-    def cases(self) -> list[HardCase[T]]:
-        """The tasks whose answers are not entirely right, ordered by task id."""
-        best = self._best.by_task()
-        cases = []
-        for task_id in sorted(self._verdicts):
-            by_sample = self._verdicts[task_id]
-            answers = [by_sample[sample] for sample in sorted(by_sample)]
-            right = sum(correct for _, correct in answers)
-            if right < len(answers):
-                rationale = best[task_id][0] if task_id in best else None
-                verdicts = tuple(verdict for verdict, _ in answers)
-                cases.append(HardCase(task_id, verdicts, right / len(answers), rationale))
-        return cases
+    best = {table.task[row]: int(table.place[row]) for row in Selector(table).choose("r_star")}
+    order = np.lexsort((table.sample, table.id_order))
+    starts = np.flatnonzero(np.diff(table.task[order], prepend=-1))
+    cases = []
+    for rows in np.split(order, starts[1:]) if len(order) else []:
+        right = int(table.correct[rows].sum())
+        if right < len(rows):
+            task = table.task[rows[0]]
+            verdicts = tuple(VERDICTS[code] for code in table.verdict[rows].tolist())
+            cases.append(HardCase(table.task_ids[task], verdicts, right / len(rows), best.get(task)))
+    return cases
 
 
 def mine_hard_cases(paths: Iterable[ReasoningPath]) -> list[HardCase[str]]:
-    """The tasks whose answers are not entirely right, ordered by task id, as `Miner` finds them.
+    """As `find_hard`, of paths in memory, their texts the rationales.
 
     Args:
         paths: the N answers of each task, in any order.
@@ -69,10 +62,16 @@ def mine_hard_cases(paths: Iterable[ReasoningPath]) -> list[HardCase[str]]:
     Raises:
         ValueError: the same (task, sample) twice.
     """
-    miner: Miner[str] = Miner()
-    for path in paths:
-        miner.add(path, path.text)
-    return miner.cases()
+    held = list(paths)
+    return [
+        HardCase(
+            case.task_id,
+            case.answers,
+            case.accuracy,
+            None if case.rationale is None else held[case.rationale].text,
+        )
+        for case in find_hard(PathTable.of(held))
+    ]
 
 
 def hard_task(task: JudgeTask, case: HardCase[Any], rationale: str | None) -> HardTask:

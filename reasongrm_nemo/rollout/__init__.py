@@ -17,6 +17,7 @@ _HOME = {
     "RolloutSettings": "settings",
     "Rollouts": "rollouts",
     "Sampling": "types",
+    "Scoring": "types",
     "TensorInfo": "weights",
     "WeightSender": "weights",
     "reasoning_path": "to_path",

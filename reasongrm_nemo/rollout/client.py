@@ -13,7 +13,7 @@ import aiohttp
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.rollout.http import message, reason
 from reasongrm_nemo.rollout.settings import SERVED_NAME
-from reasongrm_nemo.rollout.types import Completion, Prompt, RolloutServerLost, Sampling
+from reasongrm_nemo.rollout.types import Completion, Prompt, RolloutServerLost, Sampling, Scoring
 
 _WATCH_S = 1.0
 _PROBE_S = 1.5
@@ -69,26 +69,17 @@ class RolloutClient:
         """The inverse of `open`."""
         await self._session.close()
 
-    async def ask(self, prompt: Prompt, sampling: Sampling) -> list[Completion]:
+    async def ask(self, prompt: Prompt, sampling: Sampling | Scoring) -> list[Completion]:
         """The n completions of one prompt.  Cancelling it closes the connection, and vLLM drops the request.
 
         Raises:
             RolloutServerLost: it broke off, answered 5xx or half an answer.
             UserError: it refused the request, such as a prompt that is too long.
         """
-        body = {
-            "model": SERVED_NAME,
-            "prompt": prompt.token_ids,
-            "n": sampling.n,
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "stop_token_ids": list(sampling.stop_token_ids),
-            "seed": prompt.seed,
-            "logprobs": 0,
-            "return_token_ids": True,
-        }
+        if isinstance(sampling, Scoring):
+            body = _scoring_body(prompt)
+        else:
+            body = _sampling_body(prompt, sampling)
         try:
             async with self._session.post(f"{self._url}/v1/completions", json=body) as answer:
                 text = await answer.read()
@@ -100,6 +91,8 @@ class RolloutClient:
         if answer.status != 200:
             said = message(text.decode("utf-8", "replace"))
             raise UserError(f"The rollout server refused prompt {prompt.id} ({answer.status}): {said}.")
+        if isinstance(sampling, Scoring):
+            return [_scored(prompt, text)]
         return _completions(prompt, sampling, text)
 
     async def watch(self, last_sign: Callable[[], float | None]) -> None:
@@ -164,6 +157,37 @@ class RolloutClient:
             return None
 
 
+def _sampling_body(prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
+    return {
+        "model": SERVED_NAME,
+        "prompt": prompt.token_ids,
+        "n": sampling.n,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "stop_token_ids": list(sampling.stop_token_ids),
+        "seed": prompt.seed,
+        "logprobs": 0,
+        "return_token_ids": True,
+    }
+
+
+def _scoring_body(prompt: Prompt) -> dict[str, Any]:
+    # vLLM must write a token: the last one, so that a sequence may be as long as the model's context.
+    *given, last = prompt.token_ids
+    return {
+        "model": SERVED_NAME,
+        "prompt": given,
+        "max_tokens": 1,
+        "temperature": 0.0,
+        "allowed_token_ids": [last],
+        "logprobs": 0,  # of that token alone, none of the likeliest beside it
+        "prompt_logprobs": 0,
+        "return_token_ids": True,
+    }
+
+
 def _completions(prompt: Prompt, sampling: Sampling, text: bytes) -> list[Completion]:
     try:
         choices: list[dict[str, Any]] = json.loads(text)["choices"]
@@ -192,3 +216,20 @@ def _completions(prompt: Prompt, sampling: Sampling, text: bytes) -> list[Comple
             f"{', '.join(reasons)}."
         )
     return out
+
+
+def _scored(prompt: Prompt, text: bytes) -> Completion:
+    given = prompt.token_ids[1:]
+    try:
+        (choice,) = json.loads(text)["choices"]
+        entries = choice["prompt_logprobs"][1:]  # the first token has none
+        log_probs = [entry[str(token)]["logprob"] for entry, token in zip(entries, given[:-1], strict=True)]
+        (last,) = choice["token_ids"]
+        log_probs += choice["logprobs"]["token_logprobs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RolloutServerLost(f"The rollout server's answer is torn: {reason(error)}.") from error
+    if last != given[-1] or len(log_probs) != len(given) or None in log_probs:
+        raise RolloutServerLost(
+            "The rollout server's answer is not whole: a scored token is another or missing."
+        )
+    return Completion(prompt.id, 0, given, log_probs, "stop")

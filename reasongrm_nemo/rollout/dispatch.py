@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from reasongrm_nemo.rollout.client import RolloutClient
-from reasongrm_nemo.rollout.types import Prompt, RolloutServerLost, Sampling
+from reasongrm_nemo.rollout.types import Prompt, RolloutServerLost, Sampling, Scoring
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Dispatch:
         sampling: for all of them.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], sampling: Sampling) -> None:
+    def __init__(self, prompts: Sequence[Prompt], sampling: Sampling | Scoring) -> None:
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         """Lists of completions, `Loss`es and exceptions, as they come; the caller may add its own."""
         self._waiting = deque(prompts)

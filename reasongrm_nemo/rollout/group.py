@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -71,6 +72,48 @@ class Group:
         """
         if work is not None:
             work.wait(self._timeout)
+
+
+class Flight:
+    """Broadcasts that were begun and not waited for, the oldest first; bounds what they hold in memory.
+
+    Args:
+        group: through which they go.
+        ahead: how many may be under way beyond the one that is waited for.
+    """
+
+    def __init__(self, group: Group, ahead: int) -> None:
+        self._group, self._ahead = group, ahead
+        self._flying: deque[tuple[str, torch.Tensor, Any]] = deque()
+
+    def begin(self, name: str, tensor: torch.Tensor) -> None:
+        """Begin the broadcast of `tensor`, which must not change until it has landed."""
+        self._flying.append((name, tensor, self._group.broadcast(tensor)))
+
+    def land(self, all_of_them: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+        """Wait for those that are too many to leave under way, and give them.
+
+        Raises:
+            RuntimeError: the peer is gone, or too slow; `oldest` names the tensor.
+        """
+        while len(self._flying) > (0 if all_of_them else self._ahead):
+            self._group.wait(self._flying[0][2])
+            name, tensor, _ = self._flying.popleft()
+            yield name, tensor
+
+    @property
+    def oldest(self) -> str:
+        """The name of the tensor that has waited longest, or nothing."""
+        return self._flying[0][0] if self._flying else ""
+
+
+def tensors_ahead(backend: str) -> int:
+    """How many tensors sender and receivers let be under way while others are loaded.
+
+    Gloo's threads then work beside the loading.  NCCL gets one at a time: its kernels would run beside the
+    trainer's own collectives, in an order that nothing fixes.
+    """
+    return 4 if backend == "gloo" else 0
 
 
 def _gloo(store: Any, host: str, rank: int, world_size: int, timeout: timedelta) -> Any:

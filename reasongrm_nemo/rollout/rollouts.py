@@ -15,7 +15,7 @@ from types import TracebackType
 from reasongrm_nemo.rollout.client import RolloutClient
 from reasongrm_nemo.rollout.dispatch import Dispatch, Loss
 from reasongrm_nemo.rollout.server import RolloutServer
-from reasongrm_nemo.rollout.types import Completion, Prompt, Sampling
+from reasongrm_nemo.rollout.types import Completion, Prompt, Sampling, Scoring
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Rollouts:
     def generate(
         self,
         prompts: Sequence[Prompt],
-        sampling: Sampling,
+        sampling: Sampling | Scoring,
         on_completion: Callable[[list[Completion]], None] | None = None,
         timeout_s: float | None = None,
     ) -> list[list[Completion]]:
@@ -75,7 +75,7 @@ class Rollouts:
     def stream(
         self,
         prompts: Sequence[Prompt],
-        sampling: Sampling,
+        sampling: Sampling | Scoring,
         on_completion: Callable[[list[Completion]], None] | None = None,
         timeout_s: float | None = None,
     ) -> Iterator[list[Completion]]:

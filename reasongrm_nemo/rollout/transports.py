@@ -15,7 +15,7 @@ import torch
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.placement import address_towards
 from reasongrm_nemo.rollout import ipc
-from reasongrm_nemo.rollout.group import Group, open_store
+from reasongrm_nemo.rollout.group import Flight, Group, open_store, tensors_ahead
 from reasongrm_nemo.rollout.http import call, reason
 from reasongrm_nemo.rollout.server import RolloutServer
 from reasongrm_nemo.rollout.types import RolloutServerLost
@@ -85,7 +85,7 @@ class Line(Protocol):
         """Begin to send; several servers are sent the same parcel at the same time."""
 
     def settle(self, parcel: Any) -> None:
-        """It is sent, its memory may be used again."""
+        """It may be let go of: it is sent, or the line itself holds it until it is."""
 
     def end(self) -> None:
         """The server has loaded all."""
@@ -111,7 +111,7 @@ class Transport(Protocol):
 class BroadcastTransport:
     """A broadcast for each tensor, through a group with each server (`group.Group`).
 
-    One parameter at a time is in flight; it goes to all servers at once.
+    A few parameters at a time are in flight (`group.tensors_ahead`); they go to all servers at once.
 
     Raises:
         UserError: NCCL, where torch has no GPU.
@@ -153,6 +153,7 @@ class _BroadcastLine:
             self._group = Group(backend, store, 0, world, posts.timeout_s)
         except RuntimeError as error:
             raise posts.lost(meeting, error) from error
+        self._ahead = tensors_ahead(backend)
         posts.answer(meeting, path)
 
     def begin(self, metadata: Sequence[TensorInfo]) -> None:
@@ -163,24 +164,32 @@ class _BroadcastLine:
         }
         # The server answers when it has loaded the last tensor.
         self._update = self._posts.aside("/update_weights", {"update_info": info}, None)
+        self._flight = Flight(self._group, self._ahead)
 
     def send(self, parcel: tuple[str, torch.Tensor]) -> None:
         if self._update.done():  # refused: nobody receives
             self._posts.answer(self._update, "/update_weights")
-        self._work = self._guarded(parcel[0], self._group.broadcast, parcel[1])
+        with self._guarded(parcel[0]):
+            self._flight.begin(*parcel)
 
     def settle(self, parcel: tuple[str, torch.Tensor]) -> None:
-        work, self._work = self._work, None  # it holds the tensor
-        self._guarded(parcel[0], self._group.wait, work)
+        self._land()
 
     def end(self) -> None:
+        self._land(all_of_them=True)
         self._posts.answer(self._update, "/update_weights")
 
-    def _guarded(self, name: str, work: Any, argument: Any) -> Any:
+    def _land(self, all_of_them: bool = False) -> None:
+        with self._guarded():
+            for _ in self._flight.land(all_of_them):
+                pass
+
+    @contextlib.contextmanager
+    def _guarded(self, name: str = "") -> Iterator[None]:
         try:
-            return work(argument)
+            yield
         except RuntimeError as error:
-            raise self._posts.lost(self._update, error, name) from error
+            raise self._posts.lost(self._update, error, name or self._flight.oldest) from error
 
 
 class IpcTransport:

@@ -59,6 +59,17 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """Ask for the log-probabilities of the tokens that are given: a teacher-forced pass, nothing is sampled.
+
+    The answer to a prompt of L tokens, 2 or more, is one `Completion` of its tokens from the second on; the
+    first has nothing before it.
+    """
+
+    n: int = 1
+
+
+@dataclass(frozen=True)
 class Completion:
     """One sampled continuation.
 

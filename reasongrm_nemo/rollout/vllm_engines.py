@@ -16,7 +16,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from reasongrm_nemo.rollout import ipc
-from reasongrm_nemo.rollout.group import Group, open_store
+from reasongrm_nemo.rollout.group import Flight, Group, open_store, tensors_ahead
 
 
 class _Engine(WeightTransferEngine):  # type: ignore[misc]
@@ -75,10 +75,11 @@ class _GroupEngine(_Engine):
 
     def _tensors(self, group: Group, info: GroupUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
         device = self.device if self.backend == "nccl" else torch.device("cpu")
+        flight = Flight(group, tensors_ahead(self.backend))
         for name, dtype, shape in zip(info.names, info.dtype_names, info.shapes, strict=True):
-            tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
-            group.wait(group.broadcast(tensor))
-            yield name, tensor
+            flight.begin(name, torch.empty(shape, dtype=getattr(torch, dtype), device=device))
+            yield from flight.land()
+        yield from flight.land(all_of_them=True)
 
     def shutdown(self) -> None:
         """Let go of what was shared."""

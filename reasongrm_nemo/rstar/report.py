@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import re
-from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,130 +10,77 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reasongrm_nemo.data.records import ReasoningPath
-from reasongrm_nemo.rstar.score import score_sums
-from reasongrm_nemo.rstar.select import NO_FLOORS, Floors, Selector, ineligible
+from reasongrm_nemo.rstar.hesitation import HesitationCounter
+from reasongrm_nemo.rstar.select import INELIGIBLE, NO_FLOORS, Floors, Selector
+from reasongrm_nemo.rstar.table import Rows, TableBuilder
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 COMPARED = ("r_star", "random", "shortest")
 
-HESITATION = re.compile(
-    r"\b(?:wait|hmm+|hold on|on second thought|let me (?:re-?check|double[- ]check|check again|think again)"
-    r"|not (?:entirely |quite |so )?sure|am i sure|actually|alternatively)\b"
-)
-"""Words of second thoughts, in lower case.  A crude count, for comparing sets of paths by one model."""
-_HEADS = ("wait", "hmm", "hold on", "on second", "let me ", "not ", "am i sure", "actually", "alternatively")
-
-Rows = NDArray[np.int64]
-
-
-def count_hesitations(text: str) -> int:
-    """How many markers of hesitation a path holds, whatever their case."""
-    text = text.lower()
-    starts = []
-    for head in _HEADS:  # finding plain text is ten times as fast as trying the pattern everywhere
-        at = text.find(head)
-        while at >= 0:
-            starts.append(at)
-            at = text.find(head, at + 1)
-    count = end = 0
-    for start in sorted(starts):
-        if start >= end and (match := HESITATION.match(text, start)):
-            count, end = count + 1, match.end()
-    return count
-
 
 class Extreme(NamedTuple):
-    """Two paths to read side by side, as row numbers of the order in which paths were added."""
+    """Two paths to read side by side, as rows of the table."""
 
     high: int
     low: int
 
 
 class Report:
-    """Collects figures on paths that come one by one, some 60 bytes a path; texts are not kept.
+    """Figures on a table of paths and on what each strategy chooses from it.
 
     Args:
-        seed: the run's seed, for the random choice (the same as `select_paths` makes).
-        floors: see `ineligible`.
+        selector: chooses, and says what is eligible.
     """
 
-    def __init__(self, seed: int = 0, floors: Floors = NO_FLOORS) -> None:
-        self._floors = floors
-        self._tasks: dict[str, int] = {}
-        self._reasons: list[str | None] = [None]
-        self._task, self._reason = array("q"), array("b")
-        self._correct, self._length, self._hesitations = array("b"), array("q"), array("q")
-        self._score = array("d"), array("d"), array("d")
-        self._selectors: dict[str, Selector[int]] = {
-            name: Selector(name, seed, floors=floors) for name in COMPARED
-        }
-
-    def add(self, path: ReasoningPath) -> None:
-        """Take a path in.
-
-        Raises:
-            ValueError: the same (task, sample) twice, or sums that are no sums of probabilities.
-        """
-        for selector in self._selectors.values():
-            selector.add(path, len(self._task))
-        reason = ineligible(path, self._floors)
-        if reason not in self._reasons:
-            self._reasons.append(reason)
-        scored = path.reasoning_tokens > 0 and path.answer_tokens > 0
-        for column, value in zip(
-            self._score, score_sums(path) if scored else (np.nan, np.nan, np.nan), strict=True
-        ):
-            column.append(value)
-        self._task.append(self._tasks.setdefault(path.task_id, len(self._tasks)))
-        self._reason.append(self._reasons.index(reason))
-        self._correct.append(path.correct)
-        self._length.append(path.reasoning_tokens + path.answer_tokens)
-        self._hesitations.append(count_hesitations(path.text))
+    def __init__(self, selector: Selector) -> None:
+        self._selector, self._table = selector, selector.table
+        self._chosen = {name: selector.choose(name) for name in COMPARED}
 
     def figures(self) -> dict[str, Any]:
         """The report, JSON-ready; see `selection_report`."""
-        task, correct, length = np.array(self._task), np.array(self._correct), np.array(self._length)
-        reason, score = np.array(self._reason), np.array(self._score[0])
+        table, reason, chosen = self._table, self._selector.reason, self._chosen
+        task, score, tasks = table.task, table.score, len(table.task_ids)
         whole = reason == 0
-        chosen = {name: np.array(each.chosen(), dtype=np.int64) for name, each in self._selectors.items()}
-        choices = np.bincount(task[whole], minlength=len(self._tasks))
-        right = np.bincount(task[correct > 0], minlength=len(self._tasks))
+        choices = np.bincount(task[whole], minlength=tasks)
+        right = np.bincount(task[table.correct], minlength=tasks)
         rejected = whole.copy()
         rejected[chosen["r_star"]] = False
         contested = choices[task[chosen["r_star"]]] > 1
-        counts = np.bincount(reason, minlength=len(self._reasons))
-        reasons = sorted(range(1, len(self._reasons)), key=lambda code: (-counts[code], self._reasons[code]))
+        counts = np.bincount(reason, minlength=len(INELIGIBLE) + 1)[1:]
+        reasons = sorted((-count, name) for name, count in zip(INELIGIBLE, counts, strict=True) if count)
         scored = np.flatnonzero(~np.isnan(score))
         return {
-            "tasks": len(self._tasks),
+            "tasks": tasks,
             "tasks_without_right_path": int((right == 0).sum()),
             "tasks_without_eligible_path": int((choices == 0).sum()),
             "tasks_with_one_eligible_path": int((choices == 1).sum()),
-            "paths": len(task),
-            "right_paths": int(correct.sum()),
-            "ineligible_paths": {str(self._reasons[code]): int(counts[code]) for code in reasons},
+            "paths": len(table),
+            "right_paths": int(table.correct.sum()),
+            "ineligible_paths": {name: int(-count) for count, name in reasons},
             "sets": {
-                "eligible": self._set(np.flatnonzero(whole)),
+                "eligible": self._set(self._selector.eligible),
                 **{f"chosen_{name}": self._set(rows) for name, rows in chosen.items()},
                 "rejected_by_r_star": self._set(np.flatnonzero(rejected)),
-                "wrong": self._set(np.flatnonzero(correct == 0)),
+                "wrong": self._set(np.flatnonzero(~table.correct)),
             },
             # chosen rows are ordered by task, and every strategy chooses for the same tasks
             "agreement": {
                 name: _share((chosen[name] == chosen["r_star"])[contested]) for name in ("random", "shortest")
             },
-            "r_star_length_correlation": _within_task_correlation(task, score, length, np.flatnonzero(whole)),
-            "r_star_right_correlation": _within_task_correlation(task, score, correct, scored),
-            "right_above_wrong": _right_above_wrong(task, score, correct, scored),
+            "r_star_length_correlation": _within_task_correlation(
+                task, score, table.length, self._selector.eligible
+            ),
+            "r_star_right_correlation": _within_task_correlation(task, score, table.correct, scored),
+            "right_above_wrong": _right_above_wrong(task, score, table.correct, scored),
         }
 
     def widest(self, count: int) -> list[Extreme]:
         """The eligible paths with the highest and the lowest R* of one task, where they differ most."""
-        rows = np.flatnonzero(np.array(self._reason) == 0)
+        rows = self._selector.eligible
         if not len(rows):
             return []
-        rows = rows[np.lexsort((rows, np.array(self._score[0])[rows], np.array(self._task)[rows]))]
-        task, score = np.array(self._task)[rows], np.array(self._score[0])[rows]
+        rows = rows[np.lexsort((rows, self._table.score[rows], self._table.task[rows]))]
+        task, score = self._table.task[rows], self._table.score[rows]
         first = np.flatnonzero(np.diff(task, prepend=-1))
         last = np.append(first[1:], len(rows)) - 1
         gap = score[last] - score[first]
@@ -144,24 +89,25 @@ class Report:
 
     def ends(self, count: int) -> list[Extreme]:
         """The highest and the lowest scored of R*'s choices, the outermost first, each used once."""
-        rows = np.array(self._selectors["r_star"].chosen(), dtype=np.int64)
-        rows = rows[np.argsort(np.array(self._score[0])[rows], kind="stable")]
+        rows = self._chosen["r_star"]
+        rows = rows[np.argsort(self._table.score[rows], kind="stable")]
         return [Extreme(int(rows[-1 - at]), int(rows[at])) for at in range(min(count, len(rows) // 2))]
-
-    def score(self, row: int) -> float:
-        """R* of a path by its row number."""
-        return self._score[0][row]
 
     def _set(self, rows: Rows) -> dict[str, Any]:
         out: dict[str, Any] = {"paths": len(rows)}
         if not len(rows):
             return out
-        columns = (*self._score, self._length)
-        for name, column in zip(("r_star", "self_consistency", "validity", "length"), columns, strict=True):
-            values = np.array(column, dtype=np.float64)[rows]
+        table = self._table
+        for name, column in (
+            ("r_star", table.score),
+            ("self_consistency", table.self_consistency),
+            ("validity", table.validity),
+            ("length", table.length.astype(np.float64)),
+        ):
+            values = column[rows]
             if len(values := values[~np.isnan(values)]):
                 out[name] = _distribution(values)
-        hesitations = np.array(self._hesitations)[rows]
+        hesitations = table.hesitations[rows]
         out["hesitations_per_path"] = float(hesitations.mean())
         out["paths_with_hesitation"] = float((hesitations > 0).mean())
         return out
@@ -175,7 +121,7 @@ def selection_report(
     Args:
         paths: all paths of the generation, in any order; read once, texts not kept.
         seed: the run's seed, for the random choice (the same as `select_paths` makes).
-        floors: see `ineligible`.
+        floors: see `Selector`.
 
     Returns:
         JSON-ready: `tasks`, `tasks_without_right_path` (wrong in every sample), `tasks_without_eligible_path`
@@ -186,14 +132,18 @@ def selection_report(
         `r_star_right_correlation` (all paths with both parts) and `right_above_wrong` (of all pairs of a
         right and a wrong path of one task, the share where the right one has the higher R*; ties half).
     """
-    report = Report(seed, floors)
-    for path in paths:
-        report.add(path)
-    return report.figures()
+    builder = TableBuilder()
+    with HesitationCounter() as counter:
+        for path in paths:
+            builder.add(path)
+            counter.add(path.text)
+        table = builder.finish(counter.counts())
+    return Report(Selector(table, seed, floors)).figures()
 
 
 def _distribution(values: NDArray[np.float64]) -> dict[str, float]:
-    out = {f"q{quantile:g}": float(np.quantile(values, quantile)) for quantile in QUANTILES}
+    cuts = np.quantile(values, QUANTILES)
+    out = {f"q{quantile:g}": float(cut) for quantile, cut in zip(QUANTILES, cuts, strict=True)}
     return {**out, "mean": float(values.mean())}
 
 

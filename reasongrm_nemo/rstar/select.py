@@ -14,21 +14,30 @@ alike.
 
 from __future__ import annotations
 
-from bisect import insort
-from collections.abc import Callable, Iterable
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from reasongrm_nemo.data.records import JudgeTask, ReasoningPath, SftExample
+import numpy as np
+from numpy.typing import NDArray
+
+from reasongrm_nemo.data.records import AnswerTask, JudgeTask, ReasoningPath, SftExample
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.rstar.score import score_sums
+from reasongrm_nemo.rstar.table import PathTable, Rows
 
 STRATEGIES = ("r_star", "random", "shortest", "all")
 
-MAX_SAMPLES = 2**16
-"""Sample indices are below this, as the seeds of sampling require."""
-
-Key = tuple[float, ...]
-T = TypeVar("T")
+INELIGIBLE = (
+    "wrong",
+    "no_verdict",
+    "cut_off",
+    "no_reasoning",
+    "no_answer",
+    "low_r_star",
+    "low_self_consistency",
+    "low_validity",
+)
+"""Why a path cannot be chosen: the first of these that holds, `wrong` meaning a verdict that is not right."""
 
 
 class Floors(NamedTuple):
@@ -42,113 +51,98 @@ class Floors(NamedTuple):
 NO_FLOORS = Floors()
 
 
-def ineligible(path: ReasoningPath, floors: Floors = NO_FLOORS) -> str | None:
-    """Why a path cannot be chosen, or None.
-
-    One of `wrong`, `no_verdict`, `cut_off`, `no_reasoning`, `no_answer`, `low_r_star`,
-    `low_self_consistency`, `low_validity`.
-    """
-    if not path.correct:
-        return "no_verdict" if path.verdict is None else "wrong"
-    if path.finish_reason == "length":
-        return "cut_off"
-    if path.reasoning_tokens < 1:
-        return "no_reasoning"
-    if path.answer_tokens < 1:
-        return "no_answer"
-    if any(floors):
-        for name, value, floor in zip(Floors._fields, score_sums(path), floors, strict=True):
-            if value < floor:
-                return f"low_{name}"
-    return None
-
-
-def ranking(strategy: str, seed: int = 0) -> Callable[[ReasoningPath], Key]:
-    """The key by which a strategy prefers paths of one task: the smallest wins.
-
-    Raises:
-        ValueError: unknown strategy, or `all`, which ranks nothing.
-    """
-
-    def ties(path: ReasoningPath) -> Key:
-        return (-score_sums(path).validity, path.reasoning_tokens + path.answer_tokens, path.sample)
-
-    def r_star(path: ReasoningPath) -> Key:
-        score = score_sums(path)
-        length = path.reasoning_tokens + path.answer_tokens
-        return (-score.score, -score.validity, length, path.sample)
-
-    def shortest(path: ReasoningPath) -> Key:
-        return (path.reasoning_tokens + path.answer_tokens, *ties(path))
-
-    def random(path: ReasoningPath) -> Key:
-        # The least of independent hashes is a uniform choice that no order, sharding or world size changes.
-        return (derive_seed(seed, "random_path", path.task_id, path.sample), path.sample)
-
-    keys = {"r_star": r_star, "shortest": shortest, "random": random}
-    if strategy not in keys:
-        raise ValueError(f"Unknown selection strategy '{strategy}'; known are {', '.join(STRATEGIES)}")
-    return keys[strategy]
-
-
-class Selector(Generic[T]):
-    """Chooses among paths that come one by one, in any order, and keeps only what stands for the chosen.
+class Selector:
+    """Chooses among the paths of a table.
 
     Args:
-        strategy: one of `STRATEGIES`.
+        table: of any number of tasks.
         seed: the run's seed, for `random`.
-        top_k: so many paths a task, the best by the strategy's order; `all` keeps every eligible one.
-        floors: see `ineligible`.
+        floors: what a path must reach to be chosen, by whatever strategy.
 
-    Raises:
-        ValueError: unknown strategy, or `top_k` below 1.
+    Attributes:
+        reason: (N,) int64, 0 for an eligible path, else 1 + the index in `INELIGIBLE`.
     """
 
-    def __init__(
-        self, strategy: str = "r_star", seed: int = 0, top_k: int = 1, floors: Floors = NO_FLOORS
-    ) -> None:
-        if top_k < 1:
-            raise ValueError(f"At least one path a task is chosen, got top_k {top_k}")
-        self._key = None if strategy == "all" else ranking(strategy, seed)
-        self._top_k, self._floors = top_k, floors
-        self._seen: dict[str, int] = {}  # task -> a bit for each sample
-        self._best: dict[str, list[tuple[Key, T]]] = {}
+    def __init__(self, table: PathTable, seed: int = 0, floors: Floors = NO_FLOORS) -> None:
+        self.table, self._seed = table, seed
+        self.reason = _reasons(table, floors)
+        self._draws: list[int] | None = None
 
-    def add(self, path: ReasoningPath, item: T) -> None:
-        """Consider a path, for which `item` (the path itself, its place in a file) may be chosen.
+    @property
+    def eligible(self) -> Rows:
+        """The rows that may be chosen, ascending."""
+        return np.flatnonzero(self.reason == 0)
+
+    def choose(self, strategy: str = "r_star", top_k: int = 1) -> Rows:
+        """The chosen rows, by task id and sample.
+
+        Args:
+            strategy: one of `STRATEGIES`.
+            top_k: so many paths a task, the best by the strategy's order; `all` keeps every eligible one.
 
         Raises:
-            ValueError: the same (task, sample) twice, or a sample index past `MAX_SAMPLES`.
+            ValueError: unknown strategy, or `top_k` below 1.
         """
-        if path.sample >= MAX_SAMPLES:
-            raise ValueError(f"Task {path.task_id} has sample {path.sample}, past {MAX_SAMPLES - 1}")
-        seen, bit = self._seen.get(path.task_id, 0), 1 << path.sample
-        if seen & bit:
-            raise ValueError(f"Task {path.task_id} has sample {path.sample} twice")
-        self._seen[path.task_id] = seen | bit
-        if ineligible(path, self._floors):
-            return
-        held = self._best.setdefault(path.task_id, [])
-        # keys end with the sample, so no two are alike and items are never compared
-        insort(held, ((path.sample,) if self._key is None else self._key(path), item), key=_rank)
-        if self._key is not None:
-            del held[self._top_k :]
+        if top_k < 1:
+            raise ValueError(f"At least one path a task is chosen, got top_k {top_k}")
+        rows = self.eligible if strategy == "all" else self._best(strategy, top_k)
+        order: Rows = np.lexsort((self.table.sample[rows], self.table.id_order[rows]))
+        return np.take(rows, order)
 
-    def chosen(self) -> list[T]:
-        """The items of the chosen paths, by task id and sample."""
-        return [
-            item
-            for task in sorted(self._best)
-            for _, item in sorted(self._best[task], key=lambda pair: pair[0][-1])
+    def _best(self, strategy: str, top_k: int) -> Rows:
+        rows = self.eligible
+        task, sample = self.table.task[rows], self.table.sample[rows]
+        length, validity = self.table.length[rows], self.table.validity[rows]
+        keys: tuple[NDArray[np.generic], ...]  # the first one decides
+        if strategy == "r_star":
+            keys = (-self.table.score[rows], -validity, length, sample)
+        elif strategy == "shortest":
+            keys = (length, -validity, sample)
+        elif strategy == "random":
+            keys = (np.array(self._random(rows), dtype=np.int64), sample)
+        else:
+            known = ", ".join(STRATEGIES)
+            raise ValueError(f"Unknown selection strategy '{strategy}'; known are {known}")
+        order = np.lexsort((*keys[::-1], task))
+        starts = np.flatnonzero(np.diff(task[order], prepend=-1))
+        place = np.arange(len(rows)) - np.repeat(starts, np.diff(starts, append=len(rows)))
+        best: Rows = np.take(rows, order[place < top_k])
+        return best
+
+    def _random(self, rows: Rows) -> list[int]:
+        """Independent hashes: the least is a uniform choice that no order, sharding or world size changes."""
+        if self._draws is None:
+            names, tasks = self.table.task_ids, self.table.task[rows].tolist()
+            self._draws = [
+                derive_seed(self._seed, "random_path", names[task], sample)
+                for task, sample in zip(tasks, self.table.sample[rows].tolist(), strict=True)
+            ]
+        return self._draws
+
+
+def _reasons(table: PathTable, floors: Floors) -> NDArray[np.int64]:
+    right = table.correct
+    with np.errstate(invalid="ignore"):
+        holds = [
+            ~right & ~table.unread,
+            ~right & table.unread,
+            table.cut_off,
+            table.reasoning_tokens < 1,
+            table.answer_tokens < 1,
+            table.score < floors.r_star,
+            table.self_consistency < floors.self_consistency,
+            table.validity < floors.validity,
         ]
+    reason = np.zeros(len(table), dtype=np.int64)
+    for code in range(len(INELIGIBLE), 0, -1):
+        reason[holds[code - 1]] = code
+    return reason
 
-    def by_task(self) -> dict[str, list[T]]:
-        """Task -> its chosen items, the best first; tasks without any are left out."""
-        return {task: [item for _, item in held] for task, held in self._best.items()}
 
-
-def _rank(pair: tuple[Key, T]) -> Key:
-    return pair[0]
+def ineligible(path: ReasoningPath, floors: Floors = NO_FLOORS) -> str | None:
+    """Why a path cannot be chosen, one of `INELIGIBLE`, or None."""
+    (code,) = Selector(PathTable.of([path]), floors=floors).reason
+    return INELIGIBLE[code - 1] if code else None
 
 
 def select_paths(
@@ -160,26 +154,24 @@ def select_paths(
 ) -> list[ReasoningPath]:
     """The chosen paths of each task that has an eligible one, ordered by task id and sample.
 
-    Paths may come in any order and are not kept in memory unless chosen.
+    For more paths than fit into memory see `TableBuilder` and `Selector`.
 
     Args:
-        paths: of any number of tasks, at most one per (task, sample).
+        paths: of any number of tasks, at most one per (task, sample), in any order.
         strategy: `r_star`, `random`, `shortest`, or `all` (every eligible one).
         seed: the run's seed, for `random`.
         top_k: so many paths a task at most, but for `all`.
-        floors: see `ineligible`.
+        floors: see `Selector`.
 
     Raises:
         ValueError: unknown strategy, or the same (task, sample) twice.
     """
-    selector: Selector[ReasoningPath] = Selector(strategy, seed, top_k, floors)
-    for path in paths:
-        selector.add(path, path)
-    return selector.chosen()
+    held = list(paths)
+    return [held[row] for row in Selector(PathTable.of(held), seed, floors).choose(strategy, top_k)]
 
 
 def to_sft_example(
-    path: ReasoningPath, task: JudgeTask, strategy: str = "r_star", response_prefix: str = ""
+    path: ReasoningPath, task: JudgeTask | AnswerTask, strategy: str = "r_star", response_prefix: str = ""
 ) -> SftExample:
     """The training example for a chosen path: the task's messages and the path as the assistant's turn.
 

@@ -12,7 +12,6 @@ from megatron.core import parallel_state
 from nemo_aligner.algorithms.supervised import SupervisedTrainer
 from omegaconf import DictConfig, OmegaConf
 
-from reasongrm_nemo.megatron.checkpoints import agreed
 from reasongrm_nemo.megatron.early_stop import EarlyStop
 from reasongrm_nemo.megatron.micro_batches import Sample, share
 from reasongrm_nemo.megatron.session import Session
@@ -107,16 +106,15 @@ class _Timer:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.reason: str | None = None
-        self._longest_s, self._began = 0.0, 0.0
+        self._began = 0.0
 
     def start_time(self) -> None:
         self._began = time.monotonic()
 
     def is_finished(self) -> bool:
-        self._longest_s = max(self._longest_s, time.monotonic() - self._began)
-        self._began = time.monotonic()
+        took, self._began = time.monotonic() - self._began, time.monotonic()
         self.run.checkpoints.poll()
-        self.reason = agreed(self.run.limits.reached(self._longest_s + self.run.checkpoints.longest_save_s))
+        self.reason = self.run.reason_to_stop(took)
         return self.reason is not None
 
 

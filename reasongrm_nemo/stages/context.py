@@ -218,7 +218,7 @@ def _inputs(cfg: DictConfig, runs_dir: Path, cache: HashCache) -> tuple[dict[str
     kept: dict[str, Any] = {}
     for name, (key, value) in config.input_paths(cfg).items():
         path = config.require_path(value, runs_dir, key)
-        if name == "model" or name.startswith("models."):
+        if name in ("model", "scorer") or name.startswith("models."):
             check_checkpoint(cfg, path, key)
         files = cache.tree(path)
         paths[name] = path

@@ -11,10 +11,20 @@ from array import array
 from collections.abc import Iterator
 from typing import Any
 
-from reasongrm_nemo.data import JudgeTask, PlacedJsonl, ReasoningPath, SftExample, task_from_dict, write_jsonl
+from reasongrm_nemo.data import PlacedJsonl, ReasoningPath, SftExample, any_task_from_dict, write_jsonl
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import write_json, write_text
-from reasongrm_nemo.rstar import Floors, Report, Selector, side_by_side, to_sft_example
+from reasongrm_nemo.rstar import (
+    Floors,
+    HesitationCounter,
+    PathTable,
+    Report,
+    Selector,
+    TableBuilder,
+    side_by_side,
+    to_sft_example,
+)
+from reasongrm_nemo.rstar.table import Rows
 from reasongrm_nemo.stages.context import StageContext
 
 
@@ -23,23 +33,14 @@ def run(ctx: StageContext) -> dict[str, Any]:
     cfg, own = ctx.cfg, ctx.cfg.filter
     source = _Source(ctx)
     floors = Floors(own.min_r_star, own.min_self_consistency, own.min_validity)
-    report = Report(cfg.seed, floors)
-    best: Selector[Any] = Selector(own.strategy, cfg.seed, own.top_k, floors)
-    drawn: Selector[Any] = Selector("random", cfg.seed, own.top_k, floors)
-    try:
-        for path, place in source.scan():
-            report.add(path)
-            best.add(path, place)
-            if own.compare_random:
-                drawn.add(path, place)
-    except ValueError as error:
-        raise UserError(f"{ctx.inputs['paths']}: {error}") from None
+    selector = Selector(source.table, cfg.seed, floors)
+    report = Report(selector)
     figures = report.figures()
     ctx.drop("task without an eligible right path", figures["tasks_without_eligible_path"])
     for reason, count in figures["ineligible_paths"].items():
         ctx.drop(f"path: {reason.replace('_', ' ')}", count)
-    chosen = best.chosen()
-    if not chosen:
+    chosen = selector.choose(own.strategy, own.top_k)
+    if not len(chosen):
         raise UserError(
             f"none of the {figures['paths']} paths of {ctx.inputs['paths']} is right and whole"
             f"{' and above the floors of filter.min_*' if any(floors) else ''}, so there "
@@ -49,7 +50,8 @@ def run(ctx: StageContext) -> dict[str, Any]:
     scores = array("d")
     write_jsonl(ctx.work / "examples.jsonl", source.examples(chosen, own.strategy, scores))
     if own.compare_random:
-        write_jsonl(ctx.work / "examples_random.jsonl", source.examples(drawn.chosen(), "random"))
+        drawn = selector.choose("random", own.top_k)
+        write_jsonl(ctx.work / "examples_random.jsonl", source.examples(drawn, "random"))
     write_json(ctx.work / "report.json", figures)
     write_text(ctx.work / "extremes.txt", source.extremes(report, own.extremes))
     mean = math.fsum(scores) / len(scores)
@@ -68,44 +70,53 @@ def run(ctx: StageContext) -> dict[str, Any]:
 
 
 class _Source:
-    """The paths and the tasks they belong to, by their places in the files."""
+    """The paths and the tasks they belong to, by their places in the files.
+
+    Raises:
+        UserError: a record is not sound, a task's id or a path comes twice, or a path's task is not there.
+    """
 
     def __init__(self, ctx: StageContext) -> None:
         self._ctx = ctx
-        self._tasks = PlacedJsonl(ctx.inputs["tasks"], task_from_dict)
+        self._tasks = PlacedJsonl(ctx.inputs["tasks"], any_task_from_dict)
         self._paths = PlacedJsonl(ctx.inputs["paths"], ReasoningPath.from_dict)
-        self._task_places: dict[str, Any] = {}
-        self._path_places: list[Any] = []
+        self._task_places = self._scan_tasks()
+        self.table = self._scan_paths()
 
-    def scan(self) -> Iterator[tuple[ReasoningPath, Any]]:
-        """Every path and its place.
-
-        Raises:
-            UserError: a task's id comes twice, or a path's task is not there.
-        """
-        tasks = self._ctx.inputs["tasks"]
+    def _scan_tasks(self) -> dict[str, int]:
+        file, places = self._ctx.inputs["tasks"], {}
         for task, place in self._tasks.scan():
-            if task.id in self._task_places:
-                raise UserError(f"{tasks}: the task id {task.id} comes twice; ids must differ")
-            self._task_places[task.id] = place
-        if not self._task_places:
-            raise UserError(f"{tasks} has no tasks")
-        for path, where in self._paths.scan():
-            if path.task_id not in self._task_places:
-                raise UserError(
-                    f"{self._ctx.inputs['paths']} has a path of the task {path.task_id}, which inputs.tasks "
-                    f"({tasks}) lacks; give the tasks that the paths were generated for"
-                )
-            self._path_places.append(where)
-            yield path, where
+            if task.id in places:
+                raise UserError(f"{file}: the task id {task.id} comes twice; ids must differ")
+            places[task.id] = place
+        if not places:
+            raise UserError(f"{file} has no tasks")
+        return places
 
-    def examples(
-        self, places: list[Any], strategy: str, scores: array[float] | None = None
-    ) -> Iterator[SftExample]:
-        """The training examples of the paths at `places`; their R* goes to `scores`."""
-        for place in places:
-            path = self._paths.get(place)
-            example = to_sft_example(path, self._task(path), strategy, self._ctx.cfg.judge.response_prefix)
+    def _scan_paths(self) -> PathTable:
+        file, builder = self._ctx.inputs["paths"], TableBuilder()
+        with HesitationCounter() as counter:
+            for path, place in self._paths.scan():
+                if path.task_id not in self._task_places:
+                    raise UserError(
+                        f"{file} has a path of the task {path.task_id}, which inputs.tasks "
+                        f"({self._ctx.inputs['tasks']}) lacks; give the tasks that the paths were generated "
+                        "for"
+                    )
+                builder.add(path, place)
+                counter.add(path.text)
+            try:
+                return builder.finish(counter.counts())
+            except ValueError as error:
+                raise UserError(f"{file}: {error}") from None
+
+    def examples(self, rows: Rows, strategy: str, scores: array[float] | None = None) -> Iterator[SftExample]:
+        """The training examples of the paths in `rows`; their R* goes to `scores`."""
+        prefix = self._ctx.cfg.judge.response_prefix
+        for row in rows:
+            path = self._path(row)
+            task = self._tasks.get(self._task_places[path.task_id])
+            example = to_sft_example(path, task, strategy, prefix)
             if scores is not None:
                 scores.append(example.r_star)
             yield example
@@ -121,10 +132,8 @@ class _Source:
             ("Highest (left) and lowest R* of all chosen paths", report.ends(count)),
         ):
             parts.append(f"{title}\n{'=' * len(title)}\n")
-            for pair in pairs:
-                high, low = (self._paths.get(self._path_places[row]) for row in pair)
-                parts.append(side_by_side(high, low))
+            parts += [side_by_side(self._path(pair.high), self._path(pair.low)) for pair in pairs]
         return "\n".join(parts)
 
-    def _task(self, path: ReasoningPath) -> JudgeTask:
-        return self._tasks.get(self._task_places[path.task_id])
+    def _path(self, row: int) -> ReasoningPath:
+        return self._paths.get(int(self.table.place[row]))

@@ -3,18 +3,47 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from reasongrm_nemo.data import ReasoningPath, read_jsonl
+from reasongrm_nemo.data import JudgeTask, ReasoningPath, read_jsonl
+from reasongrm_nemo.evaluation.positions import Positions
+from reasongrm_nemo.judge import load_equivalence
 from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.stages.positions import tell_positions
 from reasongrm_nemo.stages.sampling import Ask, sample_paths, shard_files
-from reasongrm_nemo.stages.tasks import load_tasks
+from reasongrm_nemo.stages.scoring import Scorer, score_paths
+from reasongrm_nemo.stages.tasks import Task, load_any_tasks
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    """Write paths.jsonl (`ReasoningPath`)."""
-    cfg, own = ctx.cfg, ctx.cfg.generate
-    tasks = load_tasks(ctx.inputs["tasks"], own.skip_tasks, own.max_tasks)
+    """Write paths.jsonl (`ReasoningPath`), and probs.parquet if the probabilities are kept."""
+    tasks = load_any_tasks(ctx.inputs["tasks"], ctx.cfg.generate.skip_tasks, ctx.cfg.generate.max_tasks)
+    asked = {task.id: task for task in _paths(ctx, tasks)}
+    positions, judged = Positions(), False
+    paths = right = tokens = cut_off = 0
+    for path in read_jsonl(ctx.work / "paths.jsonl", ReasoningPath):
+        paths += 1
+        right += path.correct
+        tokens += path.reasoning_tokens + path.answer_tokens
+        cut_off += path.finish_reason == "length"
+        task = asked[path.task_id]
+        if isinstance(task, JudgeTask):
+            positions.add(task.pair_id, task.order, path.verdict)
+            judged = True
+    return {
+        "tasks": len(asked),
+        "paths": paths,
+        "right": right / max(paths, 1),  # a shard may have no task
+        "mean_tokens": tokens / max(paths, 1),
+        "cut_off": cut_off,
+        **({"positions": tell_positions(ctx.console, positions)} if judged else {}),
+    }
+
+
+def _paths(ctx: StageContext, tasks: list[Task]) -> list[Task]:
+    """Sample, and have the scorer judge if there is one; the tasks that were asked."""
+    cfg, own, out = ctx.cfg, ctx.cfg.generate, ctx.work / "paths.jsonl"
     ask = Ask(
         model_dir=ctx.inputs["model"],
         model=cfg.model.hf_path,
@@ -23,18 +52,18 @@ def run(ctx: StageContext) -> dict[str, Any]:
         purpose="generate",
         label="paths",
         keep_token_ids=own.keep_token_ids,
+        keep_probs=own.keep_probs,
+        equivalent=load_equivalence(own.equivalence),
     )
-    asked = sample_paths(ctx, tasks, ask, ctx.work / "paths.jsonl", own.shard, shard_files(ctx))
-    paths = right = tokens = cut_off = 0
-    for path in read_jsonl(ctx.work / "paths.jsonl", ReasoningPath):
-        paths += 1
-        right += path.correct
-        tokens += path.reasoning_tokens + path.answer_tokens
-        cut_off += path.finish_reason == "length"
-    return {
-        "tasks": len(asked),
-        "paths": paths,
-        "right": right / max(paths, 1),  # a shard may have no task
-        "mean_tokens": tokens / max(paths, 1),
-        "cut_off": cut_off,
-    }
+    shards = shard_files(ctx)
+    if "scorer" not in ctx.inputs or shards or out.exists():
+        return sample_paths(ctx, tasks, ask, out, own.shard, shards)
+    sampled = ctx.work / "sampled.jsonl"
+    ask = replace(ask, keep_token_ids=True, keep_probs=False)
+    asked = sample_paths(ctx, tasks, ask, sampled, own.shard)
+    scorer = Scorer(
+        ctx.inputs["scorer"], own.scorer.hf_path, ask.model_dir, own.keep_token_ids, own.keep_probs
+    )
+    score_paths(ctx, asked, sampled, out, scorer)
+    sampled.unlink()
+    return asked

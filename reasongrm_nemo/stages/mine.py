@@ -11,8 +11,12 @@ from omegaconf import DictConfig
 
 from reasongrm_nemo.data import HardTask, JudgeTask, PlacedJsonl, ReasoningPath, SftExample, write_jsonl
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.rewards import HardCase, Miner, choose_hard, hard_task
+from reasongrm_nemo.evaluation.positions import Positions
+from reasongrm_nemo.rewards import HardCase, choose_hard, find_hard, hard_task
+from reasongrm_nemo.rstar import TableBuilder
+from reasongrm_nemo.rstar.table import VERDICTS
 from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.stages.positions import tell_positions
 from reasongrm_nemo.stages.sampling import Ask, sample_paths, shard_files
 from reasongrm_nemo.stages.tasks import load_tasks, parse_shard
 
@@ -39,6 +43,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
     if not cases and parse_shard(own.shard)[1] == 1:
         raise UserError(_nothing_hard(len(asked), len(mined.cases), own))
     write_jsonl(ctx.work / "hard.jsonl", mined.records(cases, asked))
+    positions = mined.positions(asked)
     never = sum(case.accuracy == 0 for case in cases)
     ctx.drop("task always right", len(asked) - len(mined.cases))
     for reason, count in left_out.items():
@@ -49,6 +54,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
         "hard": len(cases),
         "never_right": never,
         "mean_accuracy_of_hard": sum(case.accuracy for case in cases) / max(len(cases), 1),
+        "positions": tell_positions(ctx.console, positions),
     }
 
 
@@ -62,24 +68,33 @@ class Mined:
 
     def __init__(self, paths: Path, examples: Path | None) -> None:
         self._paths = PlacedJsonl(paths, ReasoningPath.from_dict)
-        miner: Miner[Any] = Miner()
+        builder = TableBuilder()
         for path, place in self._paths.scan():
-            miner.add(path, place)
-        self.cases: list[HardCase[Any]] = miner.cases()
+            builder.add(path, place)
+        self.table = builder.finish()
+        self.cases: list[HardCase[int]] = find_hard(self.table)
         self._examples: PlacedJsonl[SftExample] | None = None
-        self._example_places: dict[str, Any] = {}
+        self._example_places: dict[str, int] = {}
         if examples is not None:
             self._examples = PlacedJsonl(examples, SftExample.from_dict)
             self._example_places = {example.task_id: place for example, place in self._examples.scan()}
 
-    def records(self, cases: Sequence[HardCase[Any]], tasks: Sequence[JudgeTask]) -> Iterator[HardTask]:
+    def positions(self, tasks: Sequence[JudgeTask]) -> Positions:
+        """Every answer with the order that it was asked in."""
+        shown, table, positions = {task.id: task for task in tasks}, self.table, Positions()
+        for row, code in zip(table.task.tolist(), table.verdict.tolist(), strict=True):
+            task = shown[table.task_ids[row]]
+            positions.add(task.pair_id, task.order, VERDICTS[code])
+        return positions
+
+    def records(self, cases: Sequence[HardCase[int]], tasks: Sequence[JudgeTask]) -> Iterator[HardTask]:
         """The cases as `HardTask`, in the order of the tasks."""
         by_id = {case.task_id: case for case in cases}
         for task in tasks:
             if task.id in by_id:
                 yield hard_task(task, by_id[task.id], self._rationale(by_id[task.id]))
 
-    def _rationale(self, case: HardCase[Any]) -> str | None:
+    def _rationale(self, case: HardCase[int]) -> str | None:
         if self._examples is not None and case.task_id in self._example_places:
             example = self._examples.get(self._example_places[case.task_id])
             return example.messages[-1]["content"]

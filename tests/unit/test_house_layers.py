@@ -21,11 +21,11 @@ ROWS = [
     {"architecture", "tokenization", "smollm2"},
     {"rollout", "megatron"},
     {"checks", "checks_training", "config", "manifest", "work_order"},
-    {"training", "rank"},
+    {"training", "plan", "rank"},
     {"grpo", "sft", "report"},
     {"stages", "simulation", "preflight"},
     {"pipeline"},
-    {"chain"},
+    {"planning", "chain"},
     {"cli"},
     {"__main__"},
 ]
@@ -172,7 +172,7 @@ for name in sys.argv[1:]:
 
 @pytest.mark.parametrize(
     "parts",
-    [sorted(PURE), ["errors", "files", "config", "checks", "report", "pipeline", "cli"]],
+    [sorted(PURE), ["errors", "files", "config", "checks", "plan", "report", "pipeline", "planning", "cli"]],
     ids=["pure", "command"],
 )
 def test_imports_with_torch_nemo_and_vllm_absent(parts):

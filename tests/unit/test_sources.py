@@ -4,14 +4,17 @@
 import gzip
 import json
 import random
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reasongrm_nemo.data import rows as rows_module
 from reasongrm_nemo.data.records import PreferencePair
+from reasongrm_nemo.data.rows import read_rows
 from reasongrm_nemo.data.sources import DROP_REASONS, content_id, read_pairs
 from reasongrm_nemo.data.tasks import make_tasks, prompt_key, split_pairs
 from reasongrm_nemo.errors import UserError
@@ -138,7 +141,7 @@ def test_what_is_left_out_is_counted_with_its_line(tmp_path):
         "duplicate": 1,
         "contradiction": 3,
     }
-    assert set(loaded.drops) == set(DROP_REASONS) - {"huge_text"}
+    assert set(loaded.drops) == set(DROP_REASONS) - {"huge_text", "no_reference", "other_reference"}
     assert loaded.read == len(loaded.pairs) + sum(loaded.drops.values())
     assert loaded.examples["broken_line"] == [f"{tmp_path}/p.jsonl:{line}" for line in (1, 3)]
     assert len(loaded.examples["wrong_type"]) == 3
@@ -166,6 +169,45 @@ def test_a_file_of_nothing_is_refused(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=says):
         read_pairs(tmp_path / name)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.recursive(st.none() | st.integers() | st.floats(allow_nan=False) | st.text(), st.lists)),
+    st.data(),
+)
+def test_an_array_is_read_piece_by_piece_as_json_reads_it(tmp_path_factory, rows, data):
+    path = tmp_path_factory.mktemp("array") / data.draw(st.sampled_from(["a.json", "a.jsonl"]))
+    text = json.dumps(
+        rows, indent=data.draw(st.none() | st.integers(0, 3)), ensure_ascii=data.draw(st.booleans())
+    )
+    raw = text.encode("utf-8", "surrogatepass")
+    path.write_bytes(raw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_module, "PIECE_CHARS", data.draw(st.integers(1, 9)))
+        if not rows:
+            with pytest.raises(UserError, match="holds an empty list"):
+                list(read_rows(path))
+            return
+        assert list(read_rows(path)) == [(f"{path}[{n}]", row) for n, row in enumerate(rows)]
+        if path.name == "a.json":
+            path.write_bytes(raw[: data.draw(st.integers(1, len(raw) - 1))])
+            with pytest.raises(UserError, match="not valid JSON"):
+                list(read_rows(path))
+            path.write_bytes(raw + b" ]")
+            with pytest.raises(UserError, match="data after the end of the list"):
+                list(read_rows(path))
+
+
+def test_an_array_is_not_held_whole(tmp_path):
+    item = row("q" * 2000)
+    (tmp_path / "big.json").write_text(json.dumps([item] * 10_000))  # 40 MB
+    tracemalloc.start()
+    count = sum(1 for _ in read_rows(tmp_path / "big.json"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 10_000
+    assert peak < 16e6  # a few pieces of 1 MiB
 
 
 def test_missing_files_damaged_files_and_empty_folders(tmp_path):

@@ -3,15 +3,13 @@
 
 import gzip
 import json
-import logging
-import os
 import random
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from fake_pool import RECIPES, TINY, FakePool
 
-from reasongrm_nemo.config import input_paths, load_recipe, require_path
+from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.data import (
     HardTask,
     JudgeTask,
@@ -25,74 +23,15 @@ from reasongrm_nemo.data import (
 from reasongrm_nemo.data.sources import Dropped
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.limits import STOP_FILE, Stopped, marked
-from reasongrm_nemo.report.console import Console
-from reasongrm_nemo.rollout import Completion
 from reasongrm_nemo.rstar import score_sums, select_paths
 from reasongrm_nemo.stages import evaluate, generate, mine, prepare
 from reasongrm_nemo.stages import filter as filter_stage
-from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.tasks import load_tasks, take_shard
 from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids, response_ids
-
-RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "tiny"
-TINY = RECIPES.parents[1] / "reasongrm_nemo" / "assets" / "tiny_judge"
-
-
-class FakePool:
-    """Answers a prompt by its seed: right answers, wrong ones and unreadable ones, the last prompt first."""
-
-    def __init__(self, tasks=(), stop_after=None):
-        self.tasks = {task.id: task for task in tasks}
-        self.stop_after = stop_after
-        self.prompts, self.models, self.samplings = [], [], []
-        self.tokenizer = load_tokenizer(TINY)
-
-    def get(self, cfg, model_dir):
-        self.models.append(model_dir)
-        return self
-
-    def stream(self, prompts, sampling):
-        self.samplings.append(sampling)
-        for count, prompt in enumerate(reversed(prompts)):
-            if self.stop_after is not None and count == self.stop_after:
-                raise KeyboardInterrupt
-            self.prompts.append(prompt)
-            yield [self.answer(prompt, sample) for sample in range(sampling.n)]
-
-    def answer(self, prompt, sample):
-        label = self.tasks[prompt.id].label
-        kind = (prompt.seed + sample) % 4
-        verdict = {0: label, 1: label, 2: "B" if label == "A" else "A", 3: "C"}[kind]
-        ids = response_ids(self.tokenizer, f"a=1;b=1+{sample}=2 is two({verdict})\n</think>\n\n[[{verdict}]]")
-        ids = [*ids, self.tokenizer.eos_token_id]
-        return Completion(prompt.id, sample, ids, [-0.1 * (kind + 1)] * len(ids), "stop")
 
 
 def check(recipe, *overrides):
     load_recipe(RECIPES / f"{recipe}.yaml", list(overrides))
-
-
-@pytest.fixture
-def context(tmp_path):
-    def make(recipe, *overrides, pool=None, work="work"):
-        cfg = load_recipe(RECIPES / f"{recipe}.yaml", [f"runs_dir={tmp_path / 'runs'}", *overrides])
-        inputs = {n: require_path(v, cfg.runs_dir, key) for n, (key, v) in input_paths(cfg).items()}
-        folder = tmp_path / work
-        folder.mkdir(exist_ok=True)
-        return StageContext(cfg, folder, inputs, Console(quiet=True), logging.getLogger("test"), pool)
-
-    return make
-
-
-@pytest.fixture
-def tasks(context, tmp_path):
-    """Thirty training and ten held-out tasks, where the other recipes look for them."""
-    small = ["prepare.tiny_judge.train=30", "prepare.tiny_judge.validation=10"]
-    prepare.run(context("0_prepare", *small, work="runs"))
-    (tmp_path / "runs" / "0_prepare").mkdir()
-    for name in ("tasks.jsonl", "validation.jsonl"):
-        os.rename(tmp_path / "runs" / name, tmp_path / "runs" / "0_prepare" / name)
-    return list(read_tasks(tmp_path / "runs" / "0_prepare" / "tasks.jsonl"))
 
 
 BASE = "model.hf_path=asset:tiny_judge"

@@ -19,6 +19,7 @@ from reasongrm_nemo.rollout import (
     RolloutServerLost,
     RolloutSettings,
     Sampling,
+    Scoring,
     TensorInfo,
     WeightSender,
     process,
@@ -119,6 +120,27 @@ def test_structure_stops_and_log_probs(rollouts, models):
     assert reasons == {"stop", "length"}
     # Raw: of the whole distribution at temperature 1, though it was sampled narrowed at 0.8.
     assert worst(models["a"][1], asked, answers) < 1e-4
+
+
+def test_given_tokens_are_scored_as_they_were_sampled(rollouts, models):
+    """A teacher-forced pass and narrowed sampling give the same raw probabilities: transformers'."""
+    draw = random.Random(8)
+    asked = [Prompt(f"p{i}", [draw.randrange(3, 96) for _ in range(56)], 1000 * i) for i in range(8)]
+    sampling = Sampling(n=2, max_tokens=200, temperature=0.7, top_p=0.8, top_k=20, stop_token_ids=(END,))
+    answers = [c for answer in rollouts.generate(asked, sampling) for c in answer]
+    by_id = {p.id: p for p in asked}
+    whole = [
+        Prompt(f"{c.prompt_id} {c.sample}", by_id[c.prompt_id].token_ids + c.token_ids, 0) for c in answers
+    ]
+    lengths = [len(each.token_ids) for each in whole]
+    assert max(lengths) == 256 and min(lengths) < 256  # some fill the context, some ended by themselves
+    scored = [c for (c,) in rollouts.generate(whole, Scoring())]
+    for sampled, again in zip(answers, scored, strict=True):
+        size = len(sampled.token_ids)
+        assert again.token_ids[-size:] == sampled.token_ids
+        assert again.log_probs[-size:] == pytest.approx(sampled.log_probs, abs=1e-4)
+        truth = log_probs(models["a"][1], by_id[sampled.prompt_id], sampled.token_ids).tolist()
+        assert again.log_probs[-size:] == pytest.approx(truth, abs=1e-4)
 
 
 def test_seeds_alone_decide(rollouts):

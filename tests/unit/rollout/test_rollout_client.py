@@ -7,7 +7,7 @@ import time
 import pytest
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.rollout import Prompt, RolloutClient, RolloutServerLost, Sampling
+from reasongrm_nemo.rollout import Completion, Prompt, RolloutClient, RolloutServerLost, Sampling, Scoring
 from reasongrm_nemo.rollout import client as rollout_client
 from reasongrm_nemo.rollout.dispatch import Dispatch, Loss
 
@@ -25,9 +25,9 @@ def prompts(count=3):
     return [Prompt(f"p{i}", [10 + i, 11], 100 * i) for i in range(count)]
 
 
-def ask(url, asked, **options):
+def ask(url, asked, sampling=SAMPLING, **options):
     """The answers of one server, as they arrive; its loss is raised."""
-    with Dispatch(asked, SAMPLING) as dispatch:
+    with Dispatch(asked, sampling) as dispatch:
         dispatch.add([RolloutClient(url, "secret", **options)])
         for _ in asked:
             event = dispatch.events.get(timeout=30)
@@ -36,6 +36,40 @@ def ask(url, asked, **options):
             if isinstance(event, BaseException):
                 raise event
             yield event
+
+
+def scored(body, **changes):
+    """What vLLM answers to a scoring pass: the tokens' log-probs, -0.1 at the second place and so on."""
+    given = [None, *({str(t): {"logprob": -n / 10}} for n, t in enumerate(body["prompt"][1:], 1))]
+    last = body["allowed_token_ids"]
+    choice = {"prompt_logprobs": given, "token_ids": last, "logprobs": {"token_logprobs": [-9.0]}} | changes
+    return 200, json.dumps({"choices": [choice]}).encode()
+
+
+def test_tokens_are_scored_the_last_one_by_forcing_it(fake):
+    fake.plan = [scored]
+    (answer,) = ask(fake.url, [Prompt("p", [5, 6, 7, 5], 3)], sampling=Scoring())
+    assert answer == [Completion("p", 0, [6, 7, 5], [-0.1, -0.2, -9.0], "stop")]
+    body, _ = fake.asked[0]
+    assert body["prompt"] == [5, 6, 7] and body["allowed_token_ids"] == [5] and body["max_tokens"] == 1
+    assert body["prompt_logprobs"] == body["logprobs"] == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token_ids": [8]},
+        {"token_ids": []},
+        {"prompt_logprobs": None},
+        {"prompt_logprobs": [None, {"6": {"logprob": -1.0}}]},
+        {"prompt_logprobs": [None, {"6": {"logprob": -1.0}}, {"8": {"logprob": -1.0}}]},
+        {"logprobs": {"token_logprobs": [None]}},
+    ],
+)
+def test_a_scoring_answer_that_is_not_whole_is_a_loss(fake, changes):
+    fake.plan = [lambda body: scored(body, **changes)]
+    with pytest.raises(RolloutServerLost, match=r"is torn|is not whole"):
+        list(ask(fake.url, [Prompt("p", [5, 6, 7, 5], 3)], sampling=Scoring()))
 
 
 def test_request_and_answer(fake):

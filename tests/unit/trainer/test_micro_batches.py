@@ -12,7 +12,6 @@ from reasongrm_nemo.megatron.micro_batches import (
     Sample,
     collate,
     laid_out,
-    padding_share,
     plan,
     share,
 )
@@ -61,9 +60,9 @@ def test_scored_places_are_those_of_the_mask():
     assert sorted(batch.scored.tolist()) == batch.mask.t().flatten().nonzero().flatten().tolist()
 
 
-def test_padding_share_of_equal_lengths_is_zero():
-    assert padding_share([10, 10, 10], plan([10, 10, 10], 20)) == 0.0
-    assert padding_share([10, 5], [[0, 1]]) == 0.25
+def test_every_row_of_a_micro_batch_is_as_long_as_its_longest():
+    assert laid_out([10, 10, 10], plan([10, 10, 10], 20)) == 30
+    assert laid_out([10, 5], [[0, 1]]) == 20
 
 
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=9), st.integers(60, 200))

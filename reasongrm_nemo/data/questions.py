@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Questions with a reference answer, from the files that pairs may come in; what is left out is counted.
+
+A row has its question under `question`, `problem` or `prompt` (a text), or `prompt` or `messages` (turns that
+end with the user's), and the reference under `reference`, `answer` or `solution`: the final answer itself, or
+a text that says it as a response would (`\boxed{...}`, `#### ...`), so GSM8K's and MATH's rows are read as
+published.  Other fields are ignored, but for `id` and `source`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from reasongrm_nemo.data.records import AnswerTask, QuestionAnswer
+from reasongrm_nemo.data.rows import BrokenRow, find_files, read_rows
+from reasongrm_nemo.data.sources import MAX_CHARS, Loaded, RowProblem, content_id, name_of, no_nul, turns_of
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, read_answer, sanitize
+from reasongrm_nemo.judge.parse import THINK_CLOSE
+
+QUESTION_FIELDS = ("question", "problem", "prompt", "messages")
+REFERENCE_FIELDS = ("reference", "answer", "solution")
+
+
+@dataclass
+class LoadedQuestions(Loaded):
+    """Questions and the account of what was left out: `read` = `len(questions)` + all `drops`."""
+
+    questions: list[QuestionAnswer] = field(default_factory=list)
+
+
+def read_questions(paths: str | Path | Sequence[str | Path], max_chars: int = MAX_CHARS) -> LoadedQuestions:
+    """All valid, distinct questions of files or folders, in the order they stand.
+
+    Args:
+        paths: as for `read_pairs`.
+        max_chars: a row whose texts have more characters together is refused.
+
+    Raises:
+        UserError: a file is missing, empty or not readable as its kind, or no valid question is left.
+    """
+    loaded = LoadedQuestions()
+    found: list[tuple[str, QuestionAnswer]] = []
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    for file in [file for path in given for file in find_files(path)]:
+        for where, row in read_rows(file):
+            loaded.rows += 1
+            loaded.read += 1
+            try:
+                question = question_from_row(row, file.name.split(".")[0], max_chars)
+            except RowProblem as problem:
+                loaded.drop(problem.reason, where)
+                continue
+            clean = replace(
+                question,
+                prompt=[turn | {"content": no_nul(turn["content"])} for turn in question.prompt],
+                reference=no_nul(question.reference),
+            )
+            loaded.nul += clean != question
+            found.append((where, clean))
+    _keep_distinct(found, loaded)
+    if not loaded.questions:
+        counts = ", ".join(f"{reason} {count}" for reason, count in loaded.drops.most_common())
+        names = ", ".join(str(path) for path in given)
+        raise UserError(f"{names}: none of the {loaded.read} rows is a question with a reference ({counts})")
+    return loaded
+
+
+def question_from_row(
+    row: Any, default_source: str = "unknown", max_chars: int = MAX_CHARS
+) -> QuestionAnswer:
+    """One row as a question; its id is the row's or the content's hash.
+
+    Raises:
+        RowProblem: with the reason.
+    """
+    if isinstance(row, BrokenRow):
+        raise RowProblem("broken_line")
+    if not isinstance(row, dict):
+        raise RowProblem("wrong_type")
+    asked = next((row[name] for name in QUESTION_FIELDS if name in row), None)
+    said = next((row[name] for name in REFERENCE_FIELDS if name in row), None)
+    said = str(said) if type(said) in (int, float) else said
+    if not isinstance(said, str):
+        raise RowProblem("wrong_type")
+    prompt = [{"role": "user", "content": asked}] if isinstance(asked, str) else turns_of(asked)
+    texts = (said, *(turn["content"] for turn in prompt))
+    if sum(map(len, texts)) > max_chars:
+        raise RowProblem("huge_text")
+    if not prompt or prompt[-1]["role"] != "user" or not prompt[-1]["content"].strip():
+        raise RowProblem("empty_prompt")
+    try:
+        for text in texts:
+            text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RowProblem("bad_text") from None
+    reference = read_answer(THINK_CLOSE + said).answer
+    if reference is None:
+        raise RowProblem("no_reference")
+    return QuestionAnswer(
+        id=name_of(row.get("id")) or content_id(prompt, reference),
+        source=name_of(row.get("source")) or default_source,
+        prompt=prompt,
+        reference=reference,
+    )
+
+
+def make_answer_tasks(
+    questions: Iterable[QuestionAnswer],
+    instruction: str,
+    special_tokens: Iterable[str] = CHAT_SPECIAL_TOKENS,
+) -> Iterator[AnswerTask]:
+    """The tasks of the questions, in their order.
+
+    Args:
+        questions: any number of them.
+        instruction: put under the last turn, after a blank line; says how the answer is to be given.
+        special_tokens: the answering model's, kept from taking effect inside the data.
+    """
+    tokens = tuple(special_tokens)
+    for question in questions:
+        messages = [turn | {"content": sanitize(turn["content"], tokens)} for turn in question.prompt]
+        messages[-1]["content"] += f"\n\n{instruction}" if instruction else ""
+        yield AnswerTask(question.id, question.source, messages, question.reference)
+
+
+def _keep_distinct(found: Sequence[tuple[str, QuestionAnswer]], loaded: LoadedQuestions) -> None:
+    """Move questions into `loaded`, without copies, and without any that has several references."""
+    asked = [content_id(question.prompt) for _, question in found]
+    references: dict[str, set[str]] = {}
+    for key, (_, question) in zip(asked, found, strict=True):
+        references.setdefault(key, set()).add(question.reference)
+    seen: set[str] = set()
+    for key, (where, question) in zip(asked, found, strict=True):
+        if len(references[key]) > 1:
+            loaded.drop("other_reference", where, question.id)
+        elif key in seen:
+            loaded.drop("duplicate", where, question.id)
+        else:
+            seen.add(key)
+            loaded.questions.append(question)
+    shared = {name for name, count in Counter(each.id for each in loaded.questions).items() if count > 1}
+    loaded.questions = [
+        each if each.id not in shared else replace(each, id=content_id(each.prompt, each.reference))
+        for each in loaded.questions
+    ]

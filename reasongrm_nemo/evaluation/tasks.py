@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A benchmark's items as judge tasks, and a judged task as a row of the verdict log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from reasongrm_nemo.data.records import JudgeTask, ReasoningPath, Verdict
+from reasongrm_nemo.data.seeds import derive_seed
+from reasongrm_nemo.data.tasks import make_tasks, prompt_key
+from reasongrm_nemo.evaluation.files import Item
+from reasongrm_nemo.judge import Template
+
+TOO_LONG = "prompt_too_long"
+"""The parse status of a task that was not asked, since its prompt does not fit: no verdict, not left out."""
+
+
+@dataclass(frozen=True)
+class BenchmarkTask(JudgeTask):
+    """A judge task and the pair of the benchmark that it asks about; see `Verdict`."""
+
+    benchmark: str
+    subset: str
+    item_id: str
+    cell: str | None
+    turns: int | None = None
+    chosen_chars: int | None = None
+    rejected_chars: int | None = None
+    prompt_id: str | None = None
+
+    @property
+    def item_key(self) -> str:
+        """The item's name among all benchmarks' items: what shards and draws of items go by."""
+        return f"{self.benchmark}/{self.subset}/{self.item_id}"
+
+
+def draw_items(items: Sequence[Item], count: int | None, seed: int) -> list[Item]:
+    """At most `count` items, in their order, drawn by a hash of the seed and the item; None: all."""
+    if count is None or count >= len(items):
+        return list(items)
+    drawn = sorted(items, key=lambda item: (derive_seed(seed, "benchmark items", item.key), item.key))
+    keep = {item.key for item in drawn[:count]}
+    return [item for item in items if item.key in keep]
+
+
+def benchmark_tasks(
+    items: Iterable[Item],
+    seed: int,
+    template: Template,
+    both_orders: bool,
+    special_tokens: Iterable[str],
+) -> Iterator[BenchmarkTask]:
+    """The tasks of the items' pairs, in the items' order; arguments as of `data.tasks.make_tasks`.
+
+    Which answer is shown first is a hash of the seed, the item and the cell.
+    """
+    tokens = tuple(special_tokens)
+    for item in items:
+        for cell, pair in item.pairs.items():
+            named = replace(pair, id=item.key if cell is None else f"{item.key}/{cell}", source=item.subset)
+            for task in make_tasks([named], seed, template, both_orders, tokens):
+                yield BenchmarkTask(
+                    **task.to_dict(),
+                    benchmark=item.benchmark,
+                    subset=item.subset,
+                    item_id=item.item_id,
+                    cell=cell,
+                    turns=sum(turn["role"] == "user" for turn in pair.prompt),
+                    chosen_chars=len(pair.chosen),
+                    rejected_chars=len(pair.rejected),
+                    prompt_id=prompt_key(pair.prompt),
+                )
+
+
+def held_out_task(task: JudgeTask, benchmark: str) -> BenchmarkTask:
+    """A task that is of no published benchmark: its pair is the item, its source the subset."""
+    return BenchmarkTask(
+        id=task.id,
+        pair_id=task.pair_id,
+        source=task.source,
+        messages=task.messages,
+        label=task.label,
+        order=task.order,
+        benchmark=benchmark,
+        subset=task.source,
+        item_id=task.pair_id,
+        cell=None,
+    )
+
+
+def to_verdict(task: BenchmarkTask, path: ReasoningPath, prompt_tokens: int | None = None) -> Verdict:
+    """A sampled path as a judgement of the benchmark."""
+    return _verdict(task, path, prompt_tokens)
+
+
+def unasked(task: BenchmarkTask, sample: int, prompt_tokens: int) -> Verdict:
+    """The row of a task whose prompt does not fit into the judge's."""
+    return replace(_verdict(task, None, prompt_tokens), sample=sample)
+
+
+def _verdict(task: BenchmarkTask, path: ReasoningPath | None, prompt_tokens: int | None) -> Verdict:
+    return Verdict(
+        benchmark=task.benchmark,
+        subset=task.subset,
+        item_id=task.item_id,
+        cell=task.cell,
+        order=task.order,
+        verdict=path.verdict if path else None,
+        correct=path.correct if path else False,
+        tie=False,
+        parse_status=path.parse_status if path else TOO_LONG,
+        tokens=path.reasoning_tokens + path.answer_tokens if path else 0,
+        text=path.text if path else "",
+        sample=path.sample if path else None,
+        turns=task.turns,
+        chosen_chars=task.chosen_chars,
+        rejected_chars=task.rejected_chars,
+        prompt_tokens=prompt_tokens,
+        prompt_id=task.prompt_id,
+    )

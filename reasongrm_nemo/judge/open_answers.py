@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Open answers: reading the final answer out of a response, and holding it against a reference.
+
+Not in the paper, which judges pairs alone and names this as its limit.  A response's answer is what follows
+its last `</think>`, and there the last `\boxed{...}`; else what follows the last "final answer", "the answer
+is" or `####` on its line; else the whole, where it is a single line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.judge.parse import THINK_CLOSE
+
+Equivalence = Callable[[str, str], bool]
+"""Whether an answer (first) is as good as the reference."""
+
+RELATIVE = 1e-6
+ABSOLUTE = 1e-9
+"""How far two numbers may be apart and still be the same: the larger of the two."""
+
+_MAX_CHARS = 1000
+_TRIES = 16  # boxes looked at from the end, so that a text of nothing else costs nothing
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_FINAL = re.compile(r"(?:\bfinal answer\b|\bthe answer is\b)(?:\s+is)?[ \t*]*[:=]?|####", re.IGNORECASE)
+_WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
+_SPACING = re.compile(r"\\[,;:! ]|\\(?:left|right|displaystyle)(?![a-z])|~")
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
+_POWER = re.compile(r"(?:\\times|\\cdot|×|\*)\s*10\s*\^\s*\{?\s*([+-]?\d{1,4})\s*\}?$")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_NUMBER = re.compile(r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,4})?")
+
+
+@dataclass(frozen=True)
+class OpenAnswer:
+    """A response's final answer, or None, and why.
+
+    `status` is `ok`, `no_think_close` or `no_answer` (nothing, or nothing that can be told from the rest).
+    """
+
+    answer: str | None
+    status: str
+
+
+def read_answer(text: str) -> OpenAnswer:
+    """The final answer of a response."""
+    _, close, said = text.rpartition(THINK_CLOSE)
+    if not close:
+        return OpenAnswer(None, "no_think_close")
+    found = _boxed(said)
+    if found is None:
+        marks = list(_FINAL.finditer(said))
+        rest = said[marks[-1].end() :].lstrip() if marks else said.strip()
+        found = rest.partition("\n")[0] if marks or "\n" not in rest else ""
+    found = found.strip().strip("*").strip()
+    return OpenAnswer(found, "ok") if 0 < len(found) <= _MAX_CHARS else OpenAnswer(None, "no_answer")
+
+
+def _boxed(text: str) -> str | None:
+    r"""What stands in the last `\boxed{}` whose braces close, None without one."""
+    for match in reversed(list(_BOXED.finditer(text))[-_TRIES:]):
+        depth, start = 1, match.end()
+        for index in range(start, min(len(text), start + _MAX_CHARS)):
+            depth += {"{": 1, "}": -1}.get(text[index], 0)
+            if depth == 0:
+                return text[start:index]
+    return None
+
+
+def normalised(answer: str) -> str:
+    """An answer without what says nothing: case, spacing, LaTeX's dress, quotes and the final full stop."""
+    text = unicodedata.normalize("NFKC", answer).strip().strip("$").strip()
+    text = _SPACING.sub(" ", _WRAPPED.sub(r"\1", text)).replace("\\$", "$").replace("\\%", "%")
+    text = " ".join(text.casefold().split()).strip("\"'`")
+    return text.removesuffix(".").strip()
+
+
+def exact(answer: str, reference: str) -> bool:
+    """Whether both are the same text once normalised."""
+    return normalised(answer) == normalised(reference)
+
+
+def numeric(answer: str, reference: str) -> bool:
+    """Whether both are the same number, to `RELATIVE` or `ABSOLUTE`; texts are compared as `exact` does.
+
+    Fractions, thousands separators, signs of currency and powers of ten are read; 50 % is 0.5.
+    """
+    left, right = number(answer), number(reference)
+    if left is None or right is None:
+        return exact(answer, reference)
+    return math.isclose(left, right, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+
+
+def number(answer: str) -> float | None:
+    """The finite number an answer is, or None."""
+    text = normalised(answer[: _MAX_CHARS + 1])
+    if len(text) > _MAX_CHARS:
+        return None
+    text = _THOUSANDS.sub("", text).replace("\N{MINUS SIGN}", "-").replace("$", "").replace("€", "").strip()
+    percent = text.endswith("%")
+    text = _FRACTION.sub(r"\1/\2", text.removesuffix("%").strip())
+    power = _POWER.search(text)
+    if power:
+        text = f"{text[: power.start()].strip()}e{power.group(1)}"
+    parts = [part.strip() for part in text.split("/")]
+    if len(parts) > 2 or not all(_NUMBER.fullmatch(part) for part in parts):
+        return None
+    values = [float(part) for part in parts]
+    if values[1:] == [0.0]:
+        return None
+    value = values[0] / (values[1] if len(parts) == 2 else 1.0) / (100.0 if percent else 1.0)
+    return value if math.isfinite(value) else None
+
+
+EQUIVALENCES: dict[str, Equivalence] = {"exact": exact, "numeric": numeric}
+"""The checks that ship; any function of one's own is named by `module:function`."""
+
+
+def load_equivalence(name: str) -> Equivalence:
+    """A check by its name, or the function `module:function` names.
+
+    Raises:
+        UserError: no such check, module or function.
+    """
+    if name in EQUIVALENCES:
+        return EQUIVALENCES[name]
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise UserError(
+            f"unknown check of open answers '{name}'; it can be {', '.join(EQUIVALENCES)}, or "
+            "module:function for a function (answer, reference) -> bool"
+        )
+    try:
+        found: Equivalence = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"the check of open answers {name} cannot be loaded: {error}") from None
+    return found

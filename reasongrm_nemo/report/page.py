@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A page about a run on a benchmark: figures, confusion by subset, the worst disagreements to read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reasongrm_nemo.data.jsonl import read_dicts, read_jsonl
+from reasongrm_nemo.data.records import Verdict
+from reasongrm_nemo.data.seeds import derive_seed
+from reasongrm_nemo.evaluation.benchmarks import Run
+from reasongrm_nemo.evaluation.details import SAID
+from reasongrm_nemo.report.scores import details_lines, percent
+from reasongrm_nemo.report.text import markdown_table
+
+WORST = 10
+MAX_CHARS = 3000
+"""So much of a text is shown, its two ends."""
+
+Pair = tuple[str, str, str | None]
+
+
+class Disagreements:
+    """A `Witness` that counts, by pair, the judgements read as the wrong answer."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[Pair, list[int]] = {}
+
+    def add(self, verdict: Verdict, credit: float, right: bool, status: str) -> None:
+        """One judgement."""
+        counts = self._pairs.setdefault((verdict.subset, verdict.item_id, verdict.cell), [0, 0])
+        counts[0] += status == "ok" and not right
+        counts[1] += 1
+
+    def worst(self, count: int = WORST) -> list[Pair]:
+        """The pairs judged wrong most consistently; of equals those with most judgements, then a draw."""
+
+        def place(entry: tuple[Pair, list[int]]) -> tuple[float, int, int]:
+            pair, (wrong, judgements) = entry
+            return -wrong / judgements, -judgements, derive_seed(0, "page", "/".join(map(str, pair)))
+
+        wrong = [entry for entry in self._pairs.items() if entry[1][0]]
+        return [pair for pair, _ in sorted(wrong, key=place)[:count]]
+
+
+def page(run: Run, worst: Sequence[Pair], logs: Sequence[Path], tasks: Path | None = None) -> str:
+    """The page as Markdown.
+
+    Args:
+        run: scored with details.
+        worst: pairs to show, as `Disagreements.worst` gives them.
+        logs: the verdict log's files, for the judge's texts.
+        tasks: the file of `BenchmarkTask` that was asked, for what the judge was shown; None: it is left out.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    if run.details is None:
+        raise ValueError("A page needs a run that was scored with details")
+    lines = [
+        f"# {run.benchmark}: {run.name}",
+        "",
+        f"Policy {run.rules.name}, {run.rules.vote} of samples.",
+        "",
+    ]
+    scores = [[name, *percent(score)] for name, score in run.result.scores.items()]
+    lines += markdown_table(["score", "%", "95 % interval"], scores)
+    lines += [f"\nNote: {note}." for note in run.result.notes]
+    lines += ["", "## Confusion", ""]
+    lines += ["Which answer was the right one, and what was said, in judgements.", ""]
+    head = ["subset", "%", *(f"{label} → {said}" for label in "AB" for said in SAID)]
+    confusion = run.details.confusion()
+    rows = [
+        [row.name, percent(row.accuracy)[0], *map(str, confusion[row.name].values())]
+        for row in run.result.subsets
+    ]
+    lines += markdown_table(head, rows)
+    lines += ["", "## Positions, lengths, cost", "", "```", *details_lines(run.details.figures()), "```", ""]
+    lines += ["## Worst disagreements", ""]
+    shown = _shown(tasks, worst) if tasks is not None else {}
+    judged = _judged(logs, worst)
+    for pair in worst:
+        subset, item, cell = pair
+        lines += [f"### {subset}, item {item}" + (f", cell {cell}" if cell is not None else ""), ""]
+        for verdict in judged[pair]:
+            label = "A" if verdict.order == "chosen_first" else "B"
+            said = verdict.verdict or verdict.parse_status
+            lines += [f"The right answer is {label}, the log says {said} ({verdict.tokens} tokens):", ""]
+            if (pair, verdict.order) in shown:
+                lines += ["Shown:", "", *_fenced(shown[pair, verdict.order]), ""]
+            lines += ["Judged:", "", *_fenced(_judgement(verdict)), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _judged(logs: Sequence[Path], worst: Sequence[Pair]) -> dict[Pair, list[Verdict]]:
+    """Of each pair one judgement in each order, the first of the log."""
+    found: dict[Pair, list[Verdict]] = {pair: [] for pair in worst}
+    for log in logs:
+        for verdict in read_jsonl(log, Verdict):
+            kept = found.get((verdict.subset, verdict.item_id, verdict.cell))
+            if kept is not None and all(other.order != verdict.order for other in kept):
+                kept.append(verdict)
+    return found
+
+
+def _shown(tasks: Path, worst: Sequence[Pair]) -> Mapping[tuple[Pair, str], str]:
+    wanted, found = set(worst), {}
+    for _, task in read_dicts(tasks):
+        pair = (task["subset"], task["item_id"], task["cell"])
+        if pair in wanted:
+            text = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in task["messages"])
+            found[pair, task["order"]] = text
+    return found
+
+
+def _judgement(verdict: Verdict) -> str:
+    if verdict.chosen_score is not None:
+        return f"chosen {verdict.chosen_score}, rejected {verdict.rejected_score}"
+    return verdict.text
+
+
+def _fenced(text: str) -> list[str]:
+    """A text as it is; the fence is longer than any in it."""
+    if len(text) > MAX_CHARS:
+        cut = len(text) - MAX_CHARS
+        text = f"{text[: MAX_CHARS // 2]}\n[… {cut} characters left out …]\n{text[-MAX_CHARS // 2 :]}"
+    longest: Any = max((len(run) for run in re.findall("`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
+    return [f"{fence}text", text, fence]

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's tables with runs made here among the published rows, as Markdown and LaTeX.
+
+The best of a column is bold, the second best underlined, as in the paper; a run made here has a dagger.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+KINDS = {"scalar": "Scalar reward models", "generative": "Generative reward models"}
+DAGGER = "†"
+OF_BENCHMARK = {"rewardbench": 4, "rm_bench": 5, "rmb": 6}
+"""The table with all the scores of a benchmark."""
+NUMBERS = (1, 2, 3, 4, 5, 6)
+
+
+@dataclass(frozen=True)
+class TableRun:
+    """A run made here: `scores` by benchmark and score, in [0, 1]; what is unknown is left out."""
+
+    name: str
+    scalar: bool
+    scores: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: figures in %, None where there is none."""
+
+    name: str
+    kind: str
+    values: tuple[float | None, ...]
+    here: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """One of the paper's tables, with runs made here."""
+
+    number: int
+    caption: str
+    head: list[str]
+    rows: list[Row]
+    digits: int
+
+
+@functools.cache
+def published() -> dict[str, Any]:
+    """The published tables, as in published.yaml."""
+    text = resources.files("reasongrm_nemo.report").joinpath("published.yaml").read_text("utf-8")
+    return yaml.safe_load(text)  # type: ignore[no-any-return]
+
+
+def build(number: int, runs: Sequence[TableRun]) -> Table:
+    """A table with the runs that have a figure for it, below the published rows of their kind.
+
+    Args:
+        number: the paper's, 1 to 6.
+        runs: made here.
+    """
+    data = published()["tables"][number]
+    columns = [(benchmark, score) for _, benchmark, score in data["columns"]]
+    rows = []
+    for kind in KINDS:
+        for name, *values in data.get(kind, []):
+            rows.append(Row(name, kind, tuple(values), here=False))
+        for run in runs:
+            found = _values(columns, run)
+            if run.scalar == (kind == "scalar") and any(value is not None for value in found):
+                rows.append(Row(run.name, kind, found, here=True))
+    digits = 2 if number in (2, 3) else 1
+    return Table(number, data["caption"], [head for head, _, _ in data["columns"]], rows, digits)
+
+
+def _values(columns: Sequence[tuple[str | None, str | None]], run: TableRun) -> tuple[float | None, ...]:
+    found = [
+        None if benchmark is None or score is None else run.scores.get(benchmark, {}).get(score)
+        for benchmark, score in columns
+    ]
+    if columns[-1][0] is None:  # the average of the columns before it, where all are there
+        known = [value for value in found[:-1] if value is not None]
+        found[-1] = sum(known) / len(known) if len(known) == len(found) - 1 else None
+    return tuple(None if value is None else 100 * value for value in found)
+
+
+def _ranks(table: Table) -> dict[tuple[int, int], int]:
+    """(row, column) -> 1 for the best shown figure of a column, 2 for the second best."""
+    found = {}
+    for column in range(len(table.head)):
+        shown = [
+            (round(value, table.digits), number)
+            for number, row in enumerate(table.rows)
+            if (value := row.values[column]) is not None
+        ]
+        for rank, best in enumerate(sorted({value for value, _ in shown}, reverse=True)[:2], start=1):
+            found.update({(number, column): rank for value, number in shown if value == best})
+    return found
+
+
+def _cells(table: Table, bold: str, underlined: str) -> list[list[str]]:
+    ranks = _ranks(table)
+    form = {1: bold, 2: underlined}
+    return [
+        [
+            "–" if value is None else form.get(ranks.get((i, j), 0), "{}").format(f"{value:.{table.digits}f}")
+            for j, value in enumerate(row.values)
+        ]
+        for i, row in enumerate(table.rows)
+    ]
+
+
+def _footnote(table: Table) -> str:
+    here = f" {DAGGER}: run here." if any(row.here for row in table.rows) else ""
+    return f"{table.caption} (the paper's Table {table.number}, in %).{here}"
+
+
+def _headed(table: Table) -> bool:
+    """Whether the table sets scalar and generative models apart."""
+    return len({row.kind for row in table.rows}) > 1
+
+
+def as_markdown(table: Table) -> str:
+    """The table in Markdown."""
+    lines = [_footnote(table), "", "| " + " | ".join(["model", *table.head]) + " |"]
+    lines.append("|---|" + "--:|" * len(table.head))
+    kind = ""
+    for row, cells in zip(table.rows, _cells(table, "**{}**", "<u>{}</u>"), strict=True):
+        if _headed(table) and row.kind != kind:
+            lines.append(f"| *{KINDS[row.kind]}* |" + " |" * len(table.head))
+        kind = row.kind
+        name = _escape_markdown(row.name) + (f" {DAGGER}" if row.here else "")
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def as_latex(table: Table) -> str:
+    """The table in LaTeX (package booktabs)."""
+    lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * len(table.head)}}}", r"\toprule"]
+    lines += [" & ".join(["Models", *map(_escape_latex, table.head)]) + r" \\", r"\midrule"]
+    kind = ""
+    for row, cells in zip(table.rows, _cells(table, r"\textbf{{{}}}", r"\underline{{{}}}"), strict=True):
+        if _headed(table) and row.kind != kind:
+            lines += [r"\midrule"] * bool(kind)
+            lines.append(rf"\multicolumn{{{len(table.head) + 1}}}{{l}}{{\textit{{{KINDS[row.kind]}}}}} \\")
+        kind = row.kind
+        name = _escape_latex(row.name) + (r"$^\dagger$" if row.here else "")
+        lines.append(" & ".join([name, *("--" if cell == "–" else cell for cell in cells)]) + r" \\")
+    caption = _escape_latex(_footnote(table)).replace(DAGGER, r"$\dagger$")
+    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+FORMATS = {"markdown": as_markdown, "latex": as_latex}
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
+    sign: f"\\{sign}" for sign in "&%$#_{}"
+}
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def _escape_markdown(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `reasongrm score` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reasongrm_nemo.evaluation.benchmarks import score_log
+from reasongrm_nemo.evaluation.compare import compare
+from reasongrm_nemo.evaluation.policies import get_policy
+from reasongrm_nemo.files import write_text
+from reasongrm_nemo.report import paper_tables
+from reasongrm_nemo.report.page import Disagreements, page
+from reasongrm_nemo.report.scores import comparison_lines, run_as_text
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """The options of the command, by their names there."""
+
+    policy: str = "paper"
+    vote: str = "mean"
+    partial: bool = False
+    details: bool = False
+    compare: Sequence[Path] = ()
+    table: str | None = None
+    name: str | None = None
+    page: Path | None = None
+    tasks: Path | None = None
+
+
+def score_command(benchmark: str, files: Sequence[Path], options: ScoreOptions) -> tuple[dict[str, Any], str]:
+    """Score a log, and whatever the options ask for beside.
+
+    Returns:
+        The figures, JSON-ready, and the text for people.
+
+    Raises:
+        UserError: a name is unknown, or a file is at fault.
+    """
+    rules = get_policy(options.policy, options.vote)
+    wrong = Disagreements()
+    run = score_log(
+        benchmark,
+        files,
+        rules,
+        options.partial,
+        details=options.details or options.page is not None,
+        name=options.name,
+        witnesses=[wrong.add] if options.page else [],
+    )
+    others = [score_log(benchmark, [file], rules, options.partial) for file in options.compare]
+    found = [compare(run, other) for other in others]
+    data = run.to_dict()
+    if found:
+        data["comparisons"] = [each.to_dict() for each in found]
+    if options.page is not None:
+        write_text(options.page, page(run, wrong.worst(), files, options.tasks))
+    if options.table is not None:
+        rows = [
+            paper_tables.TableRun(each.name, each.scalar, {benchmark: each.result.values()})
+            for each in (run, *others)
+        ]
+        table = paper_tables.build(paper_tables.OF_BENCHMARK[benchmark], rows)
+        return data, paper_tables.FORMATS[options.table](table).rstrip("\n")
+    text = run_as_text(run)
+    return data, "\n\n".join([text, *("\n".join(comparison_lines(each)) for each in found)])

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The published benchmarks of an evaluation: every log scored, compared, and put into tables and pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.evaluation.accuracy import Accuracy
+from reasongrm_nemo.evaluation.benchmarks import MODULES, Run, score_log
+from reasongrm_nemo.evaluation.compare import compare
+from reasongrm_nemo.evaluation.policies import get_policy
+from reasongrm_nemo.files import write_text
+from reasongrm_nemo.report import paper_tables
+from reasongrm_nemo.report.page import Disagreements, page
+from reasongrm_nemo.report.scores import percent
+from reasongrm_nemo.stages.context import StageContext
+
+
+@dataclass
+class _Scored:
+    """A run and what it was made with; temperature and samples are None of a log that was given."""
+
+    run: Run
+    model: str
+    temperature: float | None
+    samples: int | None
+
+
+class BenchmarkScores:
+    """Gathers the runs of a stage.
+
+    Attributes:
+        scores: JSON-ready, by benchmark: every run with all its figures, and the comparisons.
+    """
+
+    def __init__(self, ctx: StageContext) -> None:
+        self._ctx = ctx
+        self._found: dict[str, list[_Scored]] = {}
+        self.scores: dict[str, Any] = {}
+
+    def add(self, benchmark: str, model: str, setting: DictConfig, log: Path, label: str) -> Run:
+        """Score a log: the mean of its samples, and their majority where there are several."""
+        name = f"{model}_t{setting.temperature:g}"
+        run = self._score(benchmark, [log], name, model, setting.temperature, setting.samples)
+        if setting.samples > 1:
+            rules = get_policy(self._ctx.cfg.evaluate.policy, "majority")
+            voted = score_log(benchmark, [log], rules, partial=True, name=f"{name}_majority")
+            self._keep(_Scored(voted, model, setting.temperature, setting.samples))
+        self._ctx.console.line(f"  {label}: {_words(run)}")
+        return run
+
+    def add_given(self) -> None:
+        """Score the recipe's `evaluate.logs`.
+
+        Raises:
+            UserError: one has no log of a benchmark.
+        """
+        for name in self._ctx.cfg.evaluate.logs:
+            folder, found = self._ctx.inputs[f"logs.{name}"], False
+            for benchmark in MODULES:
+                log = folder / f"{benchmark}.jsonl"
+                if log.is_file():
+                    run, found = self._score(benchmark, [log], name, name, None, None), True
+                    self._ctx.console.line(f"  {benchmark}, {name}: {_words(run)}")
+            if not found:
+                names = ", ".join(f"{benchmark}.jsonl" for benchmark in MODULES)
+                raise UserError(f"evaluate.logs.{name}: {folder} holds none of {names}")
+
+    def write(self) -> None:
+        """Compare the runs with the first model's; write tables.md and tables.tex; fill `scores`."""
+        self.add_given()
+        for benchmark, found in self._found.items():
+            self.scores[benchmark] = {
+                "runs": [
+                    {"model": each.model, "temperature": each.temperature, "samples": each.samples}
+                    | each.run.to_dict()
+                    for each in found
+                ],
+                "comparisons": _comparisons(found),
+            }
+        if self._found:
+            tables = [table for number in paper_tables.NUMBERS if (table := self._table(number))]
+            for suffix, form in (("md", paper_tables.as_markdown), ("tex", paper_tables.as_latex)):
+                write_text(self._ctx.work / f"tables.{suffix}", "\n".join(map(form, tables)))
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What report.json says of the benchmarks: the scores of every run, with intervals, and notes."""
+        return {
+            benchmark: {
+                "scores": list(found[0].run.result.scores),
+                "rows": [
+                    {"run": each.run.name, "scores": [percent(s) for s in each.run.result.scores.values()]}
+                    for each in found
+                ],
+                "notes": list(dict.fromkeys(note for each in found for note in each.run.result.notes)),
+                "comparisons": _comparisons(found),
+            }
+            for benchmark, found in self._found.items()
+        }
+
+    def _score(
+        self,
+        benchmark: str,
+        files: list[Path],
+        name: str,
+        model: str,
+        temperature: float | None,
+        samples: int | None,
+    ) -> Run:
+        wrong = Disagreements()
+        policy = self._ctx.cfg.evaluate.policy
+        run = score_log(
+            benchmark, files, policy, partial=True, details=True, name=name, witnesses=[wrong.add]
+        )
+        self._keep(_Scored(run, model, temperature, samples))
+        tasks = self._ctx.work / "tasks" / f"{benchmark}.jsonl"
+        text = page(run, wrong.worst(), files, tasks if tasks.exists() else None)
+        target = self._ctx.work / "pages" / benchmark / f"{name}.md"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_text(target, text)
+        return run
+
+    def _keep(self, scored: _Scored) -> None:
+        self._found.setdefault(scored.run.benchmark, []).append(scored)
+
+    def _table(self, number: int) -> paper_tables.Table | None:
+        """One of the paper's tables, where a run here belongs into it."""
+        runs: dict[str, paper_tables.TableRun] = {}
+        for benchmark, found in self._found.items():
+            for each in found:
+                name = _row_name(each)
+                run = runs.setdefault(name, paper_tables.TableRun(name, each.run.scalar, {}))
+                scores = {**run.scores, benchmark: each.run.result.values()}
+                runs[name] = paper_tables.TableRun(name, each.run.scalar, scores)
+        table = paper_tables.build(number, list(runs.values()))
+        return table if any(row.here for row in table.rows) else None
+
+
+def _row_name(each: _Scored) -> str:
+    if each.temperature is None:
+        return each.model
+    words = "greedy" if each.temperature == 0 else f"T = {each.temperature:g}"
+    if each.run.rules.vote == "majority":
+        words += f", majority of {each.samples}"
+    return f"{each.model} ({words})"
+
+
+def _comparisons(found: list[_Scored]) -> list[dict[str, Any]]:
+    """Each run against the first model's at the same setting, and given logs against each of its runs."""
+    means = [each for each in found if each.run.rules.vote == "mean"]
+    first = [each for each in means if each.model == means[0].model]
+    compared = []
+    for each in means:
+        for base in first:
+            if each.model != base.model and each.temperature in (base.temperature, None):
+                try:
+                    compared.append(compare(each.run, base.run).to_dict())
+                except UserError:  # a given log of other items
+                    continue
+    return compared
+
+
+def _words(run: Run) -> str:
+    shown: list[tuple[str, Accuracy]] = [
+        (name, score) for name, score in run.result.scores.items() if score and score.value is not None
+    ]
+    if not shown:
+        return "no score: subsets are missing"
+    name, score = shown[-1]
+    text = f"{name} {' '.join(percent(score))}"
+    unread = run.result.statuses
+    judged = sum(unread.values())
+    read = unread.get("ok", 0) + unread.get("tie", 0)
+    return f"{text}, {100 * read / judged:.1f} % with a verdict"

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A teacher-forced pass: the probabilities of sampled paths under another model, for R*.
+
+The paths' own sums are already those of the model that wrote them, at temperature 1 and over the full
+vocabulary, whatever narrowed the sampling; a scorer is for when another model is to judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from reasongrm_nemo.data import JsonlAppender, SampledPath, read_jsonl
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.judge import answer_start
+from reasongrm_nemo.rollout import Prompt, Scoring
+from reasongrm_nemo.rollout.to_path import with_probs
+from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.stages.sampling import put_in_order
+from reasongrm_nemo.stages.tasks import Task
+from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids, response_ids
+
+_AT_ONCE = 4096  # paths whose tokens are in memory at once
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The model that judges.
+
+    Attributes:
+        model_dir: Hugging Face folder.
+        name: in the records.
+        writer_dir: folder of the model that wrote the paths. Where both have the same tokenizer.json the
+            sampled tokens are scored; else the text, in the scorer's tokens.
+        keep_token_ids: keep the tokens in the records.
+        keep_probs: write every token's probability beside them.
+    """
+
+    model_dir: Path
+    name: str
+    writer_dir: Path
+    keep_token_ids: bool
+    keep_probs: bool
+
+
+def score_paths(ctx: StageContext, tasks: Sequence[Task], sampled: Path, out: Path, scorer: Scorer) -> None:
+    """Write the paths of `sampled`, with the scorer's sums, to `out`; goes on where it was stopped.
+
+    Args:
+        ctx: the stage.
+        tasks: those that were asked; the paths come out in their order.
+        sampled: paths with their tokens.
+        out: the file to write.
+        scorer: the model that judges.
+
+    Raises:
+        UserError: a path is too long for the scorer.
+        RolloutServerLost: the server was lost twice.
+    """
+    aside = out.with_name(out.name + ".partial")
+    with JsonlAppender(aside) as file:
+        done = {(path.task_id, path.sample) for path in read_jsonl(aside, SampledPath)}
+        total = sum(1 for _ in read_jsonl(sampled, SampledPath))
+        paths = (p for p in read_jsonl(sampled, SampledPath) if (p.task_id, p.sample) not in done)
+        with ctx.console.progress("scored", total, "path", done=len(done)) as progress:
+            pass_ = _Pass(ctx, {task.id: task for task in tasks}, scorer)
+            while chunk := list(islice(paths, _AT_ONCE)):
+                for path in pass_.score(chunk):
+                    file.append([path])
+                    ctx.stop_if_asked()
+                    progress.advance()
+    put_in_order([aside], out, {task.id: i for i, task in enumerate(tasks)}, scorer.keep_probs)
+    aside.unlink()
+
+
+class _Pass:
+    def __init__(self, ctx: StageContext, tasks: dict[str, Task], scorer: Scorer) -> None:
+        self._ctx, self._tasks, self._scorer = ctx, tasks, scorer
+        self._tokenizer: JudgeTokenizer = load_tokenizer(scorer.model_dir)
+        files = (folder / "tokenizer.json" for folder in (scorer.model_dir, scorer.writer_dir))
+        self._same_tokens = len({file.read_bytes() for file in files}) == 1
+
+    def score(self, paths: Sequence[SampledPath]) -> Iterator[SampledPath]:
+        """The paths with new sums, as they come."""
+        asked: dict[str, tuple[SampledPath, list[int]]] = {}
+        prompts = []
+        for path in paths:
+            tokens = self._tokens(path)
+            if not tokens:
+                yield self._scored(path, tokens, [])
+                continue
+            name = f"{path.sample} {path.task_id}"
+            asked[name] = path, tokens
+            prompts.append(Prompt(name, [*self._prompt(path), *tokens], 0))
+        for prompt in prompts:
+            self._check_length(*asked[prompt.id], len(prompt.token_ids))
+        if prompts:
+            rollouts = self._ctx.rollouts(self._scorer.model_dir)
+            for (answer,) in rollouts.stream(prompts, Scoring()):
+                path, tokens = asked[answer.prompt_id]
+                yield self._scored(path, tokens, answer.log_probs[-len(tokens) :])
+
+    def _tokens(self, path: SampledPath) -> list[int]:
+        return list(path.token_ids or ()) if self._same_tokens else response_ids(self._tokenizer, path.text)
+
+    def _prompt(self, path: SampledPath) -> list[int]:
+        messages = self._tasks[path.task_id].messages
+        return prompt_ids(self._tokenizer, messages, self._ctx.cfg.judge.response_prefix)
+
+    def _check_length(self, path: SampledPath, tokens: Sequence[int], length: int) -> None:
+        limit = self._ctx.cfg.model.max_model_len
+        if length > limit:
+            raise UserError(
+                f"the task {path.task_id} and its path {path.sample} are {length} tokens to the scorer "
+                f"{self._scorer.name}, past model.max_model_len {limit}; raise it"
+            )
+
+    def _scored(self, path: SampledPath, tokens: list[int], log_probs: Sequence[float]) -> SampledPath:
+        if self._same_tokens:
+            cut = path.reasoning_tokens
+        else:
+            pieces = [self._tokenizer.piece(token) for token in tokens]
+            cut = answer_start(pieces, policy=self._ctx.cfg.judge.policy)
+        kept = tokens if self._scorer.keep_token_ids else None
+        named = replace(path, scorer=self._scorer.name, token_ids=kept)
+        return with_probs(named, log_probs, cut, self._scorer.keep_probs)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's tables as data, runs made here among them, and the page to read."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from reasongrm_nemo.cli import main
+from reasongrm_nemo.data.jsonl import write_jsonl
+from reasongrm_nemo.data.records import Verdict
+from reasongrm_nemo.evaluation import rewardbench
+from reasongrm_nemo.report.paper_tables import TableRun, as_latex, as_markdown, build, published
+
+RUNS = [
+    TableRun("my_judge & co", False, {"rewardbench": {"Score": 0.9601, "Chat": 0.5}}),
+    TableRun(
+        "scalar_rm",
+        True,
+        {"rewardbench": {"Score": 0.9234}, "rm_bench": {"avg": 0.7}, "rmb": {"Overall": 0.6}},
+    ),
+    TableRun("nothing", False, {}),
+]
+
+
+def rows_of(number):
+    table = published()["tables"][number]
+    return {row[0]: row[1:] for kind in ("scalar", "generative") for row in table.get(kind, [])}
+
+
+def test_every_row_has_a_figure_a_column():
+    for number, table in published()["tables"].items():
+        for name, values in rows_of(number).items():
+            assert len(values) == len(table["columns"]), (number, name)
+            assert all(value is None or 25 < value < 100 for value in values)
+    assert len(rows_of(1)) == len(rows_of(4)) == len(rows_of(5)) == len(rows_of(6)) == 16
+
+
+def test_the_printed_figures_agree_but_where_the_remarks_say_so():
+    """Each row's mean against its last column, and Table 1 against 4 to 6: a slip in copying would show."""
+    off = set()
+    for number in published()["tables"]:
+        tolerance = 0.0101 if number in (2, 3) else 0.1001  # the last digit printed, twice rounded
+        for name, values in rows_of(number).items():
+            if None in values:
+                continue
+            groups = [values[:4], values[4:7]] if number == 5 else [values[:-1]]
+            if any(abs(sum(group) / len(group) - values[-1]) > tolerance for group in groups):
+                off.add((number, name))
+    assert off == {
+        (1, "Skywork-Reward-Llama-3.1-8B"),
+        (2, "QwQ + R* SFT"),
+        (4, "ReasonGRM-QwQ-32B"),
+        (5, "JudgeLRM"),
+        (6, "JudgeLRM"),
+    }
+    apart = {
+        (number, name)
+        for column, number in enumerate((4, 5, 6))
+        for name, values in rows_of(number).items()
+        if rows_of(1)[name][column] != values[-1]
+    }
+    assert apart == {
+        (4, "Internlm2-7b-reward"),
+        (4, "Nemotron-4-340B-Reward"),
+        (4, "Self-taught-evaluator-llama3.1-70B"),
+        (5, "Self-taught-evaluator-llama3.1-70B"),
+        (5, "ReasonGRM-QwQ-32B"),
+        (6, "Skywork-Reward-Llama-3.1-8B"),
+    }
+    assert len(published()["remarks"]) == 8
+
+
+def test_runs_stand_below_their_kind_with_the_best_marked():
+    text = as_markdown(build(4, RUNS))
+    lines = text.splitlines()
+    assert lines[0] == "RewardBench (the paper's Table 4, in %). †: run here."
+    assert "| scalar\\_rm † | – | – | – | – | 92.3 |" in lines
+    assert "| my\\_judge & co † | 50.0 | – | – | – | **96.0** |" in lines
+    assert lines.index("| scalar\\_rm † | – | – | – | – | 92.3 |") < lines.index(
+        "| *Generative reward models* | | | | | |"
+    )
+    assert "nothing" not in text
+    assert "| INF-ORM-Llama3.1-70B | 96.6 | <u>91.0</u> | **93.6** | **99.1** | <u>95.1</u> |" in lines
+
+
+def test_the_average_needs_all_three():
+    rows = {row.name: row.values for row in build(1, RUNS).rows if row.here}
+    assert rows["scalar_rm"][:3] == pytest.approx((92.34, 70.0, 60.0))
+    assert rows["scalar_rm"][3] == pytest.approx((92.34 + 70 + 60) / 3)
+    assert rows["my_judge & co"] == (pytest.approx(96.01), None, None, None)
+
+
+def test_tables_of_stages_have_two_digits_and_no_kinds():
+    text = as_markdown(build(2, RUNS[:1]))
+    assert "| my\\_judge & co † | 50.00 | – | – | – | **96.01** |" in text
+    assert "*Scalar" not in text and "| QwQ + R\\* SFT + GRPO |" in text
+
+
+def test_latex_escapes_and_closes_what_it_opens():
+    text = as_latex(build(4, RUNS))
+    assert r"my\_judge \& co$^\dagger$ & 50.0 & -- & -- & -- & \textbf{96.0} \\" in text
+    assert r"\multicolumn{6}{l}{\textit{Scalar reward models}} \\" in text
+    for name in ("table", "tabular"):
+        assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
+    body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert {line.replace(r"\&", "").count("&") for line in body} == {5}
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    assert as_latex(build(4, [TableRun("a\\b~^{}%$#", False, RUNS[0].scores)])).count(
+        r"a\textbackslash{}b\textasciitilde{}\textasciicircum{}\{\}\%\$\#"
+    )
+
+
+# -- the command -------------------------------------------------------------------------------------------
+
+
+def call(*words):
+    result = CliRunner().invoke(main, ["score", *map(str, words)])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def logs(tmp_path):
+    """A judge that is right in the first order alone, and one that is always right."""
+    found = []
+    for name in ("half", "whole"):
+        rows = []
+        for subset in rewardbench.ITEMS:
+            for order, label in (("chosen_first", "A"), ("rejected_first", "B")):
+                said = "A" if name == "half" else label
+                text = f"```` {name} ````</think>[[{said}]]"
+                rows.append(
+                    Verdict(
+                        *("rewardbench", subset, "1", None, order, said, said == label, False, "ok", 9, text),
+                        turns=1,
+                        chosen_chars=5,
+                        rejected_chars=4,
+                        prompt_tokens=3,
+                    )
+                )
+        found.append(tmp_path / f"{name}.jsonl")
+        write_jsonl(found[-1], rows)
+    return found
+
+
+def test_details_compare_and_json(logs):
+    half, whole = logs
+    text = call("rewardbench", half, "--details", "--compare", whole)
+    assert "verdicts for the answer shown first" in text and "100.00" in text
+    assert "half against whole, 23 pairs judged by both" in text
+    assert "only whole 23" in text and "tokens: 414 of responses" in text and "138 of prompts" in text
+    data = json.loads(call("rewardbench", half, "--details", "--compare", whole, "--json"))
+    assert data["name"] == "half" and data["vote"] == "mean"
+    assert data["details"]["positions"]["both"]["always_first"]["value"] == 1.0
+    (found,) = data["comparisons"]
+    assert found["mcnemar"]["only_second"] == 23 and found["differences"]["Score"]["difference"] == -0.5
+    assert "details" not in json.loads(call("rewardbench", half, "--json"))
+
+
+def test_the_table_of_several_runs(logs):
+    half, whole = logs
+    text = call("rewardbench", half, "--compare", whole, "--table", "markdown", "--name", "my judge")
+    assert "| my judge † | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 |" in text
+    assert "| whole † | **100.0** | **100.0** | **100.0** | **100.0** | **100.0** |" in text
+    assert r"\bottomrule" in call("rewardbench", half, "--table", "latex")
+
+
+def test_the_page(logs, tmp_path):
+    tasks = tmp_path / "tasks.jsonl"
+    row = {"subset": "hep-go", "item_id": "1", "cell": None, "order": "rejected_first"}
+    shown = [row | {"messages": [{"role": "user", "content": "Which, A or B?"}]}]
+    shown += [each | {"subset": name} for each in shown for name in rewardbench.ITEMS]
+    tasks.write_text("".join(json.dumps(each) + "\n" for each in shown))
+    page = tmp_path / "page.md"
+    call("rewardbench", logs[0], "--page", page, "--tasks", tasks)
+    text = page.read_text()
+    assert "# rewardbench: half" in text and "| Score | 50.00 |" in text
+    assert "| hep-go | 50.00 | 1 | 0 | 0 | 0 | 1 | 0 | 0 | 0 |" in text
+    assert text.count("### ") == 10 and "user: Which, A or B?" in text
+    assert "The right answer is B, the log says A (9 tokens):" in text
+    # a text's own fences do not end its block
+    assert "`````text\n```` half ````</think>[[A]]\n`````" in text
+    call("rewardbench", logs[0], "--page", page)
+    assert "Which, A or B?" not in page.read_text()
+
+
+def test_unknown_votes_and_tables_are_refused(logs):
+    result = CliRunner().invoke(main, ["score", "rewardbench", str(logs[0]), "--vote", "median"])
+    assert result.exit_code == 2 and "unknown vote 'median'" in result.stderr
+    assert CliRunner().invoke(main, ["score", "rewardbench", str(logs[0]), "--table", "html"]).exit_code == 2
