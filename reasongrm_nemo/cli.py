@@ -140,11 +140,11 @@ def pipeline(
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--sweep", metavar="tp,pp,cp", help="Compare the layouts along these axes.")
-@click.option("--simulate", is_flag=True, help="Hold the memory against a simulated step (trainer environment).")
+@click.option(
+    "--simulate", is_flag=True, help="Hold the memory against a simulated step (trainer environment)."
+)
 @_JSON
-def plan(
-    recipe: Path, overrides: tuple[str, ...], sweep: str | None, simulate: bool, as_json: bool
-) -> None:
+def plan(recipe: Path, overrides: tuple[str, ...], sweep: str | None, simulate: bool, as_json: bool) -> None:
     """Check RECIPE, print every key with its origin, and what it will take: memory, disk, time; nothing runs.
 
     RECIPE may be a folder, whose stages are then added up.

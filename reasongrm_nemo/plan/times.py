@@ -189,8 +189,7 @@ def of_stage(
         drawn = lengths.draw(stage.batch_size, 1, derive_seed(recipe.seed, "plan", "sft"))
         training = training_seconds(recipe, architecture, drawn, stage.max_tokens_per_micro_batch)
         return StageTime(steps, 0, 0, 0, training, 0, 0, steps * training, devices)
-    # servers are of one machine; others take shards of their own
-    return _of_sampling(recipe, architecture, server, lengths, count, cluster.devices_per_node)
+    return _of_sampling(recipe, architecture, server, lengths, count, devices)
 
 
 def tasks(recipe: Any) -> int | None:

@@ -102,8 +102,7 @@ def _plan(recipe: DictConfig, architecture: Architecture, lengths: Lengths | Non
     return Plan(
         recipe=recipe.name,
         stage=stage,
-        # what samples is of one machine
-        devices=(recipe.cluster.nodes if trained else 1) * recipe.cluster.devices_per_node,
+        devices=recipe.cluster.nodes * recipe.cluster.devices_per_node,
         parameters=parameters.of_model(architecture),
         ranks=trained,
         server=serving,

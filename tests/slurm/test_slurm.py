@@ -63,9 +63,9 @@ def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     dry = cluster.call(pipeline[0], "--dry-run", *pipeline[1:], **nodes)
     assert dry.count("sbatch") >= 12 and not runs.exists()
     jobs = ids(cluster.call(*pipeline, **nodes))
-    assert list(jobs)[-2:] == ["reasongrm_hf", "7_evaluate"] and len(jobs) == 12
+    assert list(jobs)[-3:] == ["reasongrm_hf", "7_evaluate.shards", "7_evaluate"] and len(jobs) == 13
     again = cluster.call(*pipeline, **nodes)
-    assert ids(again) == jobs and again.count("waits or runs already") == 12
+    assert ids(again) == jobs and again.count("waits or runs already") == 13
 
     # another one at the same time, which fails at its beginning
     own = {"prepare": f"prepare: {{source: {cluster.space}/nowhere.jsonl}}"}
@@ -106,7 +106,7 @@ def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     assert all((converted[name] == exported[name]).all() for name in exported)
     manifest = json.loads((runs / "7_evaluate" / "manifest.json").read_text())
     assert manifest["inputs"]["models.final"]["value"] == "@reasongrm_hf"
-    assert cluster.call(*pipeline, **nodes).count("done before") == 12
+    assert cluster.call(*pipeline, **nodes).count("done before") == 13
 
 
 @pytest.mark.timeout(1500)
@@ -164,7 +164,8 @@ def test_a_run_survives_what_befalls_it_and_is_the_unbroken_one(cluster, launch,
     spec = json.loads((runs / ".logs" / "1_grpo_zero" / "rollout-server.spec.json").read_text())
     os.kill(spec["pid"], signal.SIGKILL)  # rank 0 has its agent start another
     found = cluster.ended(job)
-    cluster.call("scontrol", "update", f"NodeName={lost}", "State=RESUME")
+    # it may have come back by itself
+    cluster.call("scontrol", "update", f"NodeName={lost}", "State=RESUME", check=False)
     assert found["JobState"] == "COMPLETED", cluster.logs()
 
     finished = runs / "1_grpo_zero"

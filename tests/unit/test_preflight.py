@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.config import load_recipe, recipes_root
-from reasongrm_nemo.preflight import checks, node, space
+from reasongrm_nemo.preflight import checks, node
 from reasongrm_nemo.preflight.report import preflight
 from reasongrm_nemo.report.console import Console
 
@@ -67,19 +66,30 @@ def test_the_node_that_differs_is_named(wrong, says):
     assert any(re.search(says, problem) for problem in found.problems), found.problems
 
 
-def test_qwqs_parameters_and_checkpoints():
-    count = space.parameters(Architecture.from_folder(QWQ))
-    assert count == 32_763_876_352  # as all ranks together hold it (docs/scale.md)
-    one, needed = space.training_bytes(recipe("grpo.keep_checkpoints=2"), count)
-    assert round(one / 1e9) == 459
-    assert needed == 3 * one + 2 * count
+def test_the_checkpoints_to_come_are_held_against_the_disk(tmp_path, monkeypatch):
+    cfg = recipe(f"model.hf_path={QWQ}", f"runs_dir={tmp_path}")
+
+    def with_free(gigabytes):
+        class Disk:
+            f_bavail, f_frsize = gigabytes * 10**6, 1000
+
+        monkeypatch.setattr(checks.os, "statvfs", lambda path: Disk)
+        found = checks.Findings()
+        checks._check_plan(found, cfg)
+        return found
+
+    # two that are kept and one being written, of 459 GB each, the weights and the rollouts
+    found = with_free(1400)
+    assert "is too small" in found.problems[-1] and "keep fewer checkpoints" in found.problems[-1]
+    assert "checkpoints of 427.2 GiB" in found.problems[-1]
+    assert not with_free(3000).problems
 
 
-def test_a_disk_that_is_too_small_is_a_problem(tmp_path):
+def test_a_layout_that_does_not_fit_the_card_is_a_problem(tmp_path):
+    layout = ["cluster.pipeline_parallel=1", "model.recompute=none"]
     found = checks.Findings()
-    cfg = recipe(f"model.hf_path={QWQ}", f"runs_dir={tmp_path}", "grpo.keep_checkpoints=100000")
-    checks._check_space(found, cfg)
-    assert "is too small: " in found.problems[0] and "lower grpo.keep_checkpoints" in found.problems[0]
+    checks._check_plan(found, recipe(f"model.hf_path={QWQ}", f"runs_dir={tmp_path}", *layout))
+    assert "does not fit" in found.problems[0] or "GiB" in found.problems[0]
 
 
 def test_a_node_says_what_it_sees(tmp_path):
