@@ -239,8 +239,8 @@ def rollouts_text(found: Study, recipe: DictConfig, fitted: Fit | None) -> str:
     lines = [
         f"{recipe.name}: {len(found.timelines)} simulated steps of {own.prompts_per_step} × "
         f"{own.samples_per_prompt} answers",
-        f"servers      {servers.count} of {recipe.rollout.tensor_parallel} GPUs, each {servers.slots} slots and "
-        f"{servers.cache:,} tokens of KV cache",
+        f"servers      {servers.count} of {recipe.rollout.tensor_parallel} GPUs, each {servers.slots} slots "
+        f"and {servers.cache:,} tokens of KV cache",
         f"lengths      {source}; mean {found.tokens:,.0f}, a step's longest {found.longest:,.0f}",
         "answers      "
         + ", ".join(f"{share:.0%} after {duration(time)}" for share, time in found.done.items()),
