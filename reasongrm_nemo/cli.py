@@ -143,8 +143,20 @@ def pipeline(
 @click.option(
     "--simulate", is_flag=True, help="Hold the memory against a simulated step (trainer environment)."
 )
+@click.option("--rollouts", is_flag=True, help="Simulate the rollouts of GRPO's steps.")
+@click.option("--lengths", type=click.Path(path_type=Path), help="Response lengths for it: a paths.jsonl.")
+@click.option("--plot", type=click.Path(path_type=Path), help="A picture of a step's rollouts.")
 @_JSON
-def plan(recipe: Path, overrides: tuple[str, ...], sweep: str | None, simulate: bool, as_json: bool) -> None:
+def plan(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    sweep: str | None,
+    simulate: bool,
+    rollouts: bool,
+    lengths: Path | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
     """Check RECIPE, print every key with its origin, and what it will take: memory, disk, time; nothing runs.
 
     RECIPE may be a folder, whose stages are then added up.
@@ -154,6 +166,8 @@ def plan(recipe: Path, overrides: tuple[str, ...], sweep: str | None, simulate: 
 
     if find_recipe(recipe).is_dir():
         data, text, wrong = planning.of_folder(recipe, overrides)
+    elif rollouts or lengths or plot:
+        data, text, wrong = planning.of_rollouts(recipe, overrides, lengths, plot)
     elif sweep:
         data, text, wrong = planning.of_layouts(recipe, overrides, sweep.split(","))
     else:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from reasongrm_nemo import plan as plans
 from reasongrm_nemo.config import load_recipe, load_with_origins
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.pipeline import load_all, recipe_files
+from reasongrm_nemo.plan.lengths import Sampled, fit, read_paths
 from reasongrm_nemo.plan.model import config_folder
+from reasongrm_nemo.plan.rollouts import study
 from reasongrm_nemo.plan.sweep import sweep
 from reasongrm_nemo.plan.whole import refuse
 from reasongrm_nemo.report import planning as report
+from reasongrm_nemo.report.rollout_plot import draw
 from reasongrm_nemo.report.summary import resolved_recipe
 from reasongrm_nemo.simulation.compare import Comparison, compare
 
@@ -53,6 +57,34 @@ def of_recipe(path: Path, overrides: Iterable[str], simulated: bool = False) -> 
         data |= {"simulation": report.comparison_data(found)}
         text += "\n\n" + report.comparison_text(found)
     return data, text, _refusal(recipe.name, made.misfits)
+
+
+def of_rollouts(path: Path, overrides: Iterable[str], sample: Path | None, plot: Path | None) -> Told:
+    """The simulated rollouts of a GRPO recipe.
+
+    Args:
+        path: the recipe.
+        overrides: ``key=value`` words.
+        sample: a ``paths.jsonl``; its lengths go before the recipe's ``plan.responses``.
+        plot: where the picture of the first step goes.
+
+    Raises:
+        UserError: the recipe is wrong, or nothing can be simulated.
+    """
+    recipe = load_recipe(path, overrides)
+    shape = plans.architecture(recipe)
+    fitted, lengths = None, None
+    if sample is not None:
+        limit = recipe.rollout.max_response_tokens
+        tasks, cut = read_paths(sample)
+        fitted, lengths = fit(tasks, cut, limit), Sampled(tasks, limit)
+    if shape is None:
+        raise UserError(f"--rollouts simulates the steps of grpo; {recipe.name} is of stage {recipe.stage}")
+    found = study(recipe, shape, lengths)
+    if plot is not None:
+        draw(found.timelines[0], plot, f"{recipe.name}: the rollouts of one step")
+    data = found.to_dict() | {"fit": None if fitted is None else asdict(fitted)}
+    return data, report.rollouts_text(found, recipe, fitted), None
 
 
 def _compared(recipe: DictConfig) -> list[Comparison]:

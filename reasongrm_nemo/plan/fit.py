@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.architecture import Architecture, Layout
+from reasongrm_nemo.placement import servers_per_node
 from reasongrm_nemo.plan import memory, storage
 from reasongrm_nemo.plan.serving import GIB, Server, server
 from reasongrm_nemo.plan.times import stated_lengths
@@ -88,11 +89,12 @@ def _of_server(recipe: Any, architecture: Architecture, serving: Server) -> Iter
             key, f"{key} is {workers}, which neither divides num_key_value_heads {heads} nor is divided by it"
         )
         return
-    if cluster.platform == "gpu" and not own.gpus and own.servers * workers > cluster.devices_per_node:
+    needed = servers_per_node(recipe) * workers
+    if cluster.platform == "gpu" and not own.gpus and needed > cluster.devices_per_node:
         yield Misfit(
             "rollout.servers",
-            f"rollout.servers is {own.servers}: with rollout.tensor_parallel {workers} they need "
-            f"{own.servers * workers} GPUs, the node has cluster.devices_per_node {cluster.devices_per_node}",
+            f"rollout.servers is {own.servers}: with rollout.tensor_parallel {workers} those of a node need "
+            f"{needed} GPUs, it has cluster.devices_per_node {cluster.devices_per_node}",
         )
     if cluster.platform == "gpu" and not recipe.plan.device_memory_gib:
         return

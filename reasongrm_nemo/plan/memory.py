@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasongrm_nemo.architecture import Architecture, Layout
+from reasongrm_nemo.placement import servers_per_node
 from reasongrm_nemo.plan import activations, parameters, states
 from reasongrm_nemo.plan.serving import GIB, Server
 from reasongrm_nemo.plan.states import States
@@ -88,9 +89,9 @@ def moments(recipe: Any, trained: list[Rank], server: Server | None) -> dict[str
 def shares_gpus(recipe: Any) -> bool:
     """Whether a rollout server's worker and a trainer's rank are on one GPU."""
     own = recipe.rollout
-    served = set(own.gpus or range(own.servers * own.tensor_parallel))
-    trains = recipe.stage == "grpo" and recipe.cluster.platform == "gpu"
-    return trains and bool(served & set(range(recipe.cluster.devices_per_node)))
+    served = set(own.gpus or range(servers_per_node(recipe) * own.tensor_parallel))
+    both = recipe.stage == "grpo" and recipe.cluster.platform == "gpu" and not own.nodes
+    return both and bool(served & set(range(recipe.cluster.devices_per_node)))
 
 
 def host_bytes(recipe: Any, trained: list[Rank]) -> dict[str, int]:

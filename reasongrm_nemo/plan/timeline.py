@@ -127,8 +127,9 @@ class Timeline:
 class _Sample:
     group: int
     index: int
-    left: int
-    made: int = 0
+    length: int
+    made: int = 0  # before it was admitted
+    ends: int = 0  # at which of the server's steps
 
 
 @dataclass
@@ -139,6 +140,7 @@ class _Server:
     waiting: deque[_Sample] = field(default_factory=deque)
     running: list[_Sample] = field(default_factory=list)
     prompts: Counter[int] = field(default_factory=Counter)  # group -> samples that run
+    steps: int = 0
     held: int = 0
     context: int = 0
     events: list[tuple[float, int]] = field(default_factory=list)
@@ -184,7 +186,7 @@ def roll_out(lengths: NDArray[np.int64], prompts: Sequence[int], servers: Server
         busy = [server for server in pool if server.running]
         server = min(busy, key=_next_event)
         _advance(server, _steps_to_event(server))
-        for sample in [sample for sample in server.running if sample.left == 0]:
+        for sample in [sample for sample in server.running if sample.ends == server.steps]:
             _leave(server, sample, prompts)
             out.ended[sample.group, sample.index] = server.now
             unanswered[sample.group] -= 1
@@ -203,7 +205,7 @@ def roll_out(lengths: NDArray[np.int64], prompts: Sequence[int], servers: Server
 
 def _steps_to_event(server: _Server) -> int:
     """Steps until a sample ends or the KV cache is full; at least one."""
-    nearest = min(sample.left for sample in server.running)
+    nearest = min(sample.ends for sample in server.running) - server.steps
     room = (server.own.cache - server.held) // len(server.running)
     return max(1, min(nearest, room))
 
@@ -218,9 +220,7 @@ def _advance(server: _Server, steps: int) -> None:
     server.now += server.rates.steps(steps, count, server.context)
     server.held += steps * count
     server.context += steps * count
-    for sample in server.running:
-        sample.left -= steps
-        sample.made += steps
+    server.steps += steps
 
 
 def _admit(server: _Server, prompts: Sequence[int], out: Timeline) -> None:
@@ -236,6 +236,7 @@ def _admit(server: _Server, prompts: Sequence[int], out: Timeline) -> None:
         server.waiting.popleft()
         server.now += need * server.rates.sample  # its prefill; samples of a prompt share it
         out.began[sample.group, sample.index] = min(out.began[sample.group, sample.index], server.now)
+        sample.ends = server.steps + sample.length - sample.made
         server.prompts[sample.group] += 1
         server.running.append(sample)
         server.held += need
@@ -246,6 +247,7 @@ def _admit(server: _Server, prompts: Sequence[int], out: Timeline) -> None:
 
 def _leave(server: _Server, sample: _Sample, prompts: Sequence[int]) -> None:
     server.running.remove(sample)
+    sample.made = sample.length - (sample.ends - server.steps)
     server.prompts[sample.group] -= 1
     server.held -= sample.made
     server.context -= prompts[sample.group] + sample.made

@@ -11,13 +11,14 @@ import numpy as np
 
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.data.seeds import derive_seed
+from reasongrm_nemo.placement import servers_per_node
 from reasongrm_nemo.plan import flops, parameters
 from reasongrm_nemo.plan.lengths import Drawn, Lengths, Lognormal
 from reasongrm_nemo.plan.serving import Server
 from reasongrm_nemo.plan.states import WIDTH
 from reasongrm_nemo.plan.timeline import Rates, Servers, Timeline, roll_out
 
-_STEPS = 4  # simulated for a mean
+STEPS = 12  # simulated for a mean
 _SHARE_OUT = 2  # prompts in flight at a server, over those whose samples it runs at once (rollout.rollouts)
 
 
@@ -72,11 +73,17 @@ def rates(recipe: Any, architecture: Architecture, server: Server) -> Rates:
 
 def servers(recipe: Any, server: Server, samples: int) -> Servers:
     """What the recipe's rollouts run on, ``samples`` to a prompt."""
-    own = recipe.rollout
+    own, count = recipe.rollout, server_count(recipe)
     prompts = own.concurrency
-    if own.servers > 1:
+    if count > 1:
         prompts = min(prompts, _SHARE_OUT * -(-own.max_num_seqs // samples))
-    return Servers(own.servers, own.max_num_seqs, server.tokens, prompts)
+    return Servers(count, own.max_num_seqs, server.tokens, prompts)
+
+
+def server_count(recipe: Any) -> int:
+    """Servers of the run; a stage that only samples has those of one node, whose shard it is."""
+    own: int = recipe.rollout.servers
+    return own if recipe.stage == "grpo" else servers_per_node(recipe)
 
 
 def stated_lengths(recipe: Any) -> Lognormal:
@@ -176,7 +183,8 @@ def of_stage(
     own, cluster = recipe.plan, recipe.cluster
     if own.tflops is None or own.bandwidth_gb_s is None:
         return "plan.tflops or plan.bandwidth_gb_s is null: no time is reckoned"
-    devices = cluster.nodes * cluster.devices_per_node
+    apart = recipe.rollout.nodes if recipe.stage == "grpo" else 0
+    devices = (cluster.nodes + apart) * cluster.devices_per_node
     lengths = lengths or stated_lengths(recipe)
     if recipe.stage == "grpo":
         return _of_grpo(recipe, architecture, server, optimizer, lengths, devices)
@@ -189,7 +197,7 @@ def of_stage(
         drawn = lengths.draw(stage.batch_size, 1, derive_seed(recipe.seed, "plan", "sft"))
         training = training_seconds(recipe, architecture, drawn, stage.max_tokens_per_micro_batch)
         return StageTime(steps, 0, 0, 0, training, 0, 0, steps * training, devices)
-    # servers are of one machine; others take shards of their own
+    # other nodes take shards of their own
     return _of_sampling(recipe, architecture, server, lengths, count, cluster.devices_per_node)
 
 
@@ -199,7 +207,7 @@ def tasks(recipe: Any) -> int | None:
     found: int | None = recipe.plan.tasks
     if stage != "sft" and own.max_tasks is not None:
         found = min(own.max_tasks, found or own.max_tasks)
-    if found is not None and stage in ("generate", "mine") and own.shard is not None:
+    if found is not None and stage in ("generate", "mine", "evaluate") and own.shard is not None:
         found = -(-found // int(own.shard.split("/")[1]))
     return found
 
@@ -208,7 +216,7 @@ def _of_grpo(
     recipe: Any, architecture: Architecture, server: Server, optimizer: int, lengths: Lengths, devices: int
 ) -> StageTime:
     grpo, own = recipe.grpo, recipe.plan
-    timelines = [step_rollouts(recipe, architecture, server, lengths, step) for step in range(_STEPS)]
+    timelines = [step_rollouts(recipe, architecture, server, lengths, step) for step in range(STEPS)]
     forwards = int(grpo.optimizer_steps > 1 and not grpo.max_lag)
     if grpo.kl_coefficient > 0:
         forwards += 2 if grpo.kl_in == "reward" else 1
@@ -254,14 +262,15 @@ def _of_sampling(
     # a sample is met, while it runs, in proportion to its length
     context = prompt + float((drawn**2).mean() / drawn.mean()) / 2
     seconds = tail = 0.0
+    count = server_count(recipe)
     for samples, times in passes:
         most = server.tokens / context
-        running = max(1, int(min(server.most_sequences, most, tasks * samples / recipe.rollout.servers)))
+        running = max(1, int(min(server.most_sequences, most, tasks * samples / count)))
         step = speed.steps(1, running, int(running * context))
         prefill = prompt / samples * speed.sample
         each = float(drawn.mean()) * step / running + prefill
-        last = float(np.quantile(drawn, 1 - 1 / (running * recipe.rollout.servers)))
+        last = float(np.quantile(drawn, 1 - 1 / (running * count)))
         tail += times * speed.steps(int(last), 1, prompt)
-        seconds += times * tasks * samples * each / recipe.rollout.servers
+        seconds += times * tasks * samples * each / count
     whole = seconds + tail
     return StageTime(1, whole, seconds, 0.0, 0.0, 0.0, 0.0, whole, devices)

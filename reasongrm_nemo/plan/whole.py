@@ -107,7 +107,7 @@ def _plan(recipe: DictConfig, architecture: Architecture, lengths: Lengths | Non
         parameters=parameters.of_model(architecture),
         ranks=trained,
         server=serving,
-        served=recipe.rollout.servers * recipe.rollout.tensor_parallel if serving else 0,
+        served=times.server_count(recipe) * recipe.rollout.tensor_parallel if serving else 0,
         moments=memory.moments(recipe, trained, serving) if on_gpu else {},
         host=memory.host_bytes(recipe, trained),
         disk=storage.disk_bytes(recipe, architecture, mean),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from reasongrm_nemo.plan import Plan
+from reasongrm_nemo.plan.lengths import Fit
+from reasongrm_nemo.plan.rollouts import Study
 from reasongrm_nemo.plan.sweep import Row
 from reasongrm_nemo.plan.times import StageTime
 from reasongrm_nemo.report.console import duration
@@ -80,11 +82,11 @@ def _layout(plan: Plan, recipe: DictConfig) -> str:
 
 
 def _servers(plan: Plan, recipe: DictConfig, unit: str) -> str:
-    server, own = plan.server, recipe.rollout
+    server = plan.server
     assert server is not None
     longest = recipe.model.max_model_len
     mean = round(recipe.plan.prompt_tokens + recipe.plan.responses.median)
-    text = f"{own.servers} of {server.workers} {unit}{'s' if server.workers > 1 else ''}"
+    text = f"{plan.served // server.workers} of {server.workers} {unit}{'s' if server.workers > 1 else ''}"
     if plan.devices > plan.served and recipe.cluster.platform == "gpu":
         text += f" ({plan.devices - plan.served} of {plan.devices} GPUs serve nothing)"
     text += f"; weights {_gib(server.weights)} GiB, KV cache {_gib(server.kv_cache)} GiB a {unit}"
@@ -186,9 +188,9 @@ def comparison_text(found: Sequence[Comparison]) -> str:
     seconds = sum(each.report.build_s + each.report.step_s for each in found)
     lines += [
         "",
-        f"Largest difference: {100 * worst.worst:.2f} % ({name} of stage {worst.stage}). Memory in GiB; one micro-batch's "
-        f"operations in TFLOP; gradients and optimizer states are arithmetic on both sides. {seconds:.0f} s of "
-        "building and stepping.",
+        f"Largest difference: {100 * worst.worst:.2f} % ({name} of stage {worst.stage}). Memory in GiB; one "
+        "micro-batch's operations in TFLOP; gradients and optimizer states are arithmetic on both sides. "
+        f"{seconds:.0f} s of building and stepping.",
     ]
     return "\n".join(lines)
 
@@ -214,3 +216,55 @@ def comparison_data(found: Sequence[Comparison]) -> list[dict[str, Any]]:
         }
         for each in found
     ]
+
+
+def rollouts_text(found: Study, recipe: DictConfig, fitted: Fit | None) -> str:
+    """Simulated steps, and what would shorten them."""
+    own, servers = recipe.grpo, found.servers
+    stated = recipe.plan.responses
+    if fitted is None:
+        source = (
+            f"lognormal, median {stated.median:,.0f}, sigma {stated.sigma:g}, alike {stated.alike:g} (stated)"
+        )
+    else:
+        near = fitted.lognormal
+        source = (
+            f"drawn from {fitted.responses:,} paths, {fitted.cut:.1%} cut; the nearest lognormal has "
+            f"median {near.median:,.0f}, sigma {near.sigma:.2f}, alike {near.alike:.2f}, and is off by "
+            f"{fitted.distance:.3f}"
+        )
+    answers = own.prompts_per_step * own.samples_per_prompt
+    tail = 1 - found.done[0.9] / found.done[1.0]
+    slots = min(servers.count * servers.slots, answers)
+    lines = [
+        f"{recipe.name}: {len(found.timelines)} simulated steps of {own.prompts_per_step} × "
+        f"{own.samples_per_prompt} answers",
+        f"servers      {servers.count} of {recipe.rollout.tensor_parallel} GPUs, each {servers.slots} slots "
+        f"and {servers.cache:,} tokens of KV cache",
+        f"lengths      {source}; mean {found.tokens:,.0f}, a step's longest {found.longest:,.0f}",
+        "answers      "
+        + ", ".join(f"{share:.0%} after {duration(time)}" for share, time in found.done.items()),
+        f"tail         the last tenth of the answers takes {tail:.0%} of the time; on average "
+        f"{found.running:.0f} of {slots} slots run, {found.rate:,.0f} tokens/s; servers idle for "
+        f"{found.idle:.0%} of it",
+        f"training     {duration(found.training)}, refit and offload included",
+        "",
+    ]
+    head = ["way", "a step", "saves", "groups lost", "length of what is kept"]
+    first = found.choices[0].step
+    rows = [
+        [
+            choice.name,
+            duration(choice.step),
+            f"{1 - choice.step / first:.0%}",
+            f"{choice.lost:.1%}",
+            f"{choice.length:.2f}",
+        ]
+        for choice in found.choices
+    ]
+    lines += aligned(head, rows)
+    lines += [
+        "",
+        "A lag needs GPUs for servers and trainer apart (no rollout.sleep); speeds are taken as the same.",
+    ]
+    return "\n".join(lines)

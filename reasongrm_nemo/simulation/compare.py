@@ -81,8 +81,8 @@ def compare(
     """
     if not recipe.cluster.trainer_python and importlib.util.find_spec("nemo_aligner") is None:
         raise UserError(
-            "--simulate needs the trainer environment, which has NeMo-Aligner: run reasongrm in it, or name its "
-            "python by cluster.trainer_python"
+            "--simulate needs the trainer environment, which has NeMo-Aligner: run reasongrm in it, or name "
+            "its python by cluster.trainer_python"
         )
     chosen = range(recipe.cluster.pipeline_parallel) if stages is None else stages
     requests = [

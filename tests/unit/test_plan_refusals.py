@@ -126,6 +126,7 @@ WRONG = {
             "model.log_prob_chunk=65536",
             "cluster.pipeline_parallel=1",
             "cluster.nodes=1",
+            "rollout.servers=1",
             "plan.device_memory_gib=90",
         ],
         "model.log_prob_chunk",
@@ -149,7 +150,7 @@ WRONG = {
         "rollout.gpu_memory_utilization",
         "not of one full sequence",
     ),
-    "servers past the node": (GENERATE, ["rollout.servers=2"], "rollout.servers", "need 16 GPUs"),
+    "servers past the node": (GENERATE, ["rollout.servers=8"], "rollout.servers", "need 16 GPUs"),
     "servers' TP not dividing the heads": (
         GENERATE,
         ["rollout.tensor_parallel=3"],
