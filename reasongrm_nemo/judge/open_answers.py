@@ -58,7 +58,7 @@ def read_answer(text: str) -> OpenAnswer:
         marks = list(_FINAL.finditer(said))
         rest = said[marks[-1].end() :].lstrip() if marks else said.strip()
         found = rest.partition("\n")[0] if marks or "\n" not in rest else ""
-    found = found.strip().strip("*").strip()
+    found = found.strip().rstrip("*").removesuffix(".").strip("* \t\n")
     return OpenAnswer(found, "ok") if 0 < len(found) <= _MAX_CHARS else OpenAnswer(None, "no_answer")
 
 

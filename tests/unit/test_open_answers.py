@@ -24,6 +24,8 @@ from reasongrm_nemo.judge.open_answers import exact, normalised, number, numeric
         (r"</think> \boxed{a{b}c} \boxed{never closed", "a{b}c"),
         ("</think>\n\nThe work.\nFinal answer: **7**\nHope it helps", "7"),
         ("</think>\n\nthe answer is Paris\n", "Paris"),
+        ("</think>The answer is: **7**.", "7"),
+        ("</think>Final answer: **7.**", "7"),
         ("</think>The final answer is: 3", "3"),
         ("</think> steps\n#### 1,234", "1,234"),
         ("x</think>\n\n 19 \n", "19"),
