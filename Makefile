@@ -10,13 +10,14 @@ JOBS ?= 2
 # .envs/env.sh is written by `setup`: the two interpreters, and `reasongrm` on the path.
 IN_ENVS = . ./.envs/env.sh &&
 
-.PHONY: help demo smollm2 reasongrm test test-unit lint format setup clean clean-envs
+.PHONY: help demo smollm2 reasongrm test test-unit test-slurm lint format setup clean clean-envs
 
 help:
 	@echo 'make demo        the whole method on the tiny model, CPU, from nothing to a scored ReasonGRM'
 	@echo 'make test        lint, types, and the tests: unit, parallel, stages'
 	@echo 'make test-unit   the unit tests alone, seconds'
-	@echo 'make lint        ruff and mypy'
+	@echo 'make test-slurm  the cluster templates on a Slurm of four pseudo-nodes (root on Debian)'
+	@echo 'make lint        ruff, mypy, shellcheck and shfmt'
 	@echo 'make format      ruff, changing files'
 	@echo 'make smollm2     the method on SmolLM2-135M, CPU, long'
 	@echo 'make reasongrm ARGS="plan recipes/tiny/1_grpo_zero.yaml"'
@@ -42,14 +43,19 @@ test: lint
 test-unit: setup
 	@$(IN_ENVS) "$$TRAINER_PYTHON" -m pytest tests/unit $(ARGS)
 
+test-slurm: setup
+	@$(IN_ENVS) "$$TRAINER_PYTHON" -m pytest tests/slurm $(ARGS)
+
 lint: setup
 	@$(IN_ENVS) "$$TRAINER_PYTHON" -m ruff check .
 	@$(IN_ENVS) "$$TRAINER_PYTHON" -m ruff format --check .
 	@$(IN_ENVS) "$$TRAINER_PYTHON" -m mypy
+	@$(IN_ENVS) "$$TRAINER_PYTHON" scripts/check_shell.py
 
 format: setup
 	@$(IN_ENVS) "$$TRAINER_PYTHON" -m ruff check --fix-only .
 	@$(IN_ENVS) "$$TRAINER_PYTHON" -m ruff format .
+	@$(IN_ENVS) "$$TRAINER_PYTHON" scripts/check_shell.py --write
 
 clean:
 	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .envs

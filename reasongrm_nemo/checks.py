@@ -14,6 +14,7 @@ from reasongrm_nemo import rope
 from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.checks_training import check_grpo, check_long_run
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.placement import servers_per_node
 
 STAGES = ("prepare", "grpo", "generate", "filter", "sft", "mine", "evaluate")
 GENERATED_SOURCES = ("tiny_judge",)
@@ -26,6 +27,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "judge.policy": ("strict_last", "rm_r1", "rewardbench"),
     "rollout.dtype": ("fp32", "bf16"),
     "cluster.platform": ("cpu", "gpu"),
+    "cluster.launcher": ("auto", "local", "slurm"),
     "cluster.weight_transfer": ("gloo", "nccl", "ipc"),
     "grpo.kl_estimator": ("k1", "k2", "k3"),
     "grpo.kl_in": ("loss", "reward"),
@@ -73,7 +75,7 @@ AT_LEAST_ONE_OR_NULL: dict[str, tuple[str, ...]] = {
     "evaluate": ("max_tasks", "max_items"),
 }
 NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
-    "rollout": ("temperature",),
+    "rollout": ("temperature", "nodes"),
     "prepare": ("tiny_judge.train", "tiny_judge.validation", "validation_fraction"),
     "grpo": (
         "skip_tasks",
@@ -256,13 +258,31 @@ def _check_servers(cfg: DictConfig, refuse: Any) -> None:
     limit = own.straggler_timeout_s
     if limit is not None and (isinstance(limit, (bool, str)) or limit <= 0):
         refuse("rollout.straggler_timeout_s", f"is {limit!r}; it must be above 0, or null")
-    wanted = own.servers * own.tensor_parallel
+    on_a_node = servers_per_node(cfg)
+    wanted = on_a_node * own.tensor_parallel
     if own.gpus and len(set(own.gpus)) != wanted:
+        nodes = own.nodes or cluster.nodes
+        on = f", on {nodes} nodes {on_a_node} each," if nodes > 1 else ""
         refuse(
             "rollout.gpus",
-            f"names {len(set(own.gpus))} different GPUs; rollout.servers {own.servers} × "
+            f"names {len(set(own.gpus))} different GPUs; rollout.servers {own.servers}{on} × "
             f"rollout.tensor_parallel {own.tensor_parallel} needs {wanted}",
         )
+    if own.nodes and cluster.launcher == "local":
+        refuse(
+            "rollout.nodes", f"is {own.nodes} with cluster.launcher local; only a Slurm job has other nodes"
+        )
+    if own.nodes and own.servers < own.nodes:
+        refuse(
+            "rollout.nodes", f"is {own.nodes}, more than the rollout.servers {own.servers}: some would idle"
+        )
+    if own.nodes and cluster.weight_transfer == "ipc":
+        refuse(
+            "rollout.nodes",
+            f"is {own.nodes}, and cluster.weight_transfer ipc needs trainer and server on one GPU; take nccl",
+        )
+    if own.nodes:
+        return
     if cfg.stage != "grpo" or cluster.platform == "cpu" or cluster.weight_transfer == "gloo":
         return
     trained = set(range(cluster.devices_per_node))  # the GPUs of the trainer's ranks

@@ -95,7 +95,7 @@ def main() -> None:
 @_JSON
 def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Run one stage's RECIPE; what is done and unchanged is not done again, what was cut off is resumed."""
-    from reasongrm_nemo.config import load_recipe
+    from reasongrm_nemo.config import artefacts_read, load_recipe
     from reasongrm_nemo.files import RunsLock
     from reasongrm_nemo.stages.context import run_stage
     from reasongrm_nemo.stages.rollout_pool import RolloutPool
@@ -105,9 +105,9 @@ def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     kept = f"{runs_dir / '.partial' / cfg.name} is kept; the same command goes on from there"
     with (
         _interruptible(kept),
-        RunsLock(runs_dir),
-        stop_on_signal(runs_dir),
-        RolloutPool(runs_dir / ".logs", console) as pool,
+        RunsLock(runs_dir, cfg.name, artefacts_read(cfg)),
+        stop_on_signal(runs_dir, cfg.name),
+        RolloutPool(runs_dir / ".logs" / cfg.name, console) as pool,
     ):
         outcome = run_stage(cfg, console, pool)
     _print(as_json, outcome.manifest, str(outcome.path))
@@ -139,20 +139,105 @@ def pipeline(
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--sweep", metavar="tp,pp,cp", help="Compare the layouts along these axes.")
+@click.option(
+    "--simulate", is_flag=True, help="Hold the memory against a simulated step (trainer environment)."
+)
+@click.option("--rollouts", is_flag=True, help="Simulate the rollouts of GRPO's steps.")
+@click.option("--lengths", type=click.Path(path_type=Path), help="Response lengths for it: a paths.jsonl.")
+@click.option("--plot", type=click.Path(path_type=Path), help="A picture of a step's rollouts.")
 @_JSON
-def plan(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check RECIPE and print every key with its value and where that comes from; nothing runs."""
-    from omegaconf import OmegaConf
+def plan(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    sweep: str | None,
+    simulate: bool,
+    rollouts: bool,
+    lengths: Path | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Check RECIPE, print every key with its origin, and what it will take: memory, disk, time; nothing runs.
 
-    from reasongrm_nemo.config import load_with_origins
-    from reasongrm_nemo.report.summary import resolved_recipe
+    RECIPE may be a folder, whose stages are then added up.
+    """
+    from reasongrm_nemo import planning
+    from reasongrm_nemo.config import find_recipe
 
-    cfg, origins = load_with_origins(recipe, overrides)
-    resolved: Any = OmegaConf.to_container(cfg)
-    _print(as_json, resolved, resolved_recipe(resolved, origins))
+    if find_recipe(recipe).is_dir():
+        data, text, wrong = planning.of_folder(recipe, overrides)
+    elif rollouts or lengths or plot:
+        data, text, wrong = planning.of_rollouts(recipe, overrides, lengths, plot)
+    elif sweep:
+        data, text, wrong = planning.of_layouts(recipe, overrides, sweep.split(","))
+    else:
+        data, text, wrong = planning.of_recipe(recipe, overrides, simulate)
+    _print(as_json, data, text)
+    if wrong:
+        raise wrong
 
 
 _FILE = click.Path(path_type=Path)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--from", "first", metavar="STAGE", help="Begin at this recipe (its name or number).")
+@click.option("--to", "last", metavar="STAGE", help="End with this recipe, included.")
+@click.option("--shards", default=8, show_default=True, type=click.IntRange(1), help="Tasks of a job array.")
+@click.option("--no-conversion", is_flag=True, help="Leave out the Megatron checkpoints there and back.")
+@click.option("--shell", is_flag=True, help="Tabs between words, as launch/pipeline.sh reads it.")
+def chain(
+    folder: Path,
+    overrides: tuple[str, ...],
+    first: str | None,
+    last: str | None,
+    shards: int,
+    no_conversion: bool,
+    shell: bool,
+) -> None:
+    """What launch/pipeline.sh submits for the recipes of DIR: a job a line, and whether it is done."""
+    from reasongrm_nemo.chain import as_lines
+    from reasongrm_nemo.chain import chain as jobs_of
+
+    found = jobs_of(folder, overrides, shards, first, last, not no_conversion)
+    click.echo("\n".join(as_lines(found)) if shell else json.dumps(found, indent=2))
+
+
+@main.command()
+@click.argument("runs_dir", type=click.Path(path_type=Path))
+@_JSON
+def status(runs_dir: Path, as_json: bool) -> None:
+    """Where the jobs of RUNS_DIR stand: stage, step, reward, time left, last error with its log line."""
+    from reasongrm_nemo.report import status as report
+
+    found = report.collect(runs_dir)
+    _print(as_json, found, report.as_text(found))
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--quick", is_flag=True, help="Leave out the collective over all ranks.")
+@click.option("--off", is_flag=True, help="Check the recipe and the number of nodes alone.")
+@click.option("--dry-run", is_flag=True, help="Print what would be run where; ask no node.")
+@click.option("--job-nodes", type=int, help="For --dry-run outside of a job: suppose one of so many nodes.")
+@click.option("--notes", type=click.Path(path_type=Path), help="Write shell variables for launch/common.sh.")
+def preflight(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    quick: bool,
+    off: bool,
+    dry_run: bool,
+    job_nodes: int | None,
+    notes: Path | None,
+) -> None:
+    """Check the nodes of this Slurm job, or this machine, for RECIPE: before any model loads."""
+    from reasongrm_nemo.preflight.report import preflight as check
+
+    if not check(recipe, overrides, _console(False), quick, off, dry_run, job_nodes, notes):
+        raise click.exceptions.Exit(2)
 
 
 @main.command()

@@ -192,6 +192,12 @@ def input_paths(cfg: DictConfig) -> dict[str, tuple[str, str]]:
     return {name: pair for name, pair in found.items() if pair[1] is not None}
 
 
+def artefacts_read(cfg: DictConfig) -> set[str]:
+    """The artefacts of its own runs folder that a recipe's inputs are in."""
+    values = [value for _, value in input_paths(cfg).values()]
+    return {value[1:].split("/")[0] for value in values if value.startswith("@")} - {cfg.name}
+
+
 # -- reading files ---------------------------------------------------------------------------------------
 
 

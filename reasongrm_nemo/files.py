@@ -9,7 +9,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -167,40 +167,62 @@ def disk_full(error: BaseException | None, work: Path) -> StageFailed | None:
 
 
 class RunsLock:
-    """One process at a time works in a runs folder. The kernel frees the lock when its owner dies.
+    """Who works in a runs folder: one process on the whole of it, or several, each on an artefact of its own.
+
+    The kernel frees the locks when their owner dies.
+
+    Args:
+        runs_dir: the runs folder.
+        name: the artefact that is made; None: the whole folder is one's own.
+        reads: artefacts that must not be made anew meanwhile.
 
     Raises:
-        UserError: on entering, where another process holds it; the sentence names that process.
+        UserError: on entering, where another process is in the way; the sentence names that process.
     """
 
-    def __init__(self, runs_dir: Path) -> None:
-        self.path = runs_dir / ".lock"
-        self._handle: int | None = None
+    def __init__(self, runs_dir: Path, name: str | None = None, reads: Iterable[str] = ()) -> None:
+        self.path, self._name, self._reads = runs_dir / ".lock", name, sorted(set(reads))
+        self._handles: list[int] = []
 
     def __enter__(self) -> RunsLock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        folder = self.path.parent
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take(self.path, fcntl.LOCK_EX if self._name is None else fcntl.LOCK_SH, folder)
+            if self._name is not None:
+                locks = folder / ".locks"
+                locks.mkdir(exist_ok=True)
+                self._take(locks / self._name, fcntl.LOCK_EX, folder / self._name)
+                for other in self._reads:
+                    self._take(locks / other, fcntl.LOCK_SH, folder / other)
+        except UserError:
+            self._release()
+            raise
+        return self
+
+    def _take(self, path: Path, kind: int, what: Path) -> None:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._handles.append(handle)
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except OSError as error:
             owner = os.read(handle, 200).decode(errors="replace").strip()
-            os.close(handle)
             if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise UserError(
-                    f"{self.path}: this file system does not lock files ({error.strerror})"
-                ) from None
+                raise UserError(f"{path}: this file system does not lock files ({error.strerror})") from None
             raise UserError(
-                f"{self.path.parent} is in use by another run ({owner or 'process unknown'}); "
+                f"{what} is in use by another run ({owner or 'process unknown'}); "
                 "wait for it, end it, or give another runs_dir=..."
             ) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
-        self._handle = handle
-        return self
+        if kind == fcntl.LOCK_EX or what == self.path.parent:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+
+    def _release(self) -> None:
+        for handle in self._handles:
+            os.close(handle)
+        self._handles = []
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        self._release()

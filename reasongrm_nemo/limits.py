@@ -17,7 +17,7 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import write_json
 
 STOP_FILE = "stop"
-"""In the runs folder: whoever makes it asks the running stage to save and end."""
+"""In the runs folder: whoever makes it asks all running stages to save and end; `stop.<name>` asks one."""
 MARKER = "stopped.json"
 """In a partial artefact: its stage was asked to end and saved; the same command goes on from there."""
 _JOB_START = "REASONGRM_JOB_START"
@@ -58,12 +58,18 @@ class Limits:
         runs_dir: where the stop file would be.
         must_save_by: "[DD:]HH:MM:SS" after the job's start, or None.
         now: the clock, in seconds since 1970.
+        name: the artefact's, where one stage can be asked alone.
     """
 
     def __init__(
-        self, runs_dir: Path, must_save_by: str | int | None, now: Callable[[], float] = time.time
+        self,
+        runs_dir: Path,
+        must_save_by: str | int | None,
+        now: Callable[[], float] = time.time,
+        name: str | None = None,
     ) -> None:
-        self._file, self._now = Path(runs_dir) / STOP_FILE, now
+        self._files = [stop_file(runs_dir), *([stop_file(runs_dir, name)] if name else [])]
+        self._now = now
         self._deadline: float | None = None
         if must_save_by is not None:
             self._deadline = float(os.environ.get(_JOB_START) or now()) + seconds(must_save_by)
@@ -74,8 +80,9 @@ class Limits:
         Args:
             needed_s: how long it would take to come here again and save then.
         """
-        if self._file.exists():
-            return f"{self._file} asks for it"
+        for file in self._files:
+            if file.exists():
+                return f"{file} asks for it"
         if self._deadline is not None and self._now() + needed_s >= self._deadline:
             return "checkpoints.checkpoint_must_save_by would pass before another step is saved"
         return None
@@ -92,20 +99,39 @@ def marked(work: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def ask_on_signal(runs_dir: Path) -> Any:
+def stop_file(runs_dir: Path, name: str | None = None) -> Path:
+    """The file that asks the stage of that name, or every stage of the folder, to end."""
+    return Path(runs_dir) / (STOP_FILE if name is None else f"{STOP_FILE}.{name}")
+
+
+def ask_on_signal(runs_dir: Path, name: str | None = None) -> Any:
     """Let SIGUSR1 make the stop file; returns what it did before."""
-    file = Path(runs_dir) / STOP_FILE
+    file = stop_file(runs_dir, name)
     return signal.signal(signal.SIGUSR1, lambda *_: file.touch())
 
 
 @contextmanager
-def stop_on_signal(runs_dir: Path) -> Iterator[None]:
-    """While the block runs, SIGUSR1 makes the stop file; one that lay there before is removed first."""
-    file = Path(runs_dir) / STOP_FILE
-    file.unlink(missing_ok=True)
-    before = ask_on_signal(runs_dir)
+def stop_on_signal(runs_dir: Path, name: str | None = None) -> Iterator[None]:
+    """While the block runs, SIGUSR1 makes the stop file; those that lay there before are removed first.
+
+    So does SIGTERM in a Slurm job, which is sent before a preemption, with a while to save.
+
+    Args:
+        runs_dir: the runs folder.
+        name: the artefact's, where other stages may run in the folder at the same time (the tasks of a job
+            array): the signal then asks this one alone. A file `stop` of the user's is for all of them and
+            stays until the next start.
+    """
+    file = stop_file(runs_dir, name)
+    stop_file(runs_dir).unlink(missing_ok=True)
+    for old in [file] if name else Path(runs_dir).glob(f"{STOP_FILE}.*"):
+        old.unlink(missing_ok=True)
+    before = {signal.SIGUSR1: ask_on_signal(runs_dir, name)}
+    if os.environ.get("SLURM_JOB_ID"):
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda *_: file.touch())
     try:
         yield
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         file.unlink(missing_ok=True)

@@ -52,6 +52,7 @@ _VOLATILE = (
     "rollout.port",
     "rollout.threads",
     "rollout.servers",
+    "rollout.nodes",
     "rollout.tensor_parallel",
     "rollout.gpus",
     "rollout.gpu_memory_utilization",
@@ -62,6 +63,7 @@ _VOLATILE = (
     "rollout.stall_timeout_s",
     "rollout.start_timeout_s",
     # the gradient does not depend on how the work is cut, so a run may go on at another layout
+    "cluster.launcher",
     "cluster.nodes",
     "cluster.devices_per_node",
     "cluster.tensor_parallel",
@@ -82,7 +84,7 @@ _VOLATILE = (
 )
 # Inside an artefact: not an input of any stage, possibly huge.
 _UNHASHED = ("checkpoints", "logs", "rollouts", "tensorboard", "wandb", "mlruns")
-_PACKAGES = (
+PACKAGES: tuple[str, ...] = (
     "torch",
     "numpy",
     "transformers",
@@ -340,7 +342,7 @@ def code_version() -> dict[str, Any]:
 def package_versions() -> dict[str, str]:
     """Versions of the packages that figures may depend on, those that are installed here."""
     found = {}
-    for name in _PACKAGES:
+    for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -33,7 +33,9 @@ class Run:
         self.metrics = MetricsLog(
             order.work if writes else None, make_trackers(order.recipe, order.work) if writes else ()
         )
-        self._limits = limits.Limits(order.runs_dir or order.work, own.checkpoint_must_save_by)
+        self._limits = limits.Limits(
+            order.runs_dir or order.work, own.checkpoint_must_save_by, name=order.recipe.name
+        )
         self._longest_step_s = 0.0
 
     def reason_to_stop(self, step_s: float) -> str | None:

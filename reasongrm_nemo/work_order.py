@@ -69,6 +69,13 @@ class WorkOrder:
         )
 
 
+def python_environment() -> dict[str, str]:
+    """This process's environment for a child that has to import this checkout in any folder."""
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return dict(os.environ) | {"PYTHONPATH": path}
+
+
 def first_rank() -> bool:
     """Whether this is the rank that writes files and talks to the rollout server."""
     return int(os.environ.get("RANK", 0)) == 0
@@ -81,7 +88,7 @@ def rank_of_the_run(order: WorkOrder) -> Iterator[None]:
     SIGUSR1, which Slurm sends to every process of a job, asks for a save and an end (see ``limits``).
     """
     die_with_parent(os.getppid())
-    ask_on_signal(order.runs_dir or order.work)
+    ask_on_signal(order.runs_dir or order.work, order.recipe.name)
     try:
         yield
     except BaseException as error:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-
-def address_towards(host: str) -> str:
-    """The address under which `host` reaches this machine: loopback for loopback.
-
-    Raises:
-        OSError: there is no way to it.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))  # sends nothing; the port is that of "discard"
-        return str(probe.getsockname()[0])
+from reasongrm_nemo.placement import address_towards
 
 
 def open_store(

@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
-import socket
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.rollout import process
+from reasongrm_nemo.rollout.hosts import Host, ThisMachine, from_description
 from reasongrm_nemo.rollout.http import call
 from reasongrm_nemo.rollout.log import last_words
-from reasongrm_nemo.rollout.settings import HOST, RolloutSettings
+from reasongrm_nemo.rollout.settings import RolloutSettings
 from reasongrm_nemo.rollout.shape import same_shape, weights_stamp
 from reasongrm_nemo.rollout.types import RolloutServerLost
 
@@ -27,26 +25,33 @@ _STOPPED: dict[str, Any] = {"pid": 0, "ticks": 0, "url": "", "token": "", "weigh
 
 
 class RolloutServer:
-    """A vLLM server on this machine's loopback, described by a file that any process of the run may open.
+    """A vLLM server on this machine's loopback or on a node, described by a file that any process may open.
 
     The file holds what to start, where it runs now and the API token; it is readable by its owner only and
     rewritten whole at each start, so that a handle in another process follows a restart.  One process at a
     time drives the server.  Whoever started it last is its parent: the server dies with that process.
 
     vLLM's own key check guards /v1 only, not the routes that load weights; `vllm_plugin.RequireToken` guards
-    all of them, and the server listens on loopback alone.
+    all of them, and the server listens on its host's one address: loopback on this machine.
 
     Args:
         settings: what to start.
         model_dir: Hugging Face folder to serve.
         log_path: the server's output is appended here.
         spec_path: the describing file; None: `log_path` with the suffix `.spec.json`.
+        host: where it runs; None: this machine.
     """
 
     def __init__(
-        self, settings: RolloutSettings, model_dir: Path, log_path: Path, spec_path: Path | None = None
+        self,
+        settings: RolloutSettings,
+        model_dir: Path,
+        log_path: Path,
+        spec_path: Path | None = None,
+        host: Host | None = None,
     ):
         self.settings = settings
+        self.host = host or ThisMachine()
         self.log_path = Path(log_path).resolve()
         self._spec = Path(spec_path) if spec_path else self.log_path.with_suffix(".spec.json")
         self._spec.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +59,7 @@ class RolloutServer:
         self._spec.unlink(missing_ok=True)
         self._write(
             settings=settings.to_dict(),
+            host=self.host.describe(),
             log_path=str(self.log_path),
             model_dir=str(Path(model_dir).resolve()),
             starts=0,
@@ -79,6 +85,7 @@ class RolloutServer:
         try:
             state = server.state()
             server.settings = RolloutSettings.from_dict(state["settings"])
+            server.host = from_description(state["host"])
             server.log_path = Path(state["log_path"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} does not describe a rollout server ({error}).") from error
@@ -100,7 +107,7 @@ class RolloutServer:
 
     @property
     def url(self) -> str:
-        """`http://127.0.0.1:port` of the running server."""
+        """`http://address:port` of the running server."""
         return str(self._running()["url"])
 
     @property
@@ -138,7 +145,7 @@ class RolloutServer:
         if not (model_dir / "config.json").is_file():
             raise UserError(f"The model folder {model_dir} has no config.json.")
         for attempt in range(_PORT_TRIES):
-            port = self._port()
+            port = self.host.free_port(self.settings.port)
             try:
                 return self._start(model_dir, port)
             except UserError:
@@ -148,33 +155,16 @@ class RolloutServer:
                 if not lost_race or attempt == _PORT_TRIES - 1:
                     raise
 
-    def _port(self) -> int:
-        wanted = self.settings.port or 0
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, wanted))
-            except OSError as error:
-                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                    raise
-                why = "is already taken" if error.errno == errno.EADDRINUSE else "is not allowed"
-                raise UserError(
-                    f"Port {wanted} (rollout.port) {why} on {HOST}: choose another, or null for any free one."
-                ) from None
-            return int(probe.getsockname()[1])
-
     def _start(self, model_dir: Path, port: int) -> None:
         token = secrets.token_urlsafe(32)
-        command = [self.settings.python, "-m", "reasongrm_nemo.rollout.vllm_main"]
-        command += self.settings.arguments(model_dir, port)
         log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         started = time.monotonic()
-        pid = process.spawn(command, self.settings.environment(token), self.log_path)
+        pid, ticks = self.host.start(self.settings, model_dir, port, token, self.log_path)
         self._write(
-            url=f"http://{HOST}:{port}",
+            url=f"http://{self.host.address}:{port}",
             token=token,
             pid=pid,
-            ticks=process.start_ticks(pid),
+            ticks=ticks,
             starts=self.starts + 1,
             model_dir=str(model_dir),
             weights=weights_stamp(model_dir),
@@ -190,8 +180,8 @@ class RolloutServer:
     def _wait_until_healthy(self, started: float) -> None:
         state = self.state()
         while True:
-            if not process.alive(state["pid"], state["ticks"]):
-                raise UserError(self._start_failure(process.exit_cause(state["pid"])))
+            if not self.host.alive(state["pid"], state["ticks"]):
+                raise UserError(self._start_failure(self.host.exit_cause(state["pid"])))
             try:
                 call(state["url"], state["token"], "GET", "/health", 5.0)
                 return
@@ -216,7 +206,7 @@ class RolloutServer:
     def is_alive(self) -> bool:
         """Whether its process runs."""
         state = self.state()
-        return bool(state["pid"]) and process.alive(state["pid"], state["ticks"])
+        return bool(state["pid"]) and self.host.alive(state["pid"], state["ticks"])
 
     def check(self) -> None:
         """Return if the server runs and answers.
@@ -225,8 +215,8 @@ class RolloutServer:
             RolloutServerLost: with the cause.
         """
         state = self._running()
-        if not process.alive(state["pid"], state["ticks"]):
-            why = process.exit_cause(state["pid"]) or "is gone"
+        if not self.host.alive(state["pid"], state["ticks"]):
+            why = self.host.exit_cause(state["pid"]) or "is gone"
             words = last_words(self.log_path, state["log_start"], errors_only=True)
             said = f"; it last said: {words}" if words else ""
             raise RolloutServerLost(f"The rollout server (process {state['pid']}) {why}{said}.")
@@ -238,7 +228,7 @@ class RolloutServer:
         while self.is_alive() and "made no progress" not in str(loss) and time.monotonic() < deadline:
             time.sleep(0.05)
         state = self.state()
-        why = "" if self.is_alive() else process.exit_cause(state["pid"])
+        why = "" if self.is_alive() else self.host.exit_cause(state["pid"])
         if "killed" in why:
             return f"The rollout server (process {state['pid']}) {why}."
         words = last_words(self.log_path, state["log_start"], errors_only=True)
@@ -254,14 +244,14 @@ class RolloutServer:
         """End it and all its processes: SIGTERM, then SIGKILL after `grace_s`."""
         state = self.state()
         if state["pid"]:
-            process.end_group(state["pid"], state["ticks"], grace_s)
+            self.host.end_group(state["pid"], state["ticks"], grace_s)
             self._write(**_STOPPED)
 
     def kill(self) -> None:
         """End its processes at once, whatever another thread does with it; that one then sees it gone."""
         state = self.state()
         if state["pid"]:
-            process.end_group(state["pid"], state["ticks"], 0)
+            self.host.end_group(state["pid"], state["ticks"], 0)
 
     # ---- sleep
 

@@ -12,9 +12,11 @@ from typing import Any
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json
+from reasongrm_nemo.placement import Spot
 from reasongrm_nemo.rope import overrides
 
 PYTHON_VARIABLE = "REASONGRM_ROLLOUT_PYTHON"
+HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -69,24 +71,26 @@ class RolloutSettings:
     sleep: bool = False
 
     @classmethod
-    def from_config(cls, cfg: Mapping[str, Any], index: int = 0) -> RolloutSettings:
+    def from_config(cls, cfg: Mapping[str, Any], index: int = 0, spot: Spot | None = None) -> RolloutSettings:
         """The settings of one server in a resolved recipe.
 
         Args:
             cfg: the recipe.
             index: which of its `rollout.servers`, from 0; they differ in port and GPUs.
+            spot: where it runs; None: all servers are on this machine.
 
         Raises:
             UserError: no interpreter is named, or the named one does not exist.
         """
         rollout, cluster, model = cfg["rollout"], cfg["cluster"], cfg["model"]
+        spot = spot or Spot(None, index, rollout["servers"])
         python = cluster["rollout_python"] or os.environ.get(PYTHON_VARIABLE)
         if not python:
             raise UserError(
                 "The rollout environment is not known: set the key cluster.rollout_python or the environment "
                 f"variable {PYTHON_VARIABLE} to its python."
             )
-        if not Path(python).is_file():
+        if spot.node is None and not Path(python).is_file():
             raise UserError(
                 f"The rollout environment's python {python} does not exist: correct cluster.rollout_python "
                 f"or the environment variable {PYTHON_VARIABLE}."
@@ -104,13 +108,13 @@ class RolloutSettings:
             enforce_eager=rollout["enforce_eager"],
             tensor_parallel=rollout["tensor_parallel"],
             threads=rollout["threads"],
-            port=rollout["port"] and rollout["port"] + index,
+            port=rollout["port"] and rollout["port"] + spot.index,
             concurrency=rollout["concurrency"],
             stall_timeout_s=rollout["stall_timeout_s"],
             start_timeout_s=rollout["start_timeout_s"],
             extra_env={str(name): str(value) for name, value in rollout["extra_env"].items()},
-            servers=rollout["servers"],
-            gpus=_gpus(rollout, index) if cluster["platform"] == "gpu" else None,
+            servers=spot.count,
+            gpus=_gpus(rollout, spot) if cluster["platform"] == "gpu" else None,
             gpu_memory_utilization=rollout["gpu_memory_utilization"],
             sleep=rollout["sleep"],
         )
@@ -125,10 +129,10 @@ class RolloutSettings:
         gpus = data.get("gpus")  # JSON has no tuples
         return cls(**(dict(data) | {"gpus": None if gpus is None else tuple(gpus)}))
 
-    def arguments(self, model_dir: Path, port: int) -> list[str]:
-        """The command-line arguments of vLLM's API server."""
+    def arguments(self, model_dir: Path, port: int, address: str = HOST) -> list[str]:
+        """The command-line arguments of vLLM's API server, which listens on `address`."""
         out = ["--model", str(model_dir), "--served-model-name", SERVED_NAME]
-        out += ["--host", HOST, "--port", str(port)]
+        out += ["--host", address, "--port", str(port)]
         out += ["--dtype", {"fp32": "float32", "bf16": "bfloat16"}[self.dtype]]
         out += ["--max-model-len", str(self.max_model_len), "--max-num-seqs", str(self.max_num_seqs)]
         out += ["--tensor-parallel-size", str(self.tensor_parallel)]
@@ -158,10 +162,10 @@ class RolloutSettings:
                 out += ["--enable-sleep-mode"]
         return out
 
-    def environment(self, token: str) -> dict[str, str]:
+    def environment(self, token: str, address: str = HOST) -> dict[str, str]:
         """The server's whole environment: nothing of torchrun's, Slurm's or the trainer's Python leaks in."""
         keep = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_HOME")
-        prefixes = ("LC_", "XDG_", "NVIDIA_", "CUDA_VISIBLE")
+        prefixes = ("LC_", "XDG_", "NVIDIA_", "CUDA_VISIBLE", "NCCL_", "GLOO_", "UCX_")
         env = {k: v for k, v in os.environ.items() if k in keep or k.startswith(prefixes)}
         env |= {
             "VLLM_API_KEY": token,  # not an argument: every user of the machine can read those
@@ -174,6 +178,8 @@ class RolloutSettings:
             "TRANSFORMERS_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
+        if address != HOST:
+            env["VLLM_HOST_IP"] = address  # where its own workers meet
         if self.enforce_eager:
             env["TORCH_COMPILE_DISABLE"] = "1"
         if self.platform == "cpu":
@@ -190,13 +196,13 @@ class RolloutSettings:
         return env | self.extra_env
 
 
-def _gpus(rollout: Mapping[str, Any], index: int) -> tuple[int, ...] | None:
-    """The GPUs of server `index`: its slice of `rollout.gpus`, or of all; None where it need not be said."""
+def _gpus(rollout: Mapping[str, Any], spot: Spot) -> tuple[int, ...] | None:
+    """The server's GPUs: its slice of `rollout.gpus`, or of all; None where it need not be said."""
     width = rollout["tensor_parallel"]
-    if not rollout["gpus"] and rollout["servers"] == 1:
+    if not rollout["gpus"] and spot.count == 1:
         return None
-    all_gpus = rollout["gpus"] or range(rollout["servers"] * width)
-    return tuple(all_gpus[index * width : (index + 1) * width])
+    all_gpus = rollout["gpus"] or range(spot.count * width)
+    return tuple(all_gpus[spot.index * width : (spot.index + 1) * width])
 
 
 def _visible(gpu: int) -> str:
@@ -209,5 +215,4 @@ ENGINES = {"gloo": "gloo", "nccl": "reasongrm_nccl", "ipc": "reasongrm_ipc"}
 """`cluster.weight_transfer` -> the weight-transfer engine that `vllm_plugin` registers; vLLM has a `nccl` and
 an `ipc` of its own, which speak another protocol."""
 
-HOST = "127.0.0.1"
 SERVED_NAME = "policy"

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import torch
 
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.placement import address_towards
 from reasongrm_nemo.rollout import ipc
-from reasongrm_nemo.rollout.group import Flight, Group, address_towards, open_store, tensors_ahead
+from reasongrm_nemo.rollout.group import Flight, Group, open_store, tensors_ahead
 from reasongrm_nemo.rollout.http import call, reason
 from reasongrm_nemo.rollout.server import RolloutServer
 from reasongrm_nemo.rollout.types import RolloutServerLost

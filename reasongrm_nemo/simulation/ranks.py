@@ -21,13 +21,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.megatron.platform import CPU, GPU, Platform, load_platform
 from reasongrm_nemo.simulation.simulate import RankReport, report_line
+
+if TYPE_CHECKING:
+    from reasongrm_nemo.simulation.storages import LiveStorages
 
 # As on a GPU, save for the layers: Transformer Engine cannot be imported without one.
 SIMULATED_GPU = Platform("gpu", "cpu", transformer_engine=False, optimizer=GPU.optimizer, amp_o2=GPU.amp_o2)
@@ -51,11 +54,11 @@ def main() -> None:
 
 def _simulate(order: dict[str, Any]) -> RankReport:
     recipe = OmegaConf.create(order["recipe"])
-    return simulate_rank(recipe, Path(order["hf_path"]), order["rank"], order["train"])
+    return simulate_rank(recipe, Path(order["hf_path"]), order["rank"], order["train"], flops=order["flops"])
 
 
 def simulate_rank(
-    recipe: DictConfig, hf_path: Path, rank: int, train: bool = True, fake: bool = True
+    recipe: DictConfig, hf_path: Path, rank: int, train: bool = True, fake: bool = True, flops: bool = False
 ) -> RankReport:
     """Be ``rank`` of the recipe's cluster: build its part of the model and take a step. Once a process.
 
@@ -65,6 +68,7 @@ def simulate_rank(
         rank: global rank.
         train: take a step.
         fake: False runs on real tensors, to check the count itself (small models on one rank only).
+        flops: take a second step and count its operations (they keep tensors alive that the first must not).
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -75,8 +79,9 @@ def simulate_rank(
         model = build(recipe, architecture)
         parameters = list(model.core_module().parameters())
         built = time.monotonic()
-        activations = peak_of_step(model, recipe, parameters) if train else 0
+        live = storages_of_step(model, recipe, parameters) if train else None
         stepped = time.monotonic()
+        operations = flops_of_step(model, recipe, parameters) if flops else 0
     from megatron.core import parallel_state
 
     count = sum(p.numel() for p in parameters)
@@ -91,7 +96,9 @@ def simulate_rank(
         weights=sum(p.numel() * p.element_size() for p in parameters),
         gradients=4 * count,
         optimizer=optimizer,
-        activations=activations,
+        activations=live.peak if live else 0,
+        parts={part: size for part, size in live.at_peak.items() if size} if live else {},
+        flops=operations,
         build_s=built - began,
         step_s=stepped - built,
     )
@@ -120,29 +127,62 @@ def build(recipe: DictConfig, architecture: Architecture) -> Any:
     return model
 
 
-def peak_of_step(model: Any, recipe: DictConfig, parameters: list[Any]) -> int:
-    """Most bytes alive in forward and backward over as many full micro-batches as a pipeline holds."""
+def storages_of_step(model: Any, recipe: DictConfig, parameters: list[Any]) -> LiveStorages:
+    """What was alive in a step over as many full micro-batches as a pipeline holds, at the most."""
+    from reasongrm_nemo.simulation.parts import told_apart
+    from reasongrm_nemo.simulation.storages import LiveStorages
+
+    live = LiveStorages(parameters)
+    for parameter in parameters:
+        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    with (
+        _step_of(model, recipe, recipe.cluster.pipeline_parallel) as step,
+        told_apart(model.core_module(), live),
+        live,
+    ):
+        step()
+    return live
+
+
+def flops_of_step(model: Any, recipe: DictConfig, parameters: list[Any]) -> int:
+    """Floating-point operations of this rank for one full micro-batch, forward and backward."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # causal: half of the scores; backward forms them again and takes four products more
+    def attention(query: Any, key: Any, value: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
+        return 2 * query.numel() * key.shape[2]
+
+    def attention_backward(grad: Any, query: Any, key: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
+        return 5 * query.numel() * key.shape[2]
+
+    attention._get_raw = attention_backward._get_raw = True  # type: ignore[attr-defined]
+    own = torch.ops.aten
+    mapping: dict[Any, Any] = {
+        own._scaled_dot_product_flash_attention_for_cpu: attention,
+        own._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
+    with _step_of(model, recipe, 1) as step, counter:
+        step()
+    return int(counter.get_total_flops())
+
+
+@contextlib.contextmanager
+def _step_of(model: Any, recipe: DictConfig, micro_batches: int) -> Iterator[Any]:
+    """A call that takes one step over so many full micro-batches."""
     from reasongrm_nemo.megatron.forward_backward import run_schedule
     from reasongrm_nemo.megatron.micro_batches import Sample, collate
-    from reasongrm_nemo.simulation.storages import LiveStorages
 
     length = recipe.model.max_model_len
     names = ("rollout", "old", "reference") if recipe.stage == "grpo" else ()
     sample = Sample((0,) * length, 1, per_token=dict.fromkeys(names, (0.0,) * (length - 1)))
     rows = max(1, recipe[recipe.stage].max_tokens_per_micro_batch // length)
     batch = collate([sample], [0] * rows, model.length_multiple())
-    if recipe.stage == "grpo":
-        loss_function = model.loss_function([])
-    else:
-        loss_function = model.loss_function(1.0)
-    for parameter in parameters:
-        parameter.register_post_accumulate_grad_hook(_drop_gradient)
-    live = LiveStorages(parameters)
-    with live:
-        # as many as are in flight at once on the first stage
-        batches = [batch] * recipe.cluster.pipeline_parallel
-        run_schedule(model.model, batches, loss_function, entropy=recipe.stage == "grpo")
-    return live.peak
+    loss_function = model.loss_function([] if recipe.stage == "grpo" else 1.0)
+    yield lambda: run_schedule(
+        model.model, [batch] * micro_batches, loss_function, entropy=recipe.stage == "grpo"
+    )
 
 
 def _drop_gradient(parameter: Any) -> None:

@@ -28,12 +28,14 @@ class Request:
         hf_path: folder of the model's config.json; weights are not read.
         rank: global rank, below nodes × devices of the recipe's cluster.
         train: also take a step; else the model is only built and counted.
+        flops: also count a step's operations, in a second one.
     """
 
     recipe: DictConfig
     hf_path: Path
     rank: int
     train: bool = True
+    flops: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class RankReport:
         gradients: fp32, kept over the micro-batches.
         optimizer: Adam's moments and, with bf16 weights, the fp32 weights, over the data-parallel ranks.
         activations: most that existed at once beside those, in the step; 0 where none was taken.
+        parts: what those were, by ``plan.activations``' names.
+        flops: operations of one full micro-batch, forward and backward; 0 where they were not counted.
         build_s: seconds to build the model.
         step_s: seconds of the step.
     """
@@ -61,6 +65,8 @@ class RankReport:
     gradients: int
     optimizer: int
     activations: int
+    parts: dict[str, int]
+    flops: int
     build_s: float
     step_s: float
 
@@ -101,6 +107,7 @@ def simulate(requests: Sequence[Request]) -> list[RankReport]:
             "hf_path": str(Path(request.hf_path).absolute()),
             "rank": request.rank,
             "train": request.train,
+            "flops": request.flops,
         }
         for request in requests
     ]

@@ -73,7 +73,8 @@ class StageContext:
         Raises:
             Stopped: the run was asked to end; the marker is left.
         """
-        limits = Limits(Path(self.cfg.runs_dir), self.cfg.checkpoints.checkpoint_must_save_by)
+        must_save_by = self.cfg.checkpoints.checkpoint_must_save_by
+        limits = Limits(Path(self.cfg.runs_dir), must_save_by, name=self.cfg.name)
         if reason := limits.reached(_WORK_S):
             mark(self.work, reason)
             raise Stopped(f"{self.cfg.name} has ended, what it sampled is kept: {reason}")
@@ -143,6 +144,21 @@ def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: st
         if full is not None:
             raise full from error
         raise
+
+
+def is_done(cfg: DictConfig) -> bool:
+    """Whether the recipe's artefact stands whole, made by this very recipe from the inputs as they are."""
+    runs_dir = Path(cfg.runs_dir)
+    artefact = Artefact(runs_dir, cfg.name)
+    manifest = artefact.manifest()
+    if manifest is None:
+        return False
+    try:
+        _, inputs = _inputs(cfg, runs_dir, HashCache.of_runs(runs_dir))
+    except UserError:
+        return False  # an input is not there any more, or not yet again
+    key = stage_key(identity(cfg, inputs))
+    return bool(manifest["key"] == key) and artefact.missing_output(manifest) is None
 
 
 def _run(

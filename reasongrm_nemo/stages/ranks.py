@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,18 +13,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from reasongrm_nemo import limits
+from omegaconf import DictConfig
+
+from reasongrm_nemo import limits, placement
 from reasongrm_nemo.errors import StageFailed
 from reasongrm_nemo.report.console import figures_line
 from reasongrm_nemo.rollout.process import die_with_parent
 from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.work_order import WorkOrder
+from reasongrm_nemo.work_order import WorkOrder, python_environment
 
 _POLL_S = 0.2
 
 
 def run_ranks(ctx: StageContext, module: str, steps: int, servers: Sequence[Path] = ()) -> None:
-    """Run ``module`` on all ranks of this node until they end, showing each step as it is logged.
+    """Run ``module`` on all ranks until they end, showing each step as it is logged.
 
     Args:
         ctx: the stage's.
@@ -34,58 +37,61 @@ def run_ranks(ctx: StageContext, module: str, steps: int, servers: Sequence[Path
     Raises:
         StageFailed: a rank failed; the sentence is the first failure's, with the log's path.
     """
-    cluster = ctx.cfg.cluster
+    place = placement.find(ctx.cfg)
     inputs = {name: path for name, path in ctx.inputs.items() if name != "model"}
     runs_dir = Path(ctx.cfg.runs_dir)
     order = WorkOrder(ctx.cfg, ctx.work, ctx.inputs["model"], inputs, servers, runs_dir).write()
     failures = ctx.work / "failures.jsonl"
     failures.unlink(missing_ok=True)
     log = ctx.work / "trainer.log"
-    command = [
-        cluster.trainer_python or sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nnodes={cluster.nodes}",
-        f"--nproc-per-node={cluster.devices_per_node}",
-        "--rdzv-backend=c10d",
-        "--rdzv-endpoint=127.0.0.1:0",
-        "-m",
-        module,
-        str(order),
-    ]
-    parent = os.getpid()
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=_environment(cluster.threads_per_rank),
-            start_new_session=True,
-            preexec_fn=lambda: _begin_child(parent),
-        )
+    said = log.stat().st_size if log.exists() else 0
+    process = _start(ctx.cfg.cluster, place, module, order, log)
     try:
         _watch(ctx, process, steps)
     finally:
         _end(process)
     if process.returncode != 0:
-        raise StageFailed(_cause(failures, log, process.returncode))
+        raise StageFailed(_cause(failures, log, said, process.returncode))
     if marker := limits.marked(ctx.work):
         raise limits.Stopped(f"{ctx.cfg.name} has saved and ended: {marker['reason']}")
 
 
-def _begin_child(parent: int) -> None:
-    die_with_parent(parent)
+def _start(
+    cluster: DictConfig, place: placement.Placement, module: str, order: Path, log: Path
+) -> subprocess.Popen[bytes]:
+    """The ranks' launcher: srun, or torchrun on this machine."""
+    python, env = cluster.trainer_python or sys.executable, _environment(cluster.threads_per_rank)
+    per_node = cluster.devices_per_node
+    if place.slurm:
+        arguments = ["-m", "reasongrm_nemo.rank", module, str(order)]
+        command = place.rank_command(python, per_node, arguments)
+        env = placement.srun_environment(env) | place.rank_environment(per_node)
+        last = signal.SIGTERM  # srun then ends its ranks; of SIGKILL it would leave them
+    else:
+        command = [python, "-m", "torch.distributed.run", f"--nproc-per-node={per_node}"]
+        command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", module, str(order)]
+        last = signal.SIGKILL
+    parent = os.getpid()
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+            preexec_fn=lambda: _begin_child(parent, last),
+        )
+
+
+def _begin_child(parent: int, last: int) -> None:
+    die_with_parent(parent, last)
     # Slurm signals every process of a job; torchrun would die of it, the ranks take it for what it is
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _environment(threads: int) -> dict[str, str]:
-    env = dict(os.environ) | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    # ranks import this checkout whatever folder the command was given in
-    root = str(Path(__file__).resolve().parents[2])
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH")]))
-    return env
+    return python_environment() | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _watch(ctx: StageContext, process: subprocess.Popen[bytes], steps: int) -> None:
@@ -155,10 +161,42 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _cause(failures: Path, log: Path, code: int) -> str:
-    if failures.exists():
-        rows = [json.loads(line) for line in failures.read_text(encoding="utf-8").splitlines()]
+# srun's own words on a task that failed: "srun: error: node3: task 5: Exited with exit code 7", "... Killed"
+_TASK = re.compile(rb"^srun: error: (\S+): tasks? ([\d,-]+): (.+)$", re.MULTILINE)
+
+
+def _cause(failures: Path, log: Path, said: int, code: int) -> str:
+    """Why the ranks ended: the first task that failed, in its own words or, where it has none, srun's.
+
+    Args:
+        failures: where ranks leave their causes.
+        log: the ranks' output.
+        said: bytes of it that are older than this start.
+        code: the launcher's exit status; srun's is often not that of the task that failed.
+    """
+    rows = _failures(failures)
+    with log.open("rb") as handle:
+        handle.seek(said)
+        task = _TASK.search(handle.read())
+    named = [row for row in rows if row["user"]]
+    if task and not named:
+        node, ranks, how = (part.decode(errors="replace") for part in task.groups())
+        named = [row for row in rows if str(row["rank"]) in re.split(r"[,-]", ranks)]
+        if not named:
+            # it died without a word, and what the others say is of their lost peer
+            return f"rank {ranks} on {node}: {how} (the whole story: {log})"
+    if rows:
         # a rank that lost its peers fails too, later and with less to say
-        first = min(rows, key=lambda row: (not row["user"], row["time"]))
+        first = min(named or rows, key=lambda row: row["time"])
         return f"rank {first['rank']}: {first['error']} (the whole story: {log})"
     return f"the trainer ended with status {code}; its last words are in {log}"
+
+
+def _failures(path: Path) -> list[dict]:
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # two nodes wrote at once, and not every shared file system keeps that apart
+    return rows

@@ -9,8 +9,10 @@ from types import TracebackType
 
 from omegaconf import DictConfig
 
+from reasongrm_nemo import placement
 from reasongrm_nemo.report.console import Console, duration
 from reasongrm_nemo.rollout import Rollouts, RolloutServer, RolloutSettings
+from reasongrm_nemo.rollout.hosts import AgentStep, Host
 
 
 class RolloutPool:
@@ -24,7 +26,8 @@ class RolloutPool:
     def __init__(self, log_dir: Path, console: Console) -> None:
         self.log_dir, self.console = log_dir, console
         self._rollouts: Rollouts | None = None
-        self._settings: list[RolloutSettings] = []
+        self._settings: list[tuple[placement.Spot, RolloutSettings]] = []
+        self._agents: list[AgentStep] = []
 
     def __enter__(self) -> RolloutPool:
         return self
@@ -39,26 +42,42 @@ class RolloutPool:
 
         Servers with the same settings are handed on, their weights replaced; others are ended first.
         """
-        count = cfg.rollout.servers
-        settings = [RolloutSettings.from_config(cfg, index) for index in range(count)]
+        place = placement.find(cfg)
+        settings = [
+            (spot, RolloutSettings.from_config(cfg, index, spot)) for index, spot in enumerate(place.spots)
+        ]
         if self._rollouts is not None and settings != self._settings:
             self.close()
-        if self._rollouts is None:
-            self.log_dir.mkdir(parents=True, exist_ok=True)
-            logs = [self.log_dir / f"rollout-server{f'-{i + 1}' if i else ''}.log" for i in range(count)]
-            what = (
-                "the rollout server (its log" if count == 1 else f"{count} rollout servers (the first's log"
-            )
-            self.console.line(f"  starting {what}: {logs[0]})")
-            begin = time.monotonic()
-            servers = [RolloutServer(each, model_dir, log) for each, log in zip(settings, logs, strict=True)]
-            self._rollouts, self._settings = Rollouts(servers, on_loss=self._lost), settings
+        if self._rollouts is not None:
             self._rollouts.use(model_dir)
-            ready = "rollout server" if count == 1 else "rollout servers"
-            self.console.line(f"  {ready} ready ({duration(time.monotonic() - begin)})")
-        else:
-            self._rollouts.use(model_dir)
+            return self._rollouts
+        count, begin = len(settings), time.monotonic()
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        logs = [self.log_dir / f"rollout-server{f'-{i + 1}' if i else ''}.log" for i in range(count)]
+        what = "the rollout server (its log" if count == 1 else f"{count} rollout servers (the first's log"
+        where = (
+            f" on {', '.join(dict.fromkeys(spot.node or '' for spot, _ in settings))}" if place.slurm else ""
+        )
+        self.console.line(f"  starting {what}: {logs[0]}){where}")
+        servers = []
+        for (spot, each), log in zip(settings, logs, strict=True):
+            host = self._host(place, spot, each, log)
+            servers.append(RolloutServer(each, model_dir, log, host=host))
+        self._rollouts, self._settings = Rollouts(servers, on_loss=self._lost), settings
+        self._rollouts.use(model_dir)
+        ready = "rollout server" if count == 1 else "rollout servers"
+        self.console.line(f"  {ready} ready ({duration(time.monotonic() - begin)})")
         return self._rollouts
+
+    def _host(
+        self, place: placement.Placement, spot: placement.Spot, settings: RolloutSettings, log: Path
+    ) -> Host | None:
+        if spot.node is None:
+            return None
+        command = place.server_command(spot, settings.python, ["-m", "reasongrm_nemo.rollout.agent"])
+        agent = AgentStep(command, settings, spot.node, log.resolve(), settings.start_timeout_s)
+        self._agents.append(agent)
+        return agent.host
 
     def _lost(self, cause: str) -> None:
         self.console.warn(f"a rollout server was lost and is started again: {cause}")
@@ -68,3 +87,6 @@ class RolloutPool:
         rollouts, self._rollouts = self._rollouts, None
         if rollouts is not None:
             rollouts.stop()
+        agents, self._agents = self._agents, []
+        for agent in agents:
+            agent.close()

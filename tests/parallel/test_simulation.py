@@ -19,7 +19,7 @@ from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.simulation import Request, rank_of_stage, simulate
 
-CONFIGS = Path(__file__).parents[1] / "data" / "configs"
+CONFIGS = Path(__file__).parents[2] / "reasongrm_nemo" / "assets" / "configs"
 QWQ = recipes_root() / "qwq_32b" / "1_grpo_zero.yaml"
 GIB = 2**30
 

@@ -3,7 +3,7 @@
 
 Also with YaRN, which the recipe states once: the exported checkpoint carries it too.
 
-fp32; 1e-4 absolute on each log-prob, over at least 1,000 sampled tokens (seen: 4e-5).
+fp32; 1e-4 absolute on each log-prob, over at least 1,000 sampled tokens (seen: 4e-5), and on R*.
 """
 
 import json
@@ -17,9 +17,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from reasongrm_nemo.config import load_recipe, resolve_path
+from reasongrm_nemo.data import ReasoningPath
 from reasongrm_nemo.files import read_json
-from reasongrm_nemo.rollout import Prompt, Rollouts, RolloutServer, RolloutSettings, Sampling
+from reasongrm_nemo.rollout import Prompt, Rollouts, RolloutServer, RolloutSettings, Sampling, Scoring
 from reasongrm_nemo.rope import overrides
+from reasongrm_nemo.rstar import path_sums, score_sums
 from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids, stop_token_ids
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +71,16 @@ def largest_difference(first, second):
     return max(abs(a - b) for a, b in pairs)
 
 
+def r_stars(log_probs):
+    """R* of a path wherever its reasoning may end, by the product's steps from log-probs to sums to R*."""
+    found = []
+    for cut in range(1, len(log_probs)):
+        sums = path_sums(log_probs, cut)
+        path = ReasoningPath("t", 0, "x", *sums, "A", "ok", True, "stop", "m")
+        found.append(score_sums(path).score)
+    return found
+
+
 @pytest.mark.parametrize("name", list(CASES))
 def test_log_probs_and_greedy_tokens_agree(name, tmp_path, request):
     text, samples, changes = CASES[name]
@@ -87,8 +99,10 @@ def test_log_probs_and_greedy_tokens_agree(name, tmp_path, request):
         rollouts = Rollouts([server])
         answers = rollouts.generate(prompts, Sampling(samples, 48, stop_token_ids=stop))
         greedy = rollouts.generate(prompts[:3], Sampling(1, 32, temperature=0.0, stop_token_ids=stop))
-    completions = [(p, c) for p, group in zip(prompts, answers, strict=True) for c in group]
-    sequences = [([*p.token_ids, *c.token_ids], len(p.token_ids)) for p, c in completions]
+        completions = [(p, c) for p, group in zip(prompts, answers, strict=True) for c in group]
+        sequences = [([*p.token_ids, *c.token_ids], len(p.token_ids)) for p, c in completions]
+        given = [Prompt(str(i), ids, 0) for i, (ids, _) in enumerate(sequences[::samples])]
+        scored = [c.log_probs for (c,) in rollouts.generate(given, Scoring())]
     vllm = [c.log_probs for _, c in completions]
 
     megatron = score_with_megatron(folder, sequences, tmp_path / "megatron", [str(recipe), *changes])
@@ -100,6 +114,10 @@ def test_log_probs_and_greedy_tokens_agree(name, tmp_path, request):
     assert largest_difference(megatron, transformers) <= 1e-4
     assert largest_difference(vllm, transformers) <= 1e-4
     assert largest_difference(vllm, megatron) <= 1e-4
+    for log_probs, again, truth in zip(vllm[::samples], scored, transformers[::samples], strict=True):
+        assert again[-len(truth) :] == pytest.approx(truth, abs=1e-4)
+        assert r_stars(log_probs) == pytest.approx(r_stars(truth), abs=1e-4)
+        assert r_stars(again[-len(truth) :]) == pytest.approx(r_stars(truth), abs=1e-4)
 
     # what Megatron wrote back is the same model, and transformers generates with it what vLLM does
     exported = AutoModelForCausalLM.from_pretrained(

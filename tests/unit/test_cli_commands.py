@@ -87,6 +87,41 @@ def test_plan_prints_the_resolved_recipe_with_its_origins(folder):
     assert not (folder / "runs").exists()
 
 
+def test_plan_reckons_with_a_stage_a_pipeline_and_layouts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = "recipes/qwq_32b/1_grpo_zero.yaml"
+    one = call("plan", recipe)
+    assert one.exit_code == 0, one.stderr
+    assert "32.764 B parameters, 32 GPUs, TP8 × PP4 × DP1" in one.stdout and "GPU-hours" in one.stdout
+    figures = json.loads(call("plan", recipe, "--json").stdout)["figures"]
+    assert figures["parameters"] == 32_763_876_352 and len(figures["ranks"]) == 4
+    whole = call("plan", "recipes/qwq_32b", "--json")
+    assert list(json.loads(whole.stdout)) == [
+        f"{i}_{name}"
+        for i, name in enumerate(
+            ["prepare", "grpo_zero", "generate", "filter", "sft", "mine", "grpo_hard", "evaluate"]
+        )
+    ]
+    assert "in all" in call("plan", "recipes/qwq_32b").stdout
+    layouts = call("plan", recipe, "--sweep", "tp,pp,cp")
+    assert "TP8 × PP4 × DP1 (the recipe's)" in layouts.stdout and "CP is 1 throughout" in layouts.stdout
+    rows = json.loads(call("plan", recipe, "--sweep", "pp", "--json").stdout)
+    assert [row["pipeline"] for row in rows] == [1, 2, 4] and {row["tensor"] for row in rows} == {8}
+    assert call("plan", recipe, "--sweep", "dp").stderr.startswith('reasongrm: --sweep: "dp" is no axis')
+
+
+def test_plan_prints_what_it_refuses_and_ends_with_2(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call("plan", "recipes/qwq_32b/1_grpo_zero.yaml", "model.recompute=none")
+    assert result.exit_code == 2 and "stage 0" in result.stdout
+    assert "1_grpo_zero does not fit: model.recompute is none" in result.stderr
+    assert result.stderr.count("\n") == 1
+    unknown = call("plan", "recipes/qwq_32b/1_grpo_zero.yaml", "plan.config=null")
+    assert (
+        unknown.exit_code == 0 and "no figures: 1_grpo_zero: the model's shape is not known" in unknown.stdout
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -2,6 +2,7 @@
 from pathlib import Path
 
 from reasongrm_nemo.data import make_tasks, read_pairs
+from reasongrm_nemo.data.questions import make_answer_tasks, read_questions
 from reasongrm_nemo.judge import load_template, sanitize
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "preferences.jsonl"
@@ -24,3 +25,10 @@ def test_the_longer_example_is_not_simply_the_better_one():
     pairs = read_pairs(EXAMPLES).pairs
     longer = sum(len(pair.chosen) > len(pair.rejected) for pair in pairs)
     assert 0.25 < longer / len(pairs) < 0.75
+
+
+def test_the_example_questions_are_all_usable():
+    loaded = read_questions(EXAMPLES.with_name("questions.jsonl"))
+    assert not loaded.drops and len(loaded.questions) == 8
+    assert [each.reference for each in loaded.questions[:3]] == ["42", "15", r"\frac{3}{20}"]
+    assert len({task.id for task in make_answer_tasks(loaded.questions, "")}) == 8

@@ -17,14 +17,15 @@ ROWS = [
     {"errors"},
     {"judge", "data", "rstar", "rewards", "evaluation"},
     {"files", "mkl", "rope", "tensors"},
-    {"limits"},
+    {"limits", "placement"},
     {"architecture", "tokenization", "smollm2"},
     {"rollout", "megatron"},
     {"checks", "checks_training", "config", "manifest", "work_order"},
-    {"training"},
+    {"training", "plan", "rank"},
     {"grpo", "sft", "report"},
-    {"stages", "simulation"},
+    {"stages", "simulation", "preflight"},
     {"pipeline"},
+    {"planning", "chain"},
     {"cli"},
     {"__main__"},
 ]
@@ -171,7 +172,7 @@ for name in sys.argv[1:]:
 
 @pytest.mark.parametrize(
     "parts",
-    [sorted(PURE), ["errors", "files", "config", "checks", "report", "pipeline", "cli"]],
+    [sorted(PURE), ["errors", "files", "config", "checks", "plan", "report", "pipeline", "planning", "cli"]],
     ids=["pure", "command"],
 )
 def test_imports_with_torch_nemo_and_vllm_absent(parts):

@@ -118,7 +118,7 @@ def test_qwq_on_the_papers_cluster_fits_its_shape_and_context():
     """65,536 positions by the recipe's rope, said once; without it they are refused."""
     path = ROOT / "qwq_32b" / "1_grpo_zero.yaml"
     cfg = load_recipe(path)
-    config = json.loads((Path(__file__).parents[1] / "data/configs/qwq_32b/config.json").read_text())
+    config = json.loads((require_path("asset:configs/qwq_32b/config.json", ".", "plan.config")).read_text())
     check_model(cfg, config, "config.json")
     plain = load_recipe(path, ["model.rope.type=null"])
     with pytest.raises(UserError, match="past max_position_embeddings 40960"):

@@ -17,7 +17,7 @@ made = []
 class Server:
     """A server's handle that only remembers."""
 
-    def __init__(self, settings, model_dir, log):
+    def __init__(self, settings, model_dir, log, host=None):
         self.settings, self.log, self.events = settings, log, []
         made.append(self)
 

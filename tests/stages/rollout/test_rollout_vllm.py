@@ -124,8 +124,9 @@ def test_structure_stops_and_log_probs(rollouts, models):
 
 def test_given_tokens_are_scored_as_they_were_sampled(rollouts, models):
     """A teacher-forced pass and narrowed sampling give the same raw probabilities: transformers'."""
-    asked = prompts(8)
-    sampling = Sampling(n=2, max_tokens=400, temperature=0.7, top_p=0.8, top_k=20, stop_token_ids=(END,))
+    draw = random.Random(8)
+    asked = [Prompt(f"p{i}", [draw.randrange(3, 96) for _ in range(56)], 1000 * i) for i in range(8)]
+    sampling = Sampling(n=2, max_tokens=200, temperature=0.7, top_p=0.8, top_k=20, stop_token_ids=(END,))
     answers = [c for answer in rollouts.generate(asked, sampling) for c in answer]
     by_id = {p.id: p for p in asked}
     whole = [

@@ -11,7 +11,7 @@ from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.megatron.nemo_config import nemo_config
 from reasongrm_nemo.megatron.platform import CPU, GPU
 
-CONFIGS = Path(__file__).parents[2] / "data" / "configs"
+CONFIGS = Path(__file__).parents[3] / "reasongrm_nemo" / "assets" / "configs"
 
 
 def configured(recipe, model, platform, *words):

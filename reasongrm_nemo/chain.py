@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of recipes as a chain of Slurm jobs: what launch/pipeline.sh submits, in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo import config
+from reasongrm_nemo.pipeline import find_stage, load_all, recipe_files
+from reasongrm_nemo.stages.context import is_done
+
+_SAMPLES = ("generate", "mine", "evaluate")
+_MEGATRON, _HF = "base_megatron", "reasongrm_hf"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of the chain.
+
+    Attributes:
+        name: of the artefact it makes; the shards' jobs have a name of their own.
+        template: launch/<template>.sbatch.
+        done: what it makes stands already.
+        arguments: of the template.
+        array: its --array, for a job array that has all or some of `shards` tasks.
+        shards: how many there are in all.
+    """
+
+    name: str
+    template: str
+    done: bool
+    arguments: Sequence[str] = field(default_factory=list)
+    array: str | None = None
+    shards: int = 1
+
+
+def chain(
+    folder: Path, overrides: Sequence[str], shards: int, first: str | None, last: str | None, convert: bool
+) -> dict[str, Any]:
+    """The jobs from `first` to `last`, in order; each depends on the one before it.
+
+    Args:
+        folder: of numbered recipes.
+        overrides: as `reasongrm pipeline` takes them.
+        shards: tasks of each job array.
+        first: the recipe to begin with, None: the first.
+        last: the recipe to end with, None: the last.
+        convert: begin training from a Megatron checkpoint that is made first, and make the last one's
+            Hugging Face folder by conversion, too.
+
+    Returns:
+        `runs_dir` and `jobs`, as plain data.
+
+    Raises:
+        UserError: a recipe is wrong.
+    """
+    files = recipe_files(folder)
+    begin = find_stage(files, first, "--from") if first else 0
+    end = find_stage(files, last, "--to") if last else len(files) - 1
+    recipes = load_all(files, overrides)
+    runs_dir = Path(recipes[0].runs_dir).absolute()
+    # what the first training begins with: the others' base too
+    base = next((cfg.model.hf_path for cfg in recipes if cfg.stage == "grpo"), "")
+    convert = convert and bool(base)
+    jobs: list[Job] = []
+    trained = [cfg.name for cfg in recipes if cfg.stage == "grpo"]
+    for index, (path, cfg) in enumerate(zip(files, recipes, strict=True)):
+        if not begin <= index <= end:
+            continue
+        words = _own(files, path, overrides)
+        if convert and cfg.stage in ("grpo", "sft") and cfg.model.hf_path == base:
+            source = config.resolve_path(base, runs_dir).absolute()
+            target = runs_dir / _MEGATRON
+            if all(job.name != _MEGATRON for job in jobs):
+                arguments = [str(source), str(target), "--recipe", str(path)]
+                jobs.append(Job(_MEGATRON, "convert_to_megatron", target.is_dir(), arguments))
+            words = [*words, f"model.megatron_path=@{_MEGATRON}"]
+        if convert and cfg.stage == "evaluate" and trained and "final" in cfg.evaluate.models:
+            target = runs_dir / _HF
+            companions = str(config.resolve_path(base, runs_dir).absolute())
+            arguments = [str(runs_dir / trained[-1]), str(target), "--companions", companions]
+            jobs.append(Job(_HF, "convert_to_hf", target.is_dir(), arguments))
+            words = [*words, f"evaluate.models.final=@{_HF}"]
+        jobs += _stage_jobs(path, config.load_recipe(path, words), words, shards)
+    return {"runs_dir": str(runs_dir), "jobs": [asdict(job) for job in jobs]}
+
+
+def as_lines(found: Mapping[str, Any]) -> list[str]:
+    """`chain`'s answer for a shell: the runs folder, then a line of words between tabs for each job."""
+    lines = [found["runs_dir"]]
+    for job in found["jobs"]:
+        state = "done" if job["done"] else "todo"
+        words = [job["name"], job["template"], state, job["array"] or "-", str(job["shards"])]
+        lines.append("\t".join([*words, *job["arguments"]]))
+    return lines
+
+
+def _stage_jobs(path: Path, cfg: DictConfig, words: Sequence[str], shards: int) -> Iterable[Job]:
+    arguments, done = [str(path), *words], is_done(cfg)
+    template = path.stem.partition("_")[2] if cfg.stage == "grpo" else cfg.stage
+    if cfg.stage not in _SAMPLES:
+        return [Job(cfg.name, template, done, arguments)]
+    if shards == 1 or not config.has_key(path, f"{cfg.stage}.shard"):
+        return [Job(cfg.name, template, done, arguments, "1")]
+    missing = (
+        [] if done else [i for i in range(1, shards + 1) if not _shard_done(path, cfg, words, i, shards)]
+    )
+    array = Job(
+        f"{cfg.name}.shards", template, not missing, arguments, ",".join(map(str, missing)) or None, shards
+    )
+    return [array, Job(cfg.name, "merge", done, [cfg.stage, str(shards), *arguments])]
+
+
+def _shard_done(path: Path, cfg: DictConfig, words: Sequence[str], index: int, count: int) -> bool:
+    own = [f"{cfg.stage}.shard={index}/{count}", f"name={path.stem}.{index}of{count}"]
+    return is_done(config.load_recipe(path, [*words, *own]))
+
+
+def _own(files: Sequence[Path], path: Path, overrides: Iterable[str]) -> list[str]:
+    """The overrides that go to one recipe, without the name of its stage."""
+    own = []
+    for word in overrides:
+        stage, colon, rest = word.partition(":")
+        if colon and "=" not in stage:
+            if files[find_stage(files, stage, "override for")] == path:
+                own.append(rest)
+        elif config.has_key(path, word.partition("=")[0].strip()):
+            own.append(word)
+    return own

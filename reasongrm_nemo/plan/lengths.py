@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long responses are: a stated or fitted lognormal distribution, or a sample itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reasongrm_nemo.errors import UserError
+
+Drawn = NDArray[np.int64]
+_ROUNDS = 500
+
+
+class Lengths(Protocol):
+    """Draws lengths of responses, in tokens."""
+
+    def draw(self, groups: int, samples: int, seed: int) -> Drawn:
+        """Lengths, int64 [groups, samples]; the samples of a group answer one task."""
+
+
+@dataclass(frozen=True)
+class Lognormal:
+    """Logarithms of lengths are normal, and lengths are cut at a limit.
+
+    Attributes:
+        median: in tokens.
+        sigma: standard deviation of the logarithm.
+        alike: share of its variance that the samples of one task have in common, 0 to 1.
+        limit: the longest response.
+    """
+
+    median: float
+    sigma: float
+    alike: float
+    limit: int
+
+    def draw(self, groups: int, samples: int, seed: int) -> Drawn:
+        """See ``Lengths``."""
+        random = np.random.default_rng(seed)
+        common = random.normal(size=(groups, 1)) * math.sqrt(self.alike)
+        own = random.normal(size=(groups, samples)) * math.sqrt(1 - self.alike)
+        lengths = self.median * np.exp(self.sigma * (common + own))
+        return np.clip(np.rint(lengths), 1, self.limit).astype(np.int64)
+
+    def below(self, length: float) -> float:
+        """Share of responses of at most so many tokens."""
+        if length >= self.limit:
+            return 1.0
+        return _normal_cdf((math.log(length) - math.log(self.median)) / self.sigma) if length > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Lengths that were seen, drawn again: whole tasks, and of each task its samples.
+
+    Attributes:
+        tasks: lengths of the samples of each task.
+        limit: the longest response.
+    """
+
+    tasks: Sequence[Sequence[int]]
+    limit: int
+
+    def draw(self, groups: int, samples: int, seed: int) -> Drawn:
+        """See ``Lengths``."""
+        random = np.random.default_rng(seed)
+        picked = random.integers(len(self.tasks), size=groups)
+        rows = [random.choice(np.asarray(self.tasks[task]), size=samples) for task in picked]
+        return np.minimum(np.stack(rows), self.limit).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A lognormal fitted to a sample.
+
+    Attributes:
+        lognormal: the fit.
+        responses: how many lengths it was fitted to.
+        cut: share of them that ended at the limit; the fit takes them for longer than that.
+        distance: largest difference between the two distributions' cumulative shares (Kolmogorov-Smirnov).
+    """
+
+    lognormal: Lognormal
+    responses: int
+    cut: float
+    distance: float
+
+
+def read_paths(path: Path) -> tuple[list[list[int]], list[list[bool]]]:
+    """Lengths of the responses in a ``paths.jsonl`` by task, and which of them were cut at the limit.
+
+    Raises:
+        UserError: no such file, a line that is no reasoning path, or no path at all.
+    """
+    if not path.is_file():
+        raise UserError(f"--lengths: {path} does not exist; it is the paths.jsonl of a generate stage")
+    lengths: dict[str, list[int]] = {}
+    cut: dict[str, list[bool]] = {}
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                task, tokens = row["task_id"], int(row["reasoning_tokens"]) + int(row["answer_tokens"])
+                ended = row["finish_reason"] == "length"
+            except (ValueError, KeyError, TypeError):
+                raise UserError(
+                    f"{path}:{number}: not a reasoning path; --lengths takes a generate stage's paths.jsonl"
+                ) from None
+            # the end-of-turn token is in neither sum, and was decoded
+            lengths.setdefault(task, []).append(max(1, tokens + (not ended)))
+            cut.setdefault(task, []).append(ended)
+    if not lengths:
+        raise UserError(f"{path} holds no reasoning path")
+    return list(lengths.values()), list(cut.values())
+
+
+def fit(tasks: Sequence[Sequence[int]], cut: Sequence[Sequence[bool]], limit: int) -> Fit:
+    """The lognormal under which the lengths are likeliest, where a cut one may have been any longer.
+
+    Mean and deviation by expectation maximisation (Dempster et al. 1977); what the samples of a task share by
+    the analysis of variance of their logarithms.
+
+    Args:
+        tasks: lengths by task.
+        cut: which of them ended at the limit.
+        limit: of the distribution that is returned.
+    """
+    flat = np.array([length for task in tasks for length in task], dtype=float)
+    ended = np.array([yes for task in cut for yes in task])
+    if ended.all():
+        raise UserError("every response was cut at the limit; their lengths say nothing of the distribution")
+    logs = np.log(flat)
+    mean, sigma = float(logs.mean()), max(float(logs.std()), 1e-6)
+    for _ in range(_ROUNDS if ended.any() else 0):
+        z = (logs[ended] - mean) / sigma
+        hazard = np.array([_hazard(value) for value in z])
+        first = np.where(ended, 0.0, logs)
+        first[ended] = mean + sigma * hazard
+        spread = np.zeros_like(logs)
+        spread[ended] = sigma**2 * (1 + z * hazard - hazard**2)
+        mean = float(first.mean())
+        sigma = max(math.sqrt(float(((first - mean) ** 2 + spread).mean())), 1e-6)
+    found = Lognormal(math.exp(mean), sigma, _alike(tasks), limit)
+    ordered = np.sort(flat[~ended]) if ended.any() else np.sort(flat)
+    share = np.arange(1, len(ordered) + 1) / len(flat)
+    model = np.array([_normal_cdf((math.log(length) - mean) / sigma) for length in ordered])
+    distance = float(np.maximum(abs(share - model), abs(share - 1 / len(flat) - model)).max())
+    return Fit(found, len(flat), float(ended.mean()), distance)
+
+
+def _alike(tasks: Sequence[Sequence[int]]) -> float:
+    """Intraclass correlation of the logarithms, by the one-way analysis of variance."""
+    groups = [np.log(np.asarray(task, dtype=float)) for task in tasks if len(task) > 1]
+    sizes = np.array([len(group) for group in groups])
+    if len(groups) < 2:
+        return 0.0
+    every = np.concatenate(groups)
+    means = np.array([group.mean() for group in groups])
+    between = float((sizes * (means - every.mean()) ** 2).sum()) / (len(groups) - 1)
+    within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / (len(every) - len(groups))
+    size = (len(every) - float((sizes**2).sum()) / len(every)) / (len(groups) - 1)
+    variance = max(0.0, (between - within) / size)
+    return variance / (variance + within) if variance + within > 0 else 0.0
+
+
+def _normal_cdf(z: float) -> float:
+    return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+def _hazard(z: float) -> float:
+    """Density of the standard normal over what lies above it."""
+    above = 0.5 * math.erfc(z / math.sqrt(2))
+    return math.exp(-z * z / 2) / math.sqrt(2 * math.pi) / above if above > 1e-300 else z

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a GPU holds at each moment of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from reasongrm_nemo.architecture import Architecture, Layout
+from reasongrm_nemo.placement import servers_per_node
+from reasongrm_nemo.plan import activations, parameters, states
+from reasongrm_nemo.plan.serving import GIB, Server
+from reasongrm_nemo.plan.states import States
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A trainer rank of one pipeline stage; bytes.
+
+    Attributes:
+        stage: of the pipeline, from 0.
+        layers: of its decoder.
+        count: its parameters.
+        states: what it keeps from step to step.
+        activations: most that exists besides in a step, by part (``plan.activations``).
+    """
+
+    stage: int
+    layers: int
+    count: parameters.Count
+    states: States
+    activations: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        """The most it holds in a step."""
+        return self.states.total + sum(self.activations.values())
+
+
+def data_parallel(cluster: Any) -> int:
+    """Ranks that hold the same part of the model."""
+    world: int = cluster.nodes * cluster.devices_per_node
+    return world // (cluster.tensor_parallel * cluster.pipeline_parallel)
+
+
+def ranks(recipe: Any, architecture: Architecture) -> list[Rank]:
+    """One rank of each pipeline stage of a recipe that trains; the others of a stage hold as much."""
+    layout = Layout.of_cluster(recipe.cluster)
+    layers = layout.stages(architecture.layers)
+    assert layers is not None
+    found = []
+    for stage in range(layout.pipeline):
+        count = parameters.of_stage(architecture, layout, stage)
+        kept = states.of_rank(
+            count.total, recipe.model.dtype, recipe.cluster.platform, data_parallel(recipe.cluster)
+        )
+        found.append(
+            Rank(stage, layers[stage], count, kept, activations.of_step(recipe, architecture, stage))
+        )
+    return found
+
+
+def moments(recipe: Any, trained: list[Rank], server: Server | None) -> dict[str, int]:
+    """Most bytes that one GPU holds, by moment of the stage; without ``plan.reserve_gib``.
+
+    ``training``: a step. ``start``: the servers are up before the trainer is, and a resumed run's optimizer
+    states come to the GPU before they are first moved away. ``rollouts``: what the trainer keeps beside a
+    server. The last two only where trainer and servers share GPUs.
+    """
+    step = max((rank.peak for rank in trained), default=0)
+    if server is None:
+        return {"training": step}
+    if not trained:
+        return {"rollouts": server.share}
+    if not shares_gpus(recipe):
+        return {"training": step, "rollouts": server.share}
+    asleep = int(recipe.plan.asleep_gib * GIB) if recipe.rollout.sleep else server.share
+    kept = max(
+        rank.states.total - (rank.states.optimizer if recipe.cluster.offload_optimizer else 0)
+        for rank in trained
+    )
+    return {
+        "start": max(rank.states.total for rank in trained) + server.share,
+        "rollouts": kept + server.share,
+        "training": step + asleep,
+    }
+
+
+def shares_gpus(recipe: Any) -> bool:
+    """Whether a rollout server's worker and a trainer's rank are on one GPU."""
+    own = recipe.rollout
+    served = set(own.gpus or range(servers_per_node(recipe) * own.tensor_parallel))
+    both = recipe.stage == "grpo" and recipe.cluster.platform == "gpu" and not own.nodes
+    return both and bool(served & set(range(recipe.cluster.devices_per_node)))
+
+
+def host_bytes(recipe: Any, trained: list[Rank]) -> dict[str, int]:
+    """Host memory of a node, by what it is for.
+
+    Ranks of the largest stage are assumed on it.
+    """
+    if not trained:
+        return {"processes": recipe.cluster.devices_per_node * PROCESS}
+    largest = max(trained, key=lambda rank: rank.count.total)
+    devices, kept = recipe.cluster.devices_per_node, largest.states
+    copies = data_parallel(recipe.cluster)
+    found = {"processes": devices * PROCESS}
+    if recipe.cluster.platform == "cpu":
+        found["ranks"] = devices * largest.peak
+    if recipe.cluster.offload_optimizer and recipe.stage == "grpo":
+        found["optimizer"] = devices * kept.optimizer
+    if recipe.checkpoints.asynchronous:
+        # each tensor is written by one of the ranks that hold it
+        shared = kept.optimizer if recipe.cluster.platform == "gpu" else kept.optimizer // copies
+        found["checkpoint"] = devices * (kept.weights // copies + shared)
+    if recipe.stage == "grpo" and recipe.grpo.kl_coefficient > 0:
+        found["reference"] = devices * kept.weights
+    return found
+
+
+PROCESS = 3 * GIB // 4
+"""Resident memory of a trainer's process before it holds a model: Python, torch, NeMo (measured on CPU)."""

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stage's artefact takes on disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo.plan import parameters, states, times
+
+# Bytes of a response token: its text, and in rollouts/ its id and log-prob as JSON (measured on both).
+_TEXT, _ROLLOUT = 5, 27
+
+
+def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) -> dict[str, int]:
+    """Bytes by what they are, at the most: while one checkpoint more than is kept is being written.
+
+    Args:
+        recipe: the recipe.
+        architecture: shape of its model.
+        mean_response: tokens.
+    """
+    stage = recipe.stage
+    if stage in ("grpo", "sft"):
+        own, held = recipe[stage], parameters.of_model(architecture)
+        one = states.checkpoint_bytes(held, recipe.model.dtype, recipe.cluster.platform)
+        steps = own.steps if stage == "grpo" else None
+        kept = own.keep_checkpoints + recipe.checkpoints.keep_best
+        if steps is not None:
+            kept = min(kept, -(-steps // own.save_every))
+        found = {
+            "checkpoints": kept * one,
+            "checkpoint_being_written": one,
+            "export": states.WIDTH[recipe.model.dtype] * held,
+        }
+        if stage == "grpo":
+            responses = own.steps * own.prompts_per_step * own.samples_per_prompt
+            found["rollouts"] = int(responses * mean_response * _ROLLOUT)
+        return found
+    if stage in ("generate", "mine"):
+        count = times.tasks(recipe) or 0
+        return {"paths": int(count * recipe[stage].samples * mean_response * _TEXT)}
+    return {}
+
+
+def checkpoint(recipe: Any, architecture: Architecture) -> int:
+    """Bytes of one checkpoint of a training stage."""
+    held = parameters.of_model(architecture)
+    return states.checkpoint_bytes(held, recipe.model.dtype, recipe.cluster.platform)

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a stage takes, from rates that the recipe's ``plan`` states: arithmetic, not a measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo.data.seeds import derive_seed
+from reasongrm_nemo.placement import servers_per_node
+from reasongrm_nemo.plan import flops, parameters
+from reasongrm_nemo.plan.lengths import Drawn, Lengths, Lognormal
+from reasongrm_nemo.plan.serving import Server
+from reasongrm_nemo.plan.states import WIDTH
+from reasongrm_nemo.plan.timeline import Rates, Servers, Timeline, roll_out
+
+STEPS = 12  # simulated for a mean
+_SHARE_OUT = 2  # prompts in flight at a server, over those whose samples it runs at once (rollout.rollouts)
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Seconds of one step, and of the stage.
+
+    Attributes:
+        steps: how many; 1 for a stage without steps.
+        rollouts: sampling of a step.
+        slowest: until 90 % of its answers were there; what is left to ``rollouts`` is the tail.
+        idle: share of that time in which a server had nothing to run.
+        training: of a step, scoring included.
+        refit: the servers' new weights.
+        offload: optimizer states to host memory and back.
+        seconds: of the stage.
+        devices: GPUs that it holds.
+    """
+
+    steps: int
+    rollouts: float
+    slowest: float
+    idle: float
+    training: float
+    refit: float
+    offload: float
+    seconds: float
+    devices: int
+
+    @property
+    def device_hours(self) -> float:
+        """GPU-hours."""
+        return self.seconds * self.devices / 3600
+
+
+def rates(recipe: Any, architecture: Architecture, server: Server) -> Rates:
+    """How fast a server of the recipe decodes.
+
+    A step reads the weights and all keys and values once, at the stated share of a GPU's bandwidth, or
+    computes for so long at the stated share of its peak, whichever is longer.
+    """
+    own = recipe.plan
+    bandwidth = own.bandwidth_gb_s * 1e9 * own.bandwidth_share
+    speed = own.tflops * 1e12 * own.mfu * server.workers
+    return Rates(
+        fixed=own.decode_overhead_ms / 1e3,
+        weights=server.weights / bandwidth,
+        sample=2 * parameters.of_model(architecture) / speed,
+        token=server.kv_token / bandwidth,
+    )
+
+
+def servers(recipe: Any, server: Server, samples: int) -> Servers:
+    """What the recipe's rollouts run on, ``samples`` to a prompt."""
+    own, count = recipe.rollout, server_count(recipe)
+    prompts = own.concurrency
+    if count > 1:
+        prompts = min(prompts, _SHARE_OUT * -(-own.max_num_seqs // samples))
+    return Servers(count, own.max_num_seqs, server.tokens, prompts)
+
+
+def server_count(recipe: Any) -> int:
+    """Servers of the run; a stage that only samples has those of one node, whose shard it is."""
+    own: int = recipe.rollout.servers
+    return own if recipe.stage == "grpo" else servers_per_node(recipe)
+
+
+def stated_lengths(recipe: Any) -> Lognormal:
+    """The distribution of response lengths that the recipe states."""
+    own = recipe.plan.responses
+    return Lognormal(own.median, own.sigma, own.alike, recipe.rollout.max_response_tokens)
+
+
+def step_rollouts(
+    recipe: Any, architecture: Architecture, server: Server, lengths: Lengths, step: int
+) -> Timeline:
+    """The simulated rollouts of one GRPO step."""
+    own = recipe.grpo
+    drawn = lengths.draw(
+        own.prompts_per_step, own.samples_per_prompt, derive_seed(recipe.seed, "plan", "rollouts", step)
+    )
+    prompts = [_prompt(recipe)] * own.prompts_per_step
+    return roll_out(
+        drawn,
+        prompts,
+        servers(recipe, server, own.samples_per_prompt),
+        rates(recipe, architecture, server),
+    )
+
+
+def _prompt(recipe: Any) -> int:
+    return min(recipe.plan.prompt_tokens, recipe.judge.max_prompt_tokens)
+
+
+def cut(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
+    """Micro-batches as (sequences, longest): in order of length, rows times longest within ``budget``.
+
+    ``megatron.micro_batches.plan`` looks for the cut with the least padding; this takes what fits.
+    """
+    batches: list[tuple[int, int]] = []
+    rows = longest = 0
+    for length in sorted(lengths, reverse=True):
+        if rows and (rows + 1) * longest > budget:
+            batches.append((rows, longest))
+            rows = 0
+        if not rows:
+            longest = length
+        rows += 1
+    return [*batches, (rows, longest)] if rows else batches
+
+
+def training_seconds(
+    recipe: Any, architecture: Architecture, responses: Drawn, budget: int, forwards: int = 0
+) -> float:
+    """One optimizer step's computing over all ranks, the pipeline's filling and draining included.
+
+    Args:
+        recipe: the recipe.
+        architecture: shape of its model.
+        responses: tokens of each response, any shape.
+        budget: ``max_tokens_per_micro_batch``.
+        forwards: passes that score besides.
+    """
+    cluster, own = recipe.cluster, recipe.plan
+    ranks = cluster.tensor_parallel * cluster.pipeline_parallel
+    data_parallel = cluster.nodes * cluster.devices_per_node // ranks
+    # dealt out longest first: the first rank has the most
+    share = np.sort(responses, axis=None)[::-1][::data_parallel] + _prompt(recipe)
+    speed = ranks * own.tflops * 1e12 * own.mfu
+    recompute = recipe.model.recompute == "full"
+    seconds = []
+    for rows, length in cut([int(each) for each in share], budget):
+        total = 0.0
+        for train, times in ((True, 1), (False, forwards)):
+            layers = flops.of_layers(
+                architecture, architecture.layers, rows, length, train=train, recompute=recompute
+            )
+            head = flops.of_head(architecture, rows * length, train=train)
+            total += times * (layers.total + head.total)
+        seconds.append(total / speed)
+    bubble = (cluster.pipeline_parallel - 1) * float(np.mean(seconds))
+    return sum(seconds) + bubble
+
+
+def refit_bytes(recipe: Any, architecture: Architecture) -> int:
+    """What one refit moves to each server: every weight once, in the served type."""
+    return WIDTH[recipe.rollout.dtype] * parameters.of_model(architecture)
+
+
+def of_stage(
+    recipe: Any, architecture: Architecture, server: Server, optimizer: int, lengths: Lengths | None = None
+) -> StageTime | str:
+    """The time of a stage, or why nothing can be said of it.
+
+    Args:
+        recipe: the recipe.
+        architecture: shape of its model.
+        server: one of its rollout servers.
+        optimizer: bytes of optimizer states on a rank.
+        lengths: of responses; None: as the recipe states.
+    """
+    own, cluster = recipe.plan, recipe.cluster
+    if own.tflops is None or own.bandwidth_gb_s is None:
+        return "plan.tflops or plan.bandwidth_gb_s is null: no time is reckoned"
+    apart = recipe.rollout.nodes if recipe.stage == "grpo" else 0
+    devices = (cluster.nodes + apart) * cluster.devices_per_node
+    lengths = lengths or stated_lengths(recipe)
+    if recipe.stage == "grpo":
+        return _of_grpo(recipe, architecture, server, optimizer, lengths, devices)
+    count = tasks(recipe)
+    if count is None:
+        return "plan.tasks is null: how many records the stage goes over is not known"
+    if recipe.stage == "sft":
+        stage = recipe.sft
+        steps = max(1, count // stage.batch_size) * stage.epochs
+        drawn = lengths.draw(stage.batch_size, 1, derive_seed(recipe.seed, "plan", "sft"))
+        training = training_seconds(recipe, architecture, drawn, stage.max_tokens_per_micro_batch)
+        return StageTime(steps, 0, 0, 0, training, 0, 0, steps * training, devices)
+    # other nodes take shards of their own
+    return _of_sampling(recipe, architecture, server, lengths, count, cluster.devices_per_node)
+
+
+def tasks(recipe: Any) -> int | None:
+    """Records that the stage goes over; None where the recipe does not say."""
+    own, stage = recipe[recipe.stage], recipe.stage
+    found: int | None = recipe.plan.tasks
+    if stage != "sft" and own.max_tasks is not None:
+        found = min(own.max_tasks, found or own.max_tasks)
+    if found is not None and stage in ("generate", "mine", "evaluate") and own.shard is not None:
+        found = -(-found // int(own.shard.split("/")[1]))
+    return found
+
+
+def _of_grpo(
+    recipe: Any, architecture: Architecture, server: Server, optimizer: int, lengths: Lengths, devices: int
+) -> StageTime:
+    grpo, own = recipe.grpo, recipe.plan
+    timelines = [step_rollouts(recipe, architecture, server, lengths, step) for step in range(STEPS)]
+    forwards = int(grpo.optimizer_steps > 1 and not grpo.max_lag)
+    if grpo.kl_coefficient > 0:
+        forwards += 2 if grpo.kl_in == "reward" else 1
+    training = float(
+        np.mean(
+            [
+                training_seconds(
+                    recipe, architecture, line.lengths, grpo.max_tokens_per_micro_batch, forwards
+                )
+                for line in timelines
+            ]
+        )
+    )
+    rollouts = float(np.mean([line.seconds for line in timelines]))
+    refit = refit_bytes(recipe, architecture) / (own.refit_gb_s * 1e9)
+    offload = 2 * optimizer / (own.offload_gb_s * 1e9) if recipe.cluster.offload_optimizer else 0.0
+    step = rollouts + training + refit + offload
+    if grpo.max_lag:
+        step = max(rollouts, training + refit + offload)
+    return StageTime(
+        grpo.steps,
+        rollouts,
+        float(np.mean([line.share_done(0.9) for line in timelines])),
+        float(np.mean([line.idle() for line in timelines])),
+        training,
+        refit,
+        offload,
+        grpo.steps * step,
+        devices,
+    )
+
+
+def _of_sampling(
+    recipe: Any, architecture: Architecture, server: Server, lengths: Lengths, tasks: int, devices: int
+) -> StageTime:
+    """Full batches to the end, and the longest answer alone after that."""
+    passes = [(recipe[recipe.stage].samples, 1)] if recipe.stage != "evaluate" else []
+    if recipe.stage == "evaluate":
+        passes = [(setting.samples, len(recipe.evaluate.models)) for setting in recipe.evaluate.settings]
+    speed = rates(recipe, architecture, server)
+    prompt = _prompt(recipe)
+    drawn = lengths.draw(2048, 1, derive_seed(recipe.seed, "plan", "sampling")).astype(float)
+    # a sample is met, while it runs, in proportion to its length
+    context = prompt + float((drawn**2).mean() / drawn.mean()) / 2
+    seconds = tail = 0.0
+    count = server_count(recipe)
+    for samples, times in passes:
+        most = server.tokens / context
+        running = max(1, int(min(server.most_sequences, most, tasks * samples / count)))
+        step = speed.steps(1, running, int(running * context))
+        prefill = prompt / samples * speed.sample
+        each = float(drawn.mean()) * step / running + prefill
+        last = float(np.quantile(drawn, 1 - 1 / (running * count)))
+        tail += times * speed.steps(int(last), 1, prompt)
+        seconds += times * tasks * samples * each / count
+    whole = seconds + tail
+    return StageTime(1, whole, seconds, 0.0, 0.0, 0.0, 0.0, whole, devices)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe's whole plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.plan import memory, model, parameters, storage, times
+from reasongrm_nemo.plan.fit import SERVED, TRAINED, Misfit, misfits
+from reasongrm_nemo.plan.lengths import Lengths
+from reasongrm_nemo.plan.memory import Rank
+from reasongrm_nemo.plan.serving import Server, server
+from reasongrm_nemo.plan.times import StageTime
+
+_DRAWN = 4096  # lengths, for a mean
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage will take; bytes and seconds.
+
+    Attributes:
+        recipe: its name.
+        stage: which it is.
+        devices: GPUs (on CPU: ranks) that it runs on.
+        parameters: of the model.
+        ranks: a trainer rank of each pipeline stage; none where nothing is trained.
+        server: one rollout server, or None.
+        served: GPUs that the servers use.
+        moments: most that one GPU holds, by moment (``memory.moments``); none on CPU.
+        host: host memory of a node, by use.
+        disk: the artefact, by content.
+        checkpoint: one checkpoint; 0 where nothing is trained.
+        refit: what one refit moves to each server; 0 outside GRPO.
+        time: of the stage, or why nothing is said of it.
+        misfits: what does not fit.
+    """
+
+    recipe: str
+    stage: str
+    devices: int
+    parameters: int
+    ranks: list[Rank]
+    server: Server | None
+    served: int
+    moments: dict[str, int]
+    host: dict[str, int]
+    disk: dict[str, int]
+    checkpoint: int
+    refit: int
+    time: StageTime | str
+    misfits: list[Misfit]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        data = asdict(self)
+        for rank, entry in zip(self.ranks, data["ranks"], strict=True):
+            entry |= {"parameters": rank.count.total, "peak": rank.peak}
+        if self.server is not None:
+            data["server"] |= {"tokens": self.server.tokens}
+        if isinstance(self.time, StageTime):
+            data["time"] |= {"device_hours": self.time.device_hours}
+        return data
+
+
+def plan(recipe: DictConfig, lengths: Lengths | None = None) -> Plan | None:
+    """The plan of a recipe, or None where its stage has no model (``prepare``, ``filter``).
+
+    Args:
+        recipe: from ``config.load_recipe``.
+        lengths: of responses; None: as the recipe's ``plan.responses`` states.
+
+    Raises:
+        UserError: the model's shape is not known, or the model does not fit the recipe.
+    """
+    shape = model.architecture(recipe)
+    return None if shape is None else _plan(recipe, shape, lengths)
+
+
+def _plan(recipe: DictConfig, architecture: Architecture, lengths: Lengths | None) -> Plan:
+    stage = recipe.stage
+    wrong = misfits(recipe, architecture)
+    trained = memory.ranks(recipe, architecture) if stage in TRAINED else []
+    serving = server(recipe, architecture) if stage in SERVED else None
+    mean = float((lengths or times.stated_lengths(recipe)).draw(_DRAWN, 1, 0).mean())
+    on_gpu = recipe.cluster.platform == "gpu" and recipe.plan.device_memory_gib
+    time: StageTime | str = "it does not fit"
+    if not wrong:
+        time = times.of_stage(
+            recipe,
+            architecture,
+            serving or server(recipe, architecture),
+            max((rank.states.optimizer for rank in trained), default=0),
+            lengths,
+        )
+    return Plan(
+        recipe=recipe.name,
+        stage=stage,
+        # what samples is of one machine
+        devices=(recipe.cluster.nodes if trained else 1) * recipe.cluster.devices_per_node,
+        parameters=parameters.of_model(architecture),
+        ranks=trained,
+        server=serving,
+        served=times.server_count(recipe) * recipe.rollout.tensor_parallel if serving else 0,
+        moments=memory.moments(recipe, trained, serving) if on_gpu else {},
+        host=memory.host_bytes(recipe, trained),
+        disk=storage.disk_bytes(recipe, architecture, mean),
+        checkpoint=storage.checkpoint(recipe, architecture) if trained else 0,
+        refit=times.refit_bytes(recipe, architecture) if stage == "grpo" else 0,
+        time=time,
+        misfits=wrong,
+    )
+
+
+def check_fit(recipe: DictConfig) -> None:
+    """Return if the recipe fits its cluster, by the same arithmetic; for a check before a job starts.
+
+    Args:
+        recipe: from ``config.load_recipe``.
+
+    Raises:
+        UserError: the first thing that does not, with the key to change; or the model's shape is not known.
+    """
+    shape = model.architecture(recipe)
+    if shape is not None:
+        refuse(recipe.name, misfits(recipe, shape))
+
+
+def refuse(name: str, wrong: Sequence[Misfit]) -> None:
+    """Raise a UserError with the first misfit of the recipe ``name``, if there is one."""
+    if wrong:
+        more = f" (and {len(wrong) - 1} more: {', '.join(m.key for m in wrong[1:])})" if wrong[1:] else ""
+        raise UserError(f"{name} does not fit: {wrong[0].sentence}{more}")

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `reasongrm plan` tells: figures as data and as text, and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from reasongrm_nemo import plan as plans
+from reasongrm_nemo.config import load_recipe, load_with_origins
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.pipeline import load_all, recipe_files
+from reasongrm_nemo.plan.lengths import Sampled, fit, read_paths
+from reasongrm_nemo.plan.model import config_folder
+from reasongrm_nemo.plan.rollouts import study
+from reasongrm_nemo.plan.sweep import sweep
+from reasongrm_nemo.plan.whole import refuse
+from reasongrm_nemo.report import planning as report
+from reasongrm_nemo.report.rollout_plot import draw
+from reasongrm_nemo.report.summary import resolved_recipe
+from reasongrm_nemo.simulation.compare import Comparison, compare
+
+Told = tuple[Any, str, UserError | None]
+"""For JSON, for people, and the refusal to end with."""
+
+
+def of_recipe(path: Path, overrides: Iterable[str], simulated: bool = False) -> Told:
+    """One recipe: every key and its origin, then its plan.
+
+    Where the model's shape is not known there is no plan, and a sentence says so.
+
+    Args:
+        path: the recipe.
+        overrides: ``key=value`` words.
+        simulated: hold the plan against a simulation of each distinct rank.
+
+    Raises:
+        UserError: the recipe is wrong, the model does not fit its layout, or it cannot be simulated.
+        StageFailed: the simulation ended badly.
+    """
+    recipe, origins = load_with_origins(path, overrides)
+    resolved: Any = OmegaConf.to_container(recipe)
+    keys = resolved_recipe(resolved, origins)
+    try:
+        made = plans.plan(recipe)
+    except plans.ShapeUnknown as unknown:
+        return resolved | {"figures": None}, f"{keys}\n\nno figures: {unknown}", None
+    if made is None:
+        return resolved | {"figures": None}, keys, None
+    data, text = resolved | {"figures": made.to_dict()}, f"{keys}\n\n{report.as_text(made, recipe)}"
+    if simulated:
+        found = _compared(recipe)
+        data |= {"simulation": report.comparison_data(found)}
+        text += "\n\n" + report.comparison_text(found)
+    return data, text, _refusal(recipe.name, made.misfits)
+
+
+def of_rollouts(path: Path, overrides: Iterable[str], sample: Path | None, plot: Path | None) -> Told:
+    """The simulated rollouts of a GRPO recipe.
+
+    Args:
+        path: the recipe.
+        overrides: ``key=value`` words.
+        sample: a ``paths.jsonl``; its lengths go before the recipe's ``plan.responses``.
+        plot: where the picture of the first step goes.
+
+    Raises:
+        UserError: the recipe is wrong, or nothing can be simulated.
+    """
+    recipe = load_recipe(path, overrides)
+    shape = plans.architecture(recipe)
+    fitted, lengths = None, None
+    if sample is not None:
+        limit = recipe.rollout.max_response_tokens
+        tasks, cut = read_paths(sample)
+        fitted, lengths = fit(tasks, cut, limit), Sampled(tasks, limit)
+    if shape is None:
+        raise UserError(f"--rollouts simulates the steps of grpo; {recipe.name} is of stage {recipe.stage}")
+    found = study(recipe, shape, lengths)
+    if plot is not None:
+        draw(found.timelines[0], plot, f"{recipe.name}: the rollouts of one step")
+    data = found.to_dict() | {"fit": None if fitted is None else asdict(fitted)}
+    return data, report.rollouts_text(found, recipe, fitted), None
+
+
+def _compared(recipe: DictConfig) -> list[Comparison]:
+    shape, folder = plans.architecture(recipe), config_folder(recipe)
+    assert shape is not None and folder is not None  # there is a plan
+    return compare(recipe, folder, shape)
+
+
+def of_folder(path: Path, overrides: Iterable[str]) -> Told:
+    """A pipeline: a line a stage, and the sums."""
+    recipes = load_all(recipe_files(path), overrides)
+    made = [(recipe.name, plans.plan(recipe)) for recipe in recipes]
+    data = {name: None if plan is None else plan.to_dict() for name, plan in made}
+    wrong = next((_refusal(name, plan.misfits) for name, plan in made if plan and plan.misfits), None)
+    return data, report.pipeline_text(made), wrong
+
+
+def of_layouts(path: Path, overrides: Iterable[str], axes: Sequence[str]) -> Told:
+    """The layouts that the recipe could have."""
+    recipe = load_recipe(path, overrides)
+    shape = plans.architecture(recipe)
+    rows = [] if shape is None else sweep(recipe, shape, axes)
+    return [row.__dict__ for row in rows], report.sweep_text(rows, recipe, axes), None
+
+
+def _refusal(name: str, misfits: Sequence[plans.Misfit]) -> UserError | None:
+    try:
+        refuse(name, misfits)
+    except UserError as error:
+        return error
+    return None

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Slurm of four pseudo-nodes on this machine; where it cannot be had, tests are skipped with why."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
+CANNOT = 3  # up.sh's status where the machine lacks something
+
+
+class Cluster:
+    """The cluster as a user on its login node sees it.
+
+    Args:
+        root: the cluster's folder, which all its nodes share.
+    """
+
+    def __init__(self, root):
+        self.root = root
+        self.space = root / "a shared folder"
+        self.faults = self.space / "faults"
+        self.faults.mkdir(parents=True)
+        site = self.space / "site.env"
+        site.write_text(
+            'REASONGRM_SBATCH="--gres=none --time=40 --signal=B:USR1@60"\n'
+            f"PYTHONPATH='{HERE / 'faults'}'\nREASONGRM_TEST_FAULTS='{self.faults}'\n"
+        )
+        self.env = os.environ | {"REASONGRM_SITE": str(site), "OMP_NUM_THREADS": "1"}
+
+    def call(self, *command, node=None, user=None, cwd="/", check=True, **env):
+        """A command's output on the login node or another one, from a folder that is not the checkout."""
+        enter = [str(self.root / "enter"), *(["-n", node] if node else [])]
+        if user:
+            enter += ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups"]
+        words = [*enter, *map(str, command)]
+        done = subprocess.run(words, cwd=cwd, env=self.env | env, capture_output=True, text=True, timeout=200)
+        if check:
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def sbatch(self, *words, **how):
+        """The new job's id."""
+        return self.call("sbatch", "--parsable", "--gres=none", *words, cwd=self.space, **how).split()[-1]
+
+    def open_private_folder(self, node):
+        """Let other users read the environments, where they lie in root's home, on this node alone."""
+        above = reversed(Path(sys.prefix).resolve().parents)
+        private = next((str(path) for path in above if path.stat().st_mode & 0o5 != 0o5), None)
+        if private is not None:
+            # an overlay has a top of its own, whose mode may be another
+            steps = "mount -t tmpfs none /mnt && mkdir /mnt/upper /mnt/work && mount -t overlay overlay"
+            steps += ' -o "lowerdir=$1,upperdir=/mnt/upper,workdir=/mnt/work" "$1" && chmod 755 "$1"'
+            self.call("sh", "-c", steps, "sh", private, node=node)
+
+    def job(self, number):
+        """What Slurm knows of a job: JobState, Restarts, NodeList, ..."""
+        words = self.call("scontrol", "-o", "show", "job", number).split()
+        return {key: value for key, _, value in (word.partition("=") for word in words)}
+
+    def nodes(self, number):
+        """The names of a job's nodes, in order."""
+        return self.call("scontrol", "show", "hostnames", self.job(number)["NodeList"]).split()
+
+    def wait(self, number, until, timeout=400):
+        """Until `until(job)`; returns the job."""
+        deadline = time.monotonic() + timeout
+        while True:
+            job = self.job(number)
+            if until(job):
+                return job
+            assert time.monotonic() < deadline, f"{job}\n{self.logs()}"
+            time.sleep(0.5)
+
+    def ended(self, number, timeout=400):
+        """The job when nothing of it runs or waits any more."""
+        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+        return self.wait(number, lambda job: job["JobState"] in over, timeout)
+
+    def logs(self):
+        """The newest words of every log, for a failure's message."""
+        files = sorted(self.space.rglob("*.log"), key=lambda path: path.stat().st_mtime)
+        return "\n".join(f"== {path}\n{path.read_text(errors='replace')[-1500:]}" for path in files[-4:])
+
+
+@pytest.fixture(scope="session")
+def cluster(rollout_python):
+    """Started once; everything it began is ended with it."""
+    root = Path("/tmp/slurm-test")
+    # nodes have a /tmp of their own; what of ours is there must be seen by all
+    ours = [CHECKOUT, Path(sys.prefix), Path(os.environ["REASONGRM_ROLLOUT_PYTHON"]).parents[1]]
+    shared = " ".join(str(path) for path in ours if path.is_relative_to("/tmp"))
+    env = os.environ | {"ROOT": str(root), "GPUS": "0", "PMIX": "0", "SHARED": shared}
+    shutil.rmtree(root / "a shared folder", ignore_errors=True)
+    done = subprocess.run([HERE / "cluster/up.sh"], env=env, capture_output=True, text=True, timeout=500)
+    if done.returncode == CANNOT:
+        pytest.skip(f"no Slurm test cluster here: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield Cluster(root)
+    subprocess.run(
+        [HERE / "cluster/down.sh", "--purge"], env=env, check=True, capture_output=True, timeout=200
+    )

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan against a real step: real weights, optimizer and tensors, on one CPU rank.
+
+Seen: TINY and 135M.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
+from reasongrm_nemo.plan import memory
+
+WORKER = str(Path(__file__).parent / "memory_worker.py")
+# as the recipe has it; and half as long as the recipe has it, which is half as long to wait
+CASES = {
+    "tiny": [],
+    "smollm2": [
+        "model.max_model_len=512",
+        "judge.max_prompt_tokens=448",
+        "grpo.max_tokens_per_micro_batch=1024",
+    ],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_real_step_takes_what_the_plan_says(case, launch, request, tmp_path):
+    """10 % at most, of what the kernel counts and of the tensors; freed memory goes back to it at once."""
+    recipe_path = recipes_root() / case / "1_grpo_zero.yaml"
+    model = request.getfixturevalue("smollm2") if case == "smollm2" else resolve_path("asset:tiny_judge", ".")
+    out = tmp_path / "figures.json"
+    launch(WORKER, 1, recipe_path, model, out, *CASES[case])
+    seen = json.loads(out.read_text())
+    recipe = load_recipe(recipe_path, CASES[case])
+    [rank] = memory.ranks(recipe, Architecture.from_folder(model, recipe.model.rope))
+    assert seen["weights"] == rank.states.weights
+    assert seen["optimizer"] == rank.states.optimizer
+    step = sum(rank.activations.values()) + rank.states.gradients
+    assert seen["counted"] == pytest.approx(step, rel=0.1)
+    assert seen["resident"] == pytest.approx(step, rel=0.1)
+    assert seen["process"] == pytest.approx(memory.PROCESS, rel=0.3)

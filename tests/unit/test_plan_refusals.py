@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wrong recipes for the paper's cluster: refused by the key to change, with torch never imported."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from reasongrm_nemo import plan as plans
+from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.errors import UserError
+
+GRPO = recipes_root() / "qwq_32b" / "1_grpo_zero.yaml"
+SFT = recipes_root() / "qwq_32b" / "4_sft.yaml"
+SFT_7B = recipes_root() / "ablation" / "qwen2_5_7b" / "1_sft_random.yaml"
+GENERATE = recipes_root() / "qwq_32b" / "2_generate.yaml"
+
+# recipe, what is wrong with it, the key that the sentence begins with, and what it says besides
+WRONG = {
+    "TP 3": (
+        GRPO,
+        ["cluster.tensor_parallel=3"],
+        "cluster.tensor_parallel",
+        "does not divide the 32 devices",
+    ),
+    "TP 16 of 8 KV heads": (
+        GRPO,
+        ["cluster.tensor_parallel=16", "cluster.pipeline_parallel=2"],
+        "cluster.tensor_parallel",
+        "num_attention_heads 40",
+    ),
+    "TP 8 of 4 KV heads": (
+        SFT_7B,
+        ["cluster.tensor_parallel=8"],
+        "cluster.tensor_parallel",
+        "num_attention_heads 28",
+    ),
+    "PP not dividing the layers": (
+        SFT,
+        ["cluster.nodes=3", "cluster.pipeline_parallel=3"],
+        "cluster.pipeline_parallel",
+        "num_hidden_layers 64",
+    ),
+    "uneven stages that do not add up": (
+        GRPO,
+        ["cluster.layers_in_first_stage=15"],
+        "cluster.pipeline_parallel",
+        "num_hidden_layers 64",
+    ),
+    "PP not dividing the devices": (
+        GRPO,
+        ["cluster.pipeline_parallel=3"],
+        "cluster.tensor_parallel",
+        "does not divide",
+    ),
+    "sequence parallel alone": (
+        GRPO,
+        ["cluster.tensor_parallel=1"],
+        "cluster.sequence_parallel",
+        "needs tensor parallelism",
+    ),
+    "context past rope": (
+        GRPO,
+        ["model.rope.type=null"],
+        "model.max_model_len",
+        "max_position_embeddings 40960",
+    ),
+    "context past YaRN": (GRPO, ["model.rope.factor=1.5"], "model.max_model_len", "49152 positions"),
+    "batch not prompts × K": (GRPO, ["grpo.global_batch=255"], "grpo.global_batch", "= 256"),
+    "a group of one": (GRPO, ["grpo.samples_per_prompt=1"], "grpo.samples_per_prompt", "2 samples"),
+    "updates not dividing the prompts": (GRPO, ["grpo.optimizer_steps=5"], "grpo.optimizer_steps", "divide"),
+    "vLLM's context below prompt + response": (
+        GRPO,
+        ["model.max_model_len=65535"],
+        "model.max_model_len",
+        "= 65536",
+    ),
+    "a micro-batch below one sequence": (
+        GRPO,
+        ["grpo.max_tokens_per_micro_batch=32768"],
+        "grpo.max_tokens_per_micro_batch",
+        "= 65536",
+    ),
+    "a micro-batch past memory": (
+        GRPO,
+        ["grpo.max_tokens_per_micro_batch=524288"],
+        "grpo.max_tokens_per_micro_batch",
+        "would bring that to",
+    ),
+    "no recomputation": (GRPO, ["model.recompute=none"], "model.recompute", "model.recompute=full"),
+    "no sequence parallelism": (
+        GRPO,
+        ["cluster.sequence_parallel=false", "cluster.pipeline_parallel=1"],
+        "cluster.sequence_parallel",
+        "cluster.sequence_parallel=true",
+    ),
+    "TP 1": (
+        GRPO,
+        ["cluster.tensor_parallel=1", "cluster.sequence_parallel=false"],
+        "cluster.tensor_parallel",
+        "cluster.tensor_parallel=",
+    ),
+    "32B on one node": (
+        SFT,
+        ["cluster.nodes=1", "cluster.pipeline_parallel=1"],
+        "model.max_model_len",
+        "model.max_model_len=32768",
+    ),
+    "32B on four GPUs": (
+        SFT,
+        [
+            "cluster.nodes=1",
+            "cluster.devices_per_node=4",
+            "cluster.tensor_parallel=4",
+            "cluster.pipeline_parallel=1",
+        ],
+        "cluster.nodes",
+        "take more",
+    ),
+    "a card of 40 GB": (GRPO, ["plan.device_memory_gib=39.4"], "rollout.gpu_memory_utilization", "would do"),
+    "all logits at once": (
+        GRPO,
+        [
+            "model.log_prob_chunk=65536",
+            "cluster.pipeline_parallel=1",
+            "cluster.nodes=1",
+            "rollout.servers=1",
+            "plan.device_memory_gib=90",
+        ],
+        "model.log_prob_chunk",
+        "model.log_prob_chunk=1024",
+    ),
+    "a server that leaves the trainer no room": (
+        GRPO,
+        ["rollout.gpu_memory_utilization=0.9"],
+        "rollout.gpu_memory_utilization",
+        "0.72 would do",
+    ),
+    "a server that leaves no cache": (
+        GENERATE,
+        ["rollout.tensor_parallel=1", "rollout.servers=8"],
+        "rollout.tensor_parallel",
+        "share the model among more GPUs",
+    ),
+    "a cache below one sequence": (
+        GENERATE,
+        ["rollout.tensor_parallel=2", "rollout.gpu_memory_utilization=0.45"],
+        "rollout.gpu_memory_utilization",
+        "not of one full sequence",
+    ),
+    "servers past the node": (GENERATE, ["rollout.servers=8"], "rollout.servers", "need 16 GPUs"),
+    "servers' TP not dividing the heads": (
+        GENERATE,
+        ["rollout.tensor_parallel=3"],
+        "rollout.tensor_parallel",
+        "num_attention_heads 40",
+    ),
+    "a node with little memory": (
+        GRPO,
+        ["plan.host_memory_gib=128"],
+        "checkpoints.asynchronous",
+        "a node would need",
+    ),
+    "a small disk": (GRPO, ["plan.disk_gib=500"], "grpo.keep_checkpoints", "keep fewer"),
+    "a typing error": (
+        GRPO,
+        ["cluster.tensor_paralel=8"],
+        'unknown key "cluster.tensor_paralel"',
+        "did you mean",
+    ),
+    "fp32 on a GPU": (GRPO, ["model.dtype=fp32"], "model.dtype", "bf16"),
+    "a lag with sleeping servers": (GRPO, ["grpo.max_lag=1"], "grpo.max_lag", "sleep"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_recipe_is_refused_by_its_key(name):
+    path, overrides, key, says = WRONG[name]
+    with pytest.raises(UserError) as caught:
+        plans.check_fit(load_recipe(path, overrides))
+    sentence = str(caught.value)
+    where = re.compile(r"(command line|\S+\.yaml(:\d+)?|\S+ does not fit): ")
+    assert where.sub("", sentence, count=1).startswith(key), sentence
+    assert says in sentence, sentence
+
+
+def test_what_a_refusal_proposes_fits():
+    for name in (
+        "no recomputation",
+        "no sequence parallelism",
+        "TP 1",
+        "32B on one node",
+        "a micro-batch past memory",
+    ):
+        path, overrides, _, _ = WRONG[name]
+        with pytest.raises(UserError) as caught:
+            plans.check_fit(load_recipe(path, overrides))
+        sentence = str(caught.value)
+        proposed = sentence.split("; ")[1].split(" would bring")[0].split()
+        made = plans.plan(load_recipe(path, [*overrides, *proposed]))
+        assert "a step takes" not in " ".join(misfit.sentence for misfit in made.misfits), (name, proposed)
+
+
+def test_all_of_them_at_once_import_no_torch():
+    """Seen: 34 refusals in 1.7 s of processor time, all together."""
+    cases = [[str(path), words] for path, words, _, _ in WRONG.values()]
+    code = (
+        "import json, sys\n"
+        "from click.testing import CliRunner\n"
+        "from reasongrm_nemo.cli import main\n"
+        "for path, words in json.loads(sys.argv[1]):\n"
+        "    assert CliRunner().invoke(main, ['plan', path, *words]).exit_code == 2, words\n"
+        "print(*sorted({'torch', 'transformers', 'nemo', 'vllm', 'matplotlib'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(cases)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
