@@ -74,9 +74,15 @@ def bootstrap(elements: Elements, draws: int = DRAWS, seed: int = 0) -> Floats:
     rng = np.random.default_rng(seed)
     scores = np.empty((draws, weights.shape[1]))
     total = sum(sizes)
-    for start in range(0, draws, max(1, _CHUNK // total)):
-        stop = min(draws, start + max(1, _CHUNK // total))
-        drawn = np.concatenate([_weights(rng, size, stop - start) for size in sizes], axis=1)
+    chunk = max(1, _CHUNK // total)
+    weighted = np.empty((chunk, total))
+    for start in range(0, draws, chunk):
+        stop = min(draws, start + chunk)
+        drawn = weighted[: stop - start]
+        place = 0
+        for size in sizes:
+            drawn[:, place : place + size] = _weights(rng, size, stop - start)
+            place += size
         with np.errstate(invalid="ignore"):
             means = (drawn @ sums) / (drawn @ counts)
         # an element that a score does not use must not make it NaN
@@ -86,12 +92,13 @@ def bootstrap(elements: Elements, draws: int = DRAWS, seed: int = 0) -> Floats:
     return scores
 
 
-def _weights(rng: np.random.Generator, size: int, draws: int) -> Floats:
+def _weights(rng: np.random.Generator, size: int, draws: int) -> npt.NDArray[np.int64]:
     """How often each of `size` clusters is drawn in `size` draws with replacement, (draws, size)."""
-    drawn = rng.integers(0, size, size=(draws, size), dtype=np.int64)
+    # 16 bits are drawn eight times as fast as 64
+    kind = np.uint16 if size <= 1 << 16 else np.uint64
+    drawn = rng.integers(0, size, size=(draws, size), dtype=kind).astype(np.int64)
     drawn += np.arange(draws, dtype=np.int64)[:, None] * size
-    found = np.bincount(drawn.ravel(), minlength=draws * size)
-    return found.reshape(draws, size).astype(np.float64)
+    return np.bincount(drawn.ravel(), minlength=draws * size).reshape(draws, size)
 
 
 def interval(scores: Floats) -> tuple[float, float] | None:
