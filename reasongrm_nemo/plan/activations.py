@@ -111,8 +111,9 @@ def moments_of_step(recipe: Any, architecture: Architecture, stage: int) -> dict
         kept = layers * (sizes.shard if recipe.model.recompute == "full" else sizes.layer) + sizes.shard
         scored = rows * (recipe.model.max_model_len - 1)
         for name, head in _head_moments(recipe, architecture, sizes, scored).items():
-            # the next micro-batch has come meanwhile
-            found[name] = {SAVED: kept + sent, LAYER: sent, HEAD: head, **constant}
+            # while the last one's log-probs are worked out, the next micro-batch has come
+            waiting = sent if name == "head forward" else 0
+            found[name] = {SAVED: kept + waiting, LAYER: sent, HEAD: head, **constant}
         incoming = sizes.shard if cluster.sequence_parallel else sizes.hidden
         backward = sizes.norm_backward + incoming + sent
         found["final norm"] = {SAVED: kept, LAYER: backward, HEAD: 0, **constant}
