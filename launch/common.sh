@@ -86,15 +86,20 @@ set_containers() { # which srun options and prefixes start ranks and servers (re
 
 # -- a job's life ------------------------------------------------------------------------------------------
 
-pid='' ending='' interrupted='' summarized='' stage=${SLURM_JOB_NAME:-} notes=''
+pid='' ending='' interrupted='' terminated='' summarized='' stage=${SLURM_JOB_NAME:-} notes=''
 artefact='' partial='' runs_dir='' bad_nodes='' # preflight says these
 
 restarts() { echo "${SLURM_RESTART_COUNT:-0}"; }
 
 log_place() { scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *StdOut=//p' | head -n 1; }
 
+cancelled() { # whether Slurm is ending this job already; then nothing of ours brings it back
+  [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" != RUNNING ]
+}
+
 summarize() { # SENTENCE: the first line says what became of the job; launch/status reads the file
   local lines
+  if [[ $1 == failed:* ]] && cancelled; then set -- "stopped: Slurm took its nodes away (${1#failed: })"; fi
   lines=$(
     printf '%s\n' "$1"
     printf '  %s, job %s (start %d), nodes %s, after %d s\n  log %s\n' "$stage" "$SLURM_JOB_ID" \
@@ -139,7 +144,7 @@ on_usr1() { # the time limit is near (#SBATCH --signal)
 }
 
 on_term() { # the time limit, a preemption or scancel; SIGKILL follows after KillWait
-  interrupted=1
+  interrupted=1 terminated=1
   if [ -n "$ending" ]; then requeue "the time limit came before the step it was in could be saved; the last checkpoint and all rollouts are kept"; fi
   if [ -n "$pid" ]; then kill -USR1 "$pid" 2>/dev/null || true; fi
 }
@@ -230,11 +235,16 @@ finish() { # STATUS of the job's command
   if [ "$1" = 0 ]; then
     if [ -f "$partial/stopped.json" ] && [ -n "$ending" ]; then requeue "$ending; saved, and goes on from there"; fi
     if [ -f "$partial/stopped.json" ]; then
+      if [ -n "$terminated" ] && ! cancelled; then requeue "preempted; saved, and goes on from there"; fi
       summarize "stopped: $cause"
       exit 1 # so that what depends on it does not start
     fi
     summarize "done: $artefact"
     exit 0
+  fi
+  if cancelled; then
+    summarize "stopped: $cause"
+    exit "$1"
   fi
   nodes=$(lost_nodes)
   if [ -n "$nodes" ]; then requeue "lost $nodes: $cause" "$nodes"; fi

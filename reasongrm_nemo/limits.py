@@ -114,6 +114,8 @@ def ask_on_signal(runs_dir: Path, name: str | None = None) -> Any:
 def stop_on_signal(runs_dir: Path, name: str | None = None) -> Iterator[None]:
     """While the block runs, SIGUSR1 makes the stop file; those that lay there before are removed first.
 
+    So does SIGTERM in a Slurm job, which is sent before a preemption, with a while to save.
+
     Args:
         runs_dir: the runs folder.
         name: the artefact's, where other stages may run in the folder at the same time (the tasks of a job
@@ -124,9 +126,12 @@ def stop_on_signal(runs_dir: Path, name: str | None = None) -> Iterator[None]:
     stop_file(runs_dir).unlink(missing_ok=True)
     for old in [file] if name else Path(runs_dir).glob(f"{STOP_FILE}.*"):
         old.unlink(missing_ok=True)
-    before = ask_on_signal(runs_dir, name)
+    before = {signal.SIGUSR1: ask_on_signal(runs_dir, name)}
+    if os.environ.get("SLURM_JOB_ID"):
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda *_: file.touch())
     try:
         yield
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         file.unlink(missing_ok=True)

@@ -18,6 +18,9 @@ from reasongrm_nemo.errors import UserError
 
 R = TypeVar("R", bound=Record)
 
+_BOM = b"\xef\xbb\xbf"
+_DECODER = json.JSONDecoder()
+
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
 """What reading damaged data raises (Zstandard's reader: a plain OSError)."""
 
@@ -47,7 +50,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     try:
         with open_packed(path) as file:
             for number, line in enumerate(file, start=1):
-                if number == 1 and line.startswith(b"\xef\xbb\xbf"):
+                if number == 1 and line.startswith(_BOM):
                     line = line[3:]
                 if line.strip():
                     yield number, line
@@ -68,7 +71,12 @@ def parse_json(line: bytes) -> Any:
         ValueError: not JSON, or not UTF-8.
         RecursionError: nested too deeply.
     """
-    return json.loads(line.decode("utf-8-sig"))
+    # The codec utf-8-sig and json.loads cost as much again as the scanning, over a log of 200,000 lines.
+    text = line.decode("utf-8-sig" if line.startswith(_BOM) else "utf-8").strip(" \t\r\n")
+    value, end = _DECODER.raw_decode(text)
+    if end != len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return value
 
 
 def read_dicts(path: str | Path) -> Iterator[tuple[str, Any]]:

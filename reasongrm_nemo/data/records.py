@@ -56,8 +56,12 @@ class Record:
         if not isinstance(data, dict):
             raise UserError(f"{where}: {cls.__name__} must be a JSON object, got {_show(data)}")
         shape = tuple(data), tuple(map(type, data.values()))
-        choices = _GOOD_SHAPES.setdefault(cls, {}).get(shape)
-        if choices is not None and all(data[name] in options for name, options in choices):
+        known = _GOOD_SHAPES.setdefault(cls, {}).get(shape)
+        if (
+            known is not None
+            and all(data[name] in options for name, options in known.choices)
+            and all(math.isfinite(data[name]) for name in known.floats)
+        ):
             return cls._checked(data, where)
         specs = _specs(cls)
         if not data.keys() <= specs.keys():
@@ -74,6 +78,8 @@ class Record:
             spec = specs[name]
             if type(value) in spec.plain and (not spec.options or value in spec.options):
                 continue
+            if spec.is_float and type(value) is float and math.isfinite(value):
+                continue
             quick = False
             problem = _problem(value, spec.expected)
             if problem:
@@ -81,9 +87,10 @@ class Record:
             if spec.is_float:
                 floats[name] = float(value)
         if quick and len(_GOOD_SHAPES[cls]) < _MAX_SHAPES:
-            _GOOD_SHAPES[cls][shape] = [
-                (n, spec.options) for n, spec in specs.items() if n in data and spec.options
-            ]
+            _GOOD_SHAPES[cls][shape] = _Shape(
+                [(name, specs[name].options) for name in data if specs[name].options],
+                [name for name, value in data.items() if type(value) is float],
+            )
         return cls._checked(data, where, floats)
 
     @classmethod
@@ -120,9 +127,15 @@ class _Spec(NamedTuple):
     is_float: bool
 
 
-_GOOD_SHAPES: dict[type[Record], dict[tuple[Any, ...], list[tuple[str, frozenset[str | None]]]]] = {}
-"""Field names and types of records that were found good by their types alone, and the fields with options;
-the rows of a long log have few shapes."""
+class _Shape(NamedTuple):
+    """What is left to check of a record whose fields have the right types: options, and floats be finite."""
+
+    choices: list[tuple[str, frozenset[str | None]]]
+    floats: list[str]
+
+
+_GOOD_SHAPES: dict[type[Record], dict[tuple[Any, ...], _Shape]] = {}
+"""By field names and types of records that were found good by these; a long log has few shapes."""
 _MAX_SHAPES = 256
 _SPECS: dict[type[Record], dict[str, _Spec]] = {}
 
@@ -185,8 +198,11 @@ def _problem(value: Any, expected: Any) -> str | None:
             return None
         return f"must be a message of the texts 'role' and 'content', got {_show(value)}"
     if expected is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return None if number and math.isfinite(value) else f"must be a finite number, got {_show(value)}"
+        try:
+            finite = isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value)
+        except OverflowError:  # a whole number past what a float holds
+            finite = False
+        return None if finite else f"must be a finite number, got {_show(value)}"
     if type(value) is expected:
         return None
     noun = {str: "text", int: "an integer", bool: "true or false"}[expected]

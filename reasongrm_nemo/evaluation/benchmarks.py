@@ -132,12 +132,17 @@ def score_log(
     _benchmark(benchmark)
     get_policy(policy)
     rows = chain.from_iterable(read_jsonl(file, Verdict) for file in files)
-    name = name or files[0].name.split(".jsonl")[0]
+    name = name or log_name(files[0])
     try:
         return score_rows(benchmark, name, rows, policy, partial, details, draws, witnesses)
     except UserError as error:
         named = any(str(error).startswith(f"{file}:") for file in files)
         raise error if named else UserError(f"{', '.join(map(str, files))}: {error}") from None
+
+
+def log_name(file: Path) -> str:
+    """A run's name, from its log's."""
+    return file.name.split(".jsonl")[0]
 
 
 def score_files(

@@ -97,12 +97,13 @@ class Details:
         }
 
     def _by_tokens(self) -> list[dict[str, Any]]:
-        """From the shortest responses to the longest; equal lengths stay together."""
+        """From the shortest responses to the longest, without those that are none; equal lengths together."""
         tokens = np.array(self._tokens)
         if not tokens.any():
             return []
-        edges = np.unique(np.quantile(tokens, np.arange(1, LENGTH_BINS) / LENGTH_BINS, method="higher"))
-        place = np.searchsorted(edges, tokens, side="right")
+        shares = np.arange(1, LENGTH_BINS) / LENGTH_BINS
+        edges = np.unique(np.quantile(tokens[tokens > 0], shares, method="higher"))
+        place = np.where(tokens > 0, np.searchsorted(edges, tokens, side="right"), -1)
         found = []
         for number in range(len(edges) + 1):
             rows = np.flatnonzero(place == number)

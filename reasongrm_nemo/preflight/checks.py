@@ -17,12 +17,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from reasongrm_nemo import config, placement
-from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo import plan as plans
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import readable_bytes
-from reasongrm_nemo.manifest import PACKAGES
+from reasongrm_nemo.manifest import PACKAGES, Artefact
 from reasongrm_nemo.preflight import node as node_check
-from reasongrm_nemo.preflight import space
 from reasongrm_nemo.preflight.collective import SAID
 from reasongrm_nemo.rollout.settings import PYTHON_VARIABLE
 from reasongrm_nemo.work_order import python_environment
@@ -82,8 +81,8 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
             _judge(found, "rollout", _ask(place, nodes, python, asked, timeout_s, False), cfg)
     finally:
         token_file.unlink(missing_ok=True)
-    if cfg.stage in _TRAINS and not found.problems:
-        _check_space(found, cfg)
+    if not found.problems:
+        _check_plan(found, cfg)
     if cfg.stage in _TRAINS and place.slurm and not quick and not found.problems:
         _check_collective(found, cfg, place, timeout_s)
     return found
@@ -198,20 +197,27 @@ def _alike(found: Findings, what: str, thing: str, values: Mapping[str, Any]) ->
             found.bad.append(name)
 
 
-def _check_space(found: Findings, cfg: DictConfig) -> None:
-    model = config.require_path(cfg.model.hf_path, cfg.runs_dir, "model.hf_path")
-    count = space.parameters(Architecture.from_folder(model, cfg.model.rope))
-    one, needed = space.training_bytes(cfg, count)
+def _check_plan(found: Findings, cfg: DictConfig) -> None:
+    """Memory and disk by arithmetic (`reasongrm plan`)."""
+    try:
+        plan = plans.plan(cfg)
+    except plans.ShapeUnknown as unknown:
+        found.good.append(f"memory is not checked: {unknown}")
+        return
+    if plan is None:
+        return
+    found.problems += [misfit.sentence for misfit in plan.misfits]
+    work = Artefact(Path(cfg.runs_dir), cfg.name).work
+    there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())  # of an earlier start
     stat = os.statvfs(cfg.runs_dir)
-    free = stat.f_bavail * stat.f_frsize
-    words = (
-        f"{readable_bytes(needed)} for checkpoints of {readable_bytes(one)} each, {readable_bytes(free)} free"
-    )
+    free, needed = stat.f_bavail * stat.f_frsize + there, sum(plan.disk.values())
+    each = f" (checkpoints of {readable_bytes(plan.checkpoint)})" if plan.checkpoint else ""
+    words = f"{readable_bytes(needed)} of disk for {cfg.name}{each}, {readable_bytes(free)} free"
     if free < needed:
         found.problems.append(
-            f"runs_dir {cfg.runs_dir} is too small: {words}; free some, or lower {cfg.stage}.keep_checkpoints"
+            f"runs_dir {cfg.runs_dir} is too small: {words}; free some, or keep fewer checkpoints"
         )
-    else:
+    elif needed:
         found.good.append(words)
 
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.data.jsonl import read_dicts, read_jsonl
+from reasongrm_nemo.data.jsonl import read_jsonl
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.evaluation.benchmarks import Run
 from reasongrm_nemo.evaluation.details import SAID
+from reasongrm_nemo.evaluation.tasks import BenchmarkTask
 from reasongrm_nemo.report.scores import details_lines, percent
 from reasongrm_nemo.report.text import markdown_table
 
@@ -107,12 +108,13 @@ def _judged(logs: Sequence[Path], worst: Sequence[Pair]) -> dict[Pair, list[Verd
 
 
 def _shown(tasks: Path, worst: Sequence[Pair]) -> Mapping[tuple[Pair, str], str]:
-    wanted, found = set(worst), {}
-    for _, task in read_dicts(tasks):
-        pair = (task["subset"], task["item_id"], task["cell"])
+    wanted = set(worst)
+    found: dict[tuple[Pair, str], str] = {}
+    for task in read_jsonl(tasks, BenchmarkTask):
+        pair = (task.subset, task.item_id, task.cell)
         if pair in wanted:
-            text = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in task["messages"])
-            found[pair, task["order"]] = text
+            text = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in task.messages)
+            found[pair, task.order] = text
     return found
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.evaluation.benchmarks import score_log
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.evaluation.benchmarks import log_name, score_log
 from reasongrm_nemo.evaluation.compare import compare
 from reasongrm_nemo.evaluation.policies import get_policy
 from reasongrm_nemo.files import write_text
@@ -41,6 +42,8 @@ def score_command(benchmark: str, files: Sequence[Path], options: ScoreOptions) 
     Raises:
         UserError: a name is unknown, or a file is at fault.
     """
+    if options.tasks is not None and options.page is None:
+        raise UserError("--tasks is what a page shows; give --page FILE too, or leave it out")
     rules = get_policy(options.policy, options.vote)
     wrong = Disagreements()
     run = score_log(
@@ -52,12 +55,16 @@ def score_command(benchmark: str, files: Sequence[Path], options: ScoreOptions) 
         name=options.name,
         witnesses=[wrong.add] if options.page else [],
     )
-    others = [score_log(benchmark, [file], rules, options.partial) for file in options.compare]
+    others = [
+        score_log(benchmark, [file], rules, options.partial, name=name)
+        for file, name in zip(options.compare, _names(options.compare, run.name), strict=True)
+    ]
     found = [compare(run, other) for other in others]
     data = run.to_dict()
     if found:
         data["comparisons"] = [each.to_dict() for each in found]
     if options.page is not None:
+        options.page.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.page, page(run, wrong.worst(), files, options.tasks))
     if options.table is not None:
         rows = [
@@ -68,3 +75,9 @@ def score_command(benchmark: str, files: Sequence[Path], options: ScoreOptions) 
         return data, paper_tables.FORMATS[options.table](table).rstrip("\n")
     text = run_as_text(run)
     return data, "\n\n".join([text, *("\n".join(comparison_lines(each)) for each in found)])
+
+
+def _names(files: Sequence[Path], taken: str) -> list[str]:
+    """The logs' names; their paths where names are alike."""
+    names = [log_name(file) for file in files]
+    return names if len({taken, *names}) == len(names) + 1 else [str(file) for file in files]

@@ -77,7 +77,7 @@ def details_lines(figures: Mapping[str, Any]) -> list[str]:
         for name, figure in rows
         if figure["value"] is not None
     ]
-    lines = aligned(["", "%", "95 % interval", "judgements", "prompts"], shown) if shown else []
+    lines = aligned(["", "%", "95 % interval", "judgements", "clusters"], shown) if shown else []
     if cost["response_tokens"]:
         words = (
             f"tokens: {cost['response_tokens']:,} of responses, {cost['response_mean']:.1f} each (median "

@@ -141,6 +141,16 @@ def _benchmarks(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str], lis
         yield name, ["%", *found["scores"]], rows, found["notes"]
 
 
+def _compared(found: Mapping[str, Any]) -> list[str]:
+    """A row on two runs, by the last score that both have."""
+    row = [found["first"], found["second"], "–", "–", "–", f"{found['mcnemar']['exact']:.3g}"]
+    for name, each in found["differences"].items():
+        low, high = each["low"], each["high"]
+        interval = "–" if low is None else f"[{100 * low:+.2f}, {100 * high:+.2f}]"
+        row[2:5] = [name, f"{100 * each['difference']:+.2f}", interval]
+    return row
+
+
 def _caption(report: Mapping[str, Any]) -> str:
     first = report["rows"][0]["settings"][0]
     figures = "format, tokens and kind of path" if first["modes"] else "format and tokens"
@@ -158,6 +168,9 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     for name, head, rows, notes in _benchmarks(report):
         lines += [f"# {name}", "", *markdown_table(head, rows), ""]
         lines += [f"Note: {note}.\n" for note in notes]
+        if compared := [_compared(each) for each in report["benchmarks"][name]["comparisons"]]:
+            columns = ["run", "against", "score", "difference", "95 % interval", "McNemar's p"]
+            lines += [*markdown_table(columns, compared), ""]
     if report["note"]:
         lines += [report["note"], ""]
     stages = [[stage["name"], duration(stage["seconds"])] for stage in report["stages"]]

@@ -102,6 +102,9 @@ class TableBuilder:
         Args:
             path: of which the text is not kept.
             place: whatever finds the text again, such as its place in a file.
+
+        Raises:
+            ValueError: a count or the sample's number is past 64 bits.
         """
         values = (
             self._tasks.setdefault(path.task_id, len(self._tasks)),
@@ -116,8 +119,11 @@ class TableBuilder:
             path.verdict is None and path.answer is None,
             _CODES[path.verdict],
         )
-        for append, value in zip(self._appends, values):  # noqa: B905  (both are of this file)
-            append(value)
+        try:
+            for append, value in zip(self._appends, values):  # noqa: B905  (both are of this file)
+                append(value)
+        except OverflowError:
+            raise ValueError(f"Path {path.task_id} has a number past 64 bits") from None
 
     def finish(self, hesitations: Rows | None = None) -> PathTable:
         """The table.

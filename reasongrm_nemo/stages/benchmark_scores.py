@@ -32,19 +32,19 @@ class _Scored:
 
 
 class BenchmarkScores:
-    """Gathers the runs of a stage.
-
-    Attributes:
-        scores: JSON-ready, by benchmark: every run with all its figures, and the comparisons.
-    """
+    """Gathers the runs of a stage."""
 
     def __init__(self, ctx: StageContext) -> None:
         self._ctx = ctx
         self._found: dict[str, list[_Scored]] = {}
-        self.scores: dict[str, Any] = {}
+        self._compared: dict[str, list[dict[str, Any]]] = {}
 
-    def add(self, benchmark: str, model: str, setting: DictConfig, log: Path, label: str) -> Run:
-        """Score a log: the mean of its samples, and their majority where there are several."""
+    def add(self, benchmark: str, model: str, setting: DictConfig, log: Path, label: str) -> dict[str, int]:
+        """Score a log: the mean of its samples, and their majority where there are several.
+
+        Returns:
+            How often each status of parsing occurs.
+        """
         name = f"{model}_t{setting.temperature:g}"
         run = self._score(benchmark, [log], name, model, setting.temperature, setting.samples)
         if setting.samples > 1:
@@ -52,7 +52,7 @@ class BenchmarkScores:
             voted = score_log(benchmark, [log], rules, partial=True, name=f"{name}_majority")
             self._keep(_Scored(voted, model, setting.temperature, setting.samples))
         self._ctx.console.line(f"  {label}: {_words(run)}")
-        return run
+        return run.result.statuses
 
     def add_given(self) -> None:
         """Score the recipe's `evaluate.logs`.
@@ -71,24 +71,27 @@ class BenchmarkScores:
                 names = ", ".join(f"{benchmark}.jsonl" for benchmark in MODULES)
                 raise UserError(f"evaluate.logs.{name}: {folder} holds none of {names}")
 
-    def write(self) -> None:
-        """Compare the runs with the first model's; write tables.md and tables.tex; fill `scores`."""
-        self.add_given()
-        for benchmark, found in self._found.items():
-            self.scores[benchmark] = {
+    def scores(self) -> dict[str, Any]:
+        """JSON-ready, by benchmark: every run with all its figures, each compared with the first model's."""
+        return {
+            benchmark: {
                 "runs": [
                     {"model": each.model, "temperature": each.temperature, "samples": each.samples}
                     | each.run.to_dict()
                     for each in found
                 ],
-                "comparisons": _comparisons(found),
+                "comparisons": self._comparisons(benchmark),
             }
+            for benchmark, found in self._found.items()
+        }
+
+    def write_tables(self) -> None:
+        """Write tables.md and tables.tex: the paper's tables that a run here belongs into."""
         if self._found:
             tables = [table for number in paper_tables.NUMBERS if (table := self._table(number))]
             for suffix, form in (("md", paper_tables.as_markdown), ("tex", paper_tables.as_latex)):
                 write_text(self._ctx.work / f"tables.{suffix}", "\n".join(map(form, tables)))
 
-    @property
     def report(self) -> dict[str, Any]:
         """What report.json says of the benchmarks: the scores of every run, with intervals, and notes."""
         return {
@@ -99,7 +102,7 @@ class BenchmarkScores:
                     for each in found
                 ],
                 "notes": list(dict.fromkeys(note for each in found for note in each.run.result.notes)),
-                "comparisons": _comparisons(found),
+                "comparisons": self._comparisons(benchmark),
             }
             for benchmark, found in self._found.items()
         }
@@ -126,6 +129,11 @@ class BenchmarkScores:
         write_text(target, text)
         return run
 
+    def _comparisons(self, benchmark: str) -> list[dict[str, Any]]:
+        if benchmark not in self._compared:
+            self._compared[benchmark] = _compare_all(self._found[benchmark])
+        return self._compared[benchmark]
+
     def _keep(self, scored: _Scored) -> None:
         self._found.setdefault(scored.run.benchmark, []).append(scored)
 
@@ -151,7 +159,7 @@ def _row_name(each: _Scored) -> str:
     return f"{each.model} ({words})"
 
 
-def _comparisons(found: list[_Scored]) -> list[dict[str, Any]]:
+def _compare_all(found: list[_Scored]) -> list[dict[str, Any]]:
     """Each run against the first model's at the same setting, and given logs against each of its runs."""
     means = [each for each in found if each.run.rules.vote == "mean"]
     first = [each for each in means if each.model == means[0].model]
@@ -170,10 +178,13 @@ def _words(run: Run) -> str:
     shown: list[tuple[str, Accuracy]] = [
         (name, score) for name, score in run.result.scores.items() if score and score.value is not None
     ]
-    if not shown:
-        return "no score: subsets are missing"
-    name, score = shown[-1]
-    text = f"{name} {' '.join(percent(score))}"
+    if shown:
+        name, score = shown[-1]
+        text = f"{name} {' '.join(percent(score))}"
+    else:
+        right = sum((row.accuracy.value or 0.0) * row.accuracy.items for row in run.result.subsets)
+        share = right / sum(row.accuracy.items for row in run.result.subsets)
+        text = f"{100 * share:.2f} % of its items right (no score, subsets are missing)"
     unread = run.result.statuses
     judged = sum(unread.values())
     read = unread.get("ok", 0) + unread.get("tie", 0)

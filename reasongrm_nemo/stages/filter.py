@@ -95,20 +95,20 @@ class _Source:
 
     def _scan_paths(self) -> PathTable:
         file, builder = self._ctx.inputs["paths"], TableBuilder()
-        with HesitationCounter() as counter:
-            for path, place in self._paths.scan():
-                if path.task_id not in self._task_places:
-                    raise UserError(
-                        f"{file} has a path of the task {path.task_id}, which inputs.tasks "
-                        f"({self._ctx.inputs['tasks']}) lacks; give the tasks that the paths were generated "
-                        "for"
-                    )
-                builder.add(path, place)
-                counter.add(path.text)
-            try:
+        try:
+            with HesitationCounter() as counter:
+                for path, place in self._paths.scan():
+                    if path.task_id not in self._task_places:
+                        raise UserError(
+                            f"{file} has a path of the task {path.task_id}, which inputs.tasks "
+                            f"({self._ctx.inputs['tasks']}) lacks; give the tasks that the paths were "
+                            "generated for"
+                        )
+                    builder.add(path, place)
+                    counter.add(path.text)
                 return builder.finish(counter.counts())
-            except ValueError as error:
-                raise UserError(f"{file}: {error}") from None
+        except ValueError as error:
+            raise UserError(f"{file}: {error}") from None
 
     def examples(self, rows: Rows, strategy: str, scores: array[float] | None = None) -> Iterator[SftExample]:
         """The training examples of the paths in `rows`; their R* goes to `scores`."""

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from reasongrm_nemo.data import PlacedJsonl, ReasoningPath, Verdict, read_jsonl, write_jsonl
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.benchmarks import MODULES
@@ -80,22 +82,47 @@ def _benchmark(ctx: StageContext, name: str) -> list[BenchmarkTask]:
 
 
 class Judging:
-    """Writes the verdict logs of one stage; how long the prompts are is counted once a model."""
+    """Writes the verdict logs of one stage; how long the prompts are is counted once a model.
 
-    def __init__(self, ctx: StageContext) -> None:
-        self._ctx = ctx
+    Args:
+        ctx: the stage.
+        questions: from `load_questions`; those of published benchmarks are written to tasks/.
+    """
+
+    def __init__(self, ctx: StageContext, questions: Mapping[str, Sequence[BenchmarkTask]]) -> None:
+        self._ctx, self._questions = ctx, questions
         self._lengths: dict[tuple[Path, str], int] = {}
+        for name, tasks in questions.items():
+            if name != HELD_OUT:
+                (ctx.work / "tasks").mkdir(exist_ok=True)
+                write_jsonl(ctx.work / "tasks" / f"{name}.jsonl", tasks)
 
-    def write(self, tasks: Sequence[BenchmarkTask], ask: Ask, file: Path) -> None:
-        """The judgements of all tasks, in the tasks' order; what was written before is left as it is.
+    def judge(self, benchmark: str, model: str, setting: DictConfig) -> tuple[Path, str]:
+        """The log of a model at a setting, and its name on screen; what was judged before is left as it is.
 
-        A task whose prompt does not fit is not asked; its rows say so, and count as no verdict.
+        Rows are in the tasks' order.  A task whose prompt does not fit is not asked; its rows say so, and
+        count as no verdict.
 
         Raises:
             UserError: the shards do not make up the whole.
         """
-        if file.exists():
-            return
+        temperature = f"{setting.temperature:g}"
+        where = "" if benchmark == HELD_OUT else benchmark
+        ask = Ask(
+            model_dir=self._ctx.inputs[f"models.{model}"],
+            model=self._ctx.cfg.evaluate.models[model],
+            samples=setting.samples,
+            temperature=setting.temperature,
+            # Models are compared on the same draws, settings on their own.
+            purpose=f"evaluate t{temperature}",
+            label=", ".join(filter(None, [where, model, f"T={temperature}"])),
+        )
+        file = self._ctx.work / "verdicts" / where / f"{model}_t{temperature}.jsonl"
+        if not file.exists():
+            self._write(self._questions[benchmark], ask, file)
+        return file, ask.label
+
+    def _write(self, tasks: Sequence[BenchmarkTask], ask: Ask, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         shards = self._shards(file)
         if shards:

@@ -59,7 +59,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
     write_jsonl(ctx.work / "dropped.jsonl", account.dropped)
     counts = {name: len(tasks) for name, tasks in kept.items()}
     ctx.console.line(f"  {counts['tasks']} training and {counts['validation']} held-out tasks")
-    return counts
+    return counts | ({"source_commit": account.commit} if account.commit else {})
 
 
 @dataclass
@@ -69,6 +69,8 @@ class _Account:
     ctx: StageContext
     dropped: list[Dropped] = field(default_factory=list)
     neutralised: Counter[str] = field(default_factory=Counter)
+    commit: str | None = None
+    """Of the data set, where it came from a hub."""
 
     def drop(self, reason: str, pair_id: str, detail: str | None = None) -> None:
         self.ctx.drop(reason)
@@ -84,7 +86,7 @@ def _sources(account: _Account) -> tuple[list[Source], list[Source]]:
         return [*questions(sizes.train, cfg.seed, "train")], [
             *questions(sizes.validation, cfg.seed, "validation")
         ]
-    files = ctx.inputs["source"] if "source" in ctx.inputs else _fetched(ctx)
+    files = ctx.inputs["source"] if "source" in ctx.inputs else _fetched(account)
     loaded: Loaded
     if own.kind == "questions":
         loaded = read_questions(files, own.max_chars)
@@ -101,12 +103,11 @@ def _sources(account: _Account) -> tuple[list[Source], list[Source]]:
     return split_pairs(_clean(account, found), own.validation_fraction, cfg.seed)
 
 
-def _fetched(ctx: StageContext) -> Path:
+def _fetched(account: _Account) -> Path:
     """The files of a data set on a hub."""
-    name = HubName.parse(ctx.cfg.prepare.source)
-    ctx.console.line(f"  fetching {name.repository}")
-    folder, commit = fetch_dataset(name)
-    ctx.log.info("%s is at commit %s", name.repository, commit)
+    name = HubName.parse(account.ctx.cfg.prepare.source)
+    account.ctx.console.line(f"  fetching {name.repository}")
+    folder, account.commit = fetch_dataset(name)
     return folder
 
 

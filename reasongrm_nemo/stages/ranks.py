@@ -166,7 +166,7 @@ _TASK = re.compile(rb"^srun: error: (\S+): tasks? ([\d,-]+): (.+)$", re.MULTILIN
 
 
 def _cause(failures: Path, log: Path, said: int, code: int) -> str:
-    """Why the ranks ended: the first rank's own words, else what srun says of the first task that failed.
+    """Why the ranks ended: the first task that failed, in its own words or, where it has none, srun's.
 
     Args:
         failures: where ranks leave their causes.
@@ -174,15 +174,21 @@ def _cause(failures: Path, log: Path, said: int, code: int) -> str:
         said: bytes of it that are older than this start.
         code: the launcher's exit status; srun's is often not that of the task that failed.
     """
-    if rows := _failures(failures):
-        # a rank that lost its peers fails too, later and with less to say
-        first = min(rows, key=lambda row: (not row["user"], row["time"]))
-        return f"rank {first['rank']}: {first['error']} (the whole story: {log})"
+    rows = _failures(failures)
     with log.open("rb") as handle:
         handle.seek(said)
-        if task := _TASK.search(handle.read()):
-            node, rank, how = (part.decode(errors="replace") for part in task.groups())
-            return f"rank {rank} on {node}: {how} (its last words are in {log})"
+        task = _TASK.search(handle.read())
+    named = [row for row in rows if row["user"]]
+    if task and not named:
+        node, ranks, how = (part.decode(errors="replace") for part in task.groups())
+        named = [row for row in rows if str(row["rank"]) in re.split(r"[,-]", ranks)]
+        if not named:
+            # it died without a word, and what the others say is of their lost peer
+            return f"rank {ranks} on {node}: {how} (the whole story: {log})"
+    if rows:
+        # a rank that lost its peers fails too, later and with less to say
+        first = min(named or rows, key=lambda row: row["time"])
+        return f"rank {first['rank']}: {first['error']} (the whole story: {log})"
     return f"the trainer ended with status {code}; its last words are in {log}"
 
 

@@ -2,6 +2,7 @@
 """A real Slurm of four pseudo-nodes on this machine; where it cannot be had, tests are skipped with why."""
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -34,24 +35,39 @@ class Cluster:
         )
         self.env = os.environ | {"REASONGRM_SITE": str(site), "OMP_NUM_THREADS": "1"}
 
-    def call(self, *command, node=None, cwd="/", check=True, **env):
+    def call(self, *command, node=None, user=None, cwd="/", check=True, **env):
         """A command's output on the login node or another one, from a folder that is not the checkout."""
         enter = [str(self.root / "enter"), *(["-n", node] if node else [])]
+        if user:
+            enter += ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups"]
         words = [*enter, *map(str, command)]
         done = subprocess.run(words, cwd=cwd, env=self.env | env, capture_output=True, text=True, timeout=200)
         if check:
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
-    def sbatch(self, *words, **env):
+    def sbatch(self, *words, **how):
         """The new job's id."""
-        return self.call("sbatch", "--parsable", "--gres=none", *words, cwd=self.space, **env).split()[-1]
+        return self.call("sbatch", "--parsable", "--gres=none", *words, cwd=self.space, **how).split()[-1]
+
+    def open_private_folder(self, node):
+        """Let other users read the environments, where they lie in root's home, on this node alone."""
+        above = reversed(Path(sys.prefix).resolve().parents)
+        private = next((str(path) for path in above if path.stat().st_mode & 0o5 != 0o5), None)
+        if private is not None:
+            # an overlay has a top of its own, whose mode may be another
+            steps = "mount -t tmpfs none /mnt && mkdir /mnt/upper /mnt/work && mount -t overlay overlay"
+            steps += ' -o "lowerdir=$1,upperdir=/mnt/upper,workdir=/mnt/work" "$1" && chmod 755 "$1"'
+            self.call("sh", "-c", steps, "sh", private, node=node)
 
     def job(self, number):
         """What Slurm knows of a job: JobState, Restarts, NodeList, ..."""
-        words = self.call("scontrol", "-o", "show", "job", number).replace("=", "= ", 1).split()
-        pairs = (word.partition("=") for word in words)
-        return {key: value for key, _, value in pairs}
+        words = self.call("scontrol", "-o", "show", "job", number).split()
+        return {key: value for key, _, value in (word.partition("=") for word in words)}
+
+    def nodes(self, number):
+        """The names of a job's nodes, in order."""
+        return self.call("scontrol", "show", "hostnames", self.job(number)["NodeList"]).split()
 
     def wait(self, number, until, timeout=400):
         """Until `until(job)`; returns the job."""

@@ -37,7 +37,7 @@ def test_prepare_reads_what_the_client_fetched(context, tmp_path, monkeypatch):
     words = ["prepare.validation_fraction=0", "judge.max_prompt_tokens=700", "model.max_model_len=1000"]
     ctx = context("0_prepare", "prepare.source=hf://owner/name@v1", "judge.template=reasongrm_short", *words)
     assert "source" not in ctx.inputs
-    assert prepare.run(ctx)["tasks"] == 3
+    assert prepare.run(ctx) == {"tasks": 3, "validation": 0, "source_commit": "0123abc"}
     assert {task.source for task in read_jsonl(ctx.work / "tasks.jsonl", JudgeTask)} == {"train"}
     ((args, words),) = asked
     assert args == ("owner/name",) and words["repo_type"] == "dataset" and words["revision"] == "v1"

@@ -10,6 +10,7 @@ from reasongrm_nemo.cli import main
 from reasongrm_nemo.data.jsonl import write_jsonl
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.evaluation import rewardbench
+from reasongrm_nemo.evaluation.tasks import BenchmarkTask
 from reasongrm_nemo.report.paper_tables import TableRun, as_latex, as_markdown, build, published
 
 RUNS = [
@@ -168,11 +169,13 @@ def test_the_table_of_several_runs(logs):
 
 def test_the_page(logs, tmp_path):
     tasks = tmp_path / "tasks.jsonl"
-    row = {"subset": "hep-go", "item_id": "1", "cell": None, "order": "rejected_first"}
-    shown = [row | {"messages": [{"role": "user", "content": "Which, A or B?"}]}]
-    shown += [each | {"subset": name} for each in shown for name in rewardbench.ITEMS]
-    tasks.write_text("".join(json.dumps(each) + "\n" for each in shown))
-    page = tmp_path / "page.md"
+    question = [{"role": "user", "content": "Which, A or B?"}]
+    shown = [
+        BenchmarkTask("t", "p", name, question, "B", "rejected_first", "rewardbench", name, "1", None)
+        for name in rewardbench.ITEMS
+    ]
+    write_jsonl(tasks, shown)
+    page = tmp_path / "pages" / "page.md"
     call("rewardbench", logs[0], "--page", page, "--tasks", tasks)
     text = page.read_text()
     assert "# rewardbench: half" in text and "| Score | 50.00 |" in text
@@ -185,7 +188,16 @@ def test_the_page(logs, tmp_path):
     assert "Which, A or B?" not in page.read_text()
 
 
+def test_runs_of_one_name_are_told_apart_by_their_paths(logs, tmp_path):
+    other = tmp_path / "other" / "half.jsonl"
+    other.parent.mkdir()
+    other.write_bytes(logs[1].read_bytes())
+    assert f"half against {other}, 23 pairs" in call("rewardbench", logs[0], "--compare", other)
+
+
 def test_unknown_votes_and_tables_are_refused(logs):
+    alone = CliRunner().invoke(main, ["score", "rewardbench", str(logs[0]), "--tasks", "x"])
+    assert alone.exit_code == 2 and "give --page FILE too" in alone.stderr
     result = CliRunner().invoke(main, ["score", "rewardbench", str(logs[0]), "--vote", "median"])
     assert result.exit_code == 2 and "unknown vote 'median'" in result.stderr
     assert CliRunner().invoke(main, ["score", "rewardbench", str(logs[0]), "--table", "html"]).exit_code == 2

@@ -127,6 +127,7 @@ WRONG = {
             "model.log_prob_chunk=65536",
             "cluster.pipeline_parallel=1",
             "cluster.nodes=1",
+            "rollout.servers=1",
             "plan.device_memory_gib=90",
         ],
         "model.log_prob_chunk",

@@ -72,6 +72,7 @@ def test_a_label_is_a_or_b(label):
         (PATH, {"answer_prob_sum": float("nan")}, "finite"),
         (PATH, {"answer_prob_sum": "1"}, "finite"),
         (PATH, {"answer_prob_sum": True}, "finite"),
+        (PATH, {"answer_prob_sum": 10**400}, "finite"),
         (PATH, {"correct": 1}, "true or false"),
         (PATH, {"verdict": None}, "correct without a verdict"),
         (PATH, {"token_ids": [1, 2.5]}, "integers only"),

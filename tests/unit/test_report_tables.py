@@ -124,6 +124,43 @@ def test_the_end_of_a_pipeline(report, tmp_path):
     assert "unchanged" in nothing and "Next" not in nothing
 
 
+def test_published_benchmarks_stand_below_or_alone(report, tmp_path):
+    compared = {
+        "first": "b",
+        "second": "a",
+        "mcnemar": {"exact": 0.25},
+        "differences": {"avg": {"difference": 0.02, "low": -0.01, "high": 0.05}},
+    }
+    found = {
+        "scores": ["chat", "avg"],
+        "rows": [{"run": "a", "scores": [["–", "–"], ["61.00", "[58.00, 64.00]"]]}],
+        "notes": ["not the whole benchmark"],
+        "comparisons": [compared],
+    }
+    report["benchmarks"] = {"rm_bench": found}
+    text = summary.as_markdown(report)
+    assert text.index("Held-out accuracy") < text.index("# rm_bench")
+    assert "| a | – | 61.00 |" in text and "Note: not the whole benchmark." in text
+    assert "| b | a | avg | +2.00 | [-1.00, +5.00] | 0.25 |" in text
+    for row in report["rows"]:
+        row["settings"] = []
+    alone = summary.as_markdown(report)
+    assert "Held-out" not in alone and "| a | – | 61.00 |" in alone
+    manifest = {
+        "name": "7_evaluate",
+        "stage": "evaluate",
+        "seed": 1,
+        "code": {"version": "0"},
+        "timings": {"seconds": 1.0, "sessions": []},
+        "packages": {},
+        "inputs": {},
+        "drops": {},
+        "outputs": {},
+        "result": {"report": report},
+    }
+    assert "note: not the whole benchmark" in summary.describe(tmp_path, manifest)
+
+
 def test_what_is_no_artefact_is_named(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         summary.read_artefact(tmp_path / "none")

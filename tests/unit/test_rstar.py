@@ -441,10 +441,10 @@ def test_hesitations_are_counted_as_the_pattern_says(texts):
 
 def test_texts_are_counted_in_batches_in_order(monkeypatch):
     monkeypatch.setattr(hesitation, "_BATCH_CHARS", 20)
-    texts = ["wait " * (n % 4) for n in range(100)]
+    texts = ["wait " * (n * n % 7) for n in range(100)]
     with HesitationCounter() as counter:
         for text in texts:
             counter.add(text)
-        assert counter.counts().tolist() == [n % 4 for n in range(100)]
+        assert counter.counts().tolist() == [n * n % 7 for n in range(100)]
     with HesitationCounter() as counter:
         assert counter.counts().tolist() == []

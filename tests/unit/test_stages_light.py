@@ -334,6 +334,22 @@ def test_filter_without_a_right_path_says_what_to_do(context, generated, tmp_pat
         filter_stage.run(context("3_filter", f"inputs.paths={tmp_path}/wrong.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"sample": 1}, "sample 1 twice"),
+        ({"sample": 2**70}, "a number past 64 bits"),
+        ({"reasoning_prob_sum": 1e9}, "cannot be a sum of"),
+    ],
+)
+def test_filter_names_the_file_of_paths_that_cannot_be(context, generated, tmp_path, change, says):
+    records = [path.to_dict() for path in generated]
+    records[0] |= change
+    (tmp_path / "odd.jsonl").write_text("\n".join(map(json.dumps, records)))
+    with pytest.raises(UserError, match=rf"odd\.jsonl: .*{says}"):
+        filter_stage.run(context("3_filter", f"inputs.paths={tmp_path}/odd.jsonl"))
+
+
 def test_filter_with_the_wrong_tasks_says_so(context, generated, tmp_path):
     with pytest.raises(UserError, match=r"has a path of the task .* which inputs\.tasks .* lacks"):
         filter_stage.run(context("3_filter", "inputs.tasks=@0_prepare/validation.jsonl"))

@@ -299,15 +299,15 @@ def test_positions_read_what_the_policy_reads():
 
 def test_accuracy_by_length_has_every_judgement_once():
     log = [
-        dataclasses.replace(judged("rewardbench", ("hep-go", f"{i}", None), i < 50), tokens=i)
-        for i in range(100)
+        dataclasses.replace(judged("rewardbench", ("hep-go", f"{i}", None), i < 51), tokens=i)
+        for i in range(101)
     ]
-    bins = details_of(log).figures()["by_tokens"]
-    assert [(each["from"], each["to"]) for each in bins] == [(0, 24), (25, 49), (50, 74), (75, 99)]
+    bins = details_of(log).figures()["by_tokens"]  # the one without a token is no response
+    assert [(each["from"], each["to"]) for each in bins] == [(1, 25), (26, 50), (51, 75), (76, 100)]
     assert [each["accuracy"]["value"] for each in bins] == [1.0, 1.0, 0.0, 0.0]
     same = [dataclasses.replace(v, tokens=7) for v in log]
     (one,) = details_of(same).figures()["by_tokens"]
-    assert (one["from"], one["to"], one["accuracy"]["judgements"]) == (7, 7, 100)
+    assert (one["from"], one["to"], one["accuracy"]["judgements"]) == (7, 7, 101)
 
 
 def test_cost_and_confusion_count_everything():

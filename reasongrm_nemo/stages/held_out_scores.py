@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The held-out tasks of an evaluation: the figures of every model at every setting (Table 2's form)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.data import Verdict, read_jsonl
+from reasongrm_nemo.data.tiny_judge import mode as tiny_mode
+from reasongrm_nemo.evaluation import summarize_verdicts
+from reasongrm_nemo.stages.context import StageContext
+
+_PATH_MODES = {"tiny_judge": tiny_mode}
+
+
+class HeldOutScores:
+    """Gathers the figures of a stage.
+
+    Attributes:
+        scores: JSON-ready, one entry a model and setting.
+    """
+
+    def __init__(self, ctx: StageContext) -> None:
+        self._ctx = ctx
+        self.scores: list[dict[str, Any]] = []
+
+    def add(self, model: str, setting: DictConfig, log: Path, label: str) -> dict[str, int]:
+        """Score a log; returns how often each status of parsing occurs."""
+        figures = score(read_jsonl(log, Verdict), self._ctx.cfg.evaluate.path_modes)
+        self.scores.append({"model": model, **dict(setting), **figures})
+        accuracy = figures["accuracy"]
+        self._ctx.console.line(
+            f"  {label}: accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}], "
+            f"format {figures['format']:.3f}, {figures['mean_tokens']:.0f} tokens"
+        )
+        return figures["summary"]["statuses"]  # type: ignore[no-any-return]
+
+
+def score(verdicts: Iterator[Verdict], path_modes: str | None) -> dict[str, Any]:
+    """The figures of one model at one setting.
+
+    Args:
+        verdicts: its judgements.
+        path_modes: name of a classifier of paths, or None.
+
+    Returns:
+        `accuracy` (with interval), `format` (share with a readable verdict), `mean_tokens`, `position_a`
+        (share of verdicts that are A), `modes` (share of each kind of path; None without a classifier), and
+        `summary`, all that `summarize_verdicts` says.
+    """
+    kept = list(verdicts)
+    whole = summarize_verdicts(kept)
+    modes = None
+    if path_modes is not None:
+        counts = Counter(_PATH_MODES[path_modes](verdict.text) for verdict in kept)
+        modes = {name: count / len(kept) for name, count in counts.most_common()}
+    return {
+        "accuracy": whole["accuracy"],
+        "format": 1 - whole["no_verdict"] / len(kept),
+        "mean_tokens": whole["tokens"]["mean"],
+        "position_a": whole["position_a"]["value"],
+        "modes": modes,
+        "summary": whole,
+    }

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the nodes' answers are judged, and what a node says of itself."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.preflight import checks, node
+from reasongrm_nemo.preflight.report import preflight
+from reasongrm_nemo.report.console import Console
+
+ROOT = Path(__file__).parents[2]
+QWQ = ROOT / "tests/data/configs/qwq_32b"
+
+
+def recipe(*overrides):
+    return load_recipe(recipes_root() / "qwq_32b" / "1_grpo_zero.yaml", overrides)
+
+
+def answer(**changes):
+    gpu = {"name": "A800", "memory": "81920 MiB", "driver": "550.1"}
+    said = {"shared": None, "free": {"runs_dir": 10**13}, "versions": {"torch": "2.13.0"}, "python": "3.11.7"}
+    said |= {"code": "0.1", "gpus": [gpu] * 8, "address": "10.0.0.1", "taken": []}
+    return said | changes
+
+
+def judged(**answers):
+    found = checks.Findings()
+    checks._judge(found, "trainer", answers, recipe())
+    return found
+
+
+def test_nodes_that_are_alike_pass():
+    found = judged(a=answer(), b=answer())
+    assert not found.problems and found.good == ["trainer environment on a, b"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (None, "c: did not answer"),
+        (answer(shared="/runs is not the folder that the first node sees (x)"), "must be on a file system"),
+        (answer(free={"scratch": "/tmp cannot be written"}), "c: scratch: /tmp cannot be written"),
+        (
+            answer(versions={"torch": "2.12.0"}),
+            "c: torch of its trainer environment is 2.12.0, 2.13.0 on the",
+        ),
+        (answer(versions={"torch": None}), "c: torch of its trainer environment is missing"),
+        (answer(python="3.10.2"), "c: python of its"),
+        (answer(gpus=[]), "c: shows 0 GPUs, the recipe's cluster.devices_per_node is 8"),
+        (answer(gpus="nvidia-smi does not answer: x"), "c: nvidia-smi does not answer"),
+        (answer(gpus=[{"name": "A800", "memory": "", "driver": "535"}] * 8), "c: GPU driver of its"),
+        (answer(taken=[21000]), r"c: the job's ports \[21000\] are taken"),
+        (answer(network="GLOO_SOCKET_IFNAME is ib0, but c has only lo"), "c: GLOO_SOCKET_IFNAME is ib0"),
+    ],
+)
+def test_the_node_that_differs_is_named(wrong, says):
+    found = judged(a=answer(), b=answer(), c=wrong)
+    assert set(found.bad) == {"c"}
+    assert any(re.search(says, problem) for problem in found.problems), found.problems
+
+
+def test_the_checkpoints_to_come_are_held_against_the_disk(tmp_path, monkeypatch):
+    cfg = recipe(f"model.hf_path={QWQ}", f"runs_dir={tmp_path}")
+
+    def with_free(gigabytes):
+        class Disk:
+            f_bavail, f_frsize = gigabytes * 10**6, 1000
+
+        monkeypatch.setattr(checks.os, "statvfs", lambda path: Disk)
+        found = checks.Findings()
+        checks._check_plan(found, cfg)
+        return found
+
+    # two that are kept and one being written, of 459 GB each, the weights and the rollouts
+    found = with_free(1400)
+    assert "is too small" in found.problems[-1] and "keep fewer checkpoints" in found.problems[-1]
+    assert "checkpoints of 427.2 GiB" in found.problems[-1]
+    assert not with_free(3000).problems
+
+
+def test_a_layout_that_does_not_fit_the_card_is_a_problem(tmp_path):
+    layout = ["cluster.pipeline_parallel=1", "model.recompute=none"]
+    found = checks.Findings()
+    checks._check_plan(found, recipe(f"model.hf_path={QWQ}", f"runs_dir={tmp_path}", *layout))
+    assert "does not fit" in found.problems[0] or "GiB" in found.problems[0]
+
+
+def test_a_node_says_what_it_sees(tmp_path):
+    (tmp_path / "token").write_text("abc")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        asked = {
+            "token_file": str(tmp_path / "token"),
+            "token": "abc",
+            "folders": {"x": str(tmp_path / "new")},
+        }
+        asked |= {"packages": ["click", "no-such-package"], "gpu": False, "nodes": [], "ports": [port]}
+        env = {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+        command = [sys.executable, "-m", node.__name__, json.dumps(asked)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60)
+    said = json.loads(done.stdout.partition(node.MARK)[2])
+    assert said["shared"] is None and said["free"]["x"] > 0 and said["taken"] == [port]
+    assert said["versions"]["click"] and said["versions"]["no-such-package"] is None
+    asked["token"] = "another"
+    assert "other contents" in node.look(asked)["shared"]
+    asked["token_file"] = str(tmp_path / "gone" / "token")
+    assert "is not the folder" in node.look(asked)["shared"]
+
+
+def test_inputs_that_are_not_there_are_listed_and_nothing_is_left(tmp_path, capsys):
+    words = [f"runs_dir={tmp_path}/runs", "model.hf_path=/gone", f"cluster.rollout_python={sys.executable}"]
+    recipe_file = recipes_root() / "tiny" / "1_grpo_zero.yaml"
+    assert not preflight(recipe_file, words, Console(), True, False, False, None, tmp_path / "notes")
+    said = capsys.readouterr().err
+    assert "FIX model.hf_path: /gone does not exist" in said and "FIX inputs.tasks: @0_prepare" in said
+    notes = (tmp_path / "notes").read_text()
+    assert f"artefact={tmp_path}/runs/1_grpo_zero\n" in notes and "bad_nodes" not in notes
+    assert not list((tmp_path / "runs").iterdir())

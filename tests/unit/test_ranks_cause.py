@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Of several ranks that failed, the one that is named."""
+
+import json
+
+import pytest
+
+from reasongrm_nemo.stages.ranks import _cause
+
+PEER = (0, 5.0, False, "RuntimeError: Connection closed by peer")
+PEER_SAID = "srun: error: node3: task 0: Exited with exit code 1\n"
+SILENT = "srun: error: node4: task 1: Exited with exit code 7\n" + PEER_SAID
+SPOKE = "srun: error: node3: tasks 0-1: Exited with exit code 1\nsrun: error: node4: task 2: Killed\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "words", "says"),
+    [
+        ([PEER], SILENT, "rank 1 on node4: Exited with exit code 7"),
+        ([PEER, (1, 6.0, False, "ValueError: x")], SILENT, "rank 1: ValueError: x"),
+        ([(1, 4.0, False, "ValueError: x"), (2, 3.0, False, "lost")], SPOKE, "rank 1: ValueError: x"),
+        ([PEER, (3, 9.0, True, "the disk is full")], SILENT, "rank 3: the disk is full"),
+        ([], "srun: error: node4: task 1: Killed\n", "rank 1 on node4: Killed"),
+        ([PEER, (1, 6.0, False, "later")], "", "rank 0: RuntimeError: Connection closed by peer"),
+        ([], "", "the trainer ended with status 9"),
+    ],
+)
+def test_the_cause(tmp_path, rows, words, says):
+    failures, log = tmp_path / "failures.jsonl", tmp_path / "trainer.log"
+    fields = ("rank", "time", "user", "error")
+    lines = [json.dumps(dict(zip(fields, row, strict=True))) for row in rows]
+    failures.write_text("\n".join([*lines, '{"torn']))
+    before = "srun: error: node9: task 9: Exited with exit code 9\n"  # of an earlier start
+    log.write_text(before + words)
+    assert _cause(failures, log, len(before), 9).startswith(says)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chain of jobs and where it stands, without a cluster; and what the templates would run."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reasongrm_nemo import chain as chains
+from reasongrm_nemo.config import recipes_root
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.report import status
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
+
+
+def jobs(*overrides, folder="tiny", shards=2, first=None, last=None, convert=True):
+    found = chains.chain(recipes_root() / folder, overrides, shards, first, last, convert)
+    return {job["name"]: job for job in found["jobs"]}
+
+
+def test_the_order_and_the_templates(tmp_path):
+    found = jobs(f"runs_dir={tmp_path}")
+    assert [(name, job["template"]) for name, job in found.items()][:8] == [
+        ("0_prepare", "prepare"),
+        ("base_megatron", "convert_to_megatron"),
+        ("1_grpo_zero", "grpo_zero"),
+        ("2_generate.shards", "generate"),
+        ("2_generate", "merge"),
+        ("3_filter", "filter"),
+        ("4_sft", "sft"),
+        ("5_mine.shards", "mine"),
+    ]
+    assert all((LAUNCH / f"{job['template']}.sbatch").is_file() for job in found.values())
+    names = list(found)
+    assert names.index("reasongrm_hf") == names.index("6_grpo_hard") + 1
+    assert found["2_generate.shards"]["array"] == "1,2"
+    # both trainings that begin with the base read it converted; the last one begins with LRM-SFT
+    reads = [name for name, job in found.items() if "model.megatron_path=@base_megatron" in job["arguments"]]
+    assert reads == ["1_grpo_zero", "4_sft"]
+    assert "evaluate.models.final=@reasongrm_hf" in list(found.values())[-1]["arguments"]
+    assert not any(job["done"] for job in found.values())
+
+
+def test_without_conversion_or_shards(tmp_path):
+    found = jobs(f"runs_dir={tmp_path}", shards=1, convert=False)
+    assert list(found) == [path.stem for path in sorted((recipes_root() / "tiny").glob("*.yaml"))]
+
+
+def test_a_part_of_the_chain_and_a_stages_own_override(tmp_path):
+    words = [f"runs_dir={tmp_path}", "4_sft:sft.epochs=1"]
+    found = jobs(*words, first="3_filter", last="5_mine", convert=False)
+    assert list(found) == ["3_filter", "4_sft", "5_mine.shards", "5_mine"]
+    assert "sft.epochs=1" in found["4_sft"]["arguments"]
+    assert not any("epochs" in word for word in found["3_filter"]["arguments"])
+
+
+def test_a_wrong_recipe_is_refused_before_anything_is_submitted(tmp_path):
+    with pytest.raises(UserError, match="unknown key"):
+        jobs(f"runs_dir={tmp_path}", "grpo.stepz=3")
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A runs folder with jobs of each kind, on a machine without Slurm."""
+    monkeypatch.setenv("PATH", "")
+    book = tmp_path / ".launch"
+    book.mkdir()
+    log = book / "3_filter-12.log"
+    log.write_text("one\nreasongrm: inputs.paths: gone does not exist\nlast\n")
+    (book / "3_filter.id").write_text("12")
+    (book / "4_sft.id").write_text("13")
+    (book / "12.job").write_text(f"3_filter\t{log}\n")
+    (book / "12.summary").write_text("failed: inputs.paths: gone does not exist\n  filter, job 12\n")
+    work = tmp_path / ".partial" / "1_grpo_zero"
+    work.mkdir(parents=True)
+    (work / "metrics.jsonl").write_text('{"step": 1, "reward": 0.25}\n{"step": 2, "reward": 0.5}\n{"step"')
+    order = {"recipe": {"stage": "grpo", "grpo": {"steps": 9}}}
+    (work / "work_order.json").write_text(json.dumps(order))
+    return tmp_path
+
+
+def test_status(runs):
+    text = status.as_text(status.collect(runs))
+    assert re.search(r"1_grpo_zero +unfinished +step 2/9  reward 0.500", text), text
+    assert re.search(r"3_filter +failed +job 12\n +inputs.paths: gone does not exist\n", text), text
+    assert f"{runs}/.launch/3_filter-12.log:2: reasongrm: inputs.paths" in text
+    assert "ended" in text, "a job that Slurm has forgotten"
+
+
+def test_status_of_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        status.collect(tmp_path / "nowhere")
+
+
+def dry_run(template, *words, **env):
+    """What a template prints outside of a job."""
+    bare = {
+        name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "REASONGRM_"))
+    }
+    bare |= {"REASONGRM_SITE": "/dev/null", "REASONGRM_ENV": "/dev/null"}
+    bare["PATH"] = f"{Path(sys.executable).parents[2] / 'bin'}:{ROOT / '.envs/bin'}:{bare['PATH']}"
+    command = ["bash", str(LAUNCH / f"{template}.sbatch"), *words]
+    done = subprocess.run(command, cwd="/", env=bare | env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_template_outside_of_a_job_says_what_it_would_run(tmp_path):
+    said = dry_run("grpo_zero", str(ROOT / "recipes/qwq_32b"), f"runs_dir={tmp_path}/runs")
+    assert "--nodes=4" in said and "32 ranks (TP8 × PP4) on node-1, node-2, node-3, node-4" in said
+    assert said.count("vLLM server, TP8") == 4
+    assert not (tmp_path / "runs").exists()
+
+
+def test_containers_reach_the_command_lines():
+    images = {"REASONGRM_TRAINER_IMAGE": "/shared/my nemo.sqsh", "REASONGRM_ROLLOUT_IMAGE": "vllm.sif"}
+    recipe = str(ROOT / "recipes/qwq_32b")
+    said = dry_run("grpo_zero", recipe, REASONGRM_CONTAINER="pyxis", REASONGRM_MOUNTS="/s:/s", **images)
+    assert "'--container-image=/shared/my nemo.sqsh' --container-mounts=/s:/s" in said
+    said = dry_run("generate", recipe, REASONGRM_CONTAINER="apptainer", REASONGRM_MOUNTS="/s:/s", **images)
+    assert re.search(r"apptainer exec --nv --bind /s:/s --pwd \S+ vllm.sif", said)
+
+
+TEMPLATES = sorted(LAUNCH.glob("*.sbatch"))
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
+def test_templates_ask_for_survival(template):
+    """What no template may lack: without it a job loses its work, its log, or its place in the queue."""
+    words = re.findall(r"^#SBATCH (.*)$", template.read_text(), re.MULTILINE)
+    assert {"--requeue", "--open-mode=append"} <= set(words)
+    assert any(word.startswith("--signal=B:USR1@") for word in words)
+    assert f"--job-name={template.stem}" in words
+    output = next(word for word in words if word.startswith("--output="))
+    assert "/" not in output, "a folder that may be missing: the job would fail without a log"
