@@ -143,6 +143,7 @@ def pipeline(
 @click.option(
     "--simulate", is_flag=True, help="Hold the memory against a simulated step (trainer environment)."
 )
+@click.option("--dry-start", is_flag=True, help="Start the stage with all but a GPU (trainer environment).")
 @click.option("--rollouts", is_flag=True, help="Simulate the rollouts of GRPO's steps.")
 @click.option("--lengths", type=click.Path(path_type=Path), help="Response lengths for it: a paths.jsonl.")
 @click.option("--plot", type=click.Path(path_type=Path), help="A picture of a step's rollouts.")
@@ -152,6 +153,7 @@ def plan(
     overrides: tuple[str, ...],
     sweep: str | None,
     simulate: bool,
+    dry_start: bool,
     rollouts: bool,
     lengths: Path | None,
     plot: Path | None,
@@ -164,7 +166,9 @@ def plan(
     from reasongrm_nemo import planning
     from reasongrm_nemo.config import find_recipe
 
-    if find_recipe(recipe).is_dir():
+    if dry_start:
+        data, text, wrong = planning.of_dry_start(recipe, overrides)
+    elif find_recipe(recipe).is_dir():
         data, text, wrong = planning.of_folder(recipe, overrides)
     elif rollouts or lengths or plot:
         data, text, wrong = planning.of_rollouts(recipe, overrides, lengths, plot)

@@ -27,7 +27,7 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json, sync_tree, write_json
 
 # The blocks of a recipe that a stage's result depends on; `seed` and `stage` always count.
-_RELEVANT = {
+RELEVANT = {
     "prepare": ("model", "judge", "prepare"),
     "grpo": ("model", "judge", "rollout", "cluster", "grpo"),
     "generate": ("model", "judge", "rollout", "cluster", "generate"),
@@ -167,7 +167,7 @@ def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
         inputs: name -> `{sha256, ...}`.
     """
     whole = OmegaConf.to_container(cfg)
-    kept = {block: whole[block] for block in _RELEVANT[cfg.stage]}  # type: ignore[index,call-overload]
+    kept = {block: whole[block] for block in RELEVANT[cfg.stage]}  # type: ignore[index,call-overload]
     flat = {"stage": cfg.stage, "seed": cfg.seed} | flatten(kept)
     flat = {
         key: value

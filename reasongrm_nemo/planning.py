@@ -11,7 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo import plan as plans
-from reasongrm_nemo.config import load_recipe, load_with_origins
+from reasongrm_nemo.config import find_recipe, load_recipe, load_with_origins
+from reasongrm_nemo.dry_start import dry_start
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.pipeline import load_all, recipe_files
 from reasongrm_nemo.plan.lengths import Sampled, fit, read_paths
@@ -85,6 +86,19 @@ def of_rollouts(path: Path, overrides: Iterable[str], sample: Path | None, plot:
         draw(found.timelines[0], plot, f"{recipe.name}: the rollouts of one step")
     data = found.to_dict() | {"fit": None if fitted is None else asdict(fitted)}
     return data, report.rollouts_text(found, recipe, fitted), None
+
+
+def of_dry_start(path: Path, overrides: Iterable[str]) -> Told:
+    """A recipe, or every recipe of a folder, started with all but a GPU.
+
+    Raises:
+        UserError: what a stage itself would refuse.
+        StageFailed: the trainer's part ended badly.
+    """
+    folder = find_recipe(path).is_dir()
+    recipes = load_all(recipe_files(path), overrides) if folder else [load_recipe(path, overrides)]
+    found = [dry_start(recipe) for recipe in recipes]
+    return [asdict(each) for each in found], "\n".join(map(report.dry_start_text, found)), None
 
 
 def _compared(recipe: DictConfig) -> list[Comparison]:

@@ -26,6 +26,9 @@ REST = "rest"
 """Rotary angles, positions, masked token ids."""
 PARTS = (SAVED, LAYER, HEAD, GATHERED, REST)
 
+# Of a scored position: its target and its place, and the log-prob, normaliser, entropy and what they are of.
+_VECTORS = 38
+
 
 @dataclass(frozen=True)
 class _Sizes:
@@ -40,7 +43,7 @@ class _Sizes:
             cosines, the context, the normalisers.
         norms: the two normalisers of a layer's norms.
         table: the output weight.
-        chunk: one byte for each logit of a chunk.
+        logits: one byte for each logit of a position.
         width: bytes of an element.
     """
 
@@ -51,7 +54,7 @@ class _Sizes:
     attention: int
     norms: int
     table: int
-    chunk: int
+    logits: int
     width: int
 
     @property
@@ -111,8 +114,9 @@ def moments_of_step(recipe: Any, architecture: Architecture, stage: int) -> dict
         kept = layers * (sizes.shard if recipe.model.recompute == "full" else sizes.layer) + sizes.shard
         scored = rows * (recipe.model.max_model_len - 1)
         for name, head in _head_moments(recipe, architecture, sizes, scored).items():
-            # the next micro-batch has come meanwhile
-            found[name] = {SAVED: kept + sent, LAYER: sent, HEAD: head, **constant}
+            # while the last one's log-probs are worked out, the next micro-batch has come
+            waiting = sent if name == "head forward" else 0
+            found[name] = {SAVED: kept + waiting, LAYER: sent, HEAD: head, **constant}
         incoming = sizes.shard if cluster.sequence_parallel else sizes.hidden
         backward = sizes.norm_backward + incoming + sent
         found["final norm"] = {SAVED: kept, LAYER: backward, HEAD: 0, **constant}
@@ -147,7 +151,7 @@ def _sizes(recipe: Any, architecture: Architecture, rows: int, length: int) -> _
         attention=tokens * (projected + turned + normed + context) * width + angles + tokens * heads * 4,
         norms=2 * share * 4,
         table=table * a.hidden * width,
-        chunk=min(recipe.model.log_prob_chunk, rows * length) * table,
+        logits=table,
         width=width,
     )
 
@@ -184,23 +188,26 @@ def _layer_moments(recipe: Any, sizes: _Sizes, held: int) -> dict[str, tuple[int
 
 def _head_moments(recipe: Any, architecture: Architecture, sizes: _Sizes, scored: int) -> dict[str, int]:
     """Bytes of the head in its forward and backward pass."""
-    width, several = sizes.width, scored > recipe.model.log_prob_chunk
+    width = sizes.width
     wanted = scored * architecture.hidden * width
-    entropy = recipe.stage == "grpo"
+    first = min(recipe.model.log_prob_chunk, scored)
+    second = min(recipe.model.log_prob_chunk, scored - first)
     # a product in the weights' type, then in fp32, where that is another
     product = width + (4 if sizes.narrow else 0)
-    # the chunk before is let go only when the next one's logits are there
-    before = (8 if entropy else 4) if several else 0
-    forward = max(before + product, 8 if entropy else 4)
+    # logits and their exponentials, or these in place of those
+    entropy = recipe.stage == "grpo"
+    forward, slopes = (8 if entropy else 4), entropy and recipe.grpo.entropy_coefficient > 0
+    backward = max(product, 8 if slopes else 4)
     gathered = sizes.shard if recipe.cluster.sequence_parallel else 0
-    slopes = entropy and recipe.grpo.entropy_coefficient > 0
-    before = width if several else 0
-    backward = before + max(product, 8 if slopes else 4)
     fp32_table = sizes.table // width * 4
-    return {
-        "head forward": sizes.hidden + gathered + wanted + forward * sizes.chunk,
-        "head backward": 2 * wanted + fp32_table + backward * sizes.chunk,
-        "head's weight": 2 * wanted + fp32_table + width * sizes.chunk + sizes.table,
+    # a chunk is let go only when the next one's logits are there
+    forward_most = max(max(forward, product) * first, forward * first + product * second)
+    backward_most = max(backward * first, width * first + backward * second)
+    moments = {
+        "head forward": sizes.hidden + gathered + wanted + forward_most * sizes.logits,
+        "head backward": 2 * wanted + fp32_table + backward_most * sizes.logits,
+        "head's weight": 2 * wanted + fp32_table + width * first * sizes.logits + sizes.table,
         # back to all positions: zeros, then a copy of them with what was scored
         "positions": wanted + 2 * sizes.hidden,
     }
+    return {name: size + _VECTORS * scored for name, size in moments.items()}

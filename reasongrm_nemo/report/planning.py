@@ -17,6 +17,7 @@ from reasongrm_nemo.report.console import duration
 from reasongrm_nemo.report.summary import aligned
 
 if TYPE_CHECKING:
+    from reasongrm_nemo.dry_start import DryStart
     from reasongrm_nemo.simulation.compare import Comparison, Line
 
 GIB = 2**30
@@ -268,3 +269,10 @@ def rollouts_text(found: Study, recipe: DictConfig, fitted: Fit | None) -> str:
         "A lag needs GPUs for servers and trainer apart (no rollout.sleep); speeds are taken as the same.",
     ]
     return "\n".join(lines)
+
+
+def dry_start_text(found: DryStart) -> str:
+    """What was done, and which keys that left unread."""
+    lines = [f"{found.recipe}: {len(found.read)} keys read, {len(found.unread)} not"]
+    lines += [f"  {what}" for what in found.done]
+    return "\n".join([*lines, *([f"  not read: {', '.join(found.unread)}"] if found.unread else [])])

@@ -91,14 +91,15 @@ def compare(
     reports = simulate(requests)
     ranks = memory.ranks(recipe, architecture)
     return [
-        Comparison(report.stage, _lines(recipe, architecture, ranks[report.stage], report), report)
+        Comparison(report.stage, lines(recipe, architecture, ranks[report.stage], report), report)
         for report in reports
     ]
 
 
-def _lines(
+def lines(
     recipe: DictConfig, architecture: Architecture, rank: memory.Rank, report: RankReport
 ) -> list[Line]:
+    """Each component of a rank, reckoned and measured; then the sums, and the operations."""
     pairs = {
         "parameters": (rank.count.total, report.parameters),
         "weights": (rank.states.weights, report.weights),

@@ -20,6 +20,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,18 @@ def main() -> None:
 
 def _simulate(order: dict[str, Any]) -> RankReport:
     recipe = OmegaConf.create(order["recipe"])
-    return simulate_rank(recipe, Path(order["hf_path"]), order["rank"], order["train"], flops=order["flops"])
+    folder, rank, train, flops = Path(order["hf_path"]), order["rank"], order["train"], order["flops"]
+    if order["dry"] is None:
+        return simulate_rank(recipe, folder, rank, train, flops=flops)
+    from reasongrm_nemo.simulation.keys import keys_read
+    from reasongrm_nemo.simulation.trainers import run_dry
+
+    read: set[str] = set()
+    with keys_read(read):
+        report = simulate_rank(recipe, folder, rank, train, flops=flops)
+        if order["dry"]:
+            run_dry(recipe, order["dry"])
+    return replace(report, keys=sorted(read))
 
 
 def simulate_rank(
@@ -99,6 +111,7 @@ def simulate_rank(
         activations=live.peak if live else 0,
         parts={part: size for part, size in live.at_peak.items() if size} if live else {},
         flops=operations,
+        keys=[],
         build_s=built - began,
         step_s=stepped - built,
     )

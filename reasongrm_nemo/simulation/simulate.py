@@ -29,6 +29,8 @@ class Request:
         rank: global rank, below nodes × devices of the recipe's cluster.
         train: also take a step; else the model is only built and counted.
         flops: also count a step's operations, in a second one.
+        dry: note the keys that are read; with made-up inputs by name also run the recipe's trainer with
+            stand-ins, which is for rank 0.
     """
 
     recipe: DictConfig
@@ -36,6 +38,7 @@ class Request:
     rank: int
     train: bool = True
     flops: bool = False
+    dry: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class RankReport:
         activations: most that existed at once beside those, in the step; 0 where none was taken.
         parts: what those were, by ``plan.activations``' names.
         flops: operations of one full micro-batch, forward and backward; 0 where they were not counted.
+        keys: of the recipe that were read; none where there was no dry start.
         build_s: seconds to build the model.
         step_s: seconds of the step.
     """
@@ -67,6 +71,7 @@ class RankReport:
     activations: int
     parts: dict[str, int]
     flops: int
+    keys: list[str]
     build_s: float
     step_s: float
 
@@ -108,6 +113,7 @@ def simulate(requests: Sequence[Request]) -> list[RankReport]:
             "rank": request.rank,
             "train": request.train,
             "flops": request.flops,
+            "dry": request.dry,
         }
         for request in requests
     ]

@@ -2,8 +2,11 @@
 """Memory of the real actor step at full shapes, over tensors without data, and every GPU recipe's model.
 
 Bounds are GiB a rank, states included: bf16 weights, fp32 gradients, 12 bytes a parameter of optimizer over
-the data-parallel ranks. Seen: 27.7 and 24.0 (TP8 x PP4, first and last stage), 32.6 and 30.2 (TP8 x PP2).
-Without sequence parallelism the first stage is at 70.2, with one chunk of 65,536 log-probs the last at 30.3.
+the data-parallel ranks. Seen: 26.9 and 23.2 (TP8 x PP4, first and last stage), 31.8 and 29.4 (TP8 x PP2).
+Without sequence parallelism the first stage is at 67.1.
+
+The plan's arithmetic is held against each of these ranks, part by part. Seen: no part is off by more than
+0.06 % of a rank's activations.
 """
 
 import json
@@ -13,11 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo.architecture import Layout
+from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.checks import check_model
 from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.dry_start import dry_start
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.plan import memory
 from reasongrm_nemo.simulation import Request, rank_of_stage, simulate
+from reasongrm_nemo.simulation.compare import lines
 
 CONFIGS = Path(__file__).parents[2] / "reasongrm_nemo" / "assets" / "configs"
 QWQ = recipes_root() / "qwq_32b" / "1_grpo_zero.yaml"
@@ -58,9 +64,28 @@ def requests():
 
 
 @pytest.fixture(scope="module")
-def reports():
-    wanted = dict(requests())
+def wanted():
+    return dict(requests())
+
+
+@pytest.fixture(scope="module")
+def reports(wanted):
     return dict(zip(wanted, simulate(list(wanted.values())), strict=True))
+
+
+def disagreements(request, report):
+    """Components of a rank for which plan and simulation are not within 1 % (asked for: 5)."""
+    architecture = Architecture.from_folder(request.hf_path, request.recipe.model.rope)
+    rank = memory.ranks(request.recipe, architecture)[report.stage]
+    found = lines(request.recipe, architecture, rank, report)
+    return [line for line in found if abs(line.difference) > 0.01 and (line.name != "FLOPs" or report.flops)]
+
+
+def test_the_plan_says_what_is_measured_at_full_depth(wanted, reports):
+    stepped = [name for name, request in wanted.items() if request.train]
+    assert len(stepped) >= 7
+    for name in stepped:
+        assert not disagreements(wanted[name], reports[name]), name
 
 
 @pytest.mark.parametrize(("stages", "bound"), [(4, 29), (2, 34)])
@@ -100,7 +125,7 @@ def small(tmp_path_factory):
         "hidden_size": 256,
         "intermediate_size": 1024,
         "num_attention_heads": 8,
-        "num_key_value_heads": 2,
+        "num_key_value_heads": 4,
         "vocab_size": 4096,
     }
     config = json.loads((CONFIGS / "qwq_32b" / "config.json").read_text())
@@ -143,3 +168,70 @@ def test_what_cannot_be_simulated_is_refused(small):
         simulate([Request(load_recipe(small[0], words), folder, 0)])
     with pytest.raises(UserError, match="stage mine trains nothing"):
         simulate([Request(load_recipe(recipes_root() / "qwq_32b" / "5_mine.yaml"), folder, 0)])
+
+
+# TP, PP, sequence parallelism, recomputation, words of the recipe
+CUTS = {
+    f"TP{tensor} PP{pipeline}{' SP' if sequence else ''} {recompute}": (
+        f"cluster.tensor_parallel={tensor}",
+        f"cluster.pipeline_parallel={pipeline}",
+        f"cluster.sequence_parallel={sequence}",
+        f"model.recompute={recompute}",
+    )
+    for tensor, pipeline in ((4, 4), (4, 2), (4, 1), (1, 4))
+    for sequence in ((False, True) if tensor > 1 else (False,))
+    for recompute in ("full", "none")
+} | {
+    "all logits at once": ("model.log_prob_chunk=100000",),
+    "entropy bonus": ("grpo.entropy_coefficient=0.01",),
+    "long head": ("model.log_prob_chunk=900", "model.recompute=full"),
+}
+
+
+@pytest.fixture(scope="module")
+def cuts(small):
+    """Every rank of every cut of the small model, by cut and stage."""
+    wanted = {}
+    for name, words in CUTS.items():
+        recipe = load_recipe(small[0], ["cluster.devices_per_node=16", *words])
+        for stage in range(recipe.cluster.pipeline_parallel):
+            rank = rank_of_stage(recipe.cluster, stage)
+            wanted[name, stage] = Request(recipe, small[1], rank, flops=True)
+    return dict(zip(wanted, zip(wanted.values(), simulate(list(wanted.values())), strict=True), strict=True))
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_the_plan_says_what_is_measured_however_the_model_is_cut(name, cuts):
+    ranks = [pair for (cut, _), pair in cuts.items() if cut == name]
+    assert ranks
+    for request, report in ranks:
+        assert not disagreements(request, report)
+
+
+def test_training_stages_start_dry_and_read_all_their_keys():
+    """What only a real rank or another setting reads is named here."""
+    found = dry_start(load_recipe(QWQ))
+    assert set(found.unread) <= {
+        "cluster.threads_per_rank",  # by a rank as it starts
+        "grpo.global_batch",  # by the checks
+        "grpo.kl_in",  # where kl_coefficient is above 0
+        "grpo.optim.min_lr",  # by a cosine
+        "grpo.validation.max_tasks",
+        "grpo.validation.samples",
+        "grpo.validation.temperature",
+        "tracking.mlflow_uri",
+    }
+    assert found.done[0] == "4 vLLM server(s) placed and configured"
+    assert {"grpo.clip_high", "grpo.importance.correction", "grpo.optim.warmup_steps"} <= set(found.read)
+    [path] = [path for path in RECIPES if path.parent.name == "qwen2_5_7b" and path.stem == "1_sft_random"]
+    found = dry_start(RECIPES[path])
+    assert set(found.unread) <= {
+        "cluster.threads_per_rank",
+        "cluster.launcher",  # by a stage as it starts ranks
+        "cluster.rollout_python",
+        "cluster.weight_transfer",
+        "judge.policy",
+        "sft.optim.min_lr",
+        "sft.validation.fraction",
+        "tracking.mlflow_uri",
+    }

@@ -35,7 +35,6 @@ def main(recipe_path, hf_path, out, *overrides):
         libc.mallopt(option, 65536)  # freed memory goes back at once, as far as it can
     sessions.quiet_libraries()
     recipe = load_recipe(recipe_path, overrides)
-    before = resident("VmRSS")
     session = sessions.start(platform, GRPOActor, recipe, recipe.grpo.optim, 10, Path(hf_path))
     actor, optimizer = session.model, session.optimizer
     actor.grpo = recipe.grpo
@@ -68,7 +67,6 @@ def main(recipe_path, hf_path, out, *overrides):
     figures = states | {
         "counted": live.peak,  # gradients included: they come to be in the step
         "resident": most - resting,
-        "process": before,
     }
     Path(out).write_text(json.dumps(figures))
 

@@ -24,7 +24,7 @@ ROWS = [
     {"training", "plan", "rank"},
     {"grpo", "sft", "report"},
     {"stages", "simulation", "preflight"},
-    {"pipeline"},
+    {"pipeline", "dry_start"},
     {"planning", "chain"},
     {"cli"},
     {"__main__"},

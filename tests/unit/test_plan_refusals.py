@@ -123,6 +123,7 @@ WRONG = {
     "all logits at once": (
         GRPO,
         [
+            "rollout.servers=1",
             "model.log_prob_chunk=65536",
             "cluster.pipeline_parallel=1",
             "cluster.nodes=1",
