@@ -178,6 +178,7 @@ check_job() { # RECIPE [KEY=VALUE...]: preflight; a node that fails it is left o
   reasongrm preflight "$@" --notes "$notes/job" "${preflight_options[@]}" 2> >(tee "$notes/words" >&2) || status=$?
   # shellcheck source=/dev/null
   if [ -f "$notes/job" ]; then . "$notes/job"; fi
+  if [ -n "$artefact" ]; then note_job "$(basename "$artefact")"; fi
   if [ "$status" = 0 ]; then return; fi
   if [ -n "$bad_nodes" ]; then
     sleep 0.2
@@ -221,7 +222,6 @@ run_stage() { # STAGE [RECIPE OR FOLDER] [KEY=VALUE...]: one recipe, to its end 
   begin_job
   say "$stage: $recipe $*, job $SLURM_JOB_ID, start $(($(restarts) + 1)), nodes $SLURM_JOB_NODELIST"
   check_job "$recipe" "$@" "${extra[@]}"
-  note_job "$(basename "$artefact")"
   reasongrm run "$recipe" "$@" "${extra[@]}" 2> >(tee "$notes/words" >&2) &
   pid=$!
   wait_for "$pid" || status=$?
