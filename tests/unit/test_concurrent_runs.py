@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several stages in one runs folder at the same time, as the tasks of a job array are: locks and stop files."""
+"""Several stages in one runs folder at once, as the tasks of a job array are: locks and stop files."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ from reasongrm_nemo.files import RunsLock
 
 
 def test_artefacts_are_made_side_by_side_each_by_one(tmp_path):
-    with RunsLock(tmp_path, "a.1of2"), RunsLock(tmp_path, "a.2of2"):
-        with pytest.raises(UserError, match=f"{tmp_path}/a.1of2 is in use .*process {os.getpid()}"):
-            RunsLock(tmp_path, "a.1of2").__enter__()
+    said = f"{tmp_path}/a.1of2 is in use .*process {os.getpid()}"
+    with RunsLock(tmp_path, "a.1of2"), RunsLock(tmp_path, "a.2of2"), pytest.raises(UserError, match=said):
+        RunsLock(tmp_path, "a.1of2").__enter__()
     with RunsLock(tmp_path, "a.1of2"):
         pass
 
@@ -29,9 +29,9 @@ def test_a_pipeline_wants_the_folder_for_itself(tmp_path):
 
 
 def test_what_is_read_is_not_made_anew_meanwhile(tmp_path):
-    with RunsLock(tmp_path, "b", ["a"]), RunsLock(tmp_path, "c", ["a"]):
-        with pytest.raises(UserError, match=f"{tmp_path}/a is in use"):
-            RunsLock(tmp_path, "a").__enter__()
+    said = f"{tmp_path}/a is in use"
+    with RunsLock(tmp_path, "b", ["a"]), RunsLock(tmp_path, "c", ["a"]), pytest.raises(UserError, match=said):
+        RunsLock(tmp_path, "a").__enter__()
     with RunsLock(tmp_path, "a"), pytest.raises(UserError, match=f"{tmp_path}/a is in use"):
         RunsLock(tmp_path, "b", ["a"]).__enter__()
     with RunsLock(tmp_path, "b"):  # a refused lock holds nothing
