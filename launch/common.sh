@@ -232,6 +232,7 @@ finish() { # STATUS of the job's command
   local cause nodes
   sleep 0.2 # for tee
   cause=$(words_of "$notes/words" 2>/dev/null || true)
+  cause=${cause:-it ended with status $1 and said nothing}
   if [ "$1" = 0 ]; then
     if [ -f "$partial/stopped.json" ] && [ -n "$ending" ]; then requeue "$ending; saved, and goes on from there"; fi
     if [ -f "$partial/stopped.json" ]; then
