@@ -247,6 +247,7 @@ finish() { # STATUS of the job's command
     summarize "stopped: $cause"
     exit "$1"
   fi
+  if [ "$1" = $((128 + 10)) ] && [ -n "$ending" ]; then requeue "$ending"; fi # SIGUSR1 before Python had a handler
   nodes=$(lost_nodes)
   if [ -n "$nodes" ]; then requeue "lost $nodes: $cause" "$nodes"; fi
   if [ -n "${SLURM_ARRAY_TASK_ID:-}" ] && [ "$(restarts)" = 0 ]; then requeue "once more after a failure: $cause"; fi
