@@ -178,6 +178,7 @@ check_job() { # RECIPE [KEY=VALUE...]: preflight; a node that fails it is left o
   reasongrm preflight "$@" --notes "$notes/job" "${preflight_options[@]}" 2> >(tee "$notes/words" >&2) || status=$?
   # shellcheck source=/dev/null
   if [ -f "$notes/job" ]; then . "$notes/job"; fi
+  if [ -n "$artefact" ]; then note_job "$(basename "$artefact")"; fi
   if [ "$status" = 0 ]; then return; fi
   if [ -n "$bad_nodes" ]; then
     sleep 0.2
@@ -221,7 +222,6 @@ run_stage() { # STAGE [RECIPE OR FOLDER] [KEY=VALUE...]: one recipe, to its end 
   begin_job
   say "$stage: $recipe $*, job $SLURM_JOB_ID, start $(($(restarts) + 1)), nodes $SLURM_JOB_NODELIST"
   check_job "$recipe" "$@" "${extra[@]}"
-  note_job "$(basename "$artefact")"
   reasongrm run "$recipe" "$@" "${extra[@]}" 2> >(tee "$notes/words" >&2) &
   pid=$!
   wait_for "$pid" || status=$?
@@ -232,6 +232,7 @@ finish() { # STATUS of the job's command
   local cause nodes
   sleep 0.2 # for tee
   cause=$(words_of "$notes/words" 2>/dev/null || true)
+  cause=${cause:-it ended with status $1 and said nothing}
   if [ "$1" = 0 ]; then
     if [ -f "$partial/stopped.json" ] && [ -n "$ending" ]; then requeue "$ending; saved, and goes on from there"; fi
     if [ -f "$partial/stopped.json" ]; then
@@ -246,6 +247,7 @@ finish() { # STATUS of the job's command
     summarize "stopped: $cause"
     exit "$1"
   fi
+  if [ "$1" = $((128 + 10)) ] && [ -n "$ending" ]; then requeue "$ending"; fi # SIGUSR1 before Python had a handler
   nodes=$(lost_nodes)
   if [ -n "$nodes" ]; then requeue "lost $nodes: $cause" "$nodes"; fi
   if [ -n "${SLURM_ARRAY_TASK_ID:-}" ] && [ "$(restarts)" = 0 ]; then requeue "once more after a failure: $cause"; fi

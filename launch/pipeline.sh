@@ -29,6 +29,8 @@ shift
 if [ ! -e "$folder" ] && [ -e "$submitted_from/$folder" ]; then folder=$submitted_from/$folder; fi
 
 load_environment
+# before it is looked what is done, so that a job that ends meanwhile is one or the other
+queue=" $(squeue -h -o %A 2>/dev/null | tr '\n' ' ' || true)"
 plan=$(mktemp)
 trap 'rm -f "$plan"' EXIT
 reasongrm chain "$folder" "$@" "${options[@]}" --shell >"$plan"
@@ -42,7 +44,7 @@ if [ -z "$dry" ]; then
 fi
 
 queued() { # JOB: whether it still waits or runs
-  [ -n "$(squeue -h -j "$1" -o %A 2>/dev/null)" ]
+  [[ $queue == *" $1 "* ]]
 }
 
 submit() { # NAME TEMPLATE ARRAY SHARDS ARGUMENTS...

@@ -30,7 +30,8 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
         asked: `token_file` and `token` (a file just written on the first node), `folders` (whose free space
             counts, by name), `packages`, `gpu` (whether GPUs matter), `nodes` (of the job), `ports`.
     """
-    said: dict[str, Any] = {"node": socket.gethostname().split(".")[0], "code": __version__}
+    name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()  # Slurm's, where the two differ
+    said: dict[str, Any] = {"node": name.split(".")[0], "code": __version__}
     said["shared"] = _reads(Path(asked["token_file"]), asked["token"])
     said["free"] = {name: _free(Path(folder)) for name, folder in asked["folders"].items()}
     said["versions"] = {name: _version(name) for name in asked["packages"]}

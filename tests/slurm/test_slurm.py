@@ -65,7 +65,8 @@ def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     jobs = ids(cluster.call(*pipeline, **nodes))
     assert list(jobs)[-3:] == ["reasongrm_hf", "7_evaluate.shards", "7_evaluate"] and len(jobs) == 13
     again = cluster.call(*pipeline, **nodes)
-    assert ids(again) == jobs and again.count("waits or runs already") == 13
+    assert ids(again).items() <= jobs.items(), "nothing is submitted twice"
+    assert again.count("waits or runs already") + again.count("done before") == 13
 
     # another one at the same time, which fails at its beginning
     own = {"prepare": f"prepare: {{source: {cluster.space}/nowhere.jsonl}}"}

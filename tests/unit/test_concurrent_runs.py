@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several stages in one runs folder at once, as the tasks of a job array are: locks and stop files."""
+
+import os
+import signal
+
+import pytest
+
+from reasongrm_nemo import limits
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import RunsLock
+
+
+def test_artefacts_are_made_side_by_side_each_by_one(tmp_path):
+    said = f"{tmp_path}/a.1of2 is in use .*process {os.getpid()}"
+    with RunsLock(tmp_path, "a.1of2"), RunsLock(tmp_path, "a.2of2"), pytest.raises(UserError, match=said):
+        RunsLock(tmp_path, "a.1of2").__enter__()
+    with RunsLock(tmp_path, "a.1of2"):
+        pass
+
+
+def test_a_pipeline_wants_the_folder_for_itself(tmp_path):
+    with RunsLock(tmp_path, "a"), pytest.raises(UserError, match=f"{tmp_path} is in use"):
+        RunsLock(tmp_path).__enter__()
+    with RunsLock(tmp_path), pytest.raises(UserError, match=f"{tmp_path} is in use"):
+        RunsLock(tmp_path, "a").__enter__()
+    with RunsLock(tmp_path):
+        pass
+
+
+def test_what_is_read_is_not_made_anew_meanwhile(tmp_path):
+    said = f"{tmp_path}/a is in use"
+    with RunsLock(tmp_path, "b", ["a"]), RunsLock(tmp_path, "c", ["a"]), pytest.raises(UserError, match=said):
+        RunsLock(tmp_path, "a").__enter__()
+    with RunsLock(tmp_path, "a"), pytest.raises(UserError, match=f"{tmp_path}/a is in use"):
+        RunsLock(tmp_path, "b", ["a"]).__enter__()
+    with RunsLock(tmp_path, "b"):  # a refused lock holds nothing
+        pass
+
+
+def test_a_signal_asks_its_own_stage_alone_and_a_file_asks_all(tmp_path):
+    mine, other = (limits.Limits(tmp_path, None, name=name) for name in ("a", "b"))
+    with limits.stop_on_signal(tmp_path, "a"):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert "stop.a" in mine.reached() and other.reached() is None
+        with limits.stop_on_signal(tmp_path, "b"):
+            assert mine.reached(), "another's start takes nothing back"
+    assert mine.reached() is None
+    (tmp_path / limits.STOP_FILE).touch()
+    assert mine.reached() and other.reached()
+
+
+def test_a_pipeline_clears_what_single_stages_left(tmp_path):
+    limits.stop_file(tmp_path, "a").touch()
+    with limits.stop_on_signal(tmp_path):
+        assert limits.Limits(tmp_path, None, name="a").reached() is None
+
+
+def test_in_a_slurm_job_sigterm_asks_for_a_save(tmp_path, monkeypatch):
+    mine, before = limits.Limits(tmp_path, None, name="a"), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with limits.stop_on_signal(tmp_path, "a"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert mine.reached()
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.delenv("SLURM_JOB_ID")
+    with limits.stop_on_signal(tmp_path, "a"):
+        assert signal.getsignal(signal.SIGTERM) == before
