@@ -110,6 +110,27 @@ def test_plan_reckons_with_a_stage_a_pipeline_and_layouts(tmp_path, monkeypatch)
     assert call("plan", recipe, "--sweep", "dp").stderr.startswith('reasongrm: --sweep: "dp" is no axis')
 
 
+def test_plan_simulates_a_step_s_rollouts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = "recipes/qwq_32b/1_grpo_zero.yaml"
+    row = {"reasoning_tokens": 900, "answer_tokens": 99, "finish_reason": "stop"}
+    rows = [row | {"task_id": f"t{i // 4}", "reasoning_tokens": 500 + 37 * i} for i in range(40)]
+    (tmp_path / "paths.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    told = call("plan", recipe, "--lengths", "paths.jsonl", "--plot", "step.png")
+    assert told.exit_code == 0, told.stderr
+    assert "drawn from 40 paths, 0.0% cut" in told.stdout and "lag 1" in told.stdout
+    assert (tmp_path / "step.png").read_bytes()[:4] == b"\x89PNG"
+    data = json.loads(call("plan", recipe, "rollout.straggler_timeout_s=60", "--rollouts", "--json").stdout)
+    names = [choice["name"] for choice in data["choices"]]
+    assert names[:4] == ["one after the other", "lag 1", "lag 2", "straggler budget 60 s"]
+    own, lag, _, budget, *_ = data["choices"]
+    assert lag["step"] < own["step"] and budget["step"] < own["step"]
+    assert 0 < budget["lost"] < 1 and budget["length"] < 1  # long answers are the ones that are lost
+    wrong = call("plan", "recipes/qwq_32b/4_sft.yaml", "--rollouts")
+    assert wrong.exit_code == 2 and "4_sft is of stage sft" in wrong.stderr
+    assert "--plot" in call("plan", recipe, "--plot", "none/step.png").stderr
+
+
 def test_plan_prints_what_it_refuses_and_ends_with_2(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = call("plan", "recipes/qwq_32b/1_grpo_zero.yaml", "model.recompute=none")
