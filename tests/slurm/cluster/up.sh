@@ -14,7 +14,7 @@ NET=${NET:-netns} PRIVATE_TMP=${PRIVATE_TMP:-1} SHARED=${SHARED:-} FAKE_PYXIS=${
 [ -d /sys/fs/cgroup/freezer ] && [ -w /sys/fs/cgroup/freezer ] && d=cgroup || d=linuxproc # cgroup (v1) also ends setsid'ed orphans, as production clusters do
 PROCTRACK=${PROCTRACK:-$d}
 SHARED="$SHARED $ROOT" # the nodes have a private /tmp each, and must still see the cluster's own folder
-PFX=slurmtest
+PFX=${PFX:-slurmtest}
 cannot() { # what this machine lacks; the tests are then skipped, with this sentence
   echo "up: $*" >&2
   exit 3
