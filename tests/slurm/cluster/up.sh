@@ -123,7 +123,7 @@ fi
 
 # 4. network: one namespace per node, eth0 + ib0 each, bridges in the login namespace
 if [ "$NET" = netns ]; then
-  ip netns add $PFX-login
+  ip netns add "$PFX-login"
   ip -n "$PFX-login" link set lo up
   for b in 0 1; do
     ip -n "$PFX-login" link add br$b type bridge
