@@ -53,7 +53,7 @@ class Cluster:
 
     def open_private_folder(self, node):
         """Let other users read the environments, where they lie in root's home, on this node alone."""
-        above = reversed(Path(sys.prefix).resolve().parents)
+        above = reversed(Path(sys.executable).resolve().parents)
         private = next((str(path) for path in above if path.stat().st_mode & 0o5 != 0o5), None)
         if private is not None:
             # an overlay has a top of its own, whose mode may be another
