@@ -101,24 +101,31 @@ def as_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def _stage_jobs(path: Path, cfg: DictConfig, words: Sequence[str], shards: int) -> Iterable[Job]:
-    arguments, done = [str(path), *words], is_done(cfg)
+    arguments = [str(path), *words]
     template = path.stem.partition("_")[2] if cfg.stage == "grpo" else cfg.stage
     if cfg.stage not in _SAMPLES:
-        return [Job(cfg.name, template, done, arguments)]
+        return [Job(cfg.name, template, is_done(cfg), arguments)]
     if shards == 1 or not config.has_key(path, f"{cfg.stage}.shard"):
-        return [Job(cfg.name, template, done, arguments, "1")]
-    missing = (
-        [] if done else [i for i in range(1, shards + 1) if not _shard_done(path, cfg, words, i, shards)]
-    )
-    array = Job(
-        f"{cfg.name}.shards", template, not missing, arguments, ",".join(map(str, missing)) or None, shards
-    )
-    return [array, Job(cfg.name, "merge", done, [cfg.stage, str(shards), *arguments])]
+        return [Job(cfg.name, template, is_done(cfg), arguments, "1")]
+    names = [f"{path.stem}.{index}of{shards}" for index in range(1, shards + 1)]
+    listed = ",".join(f'"@{name}"' for name in names)
+    # what was put together is told by its shards, too
+    merged = is_done(config.load_recipe(path, [*words, f"{cfg.stage}.shards=[{listed}]"])) or is_done(cfg)
+    missing = [
+        index
+        for index, name in enumerate(names, 1)
+        if not merged
+        and not _shard_done(path, [*words, f"name={name}"], f"{cfg.stage}.shard={index}/{shards}")
+    ]
+    array = ",".join(map(str, missing)) or None
+    return [
+        Job(f"{cfg.name}.shards", template, not missing, arguments, array, shards),
+        Job(cfg.name, "merge", merged, [cfg.stage, str(shards), *arguments]),
+    ]
 
 
-def _shard_done(path: Path, cfg: DictConfig, words: Sequence[str], index: int, count: int) -> bool:
-    own = [f"{cfg.stage}.shard={index}/{count}", f"name={path.stem}.{index}of{count}"]
-    return is_done(config.load_recipe(path, [*words, *own]))
+def _shard_done(path: Path, words: Sequence[str], shard: str) -> bool:
+    return is_done(config.load_recipe(path, [*words, shard]))
 
 
 def _own(files: Sequence[Path], path: Path, overrides: Iterable[str]) -> list[str]:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real Slurm of four pseudo-nodes on this machine; where it cannot be had, tests are skipped with why."""
 
+import fcntl
 import os
 import pwd
-import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ class Cluster:
 
     def open_private_folder(self, node):
         """Let other users read the environments, where they lie in root's home, on this node alone."""
-        above = reversed(Path(sys.prefix).resolve().parents)
+        above = reversed(Path(sys.executable).resolve().parents)
         private = next((str(path) for path in above if path.stat().st_mode & 0o5 != 0o5), None)
         if private is not None:
             # an overlay has a top of its own, whose mode may be another
@@ -90,15 +91,42 @@ class Cluster:
         return "\n".join(f"== {path}\n{path.read_text(errors='replace')[-1500:]}" for path in files[-4:])
 
 
-@pytest.fixture(scope="session")
+@contextmanager
+def only_one(path, patience=1200):
+    """A machine has room for one such cluster: its addresses, namespaces and folder have fixed names."""
+    with path.open("a") as lock:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    pytest.fail(f"another test run has held {path} for {patience} s: is its cluster stuck?")
+                time.sleep(1)
+        yield
+
+
+@pytest.fixture(scope="module")  # not the session: under xdist that ends long after these tests
 def cluster(rollout_python):
     """Started once; everything it began is ended with it."""
+    if os.geteuid() != 0:
+        pytest.skip("no Slurm test cluster here: it needs root, for network and mount namespaces")
     root = Path("/tmp/slurm-test")
+    with only_one(root.with_suffix(".lock")):
+        yield from started(root)
+
+
+def started(root):
+    """The running cluster, once."""
     # nodes have a /tmp of their own; what of ours is there must be seen by all
     ours = [CHECKOUT, Path(sys.prefix), Path(os.environ["REASONGRM_ROLLOUT_PYTHON"]).parents[1]]
     shared = " ".join(str(path) for path in ours if path.is_relative_to("/tmp"))
     env = os.environ | {"ROOT": str(root), "GPUS": "0", "PMIX": "0", "SHARED": shared}
-    shutil.rmtree(root / "a shared folder", ignore_errors=True)
+    if " " in shared.replace(" /tmp/", "/tmp/"):
+        env["PRIVATE_TMP"] = "0"  # a list of folders with spaces cannot be said
+    # what a killed run left is not used: its nodes may see other folders
+    subprocess.run([HERE / "cluster/down.sh", "--purge"], env=env, capture_output=True, timeout=200)
     done = subprocess.run([HERE / "cluster/up.sh"], env=env, capture_output=True, text=True, timeout=500)
     if done.returncode == CANNOT:
         pytest.skip(f"no Slurm test cluster here: {done.stderr.strip().splitlines()[-1]}")

@@ -53,7 +53,7 @@ def ids(output):
     return dict(re.findall(r"^launch: (\S+): job (\d+)", output, re.MULTILINE))
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2700)  # it may have to wait for another test run's cluster to end
 def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     recipes, runs = write_recipes(cluster.space / "my recipes"), cluster.space / "runs" / "mine"
     pipeline = [LAUNCH / "pipeline.sh", "--shards", "2", recipes, f"runs_dir={runs}"]

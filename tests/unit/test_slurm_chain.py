@@ -139,3 +139,14 @@ def test_templates_ask_for_survival(template):
     assert f"--job-name={template.stem}" in words
     output = next(word for word in words if word.startswith("--output="))
     assert "/" not in output, "a folder that may be missing: the job would fail without a log"
+
+
+def test_what_was_put_together_is_done_and_only_missing_shards_are_asked_for(tmp_path, monkeypatch):
+    def done(cfg):
+        merged = cfg.stage == "generate" and len(cfg.generate.shards) == 3
+        return merged or cfg.name == "5_mine.2of3"
+
+    monkeypatch.setattr(chains, "is_done", done)
+    found = jobs(f"runs_dir={tmp_path}", shards=3)
+    assert found["2_generate.shards"]["done"] and found["2_generate"]["done"]
+    assert found["5_mine.shards"]["array"] == "1,3" and not found["5_mine"]["done"]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Stop the cluster up.sh started: only pids from its own pid files, only its own namespaces.
 ROOT=${ROOT:-/tmp/slurm-test}
-PFX=slurmtest
+PFX=${PFX:-slurmtest}
 stop() { # PIDFILE NAME: end that daemon if the pid is still that program
   local p
   p=$(cat "$1" 2>/dev/null) || return 0

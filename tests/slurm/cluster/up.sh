@@ -14,7 +14,7 @@ NET=${NET:-netns} PRIVATE_TMP=${PRIVATE_TMP:-1} SHARED=${SHARED:-} FAKE_PYXIS=${
 [ -d /sys/fs/cgroup/freezer ] && [ -w /sys/fs/cgroup/freezer ] && d=cgroup || d=linuxproc # cgroup (v1) also ends setsid'ed orphans, as production clusters do
 PROCTRACK=${PROCTRACK:-$d}
 SHARED="$SHARED $ROOT" # the nodes have a private /tmp each, and must still see the cluster's own folder
-PFX=slurmtest
+PFX=${PFX:-slurmtest}
 cannot() { # what this machine lacks; the tests are then skipped, with this sentence
   echo "up: $*" >&2
   exit 3
@@ -123,20 +123,20 @@ fi
 
 # 4. network: one namespace per node, eth0 + ib0 each, bridges in the login namespace
 if [ "$NET" = netns ]; then
-  ip netns add $PFX-login
-  ip -n $PFX-login link set lo up
+  ip netns add "$PFX-login"
+  ip -n "$PFX-login" link set lo up
   for b in 0 1; do
-    ip -n $PFX-login link add br$b type bridge
-    ip -n $PFX-login addr add 10.7$((7 + b)).0.254/24 dev br$b
-    ip -n $PFX-login link set br$b up
+    ip -n "$PFX-login" link add br$b type bridge
+    ip -n "$PFX-login" addr add 10.7$((7 + b)).0.254/24 dev br$b
+    ip -n "$PFX-login" link set br$b up
   done
   for i in $(seq "$NODES"); do
     ip netns add "$PFX-node$i"
     ip -n "$PFX-node$i" link set lo up
     b=0
     for d in eth0 ib0; do
-      ip -n $PFX-login link add "n$i$d" type veth peer name "$d" netns "$PFX-node$i"
-      ip -n $PFX-login link set "n$i$d" master br$b up
+      ip -n "$PFX-login" link add "n$i$d" type veth peer name "$d" netns "$PFX-node$i"
+      ip -n "$PFX-login" link set "n$i$d" master br$b up
       ip -n "$PFX-node$i" addr add "10.7$((7 + b)).0.$i/24" dev "$d"
       ip -n "$PFX-node$i" link set $d up
       b=$((b + 1))
