@@ -107,7 +107,7 @@ class Timeline:
         for events in self.running:
             for (start, count), (end, _) in zip(events, [*events[1:], (self.seconds, 0)], strict=True):
                 used += (end - start) if count else 0.0
-        return 1.0 - used / (len(self.running) * self.seconds)
+        return max(0.0, 1.0 - used / (len(self.running) * self.seconds))  # no negative share by rounding
 
     def mean_running(self) -> float:
         """Samples that ran at once, on average over the time until the last answer, on all servers."""

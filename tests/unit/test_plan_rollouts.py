@@ -76,7 +76,7 @@ def test_everything_ends_and_nothing_faster_than_alone(rows, servers, slots, cac
     assert all(count <= slots for events in line.running for _, count in events)
     work = float((drawn * (RATES.fixed + RATES.weights)).sum()) / (servers * slots)
     assert line.seconds >= work - 1e-9
-    assert 0 <= line.idle() < 1 and line.mean_running() <= servers * slots
+    assert 0 <= line.idle() < 1 and line.mean_running() <= servers * slots * (1 + 1e-12)
 
 
 @settings(max_examples=60, deadline=None)
