@@ -147,14 +147,17 @@ class RolloutSource:
         """
         lost = None
         if self._rollouts is not None:
+            met = {server: server.starts for server in self._rollouts.steady()}
             try:
                 self._command(_PUSH, None)
-                self._send(self._rollouts.steady())
+                self._send(list(met))
             except RolloutServerLost as loss:
                 try:
                     if any(not ask.done() for ask in self._asks.values()):
                         for server in loss.servers:
-                            server.kill()  # its weights may be half old and half new
+                            # its weights may be half old and half new; not if the rollouts saw the loss
+                            # too, and start it anew already
+                            server.kill(met[server])
                     else:
                         self._rollouts.bring_up(loss.servers)
                 except UserError as error:

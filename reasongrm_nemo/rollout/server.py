@@ -247,10 +247,14 @@ class RolloutServer:
             self.host.end_group(state["pid"], state["ticks"], grace_s)
             self._write(**_STOPPED)
 
-    def kill(self) -> None:
-        """End its processes at once, whatever another thread does with it; that one then sees it gone."""
+    def kill(self, start: int | None = None) -> None:
+        """End its processes at once, whatever another thread does with it; that one then sees it gone.
+
+        Args:
+            start: only if this start of it (see `starts`) is its last; another thread may have begun one.
+        """
         state = self.state()
-        if state["pid"]:
+        if state["pid"] and start in (None, state["starts"]):
             self.host.end_group(state["pid"], state["ticks"], 0)
 
     # ---- sleep

@@ -218,6 +218,15 @@ def test_killed_server_is_noticed(make):
             server.check()
 
 
+def test_a_start_that_is_over_is_not_killed_in_its_successor(make):
+    with make() as server:
+        server.restart()
+        server.kill(1)
+        assert server.is_alive() and server.starts == 2
+        server.kill(2)
+        assert not server.is_alive()
+
+
 def test_cause_of_a_loss(make):
     loss = RolloutServerLost("The rollout server failed with status 500: no.")
     with make() as server:

@@ -121,9 +121,10 @@ class Slow(Servers):
     def __init__(self, restarts=False):
         super().__init__()
         self.begun, self.go, self.restarts, self.resync = threading.Event(), threading.Event(), restarts, None
+        self.steady_ones = []
 
     def steady(self):
-        return ["steady"]
+        return self.steady_ones
 
     def stream(self, prompts, sampling, timeout_s=None):
         self.begun.set()
@@ -158,22 +159,26 @@ def test_a_server_started_anew_meanwhile_gets_its_weights_from_the_callers_threa
 
 
 def test_a_push_that_loses_a_server_leaves_its_restart_to_the_rollouts_under_way(source):
-    class Server:
-        killed = 0
+    """And does not kill what those have started anew meanwhile."""
 
-        def kill(self):
-            self.killed += 1
+    class Server:
+        starts, killed = 1, []
+
+        def kill(self, start):
+            self.killed.append(start)
 
     server, servers = Server(), Slow()
+    servers.steady_ones = [server]
     own = source(servers)
 
     def lose(to):
-        assert to == ["steady"]
+        assert to == [server]
+        server.starts += 1  # the rollouts saw it too
         raise RolloutServerLost("cut", [server])
 
     own._send = lose
     own.begin(Part(1, 0, PROMPTS, SAMPLING))
     own.push()
-    assert server.killed == 1
+    assert server.killed == [1]
     servers.go.set()
     assert own.collect(Part(1, 0, PROMPTS, SAMPLING)) == [answer(prompt) for prompt in PROMPTS]
