@@ -16,9 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.data.records import AnswerTask, QuestionAnswer
-from reasongrm_nemo.data.rows import BrokenRow, find_files, read_rows
-from reasongrm_nemo.data.sources import MAX_CHARS, Loaded, RowProblem, content_id, name_of, no_nul, turns_of
-from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.data.rows import BrokenRow
+from reasongrm_nemo.data.sources import (
+    MAX_CHARS,
+    Loaded,
+    RowProblem,
+    content_id,
+    gather,
+    name_of,
+    no_nul,
+    none_left,
+    turns_of,
+)
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, read_answer, sanitize
 from reasongrm_nemo.judge.parse import THINK_CLOSE
 
@@ -44,30 +53,22 @@ def read_questions(paths: str | Path | Sequence[str | Path], max_chars: int = MA
         UserError: a file is missing, empty or not readable as its kind, or no valid question is left.
     """
     loaded = LoadedQuestions()
-    found: list[tuple[str, QuestionAnswer]] = []
-    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    for file in [file for path in given for file in find_files(path)]:
-        for where, row in read_rows(file):
-            loaded.rows += 1
-            loaded.read += 1
-            try:
-                question = question_from_row(row, file.name.split(".")[0], max_chars)
-            except RowProblem as problem:
-                loaded.drop(problem.reason, where)
-                continue
-            clean = replace(
-                question,
-                prompt=[turn | {"content": no_nul(turn["content"])} for turn in question.prompt],
-                reference=no_nul(question.reference),
-            )
-            loaded.nul += clean != question
-            found.append((where, clean))
+    found = gather(
+        paths,
+        loaded,
+        lambda row: (row,),
+        lambda row, source: question_from_row(row, source, max_chars),
+        _without_nul,
+    )
     _keep_distinct(found, loaded)
     if not loaded.questions:
-        counts = ", ".join(f"{reason} {count}" for reason, count in loaded.drops.most_common())
-        names = ", ".join(str(path) for path in given)
-        raise UserError(f"{names}: none of the {loaded.read} rows is a question with a reference ({counts})")
+        raise none_left(paths, loaded, "a question with a reference")
     return loaded
+
+
+def _without_nul(question: QuestionAnswer) -> QuestionAnswer:
+    prompt = [turn | {"content": no_nul(turn["content"])} for turn in question.prompt]
+    return replace(question, prompt=prompt, reference=no_nul(question.reference))
 
 
 def question_from_row(

@@ -12,15 +12,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from reasongrm_nemo.data.forms import plain_rows
 from reasongrm_nemo.data.records import Message, PreferencePair, Record
 from reasongrm_nemo.data.rows import BrokenRow, find_files, read_rows
 from reasongrm_nemo.errors import UserError
+
+T = TypeVar("T")
 
 ROLES = ("system", "user", "assistant", "tool")
 EXAMPLES_KEPT = 3
@@ -114,27 +116,57 @@ def read_pairs(paths: str | Path | Sequence[str | Path], max_chars: int = MAX_CH
         UserError: a file is missing, empty or not readable as its kind, or no valid pair is left.
     """
     loaded = LoadedPairs()
-    found: list[tuple[str, PreferencePair]] = []
-    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    for file in [file for path in given for file in find_files(path)]:
+    found = gather(
+        paths, loaded, plain_rows, lambda row, source: pair_from_row(row, source, max_chars), without_nul
+    )
+    _keep_distinct(found, loaded)
+    if not loaded.pairs:
+        raise none_left(paths, loaded, "a preference pair")
+    return loaded
+
+
+def gather(
+    paths: str | Path | Sequence[str | Path],
+    loaded: Loaded,
+    offered: Callable[[Any], Iterable[Any]],
+    parse: Callable[[Any, str], T],
+    clean: Callable[[T], T],
+) -> list[tuple[str, T]]:
+    """Every sound record of files or folders with its place ("file:line"), in the order they stand.
+
+    Args:
+        paths: as for `read_pairs`.
+        loaded: gets the account.
+        offered: the plain rows that a row offers.
+        parse: a plain row and the file's name as a record; raises `RowProblem`.
+        clean: the record without NUL; itself, or an equal one, where there is none.
+    """
+    found = []
+    for file in [file for path in _listed(paths) for file in find_files(path)]:
         for where, row in read_rows(file):
             loaded.rows += 1
-            for offered in plain_rows(row):
+            for plain in offered(row):
                 loaded.read += 1
                 try:
-                    pair = pair_from_row(offered, file.name.split(".")[0], max_chars)
+                    record = parse(plain, file.name.split(".")[0])
                 except RowProblem as problem:
                     loaded.drop(problem.reason, where)
                     continue
-                clean = without_nul(pair)
-                loaded.nul += clean is not pair
-                found.append((where, clean))
-    _keep_distinct(found, loaded)
-    if not loaded.pairs:
-        counts = ", ".join(f"{reason} {count}" for reason, count in loaded.drops.most_common())
-        names = ", ".join(str(path) for path in given)
-        raise UserError(f"{names}: none of the {loaded.read} rows is a preference pair ({counts})")
-    return loaded
+                cleaned = clean(record)
+                loaded.nul += cleaned != record
+                found.append((where, cleaned))
+    return found
+
+
+def none_left(paths: str | Path | Sequence[str | Path], loaded: Loaded, what: str) -> UserError:
+    """What to raise when no row is what it should be, with the reasons."""
+    counts = ", ".join(f"{reason} {count}" for reason, count in loaded.drops.most_common())
+    names = ", ".join(map(str, _listed(paths)))
+    return UserError(f"{names}: none of the {loaded.read} rows is {what} ({counts})")
+
+
+def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [paths] if isinstance(paths, (str, Path)) else list(paths)
 
 
 def pair_from_row(
