@@ -9,7 +9,6 @@ published.  Other fields are ignored, but for `id` and `source`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from reasongrm_nemo.data.sources import (
     no_nul,
     none_left,
     turns_of,
+    with_own_ids,
 )
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, read_answer, sanitize
 from reasongrm_nemo.judge.parse import THINK_CLOSE
@@ -144,8 +144,4 @@ def _keep_distinct(found: Sequence[tuple[str, QuestionAnswer]], loaded: LoadedQu
         else:
             seen.add(key)
             loaded.questions.append(question)
-    shared = {name for name, count in Counter(each.id for each in loaded.questions).items() if count > 1}
-    loaded.questions = [
-        each if each.id not in shared else replace(each, id=content_id(each.prompt, each.reference))
-        for each in loaded.questions
-    ]
+    loaded.questions = with_own_ids(loaded.questions, lambda each: content_id(each.prompt, each.reference))

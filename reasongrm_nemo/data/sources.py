@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reasongrm_nemo.data.forms import plain_rows
-from reasongrm_nemo.data.records import Message, PreferencePair, Record
+from reasongrm_nemo.data.records import Message, PreferencePair, QuestionAnswer, Record
 from reasongrm_nemo.data.rows import BrokenRow, find_files, read_rows
 from reasongrm_nemo.errors import UserError
 
-T = TypeVar("T")
+T = TypeVar("T", PreferencePair, QuestionAnswer)
 
 ROLES = ("system", "user", "assistant", "tool")
 EXAMPLES_KEPT = 3
@@ -295,11 +295,12 @@ def _keep_distinct(found: Sequence[tuple[str, PreferencePair]], loaded: LoadedPa
         else:
             seen.add(content)
             loaded.pairs.append(pair)
-    # Files may number prompts, not pairs: an id that several pairs share gives way to the content's hash.
-    shared = {name for name, count in Counter(pair.id for pair in loaded.pairs).items() if count > 1}
-    loaded.pairs = [
-        pair
-        if pair.id not in shared
-        else replace(pair, id=content_id(pair.prompt, pair.chosen, pair.rejected))
-        for pair in loaded.pairs
-    ]
+    loaded.pairs = with_own_ids(
+        loaded.pairs, lambda pair: content_id(pair.prompt, pair.chosen, pair.rejected)
+    )
+
+
+def with_own_ids(records: Sequence[T], content: Callable[[T], str]) -> list[T]:
+    """The records; an id that several share gives way to `content`: files may number prompts, not pairs."""
+    shared = {name for name, count in Counter(record.id for record in records).items() if count > 1}
+    return [record if record.id not in shared else replace(record, id=content(record)) for record in records]

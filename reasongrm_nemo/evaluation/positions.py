@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,11 +87,3 @@ def _both(one: Counter[Side | None], other: Counter[Side | None]) -> dict[str, f
 def _split(verdicts: Counter[Side | None]) -> dict[Side, float]:
     total = sum(verdicts.values())
     return {"A": verdicts["A"] / total, "B": verdicts["B"] / total}
-
-
-def position_figures(judgements: Iterable[tuple[str, Order, Side | None]]) -> dict[str, Any]:
-    """`Positions.figures` of (pair, order, verdict) triples."""
-    positions = Positions()
-    for pair, order, verdict in judgements:
-        positions.add(pair, order, verdict)
-    return positions.figures()

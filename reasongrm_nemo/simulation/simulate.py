@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.errors import StageFailed, UserError
+from reasongrm_nemo.work_order import python_environment
 
 GIB = 2**30
 
@@ -117,11 +117,6 @@ def simulate(requests: Sequence[Request]) -> list[RankReport]:
         }
         for request in requests
     ]
-    root = str(Path(__file__).resolve().parents[2])
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-    }
     done = subprocess.run(
         [
             requests[0].recipe.cluster.trainer_python or sys.executable,
@@ -129,7 +124,7 @@ def simulate(requests: Sequence[Request]) -> list[RankReport]:
             "reasongrm_nemo.simulation.ranks",
         ],
         input=json.dumps(orders),
-        env=environment,
+        env=python_environment() | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

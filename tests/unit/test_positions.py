@@ -7,9 +7,16 @@ import random
 
 import pytest
 
-from reasongrm_nemo.evaluation.positions import position_figures
+from reasongrm_nemo.evaluation.positions import Positions
 
 FIRST, SECOND = "chosen_first", "rejected_first"
+
+
+def position_figures(judgements):
+    positions = Positions()
+    for pair, order, verdict in judgements:
+        positions.add(pair, order, verdict)
+    return positions.figures()
 
 
 def shares(figures):
