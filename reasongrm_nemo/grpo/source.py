@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import queue
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
@@ -186,6 +187,11 @@ class RolloutSource:
             self._rollouts.sleep()
         self._command(_DONE, None)
 
+    def pause(self) -> None:
+        """Nothing will be asked until the next push: let the servers make ready for it meanwhile."""
+        if self._sender is not None:
+            self._sender.pause()
+
     def _wait_for(self, ask: Future[Completions]) -> Completions:
         """Its completions; meanwhile the servers it started anew are given weights."""
         while not ask.done():
@@ -222,12 +228,24 @@ class RolloutSource:
             return
         self._version += 1
         # uses the tensors up even when servers are lost: the other ranks are in the middle of the export
-        self._sender.push(infos, tensors, self._version, servers)
+        with _one_thread():
+            self._sender.push(infos, tensors, self._version, servers)
 
     def _command(self, command: str = "", payload: Any = None) -> tuple[str, Any]:
         box = [(command, payload)]
         dist.broadcast_object_list(box, 0)
         return box[0]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch's own threads spin for a while after each piece of work; servers on these cores are loading."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _ask(rollouts: Rollouts, file: Path, part: Part) -> Completions:

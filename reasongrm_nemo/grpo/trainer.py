@@ -144,6 +144,8 @@ class GRPOTrainer:
         rolled_out = time.monotonic()
         if self.recipe.rollout.sleep:
             self.source.sleep()
+        elif not self.cfg.max_lag:
+            self.source.pause()
         figures = rollout_figures(groups) | {"stragglers": self.asked - len(groups)}
         kept = [group for group in groups if group.kept][: self.cfg.prompts_per_step]
         figures |= self.train(kept) if kept else self.compare(groups[:1])

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reasongrm_nemo.allocator import KEEPS_FREED
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json
 from reasongrm_nemo.placement import Spot
@@ -187,6 +188,7 @@ class RolloutSettings:
             threads = self.threads or max(1, len(os.sched_getaffinity(0)) // self.servers - 1)
             env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
             env["OMP_NUM_THREADS"] = str(max(1, threads // self.tensor_parallel))
+            env |= KEEPS_FREED  # a reload allocates the model several times over
             if self.tensor_parallel == 1:
                 # The worker then lives in the engine core's process, which vLLM forgoes on CPU only to bind
                 # its threads: a third less to start, a fifth less CPU a token.

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
 
 import torch
 
@@ -11,6 +14,8 @@ from reasongrm_nemo.rollout.server import RolloutServer, reset_prefix_cache
 from reasongrm_nemo.rollout.transports import Line, NamedTensors, Posts, Transport, transport
 from reasongrm_nemo.rollout.types import RolloutServerLost
 from reasongrm_nemo.tensors import TensorInfo
+
+_PAUSE = "/pause?mode=keep"
 
 
 class WeightSender:
@@ -31,6 +36,15 @@ class WeightSender:
         self._ends = {server: _End(server, self._transport) for server in servers}
         self._keep_copy = keep_copy
         self._copy: tuple[list[TensorInfo], list[tuple[str, torch.Tensor]], int] | None = None
+
+    def pause(self) -> None:
+        """Begin now the pause that the next push needs (vLLM takes 20 ms over it); it ends with that push.
+
+        Nothing may be asked of the servers until then. One that cannot pause is left for the push to lose.
+        """
+        for end in self._ends.values():
+            with suppress(RolloutServerLost):
+                end.pause()
 
     def push(
         self,
@@ -119,11 +133,15 @@ class _End:
         self._transport = transport
         self._starts = -1
         self.line: Line | None = None
+        self._pausing: tuple[int, Future[Any]] | None = None
 
     @property
     def open_line(self) -> Line:
         assert self.line is not None
         return self.line
+
+    def pause(self) -> None:
+        self._pausing = self.server.starts, self._posts.aside(_PAUSE, {}, self._posts.timeout_s)
 
     def begin(self, metadata: Sequence[TensorInfo]) -> None:
         starts = self.server.starts
@@ -131,9 +149,16 @@ class _End:
             self.line, self._starts = self._transport.open(self._posts), starts
         self.server.wake("weights")
         self.server.forget_weights()
-        self._posts.post("/pause?mode=keep")
+        self._await_pause(starts)
         self._posts.post("/start_weight_update")
         self.line.begin(metadata)
+
+    def _await_pause(self, starts: int) -> None:
+        begun, self._pausing = self._pausing, None
+        if begun is not None and begun[0] == starts:
+            self._posts.answer(begun[1], _PAUSE)
+        else:
+            self._posts.post(_PAUSE)
 
     def finish(self, version: int) -> None:
         self.open_line.end()

@@ -16,6 +16,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from reasongrm_nemo import limits, placement
+from reasongrm_nemo.allocator import KEEPS_FREED
 from reasongrm_nemo.errors import StageFailed
 from reasongrm_nemo.report.console import figures_line
 from reasongrm_nemo.rollout.process import die_with_parent
@@ -60,7 +61,7 @@ def _start(
     cluster: DictConfig, place: placement.Placement, module: str, order: Path, log: Path
 ) -> subprocess.Popen[bytes]:
     """The ranks' launcher: srun, or torchrun on this machine."""
-    python, env = cluster.trainer_python or sys.executable, _environment(cluster.threads_per_rank)
+    python, env = cluster.trainer_python or sys.executable, _environment(cluster)
     per_node = cluster.devices_per_node
     if place.slurm:
         arguments = ["-m", "reasongrm_nemo.rank", module, str(order)]
@@ -90,8 +91,10 @@ def _begin_child(parent: int, last: int) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
-def _environment(threads: int) -> dict[str, str]:
-    return python_environment() | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+def _environment(cluster: DictConfig) -> dict[str, str]:
+    env = KEEPS_FREED if cluster.platform == "cpu" else {}
+    env = env | python_environment()  # the user's own tunables come first
+    return env | {"OMP_NUM_THREADS": str(cluster.threads_per_rank), "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _watch(ctx: StageContext, process: subprocess.Popen[bytes], steps: int) -> None:

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "reasongrm_nemo"
 ROWS = [
     {"errors"},
     {"judge", "data", "rstar", "rewards", "evaluation"},
-    {"files", "mkl", "rope", "tensors"},
+    {"allocator", "files", "mkl", "rope", "tensors"},
     {"limits", "placement"},
     {"architecture", "tokenization", "smollm2"},
     {"rollout", "megatron"},

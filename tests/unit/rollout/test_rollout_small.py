@@ -63,7 +63,7 @@ def test_settings_on_gpu(cfg, tmp_path):
     words = settings.arguments(tmp_path, 80)
     assert "--kv-cache-memory-bytes" not in words and "--enforce-eager" not in words
     assert "--no-enable-chunked-prefill" not in words
-    assert not {"OMP_NUM_THREADS", "TORCH_COMPILE_DISABLE"} & set(settings.environment("t"))
+    assert not {"OMP_NUM_THREADS", "TORCH_COMPILE_DISABLE", "GLIBC_TUNABLES"} & set(settings.environment("t"))
     assert pairs(words)["--gpu-memory-utilization"] == "0.9" and "--enable-sleep-mode" not in words
     assert pairs(words)["--weight-transfer-config"] == '{"backend": "reasongrm_nccl"}'
     cfg["rollout"] |= {"sleep": True, "gpu_memory_utilization": 0.5}
@@ -107,6 +107,7 @@ def test_environment(cfg, monkeypatch):
     env = RolloutSettings.from_config(cfg).environment("secret")
     assert env["VLLM_API_KEY"] == "secret" and env["A"] == "1" and env["OMP_NUM_THREADS"] == "2"
     assert not {"WORLD_SIZE", "PYTHONPATH"} & set(env)
+    assert "trim_threshold" in env["GLIBC_TUNABLES"]
 
 
 def test_threads_leave_one_core_for_the_front_end(cfg, monkeypatch):

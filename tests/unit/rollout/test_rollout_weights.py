@@ -106,6 +106,31 @@ def test_push(fake):
     assert [c[0] for c in receiver.calls].count("meet") == 2
 
 
+def test_a_pause_begun_ahead_is_the_push_s_own(fake):
+    receiver, server = Receiver(fake), handle(fake)
+    sender = WeightSender([server])
+    sender.pause()
+    sender.push(metadata(), iter(TENSORS.items()), version=1)
+    assert [c[0] for c in receiver.calls].count("/pause") == 1
+    sender.push(metadata(), iter(TENSORS.items()), version=2)  # once for one push
+    assert [c[0] for c in receiver.calls].count("/pause") == 2
+
+    sender.pause()
+    server.starts = 2  # the one that was paused is no more
+    sender.push(metadata(), iter(TENSORS.items()), version=3)
+    assert [c[0] for c in receiver.calls].count("/pause") == 4
+
+
+def test_no_tensor_is_sent_to_a_server_that_did_not_pause(fake):
+    receiver, server = Receiver(fake), handle(fake)
+    sender = WeightSender([server])
+    fake.routes["/pause?mode=keep"] = lambda body: (500, b"engine dead")
+    sender.pause()
+    with pytest.raises(RolloutServerLost, match="engine dead"):
+        sender.push(metadata(), iter(TENSORS.items()), version=1)
+    assert [c[0] for c in receiver.calls] == ["meet"]
+
+
 def test_resend(fake):
     receiver, server = Receiver(fake), handle(fake)
     sender = WeightSender([server], keep_copy=True)

@@ -5,6 +5,7 @@ import json
 import threading
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from reasongrm_nemo.grpo.source import Part, RolloutSource
@@ -113,6 +114,36 @@ def test_no_rank_trains_before_the_servers_sleep(source, monkeypatch):
     source(Sleepers()).sleep()
     source(None).sleep()
     assert events == ["sleep", "told", "told"]
+
+
+def test_a_push_keeps_its_threads_from_the_servers(source, monkeypatch):
+    """One thread while it sends, and all of them again afterwards, also of a push that failed."""
+    seen = []
+
+    class Sender:
+        def push(self, *_):
+            seen.append(torch.get_num_threads())
+            raise RolloutServerLost("gone")
+
+    class Transfer:
+        def infos(self):
+            return []
+
+        def export(self, everywhere):
+            return iter(())
+
+    monkeypatch.setattr("reasongrm_nemo.grpo.source.parallel_state.get_data_parallel_rank", lambda: 0)
+    monkeypatch.setattr("reasongrm_nemo.grpo.source.WeightSender", lambda servers: Sender())
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        asked = source(Servers())
+        asked._transfer = Transfer()
+        with pytest.raises(RolloutServerLost):
+            asked._send()
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 class Slow(Servers):
