@@ -143,6 +143,7 @@ def pipeline(
 @click.option(
     "--simulate", is_flag=True, help="Hold the memory against a simulated step (trainer environment)."
 )
+@click.option("--no-check", is_flag=True, help="Leave out one micro-batch with the model's own code.")
 @click.option("--dry-start", is_flag=True, help="Start the stage with all but a GPU (trainer environment).")
 @click.option("--rollouts", is_flag=True, help="Simulate the rollouts of GRPO's steps.")
 @click.option("--lengths", type=click.Path(path_type=Path), help="Response lengths for it: a paths.jsonl.")
@@ -153,6 +154,7 @@ def plan(
     overrides: tuple[str, ...],
     sweep: str | None,
     simulate: bool,
+    no_check: bool,
     dry_start: bool,
     rollouts: bool,
     lengths: Path | None,
@@ -175,7 +177,9 @@ def plan(
     elif sweep:
         data, text, wrong = planning.of_layouts(recipe, overrides, sweep.split(","))
     else:
-        data, text, wrong = planning.of_recipe(recipe, overrides, simulate)
+        data, text, wrong = planning.of_recipe(
+            recipe, overrides, simulate, not no_check, _console(as_json).line
+        )
     _print(as_json, data, text)
     if wrong:
         raise wrong

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo import plan as plans
+from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.config import find_recipe, load_recipe, load_with_origins
 from reasongrm_nemo.dry_start import dry_start
-from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.pipeline import load_all, recipe_files
 from reasongrm_nemo.plan.lengths import Sampled, fit, read_paths
 from reasongrm_nemo.plan.model import config_folder
@@ -23,21 +24,30 @@ from reasongrm_nemo.plan.whole import refuse
 from reasongrm_nemo.report import planning as report
 from reasongrm_nemo.report.rollout_plot import draw
 from reasongrm_nemo.report.summary import resolved_recipe
-from reasongrm_nemo.simulation.compare import Comparison, compare
+from reasongrm_nemo.simulation.compare import check, compare, has_trainer
 
 Told = tuple[Any, str, UserError | None]
 """For JSON, for people, and the refusal to end with."""
 
 
-def of_recipe(path: Path, overrides: Iterable[str], simulated: bool = False) -> Told:
+def of_recipe(
+    path: Path,
+    overrides: Iterable[str],
+    simulated: bool = False,
+    checked: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+) -> Told:
     """One recipe: every key and its origin, then its plan.
 
-    Where the model's shape is not known there is no plan, and a sentence says so.
+    Where the model's shape is not known there is no plan, and a sentence says so. The plan of a stage that
+    trains is checked by one micro-batch through the model's own code.
 
     Args:
         path: the recipe.
         overrides: ``key=value`` words.
         simulated: hold the plan against a simulation of each distinct rank.
+        checked: False leaves out the check, which takes some 15 seconds.
+        say: told what takes so long.
 
     Raises:
         UserError: the recipe is wrong, the model does not fit its layout, or it cannot be simulated.
@@ -53,11 +63,28 @@ def of_recipe(path: Path, overrides: Iterable[str], simulated: bool = False) -> 
     if made is None:
         return resolved | {"figures": None}, keys, None
     data, text = resolved | {"figures": made.to_dict()}, f"{keys}\n\n{report.as_text(made, recipe)}"
+    shape, folder = plans.architecture(recipe), config_folder(recipe)
+    assert shape is not None and folder is not None  # there is a plan
     if simulated:
-        found = _compared(recipe)
-        data |= {"simulation": report.comparison_data(found)}
-        text += "\n\n" + report.comparison_text(found)
+        compared = compare(recipe, folder, shape)
+        data |= {"simulation": report.comparison_data(compared)}
+        text += "\n\n" + report.comparison_text(compared)
+    elif checked and made.ranks and not made.misfits:
+        found, line, failure = _check(recipe, folder, shape, say)
+        return data | found, f"{text}\n\n{line}", failure
     return data, text, _refusal(recipe.name, made.misfits)
+
+
+def _check(recipe: DictConfig, folder: Path, shape: Architecture, say: Callable[[str], None]) -> Told:
+    if not has_trainer(recipe):
+        line = "not checked against the model's own code: no NeMo-Aligner here (cluster.trainer_python)"
+        return {}, line, None
+    say("checking one micro-batch with the model's own code (some 15 s; --no-check leaves it out)")
+    try:
+        found = check(recipe, folder, shape)
+    except StageFailed as failure:
+        return {}, "the model's own code could not take one micro-batch", failure
+    return {"check": report.comparison_data(found)}, report.check_text(found, recipe), None
 
 
 def of_rollouts(path: Path, overrides: Iterable[str], sample: Path | None, plot: Path | None) -> Told:
@@ -99,12 +126,6 @@ def of_dry_start(path: Path, overrides: Iterable[str]) -> Told:
     recipes = load_all(recipe_files(path), overrides) if folder else [load_recipe(path, overrides)]
     found = [dry_start(recipe) for recipe in recipes]
     return [asdict(each) for each in found], "\n".join(map(report.dry_start_text, found)), None
-
-
-def _compared(recipe: DictConfig) -> list[Comparison]:
-    shape, folder = plans.architecture(recipe), config_folder(recipe)
-    assert shape is not None and folder is not None  # there is a plan
-    return compare(recipe, folder, shape)
 
 
 def of_folder(path: Path, overrides: Iterable[str]) -> Told:

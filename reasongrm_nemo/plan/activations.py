@@ -76,19 +76,24 @@ class _Sizes:
         return 3 * self.wide + (self.wide + self.shard if self.narrow else 0)
 
 
-def of_step(recipe: Any, architecture: Architecture, stage: int) -> dict[str, int]:
+def of_step(
+    recipe: Any, architecture: Architecture, stage: int, micro_batches: int | None = None
+) -> dict[str, int]:
     """Bytes by part on a rank of a pipeline stage, at the worst moment of a step.
 
     Args:
         recipe: of stage ``grpo`` or ``sft``; its micro-batches are full, of ``model.max_model_len`` tokens.
         architecture: shape of the model.
         stage: from 0.
+        micro_batches: of the step; None: more than the pipeline holds.
     """
-    own = moments_of_step(recipe, architecture, stage)
+    own = moments_of_step(recipe, architecture, stage, micro_batches)
     return max(own.values(), key=lambda parts: sum(parts.values()))
 
 
-def moments_of_step(recipe: Any, architecture: Architecture, stage: int) -> dict[str, dict[str, int]]:
+def moments_of_step(
+    recipe: Any, architecture: Architecture, stage: int, micro_batches: int | None = None
+) -> dict[str, dict[str, int]]:
     """Bytes by part at each moment that can be the worst."""
     cluster = recipe.cluster
     layout = Layout.of_cluster(cluster)
@@ -98,15 +103,15 @@ def moments_of_step(recipe: Any, architecture: Architecture, stage: int) -> dict
     sizes = _sizes(recipe, architecture, rows, length)
     layers, last = counts[stage], stage == layout.pipeline - 1
     # 1F1B: a stage is ahead of the last one by as many micro-batches as stages lie between
-    flying = layout.pipeline - stage
+    flying = min(layout.pipeline - stage, micro_batches or layout.pipeline)
     constant = {
         GATHERED: sizes.hidden if cluster.sequence_parallel else 0,
         REST: _rest(architecture, layout, rows, length, flying if stage == 0 else 0),
     }
     # log-probs and their gradient
     scores = 2 * rows * length * 4
-    # the gradient that the stage before has not taken yet
-    sent = sizes.shard if stage else 0
+    # the gradient of the micro-batch before, which the stage before has not taken yet
+    sent = sizes.shard if stage and micro_batches != 1 else 0
     found = {}
     for name, (saved, layer) in _layer_moments(recipe, sizes, layers * flying).items():
         found[name] = {SAVED: saved, LAYER: layer + sent, HEAD: scores if last else 0, **constant}

@@ -43,8 +43,14 @@ def data_parallel(cluster: Any) -> int:
     return world // (cluster.tensor_parallel * cluster.pipeline_parallel)
 
 
-def ranks(recipe: Any, architecture: Architecture) -> list[Rank]:
-    """One rank of each pipeline stage of a recipe that trains; the others of a stage hold as much."""
+def ranks(recipe: Any, architecture: Architecture, micro_batches: int | None = None) -> list[Rank]:
+    """One rank of each pipeline stage of a recipe that trains; the others of a stage hold as much.
+
+    Args:
+        recipe: of stage ``grpo`` or ``sft``.
+        architecture: shape of the model.
+        micro_batches: of the step; None: more than the pipeline holds.
+    """
     layout = Layout.of_cluster(recipe.cluster)
     layers = layout.stages(architecture.layers)
     assert layers is not None
@@ -54,9 +60,8 @@ def ranks(recipe: Any, architecture: Architecture) -> list[Rank]:
         kept = states.of_rank(
             count.total, recipe.model.dtype, recipe.cluster.platform, data_parallel(recipe.cluster)
         )
-        found.append(
-            Rank(stage, layers[stage], count, kept, activations.of_step(recipe, architecture, stage))
-        )
+        most = activations.of_step(recipe, architecture, stage, micro_batches)
+        found.append(Rank(stage, layers[stage], count, kept, most))
     return found
 
 

@@ -184,16 +184,40 @@ def comparison_text(found: Sequence[Comparison]) -> str:
             rows.append([label, line.name, *_amounts(line), f"{100 * line.difference:+.2f} %"])
             label = ""
     lines = aligned(head, rows, left=(0, 1))
-    worst = max(found, key=lambda each: each.worst)
-    name = max(worst.lines, key=lambda line: abs(line.difference)).name
+    worst = _worst(found)
     seconds = sum(each.report.build_s + each.report.step_s for each in found)
     lines += [
         "",
-        f"Largest difference: {100 * worst.worst:.2f} % ({name} of stage {worst.stage}). Memory in GiB; one "
+        f"Largest difference: {_off(worst)}. Memory in GiB; one "
         "micro-batch's operations in TFLOP; gradients and optimizer states are arithmetic on both sides. "
         f"{seconds:.0f} s of building and stepping.",
     ]
     return "\n".join(lines)
+
+
+def check_text(found: Sequence[Comparison], recipe: DictConfig) -> str:
+    """What a single micro-batch through the model's own code says of the arithmetic, in a line."""
+    ends = "the first and last pipeline stage" if len(found) > 1 else "one rank"
+    how = f"one micro-batch of {recipe.model.max_model_len:,} tokens on fake tensors, {ends}"
+    worst = _worst(found)
+    if abs(worst.worst.difference) > _AGREES:
+        return (
+            f"NOT AS RECKONED by the model's own code ({how}): {_off(worst)} off. Trust what --simulate "
+            "measures, component by component, not these figures."
+        )
+    return f"checked against the model's own code ({how}): no component off by more than {_off(worst)}"
+
+
+_AGREES = 0.05
+
+
+def _worst(found: Sequence[Comparison]) -> Comparison:
+    return max(found, key=lambda each: abs(each.worst.difference))
+
+
+def _off(comparison: Comparison) -> str:
+    line = comparison.worst
+    return f"{abs(100 * line.difference):.2f} % ({line.name} of stage {comparison.stage})"
 
 
 def _amounts(line: Line) -> list[str]:
@@ -209,7 +233,7 @@ def comparison_data(found: Sequence[Comparison]) -> list[dict[str, Any]]:
         {
             "rank": each.report.rank,
             "stage": each.stage,
-            "worst": each.worst,
+            "worst": abs(each.worst.difference),
             "components": {
                 line.name: {"plan": line.reckoned, "measured": line.measured, "difference": line.difference}
                 for line in each.lines

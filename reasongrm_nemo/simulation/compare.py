@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,14 +58,12 @@ class Comparison:
     report: RankReport
 
     @property
-    def worst(self) -> float:
-        """The largest difference of a component."""
-        return max(abs(line.difference) for line in self.lines)
+    def worst(self) -> Line:
+        """The component with the largest difference."""
+        return max(self.lines, key=lambda line: abs(line.difference))
 
 
-def compare(
-    recipe: DictConfig, hf_path: Path, architecture: Architecture, stages: Sequence[int] | None = None
-) -> list[Comparison]:
+def compare(recipe: DictConfig, hf_path: Path, architecture: Architecture) -> list[Comparison]:
     """Simulate the distinct ranks of a recipe's layout and hold the plan against them.
 
     The ranks of a pipeline stage hold the same shapes, so one of each stage is simulated.
@@ -73,23 +72,57 @@ def compare(
         recipe: of stage ``grpo`` or ``sft``.
         hf_path: folder of the model's config.json.
         architecture: its shape.
-        stages: which; None: all.
 
     Raises:
         UserError: the trainer environment is not this one, or the recipe does not train.
         StageFailed: the simulation ended badly.
     """
-    if not recipe.cluster.trainer_python and importlib.util.find_spec("nemo_aligner") is None:
+    if not has_trainer(recipe):
         raise UserError(
             "--simulate needs the trainer environment, which has NeMo-Aligner: run reasongrm in it, or name "
-            "its python by cluster.trainer_python"
+            "its python by cluster.trainer_python, as it is called on this machine"
         )
-    chosen = range(recipe.cluster.pipeline_parallel) if stages is None else stages
-    requests = [
-        Request(recipe, hf_path, rank_of_stage(recipe.cluster, stage), flops=True) for stage in chosen
-    ]
-    reports = simulate(requests)
-    ranks = memory.ranks(recipe, architecture)
+    return _compare(recipe, hf_path, architecture, range(recipe.cluster.pipeline_parallel), None)
+
+
+def check(recipe: DictConfig, hf_path: Path, architecture: Architecture) -> list[Comparison]:
+    """The same for a single micro-batch on the first and last pipeline stage, which have all there is.
+
+    Raises:
+        UserError: the recipe does not train.
+        StageFailed: the model could not be built, or the step not be taken.
+    """
+    ends = sorted({0, recipe.cluster.pipeline_parallel - 1})
+    return _compare(recipe, hf_path, architecture, ends, 1)
+
+
+def has_trainer(recipe: DictConfig) -> bool:
+    """Whether there is an environment that simulates: this one, or that of ``cluster.trainer_python``."""
+    python = recipe.cluster.trainer_python
+    return (shutil.which(python) if python else importlib.util.find_spec("nemo_aligner")) is not None
+
+
+def _compare(
+    recipe: DictConfig,
+    hf_path: Path,
+    architecture: Architecture,
+    stages: Iterable[int],
+    micro_batches: int | None,
+) -> list[Comparison]:
+    own = recipe.cluster
+    reports = simulate(
+        [
+            Request(
+                recipe,
+                hf_path,
+                rank_of_stage(own, stage),
+                micro_batches=micro_batches,
+                flops=micro_batches is None,
+            )
+            for stage in stages
+        ]
+    )
+    ranks = memory.ranks(recipe, architecture, micro_batches)
     return [
         Comparison(report.stage, lines(recipe, architecture, ranks[report.stage], report), report)
         for report in reports
@@ -99,7 +132,7 @@ def compare(
 def lines(
     recipe: DictConfig, architecture: Architecture, rank: memory.Rank, report: RankReport
 ) -> list[Line]:
-    """Each component of a rank, reckoned and measured; then the sums, and the operations."""
+    """Each component of a rank, reckoned and measured; then the sums, and operations that were counted."""
     pairs = {
         "parameters": (rank.count.total, report.parameters),
         "weights": (rank.states.weights, report.weights),
@@ -110,7 +143,8 @@ def lines(
         pairs[part] = (rank.activations[part], report.parts.get(part, 0))
     pairs["activations"] = (sum(rank.activations.values()), report.activations)
     pairs["peak"] = (rank.peak, report.total)
-    pairs["FLOPs"] = (flops_of_rank(recipe, architecture, rank), report.flops)
+    if report.flops:
+        pairs["FLOPs"] = (flops_of_rank(recipe, architecture, rank), report.flops)
     return [
         Line(name, *both, report.activations if name in activations.PARTS else 0)
         for name, both in pairs.items()

@@ -55,22 +55,29 @@ def main() -> None:
 
 def _simulate(order: dict[str, Any]) -> RankReport:
     recipe = OmegaConf.create(order["recipe"])
-    folder, rank, train, flops = Path(order["hf_path"]), order["rank"], order["train"], order["flops"]
+    folder, rank = Path(order["hf_path"]), order["rank"]
+    how = {name: order[name] for name in ("train", "micro_batches", "flops")}
     if order["dry"] is None:
-        return simulate_rank(recipe, folder, rank, train, flops=flops)
+        return simulate_rank(recipe, folder, rank, **how)
     from reasongrm_nemo.simulation.keys import keys_read
     from reasongrm_nemo.simulation.trainers import run_dry
 
     read: set[str] = set()
     with keys_read(read):
-        report = simulate_rank(recipe, folder, rank, train, flops=flops)
+        report = simulate_rank(recipe, folder, rank, **how)
         if order["dry"]:
             run_dry(recipe, order["dry"])
     return replace(report, keys=sorted(read))
 
 
 def simulate_rank(
-    recipe: DictConfig, hf_path: Path, rank: int, train: bool = True, fake: bool = True, flops: bool = False
+    recipe: DictConfig,
+    hf_path: Path,
+    rank: int,
+    train: bool = True,
+    fake: bool = True,
+    micro_batches: int | None = None,
+    flops: bool = False,
 ) -> RankReport:
     """Be ``rank`` of the recipe's cluster: build its part of the model and take a step. Once a process.
 
@@ -80,6 +87,7 @@ def simulate_rank(
         rank: global rank.
         train: take a step.
         fake: False runs on real tensors, to check the count itself (small models on one rank only).
+        micro_batches: of that step; None: as many as the pipeline holds.
         flops: take a second step and count its operations (they keep tensors alive that the first must not).
     """
     import torch
@@ -91,7 +99,8 @@ def simulate_rank(
         model = build(recipe, architecture)
         parameters = list(model.core_module().parameters())
         built = time.monotonic()
-        live = storages_of_step(model, recipe, parameters) if train else None
+        held = micro_batches or recipe.cluster.pipeline_parallel
+        live = storages_of_step(model, recipe, parameters, held) if train else None
         stepped = time.monotonic()
         operations = flops_of_step(model, recipe, parameters) if flops else 0
     from megatron.core import parallel_state
@@ -140,8 +149,10 @@ def build(recipe: DictConfig, architecture: Architecture) -> Any:
     return model
 
 
-def storages_of_step(model: Any, recipe: DictConfig, parameters: list[Any]) -> LiveStorages:
-    """What was alive in a step over as many full micro-batches as a pipeline holds, at the most."""
+def storages_of_step(
+    model: Any, recipe: DictConfig, parameters: list[Any], micro_batches: int
+) -> LiveStorages:
+    """What was alive in a step over so many full micro-batches, at the most."""
     from reasongrm_nemo.simulation.parts import told_apart
     from reasongrm_nemo.simulation.storages import LiveStorages
 
@@ -149,7 +160,7 @@ def storages_of_step(model: Any, recipe: DictConfig, parameters: list[Any]) -> L
     for parameter in parameters:
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
     with (
-        _step_of(model, recipe, recipe.cluster.pipeline_parallel) as step,
+        _step_of(model, recipe, micro_batches) as step,
         told_apart(model.core_module(), live),
         live,
     ):

@@ -28,6 +28,7 @@ class Request:
         hf_path: folder of the model's config.json; weights are not read.
         rank: global rank, below nodes × devices of the recipe's cluster.
         train: also take a step; else the model is only built and counted.
+        micro_batches: full ones, of that step; None: as many as the pipeline holds.
         flops: also count a step's operations, in a second one.
         dry: note the keys that are read; with made-up inputs by name also run the recipe's trainer with
             stand-ins, which is for rank 0.
@@ -37,6 +38,7 @@ class Request:
     hf_path: Path
     rank: int
     train: bool = True
+    micro_batches: int | None = None
     flops: bool = False
     dry: dict[str, str] | None = None
 
@@ -112,6 +114,7 @@ def simulate(requests: Sequence[Request]) -> list[RankReport]:
             "hf_path": str(Path(request.hf_path).absolute()),
             "rank": request.rank,
             "train": request.train,
+            "micro_batches": request.micro_batches,
             "flops": request.flops,
             "dry": request.dry,
         }

@@ -90,10 +90,10 @@ def test_plan_prints_the_resolved_recipe_with_its_origins(folder):
 def test_plan_reckons_with_a_stage_a_pipeline_and_layouts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = "recipes/qwq_32b/1_grpo_zero.yaml"
-    one = call("plan", recipe)
+    one = call("plan", recipe, "--no-check")
     assert one.exit_code == 0, one.stderr
     assert "32.764 B parameters, 32 GPUs, TP8 × PP4 × DP1" in one.stdout and "GPU-hours" in one.stdout
-    figures = json.loads(call("plan", recipe, "--json").stdout)["figures"]
+    figures = json.loads(call("plan", recipe, "--no-check", "--json").stdout)["figures"]
     assert figures["parameters"] == 32_763_876_352 and len(figures["ranks"]) == 4
     whole = call("plan", "recipes/qwq_32b", "--json")
     assert list(json.loads(whole.stdout)) == [
@@ -129,6 +129,15 @@ def test_plan_simulates_a_step_s_rollouts(tmp_path, monkeypatch):
     wrong = call("plan", "recipes/qwq_32b/4_sft.yaml", "--rollouts")
     assert wrong.exit_code == 2 and "4_sft is of stage sft" in wrong.stderr
     assert "--plot" in call("plan", recipe, "--plot", "none/step.png").stderr
+
+
+def test_plan_says_that_nothing_checked_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["plan", "recipes/qwq_32b/1_grpo_zero.yaml", "cluster.trainer_python=/opt/on/the/cluster"]
+    told = call(*words)
+    assert told.exit_code == 0 and told.stderr == ""
+    assert told.stdout.endswith("own code: no NeMo-Aligner here (cluster.trainer_python)\n")
+    assert call(*words, "--simulate").stderr.startswith("reasongrm: --simulate needs the trainer environment")
 
 
 def test_plan_prints_what_it_refuses_and_ends_with_2(tmp_path, monkeypatch):
