@@ -142,15 +142,17 @@ class GRPOTrainer:
         groups = self.rollouts()
         self._look_ahead()
         rolled_out = time.monotonic()
+        # others ask the servers after the last step
+        pushes = self.step + 1 < self.cfg.steps or self.validation is not None
         if self.recipe.rollout.sleep:
             self.source.sleep()
-        elif not self.cfg.max_lag:
+        elif pushes and not self.cfg.max_lag:
             self.source.pause()
         figures = rollout_figures(groups) | {"stragglers": self.asked - len(groups)}
         kept = [group for group in groups if group.kept][: self.cfg.prompts_per_step]
         figures |= self.train(kept) if kept else self.compare(groups[:1])
         trained = time.monotonic()
-        if self.step + 1 < self.cfg.steps or self.validation is not None:
+        if pushes:
             self.source.push()
         self.step += 1
         self.taken += self.asked
