@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, TypeVar
 
-from reasongrm_nemo.data.records import AnswerTask, HardTask, JudgeTask, Record
+from reasongrm_nemo.data.base_record import Record
+from reasongrm_nemo.data.records import AnswerTask, HardTask, JudgeTask
 from reasongrm_nemo.errors import UserError
 
 R = TypeVar("R", bound=Record)

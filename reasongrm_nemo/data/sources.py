@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from reasongrm_nemo.data.base_record import Record
 from reasongrm_nemo.data.forms import plain_rows
-from reasongrm_nemo.data.records import Message, PreferencePair, QuestionAnswer, Record
+from reasongrm_nemo.data.records import Message, PreferencePair, QuestionAnswer
 from reasongrm_nemo.data.rows import BrokenRow, find_files, read_rows
 from reasongrm_nemo.errors import UserError
 

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from reasongrm_nemo.data import JsonlAppender
-from reasongrm_nemo.data.records import Record
+from reasongrm_nemo.data.base_record import Record
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files import write_text
 from reasongrm_nemo.rollout import (

