@@ -57,6 +57,9 @@ def main(work, *overrides):
         def push(self):
             pass
 
+        def pause(self):
+            pass
+
     question = "Q:a={};b=a+2;c=b*2;c?\n surely four(A)\n maybe six(B)"
     tasks = [
         JudgeTask(
