@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what the recipes of training stages say, made before anything heavy starts."""
+"""Checks of the blocks of the stages that train."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from omegaconf import DictConfig
 
+from reasongrm_nemo.checks.refusal import Refuse
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.limits import seconds
 
 
-def check_long_run(cfg: DictConfig, refuse: Any) -> None:
+def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
     """When to save, validate and end, of stages grpo and sft."""
     own, stage = cfg[cfg.stage], cfg.stage
     limit = cfg.checkpoints.checkpoint_must_save_by
@@ -40,9 +39,9 @@ def check_long_run(cfg: DictConfig, refuse: Any) -> None:
         refuse("sft.validation.fraction", f"is {own.validation.fraction}; it must be between 0 and 1")
 
 
-def check_grpo(cfg: DictConfig, refuse: Any, data_parallel: int) -> None:
-    """The ``grpo`` block, over so many data-parallel ranks."""
-    grpo = cfg.grpo
+def check_grpo(cfg: DictConfig, refuse: Refuse) -> None:
+    """What a step takes, and how its loss is formed."""
+    grpo, cluster = cfg.grpo, cfg.cluster
     if grpo.samples_per_prompt < 2:
         refuse("grpo.samples_per_prompt", f"is {grpo.samples_per_prompt}; a group needs 2 samples or more")
     product = grpo.prompts_per_step * grpo.samples_per_prompt
@@ -60,6 +59,8 @@ def check_grpo(cfg: DictConfig, refuse: Any, data_parallel: int) -> None:
         )
     if grpo.max_lag:
         _check_lag(cfg, refuse)
+    ranks = cluster.nodes * cluster.devices_per_node
+    data_parallel = ranks // (cluster.tensor_parallel * cluster.pipeline_parallel)
     if product < data_parallel:
         refuse(
             "grpo.prompts_per_step",
@@ -86,7 +87,18 @@ def check_grpo(cfg: DictConfig, refuse: Any, data_parallel: int) -> None:
         refuse("grpo.clip_low", f"is {grpo.clip_low}; it must be below 1")
 
 
-def _check_lag(cfg: DictConfig, refuse: Any) -> None:
+def check_sft(cfg: DictConfig, refuse: Refuse) -> None:
+    """That one full sequence fits a micro-batch."""
+    own = cfg.sft
+    if own.max_tokens_per_micro_batch < cfg.model.max_model_len:
+        refuse(
+            "sft.max_tokens_per_micro_batch",
+            f"is {own.max_tokens_per_micro_batch}, less than "
+            f"model.max_model_len {cfg.model.max_model_len}: one full sequence must fit",
+        )
+
+
+def _check_lag(cfg: DictConfig, refuse: Refuse) -> None:
     why = f"is {cfg.grpo.max_lag}, but "
     if cfg.grpo.refill_rounds:
         refuse("grpo.max_lag", why + "with grpo.refill_rounds the next step's tasks are not known before")

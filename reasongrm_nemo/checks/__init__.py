@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is refused before a stage starts: of the recipe alone, and against its checkpoint."""
+
+from reasongrm_nemo.checks.checkpoint import check_model
+from reasongrm_nemo.checks.recipe import check_recipe
+from reasongrm_nemo.checks.refusal import near
+from reasongrm_nemo.checks.stages import made_or_fetched
+from reasongrm_nemo.checks.values import STAGES
+
+__all__ = ["STAGES", "check_model", "check_recipe", "made_or_fetched", "near"]

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the rollout servers: how many, on which GPUs, and beside which ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.checks.refusal import Refuse
+from reasongrm_nemo.placement import servers_per_node
+
+
+def check_servers(cfg: DictConfig, refuse: Refuse) -> None:
+    """How many servers, where, and by which transfer they get weights."""
+    own, cluster = cfg.rollout, cfg.cluster
+    if own.sleep and cluster.platform == "cpu":
+        refuse("rollout.sleep", "is true on cluster.platform cpu; vLLM's sleep mode exists on GPUs alone")
+    if not 0 < own.gpu_memory_utilization <= 1:
+        refuse(
+            "rollout.gpu_memory_utilization",
+            f"is {own.gpu_memory_utilization}; it must be above 0 and at most 1",
+        )
+    limit = own.straggler_timeout_s
+    if limit is not None and (isinstance(limit, (bool, str)) or limit <= 0):
+        refuse("rollout.straggler_timeout_s", f"is {limit!r}; it must be above 0, or null")
+    on_a_node = servers_per_node(cfg)
+    wanted = on_a_node * own.tensor_parallel
+    if own.gpus and len(set(own.gpus)) != wanted:
+        nodes = own.nodes or cluster.nodes
+        on = f", on {nodes} nodes {on_a_node} each," if nodes > 1 else ""
+        refuse(
+            "rollout.gpus",
+            f"names {len(set(own.gpus))} different GPUs; rollout.servers {own.servers}{on} × "
+            f"rollout.tensor_parallel {own.tensor_parallel} needs {wanted}",
+        )
+    if own.nodes and cluster.launcher == "local":
+        refuse(
+            "rollout.nodes", f"is {own.nodes} with cluster.launcher local; only a Slurm job has other nodes"
+        )
+    if own.nodes and own.servers < own.nodes:
+        refuse(
+            "rollout.nodes", f"is {own.nodes}, more than the rollout.servers {own.servers}: some would idle"
+        )
+    if own.nodes and cluster.weight_transfer == "ipc":
+        refuse(
+            "rollout.nodes",
+            f"is {own.nodes}, and cluster.weight_transfer ipc needs trainer and server on one GPU; take nccl",
+        )
+    beside_ranks = cfg.stage == "grpo" and cluster.platform == "gpu" and not own.nodes
+    if beside_ranks and cluster.weight_transfer != "gloo":
+        _check_gpus(cluster, set(own.gpus or range(wanted)), refuse)
+
+
+def _check_gpus(cluster: DictConfig, served: set[int], refuse: Refuse) -> None:
+    """NCCL wants servers and ranks on different GPUs of a node, CUDA IPC on the same."""
+    trained = set(range(cluster.devices_per_node))  # the GPUs of the trainer's ranks
+    if cluster.weight_transfer == "nccl" and served & trained:
+        refuse(
+            "cluster.weight_transfer",
+            f"is nccl, and GPUs {_listed(served & trained)} would hold a trainer's rank and a server's "
+            "worker, which NCCL refuses; give the servers others by rollout.gpus, or take ipc",
+        )
+    if cluster.weight_transfer == "ipc" and served - trained:
+        refuse(
+            "cluster.weight_transfer",
+            f"is ipc, and GPUs {_listed(served - trained)} of the servers have no trainer's rank "
+            f"(cluster.devices_per_node {cluster.devices_per_node}); take nccl, or others by rollout.gpus",
+        )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a key may hold, whatever the others say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from reasongrm_nemo.checks.refusal import Refuse, near
+
+STAGES = ("prepare", "grpo", "generate", "filter", "sft", "mine", "evaluate")
+NAME = re.compile(r"\w[\w.-]*")
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "stage": STAGES,
+    "model.architecture": (None, "qwen2", "qwen3", "llama"),
+    "model.rope.type": (None, "yarn", "linear"),
+    "model.dtype": ("fp32", "bf16"),
+    "model.recompute": ("none", "full"),
+    "judge.policy": ("strict_last", "rm_r1", "rewardbench"),
+    "rollout.dtype": ("fp32", "bf16"),
+    "cluster.platform": ("cpu", "gpu"),
+    "cluster.launcher": ("auto", "local", "slurm"),
+    "cluster.weight_transfer": ("gloo", "nccl", "ipc"),
+    "grpo.kl_estimator": ("k1", "k2", "k3"),
+    "grpo.kl_in": ("loss", "reward"),
+    "grpo.loss_aggregation": ("token", "sequence", "constant"),
+    "grpo.importance.correction": ("none", "truncated", "masked"),
+    "grpo.advantage.baseline": ("mean", "leave_one_out"),
+    "grpo.optim.schedule": ("constant", "cosine"),
+    "grpo.validation.export": ("last", "best"),
+    "sft.validation.export": ("last", "best"),
+    "sft.optim.schedule": ("constant", "cosine"),
+    "prepare.kind": ("pairs", "questions"),
+    "filter.strategy": ("r_star", "random", "shortest", "all"),
+    "evaluate.path_modes": (None, "tiny_judge"),
+    "evaluate.policy": ("paper", "rm_r1", "rewardbench"),
+}
+# Whole numbers from 1, by block; a block that the recipe lacks is left out.
+AT_LEAST_ONE: dict[str, tuple[str, ...]] = {
+    "prepare": ("max_chars", "decontaminate_words"),
+    "model": ("max_model_len", "log_prob_chunk"),
+    "judge": ("max_prompt_tokens",),
+    "rollout": ("max_response_tokens", "max_num_seqs", "concurrency", "servers", "tensor_parallel"),
+    "cluster": ("nodes", "devices_per_node", "tensor_parallel", "pipeline_parallel", "threads_per_rank"),
+    "grpo": (
+        "steps",
+        "prompts_per_step",
+        "optimizer_steps",
+        "max_tokens_per_micro_batch",
+        "save_every",
+        "keep_checkpoints",
+        "validation.samples",
+    ),
+    "generate": ("samples",),
+    "filter": ("top_k",),
+    "sft": ("epochs", "batch_size", "max_tokens_per_micro_batch", "save_every", "keep_checkpoints"),
+    "mine": ("samples",),
+}
+AT_LEAST_ONE_OR_NULL: dict[str, tuple[str, ...]] = {
+    "prepare": ("max_tasks", "max_validation"),
+    "model": ("rope.original_max_position_embeddings",),
+    "rollout": ("port", "threads"),
+    "cluster": ("layers_in_first_stage", "layers_in_last_stage"),
+    "grpo": ("max_tasks", "global_batch", "validation.max_tasks"),
+    "generate": ("max_tasks",),
+    "mine": ("max_tasks", "max_per_source"),
+    "evaluate": ("max_tasks", "max_items"),
+}
+NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
+    "rollout": ("temperature", "nodes"),
+    "prepare": ("tiny_judge.train", "tiny_judge.validation", "validation_fraction"),
+    "grpo": (
+        "skip_tasks",
+        "clip_low",
+        "clip_high",
+        "kl_coefficient",
+        "entropy_coefficient",
+        "importance.low",
+        "overlong.buffer",
+        "overlong.penalty",
+        "refill_rounds",
+        "max_lag",
+        "validation.every",
+        "validation.temperature",
+        "validation.patience",
+        "optim.lr",
+        "optim.min_lr",
+        "optim.weight_decay",
+        "optim.warmup_steps",
+    ),
+    "generate": ("skip_tasks",),
+    "filter": ("min_r_star", "min_self_consistency", "min_validity", "extremes"),
+    "checkpoints": ("keep_best",),
+    "sft": (
+        "validation.every",
+        "validation.fraction",
+        "validation.patience",
+        "optim.lr",
+        "optim.min_lr",
+        "optim.weight_decay",
+        "optim.warmup_steps",
+    ),
+    "mine": ("skip_tasks",),
+}
+
+
+def check_values(cfg: DictConfig, refuse: Refuse) -> None:
+    """Choices, and the least that numbers may be; blocks and keys that the recipe lacks are left out."""
+    for key, known in CHOICES.items():
+        value = OmegaConf.select(cfg, key, default=_ABSENT)
+        if value is not _ABSENT and value not in known:
+            names = [str(name) for name in known if name is not None]
+            refuse(key, f'is "{value}"; it can be {", ".join(names)}{near(str(value), names)}')
+    for key, value in _of(cfg, AT_LEAST_ONE):
+        if value < 1:
+            refuse(key, f"is {value}; it must be 1 or more")
+    for key, value in _of(cfg, NOT_NEGATIVE):
+        if value < 0:
+            refuse(key, f"is {value}; it must be 0 or more")
+    for key, value in _of(cfg, AT_LEAST_ONE_OR_NULL):
+        if value is not None and (type(value) is not int or value < 1):
+            refuse(key, f"is {value!r}; it must be a whole number from 1, or null")
+    if not NAME.fullmatch(cfg.name):
+        refuse("name", f'is "{cfg.name}"; names are made of letters, digits, "_", "-" and "."')
+    for name, value in cfg.inputs.items():
+        if value is not None and not isinstance(value, str):
+            refuse(f"inputs.{name}", f"is {value!r}; it must be a path")
+    if not 0 < cfg.rollout.top_p <= 1:
+        refuse("rollout.top_p", f"is {cfg.rollout.top_p}; it must be above 0 and at most 1")
+    if cfg.model.trust_remote_code:
+        refuse("model.trust_remote_code", "is true; this project runs no code that comes with a checkpoint")
+
+
+def _of(cfg: DictConfig, table: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, Any]]:
+    for block, names in table.items():
+        for key in (f"{block}.{name}" for name in names if block in cfg):
+            yield key, OmegaConf.select(cfg, key)
+
+
+_ABSENT = object()
