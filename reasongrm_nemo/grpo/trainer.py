@@ -25,8 +25,9 @@ from reasongrm_nemo.grpo.validation import Validation
 from reasongrm_nemo.megatron.checkpoints import Checkpoints
 from reasongrm_nemo.megatron.early_stop import EarlyStop
 from reasongrm_nemo.megatron.metrics import MetricsLog
-from reasongrm_nemo.megatron.micro_batches import Sample, share
+from reasongrm_nemo.megatron.micro_batches import Sample
 from reasongrm_nemo.megatron.session import Session
+from reasongrm_nemo.plan.balance import cost, share
 from reasongrm_nemo.rollout import Prompt, Sampling
 from reasongrm_nemo.tokenization import JudgeTokenizer
 
@@ -65,7 +66,7 @@ class GRPOTrainer:
         reason_to_stop: Callable[[float], str | None],
     ) -> None:
         self.actor, self.optimizer, self.scheduler = session.model, session.optimizer, session.scheduler
-        self.recipe, self.cfg = recipe, recipe.grpo
+        self.recipe, self.cfg, self.architecture = recipe, recipe.grpo, session.architecture
         self.judge = Judge(tokenizer, stop_tokens, recipe)
         self.source, self.checkpoints, self.metrics = source, checkpoints, metrics
         self.validation, self.reason_to_stop = validation, reason_to_stop
@@ -305,11 +306,9 @@ class GRPOTrainer:
         }
 
     def _mine(self, samples: Sequence[Sample]) -> list[int]:
-        return share(
-            [len(sample.tokens) for sample in samples],
-            parallel_state.get_data_parallel_rank(),
-            parallel_state.get_data_parallel_world_size(),
-        )
+        costs = [cost(self.recipe, self.architecture, len(s.tokens), s.response_length) for s in samples]
+        shares = share(costs, parallel_state.get_data_parallel_world_size())
+        return shares[parallel_state.get_data_parallel_rank()]
 
     def _rollout_seed(self, step: int, place: int, task: JudgeTask) -> int:
         return derive_seed(self.recipe.seed, f"grpo rollout {place}", task.id, step) & 0x7FFFFFFF

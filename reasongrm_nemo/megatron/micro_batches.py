@@ -97,17 +97,6 @@ def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
-def share(lengths: Sequence[int], rank: int, size: int) -> list[int]:
-    """Indices of the sequences data-parallel ``rank`` trains on: dealt out longest first, to and fro."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    rounds = [order[i : i + size] for i in range(0, len(order), size)]
-    dealt = [(r if i % 2 == 0 else r[::-1]) for i, r in enumerate(rounds)]
-    # a last, short round goes to the first ranks whichever way it would have been dealt
-    if dealt and len(dealt[-1]) < size:
-        dealt[-1] = rounds[-1]
-    return sorted(r[rank] for r in dealt if rank < len(r))
-
-
 def collate(samples: Sequence[Sample], rows: Sequence[int], multiple: int = 1) -> MicroBatch:
     """Lay out ``samples[rows]`` as tensors whose length is a multiple of ``multiple``."""
     chosen = [samples[i] for i in rows]

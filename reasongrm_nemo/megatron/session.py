@@ -24,6 +24,7 @@ class Session:
         scheduler: learning-rate scheduler, stepped once an optimizer step.
         transfer: weights in and out (``megatron.weights.transfer.WeightTransfer``).
         hf_path: the Hugging Face folder the run began from.
+        architecture: shape of the model.
         rope: the recipe's ``model.rope``.
         platform: see ``megatron.platform``.
     """
@@ -33,6 +34,7 @@ class Session:
     scheduler: Any
     transfer: Any
     hf_path: Path
+    architecture: Architecture
     rope: DictConfig
     platform: Platform
 
@@ -92,7 +94,9 @@ def start(
         # its fp32 weights are copies of those the model was born with
         optimizer.reload_model_params()
     scheduler = make_scheduler(optimizer, total_steps, optim)
-    return Session(model, optimizer, scheduler, transfer, Path(hf_path), recipe.model.rope, platform)
+    return Session(
+        model, optimizer, scheduler, transfer, Path(hf_path), architecture, recipe.model.rope, platform
+    )
 
 
 def quiet_libraries() -> None:

@@ -13,6 +13,7 @@ from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.placement import servers_per_node
 from reasongrm_nemo.plan import flops, parameters
+from reasongrm_nemo.plan.balance import cost, share
 from reasongrm_nemo.plan.lengths import Drawn, Lengths, Lognormal
 from reasongrm_nemo.plan.serving import Server
 from reasongrm_nemo.plan.states import WIDTH
@@ -145,12 +146,14 @@ def training_seconds(
     cluster, own = recipe.cluster, recipe.plan
     ranks = cluster.tensor_parallel * cluster.pipeline_parallel
     data_parallel = cluster.nodes * cluster.devices_per_node // ranks
-    # dealt out longest first: the first rank has the most
-    share = np.sort(responses, axis=None)[::-1][::data_parallel] + _prompt(recipe)
+    scored = [int(each) for each in np.ravel(responses)]
+    lengths = [each + _prompt(recipe) for each in scored]
+    costs = [cost(recipe, architecture, *each) for each in zip(lengths, scored, strict=True)]
+    busiest = max(share(costs, data_parallel), key=lambda mine: sum(costs[index] for index in mine))
     speed = ranks * own.tflops * 1e12 * own.mfu
     recompute = recipe.model.recompute == "full"
     seconds = []
-    for rows, length in cut([int(each) for each in share], budget):
+    for rows, length in cut([lengths[index] for index in busiest], budget):
         total = 0.0
         for train, times in ((True, 1), (False, forwards)):
             layers = flops.of_layers(

@@ -17,6 +17,7 @@ from reasongrm_nemo.data.records import SftExample
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron.micro_batches import Sample
+from reasongrm_nemo.plan.balance import share
 from reasongrm_nemo.tokenization import (
     JudgeTokenizer,
     load_tokenizer,
@@ -36,7 +37,7 @@ def read_samples(path: Path, recipe: DictConfig, model: Path) -> tuple[list[Samp
     end_of_turn = stop_token_ids(tokenizer, model)[0]
     samples: tuple[list[Sample], list[Sample]] = ([], [])
     own = recipe.sft.validation
-    share = own.fraction if own.every else 0.0
+    fraction = own.fraction if own.every else 0.0
     for example in read_jsonl(path, SftExample):
         sample = to_sample(example, tokenizer, recipe.judge.response_prefix, end_of_turn)
         if len(sample.tokens) > recipe.model.max_model_len:
@@ -44,13 +45,13 @@ def read_samples(path: Path, recipe: DictConfig, model: Path) -> tuple[list[Samp
                 f"{path}: example {example.task_id} has {len(sample.tokens)} tokens, "
                 f"more than model.max_model_len {recipe.model.max_model_len}."
             )
-        held_out = derive_seed(recipe.seed, "sft validation", example.task_id) < share * 2**63
+        held_out = derive_seed(recipe.seed, "sft validation", example.task_id) < fraction * 2**63
         samples[held_out].append(sample)
     if not samples[0]:
         raise UserError(
             f"{path} holds no SFT example: no task had a right path, so there is nothing to train on."
         )
-    if share and not samples[1]:
+    if fraction and not samples[1]:
         raise UserError(
             f"sft.validation.fraction {own.fraction} of the {len(samples[0])} examples in {path} is none; "
             "raise it, or set sft.validation.every to 0."
@@ -86,26 +87,33 @@ def to_sample(example: SftExample, tokenizer: JudgeTokenizer, prefix: str, end_o
 
 
 class SeededBatchSampler(MegatronPretrainingRandomBatchSampler):
-    """One permutation an epoch from (seed, epoch); ranks take turns, so their number does not change it.
+    """One permutation an epoch from (seed, epoch) for any number of ranks, which share a batch by its costs.
 
     NeMo's sampler gives each data-parallel rank its own bucket of the data; with another number of ranks
     the batches are others.
     """
 
     def __init__(
-        self, total: int, consumed: int, batch_size: int, rank: int, size: int, seed: int, shuffle: bool
+        self,
+        costs: Sequence[float],
+        consumed: int,
+        batch_size: int,
+        rank: int,
+        ranks: int,
+        seed: int,
+        shuffle: bool,
     ):
         super().__init__(
-            total_samples=total,
+            total_samples=len(costs),
             consumed_samples=consumed,
             micro_batch_size=1,
             global_batch_size=batch_size,
             data_parallel_rank=rank,
-            data_parallel_size=size,
+            data_parallel_size=ranks,
             drop_last=True,
             seed=seed,
         )
-        self.shuffle = shuffle
+        self.costs, self.shuffle = costs, shuffle
 
     def __iter__(self) -> Iterator[list[int]]:
         """Indices of this rank's share of each global batch; the rest of an epoch is left out."""
@@ -115,7 +123,9 @@ class SeededBatchSampler(MegatronPretrainingRandomBatchSampler):
         order = self._order(epoch)
         for start in range(done, active, size):
             self.consumed_samples += size
-            yield order[start : start + size][self.data_parallel_rank :: self.data_parallel_size]
+            batch = order[start : start + size]
+            shares = share([self.costs[index] for index in batch], self.data_parallel_size)
+            yield [batch[place] for place in shares[self.data_parallel_rank]]
 
     def _order(self, epoch: int) -> list[int]:
         if not self.shuffle:

@@ -13,8 +13,9 @@ from nemo_aligner.algorithms.supervised import SupervisedTrainer
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.megatron.early_stop import EarlyStop
-from reasongrm_nemo.megatron.micro_batches import Sample, share
+from reasongrm_nemo.megatron.micro_batches import Sample
 from reasongrm_nemo.megatron.session import Session
+from reasongrm_nemo.plan.balance import cost, share
 from reasongrm_nemo.sft.data import SeededBatchSampler, batch_size, make_dataloader
 from reasongrm_nemo.training import Run
 
@@ -38,13 +39,17 @@ def make_trainer(
     size = batch_size(len(samples), cfg)
     # SupervisedTrainer counts consumed samples by this
     session.model.cfg.global_batch_size = size
-    ranks = (parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size())
+    rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+
+    def costs(of: Sequence[Sample]) -> list[float]:
+        return [cost(recipe, session.architecture, len(s.tokens), s.response_length) for s in of]
+
     sampler = SeededBatchSampler(
-        total=len(samples),
+        costs=costs(samples),
         consumed=state["consumed_samples"] if state else 0,
         batch_size=size,
-        rank=ranks[0],
-        size=ranks[1],
+        rank=rank,
+        ranks=ranks,
         seed=recipe.seed,
         shuffle=cfg.shuffle,
     )
@@ -60,7 +65,7 @@ def make_trainer(
     early_stop = EarlyStop(cfg.validation.patience)
     if state:
         early_stop.load_state_dict(state["early_stop"])
-    mine = share([len(sample.tokens) for sample in held_out], *ranks)
+    mine = share(costs(held_out), ranks)[rank]
     trainer = SFTTrainer(
         cfg=OmegaConf.create(options),
         model=session.model,

@@ -36,7 +36,7 @@ def _grpo(recipe: DictConfig, inputs: dict[str, Path]) -> None:
     tasks = tasks[cfg.skip_tasks :] or tasks
     run = _run(recipe, inputs, cfg)
     trainer = GRPOTrainer(
-        _session(recipe, cfg.optim, cfg.steps * cfg.optimizer_steps),
+        _session(recipe, inputs, cfg.optim, cfg.steps * cfg.optimizer_steps),
         recipe,
         tasks if cfg.max_tasks is None else tasks[: cfg.max_tasks],
         tokenizer,
@@ -59,7 +59,7 @@ def _sft(recipe: DictConfig, inputs: dict[str, Path]) -> None:
 
     cfg = recipe.sft
     samples, held_out = read_samples(inputs["examples"], recipe, inputs["model"])
-    session = _session(recipe, cfg.optim, step_count(len(samples), cfg))
+    session = _session(recipe, inputs, cfg.optim, step_count(len(samples), cfg))
     make_trainer(session, recipe, samples, held_out, _run(recipe, inputs, cfg))
 
 
@@ -73,14 +73,18 @@ def _run(recipe: DictConfig, inputs: dict[str, Path], cfg: DictConfig) -> Any:
     return run
 
 
-def _session(recipe: DictConfig, optim: DictConfig, steps: int) -> Any:
+def _session(recipe: DictConfig, inputs: dict[str, Path], optim: DictConfig, steps: int) -> Any:
     import torch
 
+    from reasongrm_nemo.architecture import Architecture
     from reasongrm_nemo.megatron.schedule import make_scheduler
 
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=optim.lr)
     scheduler = make_scheduler(optimizer, steps, optim)
-    return SimpleNamespace(model=_Model(), optimizer=optimizer, scheduler=scheduler)
+    architecture = Architecture.from_folder(inputs["model"])
+    return SimpleNamespace(
+        model=_Model(), optimizer=optimizer, scheduler=scheduler, architecture=architecture
+    )
 
 
 class _Checkpoints:

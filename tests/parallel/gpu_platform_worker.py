@@ -28,8 +28,9 @@ def main(hf_path, name, tensor_parallel, pipeline_parallel, out):
     from reasongrm_nemo.grpo.actor import GRPOActor
     from reasongrm_nemo.megatron import session as sessions
     from reasongrm_nemo.megatron.checkpoints import Checkpoints
-    from reasongrm_nemo.megatron.micro_batches import Sample, share
+    from reasongrm_nemo.megatron.micro_batches import Sample
     from reasongrm_nemo.megatron.offload import _states
+    from reasongrm_nemo.plan.balance import share
 
     sessions.quiet_libraries()
     # megatron-core's optimizer sorts parameters by the name of their type, of which it knows those on CUDA
@@ -60,10 +61,10 @@ def main(hf_path, name, tensor_parallel, pipeline_parallel, out):
         ids = tuple(torch.randint(0, 99, (length,), generator=generator).tolist())
         advantage = torch.randn((), generator=generator).item()
         samples.append(Sample(ids, 4, advantage, {"rollout": (-3.0,) * (length - 4)}, 1e-2))
-    ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
 
     def step(samples):
-        mine = [samples[i] for i in share([len(s.tokens) for s in samples], *ranks)]
+        mine = [samples[i] for i in share([len(s.tokens) for s in samples], ranks)[rank]]
         actor.prepare_for_training()
         session.optimizer.zero_grad()
         actor.prepare_for_training_step()

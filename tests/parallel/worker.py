@@ -27,7 +27,8 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
     from reasongrm_nemo.config import load_recipe, recipes_root
     from reasongrm_nemo.grpo.actor import GRPOActor
     from reasongrm_nemo.megatron import session as sessions
-    from reasongrm_nemo.megatron.micro_batches import Sample, share
+    from reasongrm_nemo.megatron.micro_batches import Sample
+    from reasongrm_nemo.plan.balance import share
 
     sessions.quiet_libraries()
     recipe = load_recipe(
@@ -85,12 +86,12 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
         for (ids, prompt, advantage, values), t in zip(samples, theirs, strict=True)
     ]
     core = actor.core_module()
-    ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
 
     def backward(samples, budget):
         """The loss, the metrics and this rank's gradients of one global batch."""
         actor.grpo.max_tokens_per_micro_batch = budget
-        mine = [samples[i] for i in share([len(s.tokens) for s in samples], *ranks)]
+        mine = [samples[i] for i in share([len(s.tokens) for s in samples], ranks)[rank]]
         session.optimizer.zero_grad()
         actor.prepare_for_training_step()
         found = actor.get_loss_and_metrics({"samples": mine, "tokens": tokens}, forward_only=False)

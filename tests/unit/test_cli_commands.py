@@ -210,8 +210,10 @@ def test_python_m(folder):
 
 
 WAITING = """
-import sys, time
+import signal, sys, time
 from reasongrm_nemo.stages import filter as stage
+# a job that a shell runs in the background ignores SIGINT, and so would its children
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def run(ctx):
     (ctx.work / "half.txt").write_text("half")
     print("working", flush=True)

@@ -13,8 +13,8 @@ from reasongrm_nemo.megatron.micro_batches import (
     collate,
     laid_out,
     plan,
-    share,
 )
+from reasongrm_nemo.plan.balance import share
 
 lengths = st.lists(st.integers(2, 500), max_size=40)
 
@@ -25,20 +25,6 @@ def test_plan_uses_each_sequence_once_within_the_budget(lengths, budget):
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
     for group in groups:
         assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget
-
-
-@given(lengths, st.integers(1, 5))
-def test_ranks_share_everything_between_them(lengths, size):
-    shares = [share(lengths, rank, size) for rank in range(size)]
-    assert sorted(i for mine in shares for i in mine) == list(range(len(lengths)))
-    counts = [len(mine) for mine in shares]
-    assert max(counts) - min(counts) <= 1
-
-
-def test_shares_are_balanced_by_length():
-    lengths = [100, 99, 98, 97, 4, 3, 2, 1]
-    totals = [sum(lengths[i] for i in share(lengths, rank, 2)) for rank in range(2)]
-    assert abs(totals[0] - totals[1]) <= 4
 
 
 def test_collate_scores_the_response_only():
@@ -85,7 +71,7 @@ def test_little_is_padded_at_realistic_lengths(seed, ranks):
     rng = np.random.default_rng(seed)
     lengths = np.clip(rng.lognormal(np.log(4000), 1.0, 256), 200, 57344).astype(int).tolist()
     real = padded = 0
-    for rank in range(ranks):
-        mine = [lengths[i] for i in share(lengths, rank, ranks)]
+    for indices in share(lengths, ranks):
+        mine = [lengths[i] for i in indices]
         real, padded = real + sum(mine), padded + laid_out(mine, plan(mine, 65536))
     assert real / padded >= 0.95

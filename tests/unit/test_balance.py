@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data-parallel ranks share a batch by what its sequences cost, not by their number or length alone."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo.plan.balance import cost, share
+
+costs = st.lists(st.floats(1, 1e15), max_size=40)
+QWQ = {
+    "model_type": "qwen2",
+    "num_hidden_layers": 64,
+    "hidden_size": 5120,
+    "intermediate_size": 27648,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "vocab_size": 152064,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+}
+
+
+def qwq(length):
+    recipe = OmegaConf.create({"model": {"recompute": "full"}})
+    return cost(recipe, Architecture.from_config(QWQ, "here"), length, max(length - 1000, 0))
+
+
+def loads(costs, ranks):
+    return [sum(costs[index] for index in mine) for mine in share(costs, ranks)]
+
+
+@given(costs, st.integers(1, 5))
+def test_each_sequence_goes_to_one_rank_and_none_idles_without_need(costs, ranks):
+    shares = share(costs, ranks)
+    assert sorted(index for mine in shares for index in mine) == list(range(len(costs)))
+    assert all(mine == sorted(mine) for mine in shares)
+    assert sum(map(bool, shares)) == min(ranks, len(costs))
+
+
+@given(st.lists(st.floats(1, 1e15), min_size=1, max_size=7), st.integers(1, 3))
+def test_the_busiest_rank_has_at_most_a_third_more_than_in_the_best_of_all_shares(costs, ranks):
+    def busiest(where):
+        return max(sum(c for c, rank in zip(costs, where, strict=True) if rank == r) for r in range(ranks))
+
+    best = min(map(busiest, itertools.product(range(ranks), repeat=len(costs))))
+    assert max(loads(costs, ranks)) <= 4 / 3 * best * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_realistic_step_is_even(seed, ranks):
+    """256 sequences of 200 to 57,344 tokens: within 1 % of the mean."""
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(rng.lognormal(np.log(4000), 1.0, 256), 200, 57344).astype(int).tolist()
+    found = loads([qwq(length) for length in lengths], ranks)
+    assert max(found) <= 1.01 * np.mean(found)
+
+
+def test_long_sequences_count_for_more_than_their_tokens():
+    """The attention of 32,768 tokens is 16 times that of 2,048, for each token of either."""
+    lengths = [32768, *[2048] * 32]
+    costs = [qwq(length) for length in lengths]
+    with_long, without = share(costs, 2)
+    assert 0 in with_long
+    assert sum(lengths[index] for index in with_long) < 0.9 * sum(lengths[index] for index in without)
+    assert max(loads(costs, 2)) < 1.03 * sum(costs) / 2
