@@ -60,6 +60,13 @@ def test_a_full_cache_puts_the_newest_back():
     assert line.ended.tolist() == [[6.0, 8.0]]  # 4 together, 2 alone, the last 2 alone
 
 
+def test_a_prompt_is_held_until_the_last_of_its_answers_ends():
+    """Prompts of 4 and a cache of 10: the next one waits for the end of the longer answer, and no longer."""
+    rates = Rates(fixed=1.0, weights=0.0, sample=0.0, token=0.0)
+    line = roll_out(lengths([2, 4], [1, 1], [1, 1]), [4] * 3, Servers(1, 8, 10, 8), rates)
+    assert line.ended.tolist() == [[2, 4], [5, 5], [6, 6]] and line.preemptions == 0
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(st.lists(st.integers(1, 200), min_size=3, max_size=3), min_size=1, max_size=9),

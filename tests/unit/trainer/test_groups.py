@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.data import JudgeTask
-from reasongrm_nemo.grpo.groups import Judge, shaped_rewards, to_samples, weighed
+from reasongrm_nemo.grpo.groups import Judge, rollout_figures, shaped_rewards, to_samples, weighed
 from reasongrm_nemo.rollout import Completion, Prompt
 
 TASK = JudgeTask("t", "p", "test", [{"role": "user", "content": "?"}], "A", "chosen_first")
@@ -64,3 +64,35 @@ def test_truncated_responses_are_left_out_of_the_loss_but_not_of_the_baseline():
     assert [s.weight for s in masked] == [1.0, 0.0, 1.0]
     assert [s.advantage for s in masked] == [s.advantage for s in plain]
     assert [s.weight for s in weighed(masked, "token", 10)] == pytest.approx([0.1, 0.0, 0.1])
+
+
+def test_the_token_that_ends_a_response_is_no_part_of_its_text():
+    """Wherever it stands but last it is: the verdict is read from what the model wrote."""
+    decoded = []
+
+    class Tokenizer:
+        def decode(self, ids):
+            decoded.append(ids)
+            return RIGHT
+
+    recipe = load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml")
+    answers = [[5, 2], [5, 6], [2, 5], []]
+    completions = [Completion("t", 0, ids, [-0.5] * len(ids), "stop") for ids in answers]
+    Judge(Tokenizer(), [2, 3], recipe).group(TASK, Prompt("t", [7, 7], 0), completions)
+    assert decoded == [[5], [5, 6], [2, 5], []]
+
+
+def test_a_steps_line_says_what_came_back():
+    first = group([RIGHT, WRONG, "none"], [4, 10, 6], ["stop", "length", "stop"])
+    second = group([RIGHT] * 3, [2, 2, 6])
+    figures = rollout_figures([first, second])
+    assert figures == pytest.approx(
+        {
+            "reward": 4 / 6,
+            "kept": 1,
+            "groups": 2,
+            "response_tokens": 5.0,
+            "truncated": 1 / 6,
+            "no_verdict": 1 / 6,
+        }
+    )

@@ -91,6 +91,10 @@ def test_importance_weights(correction, expected):
     assert not weights.requires_grad
 
 
+def test_weights_at_the_limits_are_within_them():
+    assert importance_weights(torch.zeros(1), torch.zeros(1), "masked", (1.0, 1.0)).item() == 1.0
+
+
 def test_an_unknown_correction_is_named():
     with pytest.raises(ValueError, match="clipped"):
         importance_weights(torch.zeros(1), torch.zeros(1), "clipped", (0.5, 2.0))

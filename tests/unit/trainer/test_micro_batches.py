@@ -64,6 +64,11 @@ def test_no_other_cut_of_the_sorted_lengths_has_less_padding_and_fewer_micro_bat
             assert not (laid_out(ordered, other) < ours and len(other) <= len(groups))
 
 
+def test_another_micro_batch_is_worth_a_quarter_of_the_mean_length():
+    assert plan([10, 9], 100) == [[0, 1]]  # 1 token of padding against 2.4
+    assert plan([10, 9, 9, 9], 100) == [[0], [1, 2, 3]]  # 3 tokens against 2.3
+
+
 @pytest.mark.parametrize("ranks", [1, 4])
 @pytest.mark.parametrize("seed", range(5))
 def test_little_is_padded_at_realistic_lengths(seed, ranks):

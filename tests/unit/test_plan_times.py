@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a stage takes, against QwQ-32B's figures worked out here by hand."""
+
+import numpy as np
+import pytest
+
+from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
+from reasongrm_nemo.plan import times
+from reasongrm_nemo.plan.serving import server
+from reasongrm_nemo.plan.timeline import roll_out
+
+QWQ = Architecture.from_folder(resolve_path("asset:configs/qwq_32b", "."))
+PARAMETERS = 32_763_876_352
+# of all layers: query, output; key, value (8 of 40 heads); gate, up, down
+MATRICES = 64 * (2 * 5120 * 5120 + 2 * 5120 * 1024 + 3 * 5120 * 27648)
+HEAD = 152064 * 5120
+PROMPT = 2000  # the recipe's plan.prompt_tokens
+DECODED = 2039e9 * 0.75  # bytes a second that a GPU reads while it decodes
+COMPUTED = 312e12 * 0.35  # operations a second of a GPU
+ON_THEIR_OWN = ["rollout.sleep=false", "cluster.weight_transfer=nccl", "rollout.servers=2", "rollout.nodes=2"]
+
+
+class Same:
+    """Every response is as long."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def draw(self, groups, samples, seed):
+        return np.full((groups, samples), self.length, dtype=np.int64)
+
+
+def recipe(stage="1_grpo_zero", *words):
+    return load_recipe(recipes_root() / "qwq_32b" / f"{stage}.yaml", words)
+
+
+def forward(length):
+    """Operations of a pass over one sequence, attention over half of its square, the head at every token."""
+    return 2 * (MATRICES + HEAD) * length + 64 * 2 * 40 * 128 * length**2
+
+
+def step(length):
+    """Forward, forward again, and backward, which for attention is five products for two."""
+    return 8 * (MATRICES + HEAD) * length + 64 * 4.5 * 2 * 40 * 128 * length**2
+
+
+def of_stage(cfg, length, optimizer=0):
+    return times.of_stage(cfg, QWQ, server(cfg, QWQ), optimizer, Same(length))
+
+
+def test_a_server_reads_its_share_of_the_weights_and_of_the_cache_at_each_step():
+    cfg = recipe()
+    found = times.rates(cfg, QWQ, server(cfg, QWQ))
+    assert found.fixed == pytest.approx(0.0026)
+    assert found.weights == pytest.approx(2 * PARAMETERS / 8 / DECODED, rel=1e-6)  # 5.4 ms
+    assert found.token == pytest.approx(2 * 2 * 64 * 128 / DECODED, rel=1e-6)  # one KV head a worker
+    assert found.sample == pytest.approx(2 * PARAMETERS / (8 * COMPUTED), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("servers", "sequences", "prompts"), [(4, 64, 16), (4, 60, 16), (4, 4096, 256), (1, 64, 256)]
+)
+def test_several_servers_are_given_prompts_for_twice_their_slots(servers, sequences, prompts):
+    cfg = recipe("1_grpo_zero", f"rollout.servers={servers}", f"rollout.max_num_seqs={sequences}")
+    found = times.servers(cfg, server(cfg, QWQ), 8)
+    assert (found.count, found.slots, found.prompts) == (servers, sequences, prompts)
+
+
+def test_a_stage_that_samples_has_one_nodes_servers_and_a_step_has_all():
+    assert times.server_count(recipe()) == 4
+    assert times.server_count(recipe("2_generate")) == 1
+
+
+def test_micro_batches_take_what_fits():
+    assert times.cut([5, 3, 3, 2, 9], 9) == [(1, 9), (1, 5), (3, 3)]
+    assert times.cut([4, 4, 4], 8) == [(2, 4), (1, 4)]
+    assert times.cut([], 8) == []
+
+
+def test_training_takes_its_operations_and_fills_and_drains_the_pipeline():
+    """8 sequences over DP 2, two a micro-batch: two of them, and one more that PP 2 waits for."""
+    cfg = recipe("1_grpo_zero", "cluster.pipeline_parallel=2")
+    length = PROMPT + 1000
+    found = times.training_seconds(cfg, QWQ, np.full((2, 4), 1000), 2 * length)
+    assert found == pytest.approx(3 * 2 * step(length) / (16 * COMPUTED), rel=1e-9)
+    scored = times.training_seconds(cfg, QWQ, np.full((2, 4), 1000), 2 * length, forwards=2)
+    assert scored - found == pytest.approx(3 * 2 * 2 * forward(length) / (16 * COMPUTED), rel=1e-9)
+
+
+def test_a_step_lasts_as_long_as_its_busiest_rank():
+    cfg = recipe("1_grpo_zero", "cluster.pipeline_parallel=2")
+    found = times.training_seconds(cfg, QWQ, np.array([[500, 30000]]), 65536)
+    assert found == pytest.approx(2 * step(PROMPT + 30000) / (16 * COMPUTED), rel=1e-9)
+
+
+def test_without_recomputation_there_is_one_forward_pass_less():
+    full, none = (recipe("1_grpo_zero", f"model.recompute={how}") for how in ("full", "none"))
+    a, b = (times.training_seconds(cfg, QWQ, np.full((1, 1), 1000), 65536) for cfg in (full, none))
+    layers = forward(3000) - 2 * HEAD * 3000  # the head's logits are formed again in any case
+    assert a - b == pytest.approx(4 * layers / (32 * COMPUTED), rel=1e-9)  # one micro-batch, PP 4
+
+
+def test_prompts_are_cut_at_the_judges_limit():
+    found = {
+        times.training_seconds(
+            recipe("1_grpo_zero", f"plan.prompt_tokens={n}"), QWQ, np.full((1, 1), 9), 65536
+        )
+        for n in (8192, 9000)
+    }
+    assert len(found) == 1
+
+
+def rollouts(length):
+    """256 samples on 4 servers, 64 at once on each: 8 prefills, then a step a token, contexts growing."""
+    cache = 2 * 2 * 64 * 128 / DECODED * sum(64 * (PROMPT + made) for made in range(length))
+    sample = 2 * PARAMETERS / (8 * COMPUTED)
+    one = 0.0026 + max(2 * PARAMETERS / 8 / DECODED, 64 * sample)
+    return 8 * PROMPT * sample + length * one + cache
+
+
+def test_a_step_of_grpo_is_the_sum_of_its_parts():
+    found = of_stage(recipe(), 1000, optimizer=12 * 10**9)
+    assert found.rollouts == pytest.approx(rollouts(1000), rel=1e-6)
+    assert found.slowest == pytest.approx(rollouts(1000), rel=1e-6) and found.idle == pytest.approx(
+        0, abs=1e-9
+    )
+    assert found.refit == pytest.approx(2 * PARAMETERS / 10e9)
+    assert found.offload == pytest.approx(2 * 12 / 20)  # there and back
+    assert found.steps == 100 and found.devices == 32
+    assert found.training == pytest.approx(of_micro_batches(21), rel=1e-9)  # 65,536 // 3,000
+    whole = found.rollouts + found.training + found.refit + found.offload
+    assert found.seconds == pytest.approx(100 * whole)
+    assert found.device_hours == pytest.approx(found.seconds * 32 / 3600)
+
+
+def of_micro_batches(rows, passes=step):
+    """256 sequences of 3,000 tokens, ``rows`` a micro-batch; PP 4 waits for three of mean size besides."""
+    whole, rest = divmod(256, rows)
+    sizes = [rows] * whole + [rest] * bool(rest)
+    return (sum(sizes) + 3 * sum(sizes) / len(sizes)) * passes(3000) / (32 * COMPUTED)
+
+
+@pytest.mark.parametrize(
+    ("words", "forwards"),
+    [
+        (["grpo.kl_coefficient=0.1"], 1),
+        (["grpo.kl_coefficient=0.1", "grpo.kl_in=reward"], 2),
+        (["grpo.optimizer_steps=2"], 1),
+        (["grpo.optimizer_steps=2", "grpo.kl_coefficient=0.1"], 2),
+        ([*ON_THEIR_OWN, "grpo.optimizer_steps=2", "grpo.max_lag=1"], 0),  # vLLM's log-probs are the old ones
+    ],
+)
+def test_log_probs_that_a_step_needs_besides_are_counted(words, forwards):
+    found = of_stage(recipe("1_grpo_zero", *words), 1000)
+    expected = of_micro_batches(21, lambda length: step(length) + forwards * forward(length))
+    assert found.training == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_lag_hides_the_shorter_part_and_servers_on_nodes_of_their_own_are_paid_for():
+    apart = [*ON_THEIR_OWN, "cluster.offload_optimizer=false"]
+    plain = of_stage(recipe("1_grpo_zero", *apart), 1000)
+    ahead = of_stage(recipe("1_grpo_zero", *apart, "grpo.max_lag=1"), 1000)
+    assert plain.offload == 0 and plain.devices == ahead.devices == 48
+    assert plain.seconds == pytest.approx(100 * (plain.rollouts + plain.training + plain.refit))
+    assert ahead.seconds == pytest.approx(100 * max(ahead.rollouts, ahead.training + ahead.refit))
+
+
+def test_sft_takes_the_steps_of_its_epochs():
+    found = of_stage(recipe("4_sft", "plan.tasks=1000", "sft.epochs=2"), 1000)
+    assert (found.steps, found.rollouts, found.refit) == (6, 0, 0)  # 3 batches of 256 each
+    assert found.training == pytest.approx(of_micro_batches(21), rel=1e-9)
+    assert found.seconds == pytest.approx(6 * found.training)
+    assert of_stage(recipe("4_sft", "plan.tasks=100"), 1000).steps == 1
+
+
+@pytest.mark.parametrize("tasks", [64, 400])
+def test_sampling_takes_as_long_as_its_simulation(tasks):
+    """512 and 3,200 answers of one length, 256 at once, on one server: its waves, token by token."""
+    cfg = recipe("2_generate", f"plan.tasks={tasks}")
+    own = server(cfg, QWQ)
+    line = roll_out(
+        np.full((tasks, 8), 3000), [PROMPT] * tasks, times.servers(cfg, own, 8), times.rates(cfg, QWQ, own)
+    )
+    found = of_stage(cfg, 3000)
+    assert (found.steps, found.training, found.devices) == (1, 0, 8)
+    assert found.slowest == pytest.approx(line.seconds, rel=0.03)
+    # and the longest answer by itself at the end
+    alone = times.rates(cfg, QWQ, own).steps(3000, 1, PROMPT)
+    assert found.seconds == found.rollouts == pytest.approx(found.slowest + alone)
+
+
+def test_evaluation_samples_for_each_model_and_setting():
+    words = ["plan.tasks=4000", "rollout.max_num_seqs=64"]
+    one = of_stage(recipe("7_evaluate", *words), 1000)
+    two = "evaluate.settings=[{temperature: 0.0, samples: 1}, {temperature: 1.0, samples: 1}]"
+    assert of_stage(recipe("7_evaluate", *words, two), 1000).seconds == pytest.approx(2 * one.seconds)
+    five = of_stage(recipe("7_evaluate", *words, "evaluate.models.more=a"), 1000)
+    assert five.seconds == pytest.approx(5 / 4 * one.seconds)
+
+
+def test_tasks_are_those_that_a_shard_and_a_limit_leave():
+    def tasks(stage, *words):
+        return times.tasks(recipe(stage, *words))
+
+    assert tasks("2_generate") == 72000
+    assert tasks("2_generate", "generate.max_tasks=100") == 100
+    assert tasks("2_generate", "generate.max_tasks=100", "plan.tasks=null") == 100
+    assert tasks("2_generate", "plan.tasks=10", "generate.max_tasks=100") == 10
+    assert tasks("2_generate", "plan.tasks=10", "generate.shard=1/3") == 4
+    assert tasks("4_sft", "plan.tasks=10") == 10
+
+
+@pytest.mark.parametrize("missing", ["tflops", "bandwidth_gb_s"])
+def test_without_rates_or_tasks_it_says_what_is_missing(missing):
+    assert "no time is reckoned" in of_stage(recipe("1_grpo_zero", f"plan.{missing}=null"), 1000)
+    assert "plan.tasks is null" in of_stage(recipe("2_generate", "plan.tasks=null"), 1000)
