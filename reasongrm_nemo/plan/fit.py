@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -103,7 +104,7 @@ def _of_server(recipe: Any, architecture: Architecture, serving: Server) -> Iter
         return
     held = f"a server holds the keys and values of {serving.tokens:,} tokens, not of one full sequence of"
     if cluster.platform == "cpu":
-        needed = longest * serving.kv_token * workers / GIB
+        needed = math.ceil(longest * serving.kv_token * workers / GIB * 100) / 100
         yield Misfit(
             "rollout.kv_cache_gib",
             f"rollout.kv_cache_gib is {own.kv_cache_gib}: {held} model.max_model_len {longest:,}; "

@@ -31,6 +31,13 @@ def qwq(length):
     return cost(recipe, Architecture.from_config(QWQ, "here"), length, max(length - 1000, 0))
 
 
+def test_a_sequence_costs_its_operations():
+    """Forward, forward again and backward; attention over half its square; logits of the response alone."""
+    matrices = 64 * (2 * 5120 * 5120 + 2 * 5120 * 1024 + 3 * 5120 * 27648)
+    attention = 64 * 2 * 40 * 128 * 5000**2
+    assert qwq(5000) == pytest.approx(8 * matrices * 5000 + 4.5 * attention + 8 * 152064 * 5120 * 4000)
+
+
 def loads(costs, ranks):
     return [sum(costs[index] for index in mine) for mine in share(costs, ranks)]
 

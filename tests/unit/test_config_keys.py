@@ -281,6 +281,50 @@ def test_weights_travel_between_gpus_or_within_them(recipe):
     assert "2 different GPUs" in refusal(recipe(GRPO), *words, ipc, "rollout.gpus=[1,0,1,0]")
 
 
+def test_servers_on_nodes_of_their_own(recipe):
+    words = ["cluster.platform=gpu", "cluster.devices_per_node=4", "cluster.nodes=2", "model.dtype=bf16"]
+    words += ["cluster.weight_transfer=nccl", "rollout.servers=2", "rollout.nodes=2"]
+    load_recipe(recipe(GRPO), words)
+    assert "only a Slurm job has other nodes" in refusal(recipe(GRPO), *words, "cluster.launcher=local")
+    assert "more than the rollout.servers 2" in refusal(recipe(GRPO), *words, "rollout.nodes=3")
+    assert "on one GPU; take nccl" in refusal(recipe(GRPO), *words, "cluster.weight_transfer=ipc")
+    few = [*words, "rollout.servers=4", "rollout.gpus=[0]"]
+    assert "rollout.servers 4, on 2 nodes 2 each, × rollout.tensor_parallel 1 needs 2" in refusal(
+        recipe(GRPO), *few
+    )
+
+
+def test_a_lag_goes_with_neither_refills_nor_importance_weights(recipe):
+    load_recipe(recipe(GRPO), ["grpo.max_lag=1"])
+    assert "the next step's tasks are not known" in refusal(
+        recipe(GRPO), "grpo.max_lag=1", "grpo.refill_rounds=1"
+    )
+    assert "has nothing to correct" in refusal(
+        recipe(GRPO), "grpo.max_lag=1", "grpo.importance.correction=masked"
+    )
+
+
+def test_each_data_parallel_rank_needs_a_sequence(recipe):
+    words = ["cluster.nodes=2", "cluster.devices_per_node=8", "grpo.samples_per_prompt=2"]
+    load_recipe(recipe(GRPO), [*words, "grpo.prompts_per_step=8"])
+    assert "gives 14 sequences a step, fewer than the 16 data-parallel ranks" in refusal(
+        recipe(GRPO), *words, "grpo.prompts_per_step=7"
+    )
+
+
+def test_a_penalty_may_grow_over_the_whole_response_and_no_further(recipe):
+    load_recipe(recipe(GRPO), ["rollout.max_response_tokens=60", "grpo.overlong.buffer=60"])
+    assert "more than rollout.max_response_tokens, 60" in refusal(
+        recipe(GRPO), "rollout.max_response_tokens=60", "grpo.overlong.buffer=61"
+    )
+
+
+def test_lengths_may_reach_what_rope_gives_and_no_further():
+    long = recipes_root() / "qwq_32b" / "1_grpo_zero.yaml"
+    load_recipe(long, ["model.max_model_len=131072"])
+    assert "past the 131072 positions" in refusal(long, "model.max_model_len=131073")
+
+
 def test_a_wall_time_may_be_written_as_yaml_reads_it(recipe):
     for word in ("03:45:00", "'03:45:00'", "1:00:00:00", "600"):
         load_recipe(recipe(GRPO), [f"checkpoints.checkpoint_must_save_by={word}"])

@@ -204,6 +204,30 @@ def test_what_a_refusal_proposes_fits():
         assert "a step takes" not in " ".join(misfit.sentence for misfit in made.misfits), (name, proposed)
 
 
+@pytest.mark.parametrize("name", ["a server that leaves the trainer no room", "a cache below one sequence"])
+def test_the_share_that_a_refusal_names_would_do_and_less_or_more_would_not(name):
+    path, overrides, key, _ = WRONG[name]
+    with pytest.raises(UserError, match=r"(0\.\d\d) would do") as caught:
+        plans.check_fit(load_recipe(path, overrides))
+    named = float(re.search(r"(0\.\d\d) would do", str(caught.value))[1])
+    plans.check_fit(load_recipe(path, [*overrides, f"{key}={named}"]))
+    too_far = named + (0.02 if "trainer" in name else -0.02)
+    with pytest.raises(UserError, match="would do"):
+        plans.check_fit(load_recipe(path, [*overrides, f"{key}={too_far}"]))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_cache_that_a_refusal_names_is_enough_on_cpu(workers):
+    """SmolLM2's 30 layers of 3 heads of 64, fp32: 46,080 bytes a token, whoever holds them."""
+    path = recipes_root() / "smollm2" / "2_generate.yaml"
+    words = [f"rollout.tensor_parallel={workers}", "model.max_model_len=2048"]
+    with pytest.raises(UserError, match=r"rollout.kv_cache_gib is 0.01: .*; that takes 0.09 GiB"):
+        plans.check_fit(load_recipe(path, [*words, "rollout.kv_cache_gib=0.01"]))
+    plans.check_fit(load_recipe(path, [*words, "rollout.kv_cache_gib=0.09"]))
+    with pytest.raises(UserError, match=r"that takes 0\.09 GiB"):
+        plans.check_fit(load_recipe(path, [*words, "rollout.kv_cache_gib=0.087"]))
+
+
 def test_all_of_them_at_once_import_no_torch():
     """Each takes some 0.9 s of processor time as a command of its own, most of it the start of Python."""
     cases = [[str(path), words] for path, words, _, _ in WRONG.values()]

@@ -17,6 +17,7 @@ def test_ends_after_so_many_without_a_better_one():
     assert ends_after([0.5, 0.6, 0.6, 0.5, 0.9], 2) == 4
     assert ends_after([0.5, 0.6, 0.6, 0.7, 0.6], 2) is None
     assert ends_after([0.5] * 100, 0) is None
+    assert ends_after([0.5, 0.5], 1) == 2
 
 
 def test_goes_on_counting_after_a_resume():

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What QwQ-32B's artefacts take on disk, worked out by hand."""
+
+import pytest
+
+from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
+from reasongrm_nemo.plan.storage import checkpoint, disk_bytes
+
+QWQ = Architecture.from_folder(resolve_path("asset:configs/qwq_32b", "."))
+PARAMETERS = 32_763_876_352
+ONE = 14 * PARAMETERS  # bf16 weights; fp32 weights and Adam's two moments
+
+
+def recipe(stage, *words):
+    return load_recipe(recipes_root() / "qwq_32b" / f"{stage}.yaml", words)
+
+
+def disk(stage, *words):
+    return disk_bytes(recipe(stage, *words), QWQ, 1000.0)
+
+
+def test_a_run_of_grpo_holds_checkpoints_its_export_and_its_rollouts():
+    assert checkpoint(recipe("1_grpo_zero"), QWQ) == ONE
+    assert disk("1_grpo_zero") == {
+        "checkpoints": 2 * ONE,
+        "checkpoint_being_written": ONE,
+        "export": 2 * PARAMETERS,
+        "rollouts": 100 * 256 * 1000 * 27,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["grpo.keep_checkpoints=3"], 3),
+        (["grpo.steps=10"], 1),  # no more are written
+        (["grpo.steps=11"], 2),
+        (["checkpoints.keep_best=2", "grpo.validation.every=5", "inputs.validation=v"], 4),
+    ],
+)
+def test_as_many_checkpoints_are_kept_as_the_recipe_says_and_as_are_written(words, kept):
+    assert disk("1_grpo_zero", *words)["checkpoints"] == kept * ONE
+
+
+def test_sft_holds_no_rollouts():
+    assert disk("4_sft").keys() == {"checkpoints", "checkpoint_being_written", "export"}
+
+
+def test_sampled_paths_are_those_of_the_shard():
+    assert disk("2_generate") == {"paths": 72000 * 8 * 1000 * 5}
+    assert disk("2_generate", "generate.shard=1/8", "generate.samples=4") == {"paths": 9000 * 4 * 1000 * 5}
+    assert disk("2_generate", "plan.tasks=null") == {"paths": 0}
