@@ -27,7 +27,7 @@ from reasongrm_nemo.megatron.early_stop import EarlyStop
 from reasongrm_nemo.megatron.metrics import MetricsLog
 from reasongrm_nemo.megatron.micro_batches import Sample
 from reasongrm_nemo.megatron.session import Session
-from reasongrm_nemo.plan.balance import cost, share
+from reasongrm_nemo.plan.balance import costs, share
 from reasongrm_nemo.rollout import Prompt, Sampling
 from reasongrm_nemo.tokenization import JudgeTokenizer
 
@@ -306,8 +306,9 @@ class GRPOTrainer:
         }
 
     def _mine(self, samples: Sequence[Sample]) -> list[int]:
-        costs = [cost(self.recipe, self.architecture, len(s.tokens), s.response_length) for s in samples]
-        shares = share(costs, parallel_state.get_data_parallel_world_size())
+        sequences = ((len(sample.tokens), sample.response_length) for sample in samples)
+        own = costs(self.recipe, self.architecture, sequences)
+        shares = share(own, parallel_state.get_data_parallel_world_size())
         return shares[parallel_state.get_data_parallel_rank()]
 
     def _rollout_seed(self, step: int, place: int, task: JudgeTask) -> int:

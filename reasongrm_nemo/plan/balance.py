@@ -4,27 +4,29 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.plan import flops
 
 
-def cost(recipe: Any, architecture: Architecture, length: int, scored: int) -> float:
-    """Floating-point operations of one sequence, forward and backward, over its model-parallel ranks.
+def costs(recipe: Any, architecture: Architecture, sequences: Iterable[tuple[int, int]]) -> list[float]:
+    """Floating-point operations of each sequence, forward and backward, over its model-parallel ranks.
 
     Attention grows with the square: to QwQ-32B 57,344 tokens are 22 times as dear as 4,096, not 14.
 
     Args:
         recipe: the recipe.
         architecture: shape of its model.
-        length: tokens of prompt and response.
-        scored: those of the response.
+        sequences: tokens of prompt and response, and those of the response alone.
     """
-    recompute = recipe.model.recompute == "full"
-    layers = flops.of_layers(architecture, architecture.layers, 1, length, train=True, recompute=recompute)
-    return layers.total + flops.of_head(architecture, scored, train=True).total
+    count, recompute = architecture.layers, recipe.model.recompute == "full"
+    return [
+        flops.of_layers(architecture, count, 1, length, train=True, recompute=recompute).total
+        + flops.of_head(architecture, scored, train=True).total
+        for length, scored in sequences
+    ]
 
 
 def share(costs: Sequence[float], ranks: int) -> list[list[int]]:

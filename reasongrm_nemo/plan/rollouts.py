@@ -116,9 +116,8 @@ def study(recipe: Any, architecture: Architecture, lengths: Lengths | None = Non
     if isinstance(whole, str):
         raise UserError(f"{recipe.name}: {whole}")
     lines = [times.step_rollouts(recipe, architecture, serving, lengths, step) for step in range(times.STEPS)]
-    budget = recipe.grpo.max_tokens_per_micro_batch
     trainings = [
-        times.training_seconds(recipe, architecture, line.lengths, budget) + whole.refit + whole.offload
+        times.grpo_training_seconds(recipe, architecture, line.lengths) + whole.refit + whole.offload
         for line in lines
     ]
     seconds = [line.seconds for line in lines]

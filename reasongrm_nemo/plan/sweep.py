@@ -13,7 +13,6 @@ from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.plan import memory, times
 from reasongrm_nemo.plan.fit import TRAINED, changed, layouts, misfits
-from reasongrm_nemo.plan.serving import server
 
 AXES = ("tp", "pp", "cp")
 
@@ -82,9 +81,6 @@ def _row(recipe: DictConfig, architecture: Architecture) -> Row:
     trained = memory.ranks(recipe, architecture)
     worst = max(trained, key=lambda rank: rank.peak)
     wrong = misfits(recipe, architecture)
-    time = times.of_stage(
-        recipe, architecture, server(recipe, architecture), max(rank.states.optimizer for rank in trained)
-    )
     return Row(
         recipe.cluster.tensor_parallel,
         recipe.cluster.pipeline_parallel,
@@ -92,6 +88,6 @@ def _row(recipe: DictConfig, architecture: Architecture) -> Row:
         worst.states.total,
         sum(worst.activations.values()),
         worst.peak,
-        None if isinstance(time, str) else time.training,
+        times.step_training(recipe, architecture),
         wrong[0].key if wrong else None,
     )

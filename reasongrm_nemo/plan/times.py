@@ -13,7 +13,7 @@ from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.placement import servers_per_node
 from reasongrm_nemo.plan import flops, parameters
-from reasongrm_nemo.plan.balance import cost, share
+from reasongrm_nemo.plan.balance import costs, share
 from reasongrm_nemo.plan.lengths import Drawn, Lengths, Lognormal
 from reasongrm_nemo.plan.serving import Server
 from reasongrm_nemo.plan.states import WIDTH
@@ -98,16 +98,18 @@ def step_rollouts(
 ) -> Timeline:
     """The simulated rollouts of one GRPO step."""
     own = recipe.grpo
-    drawn = lengths.draw(
-        own.prompts_per_step, own.samples_per_prompt, derive_seed(recipe.seed, "plan", "rollouts", step)
-    )
-    prompts = [_prompt(recipe)] * own.prompts_per_step
     return roll_out(
-        drawn,
-        prompts,
+        _responses(recipe, lengths, step),
+        [_prompt(recipe)] * own.prompts_per_step,
         servers(recipe, server, own.samples_per_prompt),
         rates(recipe, architecture, server),
     )
+
+
+def _responses(recipe: Any, lengths: Lengths, step: int) -> Drawn:
+    own = recipe.grpo
+    seed = derive_seed(recipe.seed, "plan", "rollouts", step)
+    return lengths.draw(own.prompts_per_step, own.samples_per_prompt, seed)
 
 
 def _prompt(recipe: Any) -> int:
@@ -147,9 +149,10 @@ def training_seconds(
     ranks = cluster.tensor_parallel * cluster.pipeline_parallel
     data_parallel = cluster.nodes * cluster.devices_per_node // ranks
     scored = [int(each) for each in np.ravel(responses)]
-    lengths = [each + _prompt(recipe) for each in scored]
-    costs = [cost(recipe, architecture, *each) for each in zip(lengths, scored, strict=True)]
-    busiest = max(share(costs, data_parallel), key=lambda mine: sum(costs[index] for index in mine))
+    prompt = _prompt(recipe)
+    lengths = [each + prompt for each in scored]
+    operations = costs(recipe, architecture, zip(lengths, scored, strict=True))
+    busiest = max(share(operations, data_parallel), key=lambda mine: sum(operations[i] for i in mine))
     speed = ranks * own.tflops * 1e12 * own.mfu
     recompute = recipe.model.recompute == "full"
     seconds = []
@@ -164,6 +167,37 @@ def training_seconds(
         seconds.append(total / speed)
     bubble = (cluster.pipeline_parallel - 1) * float(np.mean(seconds))
     return sum(seconds) + bubble
+
+
+def grpo_training_seconds(recipe: Any, architecture: Architecture, responses: Drawn) -> float:
+    """What a GRPO step computes beside its rollouts: scoring, where its options need that, and training."""
+    grpo = recipe.grpo
+    forwards = int(grpo.optimizer_steps > 1 and not grpo.max_lag)
+    if grpo.kl_coefficient > 0:
+        forwards += 2 if grpo.kl_in == "reward" else 1
+    return training_seconds(recipe, architecture, responses, grpo.max_tokens_per_micro_batch, forwards)
+
+
+def step_training(recipe: Any, architecture: Architecture, lengths: Lengths | None = None) -> float | None:
+    """Seconds that a step of a training stage computes beside its rollouts, on average.
+
+    Args:
+        recipe: the recipe.
+        architecture: shape of its model.
+        lengths: of responses; None: as the recipe states.
+
+    Returns:
+        None where the recipe states no peak.
+    """
+    if recipe.plan.tflops is None:
+        return None
+    lengths = lengths or stated_lengths(recipe)
+    if recipe.stage == "sft":
+        own = recipe.sft
+        drawn = lengths.draw(own.batch_size, 1, derive_seed(recipe.seed, "plan", "sft"))
+        return training_seconds(recipe, architecture, drawn, own.max_tokens_per_micro_batch)
+    batches = (_responses(recipe, lengths, step) for step in range(STEPS))
+    return float(np.mean([grpo_training_seconds(recipe, architecture, batch) for batch in batches]))
 
 
 def refit_bytes(recipe: Any, architecture: Architecture) -> int:
@@ -195,10 +229,8 @@ def of_stage(
     if count is None:
         return "plan.tasks is null: how many records the stage goes over is not known"
     if recipe.stage == "sft":
-        stage = recipe.sft
-        steps = max(1, count // stage.batch_size) * stage.epochs
-        drawn = lengths.draw(stage.batch_size, 1, derive_seed(recipe.seed, "plan", "sft"))
-        training = training_seconds(recipe, architecture, drawn, stage.max_tokens_per_micro_batch)
+        steps = max(1, count // recipe.sft.batch_size) * recipe.sft.epochs
+        training = step_training(recipe, architecture, lengths) or 0.0
         return StageTime(steps, 0, 0, 0, training, 0, 0, steps * training, devices)
     # other nodes take shards of their own
     return _of_sampling(recipe, architecture, server, lengths, count, cluster.devices_per_node)
@@ -220,19 +252,7 @@ def _of_grpo(
 ) -> StageTime:
     grpo, own = recipe.grpo, recipe.plan
     timelines = [step_rollouts(recipe, architecture, server, lengths, step) for step in range(STEPS)]
-    forwards = int(grpo.optimizer_steps > 1 and not grpo.max_lag)
-    if grpo.kl_coefficient > 0:
-        forwards += 2 if grpo.kl_in == "reward" else 1
-    training = float(
-        np.mean(
-            [
-                training_seconds(
-                    recipe, architecture, line.lengths, grpo.max_tokens_per_micro_batch, forwards
-                )
-                for line in timelines
-            ]
-        )
-    )
+    training = step_training(recipe, architecture, lengths) or 0.0
     rollouts = float(np.mean([line.seconds for line in timelines]))
     refit = refit_bytes(recipe, architecture) / (own.refit_gb_s * 1e9)
     offload = 2 * optimizer / (own.offload_gb_s * 1e9) if recipe.cluster.offload_optimizer else 0.0

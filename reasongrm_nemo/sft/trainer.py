@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from reasongrm_nemo.megatron.early_stop import EarlyStop
 from reasongrm_nemo.megatron.micro_batches import Sample
 from reasongrm_nemo.megatron.session import Session
-from reasongrm_nemo.plan.balance import cost, share
+from reasongrm_nemo.plan.balance import costs, share
 from reasongrm_nemo.sft.data import SeededBatchSampler, batch_size, make_dataloader
 from reasongrm_nemo.training import Run
 
@@ -41,11 +41,12 @@ def make_trainer(
     session.model.cfg.global_batch_size = size
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
 
-    def costs(of: Sequence[Sample]) -> list[float]:
-        return [cost(recipe, session.architecture, len(s.tokens), s.response_length) for s in of]
+    def costs_of(chosen: Sequence[Sample]) -> list[float]:
+        sequences = ((len(sample.tokens), sample.response_length) for sample in chosen)
+        return costs(recipe, session.architecture, sequences)
 
     sampler = SeededBatchSampler(
-        costs=costs(samples),
+        costs=costs_of(samples),
         consumed=state["consumed_samples"] if state else 0,
         batch_size=size,
         rank=rank,
@@ -65,7 +66,7 @@ def make_trainer(
     early_stop = EarlyStop(cfg.validation.patience)
     if state:
         early_stop.load_state_dict(state["early_stop"])
-    mine = share(costs(held_out), ranks)[rank]
+    mine = share(costs_of(held_out), ranks)[rank]
     trainer = SFTTrainer(
         cfg=OmegaConf.create(options),
         model=session.model,

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from reasongrm_nemo.architecture import Architecture
-from reasongrm_nemo.plan.balance import cost, share
+from reasongrm_nemo.plan.balance import costs, share
 
-costs = st.lists(st.floats(1, 1e15), max_size=40)
+given_costs = st.lists(st.floats(1, 1e15), max_size=40)
 QWQ = {
     "model_type": "qwen2",
     "num_hidden_layers": 64,
@@ -28,7 +28,7 @@ QWQ = {
 
 def qwq(length):
     recipe = OmegaConf.create({"model": {"recompute": "full"}})
-    return cost(recipe, Architecture.from_config(QWQ, "here"), length, max(length - 1000, 0))
+    return costs(recipe, Architecture.from_config(QWQ, "here"), [(length, max(length - 1000, 0))])[0]
 
 
 def test_a_sequence_costs_its_operations():
@@ -42,7 +42,7 @@ def loads(costs, ranks):
     return [sum(costs[index] for index in mine) for mine in share(costs, ranks)]
 
 
-@given(costs, st.integers(1, 5))
+@given(given_costs, st.integers(1, 5))
 def test_each_sequence_goes_to_one_rank_and_none_idles_without_need(costs, ranks):
     shares = share(costs, ranks)
     assert sorted(index for mine in shares for index in mine) == list(range(len(costs)))

@@ -304,6 +304,12 @@ def test_a_lag_goes_with_neither_refills_nor_importance_weights(recipe):
     )
 
 
+def test_sft_validates_on_examples_that_it_holds_out():
+    sft = recipes_root() / "tiny" / "4_sft.yaml"
+    load_recipe(sft, ["sft.validation.every=1"])
+    assert "between 0 and 1" in refusal(sft, "sft.validation.every=1", "sft.validation.fraction=1.0")
+
+
 def test_each_data_parallel_rank_needs_a_sequence(recipe):
     words = ["cluster.nodes=2", "cluster.devices_per_node=8", "grpo.samples_per_prompt=2"]
     load_recipe(recipe(GRPO), [*words, "grpo.prompts_per_step=8"])
