@@ -140,3 +140,20 @@ def test_a_shape_that_is_not_at_hand_is_asked_for(tmp_path):
     )
     made = plans.plan(load_recipe(QWQ, [f"plan.config={tmp_path}"]))
     assert made.parameters == MODELS["qwq_32b"]
+
+
+def test_host_memory_of_a_node_by_hand():
+    """QwQ-32B, TP8 × PP4: a node's 8 ranks hold one stage of four; Adam in fp32 beside fp32 weights."""
+    words = ["checkpoints.asynchronous=true", "grpo.kl_coefficient=0.1", "cluster.offload_optimizer=true"]
+    cfg = load_recipe(QWQ, words)
+    ranks = memory.ranks(cfg, shape("qwq_32b"))
+    found = memory.host_bytes(cfg, ranks)
+    most = max(rank.count.total for rank in ranks)
+    assert found == {
+        "processes": 8 * 0.75 * GIB,
+        "optimizer": 8 * 12 * most,
+        "checkpoint": 8 * (2 + 12) * most,
+        "reference": 8 * 2 * most,
+    }
+    sampled = load_recipe(recipes_root() / "qwq_32b" / "2_generate.yaml")
+    assert memory.host_bytes(sampled, []) == {"processes": 8 * 0.75 * GIB}

@@ -12,7 +12,7 @@ from scipy import stats
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
+from reasongrm_nemo.evaluation import resample, rewardbench, rm_bench, rmb
 from reasongrm_nemo.evaluation.benchmarks import MODULES, score_rows
 from reasongrm_nemo.evaluation.compare import compare, mcnemar
 from reasongrm_nemo.evaluation.policies import get_policy
@@ -76,7 +76,10 @@ def test_released_reads_are_resampled_as_they_are_scored():
     assert not np.allclose(right.arrays()[1].sum(0), sums.sum(0))
 
 
-def test_the_interval_of_a_plain_mean_is_the_normal_one():
+@pytest.mark.parametrize("chunk", [resample._CHUNK, 1000])
+def test_the_interval_of_a_plain_mean_is_the_normal_one(chunk, monkeypatch):
+    """Also where the draws are made two at a time."""
+    monkeypatch.setattr(resample, "_CHUNK", chunk)
     # 400 independent items, 30 % right: standard error sqrt(0.3 * 0.7 / 400) = 0.0229
     elements = Elements({"score": {"only": 1.0}})
     for number in range(400):

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a lag or a straggler budget would buy, in a step whose timeline can be worked out by hand."""
+
+import numpy as np
+import pytest
+
+from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.plan import times
+from reasongrm_nemo.plan.rollouts import study
+from reasongrm_nemo.plan.serving import server
+
+QWQ = Architecture.from_folder(resolve_path("asset:configs/qwq_32b", "."))
+SHORT, LONG = 1000, 20000
+
+
+class OneStraggler:
+    """Of 32 groups of 8 the last answers in 20,000 tokens, all others in 1,000."""
+
+    def draw(self, groups, samples, seed):
+        lengths = np.full((groups, samples), SHORT, dtype=np.int64)
+        lengths[-1] = LONG
+        return lengths
+
+
+def recipe(*words, stage="1_grpo_zero"):
+    return load_recipe(recipes_root() / "qwq_32b" / f"{stage}.yaml", words)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return study(recipe("rollout.straggler_timeout_s=100"), QWQ, OneStraggler())
+
+
+@pytest.fixture(scope="module")
+def line():
+    """The same step."""
+    cfg = recipe()
+    return times.step_rollouts(cfg, QWQ, server(cfg, QWQ), OneStraggler(), 0)
+
+
+def choice(found, beginning):
+    return next(each for each in found.choices if each.name.startswith(beginning))
+
+
+def test_the_tail_is_one_servers_alone(found, line):
+    """Three servers of four idle after a fifteenth of the time."""
+    assert len(found.timelines) == times.STEPS
+    assert found.done[1.0] == pytest.approx(line.seconds)
+    assert found.done[0.9] == pytest.approx(line.ended[0, 0]) and found.done[0.5] <= found.done[0.9]
+    assert found.done[0.9] < 0.07 * found.done[1.0]
+    assert found.done[0.99] == found.done[1.0]
+    assert 0.69 < found.idle < 0.75
+    assert found.tokens == pytest.approx((31 * SHORT + LONG) / 32) and found.longest == LONG
+    assert found.rate == pytest.approx(8 * (31 * SHORT + LONG) / line.seconds)
+    assert 8 < found.running < 256 / 8  # eight run to the end
+
+
+def test_a_lag_hides_training_behind_rollouts(found, line):
+    plain, lag, more = (choice(found, name) for name in ("one after", "lag 1", "lag 2"))
+    steps = len(found.timelines)
+    assert found.training < line.seconds
+    assert plain.step == pytest.approx(line.seconds + found.training)
+    # only the last step's training is waited for
+    assert lag.step == more.step == pytest.approx(line.seconds + found.training / steps)
+    assert {(each.lost, each.length) for each in (plain, lag, more)} == {(0.0, 1.0)}
+
+
+def test_a_budget_gives_up_the_straggler(found, line):
+    given = choice(found, "straggler budget 100 s")
+    assert found.choices.index(given) == 3  # the recipe's own before those that are proposed
+    assert line.ended[0, 0] < 100 < line.seconds
+    assert given.lost == pytest.approx(1 / 32)
+    assert given.length == pytest.approx(SHORT / ((31 * SHORT + LONG) / 32))
+    assert given.step == pytest.approx(100 + found.training * 31 / 32)
+
+
+def test_budgets_are_proposed_as_parts_of_the_rollouts(found, line):
+    for share, each in zip((0.75, 0.5, 0.25), found.choices[4:], strict=True):
+        assert each.name == f"straggler budget {share * line.seconds:.0f} s"
+        assert each.lost == pytest.approx(1 / 32)
+        assert each.step == pytest.approx(share * line.seconds + found.training * 31 / 32)
+
+
+def test_one_group_is_waited_for_in_any_case():
+    hasty = choice(
+        study(recipe("rollout.straggler_timeout_s=1"), QWQ, OneStraggler()), "straggler budget 1 s"
+    )
+    assert 1 < hasty.step and hasty.lost < 1
+
+
+def test_training_counts_the_scoring_that_the_recipe_needs(found):
+    scored = study(recipe("grpo.kl_coefficient=0.1"), QWQ, OneStraggler())
+    cfg = recipe("grpo.kl_coefficient=0.1")
+    more = times.step_training(cfg, QWQ, OneStraggler()) - times.step_training(recipe(), QWQ, OneStraggler())
+    assert more > 0 and scored.training - found.training == pytest.approx(more)
+
+
+def test_what_cannot_be_simulated_is_refused():
+    with pytest.raises(UserError, match="2_generate is of stage generate"):
+        study(recipe(stage="2_generate"), QWQ)
+    with pytest.raises(UserError, match="no time is reckoned"):
+        study(recipe("plan.tflops=null"), QWQ)
+    with pytest.raises(UserError, match="less than one full sequence"):
+        study(recipe("rollout.gpu_memory_utilization=0.1"), QWQ)
