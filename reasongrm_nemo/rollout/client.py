@@ -102,8 +102,8 @@ class RolloutClient:
         moves, or the engine's own word that it is paused.
 
         Args:
-            last_sign: the event loop's time of the last response, or of the first request if none came
-                since; None: nothing is in flight.
+            last_sign: the event loop's time of the last response, of the beginning where there was none;
+                None: nothing is in flight, and the silence that counts begins after that.
 
         Raises:
             RolloutServerLost: with what was seen.

@@ -78,8 +78,6 @@ class Dispatch:
                 return
             lane = min(free, key=lambda lane: len(lane.asked))
             prompt = self._waiting.popleft()
-            if not lane.asked:
-                lane.last_sign = self._loop.time()
             lane.asked[prompt.id] = prompt, self._loop.create_task(self._ask(lane, prompt))
 
     async def _ask(self, lane: _Lane, prompt: Prompt) -> None:
