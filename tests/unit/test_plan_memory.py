@@ -157,3 +157,21 @@ def test_host_memory_of_a_node_by_hand():
     }
     sampled = load_recipe(recipes_root() / "qwq_32b" / "2_generate.yaml")
     assert memory.host_bytes(sampled, []) == {"processes": 8 * 0.75 * GIB}
+
+
+def test_each_tensor_of_a_checkpoint_is_copied_by_one_of_the_ranks_that_hold_it():
+    """On GPUs optimizer states are shared out over data-parallel ranks; on CPU each rank has all of them."""
+    gpu = load_recipe(QWQ, [*words(8, 2), "checkpoints.asynchronous=true"])
+    ranks = memory.ranks(gpu, shape("qwq_32b"))
+    held = max(ranks, key=lambda rank: rank.count.total).states
+    found = memory.host_bytes(gpu, ranks)
+    assert found["checkpoint"] == 8 * (held.weights // 2 + held.optimizer) and "reference" not in found
+    tiny = load_recipe(
+        recipes_root() / "tiny" / "1_grpo_zero.yaml",
+        ["cluster.devices_per_node=2", "checkpoints.asynchronous=true"],
+    )
+    ranks = memory.ranks(tiny, Architecture.from_folder(resolve_path("asset:tiny_judge", ".")))
+    held = ranks[0].states
+    found = memory.host_bytes(tiny, ranks)
+    assert found["checkpoint"] == 2 * (held.weights // 2 + held.optimizer // 2)
+    assert found["ranks"] == 2 * ranks[0].peak and "optimizer" not in found
