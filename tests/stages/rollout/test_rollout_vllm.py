@@ -204,17 +204,26 @@ def test_weights_pushed_and_from_a_folder(rollouts, models):
     assert rollouts.servers[0].starts == starts
 
 
+def running(server):
+    """Sequences that the engine works on."""
+    text = call(server.url, server.token, "GET", "/metrics", 10)
+    lines = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
 def test_push_with_requests_in_flight(rollouts, models):
     b = models["b"][1]
     got = []
     sampling = Sampling(n=4, max_tokens=200, stop_token_ids=())
-    thread = threading.Thread(target=lambda: got.extend(rollouts.generate(prompts(12), sampling)))
+    thread = threading.Thread(target=lambda: got.extend(rollouts.generate(prompts(60), sampling)))
     thread.start()
-    time.sleep(0.5)
-    assert not got
+    deadline = time.monotonic() + 60
+    while not running(rollouts.servers[0]):
+        assert time.monotonic() < deadline
     push(WeightSender(rollouts.servers), b)
+    assert running(rollouts.servers[0]) and not got
     thread.join(120)
-    assert len(got) == 12 and rollouts.losses == []
+    assert len(got) == 60 and rollouts.losses == []
     assert all(len(c.token_ids) == len(c.log_probs) for a in got for c in a)
     assert serves(rollouts, b)
 
