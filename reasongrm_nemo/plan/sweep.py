@@ -28,7 +28,7 @@ class Row:
         states: weights, gradients and optimizer states.
         activations: most that exists besides.
         peak: the most of both.
-        training: seconds of an optimizer step; None where the recipe states no rates.
+        training: seconds of a step beside its rollouts; None where the recipe states no peak.
         misfit: the key of what does not fit, or None.
     """
 
@@ -88,6 +88,6 @@ def _row(recipe: DictConfig, architecture: Architecture) -> Row:
         worst.states.total,
         sum(worst.activations.values()),
         worst.peak,
-        times.step_training(recipe, architecture),
+        None if recipe.plan.tflops is None else times.step_training(recipe, architecture),
         wrong[0].key if wrong else None,
     )

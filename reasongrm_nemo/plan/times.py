@@ -178,19 +178,14 @@ def grpo_training_seconds(recipe: Any, architecture: Architecture, responses: Dr
     return training_seconds(recipe, architecture, responses, grpo.max_tokens_per_micro_batch, forwards)
 
 
-def step_training(recipe: Any, architecture: Architecture, lengths: Lengths | None = None) -> float | None:
+def step_training(recipe: Any, architecture: Architecture, lengths: Lengths | None = None) -> float:
     """Seconds that a step of a training stage computes beside its rollouts, on average.
 
     Args:
-        recipe: the recipe.
+        recipe: one that states ``plan.tflops``.
         architecture: shape of its model.
         lengths: of responses; None: as the recipe states.
-
-    Returns:
-        None where the recipe states no peak.
     """
-    if recipe.plan.tflops is None:
-        return None
     lengths = lengths or stated_lengths(recipe)
     if recipe.stage == "sft":
         own = recipe.sft
@@ -230,7 +225,7 @@ def of_stage(
         return "plan.tasks is null: how many records the stage goes over is not known"
     if recipe.stage == "sft":
         steps = max(1, count // recipe.sft.batch_size) * recipe.sft.epochs
-        training = step_training(recipe, architecture, lengths) or 0.0
+        training = step_training(recipe, architecture, lengths)
         return StageTime(steps, 0, 0, 0, training, 0, 0, steps * training, devices)
     # other nodes take shards of their own
     return _of_sampling(recipe, architecture, server, lengths, count, cluster.devices_per_node)
@@ -252,7 +247,7 @@ def _of_grpo(
 ) -> StageTime:
     grpo, own = recipe.grpo, recipe.plan
     timelines = [step_rollouts(recipe, architecture, server, lengths, step) for step in range(STEPS)]
-    training = step_training(recipe, architecture, lengths) or 0.0
+    training = step_training(recipe, architecture, lengths)
     rollouts = float(np.mean([line.seconds for line in timelines]))
     refit = refit_bytes(recipe, architecture) / (own.refit_gb_s * 1e9)
     offload = 2 * optimizer / (own.offload_gb_s * 1e9) if recipe.cluster.offload_optimizer else 0.0
