@@ -123,6 +123,14 @@ def has_key(path: str | Path, key: str) -> bool:
     return _known(_schema(_gather(path, recipes_root(path))), key.split("."))
 
 
+def stated(path: str | Path, key: str) -> Any:
+    """What the recipe at `path`, without overrides, has under the dotted `key`; None where nothing."""
+    path = Path(path)
+    sources = _gather(path, recipes_root(path))
+    merged = OmegaConf.merge(*(OmegaConf.create(source.data) for source in sources))
+    return OmegaConf.select(merged, key, throw_on_missing=False)
+
+
 def known_keys(path: str | Path) -> list[str]:
     """Every dotted key of the recipe's bases."""
     path = Path(path)

@@ -61,29 +61,55 @@ def find_stage(files: Sequence[Path], word: str, option: str) -> int:
     return found[0]
 
 
-def load_all(files: Sequence[Path], overrides: Iterable[str]) -> list[DictConfig]:
-    """Every recipe, checked before anything runs.
+def assign(files: Sequence[Path], overrides: Iterable[str]) -> dict[Path, list[str]]:
+    """The overrides that each recipe gets, in their order.
 
     An override goes to each recipe that knows its key, and at least one must; `1_grpo_zero:grpo.steps=5`
-    goes to that one alone.
+    goes to that one alone. Where a recipe has another stage's artefact under the key, an override for all
+    is not for it: `model.hf_path=/data/QwQ-32B` is the base that training begins with, not the model whose
+    paths are sampled.
+
+    Raises:
+        UserError: nothing knows the key, or which of several artefacts is meant is not said.
     """
     mine: dict[Path, list[str]] = {path: [] for path in files}
     for word in overrides:
         stage, colon, rest = word.partition(":")
         if colon and "=" not in stage:
             mine[files[find_stage(files, stage, "override for")]].append(rest)
-            continue
-        key = word.partition("=")[0].strip()
-        takers = [path for path in files if config.has_key(path, key)]
-        if "=" not in word:
-            raise UserError(f'command line: "{word}" is not of the form key=value')
-        if not takers:
-            known = sorted({name for path in files for name in config.known_keys(path)})
-            raise UserError(
-                f'command line: unknown key "{key}"{config.near(key, known)}; no stage here has it'
-            )
-        for path in takers:
-            mine[path].append(word)
+        else:
+            for path in _takers(files, word):
+                mine[path].append(word)
+    return mine
+
+
+def _takers(files: Sequence[Path], word: str) -> list[Path]:
+    key, equals, _ = (part.strip() for part in word.partition("="))
+    takers = [path for path in files if config.has_key(path, key)]
+    if not equals:
+        raise UserError(f'command line: "{word}" is not of the form key=value')
+    if not takers:
+        known = sorted({name for path in files for name in config.known_keys(path)})
+        raise UserError(
+            f'command line: unknown key "{key}"{config.near(key, known)}; no stage here has it'
+        )
+    has = {path: config.stated(path, key) for path in takers}
+    artefacts = [path for path in takers if str(has[path]).startswith("@")]
+    if not artefacts:
+        return takers
+    if any(has[path] is not None for path in takers if path not in artefacts):
+        return [path for path in takers if path not in artefacts]
+    if len(artefacts) > 1:
+        raise UserError(
+            f"command line: {key} is another stage's artefact in {', '.join(path.stem for path in artefacts)}; "
+            f"say which one is meant, such as {artefacts[0].stem}:{word}"
+        )
+    return artefacts
+
+
+def load_all(files: Sequence[Path], overrides: Iterable[str]) -> list[DictConfig]:
+    """Every recipe with its overrides (see `assign`), checked before anything runs."""
+    mine = assign(files, overrides)
     recipes = [config.load_recipe(path, words) for path, words in mine.items()]
     folders = {cfg.runs_dir for cfg in recipes}
     if len(folders) > 1:

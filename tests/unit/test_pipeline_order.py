@@ -9,12 +9,14 @@ import pytest
 from reasongrm_nemo import pipeline
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files import RunsLock
-from reasongrm_nemo.pipeline import find_stage, recipe_files, run_pipeline
+from reasongrm_nemo.config import recipes_root
+from reasongrm_nemo.pipeline import find_stage, load_all, recipe_files, run_pipeline
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.stages import filter as filter_stage
 from reasongrm_nemo.stages import mine as mine_stage
 from reasongrm_nemo.stages import prepare as prepare_stage
 
+ROOT = recipes_root()
 PREPARE = "defaults: [base/prepare]\nprepare: {source: tiny_judge}\n"
 FILTER = 'defaults: [base/filter]\ninputs: {paths: "@0_prepare/out.txt", tasks: "@0_prepare/more.txt"}\n'
 MINE = """
@@ -227,3 +229,19 @@ def test_one_server_is_shared_started_when_needed_and_ended(folder, stages, monk
         go(folder)
     (pool,) = FakePool.made
     assert pool.asked == ["hf"] and pool.closed
+
+
+def test_an_override_for_all_does_not_replace_another_stages_artefact():
+    files = recipe_files(ROOT / "qwq_32b")
+    found = {cfg.name: cfg.model.hf_path for cfg in load_all(files, ["model.hf_path=/data/QwQ-32B"])}
+    assert found["1_grpo_zero"] == found["4_sft"] == found["7_evaluate"] == "/data/QwQ-32B"
+    assert found["2_generate"] == "@1_grpo_zero/hf"
+    assert found["5_mine"] == found["6_grpo_hard"] == "@4_sft/hf"
+    (mine,) = (cfg for cfg in load_all(files, ["5_mine:model.hf_path=other"]) if cfg.name == "5_mine")
+    assert mine.model.hf_path == "other", "said for one stage it holds"
+
+
+def test_an_override_that_would_replace_several_artefacts_must_name_its_stage():
+    files = recipe_files(ROOT / "qwq_32b")
+    with pytest.raises(UserError, match=r"inputs.tasks .* meant, such as 1_grpo_zero:inputs.tasks=mine"):
+        load_all(files, ["inputs.tasks=mine.jsonl"])
