@@ -49,7 +49,7 @@ def main(
         layers_in_first_stage or stated.first,
         layers_in_last_stage or stated.last,
     )
-    run(lambda *how: hf_to_megatron(source, target, layout, *how), source, target, **options)
+    run(lambda *how: hf_to_megatron(source, target, layout, *how), source, target, source, **options)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 """A Megatron checkpoint as a Hugging Face one, for transformers and vLLM; with the trainer's python.
 
 python conversion/megatron_to_hf.py qwq_megatron qwq_again --verify
-python conversion/megatron_to_hf.py runs/…/checkpoints/step_000100 zero_hf --companions QwQ-32B
+python conversion/megatron_to_hf.py runs/qwq_32b/1_grpo_zero zero_hf
+python conversion/megatron_to_hf.py runs/…/checkpoints/step_000100 zero_hf --companions QwQ-32B --recipe …
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import click
 from shared import common_options, run
 
 from reasongrm_nemo.cli import Command
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import read_json
+from reasongrm_nemo.megatron.checkpoints import Checkpoints
 from reasongrm_nemo.megatron.weights.convert import megatron_to_hf
 
 
@@ -28,8 +32,31 @@ from reasongrm_nemo.megatron.weights.convert import megatron_to_hf
 )
 @common_options
 def main(source: Path, target: Path, companions: Path | None, **options: Any) -> None:
-    """Write the torch_dist checkpoint SOURCE, of any parallelism, as the Hugging Face folder TARGET."""
-    run(lambda *how: megatron_to_hf(source, target, companions, *how), target, source, **options)
+    """Write the torch_dist checkpoint SOURCE, of any parallelism, as the Hugging Face folder TARGET.
+
+    SOURCE may be a finished training stage's folder: the checkpoint is then the one it exported, and what
+    stands beside the weights, its rope too, is its own.
+    """
+    weights = source
+    if (source / "manifest.json").is_file() and (source / "checkpoints").is_dir():
+        weights = source / "hf"
+        source, companions = exported_checkpoint(source), companions or weights
+    run(lambda *how: megatron_to_hf(source, target, companions, *how), target, source, weights, **options)
+
+
+def exported_checkpoint(artefact: Path) -> Path:
+    """The checkpoint whose weights a finished training stage exported.
+
+    Raises:
+        UserError: it has none any more.
+    """
+    recipe = read_json(artefact / "manifest.json")["recipe"]
+    kept = Checkpoints(artefact / "checkpoints", keep=1)
+    best = recipe[recipe["stage"]]["validation"]["export"] == "best"
+    found = (kept.best() if best else None) or kept.latest()
+    if found is None:
+        raise UserError(f"{kept.folder} holds no whole checkpoint; the stage's hf/ has the same weights.")
+    return found
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,17 +14,27 @@ from typing import Any
 import click
 import torch
 
+from reasongrm_nemo import conversions
 from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.files import readable_bytes
+from reasongrm_nemo.manifest import HashCache
 from reasongrm_nemo.megatron.weights import convert
 from reasongrm_nemo.megatron.weights.hf_folder import RECIPE_DTYPES
 
-Conversion = Callable[[torch.dtype | None, Mapping[str, Any] | None, int | None], convert.Converted]
+Conversion = Callable[
+    [torch.dtype | None, Mapping[str, Any] | None, int | None, Mapping[str, str] | None], convert.Converted
+]
 
 
 def common_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options of both directions, which ``run`` takes."""
     for option in (
+        click.option(
+            "--if-changed",
+            is_flag=True,
+            help="Leave TARGET where it was made of the same weights by this option, and make it anew where "
+            "they have changed.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON."),
         click.option("--verify", is_flag=True, help="Read both checkpoints again and compare every tensor."),
         click.option(
@@ -44,28 +55,41 @@ def run(
     conversion: Conversion,
     hf: Path,
     megatron: Path,
+    weights: Path,
     *,
     dtype: str | None,
     recipe: Path | None,
     threads: int | None,
     verify: bool,
     as_json: bool,
+    if_changed: bool,
 ) -> None:
     """Convert, verify if asked, and say what was done.
 
     Args:
-        conversion: called with dtype, rope and threads.
+        conversion: called with dtype, rope, threads and the note.
         hf: the Hugging Face side, once it is done.
         megatron: the other side.
+        weights: the folder that they were in before.
         dtype: and all further ones: the options' values.
         recipe: see ``common_options``.
         threads: see ``common_options``.
         verify: see ``common_options``.
         as_json: see ``common_options``.
+        if_changed: see ``common_options``.
     """
+    note = None
+    if if_changed:
+        target = megatron if hf == weights else hf
+        if conversions.stands(target, weights):
+            click.echo(f"{target}: made of these weights before")
+            return
+        note = conversions.made_of(weights, HashCache.of_runs(target.parent))
+        if (target / conversions.NOTE).is_file():
+            shutil.rmtree(target)  # of other weights
     rope = None if recipe is None else load_recipe(recipe).model.rope
     started = time.monotonic()
-    done = conversion(RECIPE_DTYPES[dtype] if dtype else None, rope, threads)
+    done = conversion(RECIPE_DTYPES[dtype] if dtype else None, rope, threads, note)
     seconds = time.monotonic() - started
     compared = convert.verify(hf, megatron, rope, threads) if verify else None
     stored = str(done.dtype).removeprefix("torch.")

@@ -276,12 +276,9 @@ run_merge() { # STAGE SHARDS [RECIPE OR FOLDER] [KEY=VALUE...]: their artefacts 
   run_stage "$stage" "$@" "$stage.shards=[${shards#,}]"
 }
 
-run_conversion() { # PROGRAM SOURCE TARGET [OPTIONS]: nothing is done where TARGET stands; it appears whole
+run_conversion() { # PROGRAM SOURCE TARGET [OPTIONS]: nothing is done where TARGET was made of the same weights
   local program=$1 source=$2 target=$3 status=0
   shift 3
-  if [ "$program" = megatron_to_hf ] && [ -d "$source/checkpoints" ]; then
-    source=$(find "$source/checkpoints" -maxdepth 1 -name 'step_[0-9]*' | sort | tail -n 1)
-  fi
   if [ -z "${SLURM_JOB_ID:-}" ]; then
     say "not in a Slurm job, so nothing runs; sbatch ${BASH_SOURCE[-1]} would run conversion/$program.py $source $target $*"
     exit 0
@@ -289,11 +286,9 @@ run_conversion() { # PROGRAM SOURCE TARGET [OPTIONS]: nothing is done where TARG
   begin_job
   runs_dir=$(dirname "$target") artefact=$target
   note_job "$(basename "$target")"
-  if [ ! -d "$target" ]; then
-    "${trainer[@]}" "$checkout/conversion/$program.py" "$source" "$target" "$@" 2> >(tee "$notes/words" >&2) &
-    pid=$!
-    wait_for "$pid" || status=$?
-  fi
+  "${trainer[@]}" "$checkout/conversion/$program.py" "$source" "$target" --if-changed "$@" 2> >(tee "$notes/words" >&2) &
+  pid=$!
+  wait_for "$pid" || status=$?
   finish "$status"
 }
 

@@ -11,7 +11,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from reasongrm_nemo import config
-from reasongrm_nemo.pipeline import find_stage, load_all, recipe_files
+from reasongrm_nemo.conversions import stands
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.pipeline import assign, find_stage, load_all, recipe_files
 from reasongrm_nemo.stages.context import is_done
 
 _SAMPLES = ("generate", "mine", "evaluate")
@@ -25,7 +27,7 @@ class Job:
     Attributes:
         name: of the artefact it makes; the shards' jobs have a name of their own.
         template: launch/<template>.sbatch.
-        done: what it makes stands already.
+        done: what it makes stands already, and nothing that it reads is yet to be made.
         arguments: of the template.
         array: its --array, for a job array that has all or some of `shards` tasks.
         shards: how many there are in all.
@@ -67,31 +69,39 @@ def chain(
     # what the first training begins with: the others' base too
     base = next((cfg.model.hf_path for cfg in recipes if cfg.stage == "grpo"), "")
     convert = convert and bool(base)
+    given = assign(files, overrides)
     jobs: list[Job] = []
     trained = [cfg.name for cfg in recipes if cfg.stage == "grpo"]
-    for index, (path, cfg) in enumerate(zip(files, recipes, strict=True)):
-        if not begin <= index <= end:
-            continue
-        words = _own(files, path, overrides)
+    for path, cfg in list(zip(files, recipes, strict=True))[begin : end + 1]:
+        words = given[path]
         if convert and cfg.stage in ("grpo", "sft") and cfg.model.hf_path == base:
             source = config.resolve_path(base, runs_dir).absolute()
             target = runs_dir / _MEGATRON
             if all(job.name != _MEGATRON for job in jobs):
                 arguments = [str(source), str(target), "--recipe", str(path)]
-                jobs.append(Job(_MEGATRON, "convert_to_megatron", target.is_dir(), arguments))
+                jobs.append(Job(_MEGATRON, "convert_to_megatron", stands(target, source), arguments))
             words = [*words, f"model.megatron_path=@{_MEGATRON}"]
         if convert and cfg.stage == "evaluate" and trained and "final" in cfg.evaluate.models:
-            target = runs_dir / _HF
-            companions = str(config.resolve_path(base, runs_dir).absolute())
-            arguments = [str(runs_dir / trained[-1]), str(target), "--companions", companions]
-            jobs.append(Job(_HF, "convert_to_hf", target.is_dir(), arguments))
+            source, target = runs_dir / trained[-1], runs_dir / _HF
+            done = trained[-1] not in _to_be_made(jobs) and stands(target, source / "hf")
+            jobs.append(Job(_HF, "convert_to_hf", done, [str(source), str(target)]))
             words = [*words, f"evaluate.models.final=@{_HF}"]
-        jobs += _stage_jobs(path, config.load_recipe(path, words), words, shards)
+        cfg = config.load_recipe(path, words)
+        jobs += _stage_jobs(path, cfg, words, shards, bool(config.artefacts_read(cfg) & _to_be_made(jobs)))
     return {"runs_dir": str(runs_dir), "jobs": [asdict(job) for job in jobs]}
 
 
 def as_lines(found: Mapping[str, Any]) -> list[str]:
-    """`chain`'s answer for a shell: the runs folder, then a line of words between tabs for each job."""
+    """`chain`'s answer for a shell: the runs folder, then a line of words between tabs for each job.
+
+    Raises:
+        UserError: a word has a tab or a line's end in it.
+    """
+    for word in (word for job in found["jobs"] for word in job["arguments"]):
+        if "\t" in word or "\n" in word:
+            raise UserError(
+                f"{word!r} has a tab or a line's end in it, which cannot go to a job; put it into the recipe"
+            )
     lines = [found["runs_dir"]]
     for job in found["jobs"]:
         state = "done" if job["done"] else "todo"
@@ -100,22 +110,33 @@ def as_lines(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _stage_jobs(path: Path, cfg: DictConfig, words: Sequence[str], shards: int) -> Iterable[Job]:
+def _to_be_made(jobs: Iterable[Job]) -> set[str]:
+    return {job.name for job in jobs if not job.done}
+
+
+def _stage_jobs(
+    path: Path, cfg: DictConfig, words: Sequence[str], shards: int, outdated: bool
+) -> Iterable[Job]:
+    """A stage's jobs; none is done where it is `outdated`, because what it reads is made anew."""
     arguments = [str(path), *words]
     template = path.stem.partition("_")[2] if cfg.stage == "grpo" else cfg.stage
+    done = not outdated and is_done(cfg)
     if cfg.stage not in _SAMPLES:
-        return [Job(cfg.name, template, is_done(cfg), arguments)]
+        return [Job(cfg.name, template, done, arguments)]
     if shards == 1 or not config.has_key(path, f"{cfg.stage}.shard"):
-        return [Job(cfg.name, template, is_done(cfg), arguments, "1")]
+        return [Job(cfg.name, template, done, arguments, "1")]
     names = [f"{path.stem}.{index}of{shards}" for index in range(1, shards + 1)]
     listed = ",".join(f'"@{name}"' for name in names)
     # what was put together is told by its shards, too
-    merged = is_done(config.load_recipe(path, [*words, f"{cfg.stage}.shards=[{listed}]"])) or is_done(cfg)
+    put_together = config.load_recipe(path, [*words, f"{cfg.stage}.shards=[{listed}]"])
+    merged = done or (not outdated and is_done(put_together))
     missing = [
         index
         for index, name in enumerate(names, 1)
         if not merged
-        and not _shard_done(path, [*words, f"name={name}"], f"{cfg.stage}.shard={index}/{shards}")
+        and (
+            outdated or not _shard_done(path, [*words, f"name={name}"], f"{cfg.stage}.shard={index}/{shards}")
+        )
     ]
     array = ",".join(map(str, missing)) or None
     return [
@@ -126,16 +147,3 @@ def _stage_jobs(path: Path, cfg: DictConfig, words: Sequence[str], shards: int) 
 
 def _shard_done(path: Path, words: Sequence[str], shard: str) -> bool:
     return is_done(config.load_recipe(path, [*words, shard]))
-
-
-def _own(files: Sequence[Path], path: Path, overrides: Iterable[str]) -> list[str]:
-    """The overrides that go to one recipe, without the name of its stage."""
-    own = []
-    for word in overrides:
-        stage, colon, rest = word.partition(":")
-        if colon and "=" not in stage:
-            if files[find_stage(files, stage, "override for")] == path:
-                own.append(rest)
-        elif config.has_key(path, word.partition("=")[0].strip()):
-            own.append(word)
-    return own

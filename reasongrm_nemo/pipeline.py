@@ -90,9 +90,7 @@ def _takers(files: Sequence[Path], word: str) -> list[Path]:
         raise UserError(f'command line: "{word}" is not of the form key=value')
     if not takers:
         known = sorted({name for path in files for name in config.known_keys(path)})
-        raise UserError(
-            f'command line: unknown key "{key}"{config.near(key, known)}; no stage here has it'
-        )
+        raise UserError(f'command line: unknown key "{key}"{config.near(key, known)}; no stage here has it')
     has = {path: config.stated(path, key) for path in takers}
     artefacts = [path for path in takers if str(has[path]).startswith("@")]
     if not artefacts:
@@ -100,8 +98,9 @@ def _takers(files: Sequence[Path], word: str) -> list[Path]:
     if any(has[path] is not None for path in takers if path not in artefacts):
         return [path for path in takers if path not in artefacts]
     if len(artefacts) > 1:
+        stems = ", ".join(path.stem for path in artefacts)
         raise UserError(
-            f"command line: {key} is another stage's artefact in {', '.join(path.stem for path in artefacts)}; "
+            f"command line: {key} is another stage's artefact in {stems}; "
             f"say which one is meant, such as {artefacts[0].stem}:{word}"
         )
     return artefacts

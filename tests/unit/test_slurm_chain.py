@@ -12,7 +12,9 @@ import pytest
 
 from reasongrm_nemo import chain as chains
 from reasongrm_nemo.config import recipes_root
+from reasongrm_nemo.conversions import NOTE, made_of
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.manifest import HashCache
 from reasongrm_nemo.report import status
 
 ROOT = Path(__file__).parents[2]
@@ -144,9 +146,57 @@ def test_templates_ask_for_survival(template):
 def test_what_was_put_together_is_done_and_only_missing_shards_are_asked_for(tmp_path, monkeypatch):
     def done(cfg):
         merged = cfg.stage == "generate" and len(cfg.generate.shards) == 3
-        return merged or cfg.name == "5_mine.2of3"
+        return merged or cfg.stage in ("prepare", "grpo", "filter", "sft") or cfg.name == "5_mine.2of3"
 
     monkeypatch.setattr(chains, "is_done", done)
-    found = jobs(f"runs_dir={tmp_path}", shards=3)
+    found = jobs(f"runs_dir={tmp_path}", shards=3, convert=False)
     assert found["2_generate.shards"]["done"] and found["2_generate"]["done"]
     assert found["5_mine.shards"]["array"] == "1,3" and not found["5_mine"]["done"]
+
+
+def test_nothing_is_done_that_reads_what_is_made_anew(tmp_path, monkeypatch):
+    """One submission brings the whole chain up to date: the stages behind a changed one are in it."""
+    monkeypatch.setattr(chains, "is_done", lambda cfg: cfg.name != "3_filter")
+    found = jobs(f"runs_dir={tmp_path}", convert=False)
+    todo = [name for name, job in found.items() if not job["done"]]
+    assert todo == [
+        "3_filter",
+        "4_sft",
+        "5_mine.shards",
+        "5_mine",
+        "6_grpo_hard",
+        "7_evaluate.shards",
+        "7_evaluate",
+    ]
+    assert found["5_mine.shards"]["array"] == "1,2"
+
+
+def converted(tmp_path):
+    """The two conversions of a chain whose stages are all done."""
+    found = jobs(f"runs_dir={tmp_path}/runs", f"model.hf_path={tmp_path}/base")
+    return found["base_megatron"], found["reasongrm_hf"]
+
+
+def test_a_conversion_is_done_only_where_it_was_made_of_the_weights_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(chains, "is_done", lambda cfg: True)
+    for folder, target in (("base", "base_megatron"), ("runs/6_grpo_hard/hf", "reasongrm_hf")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "model.safetensors").write_text("old weights")
+        (tmp_path / "runs" / target).mkdir(parents=True)
+    assert not any(job["done"] for job in converted(tmp_path)), "they stand, but nothing tells of what"
+    for folder, target in (("base", "base_megatron"), ("runs/6_grpo_hard/hf", "reasongrm_hf")):
+        note = made_of(tmp_path / folder, HashCache())
+        (tmp_path / "runs" / target / NOTE).write_text(json.dumps(note))
+    assert all(job["done"] for job in converted(tmp_path))
+    (tmp_path / "runs" / "6_grpo_hard" / "hf" / "model.safetensors").write_text("new weights")
+    base, final = converted(tmp_path)
+    assert base["done"] and not final["done"]
+    (tmp_path / "base" / "model.safetensors").write_text("another base")
+    assert not converted(tmp_path)[0]["done"]
+
+
+def test_a_word_that_a_line_cannot_hold_is_refused(tmp_path):
+    words = [f"runs_dir={tmp_path}", 'prepare.source="a\tb"']
+    found = chains.chain(recipes_root() / "tiny", words, 1, None, None, False)
+    with pytest.raises(UserError, match="put it into the recipe"):
+        chains.as_lines(found)

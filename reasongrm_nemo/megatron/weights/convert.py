@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from reasongrm_nemo.architecture import Architecture, Layout
+from reasongrm_nemo.conversions import NOTE
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import whole_folder
+from reasongrm_nemo.files import whole_folder, write_json
 from reasongrm_nemo.megatron.weights import torch_dist
 from reasongrm_nemo.megatron.weights.hf_folder import (
     HFTensors,
@@ -68,6 +69,7 @@ def hf_to_megatron(
     dtype: torch.dtype | None = None,
     rope: Mapping[str, Any] | None = None,
     threads: int | None = None,
+    note: Mapping[str, str] | None = None,
 ) -> Converted:
     """Write a folder that NeMo-Aligner restores: ``model_config.yaml``, ``model_weights``, tokenizer.
 
@@ -81,6 +83,7 @@ def hf_to_megatron(
         dtype: of the written weights; None: as stored.
         rope: a recipe's ``model.rope``; None: as config.json says.
         threads: files written at once; None: see ``default_threads``.
+        note: goes into the folder; see ``conversions``.
 
     Raises:
         UserError: the source is not what its config.json says, the layout does not divide the model, or
@@ -100,6 +103,7 @@ def hf_to_megatron(
         )
         copy_companions(Path(source), partial, dtype, rope)
         write_model_config(partial, Path(target), architecture, layout, dtype)
+        _write_note(partial, note)
     return Converted(Path(target), len(tensors.infos), total, total * dtype.itemsize, dtype)
 
 
@@ -110,6 +114,7 @@ def megatron_to_hf(
     dtype: torch.dtype | None = None,
     rope: Mapping[str, Any] | None = None,
     threads: int | None = None,
+    note: Mapping[str, str] | None = None,
 ) -> Converted:
     """Write a Hugging Face folder from a torch_dist checkpoint of any parallelism.
 
@@ -122,6 +127,7 @@ def megatron_to_hf(
         dtype: of the written tensors; None: as stored.
         rope: a recipe's ``model.rope``; None: as config.json says.
         threads: files written at once; None: see ``default_threads``.
+        note: goes into the folder; see ``conversions``.
 
     Raises:
         UserError: the checkpoint is not what config.json says, is damaged, or the disk is too small.
@@ -145,6 +151,7 @@ def megatron_to_hf(
 
         _in_threads(write, list(files), threads)
         write_index(partial, files)
+        _write_note(partial, note)
     numbers = sum(math.prod(info.shape) for info in infos)
     return Converted(Path(target), len(infos), numbers, total, dtype)
 
@@ -179,6 +186,11 @@ def verify(
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise UserError(f"{megatron} differs from {hf} in {', '.join(different[:3])}{more}.")
     return len(infos)
+
+
+def _write_note(folder: Path, note: Mapping[str, str] | None) -> None:
+    if note is not None:
+        write_json(folder / NOTE, note)
 
 
 def _digest(parts: Iterable[Tensor], dtype: torch.dtype) -> bytes:

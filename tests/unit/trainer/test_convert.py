@@ -306,3 +306,40 @@ def test_llama_31_keeps_its_scaling(tmp_path):
     convert.hf_to_megatron(folder, tmp_path / "m", Layout(2))
     convert.megatron_to_hf(tmp_path / "m", tmp_path / "h")
     assert json.loads((tmp_path / "h" / "config.json").read_text())["rope_scaling"] == LLAMA_31
+
+
+def test_a_conversion_is_made_anew_only_where_the_weights_changed(qwen2_untied, tmp_path):
+    """`--if-changed`, which the cluster's jobs give, whatever stands there."""
+    source, target = tmp_path / "hf", tmp_path / "m"
+    shutil.copytree(qwen2_untied, source)
+
+    def convert_it():
+        process = command("hf_to_megatron", source, target, "--if-changed")
+        out, error = process.communicate()
+        return process.returncode, out + error
+
+    assert convert_it()[0] == 0
+    made = (target / "model_config.yaml").stat().st_mtime_ns
+    status, said = convert_it()
+    assert status == 0 and "made of these weights before" in said
+    assert (target / "model_config.yaml").stat().st_mtime_ns == made
+    weights = min(source.glob("*.safetensors"))
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
+    assert convert_it()[0] == 0
+    assert convert.verify(source, target)
+    (target / "conversion.json").unlink()
+    status, said = convert_it()
+    assert status == 2 and "exists already" in said, "what we did not make is not removed"
+
+
+@pytest.mark.parametrize(("export", "step"), [("last", 20), ("best", 10)])
+def test_a_training_stage_is_converted_from_what_it_exported(export, step, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "conversion"))
+    from megatron_to_hf import exported_checkpoint
+
+    for name in ("step_000010", "step_000020"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    (tmp_path / "checkpoints" / "scores.json").write_text('{"step_000010": 0.9, "step_000020": 0.1}')
+    recipe = {"stage": "grpo", "grpo": {"validation": {"export": export}}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"recipe": recipe}))
+    assert exported_checkpoint(tmp_path).name == f"step_{step:06d}"
