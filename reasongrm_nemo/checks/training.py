@@ -31,6 +31,12 @@ def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
             f"{stage}.validation.every",
             f"is {own.validation.every}; it must divide {stage}.save_every {own.save_every}",
         )
+    if cfg.checkpoints.keep_best and own.save_every != own.validation.every:
+        refuse(
+            "checkpoints.keep_best",
+            f"is {cfg.checkpoints.keep_best}, but {stage}.save_every {own.save_every} leaves validations "
+            f"without a checkpoint; make it {own.validation.every}, as {stage}.validation.every",
+        )
     if own.validation.export == "best" and not cfg.checkpoints.keep_best:
         refuse(f"{stage}.validation.export", "is best, which needs checkpoints.keep_best above 0")
     if stage == "grpo" and cfg.inputs.validation is None:

@@ -46,9 +46,10 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
             move_states(self._optimizer, torch.cuda.current_device())
 
     def finish_training(self) -> None:
-        """Move the optimizer's states to host memory where the recipe's cluster says so."""
+        """Leave the GPU's memory to servers there: activations' always, states' where the cluster says so."""
         if self.cfg.offload_optimizer:
             move_states(self._optimizer, "cpu")
+        torch.cuda.empty_cache()
 
     def keep_reference(self) -> None:
         """Keep a copy of the present weights on the host as the reference policy."""

@@ -73,7 +73,8 @@ def importance_weights(
     if correction == "truncated":
         return weights.clamp(max=high)
     if correction == "masked":
-        return weights * ((weights >= low) & (weights <= high))
+        # not a product: where the weight overflows, inf × 0 is no number
+        return weights.where((weights >= low) & (weights <= high), 0.0)
     raise ValueError(f"unknown correction {correction!r}; it must be none, truncated or masked")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from reasongrm_nemo.rollout.worker import Worker
 
 Completions = list[list[Completion]]
 _PUSH, _DONE, _LOST = "push", "done", "lost"
+# Gloo needs a bound. Rollouts have none, and a rank that dies is seen by its closed connections.
+_LONGER_THAN_ANY_ROLLOUT = timedelta(days=30)
 
 
 class RolloutsLost(StageFailed):
@@ -81,7 +84,9 @@ class RolloutSource:
     A step's completions are kept under ``folder`` as they arrive, so that a step repeated after a kill asks
     for the missing ones alone and trains on the same. Only the first rank talks to the servers, on a thread
     of its own, so that rollouts may go on while it trains; the others follow its commands, because pushing
-    weights needs every rank that holds some. All that is collective stays on the caller's thread.
+    weights needs every rank that holds some. All that is collective stays on the caller's thread. They wait
+    by gloo, not in the default group: that gives up after half an hour, and NCCL's waiting keeps a GPU busy
+    that a server may share.
 
     Args:
         rollouts: the servers and their client on the first rank, None elsewhere.
@@ -93,6 +98,7 @@ class RolloutSource:
     def __init__(self, rollouts: Rollouts | None, transfer: Any, folder: Path, weight_transfer: str) -> None:
         self._rollouts = rollouts
         self._transport = transport(weight_transfer)
+        self._group = dist.new_group(backend="gloo", timeout=_LONGER_THAN_ANY_ROLLOUT)
         self._sender = WeightSender(rollouts.servers) if rollouts else None
         self._transfer = transfer
         self._folder = folder
@@ -233,7 +239,7 @@ class RolloutSource:
 
     def _command(self, command: str = "", payload: Any = None) -> tuple[str, Any]:
         box = [(command, payload)]
-        dist.broadcast_object_list(box, 0)
+        dist.broadcast_object_list(box, 0, group=self._group)
         return box[0]
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from reasongrm_nemo.grpo.source import Part, RolloutSource
 from reasongrm_nemo.grpo.validation import Validation
 from reasongrm_nemo.megatron.checkpoints import Checkpoints
 from reasongrm_nemo.megatron.early_stop import EarlyStop
+from reasongrm_nemo.megatron.finite_steps import FiniteSteps
 from reasongrm_nemo.megatron.metrics import MetricsLog
 from reasongrm_nemo.megatron.micro_batches import Sample
 from reasongrm_nemo.megatron.session import Session
@@ -31,7 +31,6 @@ from reasongrm_nemo.plan.balance import costs, share
 from reasongrm_nemo.rollout import Prompt, Sampling
 from reasongrm_nemo.tokenization import JudgeTokenizer
 
-_SKIPS = 3
 # metrics of the policy that sampled: known before the first update, and where a step makes none
 _OF_THE_SAMPLER = ("entropy", "log_prob_error_mean", "log_prob_error_max")
 
@@ -83,7 +82,7 @@ class GRPOTrainer:
         self.step = 0
         self.taken = 0  # tasks rolled out so far, over all passes
         self.asked = 0  # of this step
-        self.skipped = 0
+        self.finite = FiniteSteps()
 
     def fit(self) -> str | None:
         """Train to the recipe's last step, from the newest checkpoint on.
@@ -101,6 +100,7 @@ class GRPOTrainer:
             began = time.monotonic()
             try:
                 self.run_step()
+                self.finite.check(self.step)
                 score = self.validate() if self._due(self.cfg.validation.every) else None
             except StageFailed:
                 self.save()
@@ -151,21 +151,30 @@ class GRPOTrainer:
             self.source.pause()
         figures = rollout_figures(groups) | {"stragglers": self.asked - len(groups)}
         kept = [group for group in groups if group.kept][: self.cfg.prompts_per_step]
-        figures |= self.train(kept) if kept else self.compare(groups[:1])
+        figures |= {"kept": len(kept)} | (self.train(kept) if kept else self.compare(groups[:1]))
         trained = time.monotonic()
-        if pushes:
-            self.source.push()
+        # before the push, which may fail: the run that goes on then must not train on this batch again
         self.step += 1
         self.taken += self.asked
-        tokens = figures["response_tokens"] * figures["groups"] * self.cfg.samples_per_prompt
-        seconds = {
-            "rollout_s": rolled_out - began,
-            "train_s": trained - rolled_out,
-            "refit_s": time.monotonic() - trained,
-        }
-        seconds |= self.actor.timers.take()
-        figures |= {"tokens_per_second": tokens / seconds["rollout_s"]} | seconds
-        self.metrics.log(self.step, figures)
+        self._schedule()
+        try:
+            if pushes:
+                self.source.push()
+        finally:
+            tokens = figures["response_tokens"] * figures["groups"] * self.cfg.samples_per_prompt
+            seconds = {
+                "rollout_s": rolled_out - began,
+                "train_s": trained - rolled_out,
+                "refit_s": time.monotonic() - trained,
+            }
+            seconds |= self.actor.timers.take()
+            figures |= {"tokens_per_second": tokens / seconds["rollout_s"]} | seconds
+            self.metrics.log(self.step, figures)
+
+    def _schedule(self) -> None:
+        """Bring the learning rate to where the steps are, also past those that had nothing to train on."""
+        while self.scheduler.last_epoch < self.step * self.cfg.optimizer_steps:
+            self.scheduler.step()
 
     def rollouts(self) -> list[Group]:
         """This step's groups, the same on every rank; ``rollout.straggler_timeout_s`` may have cost some.
@@ -207,47 +216,37 @@ class GRPOTrainer:
 
     def train(self, groups: Sequence[Group]) -> dict[str, Any]:
         """``optimizer_steps`` updates on the kept groups, each on its share of them."""
-        samples = self._samples(groups)
+        samples, own = self._samples(groups), {}
         if self.cfg.kl_coefficient > 0 and self.cfg.kl_in == "reward":
-            samples = self._samples(groups, self._kl_of(samples))
+            kl = self._kl_of(samples)
+            own["kl"] = sum(kl) / sum(sample.response_length for sample in samples)
+            samples = self._samples(groups, kl)
         parts = [samples[i :: self.cfg.optimizer_steps] for i in range(self.cfg.optimizer_steps)]
         batches = [self._prepare(part) for part in parts if part]
         self.actor.prepare_for_training()
         metrics = [self.train_batch(batch) for batch in batches]
         self.actor.finish_training()
+        own["skipped"] = max(figures["skipped"] for figures in metrics)
         # the first update is the one whose log-probs are those of the policy that sampled
-        return metrics[-1] | {name: metrics[0][name] for name in _OF_THE_SAMPLER}
+        return metrics[-1] | {name: metrics[0][name] for name in _OF_THE_SAMPLER} | own
 
     def train_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One optimizer step; none where the loss or a gradient is not a number.
-
-        Raises:
-            StageFailed: that was so three times in a row.
-        """
+        """One optimizer step; none where the loss or a gradient is not a number."""
         self.optimizer.zero_grad()
         self.actor.prepare_for_training_step()
         loss, metrics = self.actor.get_loss_and_metrics(batch, forward_only=False)
         self.actor.finish_training_step()
+        figures = metrics | {"lr": self.optimizer.param_groups[0]["lr"]}
         with self.actor.timers("optimizer"):
             norm = self.actor.clip_gradients(self.cfg.optim.clip_grad)
-        figures = metrics | {"grad_norm": norm}
-        figures |= {"lr": self.optimizer.param_groups[0]["lr"]}
-        if math.isfinite(loss) and (norm is None or math.isfinite(norm)):
-            with self.actor.timers("optimizer"):
-                self.optimizer.step()
-            self.skipped = 0
-        else:
-            self.skipped += 1
-            if self.skipped == _SKIPS:
-                raise StageFailed(
-                    f"step {self.step + 1}: the loss or its gradient was not a number {_SKIPS} times in a row"
-                )
+            self.finite.step(self.optimizer, loss, norm)
         self.scheduler.step()
-        return figures | {"skipped": self.skipped}
+        return figures | {"grad_norm": norm, "skipped": self.finite.skipped}
 
     def compare(self, groups: Sequence[Group]) -> dict[str, Any]:
         """Log-probs against the rollout's where a step has nothing to train on."""
         _, metrics = self.actor.get_loss_and_metrics(self._share(self._samples(groups)), forward_only=True)
+        self.actor.finish_training()
         return {name: metrics[name] for name in _OF_THE_SAMPLER}
 
     def save(self, score: float | None = None) -> None:

@@ -28,6 +28,8 @@ def run_micro_batches(
 ) -> tuple[dict[str, float], list[list[float]]]:
     """Forward, and with a loss function backward, over this data-parallel rank's ``samples``.
 
+    Where gradients are off (``torch.no_grad``) a loss function is evaluated without a backward pass.
+
     Args:
         model: the Megatron module (or list of it) of this rank.
         samples: this rank's share of the global batch; may be empty.
@@ -46,7 +48,7 @@ def run_micro_batches(
     lengths = [len(s.tokens) for s in samples]
     groups = plan(lengths, budget)
     if not groups:
-        if loss_function is not None:
+        if _trains(loss_function):
             _finish_gradients(model)
         return {}, []
     batches = [collate(samples, rows, multiple) for rows in groups]
@@ -94,12 +96,17 @@ def run_schedule(
         data_iterator=iter(batches),
         model=model,
         num_microbatches=len(batches),
-        forward_only=loss_function is None,
+        # without gradients the stages would wait for each other's backward pass for ever
+        forward_only=not _trains(loss_function),
         # only read where shapes are fixed; stages tell each other (variable_seq_lengths)
         seq_length=batches[0].tokens.size(1),
         micro_batch_size=batches[0].tokens.size(0),
         collect_non_loss_data=loss_function is None,
     )
+
+
+def _trains(loss_function: LossFunction | None) -> bool:
+    return loss_function is not None and torch.is_grad_enabled()
 
 
 def _finish_gradients(model: Any) -> None:

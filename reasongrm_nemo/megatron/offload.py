@@ -22,7 +22,6 @@ def move_states(optimizer: Any, device: torch.device | str) -> None:
     for tensor in _states(optimizer.mcore_optimizer):
         tensor.data = tensor.data.to(device)
     torch.cuda.synchronize()
-    torch.cuda.empty_cache()
 
 
 def _states(optimizer: Any) -> Iterator[Tensor]:

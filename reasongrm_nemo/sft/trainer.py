@@ -13,6 +13,7 @@ from nemo_aligner.algorithms.supervised import SupervisedTrainer
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.megatron.early_stop import EarlyStop
+from reasongrm_nemo.megatron.finite_steps import FiniteSteps, NotFinite
 from reasongrm_nemo.megatron.micro_batches import Sample
 from reasongrm_nemo.megatron.session import Session
 from reasongrm_nemo.plan.balance import costs, share
@@ -86,16 +87,53 @@ def make_trainer(
 
 
 class SFTTrainer(SupervisedTrainer):
-    """SupervisedTrainer that may end after a validation, and says why it was asked to end."""
+    """SupervisedTrainer that may end after a validation, and says why it was asked to end.
+
+    It also skips a step whose loss or gradient is no number, which SupervisedTrainer would take.
+    """
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.finite = FiniteSteps()
 
     def fit(self) -> str | None:
-        """Train to the end; returns why the run was asked to end before, or None."""
-        try:
-            super().fit()
-        except _NoLongerBetter as end:
-            self.save({"val_loss": torch.tensor(end.loss)}, is_train_end=True)
-        self.ckpt_callback.run.checkpoints.finish()
+        """Train to the end; returns why the run was asked to end before, or None.
+
+        Raises:
+            NotFinite: the loss was not a number several times in a row; a checkpoint was saved.
+        """
+        saver = self.ckpt_callback
+        if not saver.early_stop.reached():  # else it was killed between its last checkpoint and the export
+            try:
+                super().fit()
+                self.finite.check(self.step)
+            except _NoLongerBetter as end:
+                self.save({"val_loss": torch.tensor(end.loss)}, is_train_end=True)
+            except NotFinite:
+                self.save(is_train_end=True)
+                saver.run.checkpoints.finish()
+                raise
+        saver.run.checkpoints.finish()
         return self.run_timer.reason
+
+    def train_single_step(self, batch: dict[str, list[Sample]]) -> tuple[float, dict[str, Any]]:
+        """One optimizer step; none where the loss or a gradient is not a number.
+
+        Raises:
+            NotFinite: that was so the last three times.
+        """
+        self.finite.check(self.step)
+        self.optimizer.zero_grad()
+        self.model.prepare_for_training_step()
+        loss, metrics = self.model.get_loss_and_metrics(batch=batch, forward_only=False)
+        self.model.finish_training_step()
+        norm = self.model.clip_gradients(self.cfg.gradient_clip_val)
+        figures = metrics | {"lr": self.optimizer.param_groups[0]["lr"]}
+        if norm is not None:
+            figures["grad_norm"] = norm
+        self.finite.step(self.optimizer, loss, norm)
+        self.scheduler.step()
+        return loss, figures | {"skipped": self.finite.skipped}
 
 
 class _NoLongerBetter(Exception):

@@ -66,6 +66,10 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)
         figures["cuts"] = max(figures["cuts"], worst.item())
         figures["loss"] = max(figures["loss"], abs(loss - expected.item()) / expected.item())
+    model.prepare_for_validation_step()
+    held_out, _ = model.get_loss_and_metrics({"samples": samples[rank::size]}, forward_only=True)
+    model.finish_validation_step()
+    figures["validation"] = abs(held_out - expected.item()) / expected.item()
     for name, parameter in core.named_parameters():
         parameter.data, parameter.grad = first[name], None
     wanted = dict(reference.named_parameters())

@@ -63,6 +63,12 @@ def test_micro_batches_and_order_change_nothing(case, ran):
     assert ran(case)[0]["cuts"] <= 1e-5
 
 
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_pass_without_gradients_gives_the_same_loss(case, ran):
+    """What a step that keeps no group makes; with stages that waited for a gradient it would hang."""
+    assert ran(case)[0]["forward_only"] <= 1e-5
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if "-" in case and "qwen3" not in case])
 def test_a_layout_changes_nothing(case, ran):
     """Against the same model on one rank."""

@@ -109,6 +109,13 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)
         figures["cuts"] = max(figures["cuts"], worst.item())
 
+    # without a backward pass: dealt out, and all with one data-parallel rank
+    actor.grpo.max_tokens_per_micro_batch = 96
+    figures["forward_only"] = 0.0
+    for dealt in (full[rank::ranks], full if rank == 0 else []):
+        value, _ = actor.get_loss_and_metrics({"samples": dealt, "tokens": tokens}, forward_only=True)
+        figures["forward_only"] = max(figures["forward_only"], abs(value - loss) / abs(loss))
+
     expected = entropy = 0.0
     for s, (ids, prompt, advantage, _) in zip(full, samples, strict=True):
         log_probs, entropies = score(ids, prompt)

@@ -261,6 +261,13 @@ def test_fields_that_depend_on_each_other(recipe, override, key, says):
     assert says in message
 
 
+def test_the_best_is_kept_only_where_each_validation_has_a_checkpoint(recipe):
+    words = ["grpo.validation.every=5", "inputs.validation=v", "checkpoints.keep_best=1"]
+    message = refusal(recipe(GRPO), *words)
+    assert "checkpoints.keep_best is 1" in message and "make it 5, as grpo.validation.every" in message
+    assert load_recipe(recipe(GRPO), [*words, "grpo.save_every=5"]).checkpoints.keep_best == 1
+
+
 def test_a_bigger_cluster_passes_the_checks(recipe):
     words = ["cluster.devices_per_node=8", "cluster.tensor_parallel=4", "cluster.sequence_parallel=true"]
     words += ["cluster.platform=gpu", "cluster.weight_transfer=ipc"]

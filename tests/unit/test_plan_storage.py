@@ -36,7 +36,15 @@ def test_a_run_of_grpo_holds_checkpoints_its_export_and_its_rollouts():
         (["grpo.keep_checkpoints=3"], 3),
         (["grpo.steps=10"], 1),  # no more are written
         (["grpo.steps=11"], 2),
-        (["checkpoints.keep_best=2", "grpo.validation.every=5", "inputs.validation=v"], 4),
+        (
+            [
+                "checkpoints.keep_best=2",
+                "grpo.validation.every=5",
+                "grpo.save_every=5",
+                "inputs.validation=v",
+            ],
+            4,
+        ),
     ],
 )
 def test_as_many_checkpoints_are_kept_as_the_recipe_says_and_as_are_written(words, kept):

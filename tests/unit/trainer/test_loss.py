@@ -122,3 +122,8 @@ def test_what_is_left_out_weighs_nothing_and_counts_for_nothing(aggregation):
     without = sample_weights([2, 3], [True, True], aggregation, 10)
     assert with_it == [without[0], 0.0, without[1]]
     assert sample_weights([4], [False], aggregation, 10) == [0.0]
+
+
+def test_a_weight_that_overflows_is_masked():
+    weights = importance_weights(torch.tensor([-1.0]), torch.tensor([-95.0]), "masked", (0.5, 2.0))
+    assert weights.tolist() == [0.0]

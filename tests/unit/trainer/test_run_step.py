@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a step asks of the servers beside rollouts, and in which order."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
+import torch
 from omegaconf import OmegaConf
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from reasongrm_nemo.grpo import trainer as trainers
+from reasongrm_nemo.grpo.source import RolloutsLost
 from reasongrm_nemo.grpo.trainer import GRPOTrainer
+from reasongrm_nemo.megatron.early_stop import EarlyStop
+from reasongrm_nemo.megatron.finite_steps import FiniteSteps, NotFinite
 from reasongrm_nemo.megatron.timers import Timers
 
 
@@ -21,11 +28,13 @@ def asked(monkeypatch):
         events = []
         self = GRPOTrainer.__new__(GRPOTrainer)
         cfg = {"steps": 2, "max_lag": max_lag, "prompts_per_step": 1, "samples_per_prompt": 2}
+        cfg["optimizer_steps"] = 1
         self.cfg = OmegaConf.create(cfg)
         self.recipe = OmegaConf.create({"rollout": {"sleep": sleep}})
         self.step = self.taken = self.asked = 0
         self.validation = validation
         self.actor = SimpleNamespace(timers=Timers())
+        self.scheduler = LambdaLR(AdamW([torch.zeros(1)]), lambda step: 1.0)
         self.metrics = SimpleNamespace(log=lambda step, figures: None)
         self.rollouts = lambda: [SimpleNamespace(kept=True)]
         self._look_ahead = lambda: None
@@ -51,3 +60,82 @@ def test_servers_with_rollouts_under_way_are_not_paused(asked):
 
 def test_servers_that_sleep_are_not_paused(asked):
     assert asked(sleep=True) == ["sleep", "train", "push", "sleep", "train"]
+
+
+def a_trainer():
+    """A trainer with a real scheduler, that saves into a list of (step, tasks taken) and learns nothing."""
+    self = GRPOTrainer.__new__(GRPOTrainer)
+    cfg = {"steps": 4, "save_every": 9, "max_lag": 0, "prompts_per_step": 1, "samples_per_prompt": 2}
+    cfg |= {"optimizer_steps": 2, "refill_rounds": 0, "kl_coefficient": 0.0, "validation": {"every": 0}}
+    self.cfg = OmegaConf.create(cfg)
+    self.recipe = OmegaConf.create({"rollout": {"sleep": False}, "model": {"megatron_path": None}})
+    self.step = self.taken = self.asked = 0
+    self.validation, self.finite, self.early_stop = None, FiniteSteps(), EarlyStop(0)
+    self.actor = SimpleNamespace(timers=Timers(), finish_training=lambda: None)
+    self.scheduler = LambdaLR(AdamW([torch.zeros(1)]), lambda step: 1.0)
+    self.metrics = SimpleNamespace(
+        log=lambda step, figures: self.logged.append(step), resume=lambda step: None
+    )
+    self.checkpoints = SimpleNamespace(
+        load_latest=lambda *_: None, poll=lambda: None, finish=lambda: None, longest_save_s=0.0
+    )
+    self.source = SimpleNamespace(pause=lambda: None, push=lambda: None)
+    self.reason_to_stop = lambda seconds: None
+    self.saved, self.logged = [], []
+    self.save = lambda score=None: self.saved.append((self.step, self.taken))
+    self._look_ahead = lambda: None
+
+    def rollouts():
+        self.asked = 3
+        return [SimpleNamespace(kept=True)]
+
+    self.rollouts = rollouts
+    self.train = lambda groups: {}
+    return self
+
+
+@pytest.fixture
+def given_figures(monkeypatch):
+    monkeypatch.setattr(trainers, "rollout_figures", lambda groups: {"response_tokens": 1.0, "groups": 1})
+
+
+def test_a_push_that_fails_leaves_a_checkpoint_behind_the_step(given_figures):
+    """The run that goes on from it must not train on the same batch again."""
+    self = a_trainer()
+
+    def push():
+        if self.step == 2:
+            raise RolloutsLost("gone")
+
+    self.source.push = push
+    with pytest.raises(RolloutsLost):
+        self.fit()
+    assert self.saved == [(2, 6)]
+    assert self.logged == [1, 2], "the step that was trained has its line"
+
+
+def test_the_learning_rate_goes_on_past_steps_without_an_update(given_figures):
+    self = a_trainer()
+    self.compare = lambda groups: {}
+    self.rollouts = lambda: [SimpleNamespace(kept=self.step % 2 == 0)]
+    self.train = lambda groups: self.scheduler.step() or {}  # fewer parts than optimizer_steps
+    self.fit()
+    assert self.scheduler.last_epoch == self.step * 2 == 8
+
+
+def test_three_updates_without_a_number_end_the_run_behind_a_whole_step(given_figures):
+    """Of a step with several updates, none is made twice by the run that goes on."""
+    self = a_trainer()
+    losses = iter([1.0, math.nan, math.nan, math.nan])
+    optimizer = SimpleNamespace(step=lambda: self.updates.append(self.step))
+    self.updates = []
+
+    def train(groups):
+        for _ in range(2):
+            self.finite.step(optimizer, next(losses), 1.0)
+        return {}
+
+    self.train = train
+    with pytest.raises(NotFinite, match=r"step 2: .* 3 times in a row"):
+        self.fit()
+    assert self.updates == [0] and self.saved == [(2, 6)]

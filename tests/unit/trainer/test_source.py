@@ -107,7 +107,7 @@ def test_no_rank_trains_before_the_servers_sleep(source, monkeypatch):
             events.append("sleep")
             raise RolloutServerLost("gone")
 
-    def broadcast(box, root):
+    def broadcast(box, root, group):
         events.append("told")
 
     monkeypatch.setattr(dist, "broadcast_object_list", broadcast)
