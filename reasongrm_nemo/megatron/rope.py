@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from reasongrm_nemo.rope import Rope
+
+_LENGTHS = 4
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
@@ -65,3 +68,7 @@ def apply(model: Any, rope: Rope, head_dim: int) -> None:
     """Give ``model``, a GPTModel on any pipeline stage, its frequencies; before its first forward."""
     embedding = model.rotary_pos_emb
     embedding.inv_freq = inverse_frequencies(rope, head_dim).to(embedding.inv_freq.device)
+    # megatron-core keeps the angles of 32 lengths; ours differ from micro-batch to micro-batch, and those of
+    # 65,536 positions take 32 MiB. As many are of use as micro-batches are under way in a pipeline.
+    plain = partial(type(embedding).forward.__wrapped__, embedding)
+    embedding.forward = lru_cache(maxsize=_LENGTHS)(plain)

@@ -2,14 +2,16 @@
 """Rope: the same frequencies as transformers, said once, and refused where engines would differ."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.megatron.rope import inverse_frequencies, softmax_scale
+from reasongrm_nemo.megatron.rope import apply, inverse_frequencies, softmax_scale
 from reasongrm_nemo.rope import Rope, overrides
 
 LLAMA_31 = {
@@ -65,3 +67,17 @@ def test_what_engines_read_differently_is_refused(scaling, length, message):
     config = {"rope_theta": 1e6, "rope_scaling": scaling, "max_position_embeddings": length}
     with pytest.raises(UserError, match=message):
         Rope.from_config(config, "config.json")
+
+
+def test_angles_of_few_lengths_are_kept(monkeypatch):
+    """megatron-core keeps those of 32, a gibibyte at 65,536 positions."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: "cpu")
+    embedding = RotaryEmbedding(64, 1.0, use_cpu_initialization=True)
+    rope = Rope.from_config({"rope_theta": 1e4, "max_position_embeddings": 128}, "config.json")
+    apply(SimpleNamespace(rotary_pos_emb=embedding), rope, 64)
+    for length in range(16, 48):
+        angles = embedding(length)
+        assert angles.shape == (length, 1, 1, 64)
+        assert torch.equal(angles[-1, 0, 0, :32], (length - 1) * inverse_frequencies(rope, 64))
+    assert embedding(length) is angles
+    assert embedding.forward.cache_info().currsize <= 4
