@@ -22,9 +22,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo import __version__
+from reasongrm_nemo.checks import reads_template
 from reasongrm_nemo.data.jsonl import sync_directory
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json, sync_tree, write_json
+from reasongrm_nemo.judge import built_in_templates, load_template
 
 # The blocks of a recipe that a stage's result depends on; `seed` and `stage` always count.
 RELEVANT = {
@@ -165,6 +167,9 @@ def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         cfg: the resolved recipe.
         inputs: name -> `{sha256, ...}`.
+
+    Raises:
+        UserError: the template is a file that cannot be read any more.
     """
     whole = OmegaConf.to_container(cfg)
     kept = {block: whole[block] for block in RELEVANT[cfg.stage]}  # type: ignore[index,call-overload]
@@ -176,6 +181,9 @@ def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
     }
     if cfg.stage == "prepare" and "source" not in inputs:
         flat["prepare.source"] = cfg.prepare.source
+    # A built-in template changes with the package alone, which counts towards no key.
+    if reads_template(cfg) and cfg.judge.template not in built_in_templates():
+        flat["input judge.template"] = load_template(cfg.judge.template).digest
     return flat | {f"input {name}": item["sha256"] for name, item in inputs.items()}
 
 

@@ -9,6 +9,8 @@ from omegaconf import DictConfig, ListConfig
 
 from reasongrm_nemo.checks.refusal import Refuse
 from reasongrm_nemo.checks.values import NAME
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.judge import load_template
 
 GENERATED_SOURCES = ("tiny_judge",)
 SHARD = re.compile(r"\d{1,6}/\d{1,6}")
@@ -17,6 +19,21 @@ SHARD = re.compile(r"\d{1,6}/\d{1,6}")
 def made_or_fetched(source: str) -> bool:
     """Whether `prepare.source` is no path: generated, or a data set's name on a hub."""
     return source in GENERATED_SOURCES or source.startswith("hf://")
+
+
+def reads_template(cfg: DictConfig) -> bool:
+    """Whether the stage makes prompts from `judge.template`; elsewhere the tasks bring theirs."""
+    published = (path for name, path in cfg.inputs.items() if name != "tasks")
+    return bool(cfg.stage == "prepare" or (cfg.stage == "evaluate" and any(published)))
+
+
+def check_template(cfg: DictConfig, refuse: Refuse) -> None:
+    """The template, where the stage reads one."""
+    if reads_template(cfg):
+        try:
+            load_template(cfg.judge.template)
+        except UserError as error:
+            refuse("judge.template", f"cannot be used: {error}")
 
 
 def check_prepare(cfg: DictConfig, refuse: Refuse) -> None:
