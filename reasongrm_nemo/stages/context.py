@@ -29,6 +29,7 @@ from reasongrm_nemo.manifest import (
     what_changed,
 )
 from reasongrm_nemo.report.console import Console, duration
+from reasongrm_nemo.stages.shards import check_shards
 
 if TYPE_CHECKING:
     from reasongrm_nemo.rollout import Rollouts
@@ -131,6 +132,7 @@ def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: st
                 console.stage(title, f"done before ({duration(manifest['timings']['seconds'])}), unchanged")
                 return Outcome(cfg.name, artefact.path, True, manifest)
             why = f"{lost} is missing or cut short" if lost else what_changed(manifest["identity"], ident)
+        check_shards(cfg, paths, ident)
         resumed, discarded = artefact.begin(key, ident, inputs)
         (artefact.work / MARKER).unlink(missing_ok=True)
         if discarded:

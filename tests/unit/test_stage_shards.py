@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shards are put together where one recipe made them all."""
+
+import json
+import shutil
+
+import pytest
+from fake_pool import RECIPES, TINY, FakePool
+
+from reasongrm_nemo.config import load_recipe
+from reasongrm_nemo.data import read_tasks
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.stages.context import run_stage
+
+RECIPE = {"generate": "2_generate", "mine": "5_mine", "evaluate": "7_evaluate"}
+OWN = {
+    "generate": ["generate.skip_tasks=0", "generate.max_tasks=null"],
+    "mine": ["mine.skip_tasks=0", "mine.max_tasks=null", "inputs.examples=null"],
+    "evaluate": ["evaluate.settings=[{temperature: 1, samples: 2}]"],
+}
+
+
+@pytest.fixture
+def run(tasks, tmp_path):
+    """``run(stage, name, *overrides)``: a stage's outcome, as a recipe of the tiny judge would have it."""
+    for name in ("1_grpo_zero", "4_sft", "6_grpo_hard"):
+        shutil.copytree(TINY, tmp_path / "runs" / name / "hf")
+    held_out = list(read_tasks(tmp_path / "runs" / "0_prepare" / "validation.jsonl"))
+
+    def go(stage, name, *overrides):
+        words = [f"runs_dir={tmp_path / 'runs'}", f"name={name}", *OWN[stage], *overrides]
+        cfg = load_recipe(RECIPES / f"{RECIPE[stage]}.yaml", words)
+        return run_stage(cfg, Console(quiet=True), FakePool([*tasks, *held_out]))
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("stage", "other", "says"),
+    [
+        ("generate", "rollout.temperature=0.3", r"rollout\.temperature 0\.3 → 1\.0"),
+        ("generate", "seed=2", "seed 2 → 1"),
+        ("mine", "judge.response_prefix=so", r"judge\.response_prefix so → "),
+        ("evaluate", "rollout.top_k=5", r"rollout\.top_k 5 → -1"),
+    ],
+)
+def test_a_shard_of_another_recipe_is_named_and_refused(run, tmp_path, stage, other, says):
+    run(stage, "s1", f"{stage}.shard=1/2")
+    run(stage, "s2", f"{stage}.shard=2/2", other)
+    together = f"{stage}.shards=['@s1','@s2']"
+    with pytest.raises(UserError, match=rf"^{stage}\.shards: .*runs/s2 .*{says}"):
+        run(stage, "whole", together)
+    assert not (tmp_path / "runs" / ".partial" / "whole").exists()
+    run(stage, "s2", f"{stage}.shard=2/2")
+    assert run(stage, "whole", together).path.is_dir()
+
+
+def test_a_shard_s_file_is_known_by_the_manifest_beside_it(run, tmp_path):
+    for index, words in ((1, []), (2, ["rollout.temperature=0.3"])):
+        run("generate", f"s{index}", f"generate.shard={index}/2", *words)
+    with pytest.raises(UserError, match=r"runs/s2 "):
+        run("generate", "whole", "generate.shards=['@s1/paths.jsonl','@s2/paths.jsonl']")
+    # a file of somebody's own says nothing of a recipe
+    (tmp_path / "own").mkdir()
+    (tmp_path / "runs" / "s2" / "paths.jsonl").rename(tmp_path / "own" / "paths.jsonl")
+    run("generate", "whole", f"generate.shards=['@s1/paths.jsonl','{tmp_path}/own']")
+
+
+def test_what_is_done_with_the_whole_alone_may_differ(run):
+    for stage, after in (("mine", "mine.bands=[[0.1, 0.9]]"), ("evaluate", "evaluate.policy=rm_r1")):
+        for index in (1, 2):
+            run(stage, f"{stage}{index}", f"{stage}.shard={index}/2")
+        outcome = run(stage, f"{stage}_whole", f"{stage}.shards=['@{stage}1','@{stage}2']", after)
+        assert json.loads((outcome.path / "manifest.json").read_text())["result"]["tasks"] > 0
