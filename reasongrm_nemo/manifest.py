@@ -181,6 +181,8 @@ def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
     }
     if cfg.stage == "prepare" and "source" not in inputs:
         flat["prepare.source"] = cfg.prepare.source
+    if cfg.stage == "evaluate":  # the order of rows, and the first model is what the others are compared with
+        flat |= {f"evaluate.{key}": list(cfg.evaluate[key]) for key in ("models", "logs")}
     # A built-in template changes with the package alone, which counts towards no key.
     if reads_template(cfg) and cfg.judge.template not in built_in_templates():
         flat["input judge.template"] = load_template(cfg.judge.template).digest

@@ -17,7 +17,14 @@ from reasongrm_nemo.manifest import what_changed
 _OF_THE_WHOLE = {
     "generate": (),
     "mine": ("mine.bands", "mine.drop_never_right", "mine.max_per_source", "input examples"),
-    "evaluate": ("evaluate.policy", "evaluate.path_modes", "evaluate.note", "input logs"),
+    "evaluate": (
+        "evaluate.models",  # their order; each is an input too
+        "evaluate.logs",
+        "evaluate.policy",
+        "evaluate.path_modes",
+        "evaluate.note",
+        "input logs",
+    ),
 }
 
 

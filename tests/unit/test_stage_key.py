@@ -67,3 +67,33 @@ def test_a_template_that_cannot_be_read_is_refused_with_the_recipe(recipe, tmp_p
         with pytest.raises(UserError, match=rf"^command line: judge\.template .*{says}"):
             of(*recipe.split(), f"judge.template={name}")
     of("2_generate", f"judge.template={tmp_path}/none.yaml")
+
+
+# -- the order of rows -----------------------------------------------------------------------------------
+
+EVALUATE = """
+defaults: [base/evaluate, model/tiny, cluster/cpu]
+inputs: {rmb: x}
+evaluate:
+  models: {%s}
+  logs: {%s}
+"""
+
+
+def test_the_order_of_models_and_logs_is_part_of_an_evaluation(tmp_path):
+    """Rows are in it, and the first model is what the others are compared with."""
+
+    def keys(models, logs):
+        path = tmp_path / "7_evaluate.yaml"
+        path.write_text(EVALUATE % (models, logs))
+        cfg = load_recipe(path)
+        # as `context._inputs` has them: by name, whatever the order
+        names = sorted([*(f"models.{m}" for m in cfg.evaluate.models), *cfg.evaluate.logs])
+        return identity(cfg, {name: {"sha256": name} for name in names})
+
+    first = keys("one: x, two: y", "a: u, b: v")
+    assert first == keys("one: elsewhere, two: y", "a: u, b: v")  # where it lies is not what it is
+    moved = keys("two: y, one: x", "a: u, b: v")
+    assert what_changed(first, moved) == "evaluate.models ['one', 'two'] → ['two', 'one']"
+    moved = keys("one: x, two: y", "b: v, a: u")
+    assert what_changed(first, moved) == "evaluate.logs ['a', 'b'] → ['b', 'a']"

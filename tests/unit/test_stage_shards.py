@@ -10,6 +10,7 @@ from fake_pool import RECIPES, TINY, FakePool
 from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.data import read_tasks
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.evaluation import rm_bench
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.stages.context import run_stage
 
@@ -67,9 +68,18 @@ def test_a_shard_s_file_is_known_by_the_manifest_beside_it(run, tmp_path):
     run("generate", "whole", f"generate.shards=['@s1/paths.jsonl','{tmp_path}/own']")
 
 
-def test_what_is_done_with_the_whole_alone_may_differ(run):
-    for stage, after in (("mine", "mine.bands=[[0.1, 0.9]]"), ("evaluate", "evaluate.policy=rm_r1")):
+def test_what_is_done_with_the_whole_alone_may_differ(run, tmp_path):
+    whole = {"mine": ["mine.bands=[[0.1, 0.9]]"], "evaluate": ["evaluate.policy=rm_r1", "evaluate.logs.a=@s"]}
+    (tmp_path / "runs" / "s").mkdir()
+    scores = {"chosen_score": 1.0, "rejected_score": 0.5}
+    rows = [
+        {"benchmark": "rm_bench", "subset": name, "item_id": "0", "cell": cell, **scores}
+        for name in rm_bench.ITEMS
+        for cell in rm_bench.CELLS
+    ]
+    (tmp_path / "runs" / "s" / "rm_bench.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for stage, after in whole.items():
         for index in (1, 2):
             run(stage, f"{stage}{index}", f"{stage}.shard={index}/2")
-        outcome = run(stage, f"{stage}_whole", f"{stage}.shards=['@{stage}1','@{stage}2']", after)
+        outcome = run(stage, f"{stage}_whole", f"{stage}.shards=['@{stage}1','@{stage}2']", *after)
         assert json.loads((outcome.path / "manifest.json").read_text())["result"]["tasks"] > 0
