@@ -10,12 +10,16 @@ order by `merge_paths`, are the whole's file byte for byte.
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from reasongrm_nemo.data import (
     JsonlAppender,
@@ -25,7 +29,7 @@ from reasongrm_nemo.data import (
     read_jsonl,
     write_jsonl,
 )
-from reasongrm_nemo.data.jsonl import encode, parse_json
+from reasongrm_nemo.data.jsonl import encode, open_packed, parse_json
 from reasongrm_nemo.data.token_probs import TokenProbs, merge_token_probs, unpack, write_token_probs
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import sync_directory
@@ -242,19 +246,19 @@ def put_in_order(
     """Copy records by (task, sample), so that the order of arrival leaves no trace; texts stay on disk.
 
     Args:
-        files: of `ReasoningPath`, or of `SampledPath`.
+        files: of `ReasoningPath`, or of `SampledPath`; whatever form `read_jsonl` takes will do.
         out: the file of `ReasoningPath` to write, last.
         order: task id -> its position; records of other tasks are left out.
         keep_probs: the records' probabilities go to a file beside it.
     """
     places: list[tuple[int, int, int, int, int]] = []
     with ExitStack() as stack:
-        sources = [stack.enter_context(file.open("rb")) for file in files]
+        sources = [stack.enter_context(_to_look_up(file, out.parent)) for file in files]
         for number, source in enumerate(sources):
             offset = 0
             for line in source:
-                record = parse_json(line)
-                if record["task_id"] in order:
+                record = parse_json(line) if line.strip() else {}
+                if record.get("task_id") in order:
                     places.append((order[record["task_id"]], record["sample"], number, offset, len(line)))
                 offset += len(line)
         places.sort()
@@ -262,7 +266,8 @@ def put_in_order(
         def lines() -> Iterator[bytes]:
             for _, _, number, start, length in places:
                 sources[number].seek(start)
-                yield sources[number].read(length)
+                # a byte order mark, or no line feed at the end, would spoil the line before or after
+                yield sources[number].read(length).removeprefix(BOM_UTF8).strip() + b"\n"
 
         if keep_probs:
             write_token_probs(out.with_name(PROBS), (_token_probs(line) for line in lines()))
@@ -274,6 +279,17 @@ def put_in_order(
             os.fsync(target.fileno())
     os.replace(sorted_file, out)
     sync_directory(out.parent)
+
+
+def _to_look_up(file: Path, beside: Path) -> BinaryIO:
+    """A file to seek in; a compressed one is unpacked to a file without a name on the disk of `beside`."""
+    if file.suffix not in (".gz", ".zst"):
+        return file.open("rb")
+    plain = cast(BinaryIO, tempfile.TemporaryFile(dir=beside))  # noqa: SIM115 - the caller closes it
+    with open_packed(file) as packed:
+        shutil.copyfileobj(packed, plain, 1 << 20)
+    plain.seek(0)
+    return plain
 
 
 def _token_probs(line: bytes) -> TokenProbs:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shards are put together where one recipe made them all."""
 
+import gzip
 import json
 import shutil
 
+import pyarrow as pa
 import pytest
 from fake_pool import RECIPES, TINY, FakePool
 
@@ -83,3 +85,39 @@ def test_what_is_done_with_the_whole_alone_may_differ(run, tmp_path):
             run(stage, f"{stage}{index}", f"{stage}.shard={index}/2")
         outcome = run(stage, f"{stage}_whole", f"{stage}.shards=['@{stage}1','@{stage}2']", *after)
         assert json.loads((outcome.path / "manifest.json").read_text())["result"]["tasks"] > 0
+
+
+# -- files of somebody's own -----------------------------------------------------------------------------
+
+
+def as_others_write_them(lines, path):
+    """Blank lines, line feeds of Windows, a byte order mark, no line feed at the end; compressed by name."""
+    text = b"\xef\xbb\xbf" + b"\r\n\n".join(line.rstrip(b"\n") for line in lines)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text))
+    elif path.suffix == ".zst":
+        with pa.output_stream(str(path), compression="zstd") as file:
+            file.write(text)
+    else:
+        path.write_bytes(text)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_paths_that_others_wrote_are_put_together_as_our_own(run, tmp_path, suffix):
+    whole = (run("generate", "whole").path / "paths.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    files = [tmp_path / f"{name}.jsonl{suffix}" for name in "ab"]
+    as_others_write_them(lines[50:], files[0])
+    as_others_write_them(lines[:50], files[1])
+    outcome = run("generate", "merged", f"generate.shards=[{files[0]},{files[1]}]")
+    assert (outcome.path / "paths.jsonl").read_bytes() == whole
+    assert [path.name for path in outcome.path.iterdir() if "paths" in path.name] == ["paths.jsonl"]
+
+
+def test_a_damaged_file_of_paths_is_named(run, tmp_path):
+    lines = (run("generate", "whole").path / "paths.jsonl").read_bytes().splitlines(keepends=True)
+    for name in ("cut.jsonl.gz", "cut.jsonl"):
+        as_others_write_them(lines, tmp_path / name)
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-30])
+        with pytest.raises(UserError, match=rf"{name}:\d+: (damaged data|not a JSON line)"):
+            run("generate", "merged", f"generate.shards=[{tmp_path / name}]")
