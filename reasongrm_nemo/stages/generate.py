@@ -55,15 +55,15 @@ def _paths(ctx: StageContext, tasks: list[Task]) -> list[Task]:
         keep_probs=own.keep_probs,
         equivalent=load_equivalence(own.equivalence),
     )
-    shards = shard_files(ctx)
+    shards, sampled = shard_files(ctx), ctx.work / "sampled.jsonl"
     if "scorer" not in ctx.inputs or shards or out.exists():
-        return sample_paths(ctx, tasks, ask, out, own.shard, shards)
-    sampled = ctx.work / "sampled.jsonl"
-    ask = replace(ask, keep_token_ids=True, keep_probs=False)
-    asked = sample_paths(ctx, tasks, ask, sampled, own.shard)
-    scorer = Scorer(
-        ctx.inputs["scorer"], own.scorer.hf_path, ask.model_dir, own.keep_token_ids, own.keep_probs
-    )
-    score_paths(ctx, asked, sampled, out, scorer)
-    sampled.unlink()
+        asked = sample_paths(ctx, tasks, ask, out, own.shard, shards)
+    else:
+        ask = replace(ask, keep_token_ids=True, keep_probs=False)
+        asked = sample_paths(ctx, tasks, ask, sampled, own.shard)
+        scorer = Scorer(
+            ctx.inputs["scorer"], own.scorer.hf_path, ask.model_dir, own.keep_token_ids, own.keep_probs
+        )
+        score_paths(ctx, asked, sampled, out, scorer)
+    sampled.unlink(missing_ok=True)  # also where a kill came after the paths were whole
     return asked

@@ -118,11 +118,13 @@ class Judging:
             label=", ".join(filter(None, [where, model, f"T={temperature}"])),
         )
         file = self._ctx.work / "verdicts" / where / f"{model}_t{temperature}.jsonl"
+        sampled = file.with_suffix(".paths")
         if not file.exists():
-            self._write(self._questions[benchmark], ask, file)
+            self._write(self._questions[benchmark], ask, file, sampled)
+        sampled.unlink(missing_ok=True)  # here, as a kill may have come after the log was written
         return file, ask.label
 
-    def _write(self, tasks: Sequence[BenchmarkTask], ask: Ask, file: Path) -> None:
+    def _write(self, tasks: Sequence[BenchmarkTask], ask: Ask, file: Path, sampled: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         shards = self._shards(file)
         if shards:
@@ -131,13 +133,11 @@ class Judging:
         lengths = self._prompt_lengths(tasks, ask.model_dir)
         limit = self._ctx.cfg.judge.max_prompt_tokens
         fitting = [task for task in tasks if lengths[task.id] <= limit]
-        sampled = file.with_suffix(".paths")
         if fitting:
             sample_paths(self._ctx, fitting, ask, sampled)
         else:
             sampled.touch()
         write_jsonl(file, _rows(tasks, lengths, limit, ask.samples, sampled))
-        sampled.unlink()
 
     def count_unasked(self, statuses: Mapping[str, int]) -> None:
         """Count the judgements of a log that were none, the prompt being too long."""

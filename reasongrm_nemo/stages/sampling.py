@@ -113,13 +113,14 @@ def sample_paths(
         raise UserError(
             f"all {len(mine)} prompts are longer than judge.max_prompt_tokens {cfg.judge.max_prompt_tokens}"
         )
+    aside = out.with_name(out.name + ".partial")
     if out.exists():
+        aside.unlink(missing_ok=True)  # a kill may have come before it went
         return kept
     order = {task.id: i for i, task in enumerate(kept)}
     if shards:
         merge_paths(shards, out, order, ask.samples, ask.keep_probs)
         return kept
-    aside = out.with_name(out.name + ".partial")
     finished = _finished(aside, ask.samples)
     waiting = [task for task in kept if task.id not in finished]
     if waiting:
