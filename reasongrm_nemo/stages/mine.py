@@ -63,7 +63,8 @@ class Mined:
 
     Args:
         paths: the N answers a task.
-        examples: chosen paths of the filter stage, whose texts are preferred as rationales, or None.
+        examples: chosen paths of the filter stage, whose texts are preferred as rationales (of several of a
+            task that with the highest R*, then validity, then the first), or None.
     """
 
     def __init__(self, paths: Path, examples: Path | None) -> None:
@@ -77,7 +78,12 @@ class Mined:
         self._example_places: dict[str, int] = {}
         if examples is not None:
             self._examples = PlacedJsonl(examples, SftExample.from_dict)
-            self._example_places = {example.task_id: place for example, place in self._examples.scan()}
+            best: dict[str, tuple[float, float]] = {}
+            for example, place in self._examples.scan():
+                rank = example.r_star, example.validity
+                if example.task_id not in best or rank > best[example.task_id]:
+                    best[example.task_id] = rank
+                    self._example_places[example.task_id] = place
 
     def positions(self, tasks: Sequence[JudgeTask]) -> Positions:
         """Every answer with the order that it was asked in."""

@@ -252,6 +252,21 @@ def test_mine_prefers_the_chosen_examples_as_rationales(context, tasks, tmp_path
     assert found == best | {hard[3].id: "the one"}
 
 
+def test_mine_takes_the_best_of_several_examples_as_the_rationale(context, tasks, tmp_path):
+    words = ["mine.skip_tasks=0", "mine.max_tasks=20", "mine.samples=4", BASE]
+
+    def example(task, text, r_star, validity=0.5):
+        messages = [*task.messages, {"role": "assistant", "content": text}]
+        return SftExample(task.id, messages, r_star, 0.5, validity, "r_star")
+
+    # as filter.top_k=3 leaves them: by sample, not by R*
+    several = [("low", 0.2, 0.9), ("best", 0.8, 0.5), ("less valid", 0.8, 0.4), ("last", 0.5, 0.9)]
+    write_jsonl(tmp_path / "e.jsonl", [example(task, *each) for task in tasks for each in several])
+    ctx = context("5_mine", *words, f"inputs.examples={tmp_path}/e.jsonl", pool=FakePool(tasks))
+    mine.run(ctx)
+    assert {task.rationale for task in read_jsonl(ctx.work / "hard.jsonl", HardTask)} == {"best"}
+
+
 def test_mine_with_nothing_hard_says_what_to_do(context, tasks):
     class Easy(FakePool):
         def answer(self, prompt, sample):
