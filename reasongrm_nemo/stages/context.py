@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import disk_full, read_json
 from reasongrm_nemo.limits import MARKER, Limits, Stopped, mark
 from reasongrm_nemo.manifest import (
+    RELEVANT,
     Artefact,
     HashCache,
     code_version,
@@ -29,6 +31,8 @@ from reasongrm_nemo.manifest import (
     what_changed,
 )
 from reasongrm_nemo.report.console import Console, duration
+from reasongrm_nemo.rollout import versions
+from reasongrm_nemo.rollout.settings import PYTHON_VARIABLE
 from reasongrm_nemo.stages.shards import check_shards
 
 if TYPE_CHECKING:
@@ -194,6 +198,7 @@ def _run(
             "seed": cfg.seed,
             "code": code_version(),
             "packages": package_versions(),
+            **_of_servers(cfg),
             "result": result,
             "drops": dict(sorted(ctx.drops.items())),
             "recipe": OmegaConf.to_container(cfg),
@@ -202,6 +207,14 @@ def _run(
     )
     console.line(f"  → {artefact.path}  ({duration(time.time() - started)})")
     return manifest
+
+
+def _of_servers(cfg: DictConfig) -> dict[str, Any]:
+    """The packages that answered, where the stage asks a rollout server; part of no key."""
+    if "rollout" not in RELEVANT[cfg.stage] or cfg[cfg.stage].get("shards"):
+        return {}
+    python = cfg.cluster.rollout_python or os.environ.get(PYTHON_VARIABLE, "")
+    return {"rollout_packages": versions.package_versions(str(python))}
 
 
 def _logger(name: str, work: Path) -> tuple[logging.Logger, logging.Handler]:
