@@ -4,6 +4,7 @@
 runs_dir/.partial/<name>/   being written; stage.json says for which key; survives a kill
 runs_dir/<name>/            whole: appears by a rename, with manifest.json
 runs_dir/.stale/<name>/     what the newest re-run replaced; one is kept
+runs_dir/.stale/<name>.unfinished/  a partial with training checkpoints that was for another key; one is kept
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ _VOLATILE = (
     "rollout.gpus",
     "rollout.gpu_memory_utilization",
     "rollout.sleep",
+    "rollout.enforce_eager",
+    "rollout.extra_env",
+    "rollout.straggler_timeout_s",
     "rollout.concurrency",
     "rollout.max_num_seqs",
     "rollout.kv_cache_gib",
@@ -74,6 +78,7 @@ _VOLATILE = (
     "cluster.layers_in_last_stage",
     "cluster.sequence_parallel",
     "cluster.weight_transfer",
+    "cluster.offload_optimizer",
     "cluster.threads_per_rank",
     "cluster.trainer_python",
     "cluster.rollout_python",
@@ -267,15 +272,23 @@ class Artefact:
     def begin(self, key: str, ident: Mapping[str, Any], inputs: Mapping[str, Any]) -> tuple[bool, str | None]:
         """Open the partial folder for `key`.
 
+        A partial of another key makes room; one with training checkpoints, which took days perhaps, is set
+        aside, and taken up again when its own key comes back.
+
         Returns:
-            (resumed, reason a partial of another key was discarded or None).
+            (resumed, what became of a partial of another key and why, or None).
         """
         note, state = self.work / "stage.json", None
-        discarded = None
+        gone = None
         if note.is_file():
             state = read_json(note)
             if state["key"] != key:
-                discarded, state = what_changed(state["identity"], ident), None
+                gone, state = f"{self._make_room()}: {what_changed(state['identity'], ident)}", None
+        aside = self._aside / "stage.json"
+        if state is None and aside.is_file() and read_json(aside)["key"] == key:
+            self._discard(self.work)
+            os.rename(self._aside, self.work)
+            state = read_json(note)
         if state is None:
             self._discard(self.work)
             self.work.mkdir(parents=True)
@@ -288,7 +301,7 @@ class Artefact:
         state["inputs"] = dict(inputs)
         state["sessions"].append({"start": self.started})
         write_json(note, state)
-        return resumed, discarded
+        return resumed, gone
 
     def finish(self, manifest: dict[str, Any], cache: HashCache) -> dict[str, Any]:
         """Complete the manifest, sync everything, and rename the partial into place."""
@@ -315,6 +328,19 @@ class Artefact:
         (self.work / "stage.json").unlink()  # from here on the manifest says it all, see `recover`
         self._place()
         return manifest
+
+    @property
+    def _aside(self) -> Path:
+        return self.runs_dir / ".stale" / f"{self.name}.unfinished"
+
+    def _make_room(self) -> str:
+        if not any(self.work.glob("checkpoints/*")):
+            self._discard(self.work)
+            return "discarded"
+        self._discard(self._aside)
+        self._aside.parent.mkdir(exist_ok=True)
+        os.rename(self.work, self._aside)
+        return f"set aside in {self._aside}"
 
     def _place(self) -> None:
         if self.path.exists():

@@ -137,10 +137,10 @@ def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: st
                 return Outcome(cfg.name, artefact.path, True, manifest)
             why = f"{lost} is missing or cut short" if lost else what_changed(manifest["identity"], ident)
         check_shards(cfg, paths, ident)
-        resumed, discarded = artefact.begin(key, ident, inputs)
+        resumed, gone = artefact.begin(key, ident, inputs)
         (artefact.work / MARKER).unlink(missing_ok=True)
-        if discarded:
-            console.line(f"  an unfinished {cfg.name} was for another recipe and is discarded ({discarded})")
+        if gone:
+            console.line(f"  an unfinished {cfg.name} was for another recipe and is {gone}")
         console.stage(title, "resuming" if resumed else f"again: {why}" if why else cfg.stage)
         return Outcome(
             cfg.name, artefact.path, False, _run(cfg, artefact, cache, paths, resumed, console, pool)

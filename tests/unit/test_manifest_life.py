@@ -165,7 +165,28 @@ def test_a_partial_of_another_recipe_is_discarded(recipe, stage, capsys):
     outcome = run_stage(load_recipe(recipe, ["seed=9"]), Console(plain=True), pool=None)
     assert stage.resumed is False
     assert not (outcome.path / "half.txt").exists()
-    assert "is discarded (seed 1 → 9)" in capsys.readouterr().err
+    assert "is discarded: seed 1 → 9" in capsys.readouterr().err
+
+
+def test_checkpoints_of_another_recipe_are_set_aside_and_taken_up_when_it_comes_back(recipe, stage, capsys):
+    def fail(ctx):
+        (ctx.work / "checkpoints" / "step_000100").mkdir(parents=True)
+        raise StageFailed("the lights went out")
+
+    def again(ctx):
+        raise StageFailed("and again")
+
+    stage.also = fail
+    with pytest.raises(StageFailed):
+        go(recipe)
+    stage.also = again
+    with pytest.raises(StageFailed):
+        run_stage(load_recipe(recipe, ["seed=9"]), Console(plain=True), pool=None)
+    assert stage.resumed is False and "is set aside in " in capsys.readouterr().err
+    stage.also = lambda ctx: None
+    outcome = go(recipe)
+    assert stage.resumed is True
+    assert (outcome.path / "checkpoints" / "step_000100").is_dir()
 
 
 def test_a_partial_without_its_note_is_discarded(recipe, stage, tmp_path):
