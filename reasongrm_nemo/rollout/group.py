@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -31,6 +31,27 @@ def open_store(
     return dist.TCPStore(
         host, port, world_size, is_master=master, timeout=timedelta(seconds=timeout_s), wait_for_workers=False
     )
+
+
+def nccl_version() -> list[int]:
+    """Of the NCCL that this process's torch runs with; empty without a GPU."""
+    return list(torch.cuda.nccl.version()) if torch.cuda.is_available() else []
+
+
+def check_nccl(trainers: Sequence[int], own: Sequence[int]) -> None:
+    """Of both ends of a group.
+
+    Raises:
+        RuntimeError: they differ. NCCL itself only says "invalid usage" then (init.cc, "Mismatched NCCL
+            version detected").
+    """
+    if list(trainers) != list(own):
+        theirs, ours = (".".join(map(str, version)) or "none" for version in (trainers, own))
+        raise RuntimeError(
+            f"the trainer's NCCL is {theirs}, the rollout server's {ours}, and NCCL joins only ranks of one "
+            "version: use images with the same one, or load it into the servers (LD_PRELOAD of the trainer's "
+            "libnccl.so.2 in rollout.extra_env)"
+        )
 
 
 class Group:

@@ -15,7 +15,7 @@ import torch
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.placement import address_towards
 from reasongrm_nemo.rollout import ipc
-from reasongrm_nemo.rollout.group import Flight, Group, open_store, tensors_ahead
+from reasongrm_nemo.rollout.group import Flight, Group, nccl_version, open_store, tensors_ahead
 from reasongrm_nemo.rollout.http import call, reason
 from reasongrm_nemo.rollout.server import RolloutServer
 from reasongrm_nemo.rollout.types import RolloutServerLost
@@ -146,6 +146,7 @@ class _BroadcastLine:
             "master_port": store.port,
             "world_size": world,
             "timeout_s": posts.timeout_s,
+            "nccl": nccl_version(),
         }
         path = "/init_weight_transfer_engine"
         meeting = posts.aside(path, {"init_info": info}, posts.timeout_s)

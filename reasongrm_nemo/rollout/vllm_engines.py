@@ -16,7 +16,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from reasongrm_nemo.rollout import ipc
-from reasongrm_nemo.rollout.group import Flight, Group, open_store, tensors_ahead
+from reasongrm_nemo.rollout.group import Flight, Group, check_nccl, nccl_version, open_store, tensors_ahead
 
 
 class _Engine(WeightTransferEngine):  # type: ignore[misc]
@@ -39,6 +39,7 @@ class GroupInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
     master_port: int
     world_size: int
     timeout_s: float
+    nccl: list[int]
 
 
 @dataclass
@@ -101,6 +102,11 @@ class NcclEngine(_GroupEngine):
     """`cluster.weight_transfer: nccl`."""
 
     backend = "nccl"
+
+    def init_transfer_engine(self, init_info: GroupInitInfo) -> None:
+        """Meet the trainer, if its NCCL is ours."""
+        check_nccl(init_info.nccl, nccl_version())
+        super().init_transfer_engine(init_info)
 
 
 @dataclass

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="the trainer environment's tests")
 
 from reasongrm_nemo.errors import UserError  # noqa: E402
 from reasongrm_nemo.rollout import RolloutServerLost, TensorInfo, WeightSender  # noqa: E402
-from reasongrm_nemo.rollout.group import Group, open_store, tensors_ahead  # noqa: E402
+from reasongrm_nemo.rollout.group import Group, check_nccl, open_store, tensors_ahead  # noqa: E402
 
 TENSORS = {
     "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -335,3 +335,11 @@ def test_an_nccl_group_outlives_its_peers(monkeypatch):
     assert made == [(0, 3, 4.0)] and "TORCH_NCCL_BLOCKING_WAIT" not in os.environ
     group.wait(group.broadcast(TENSORS["b.weight"]))
     assert sent == [(torch.uint8, 10, 0), 4.0]
+
+
+def test_two_versions_of_nccl_are_refused_with_what_to_do():
+    check_nccl([2, 26, 2], [2, 26, 2])
+    with pytest.raises(
+        RuntimeError, match=r"trainer's NCCL is 2.26.2, the rollout server's 2.29.7.*LD_PRELOAD"
+    ):
+        check_nccl([2, 26, 2], [2, 29, 7])
