@@ -26,9 +26,12 @@ _ALMOST_NOTHING = 1 << 20
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing: beside it, synced, then renamed over it."""
+    r"""Write a whole file or nothing: beside it, synced, then renamed over it.
+
+    Half a surrogate pair, which a model may write, is no UTF-8; it becomes `\ud83d`, JSON's own escape.
+    """
     aside = path.with_name(path.name + ".tmp")
-    with aside.open("w", encoding="utf-8") as out:
+    with aside.open("w", encoding="utf-8", errors="backslashreplace") as out:
         out.write(text)
         out.flush()
         os.fsync(out.fileno())

@@ -70,10 +70,16 @@ class Rope:
             raise UserError(
                 f"{where}: rope_theta is missing; write it out, defaults differ between versions."
             )
+        nested = stated.get("rope_theta")
+        if nested is not None and float(nested) != float(theta):
+            raise UserError(
+                f"{where}: rope_theta is {theta:g} and, among the rope's parameters, {nested:g}: engines "
+                "differ on which of them counts."
+            )
         kind = stated.get("rope_type") or stated.get("type") or "default"
         if kind not in _NEEDED:
             raise UserError(f"{where}: rope scaling {kind!r} is not supported; known: {', '.join(_NEEDED)}.")
-        if config.get("partial_rotary_factor", 1.0) != 1.0:
+        if any(keys.get("partial_rotary_factor") not in (None, 1.0) for keys in (config, stated)):
             raise UserError(f"{where}: partial_rotary_factor is not supported; it must be 1.")
         missing = [key for key in _NEEDED[kind] if stated.get(key) is None]
         if missing:
@@ -134,12 +140,11 @@ def overrides(config: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> di
     """
     if not recipe or recipe.get("type") is None:
         return {}
-    scaling = {
-        "rope_type": recipe["type"],
-        "factor": float(recipe["factor"]),
-        "original_max_position_embeddings": int(recipe["original_max_position_embeddings"]),
-    }
+    original = int(recipe["original_max_position_embeddings"])
+    scaling = {"rope_type": recipe["type"], "factor": float(recipe["factor"])}
+    if recipe["type"] != "linear":  # stretches all positions alike
+        scaling["original_max_position_embeddings"] = original
     theta = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta")
-    length = round(scaling["factor"] * scaling["original_max_position_embeddings"])
+    length = round(float(recipe["factor"]) * original)
     nested = {} if theta is None else {"rope_parameters": {"rope_theta": float(theta), **scaling}}
     return {"rope_scaling": scaling, **nested, "max_position_embeddings": length}

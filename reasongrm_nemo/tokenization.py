@@ -16,6 +16,10 @@ from typing import Any
 from reasongrm_nemo.errors import UserError
 
 
+class TemplateRefusal(UserError):
+    """A chat template refuses messages, as some do a system's turn or two of the user's."""
+
+
 class JudgeTokenizer:
     """A fast tokenizer and its chat template.
 
@@ -62,7 +66,7 @@ class JudgeTokenizer:
         """The chat template's text.
 
         Raises:
-            UserError: the template refuses these messages.
+            TemplateRefusal: the template refuses these messages.
         """
         from jinja2 import TemplateError
 
@@ -75,7 +79,9 @@ class JudgeTokenizer:
                 **self._special,
             )
         except TemplateError as error:
-            raise UserError(f"the chat template of {self.folder} refuses the messages: {error}") from None
+            raise TemplateRefusal(
+                f"the chat template of {self.folder} refuses the messages: {error}"
+            ) from None
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text, nothing added."""
@@ -141,11 +147,12 @@ def stop_token_ids(tokenizer: JudgeTokenizer, hf_dir: str | Path) -> list[int]:
 
 
 def _template_text(folder: Path, config: Mapping[str, Any]) -> str:
+    """The file of its own goes before tokenizer_config.json's, as in transformers 4.51 and 5."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     template = config.get("chat_template")
     if isinstance(template, list):
         template = next((item["template"] for item in template if item["name"] == "default"), None)
-    if template is None and (folder / "chat_template.jinja").is_file():
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     if template is None:
         raise UserError(f"{folder / 'tokenizer_config.json'} has no chat_template; a judge needs one")
     return str(template)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,14 +13,16 @@ from reasongrm_nemo.data.records import PreferencePair, QuestionAnswer
 from reasongrm_nemo.data.rows import find_files, read_rows
 from reasongrm_nemo.errors import UserError
 
-_WORD = re.compile(r"\w+")
+# Chinese and Japanese are written without spaces: each character is a word.
+_IDEOGRAPH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\W{_IDEOGRAPH}]+")
 
 
 class Decontaminator:
     """Finds prompts that share a run of `n` words with a benchmark's.
 
-    Words are runs of letters and digits, whatever their case.  A turn of fewer than `n` words matches only
-    a turn with exactly the same words.  User turns alone are compared, never the answers.
+    Words are runs of letters and digits, whatever their case and Unicode form.  A turn of fewer than `n`
+    words matches only a turn with exactly the same words.  User turns alone are compared, never the answers.
 
     Args:
         n: words in a run, at least 1.
@@ -65,7 +68,7 @@ class Decontaminator:
         return None
 
     def _runs(self, text: str) -> Iterator[str]:
-        words: Sequence[str] = _WORD.findall(text.lower())
+        words: Sequence[str] = _WORD.findall(unicodedata.normalize("NFC", text).lower())
         if len(words) < self.n:
             if words:
                 # a line feed is in no word, so that a whole short turn is told from a run of it

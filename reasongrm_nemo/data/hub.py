@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +12,13 @@ from reasongrm_nemo.data.rows import SUFFIXES
 from reasongrm_nemo.errors import UserError
 
 PREFIX = "hf://"
-_NAME = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<files>.+))?")
+_NAME = re.compile(
+    r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/[\w.-]+/[\w.-]+|[\w.-]+))?(?:/(?P<files>.+))?"
+)
 
 
 class HubName(NamedTuple):
-    """`hf://owner/name`, with `@revision` (a branch, tag or commit) and `/files` (a pattern) at will."""
+    """`hf://owner/name`, with `@revision` (a branch, tag, commit or `refs/...`) and `/files` (a pattern)."""
 
     repository: str
     revision: str | None
@@ -37,11 +40,11 @@ class HubName(NamedTuple):
         return cls(match["repository"], match["revision"], match["files"])
 
 
-def fetch_dataset(name: HubName) -> tuple[Path, str]:
-    """The data set's files of a kind that can be read, in the hub client's cache, and their commit.
+def fetch_dataset(name: HubName) -> tuple[list[Path], str]:
+    """The data set's files, in the hub client's cache, or the folder of all of them; and their commit.
 
     Raises:
-        UserError: no client is installed, the hub cannot be reached, or has no such data set.
+        UserError: no client is installed, the hub cannot be reached, or has no such data set or file.
     """
     try:
         from huggingface_hub import snapshot_download
@@ -65,4 +68,12 @@ def fetch_dataset(name: HubName) -> tuple[Path, str]:
             f"prepare.source hf://{name.repository} cannot be fetched ({reason}); see to the network and the "
             "name, or fetch the files elsewhere and give their folder"
         ) from None
-    return Path(folder), Path(folder).name
+    root = Path(folder)
+    if name.files is None:
+        return [root], root.name
+    # what was fetched before under other patterns lies there too
+    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    chosen = [path for path in files if fnmatch(str(path.relative_to(root)), name.files)]
+    if not chosen:
+        raise UserError(f"prepare.source hf://{name.repository} has no file that matches {name.files}")
+    return chosen, root.name

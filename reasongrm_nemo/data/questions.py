@@ -9,6 +9,7 @@ published.  Other fields are ignored, but for `id` and `source`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -85,6 +86,8 @@ def question_from_row(
         raise RowProblem("wrong_type")
     asked = next((row[name] for name in QUESTION_FIELDS if name in row), None)
     said = next((row[name] for name in REFERENCE_FIELDS if name in row), None)
+    if isinstance(said, float) and not math.isfinite(said):
+        raise RowProblem("no_reference")
     said = str(said) if type(said) in (int, float) else said
     if not isinstance(said, str):
         raise RowProblem("wrong_type")

@@ -222,7 +222,9 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         with pq.ParquetFile(path) as file:
             if file.metadata.num_rows == 0:
                 raise UserError(f"{path}: the file has no rows")
-            for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            # no form has a use for times, and Python cannot hold all that Parquet can
+            columns = [field.name for field in file.schema_arrow if not pa.types.is_temporal(field.type)]
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
                 for row in _batch(batch):
                     yield f"{path}[{index}]", row
                     index += 1
@@ -231,13 +233,21 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}: not readable as Parquet after row {index} ({reason})") from None
 
 
+# Text that is no UTF-8; within a list or struct also times out of Python's range or in an unknown zone.
+_UNREADABLE = (UnicodeDecodeError, OverflowError, ValueError, KeyError)
+
+
 def _batch(batch: Any) -> Iterator[Any]:
-    """The rows of a record batch; where one holds text that is no UTF-8, that row alone is broken."""
+    """The rows of a record batch; what Python cannot hold in one breaks that row alone."""
     try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:
-        for index in range(batch.num_rows):
-            try:
-                yield batch.slice(index, 1).to_pylist()[0]
-            except UnicodeDecodeError as error:
-                yield BrokenRow(str(error))
+        rows = batch.to_pylist()
+    except _UNREADABLE:
+        rows = [_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
+    yield from rows
+
+
+def _row(batch: Any) -> Any:
+    try:
+        return batch.to_pylist()[0]
+    except _UNREADABLE as error:
+        return BrokenRow(str(error))

@@ -33,7 +33,8 @@ _WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 _SPACING = re.compile(r"\\[,;:! ]|\\(?:left|right|displaystyle)(?![a-z])|~")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
 _POWER = re.compile(r"(?:\\times|\\cdot|×|\*)\s*10\s*\^\s*\{?\s*([+-]?\d{1,4})\s*\}?$")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|,?\\[,;:! ])(?=\d{3}(?!\d))")
+_SUPERSCRIPTS = str.maketrans({raised: f"^{digit}" for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")})
 _NUMBER = re.compile(r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,4})?")
 
 
@@ -75,7 +76,8 @@ def _boxed(text: str) -> str | None:
 
 def normalised(answer: str) -> str:
     """An answer without what says nothing: case, spacing, LaTeX's dress, quotes and the final full stop."""
-    text = unicodedata.normalize("NFKC", answer).strip().strip("$").strip()
+    # NFKC would make 102 of 10²
+    text = unicodedata.normalize("NFKC", answer.translate(_SUPERSCRIPTS)).strip().strip("$").strip()
     text = _SPACING.sub(" ", _WRAPPED.sub(r"\1", text)).replace("\\$", "$").replace("\\%", "%")
     text = " ".join(text.casefold().split()).strip("\"'`")
     return text.removesuffix(".").strip()
@@ -89,7 +91,7 @@ def exact(answer: str, reference: str) -> bool:
 def numeric(answer: str, reference: str) -> bool:
     """Whether both are the same number, to `RELATIVE` or `ABSOLUTE`; texts are compared as `exact` does.
 
-    Fractions, thousands separators, signs of currency and powers of ten are read; 50 % is 0.5.
+    Fractions, thousands separators (LaTeX's too), signs of currency and powers of ten are read; 50 % is 0.5.
     """
     left, right = number(answer), number(reference)
     if left is None or right is None:
@@ -99,10 +101,15 @@ def numeric(answer: str, reference: str) -> bool:
 
 def number(answer: str) -> float | None:
     """The finite number an answer is, or None."""
-    text = normalised(answer[: _MAX_CHARS + 1])
-    if len(text) > _MAX_CHARS:
+    if len(answer) > _MAX_CHARS:
         return None
-    text = _THOUSANDS.sub("", text).replace("\N{MINUS SIGN}", "-").replace("$", "").replace("€", "").strip()
+    text = (
+        normalised(_THOUSANDS.sub("", answer))
+        .replace("\N{MINUS SIGN}", "-")
+        .replace("$", "")
+        .replace("€", "")
+        .strip()
+    )
     percent = text.endswith("%")
     text = _FRACTION.sub(r"\1/\2", text.removesuffix("%").strip())
     power = _POWER.search(text)

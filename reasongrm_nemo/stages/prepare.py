@@ -30,7 +30,7 @@ from reasongrm_nemo.files import write_json
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, forgeries, load_template
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.tasks import Task
-from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids
+from reasongrm_nemo.tokenization import JudgeTokenizer, TemplateRefusal, load_tokenizer, prompt_ids
 
 Source: TypeAlias = PreferencePair | QuestionAnswer
 
@@ -86,7 +86,7 @@ def _sources(account: _Account) -> tuple[list[Source], list[Source]]:
         return [*questions(sizes.train, cfg.seed, "train")], [
             *questions(sizes.validation, cfg.seed, "validation")
         ]
-    files = ctx.inputs["source"] if "source" in ctx.inputs else _fetched(account)
+    files = [ctx.inputs["source"]] if "source" in ctx.inputs else _fetched(account)
     loaded: Loaded
     if own.kind == "questions":
         loaded = read_questions(files, own.max_chars)
@@ -103,12 +103,12 @@ def _sources(account: _Account) -> tuple[list[Source], list[Source]]:
     return split_pairs(_clean(account, found), own.validation_fraction, cfg.seed)
 
 
-def _fetched(account: _Account) -> Path:
+def _fetched(account: _Account) -> list[Path]:
     """The files of a data set on a hub."""
     name = HubName.parse(account.ctx.cfg.prepare.source)
     account.ctx.console.line(f"  fetching {name.repository}")
-    folder, account.commit = fetch_dataset(name)
-    return folder
+    files, account.commit = fetch_dataset(name)
+    return files
 
 
 def _clean(account: _Account, found: list[Source]) -> list[Source]:
@@ -132,12 +132,17 @@ def _clean(account: _Account, found: list[Source]) -> list[Source]:
 def _tasks(
     account: _Account, found: Sequence[Source], limit: int | None, tokenizer: JudgeTokenizer
 ) -> list[Task]:
-    """Their tasks in a seeded order, without those that are too long, at most `limit` of them."""
+    """Their tasks in a seeded order, without those that cannot be asked, at most `limit` of them.
+
+    Raises:
+        UserError: the chat template refuses all.
+    """
     ctx, cfg = account.ctx, account.ctx.cfg
     special = sorted({*CHAT_SPECIAL_TOKENS, *tokenizer.special_tokens})
     shuffled = sorted(found, key=lambda each: (derive_seed(cfg.seed, "task_order", each.id), each.id))
     template = load_template(cfg.judge.template)
     kept: list[Task] = []
+    refusal: TemplateRefusal | None = None
     for each in shuffled:
         made: Iterable[Task]
         tags: tuple[str, ...]
@@ -148,17 +153,25 @@ def _tasks(
             tags, texts = template.tags, [each.chosen, each.rejected]
         tasks: list[Task] = []
         for task in made:
-            length = len(prompt_ids(tokenizer, task.messages, cfg.judge.response_prefix))
+            try:
+                length = len(prompt_ids(tokenizer, task.messages, cfg.judge.response_prefix))
+            except TemplateRefusal as error:
+                refusal = error
+                account.drop("refused by the model's chat template", task.id, str(error))
+                continue
             if length > cfg.judge.max_prompt_tokens:
                 account.drop("prompt longer than judge.max_prompt_tokens", task.id, f"{length} tokens")
-            elif limit is not None and len(kept) + len(tasks) >= limit:
-                ctx.drop("past prepare.max_tasks or prepare.max_validation")
             else:
                 tasks.append(task)
+        if limit is not None and len(kept) + len(tasks) > limit:  # a pair's two orders stay together
+            ctx.drop("past prepare.max_tasks or prepare.max_validation", len(tasks))
+            tasks = []
         if tasks:
             texts = [*texts, *(turn["content"] for turn in each.prompt)]
             account.neutralised.update(set().union(*(forgeries(t, special, tags) for t in texts)))
         kept += tasks
+    if refusal is not None and not kept:
+        raise refusal
     return kept
 
 

@@ -18,6 +18,9 @@ def test_a_name_its_revision_and_its_files():
     assert HubName.parse("hf://owner/na-me.v0.2") == ("owner/na-me.v0.2", None, None)
     assert HubName.parse("hf://o/n@main") == ("o/n", "main", None)
     assert HubName.parse("hf://o/n@abc/data/train-*") == ("o/n", "abc", "data/train-*")
+    parquet = HubName.parse("hf://o/n@refs/convert/parquet/default/train/*")
+    assert parquet == ("o/n", "refs/convert/parquet", "default/train/*")
+    assert HubName.parse("hf://o/n@refs/pr/7") == ("o/n", "refs/pr/7", None)
     for bad in ("hf://n", "hf://", "hf:///n", "hf://o/n@", "hf://o/n/", "hf://o o/n"):
         with pytest.raises(UserError, match="is no data set's name"):
             HubName.parse(bad)
@@ -42,8 +45,14 @@ def test_prepare_reads_what_the_client_fetched(context, tmp_path, monkeypatch):
     ((args, words),) = asked
     assert args == ("owner/name",) and words["repo_type"] == "dataset" and words["revision"] == "v1"
     assert "*.parquet" in words["allow_patterns"] and "*.jsonl.gz" in words["allow_patterns"]
-    fetch_dataset(HubName.parse("hf://o/n/data/train-*"))
+    (folder / "data").mkdir()
+    for name in ("train-0.jsonl", "test-0.jsonl"):  # the cache holds what was fetched for others, too
+        (folder / "data" / name).write_text("{}")
+    files, _ = fetch_dataset(HubName.parse("hf://o/n/data/train-*"))
+    assert files == [folder / "data" / "train-0.jsonl"]
     assert asked[1][1]["allow_patterns"] == ["data/train-*"]
+    with pytest.raises(UserError, match="no file that matches data/dev-"):
+        fetch_dataset(HubName.parse("hf://o/n/data/dev-*"))
 
 
 def test_without_a_network_or_the_client_one_sentence_says_what_to_do(monkeypatch, tmp_path):

@@ -60,7 +60,8 @@ def test_what_stands_in_the_reasoning_is_no_answer():
         (r"1.2\times10^{-3}", "0.0012", True), ("1.2e-3", "0.0012", True), ("1e400", "1e400", True),
         ("1e400", "2e400", False), ("\N{MINUS SIGN}3", "-3", True), ("0", "-0.0000000001", True),
         ("٤٢", "42", True), (r"\text{Paris}", "paris.", True), ("Paris", "London", False), ("x", "5", False),
-        ("", "0", False), ("１２", "12", True),
+        ("", "0", False), ("１２", "12", True), (r"10,\!000", "10000", True), ("10{,}000", "10000", True),
+        (r"5\,000", "5000", True), (r"1,\!234,\!567", "1234567", True), ("10²", "102", False),
     ],
 )  # fmt: skip
 def test_numbers_are_compared_as_numbers(answer, reference, same):
@@ -132,6 +133,14 @@ def test_the_published_forms_of_questions(tmp_path):
     assert [each.source for each in loaded.questions] == ["math", "math", "math", "own"]
     assert loaded.questions[3].id == "mine" and loaded.nul == 1 and not loaded.drops
     assert loaded.questions[3].prompt[0]["content"] == "x\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_reference_that_is_no_number_is_left_out(tmp_path):
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"question": "a", "answer": NaN}\n{"question": "b", "answer": 1}\n')
+    loaded = read_questions(file)
+    assert [each.reference for each in loaded.questions] == ["1"]
+    assert sum(loaded.drops.values()) == 1
 
 
 def test_tasks_hold_the_question_as_data_and_the_instruction(tmp_path):

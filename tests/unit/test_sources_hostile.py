@@ -91,6 +91,10 @@ def test_a_shared_run_of_words_is_an_overlap():
     assert found.match(["short ONE!"]) == ("bench:2", "\nshort one")
     assert found.match(["a much longer one that says short one"]) is None
     assert found.match(["", " ... "]) is None
+    chinese = "\u8bf7\u89e3\u91ca\u91cf\u5b50\u7ea0\u7f20\u662f\u4ec0\u4e48"
+    found.add("bench:3", [chinese, "re\u0301sume\u0301 of all that was said before"])
+    assert found.match([chinese + "\u5440"]) is not None
+    assert found.match(["R\u00e9sum\u00e9 of all that was said"]) is not None
     with pytest.raises(ValueError, match="length from 1"):
         Decontaminator(0)
 
@@ -214,6 +218,30 @@ def test_an_id_or_source_that_is_no_name_gives_way():
     for bad in ("\ud800", "a\nb", "\x00", "i" * 201, 7, None, "", ["x"]):
         assert pair_from_row({**row, "id": bad, "source": bad}, "file") == plain
     assert pair_from_row({**row, "id": "näme 1"}).id == "näme 1"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pa.array([0, 10**18, 0], pa.timestamp("us")),  # the year 33658
+        pa.array([0, 10**8, 0], pa.date32()),
+        pa.array([0, 1, 2], pa.timestamp("us", tz="Mars/Olympus")),
+    ],
+    ids=["time", "date", "zone"],
+)
+def test_times_that_python_cannot_hold_are_not_read(odd, tmp_path):
+    texts = {name: pa.array([f"{name} {i}" for i in range(3)]) for name in ("prompt", "chosen", "rejected")}
+    pq.write_table(pa.table(texts | {"created": odd}), tmp_path / "p.parquet")
+    loaded = read_pairs(tmp_path / "p.parquet")
+    assert len(loaded.pairs) == 3 and not loaded.drops
+    within = pa.StructArray.from_arrays([odd], ["created"])
+    pq.write_table(pa.table(texts | {"meta": within}), tmp_path / "p.parquet")
+    try:
+        loaded = read_pairs(tmp_path / "p.parquet")
+    except UserError as error:  # where no row can be held
+        assert "broken_line 3" in str(error)
+    else:
+        assert [pair.chosen for pair in loaded.pairs] == ["chosen 0", "chosen 2"]
 
 
 def test_text_that_is_no_utf8_in_parquet_breaks_its_row_alone(tmp_path):

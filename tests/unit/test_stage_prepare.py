@@ -2,6 +2,7 @@
 """Stage prepare: what becomes of a file of pairs, and what is set aside under which reason."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -123,6 +124,41 @@ def test_prepare_in_both_orders_and_held_out_by_prompt(prepare_file):
     assert counts["tasks"] + counts["validation"] == 80
     ids = {task.pair_id for task in read_tasks(ctx.work / "tasks.jsonl")}
     assert not ids & {task.pair_id for task in read_tasks(ctx.work / "validation.jsonl")}
+
+
+def test_both_orders_of_a_pair_stay_together_at_the_limit(prepare_file):
+    lines = "\n".join(pair(f"q{i}?", f"yes {i}", f"no {i}") for i in range(6))
+    counts, ctx = prepare_file(lines, *LONG, "prepare.both_orders=true", "prepare.max_tasks=5")
+    tasks = list(read_jsonl(ctx.work / "tasks.jsonl", JudgeTask))
+    assert counts["tasks"] == 4
+    assert set(Counter(task.pair_id for task in tasks).values()) == {2}
+    assert ctx.drops["past prepare.max_tasks or prepare.max_validation"] == 8
+
+
+ALTERNATES = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.content }}{% endfor %}"
+)
+
+
+def test_a_question_that_the_chat_template_refuses_is_set_aside(context, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(TINY, model)
+    (model / "chat_template.jinja").write_text(ALTERNATES)
+    twice = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    rows = [{"messages": twice, "answer": "1"}, {"question": "How many?", "answer": "2"}]
+    source = tmp_path / "questions.jsonl"
+
+    def run(rows, work):
+        source.write_text("\n".join(map(json.dumps, rows)))
+        words = ["prepare.kind=questions", f"prepare.source={source}", f"model.hf_path={model}", *LONG]
+        ctx = context("0_prepare", *words, work=work)
+        return prepare.run(ctx), ctx
+
+    counts, ctx = run(rows, "some")
+    assert counts["tasks"] == 1 and ctx.drops == {"refused by the model's chat template": 1}
+    with pytest.raises(UserError, match="roles must alternate"):
+        run(rows[:1], "none")
 
 
 def test_prepare_breaks_up_the_model_s_own_special_tokens(prepare_file):

@@ -128,3 +128,13 @@ def test_folders_that_hold_no_tokenizer(tmp_path, folder):
     (path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="the tokenizer cannot be read"):
         load_tokenizer(path)
+
+
+def test_a_template_in_a_file_of_its_own_goes_first(folder):
+    transformers = pytest.importorskip("transformers")
+    path = folder(CHATML)
+    (path / "chat_template.jinja").write_text("FILE {{ messages[0]['content'] }}")
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(path)
+    wanted = theirs.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=False)
+    assert load_tokenizer(path).render(MESSAGES, add_generation_prompt=True) == wanted
+    assert wanted.startswith("FILE ")

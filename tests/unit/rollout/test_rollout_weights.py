@@ -339,7 +339,5 @@ def test_an_nccl_group_outlives_its_peers(monkeypatch):
 
 def test_two_versions_of_nccl_are_refused_with_what_to_do():
     check_nccl([2, 26, 2], [2, 26, 2])
-    with pytest.raises(
-        RuntimeError, match=r"trainer's NCCL is 2.26.2, .* server's 2.29.7.*LD_PRELOAD"
-    ):
+    with pytest.raises(RuntimeError, match=r"trainer's NCCL is 2.26.2, .* server's 2.29.7.*LD_PRELOAD"):
         check_nccl([2, 26, 2], [2, 29, 7])

@@ -81,3 +81,25 @@ def test_angles_of_few_lengths_are_kept(monkeypatch):
         assert torch.equal(angles[-1, 0, 0, :32], (length - 1) * inverse_frequencies(rope, 64))
     assert embedding(length) is angles
     assert embedding.forward.cache_info().currsize <= 4
+
+
+def test_linear_rope_from_a_recipe_is_what_engines_read():
+    config = {"rope_theta": 1e4, "max_position_embeddings": 4096}
+    recipe = {"type": "linear", "factor": 2.0, "original_max_position_embeddings": 4096}
+    rope = Rope.from_config(config, "config.json", recipe)
+    assert (rope.kind, rope.factor, rope.max_positions) == ("linear", 2.0, 8192)
+    written = overrides(config, recipe)
+    assert written["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+    assert Rope.from_config(config | written, "config.json") == rope
+
+
+@pytest.mark.parametrize(
+    ("nested", "says"),
+    [
+        ({"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"rope_type": "default", "rope_theta": 1e5}, "rope_theta is 1e\\+06 and, .* 100000"),
+    ],
+)
+def test_parameters_that_engines_read_otherwise_are_refused_wherever_they_stand(nested, says):
+    with pytest.raises(UserError, match=says):
+        Rope.from_config({"rope_theta": 1e6, "rope_parameters": nested}, "config.json")
