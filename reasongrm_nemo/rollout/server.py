@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import secrets
+import tempfile
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +25,8 @@ from reasongrm_nemo.rollout.types import RolloutServerLost
 _STOP_GRACE_S = 10.0
 _PORT_TRIES = 3
 _STOPPED: dict[str, Any] = {"pid": 0, "ticks": 0, "url": "", "token": "", "weights": None, "asleep": False}
+# One for all files: several objects of a process may name the same one, and a write takes no time.
+_WRITING = threading.Lock()
 
 
 class RolloutServer:
@@ -57,6 +62,8 @@ class RolloutServer:
         self._spec.parent.mkdir(parents=True, exist_ok=True)
         # A file left by an earlier run describes a server that died with that run.
         self._spec.unlink(missing_ok=True)
+        for left in self._spec.parent.glob(f"{glob.escape(self._spec.name)}.*.tmp"):
+            left.unlink(missing_ok=True)
         self._write(
             settings=settings.to_dict(),
             host=self.host.describe(),
@@ -97,13 +104,14 @@ class RolloutServer:
         return found
 
     def _write(self, **changes: Any) -> None:
-        state = (self.state() if self._spec.exists() else {}) | changes
-        aside = self._spec.with_name(self._spec.name + ".tmp")
-        aside.unlink(missing_ok=True)
-        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as out:
-            json.dump(state, out, indent=1)
-        os.replace(aside, self._spec)
+        """Change what the file says, whatever another thread changes in it (a restart during a push)."""
+        with _WRITING:
+            state = (self.state() if self._spec.exists() else {}) | changes
+            # Its own name, and readable by its owner only from the first.
+            handle, aside = tempfile.mkstemp(".tmp", self._spec.name + ".", self._spec.parent)
+            with os.fdopen(handle, "w") as out:
+                json.dump(state, out, indent=1)
+            os.replace(aside, self._spec)
 
     @property
     def url(self) -> str:

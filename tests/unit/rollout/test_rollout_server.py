@@ -6,6 +6,7 @@ import socket
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,27 @@ def test_a_new_server_forgets_an_old_file(make):
     spec = server.spec()
     spec.write_text(json.dumps(server.state() | {"pid": os.getpid(), "ticks": 1}))
     assert make().state()["pid"] == 0
+
+
+def test_threads_lose_nothing_that_another_wrote(make):
+    server = make()
+    handles = {"model_dir": server, "weights": RolloutServer.from_spec(server.spec())}
+
+    def write(name):
+        for count in range(500):
+            handles[name]._write(**{name: str(count)})
+            assert server.state()["log_path"] == str(server.log_path)
+            assert handles[name].state()[name] == str(count)
+        return name
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(write, handles)) == list(handles)
+    assert {name: server.state()[name] for name in handles} == dict.fromkeys(handles, "499")
+    assert not list(server.spec().parent.glob("*.tmp"))
+    left = server.spec().with_name(server.spec().name + ".killed.tmp")
+    left.touch()
+    make()
+    assert not left.exists()
 
 
 def test_not_a_spec_file(tmp_path):
