@@ -69,7 +69,7 @@ def _delimiter(tags: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 def _tag_pattern(tags: tuple[str, ...]) -> str:
-    return rf"</?(?:{'|'.join(re.escape(tag) for tag in sorted(tags))})\b"
+    return rf"</?(?:{'|'.join(re.escape(tag) for tag in sorted(tags))})(?!\w)"
 
 
 @lru_cache(maxsize=64)

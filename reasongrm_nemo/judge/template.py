@@ -23,7 +23,7 @@ Message = dict[str, str]
 PLACEHOLDERS = ("conversation", "question", "answer_a", "answer_b")
 ROLE_TAGS = ("system", "user", "assistant", "tool")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-_TAG = re.compile(r"</?([A-Za-z][\w.-]*)>")
+_TAG = re.compile(r"</?([^\W\d][\w.:-]*)(?:\s[^<>]*)?/?>")
 
 
 @dataclass(frozen=True)
