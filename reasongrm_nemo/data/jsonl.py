@@ -212,7 +212,7 @@ def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
     Written beside the target, synced, then renamed over it; a failure leaves the old file as it was.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.tmp")  # what a kill leaves is written over when it is done again
     count = 0
     try:
         with aside.open("wb") as file:
