@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.errors import UserError
@@ -94,10 +93,9 @@ def collect(
     """The outcomes by subset, whatever the order of the rows.
 
     Raises:
-        UserError: there is no row, one is of another benchmark, or a judgement that has a number comes twice.
+        UserError: there is no row, or one is of another benchmark.
     """
     subsets: dict[str, SubsetOutcomes] = {}
-    numbered: set[tuple[Any, ...]] = set()
     majority = policy.vote == "majority"
     for verdict in verdicts:
         if verdict.benchmark != benchmark:
@@ -105,14 +103,6 @@ def collect(
                 f"item '{verdict.item_id}' is of the benchmark '{verdict.benchmark}', not {benchmark}; "
                 "give the log of one benchmark, with that benchmark's name"
             )
-        if verdict.sample is not None:
-            judgement = (verdict.subset, verdict.item_id, verdict.cell, verdict.order, verdict.sample)
-            if judgement in numbered:
-                raise UserError(
-                    f"item '{verdict.item_id}' of {verdict.subset} has judgement {verdict.sample} in order "
-                    f"{verdict.order} twice: give the log of one run, each shard of it once"
-                )
-            numbered.add(judgement)
         subset = subsets.get(verdict.subset)
         if subset is None:
             subset = subsets.setdefault(verdict.subset, SubsetOutcomes())

@@ -172,21 +172,3 @@ def test_a_broken_line_is_named_once(tmp_path):
     result = call("rmb", path)
     assert result.exit_code == 2
     assert result.stderr == f"reasongrm: {path}:1: Verdict lacks the field 'subset'\n"
-
-
-def test_a_judgement_that_comes_twice_is_refused(log):
-    """Two runs, or one shard given twice, would make the intervals narrower than they are."""
-    rows = [dataclasses.replace(row, sample=0) for row in matrix()]
-    twice = call("rm_bench", log(rows), log(rows, "again.jsonl"))
-    assert twice.exit_code == 2 and "judgement 0 in order chosen_first twice" in twice.stderr
-    other = [dataclasses.replace(row, sample=1) for row in matrix()]
-    assert call("rm_bench", log(rows), log(other, "again.jsonl")).exit_code == 0
-    plain = log(matrix(), "plain.jsonl")
-    assert call("rm_bench", plain, plain).exit_code == 0, "without numbers nobody can tell"
-
-
-def test_a_page_holds_half_a_surrogate_pair(log, tmp_path):
-    rows = [dataclasses.replace(row, text=row.text + " \ud83d") for row in matrix()]
-    result = call("rm_bench", log(rows), "--page", tmp_path / "page.md")
-    assert result.exit_code == 0, result.output
-    assert "\\ud83d" in (tmp_path / "page.md").read_text()
