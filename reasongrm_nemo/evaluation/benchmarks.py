@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from sys import intern
 from typing import Any, Protocol
 
-from reasongrm_nemo.data.jsonl import read_jsonl
+from reasongrm_nemo.data.jsonl import read_dicts
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
@@ -128,16 +129,41 @@ def score_log(
     name: str | None = None,
     witnesses: Sequence[Witness] = (),
 ) -> Run:
-    """`score_rows` of a verdict log, whole or in shards; its name is the first file's unless given."""
+    """`score_rows` of a verdict log, whole or in shards; its name is the first file's unless given.
+
+    Raises:
+        UserError: as `score_rows`; or two rows are the same sample of a judgement.
+    """
     _benchmark(benchmark)
     get_policy(policy)
-    rows = chain.from_iterable(read_jsonl(file, Verdict) for file in files)
+    rows = _rows(files)
     name = name or log_name(files[0])
     try:
         return score_rows(benchmark, name, rows, policy, partial, details, draws, witnesses)
     except UserError as error:
         named = any(str(error).startswith(f"{file}:") for file in files)
         raise error if named else UserError(f"{', '.join(map(str, files))}: {error}") from None
+
+
+def _rows(files: Sequence[Path]) -> Iterator[Verdict]:
+    """The judgements of a log's shards; one that names its sample must not be there again.
+
+    Rows of a pair are averaged, so another run or a shard given twice would go into the scores unseen.
+    """
+    seen: set[tuple[str, str, str | None, str, int]] = set()
+    for where, data in chain.from_iterable(map(read_dicts, files)):
+        row = Verdict.from_dict(data, where)
+        if row.sample is not None:
+            key = (intern(row.subset), row.item_id, row.cell, intern(row.order), row.sample)
+            if key in seen:
+                cell = "" if row.cell is None else f", cell {row.cell}"
+                raise UserError(
+                    f"{where}: sample {row.sample} of item '{row.item_id}' of '{row.subset}'{cell}, "
+                    f"{row.order}, was there before; give each shard of one run once, and another run by "
+                    "--compare"
+                )
+            seen.add(key)
+        yield row
 
 
 def log_name(file: Path) -> str:

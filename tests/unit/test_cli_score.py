@@ -172,3 +172,17 @@ def test_a_broken_line_is_named_once(tmp_path):
     result = call("rmb", path)
     assert result.exit_code == 2
     assert result.stderr == f"reasongrm: {path}:1: Verdict lacks the field 'subset'\n"
+
+
+def test_a_sample_that_is_there_twice_is_refused(log):
+    rows = [dataclasses.replace(row, sample=0) for row in matrix()]
+    more = [dataclasses.replace(row, sample=1) for row in rows]
+    turned = [dataclasses.replace(row, order="rejected_first") for row in rows]
+    run = log(rows, "a.jsonl")
+    for again, place in ((run, "1"), (log([*more, rows[0]], "b.jsonl"), f"{len(more) + 1}")):
+        result = call("rm_bench", run, again)
+        assert result.exit_code == 2 and result.stdout == "" and result.stderr.count("\n") == 1
+        where = f"{again}:{place}: sample 0 of item 'p1' of 'chat', cell 0-0, chosen_first, was there before"
+        assert where in result.stderr
+    unnamed = log(matrix(), "d.jsonl"), log(matrix(), "e.jsonl")
+    assert call("rm_bench", run, log(more, "b.jsonl"), log(turned, "c.jsonl"), *unnamed).exit_code == 0
