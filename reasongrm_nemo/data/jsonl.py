@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ R = TypeVar("R", bound=Record)
 
 _BOM = b"\xef\xbb\xbf"
 _DECODER = json.JSONDecoder()
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
 """What reading damaged data raises (Zstandard's reader: a plain OSError)."""
@@ -195,6 +197,11 @@ def encode(record: Record) -> bytes:
         return text.encode("utf-8") + b"\n"
     except UnicodeEncodeError:
         return json.dumps(data, allow_nan=False).encode("ascii") + b"\n"
+
+
+def encodable(text: str) -> str:
+    """The text with U+FFFD in place of what UTF-8 cannot hold (lone surrogates), to be shown."""
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def sync_directory(path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any, Protocol
 
-from reasongrm_nemo.data.jsonl import read_dicts
+from reasongrm_nemo.data.jsonl import encodable, read_dicts
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
@@ -137,7 +137,7 @@ def score_log(
     _benchmark(benchmark)
     get_policy(policy)
     rows = _rows(files)
-    name = name or log_name(files[0])
+    name = encodable(name or log_name(files[0]))  # a path may hold bytes that are no UTF-8
     try:
         return score_rows(benchmark, name, rows, policy, partial, details, draws, witnesses)
     except UserError as error:

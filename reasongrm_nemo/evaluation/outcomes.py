@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from reasongrm_nemo.data.jsonl import encodable
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.policies import Policy, nearest
@@ -71,10 +72,11 @@ def outcome(verdict: Verdict, policy: Policy) -> tuple[float, bool, str]:
         right = verdict.chosen_score > verdict.rejected_score
         return float(right), right, "ok"
     side: str | None = verdict.verdict
-    status = verdict.parse_status
     if verdict.text:
         parsed = parse_verdict(verdict.text, policy.parser)
         side, status = parsed.verdict, parsed.status
+    else:
+        status = encodable(verdict.parse_status)
     if side is not None:
         right = (side == "A") == (verdict.order == "chosen_first")
         return float(right), right, "ok"

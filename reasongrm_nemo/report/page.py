@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.data.jsonl import read_jsonl
+from reasongrm_nemo.data.jsonl import encodable, read_jsonl
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.evaluation.benchmarks import Run
@@ -93,7 +93,7 @@ def page(run: Run, worst: Sequence[Pair], logs: Sequence[Path], tasks: Path | No
             if (pair, verdict.order) in shown:
                 lines += ["Shown:", "", *_fenced(shown[pair, verdict.order]), ""]
             lines += ["Judged:", "", *_fenced(_judgement(verdict)), ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return encodable("\n".join(lines).rstrip() + "\n")
 
 
 def _judged(logs: Sequence[Path], worst: Sequence[Pair]) -> dict[Pair, list[Verdict]]:

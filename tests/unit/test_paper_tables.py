@@ -2,6 +2,7 @@
 """The paper's tables as data, runs made here among them, and the page to read."""
 
 import json
+import os
 
 import pytest
 from click.testing import CliRunner
@@ -186,6 +187,24 @@ def test_the_page(logs, tmp_path):
     assert "`````text\n```` half ````</think>[[A]]\n`````" in text
     call("rewardbench", logs[0], "--page", page)
     assert "Which, A or B?" not in page.read_text()
+
+
+def test_what_utf8_cannot_hold_is_replaced_in_all_that_is_shown(tmp_path):
+    page, path = tmp_path / "page.md", tmp_path / os.fsdecode(b"log\xff.jsonl")
+    rows = [
+        {"benchmark": "rewardbench", "subset": name, "item_id": f"\ud800{i}", "cell": None, "tie": False}
+        | {"order": "chosen_first", "verdict": None, "correct": False, "parse_status": "odd\udfff"}
+        | {"tokens": 1, "text": "\ud800 so</think>[[B]]" * i, "prompt_id": "\ud800"}
+        for name in rewardbench.ITEMS
+        for i in range(2)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "odd\ufffd" in call("rewardbench", path, "--details", "--compare", path)
+    data = json.loads(call("rewardbench", path, "--page", page, "--json"))
+    assert data["name"] == "log\ufffd" and data["statuses"]["odd\ufffd"] == 23
+    assert "item \ufffd1" in page.read_text() and "\ufffd so</think>" in page.read_text()
+    for form in ("markdown", "latex"):
+        assert "log\ufffd" in call("rewardbench", path, "--table", form)
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(logs, tmp_path):
