@@ -139,3 +139,18 @@ def test_three_updates_without_a_number_end_the_run_behind_a_whole_step(given_fi
     with pytest.raises(NotFinite, match=r"step 2: .* 3 times in a row"):
         self.fit()
     assert self.updates == [0] and self.saved == [(2, 6)]
+
+
+def test_a_steps_line_tells_the_kl_that_is_in_the_reward_and_every_skipped_update():
+    self = a_trainer()
+    self.cfg = OmegaConf.merge(self.cfg, {"kl_coefficient": 0.1, "kl_in": "reward"})
+    samples = [SimpleNamespace(response_length=length) for length in (3, 5)]
+    self._samples = lambda groups, kl=None: samples
+    self._kl_of = lambda samples: [3.0, 1.0]
+    self._prepare = lambda part: {}
+    self.actor.prepare_for_training = lambda: None
+    sampler = dict.fromkeys(trainers._OF_THE_SAMPLER, 0.5)
+    lines = iter([{"kl": 0.0, "skipped": 1} | sampler, {"kl": 0.0, "skipped": 0} | sampler])
+    self.train_batch = lambda batch: next(lines)
+    found = GRPOTrainer.train(self, [])
+    assert found["kl"] == 4 / 8 and found["skipped"] == 1
