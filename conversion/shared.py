@@ -22,7 +22,7 @@ from reasongrm_nemo.megatron.weights import convert
 from reasongrm_nemo.megatron.weights.hf_folder import RECIPE_DTYPES
 
 Conversion = Callable[
-    [torch.dtype | None, Mapping[str, Any] | None, int | None, Mapping[str, str] | None], convert.Converted
+    [torch.dtype | None, Mapping[str, Any] | None, int | None, Mapping[str, Any] | None], convert.Converted
 ]
 
 
@@ -67,7 +67,7 @@ def run(
     """Convert, verify if asked, and say what was done.
 
     Args:
-        conversion: called with dtype, rope, threads and the note.
+        conversion: called with dtype, rope, threads and what goes beside the weights.
         hf: the Hugging Face side, once it is done.
         megatron: the other side.
         weights: the folder that they were in before.
@@ -78,18 +78,18 @@ def run(
         as_json: see ``common_options``.
         if_changed: see ``common_options``.
     """
-    note = None
+    beside = None
     if if_changed:
         target = megatron if hf == weights else hf
         if conversions.stands(target, weights):
             click.echo(f"{target}: made of these weights before")
             return
-        note = conversions.made_of(weights, HashCache.of_runs(target.parent))
+        beside = {conversions.NOTE: conversions.made_of(weights, HashCache.of_runs(target.parent))}
         if (target / conversions.NOTE).is_file():
             shutil.rmtree(target)  # of other weights
     rope = None if recipe is None else load_recipe(recipe).model.rope
     started = time.monotonic()
-    done = conversion(RECIPE_DTYPES[dtype] if dtype else None, rope, threads, note)
+    done = conversion(RECIPE_DTYPES[dtype] if dtype else None, rope, threads, beside)
     seconds = time.monotonic() - started
     compared = convert.verify(hf, megatron, rope, threads) if verify else None
     stored = str(done.dtype).removeprefix("torch.")

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from reasongrm_nemo.architecture import Architecture, Layout
-from reasongrm_nemo.conversions import NOTE
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import whole_folder, write_json
 from reasongrm_nemo.megatron.weights import torch_dist
@@ -69,7 +68,7 @@ def hf_to_megatron(
     dtype: torch.dtype | None = None,
     rope: Mapping[str, Any] | None = None,
     threads: int | None = None,
-    note: Mapping[str, str] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> Converted:
     """Write a folder that NeMo-Aligner restores: ``model_config.yaml``, ``model_weights``, tokenizer.
 
@@ -83,7 +82,7 @@ def hf_to_megatron(
         dtype: of the written weights; None: as stored.
         rope: a recipe's ``model.rope``; None: as config.json says.
         threads: files written at once; None: see ``default_threads``.
-        note: goes into the folder; see ``conversions``.
+        beside: JSON files that go into the folder too, by name.
 
     Raises:
         UserError: the source is not what its config.json says, the layout does not divide the model, or
@@ -103,7 +102,7 @@ def hf_to_megatron(
         )
         copy_companions(Path(source), partial, dtype, rope)
         write_model_config(partial, Path(target), architecture, layout, dtype)
-        _write_note(partial, note)
+        _write_beside(partial, beside)
     return Converted(Path(target), len(tensors.infos), total, total * dtype.itemsize, dtype)
 
 
@@ -114,7 +113,7 @@ def megatron_to_hf(
     dtype: torch.dtype | None = None,
     rope: Mapping[str, Any] | None = None,
     threads: int | None = None,
-    note: Mapping[str, str] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> Converted:
     """Write a Hugging Face folder from a torch_dist checkpoint of any parallelism.
 
@@ -127,7 +126,7 @@ def megatron_to_hf(
         dtype: of the written tensors; None: as stored.
         rope: a recipe's ``model.rope``; None: as config.json says.
         threads: files written at once; None: see ``default_threads``.
-        note: goes into the folder; see ``conversions``.
+        beside: JSON files that go into the folder too, by name.
 
     Raises:
         UserError: the checkpoint is not what config.json says, is damaged, or the disk is too small.
@@ -151,7 +150,7 @@ def megatron_to_hf(
 
         _in_threads(write, list(files), threads)
         write_index(partial, files)
-        _write_note(partial, note)
+        _write_beside(partial, beside)
     numbers = sum(math.prod(info.shape) for info in infos)
     return Converted(Path(target), len(infos), numbers, total, dtype)
 
@@ -188,9 +187,9 @@ def verify(
     return len(infos)
 
 
-def _write_note(folder: Path, note: Mapping[str, str] | None) -> None:
-    if note is not None:
-        write_json(folder / NOTE, note)
+def _write_beside(folder: Path, beside: Mapping[str, Any] | None) -> None:
+    for name, content in (beside or {}).items():
+        write_json(folder / name, content)
 
 
 def _digest(parts: Iterable[Tensor], dtype: torch.dtype) -> bytes:
