@@ -16,10 +16,6 @@ from typing import Any
 from reasongrm_nemo.errors import UserError
 
 
-class TemplateRefusal(UserError):
-    """A chat template refuses messages, as some do a system's turn or two of the user's."""
-
-
 class JudgeTokenizer:
     """A fast tokenizer and its chat template.
 
@@ -66,7 +62,7 @@ class JudgeTokenizer:
         """The chat template's text.
 
         Raises:
-            TemplateRefusal: the template refuses these messages.
+            UserError: the template refuses these messages.
         """
         from jinja2 import TemplateError
 
@@ -79,9 +75,7 @@ class JudgeTokenizer:
                 **self._special,
             )
         except TemplateError as error:
-            raise TemplateRefusal(
-                f"the chat template of {self.folder} refuses the messages: {error}"
-            ) from None
+            raise UserError(f"the chat template of {self.folder} refuses the messages: {error}") from None
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text, nothing added."""

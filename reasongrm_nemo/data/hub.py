@@ -4,21 +4,23 @@
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-from reasongrm_nemo.data.rows import SUFFIXES
+from reasongrm_nemo.data.rows import SUFFIXES, find_files
 from reasongrm_nemo.errors import UserError
 
 PREFIX = "hf://"
 _NAME = re.compile(
-    r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/[\w.-]+/[\w.-]+|[\w.-]+))?(?:/(?P<files>.+))?"
+    r"hf://(?P<repository>[\w.-]+/[\w.-]+)"
+    r"(?:@(?P<revision>refs/convert/[\w.-]+|refs/pr/\d+|(?!refs/)[\w.-]+))?"
+    r"(?:/(?P<files>.+))?"
 )
+_INFO = "dataset_info*.json"
 
 
 class HubName(NamedTuple):
-    """`hf://owner/name`, with `@revision` (a branch, tag, commit or `refs/...`) and `/files` (a pattern)."""
+    """`hf://owner/name`, with `@revision` (branch, tag, commit, `refs/...`) and `/files` (a pattern)."""
 
     repository: str
     revision: str | None
@@ -41,13 +43,14 @@ class HubName(NamedTuple):
 
 
 def fetch_dataset(name: HubName) -> tuple[list[Path], str]:
-    """The data set's files, in the hub client's cache, or the folder of all of them; and their commit.
+    """The data set's files of a kind that can be read, in the hub client's cache, and their commit.
 
     Raises:
-        UserError: no client is installed, the hub cannot be reached, or has no such data set or file.
+        UserError: no client is installed, the hub cannot be reached, or has no such data set or files.
     """
     try:
         from huggingface_hub import snapshot_download
+        from huggingface_hub.utils import filter_repo_objects
     except ImportError:
         raise UserError(
             f"prepare.source hf://{name.repository} needs the package huggingface_hub: install it, or fetch "
@@ -60,7 +63,7 @@ def fetch_dataset(name: HubName) -> tuple[list[Path], str]:
             repo_type="dataset",
             revision=name.revision,
             allow_patterns=wanted,
-            ignore_patterns=["dataset_info*.json"],
+            ignore_patterns=[_INFO],
         )
     except (OSError, ValueError) as error:  # what the client's own errors derive from, network and HTTP alike
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -68,12 +71,21 @@ def fetch_dataset(name: HubName) -> tuple[list[Path], str]:
             f"prepare.source hf://{name.repository} cannot be fetched ({reason}); see to the network and the "
             "name, or fetch the files elsewhere and give their folder"
         ) from None
-    root = Path(folder)
-    if name.files is None:
-        return [root], root.name
-    # what was fetched before under other patterns lies there too
-    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
-    chosen = [path for path in files if fnmatch(str(path.relative_to(root)), name.files)]
-    if not chosen:
-        raise UserError(f"prepare.source hf://{name.repository} has no file that matches {name.files}")
-    return chosen, root.name
+    cached = Path(folder)
+    try:
+        held = find_files(cached)
+    except UserError:  # nothing that matches, so nothing was fetched
+        held = []
+    # the cache also holds what other patterns fetched of this commit
+    names = filter_repo_objects(
+        (file.relative_to(cached).as_posix() for file in held),
+        allow_patterns=wanted,
+        ignore_patterns=[_INFO],
+    )
+    files = [cached / name for name in names]
+    if not files:
+        raise UserError(
+            f"prepare.source hf://{name.repository}/{name.files or '*'}: no file of the data set has such a "
+            f"path and ends in {', '.join(SUFFIXES)}; give a pattern of whole paths, such as data/train-*"
+        )
+    return files, cached.name

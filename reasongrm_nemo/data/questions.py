@@ -86,7 +86,7 @@ def question_from_row(
         raise RowProblem("wrong_type")
     asked = next((row[name] for name in QUESTION_FIELDS if name in row), None)
     said = next((row[name] for name in REFERENCE_FIELDS if name in row), None)
-    if isinstance(said, float) and not math.isfinite(said):
+    if type(said) is float and not math.isfinite(said):  # JSON's NaN and Infinity, and 1e999
         raise RowProblem("no_reference")
     said = str(said) if type(said) in (int, float) else said
     if not isinstance(said, str):

@@ -33,8 +33,12 @@ _WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 _SPACING = re.compile(r"\\[,;:! ]|\\(?:left|right|displaystyle)(?![a-z])|~")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
 _POWER = re.compile(r"(?:\\times|\\cdot|×|\*)\s*10\s*\^\s*\{?\s*([+-]?\d{1,4})\s*\}?$")
-_THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|,?\\[,;:! ])(?=\d{3}(?!\d))")
-_SUPERSCRIPTS = str.maketrans({raised: f"^{digit}" for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")})
+_RAISED = re.compile(r"([+-]?)(\d{1,400}(?:\.\d{0,400})?)\s*\^\s*(?:([+-]?\d{1,4})|\{\s*([+-]?\d{1,4})\s*\})")
+# MATH writes 10,\!000, others 10{,}000 or 10\,000; a decimal comma has no three digits behind it.
+_GROUPED = re.compile(r"(?<=\d)(?:\{,\}(?:\\!)?|,\\!|\\[,!])(?=\d{3}(?!\d))")
+_RAISED_DIGITS = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
+_LOWERED_DIGITS = re.compile("[₊₋]?[₀-₉]+")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _NUMBER = re.compile(r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,4})?")
 
 
@@ -76,9 +80,11 @@ def _boxed(text: str) -> str | None:
 
 def normalised(answer: str) -> str:
     """An answer without what says nothing: case, spacing, LaTeX's dress, quotes and the final full stop."""
-    # NFKC would make 102 of 10²
-    text = unicodedata.normalize("NFKC", answer.translate(_SUPERSCRIPTS)).strip().strip("$").strip()
-    text = _SPACING.sub(" ", _WRAPPED.sub(r"\1", text)).replace("\\$", "$").replace("\\%", "%")
+    # NFKC would make 102 of 10² and of 10₂.
+    text = _LOWERED_DIGITS.sub(r"_{\g<0>}", _RAISED_DIGITS.sub(r"^{\g<0>}", answer))
+    text = unicodedata.normalize("NFKC", text).strip().strip("$").strip()
+    text = _GROUPED.sub(",", _WRAPPED.sub(r"\1", text))
+    text = _SPACING.sub(" ", text).replace("\\$", "$").replace("\\%", "%")
     text = " ".join(text.casefold().split()).strip("\"'`")
     return text.removesuffix(".").strip()
 
@@ -91,7 +97,7 @@ def exact(answer: str, reference: str) -> bool:
 def numeric(answer: str, reference: str) -> bool:
     """Whether both are the same number, to `RELATIVE` or `ABSOLUTE`; texts are compared as `exact` does.
 
-    Fractions, thousands separators (LaTeX's too), signs of currency and powers of ten are read; 50 % is 0.5.
+    Fractions, thousands separators (LaTeX's too), signs of currency and powers are read; 50 % is 0.5.
     """
     left, right = number(answer), number(reference)
     if left is None or right is None:
@@ -101,28 +107,35 @@ def numeric(answer: str, reference: str) -> bool:
 
 def number(answer: str) -> float | None:
     """The finite number an answer is, or None."""
-    if len(answer) > _MAX_CHARS:
+    text = normalised(answer[: _MAX_CHARS + 1])
+    if len(text) > _MAX_CHARS:
         return None
-    text = (
-        normalised(_THOUSANDS.sub("", answer))
-        .replace("\N{MINUS SIGN}", "-")
-        .replace("$", "")
-        .replace("€", "")
-        .strip()
-    )
+    text = _THOUSANDS.sub("", text).replace("\N{MINUS SIGN}", "-").replace("$", "").replace("€", "").strip()
     percent = text.endswith("%")
     text = _FRACTION.sub(r"\1/\2", text.removesuffix("%").strip())
     power = _POWER.search(text)
     if power:
         text = f"{text[: power.start()].strip()}e{power.group(1)}"
     parts = [part.strip() for part in text.split("/")]
-    if len(parts) > 2 or not all(_NUMBER.fullmatch(part) for part in parts):
-        return None
-    values = [float(part) for part in parts]
-    if values[1:] == [0.0]:
+    values = [value for part in parts if (value := _value(part)) is not None]
+    if len(parts) > 2 or len(values) < len(parts) or values[1:] == [0.0]:
         return None
     value = values[0] / (values[1] if len(parts) == 2 else 1.0) / (100.0 if percent else 1.0)
     return value if math.isfinite(value) else None
+
+
+def _value(text: str) -> float | None:
+    """What a plain number, or a whole power of one, comes to."""
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    raised = _RAISED.fullmatch(text)
+    if raised is None:
+        return None
+    sign, base, bare, braced = raised.groups()
+    try:
+        return float(f"{sign}1") * float(base) ** int(bare or braced)
+    except (OverflowError, ZeroDivisionError):
+        return None
 
 
 EQUIVALENCES: dict[str, Equivalence] = {"exact": exact, "numeric": numeric}

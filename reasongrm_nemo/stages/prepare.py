@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,7 +30,7 @@ from reasongrm_nemo.files import write_json
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, forgeries, load_template
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.tasks import Task
-from reasongrm_nemo.tokenization import JudgeTokenizer, TemplateRefusal, load_tokenizer, prompt_ids
+from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids
 
 Source: TypeAlias = PreferencePair | QuestionAnswer
 
@@ -86,7 +86,7 @@ def _sources(account: _Account) -> tuple[list[Source], list[Source]]:
         return [*questions(sizes.train, cfg.seed, "train")], [
             *questions(sizes.validation, cfg.seed, "validation")
         ]
-    files = [ctx.inputs["source"]] if "source" in ctx.inputs else _fetched(account)
+    files: Path | list[Path] = ctx.inputs["source"] if "source" in ctx.inputs else _fetched(account)
     loaded: Loaded
     if own.kind == "questions":
         loaded = read_questions(files, own.max_chars)
@@ -132,46 +132,37 @@ def _clean(account: _Account, found: list[Source]) -> list[Source]:
 def _tasks(
     account: _Account, found: Sequence[Source], limit: int | None, tokenizer: JudgeTokenizer
 ) -> list[Task]:
-    """Their tasks in a seeded order, without those that cannot be asked, at most `limit` of them.
-
-    Raises:
-        UserError: the chat template refuses all.
-    """
+    """Their tasks in a seeded order, at most `limit`, without what is too long or fits no chat template."""
     ctx, cfg = account.ctx, account.ctx.cfg
     special = sorted({*CHAT_SPECIAL_TOKENS, *tokenizer.special_tokens})
     shuffled = sorted(found, key=lambda each: (derive_seed(cfg.seed, "task_order", each.id), each.id))
     template = load_template(cfg.judge.template)
     kept: list[Task] = []
-    refusal: TemplateRefusal | None = None
     for each in shuffled:
-        made: Iterable[Task]
+        made: list[Task]
         tags: tuple[str, ...]
         if isinstance(each, QuestionAnswer):
-            made, tags, texts = make_answer_tasks([each], cfg.prepare.instruction, special), (), []
+            made, tags, texts = [*make_answer_tasks([each], cfg.prepare.instruction, special)], (), []
         else:
-            made = make_tasks([each], cfg.seed, template, cfg.prepare.both_orders, special)
+            made = [*make_tasks([each], cfg.seed, template, cfg.prepare.both_orders, special)]
             tags, texts = template.tags, [each.chosen, each.rejected]
-        tasks: list[Task] = []
-        for task in made:
-            try:
-                length = len(prompt_ids(tokenizer, task.messages, cfg.judge.response_prefix))
-            except TemplateRefusal as error:
-                refusal = error
-                account.drop("refused by the model's chat template", task.id, str(error))
-                continue
-            if length > cfg.judge.max_prompt_tokens:
-                account.drop("prompt longer than judge.max_prompt_tokens", task.id, f"{length} tokens")
-            else:
-                tasks.append(task)
-        if limit is not None and len(kept) + len(tasks) > limit:  # a pair's two orders stay together
-            ctx.drop("past prepare.max_tasks or prepare.max_validation", len(tasks))
-            tasks = []
-        if tasks:
+        try:
+            longest = max(len(prompt_ids(tokenizer, t.messages, cfg.judge.response_prefix)) for t in made)
+        except UserError as refusal:
+            if not isinstance(each, QuestionAnswer):  # a judge's turns are the template's, alike in all
+                raise
+            account.drop("the chat template refuses the question's turns", each.id, str(refusal))
+            continue
+        # both orders of a pair are kept or neither
+        if longest > cfg.judge.max_prompt_tokens:
+            for task in made:
+                account.drop("prompt longer than judge.max_prompt_tokens", task.id, f"{longest} tokens")
+        elif limit is not None and len(kept) + len(made) > limit:
+            ctx.drop("past prepare.max_tasks or prepare.max_validation", len(made))
+        else:
             texts = [*texts, *(turn["content"] for turn in each.prompt)]
             account.neutralised.update(set().union(*(forgeries(t, special, tags) for t in texts)))
-        kept += tasks
-    if refusal is not None and not kept:
-        raise refusal
+            kept += made
     return kept
 
 

@@ -18,10 +18,9 @@ def test_a_name_its_revision_and_its_files():
     assert HubName.parse("hf://owner/na-me.v0.2") == ("owner/na-me.v0.2", None, None)
     assert HubName.parse("hf://o/n@main") == ("o/n", "main", None)
     assert HubName.parse("hf://o/n@abc/data/train-*") == ("o/n", "abc", "data/train-*")
-    parquet = HubName.parse("hf://o/n@refs/convert/parquet/default/train/*")
-    assert parquet == ("o/n", "refs/convert/parquet", "default/train/*")
-    assert HubName.parse("hf://o/n@refs/pr/7") == ("o/n", "refs/pr/7", None)
-    for bad in ("hf://n", "hf://", "hf:///n", "hf://o/n@", "hf://o/n/", "hf://o o/n"):
+    assert HubName.parse("hf://o/n@refs/convert/parquet") == ("o/n", "refs/convert/parquet", None)
+    assert HubName.parse("hf://o/n@refs/pr/3/data/*") == ("o/n", "refs/pr/3", "data/*")
+    for bad in ("hf://n", "hf://", "hf:///n", "hf://o/n@", "hf://o/n/", "hf://o o/n", "hf://o/n@refs/x"):
         with pytest.raises(UserError, match="is no data set's name"):
             HubName.parse(bad)
 
@@ -45,14 +44,27 @@ def test_prepare_reads_what_the_client_fetched(context, tmp_path, monkeypatch):
     ((args, words),) = asked
     assert args == ("owner/name",) and words["repo_type"] == "dataset" and words["revision"] == "v1"
     assert "*.parquet" in words["allow_patterns"] and "*.jsonl.gz" in words["allow_patterns"]
-    (folder / "data").mkdir()
-    for name in ("train-0.jsonl", "test-0.jsonl"):  # the cache holds what was fetched for others, too
-        (folder / "data" / name).write_text("{}")
-    files, _ = fetch_dataset(HubName.parse("hf://o/n/data/train-*"))
-    assert files == [folder / "data" / "train-0.jsonl"]
-    assert asked[1][1]["allow_patterns"] == ["data/train-*"]
-    with pytest.raises(UserError, match="no file that matches data/dev-"):
-        fetch_dataset(HubName.parse("hf://o/n/data/dev-*"))
+    fetch_dataset(HubName.parse("hf://o/n/tr*"))
+    assert asked[1][1]["allow_patterns"] == ["tr*"]
+
+
+def test_of_a_fuller_cache_only_the_files_of_the_pattern_are_read(tmp_path, monkeypatch):
+    for name in ("data/train-0.jsonl", "data/test-0.jsonl", "dataset_infos.json"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('{"prompt": "q", "chosen": "yes", "rejected": "no"}')
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **words: str(tmp_path))
+
+    def read(source):
+        return [path.name for path in fetch_dataset(HubName.parse(source))[0]]
+
+    assert read("hf://o/n/data/train-*") == read("hf://o/n/data/train-0.jsonl") == ["train-0.jsonl"]
+    assert read("hf://o/n/data/") == read("hf://o/n") == ["test-0.jsonl", "train-0.jsonl"]
+    with pytest.raises(UserError, match=r"hf://o/n/train-\*: no file of the data set"):
+        read("hf://o/n/train-*")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **words: str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"hf://o/n/\*: no file of the data set"):
+        read("hf://o/n")
 
 
 def test_without_a_network_or_the_client_one_sentence_says_what_to_do(monkeypatch, tmp_path):

@@ -60,8 +60,14 @@ def test_what_stands_in_the_reasoning_is_no_answer():
         (r"1.2\times10^{-3}", "0.0012", True), ("1.2e-3", "0.0012", True), ("1e400", "1e400", True),
         ("1e400", "2e400", False), ("\N{MINUS SIGN}3", "-3", True), ("0", "-0.0000000001", True),
         ("٤٢", "42", True), (r"\text{Paris}", "paris.", True), ("Paris", "London", False), ("x", "5", False),
-        ("", "0", False), ("１２", "12", True), (r"10,\!000", "10000", True), ("10{,}000", "10000", True),
-        (r"5\,000", "5000", True), (r"1,\!234,\!567", "1234567", True), ("10²", "102", False),
+        ("", "0", False), ("１２", "12", True),
+        (r"10,\!000", "10000", True), ("10{,}000", "10000", True), (r"5\,000", "5000", True),
+        (r"1{,}\!234{,}\!567.5", "1,234,567.5", True), (r"\$1,\!000\,000", "1000000", True),
+        ("3{,}14", "314", False), (r"5\,00", "500", False), ("5 000", "5000", False),
+        ("10²", "102", False), ("10²", "100", True), ("10₂", "102", False), ("-2^{2}", "-4", True),
+        ("1.2×10⁻³", "0.0012", True), ("10⁻³", "10^{-3}", True), ("2^10", "1024", True), ("x²", "x2", False),
+        ("1/2^3", "0.125", True), ("0^{-1}", "0", False), ("9999^9999", "9999^9999", True),
+        ("9999^9999", "9999^9998", False), ("2^3^2", "64", False),
     ],
 )  # fmt: skip
 def test_numbers_are_compared_as_numbers(answer, reference, same):
@@ -135,12 +141,15 @@ def test_the_published_forms_of_questions(tmp_path):
     assert loaded.questions[3].prompt[0]["content"] == "x\N{REPLACEMENT CHARACTER}"
 
 
-def test_a_reference_that_is_no_number_is_left_out(tmp_path):
-    file = tmp_path / "q.jsonl"
-    file.write_text('{"question": "a", "answer": NaN}\n{"question": "b", "answer": 1}\n')
-    loaded = read_questions(file)
-    assert [each.reference for each in loaded.questions] == ["1"]
-    assert sum(loaded.drops.values()) == 1
+def test_references_that_are_no_finite_number_are_counted(tmp_path):
+    path = tmp_path / "q.jsonl"
+    odd = ("NaN", "Infinity", "-Infinity", "1e999")
+    published = {"problem": "Add.", "solution": r"It is $\boxed{10,\!000}$."}  # as MATH has it
+    rows = [*(f'{{"question": "{each}", "answer": {each}}}' for each in odd), json.dumps(published)]
+    path.write_text("\n".join(rows))
+    loaded = read_questions(path)
+    assert loaded.drops == {"no_reference": 4}
+    assert numeric(loaded.questions[0].reference, "10000")
 
 
 def test_tasks_hold_the_question_as_data_and_the_instruction(tmp_path):

@@ -117,6 +117,30 @@ def test_prepare_refuses_files_with_nothing_in_them(prepare_file):
         prepare_file(pair("long?", "y" * 5000, "n"), *LONG)
 
 
+ALTERNATING = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.content }}{% endfor %}"
+)
+
+
+def test_a_question_that_the_chat_template_refuses_is_set_aside(prepare_file, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(TINY, model)
+    (model / "chat_template.jinja").write_text(ALTERNATING)
+    twice = [{"role": "user", "content": text} for text in ("One.", "And one?")]
+    rows = [{"id": "twice", "question": twice, "answer": "2"}, {"question": "1 + 2?", "answer": "3"}]
+    words = [*LONG, "prepare.kind=questions", f"model.hf_path={model}"]
+    counts, ctx = prepare_file("\n".join(map(json.dumps, rows)), *words)
+    assert counts == {"tasks": 1, "validation": 0}
+    assert ctx.drops == {"the chat template refuses the question's turns": 1}
+    (dropped,) = read_jsonl(ctx.work / "dropped.jsonl", Dropped)
+    assert dropped.id == "twice" and "roles must alternate" in dropped.detail
+    # a judge's prompts are all of one form: what refuses one refuses all
+    (model / "chat_template.jinja").write_text("{{ raise_exception('no turns') }}")
+    with pytest.raises(UserError, match="refuses the messages: no turns"):
+        prepare_file(pair("q?", "yes", "no"), *LONG, f"model.hf_path={model}")
+
+
 def test_prepare_in_both_orders_and_held_out_by_prompt(prepare_file):
     text = "\n".join(pair(f"q{i}?", f"yes {i}", f"no {i}") for i in range(40))
     words = [*LONG[:2], "prepare.validation_fraction=0.5", "prepare.both_orders=true"]
@@ -126,39 +150,24 @@ def test_prepare_in_both_orders_and_held_out_by_prompt(prepare_file):
     assert not ids & {task.pair_id for task in read_tasks(ctx.work / "validation.jsonl")}
 
 
-def test_both_orders_of_a_pair_stay_together_at_the_limit(prepare_file):
-    lines = "\n".join(pair(f"q{i}?", f"yes {i}", f"no {i}") for i in range(6))
-    counts, ctx = prepare_file(lines, *LONG, "prepare.both_orders=true", "prepare.max_tasks=5")
-    tasks = list(read_jsonl(ctx.work / "tasks.jsonl", JudgeTask))
+def test_both_orders_of_a_pair_are_kept_or_neither(prepare_file, monkeypatch):
+    text = "\n".join(pair(f"q{i}?", f"yes {i}", f"no {i}") for i in range(4))
+    words = [*LONG, "prepare.both_orders=true", "prepare.max_tasks=5"]
+    counts, ctx = prepare_file(text, *words)
     assert counts["tasks"] == 4
-    assert set(Counter(task.pair_id for task in tasks).values()) == {2}
-    assert ctx.drops["past prepare.max_tasks or prepare.max_validation"] == 8
+    assert set(Counter(task.pair_id for task in read_tasks(ctx.work / "tasks.jsonl")).values()) == {2}
+    assert ctx.drops == {"past prepare.max_tasks or prepare.max_validation": 4}
+    # one order a token longer than the other, at the limit
 
+    def ids(tokenizer, messages, prefix):
+        return [0] * (701 if "yes 0" in messages[-1]["content"].split("no 0")[0] else 700)
 
-ALTERNATES = (
-    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.content }}{% endfor %}"
-)
-
-
-def test_a_question_that_the_chat_template_refuses_is_set_aside(context, tmp_path):
-    model = tmp_path / "model"
-    shutil.copytree(TINY, model)
-    (model / "chat_template.jinja").write_text(ALTERNATES)
-    twice = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
-    rows = [{"messages": twice, "answer": "1"}, {"question": "How many?", "answer": "2"}]
-    source = tmp_path / "questions.jsonl"
-
-    def run(rows, work):
-        source.write_text("\n".join(map(json.dumps, rows)))
-        words = ["prepare.kind=questions", f"prepare.source={source}", f"model.hf_path={model}", *LONG]
-        ctx = context("0_prepare", *words, work=work)
-        return prepare.run(ctx), ctx
-
-    counts, ctx = run(rows, "some")
-    assert counts["tasks"] == 1 and ctx.drops == {"refused by the model's chat template": 1}
-    with pytest.raises(UserError, match="roles must alternate"):
-        run(rows[:1], "none")
+    monkeypatch.setattr(prepare, "prompt_ids", ids)
+    counts, ctx = prepare_file(pair("q0?", "yes 0", "no 0") + "\n" + text.splitlines()[1], *words)
+    assert counts["tasks"] == 2
+    assert ctx.drops == {"prompt longer than judge.max_prompt_tokens": 2}
+    dropped = list(read_jsonl(ctx.work / "dropped.jsonl", Dropped))
+    assert {each.detail for each in dropped} == {"701 tokens"} and len({each.id for each in dropped}) == 2
 
 
 def test_prepare_breaks_up_the_model_s_own_special_tokens(prepare_file):
