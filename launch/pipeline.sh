@@ -47,12 +47,13 @@ queued() { # JOB: whether it still waits or runs
   [[ $queue == *" $1 "* ]]
 }
 
-submit() { # NAME TEMPLATE ARRAY SHARDS ARGUMENTS...
-  local name=$1 template=$2 array=$3 shards=$4 words=() own=REASONGRM_SBATCH_$2 site=() number=%j
-  shift 4
+submit() { # NAME TEMPLATE ARRAY SHARDS NODES ARGUMENTS...
+  local name=$1 template=$2 array=$3 shards=$4 nodes=$5 words=() own=REASONGRM_SBATCH_$2 site=() number=%j
+  shift 5
   if [ -n "$array" ]; then number=%A_%a; fi
   # the folder exists: where an output file cannot be made, a job fails without a word
   words=(sbatch --parsable --job-name="$name" --output="$book/%x-$number.log")
+  if [ -n "$nodes" ]; then words+=(--nodes="$nodes"); fi # the recipe's; the site's own options go after it
   read -ra site <<<"${REASONGRM_SBATCH:-} ${!own:-}"
   words+=("${site[@]}")
   if [ -n "$array" ]; then words+=(--array="$array"); fi
@@ -72,7 +73,7 @@ submit() { # NAME TEMPLATE ARRAY SHARDS ARGUMENTS...
 
 previous=''
 while IFS=$'\t' read -r -a row; do
-  name=${row[0]} template=${row[1]} state=${row[2]} array=${row[3]#-} shards=${row[4]}
+  name=${row[0]} template=${row[1]} state=${row[2]} array=${row[3]#-} shards=${row[4]} nodes=${row[5]#-}
   id=$(cat "$book/$name.id" 2>/dev/null || true)
   if [ "$state" = "done" ]; then
     say "$name: done before"
@@ -80,8 +81,8 @@ while IFS=$'\t' read -r -a row; do
     say "$name: job $id waits or runs already"
     previous=$id
   else
-    mapfile -t arguments < <(printf '%s\n' "${row[@]:5}")
-    submit "$name" "$template" "$array" "$shards" "${arguments[@]}"
+    mapfile -t arguments < <(printf '%s\n' "${row[@]:6}")
+    submit "$name" "$template" "$array" "$shards" "$nodes" "${arguments[@]}"
     say "$name: job $previous, $template.sbatch"
   fi
 done < <(tail -n +2 "$plan")

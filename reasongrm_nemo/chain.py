@@ -31,6 +31,7 @@ class Job:
         arguments: of the template.
         array: its --array, for a job array that has all or some of `shards` tasks.
         shards: how many there are in all.
+        nodes: its --nodes; None: as the template says.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Job:
     arguments: Sequence[str] = field(default_factory=list)
     array: str | None = None
     shards: int = 1
+    nodes: int | None = None
 
 
 def chain(
@@ -106,6 +108,7 @@ def as_lines(found: Mapping[str, Any]) -> list[str]:
     for job in found["jobs"]:
         state = "done" if job["done"] else "todo"
         words = [job["name"], job["template"], state, job["array"] or "-", str(job["shards"])]
+        words.append(str(job["nodes"] or "-"))
         lines.append("\t".join([*words, *job["arguments"]]))
     return lines
 
@@ -122,7 +125,9 @@ def _stage_jobs(
     template = path.stem.partition("_")[2] if cfg.stage == "grpo" else cfg.stage
     done = not outdated and is_done(cfg)
     if cfg.stage not in _SAMPLES:
-        return [Job(cfg.name, template, done, arguments)]
+        trains = cfg.stage in ("grpo", "sft")
+        apart = cfg.rollout.nodes if cfg.stage == "grpo" else 0
+        return [Job(cfg.name, template, done, arguments, nodes=cfg.cluster.nodes + apart if trains else None)]
     if shards == 1 or not config.has_key(path, f"{cfg.stage}.shard"):
         return [Job(cfg.name, template, done, arguments, "1")]
     names = [f"{path.stem}.{index}of{shards}" for index in range(1, shards + 1)]

@@ -82,7 +82,7 @@ def of_step(
     """Bytes by part on a rank of a pipeline stage, at the worst moment of a step.
 
     Args:
-        recipe: of stage ``grpo`` or ``sft``; its micro-batches are full, of ``model.max_model_len`` tokens.
+        recipe: of stage ``grpo`` or ``sft``; its micro-batches are as full as they get (``fullest``).
         architecture: shape of the model.
         stage: from 0.
         micro_batches: of the step; None: more than the pipeline holds.
@@ -117,7 +117,7 @@ def moments_of_step(
         found[name] = {SAVED: saved, LAYER: layer + sent, HEAD: scores if last else 0, **constant}
     if last:
         kept = layers * (sizes.shard if recipe.model.recompute == "full" else sizes.layer) + sizes.shard
-        scored = rows * (recipe.model.max_model_len - 1)
+        scored = rows * (fullest(recipe)[1] - 1)
         for name, head in _head_moments(recipe, architecture, sizes, scored).items():
             # while the last one's log-probs are worked out, the next micro-batch has come
             waiting = sent if name == "head forward" else 0
@@ -130,11 +130,25 @@ def moments_of_step(
 
 def micro_batch(recipe: Any) -> tuple[int, int]:
     """Sequences and positions of the largest micro-batch, as ``micro_batches.collate`` lays it out."""
-    cluster, longest = recipe.cluster, recipe.model.max_model_len
+    cluster = recipe.cluster
     multiple = cluster.tensor_parallel if cluster.sequence_parallel else 1
-    rows = max(1, recipe[recipe.stage].max_tokens_per_micro_batch // longest)
+    rows, longest = fullest(recipe)
     # the last token is only predicted
     return rows, -(-(longest - 1) // multiple) * multiple
+
+
+def fullest(recipe: Any) -> tuple[int, int]:
+    """Sequences and their tokens, of the micro-batch with most tokens that ``micro_batches.plan`` can make.
+
+    Where the budget is no multiple of the longest sequence, one sequence more of a lesser length fills it
+    better.
+    """
+    budget, longest = recipe[recipe.stage].max_tokens_per_micro_batch, recipe.model.max_model_len
+    if recipe.stage == "grpo":
+        longest = min(longest, recipe.judge.max_prompt_tokens + recipe.rollout.max_response_tokens)
+    rows = max(1, budget // longest)
+    cuts = (rows, longest), (rows + 1, min(longest, budget // (rows + 1)))
+    return max(cuts, key=lambda cut: cut[0] * cut[1])
 
 
 def _sizes(recipe: Any, architecture: Architecture, rows: int, length: int) -> _Sizes:

@@ -24,13 +24,13 @@ def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) ->
     if stage in ("grpo", "sft"):
         own, held = recipe[stage], parameters.of_model(architecture)
         one = states.checkpoint_bytes(held, recipe.model.dtype, recipe.cluster.platform)
-        steps = own.steps if stage == "grpo" else None
         kept = own.keep_checkpoints + recipe.checkpoints.keep_best
-        if steps is not None:
-            kept = min(kept, -(-steps // own.save_every))
+        steps = times.steps(recipe)
+        saved = kept + 1 if steps is None else -(-steps // own.save_every)
         found = {
-            "checkpoints": kept * one,
-            "checkpoint_being_written": one,
+            "checkpoints": min(kept, saved) * one,
+            # beside those that are kept; there is none where all are
+            "checkpoint_being_written": one if saved > kept else 0,
             "export": states.WIDTH[recipe.model.dtype] * held,
         }
         if stage == "grpo":
@@ -40,6 +40,10 @@ def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) ->
     if stage in ("generate", "mine"):
         count = times.tasks(recipe) or 0
         return {"paths": int(count * recipe[stage].samples * mean_response * _TEXT)}
+    if stage == "evaluate":
+        own = recipe.evaluate
+        responses = sum(setting.samples for setting in own.settings) * len(own.models)
+        return {"verdicts": int((times.tasks(recipe) or 0) * responses * mean_response * _TEXT)}
     return {}
 
 

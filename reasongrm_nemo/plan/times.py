@@ -20,6 +20,7 @@ from reasongrm_nemo.plan.states import WIDTH
 from reasongrm_nemo.plan.timeline import Rates, Servers, Timeline, roll_out
 
 STEPS = 12  # simulated for a mean
+_BENCHMARKS = ("rewardbench", "rm_bench", "rmb")  # names of an evaluation's inputs
 _SHARE_OUT = 2  # prompts in flight at a server, over those whose samples it runs at once (rollout.rollouts)
 
 
@@ -175,7 +176,10 @@ def grpo_training_seconds(recipe: Any, architecture: Architecture, responses: Dr
     forwards = int(grpo.optimizer_steps > 1 and not grpo.max_lag)
     if grpo.kl_coefficient > 0:
         forwards += 2 if grpo.kl_in == "reward" else 1
-    return training_seconds(recipe, architecture, responses, grpo.max_tokens_per_micro_batch, forwards)
+    # each update is a pipeline run of its own, with its own filling and draining
+    parts = (np.ravel(responses)[update :: grpo.optimizer_steps] for update in range(grpo.optimizer_steps))
+    budget = grpo.max_tokens_per_micro_batch
+    return sum(training_seconds(recipe, architecture, part, budget, forwards) for part in parts)
 
 
 def step_training(recipe: Any, architecture: Architecture, lengths: Lengths | None = None) -> float:
@@ -215,8 +219,9 @@ def of_stage(
     own, cluster = recipe.plan, recipe.cluster
     if own.tflops is None or own.bandwidth_gb_s is None:
         return "plan.tflops or plan.bandwidth_gb_s is null: no time is reckoned"
-    apart = recipe.rollout.nodes if recipe.stage == "grpo" else 0
-    devices = (cluster.nodes + apart) * cluster.devices_per_node
+    if recipe.stage != "sft" and cluster.platform == "gpu" and own.device_memory_gib is None:
+        return "plan.device_memory_gib is null: how many sequences a server runs at once is not known"
+    devices = _devices(recipe)
     lengths = lengths or stated_lengths(recipe)
     if recipe.stage == "grpo":
         return _of_grpo(recipe, architecture, server, optimizer, lengths, devices)
@@ -224,18 +229,38 @@ def of_stage(
     if count is None:
         return "plan.tasks is null: how many records the stage goes over is not known"
     if recipe.stage == "sft":
-        steps = max(1, count // recipe.sft.batch_size) * recipe.sft.epochs
-        training = step_training(recipe, architecture, lengths)
-        return StageTime(steps, 0, 0, 0, training, 0, 0, steps * training, devices)
+        training, number = step_training(recipe, architecture, lengths), steps(recipe) or 1
+        return StageTime(number, 0, 0, 0, training, 0, 0, number * training, devices)
     # other nodes take shards of their own
     return _of_sampling(recipe, architecture, server, lengths, count, cluster.devices_per_node)
+
+
+def _devices(recipe: Any) -> int:
+    """GPUs that a training stage holds: its ranks', its servers' beside them, and those of servers' nodes."""
+    cluster, own = recipe.cluster, recipe.rollout
+    if recipe.stage != "grpo":
+        return int(cluster.nodes * cluster.devices_per_node)
+    of_node = {*range(cluster.devices_per_node), *([] if own.nodes else own.gpus)}
+    return int(cluster.nodes * len(of_node) + own.nodes * cluster.devices_per_node)
+
+
+def steps(recipe: Any) -> int | None:
+    """Steps of a training stage; None where it is not known over how many records it goes."""
+    if recipe.stage == "grpo":
+        return int(recipe.grpo.steps)
+    count = tasks(recipe)
+    return None if count is None else max(1, count // recipe.sft.batch_size) * recipe.sft.epochs
 
 
 def tasks(recipe: Any) -> int | None:
     """Records that the stage goes over; None where the recipe does not say."""
     own, stage = recipe[recipe.stage], recipe.stage
     found: int | None = recipe.plan.tasks
-    if stage != "sft" and own.max_tasks is not None:
+    if stage in ("generate", "mine", "evaluate") and own.shards:
+        return 0  # they are put together
+    # of evaluate's records it limits the held-out tasks alone, not a benchmark's items
+    limits = stage != "evaluate" or not any(recipe.inputs.get(name) for name in _BENCHMARKS)
+    if stage != "sft" and limits and own.max_tasks is not None:
         found = min(own.max_tasks, found or own.max_tasks)
     if found is not None and stage in ("generate", "mine", "evaluate") and own.shard is not None:
         found = -(-found // int(own.shard.split("/")[1]))

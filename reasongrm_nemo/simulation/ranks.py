@@ -197,11 +197,11 @@ def _step_of(model: Any, recipe: DictConfig, micro_batches: int) -> Iterator[Any
     """A call that takes one step over so many full micro-batches."""
     from reasongrm_nemo.megatron.forward_backward import run_schedule
     from reasongrm_nemo.megatron.micro_batches import Sample, collate
+    from reasongrm_nemo.plan.activations import fullest
 
-    length = recipe.model.max_model_len
+    rows, length = fullest(recipe)
     names = ("rollout", "old", "reference") if recipe.stage == "grpo" else ()
     sample = Sample((0,) * length, 1, per_token=dict.fromkeys(names, (0.0,) * (length - 1)))
-    rows = max(1, recipe[recipe.stage].max_tokens_per_micro_batch // length)
     batch = collate([sample], [0] * rows, model.length_multiple())
     loss_function = model.loss_function([] if recipe.stage == "grpo" else 1.0)
     yield lambda: run_schedule(

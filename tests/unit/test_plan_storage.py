@@ -51,6 +51,17 @@ def test_as_many_checkpoints_are_kept_as_the_recipe_says_and_as_are_written(word
     assert disk("1_grpo_zero", *words)["checkpoints"] == kept * ONE
 
 
+def test_a_run_that_saves_no_more_than_it_keeps_needs_no_room_for_another():
+    assert disk("1_grpo_zero", "grpo.steps=10")["checkpoint_being_written"] == 0
+    assert disk("4_sft", "plan.tasks=100", "sft.epochs=1")["checkpoint_being_written"] == 0
+
+
+def test_verdicts_are_as_long_as_the_answers():
+    assert disk("7_evaluate", "evaluate.settings=[{temperature: 1.0, samples: 2}]") == {
+        "verdicts": 41773 * 2 * 4 * 1000 * 5
+    }
+
+
 def test_sft_holds_no_rollouts():
     assert disk("4_sft").keys() == {"checkpoints", "checkpoint_being_written", "export"}
 

@@ -134,9 +134,9 @@ def test_a_step_of_grpo_is_the_sum_of_its_parts():
     assert found.device_hours == pytest.approx(found.seconds * 32 / 3600)
 
 
-def of_micro_batches(rows, passes=step):
-    """256 sequences of 3,000 tokens, ``rows`` a micro-batch; PP 4 waits for three of mean size besides."""
-    whole, rest = divmod(256, rows)
+def of_micro_batches(rows, passes=step, sequences=256):
+    """Sequences of 3,000 tokens, ``rows`` a micro-batch; PP 4 waits for three of mean size besides."""
+    whole, rest = divmod(sequences, rows)
     sizes = [rows] * whole + [rest] * bool(rest)
     return (sum(sizes) + 3 * sum(sizes) / len(sizes)) * passes(3000) / (32 * COMPUTED)
 
@@ -153,8 +153,33 @@ def of_micro_batches(rows, passes=step):
 )
 def test_log_probs_that_a_step_needs_besides_are_counted(words, forwards):
     found = of_stage(recipe("1_grpo_zero", *words), 1000)
-    expected = of_micro_batches(21, lambda length: step(length) + forwards * forward(length))
+    updates = 2 if "grpo.optimizer_steps=2" in words else 1  # each fills and drains the pipeline
+
+    def passes(length):
+        return step(length) + forwards * forward(length)
+
+    expected = updates * of_micro_batches(21, passes, 256 // updates)
     assert found.training == pytest.approx(expected, rel=1e-9)
+
+
+def test_servers_gpus_beside_the_ranks_are_paid_for():
+    beside = ["cluster.devices_per_node=4", "cluster.tensor_parallel=4", "rollout.tensor_parallel=4"]
+    beside += ["rollout.gpus=[4,5,6,7]", "cluster.weight_transfer=nccl", "rollout.sleep=false"]
+    words = [*beside, "cluster.offload_optimizer=false", "rollout.servers=4"]
+    assert of_stage(recipe("1_grpo_zero", *words), 1000).devices == 32
+
+
+def test_without_a_gpus_memory_nothing_is_said_of_sampling():
+    assert "plan.device_memory_gib is null" in of_stage(
+        recipe("2_generate", "plan.device_memory_gib=null"), 1000
+    )
+
+
+def test_of_an_evaluation_max_tasks_limits_the_held_out_tasks_alone():
+    assert times.tasks(recipe("7_evaluate", "evaluate.max_tasks=100")) == 41773
+    without = [f"inputs.{name}=null" for name in ("rewardbench", "rm_bench", "rmb")]
+    assert times.tasks(recipe("7_evaluate", "evaluate.max_tasks=100", *without)) == 100
+    assert times.tasks(recipe("7_evaluate", "evaluate.shards=[a,b]")) == 0
 
 
 def test_a_lag_hides_the_shorter_part_and_servers_on_nodes_of_their_own_are_paid_for():

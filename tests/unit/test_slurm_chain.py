@@ -49,6 +49,23 @@ def test_the_order_and_the_templates(tmp_path):
     assert not any(job["done"] for job in found.values())
 
 
+def test_a_job_has_as_many_nodes_as_its_recipe(tmp_path):
+    runs = f"runs_dir={tmp_path}"
+    found = jobs(runs, folder="ablation/qwen2_5_7b")
+    assert {name: job["nodes"] for name, job in found.items() if job["template"] == "sft"} == {
+        "1_sft_random": 1,
+        "2_sft_r_star": 1,
+    }
+    apart = ["rollout.nodes=1", "rollout.servers=1", "cluster.weight_transfer=nccl", "rollout.sleep=false"]
+    found = jobs(runs, *apart, folder="qwq_32b")
+    assert found["1_grpo_zero"]["nodes"] == 5 and found["4_sft"]["nodes"] == 4
+    assert found["2_generate.shards"]["nodes"] is None
+    (line,) = (
+        line for line in chains.as_lines({"runs_dir": "r", "jobs": [found["4_sft"]]}) if "4_sft" in line
+    )
+    assert line.split("\t")[:6] == ["4_sft", "sft", "todo", "-", "1", "4"]
+
+
 def test_without_conversion_or_shards(tmp_path):
     found = jobs(f"runs_dir={tmp_path}", shards=1, convert=False)
     assert list(found) == [path.stem for path in sorted((recipes_root() / "tiny").glob("*.yaml"))]
