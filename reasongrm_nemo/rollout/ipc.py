@@ -26,6 +26,9 @@ _ALIGN = 256
 # arguments).  The others are those of a flat tensor of bytes and follow from its size.
 _BYTES_AT = {"handle": 7, "ref_counter_handle": 11, "event_handle": 13}
 _PLAIN_AT = {"size": 8, "offset": 9, "ref_counter_offset": 12, "event_sync": 14}
+_DEVICE_AT = 6
+
+Reduce = Callable[[torch.Tensor], tuple[Any, tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,45 @@ def plan(infos: Sequence[TensorInfo], limit: int) -> Iterator[list[tuple[TensorI
         yield bucket
 
 
+class Exports:
+    """torch's `reduce_tensor`, for one buffer at a time.
+
+    Torch keeps a buffer that was exported until whoever imported it lets go. Nobody imports it on the GPU of
+    a server that is not sent to, or of none at all, and a worker that was killed never lets go.
+
+    Args:
+        reduce: torch's `reduce_tensor`.
+        release: torch's `UntypedStorage._release_ipc_counter`, by which a process lets go.
+    """
+
+    def __init__(self, reduce: Reduce, release: Callable[..., Any]) -> None:
+        self._reduce, self._release = reduce, release
+        self._last: Sequence[Any] | None = None
+
+    def __call__(self, buffer: torch.Tensor) -> tuple[Any, tuple[Any, ...]]:
+        """Export it."""
+        made = self._reduce(buffer)
+        self._last = made[1]
+        return made
+
+    def let_go(self) -> None:
+        """Of the last buffer, in the place of whoever never will; a worker that lives has let go by then.
+
+        To be called before the next push, not after the last: a worker ends its update after this process's
+        part in it, and memory must not go back to CUDA while it is open in another process.
+        """
+        last, self._last = self._last, None
+        if last is not None:
+            counter, place = last[_BYTES_AT["ref_counter_handle"]], last[_PLAIN_AT["ref_counter_offset"]]
+            self._release(counter, place, device=last[_DEVICE_AT])
+
+
 def buckets(
     infos: Sequence[TensorInfo],
     named_tensors: Iterable[tuple[str, torch.Tensor]],
     device: torch.device,
     uuid: str,
-    reduce: Callable[[torch.Tensor], tuple[Any, tuple[Any, ...]]],
+    reduce: Reduce,
     limit: int = BUCKET_BYTES,
 ) -> Iterator[Bucket]:
     """Fill this rank's buffer, bucket by bucket; collective over torch's default group, if any.
@@ -87,7 +123,7 @@ def buckets(
         named_tensors: whole on every rank, in that order.
         device: of the buffer.
         uuid: of its GPU.
-        reduce: torch's `reduce_tensor`.
+        reduce: torch's `reduce_tensor`, or `Exports`.
         limit: most bytes of the buffer, unless a tensor is larger.
     """
     size = max(bucket[-1][1] + bucket[-1][0].nbytes for bucket in plan(infos, limit))

@@ -204,15 +204,17 @@ class IpcTransport:
 
     def __init__(self) -> None:
         _need_cuda("ipc")
+        from torch.multiprocessing.reductions import reduce_tensor
+
+        self._exports = ipc.Exports(reduce_tensor, torch.UntypedStorage._release_ipc_counter)
 
     def parcels(self, metadata: Sequence[TensorInfo], named_tensors: NamedTensors) -> Iterator[ipc.Bucket]:
         """Buckets, with the handles of all ranks' buffers."""
-        from torch.multiprocessing.reductions import reduce_tensor
-
+        self._exports.let_go()
+        torch.cuda.ipc_collect()
         index = torch.cuda.current_device()
         uuid = str(torch.cuda.get_device_properties(index).uuid)
-        yield from ipc.buckets(metadata, named_tensors, torch.device("cuda", index), uuid, reduce_tensor)
-        torch.cuda.ipc_collect()
+        yield from ipc.buckets(metadata, named_tensors, torch.device("cuda", index), uuid, self._exports)
 
     def open(self, posts: Posts) -> Line:
         """Tell the workers to make ready."""

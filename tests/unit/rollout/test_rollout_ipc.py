@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the trainer environment's tests")
 
 from reasongrm_nemo.rollout import TensorInfo, ipc  # noqa: E402
-from reasongrm_nemo.rollout.transports import IpcLine, Posts  # noqa: E402
+from reasongrm_nemo.rollout.transports import IpcLine, IpcTransport, Posts  # noqa: E402
 
 TENSORS = {
     "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -77,6 +77,65 @@ def test_the_next_bucket_waits_for_the_last_to_be_read():
     assert torch.equal(shared.exports[0], before)
     next(made)
     assert not torch.equal(shared.exports[0], before)
+
+
+class Counted(Shared):
+    """Torch's count of each export too: 1 at first, less 1 where somebody lets go; kept while above 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = []
+
+    def reduce(self, tensor):
+        function, arguments = super().reduce(tensor)
+        self.counts.append(1)
+        return function, (*arguments[:12], len(self.counts) - 1, *arguments[13:])
+
+    def release(self, counter, place, device):
+        assert (counter, device) == (b"counter", 3)
+        self.counts[place] -= 1
+
+
+def test_a_buffer_that_nobody_imported_is_let_go_of_before_the_next():
+    """A push to some of the servers, or one whose worker was killed: the count never falls by itself."""
+    shared = Counted()
+    exports = ipc.Exports(shared.reduce, shared.release)
+    for imported in (True, False, False, True):
+        exports.let_go()
+        assert not any(count > 0 for count in shared.counts)
+        made = ipc.buckets(INFOS, iter(TENSORS.items()), torch.device("cpu"), "GPU-7", exports, 1024)
+        for bucket in made:
+            place = bucket.handles["GPU-7"]["ref_counter_offset"]
+            assert shared.counts[place] == 1, "it must be kept while workers may read it"
+        if imported:
+            shared.release(b"counter", place, 3)  # the worker, as its update is finished
+    assert len(shared.counts) == 4
+
+
+def test_the_transport_makes_room_before_it_takes_some(monkeypatch):
+    """Torch's own functions, in their places, and in the order in which memory is freed and taken."""
+    order, arguments = [], Shared().reduce(torch.zeros(8, dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"GPU-{i}"))
+    monkeypatch.setattr(torch.cuda, "ipc_collect", lambda: order.append("collect"))
+    monkeypatch.setattr("torch.multiprocessing.reductions.reduce_tensor", lambda buffer: arguments)
+    monkeypatch.setattr(
+        torch.UntypedStorage,
+        "_release_ipc_counter",
+        lambda *counter, device: order.append((*counter, device)),
+    )
+
+    def buckets(infos, tensors, device, uuid, reduce):
+        assert (uuid, reduce(torch.zeros(8, dtype=torch.uint8))) == ("GPU-3", arguments)
+        order.append("share")
+        yield from ()
+
+    monkeypatch.setattr(ipc, "buckets", buckets)
+    transport = IpcTransport()
+    for _ in range(2):
+        assert not list(transport.parcels(INFOS, TENSORS.items()))
+    assert order == ["collect", "share", (b"counter", 40, 3), "collect", "share"]
 
 
 def test_a_handle_survives_json():
