@@ -10,6 +10,7 @@ names, and the first element of a base's list is the pattern of every element.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -350,6 +351,8 @@ def _typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str)
         return {name: _typed(value[name], below[name], f"{prefix}{name}", origin, recipe) for name in value}
     if isinstance(value, str) and value == MISSING:
         raise UserError(f"{recipe}: {key} is required; give it in the recipe or as {key}=VALUE")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{place}: {key} must be a finite number, not {value}")
     if base is None or base == MISSING:
         if isinstance(value, (dict, list)):
             raise UserError(f"{place}: {key} must be a single value, not {_show(value)}")

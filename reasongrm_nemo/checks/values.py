@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -43,6 +43,7 @@ AT_LEAST_ONE: dict[str, tuple[str, ...]] = {
     "prepare": ("max_chars", "decontaminate_words"),
     "model": ("max_model_len", "log_prob_chunk"),
     "judge": ("max_prompt_tokens",),
+    "plan": ("prompt_tokens",),
     "rollout": ("max_response_tokens", "max_num_seqs", "concurrency", "servers", "tensor_parallel"),
     "cluster": ("nodes", "devices_per_node", "tensor_parallel", "pipeline_parallel", "threads_per_rank"),
     "grpo": (
@@ -68,6 +69,7 @@ AT_LEAST_ONE_OR_NULL: dict[str, tuple[str, ...]] = {
     "generate": ("max_tasks",),
     "mine": ("max_tasks", "max_per_source"),
     "evaluate": ("max_tasks", "max_items"),
+    "plan": ("tasks",),
 }
 NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
     "rollout": ("temperature", "nodes"),
@@ -104,6 +106,24 @@ NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
         "optim.warmup_steps",
     ),
     "mine": ("skip_tasks",),
+    "plan": ("reserve_gib", "server_reserve_gib", "asleep_gib", "decode_overhead_ms", "responses.sigma"),
+}
+# Other numbers: what one must be, in words and as a test. Null gets here only where a base has it.
+RANGES: dict[str, tuple[Callable[[Any], bool], dict[str, tuple[str, ...]]]] = {
+    "above 0": (lambda it: it > 0, {"plan": ("refit_gb_s", "offload_gb_s", "responses.median")}),
+    "above 0 and at most 1": (
+        lambda it: 0 < it <= 1,
+        {"rollout": ("top_p", "gpu_memory_utilization"), "plan": ("mfu", "bandwidth_share")},
+    ),
+    "from 0 to 1": (lambda it: 0 <= it <= 1, {"plan": ("responses.alike",)}),
+    "a number above 0, or null": (
+        lambda it: it > 0,
+        {
+            "rollout": ("straggler_timeout_s",),
+            "plan": ("device_memory_gib", "host_memory_gib", "tflops", "bandwidth_gb_s"),
+        },
+    ),
+    "a number from 0, or null": (lambda it: it >= 0, {"plan": ("disk_gib",)}),
 }
 
 
@@ -123,13 +143,15 @@ def check_values(cfg: DictConfig, refuse: Refuse) -> None:
     for key, value in _of(cfg, AT_LEAST_ONE_OR_NULL):
         if value is not None and (type(value) is not int or value < 1):
             refuse(key, f"is {value!r}; it must be a whole number from 1, or null")
+    for words, (fits, table) in RANGES.items():
+        for key, value in _of(cfg, table):
+            if value is not None and (type(value) not in (int, float) or not fits(value)):
+                refuse(key, f"is {value!r}; it must be {words}")
     if not NAME.fullmatch(cfg.name):
         refuse("name", f'is "{cfg.name}"; names are made of letters, digits, "_", "-" and "."')
     for name, value in cfg.inputs.items():
         if value is not None and not isinstance(value, str):
             refuse(f"inputs.{name}", f"is {value!r}; it must be a path")
-    if not 0 < cfg.rollout.top_p <= 1:
-        refuse("rollout.top_p", f"is {cfg.rollout.top_p}; it must be above 0 and at most 1")
     if cfg.model.trust_remote_code:
         refuse("model.trust_remote_code", "is true; this project runs no code that comes with a checkpoint")
 

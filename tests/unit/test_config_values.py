@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What single keys may hold: each refusal is one sentence that begins with the key."""
+
+import pytest
+
+from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.errors import UserError
+
+QWQ = recipes_root() / "qwq_32b"
+GRPO, GENERATE, EVALUATE = (QWQ / f"{name}.yaml" for name in ("1_grpo_zero", "2_generate", "7_evaluate"))
+
+
+def refusal(path, *overrides):
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, overrides)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence.removeprefix("command line: ")
+
+
+PLAN = [
+    ("mfu=0", "above 0 and at most 1"),
+    ("mfu=-1", "above 0 and at most 1"),
+    ("mfu=1.1", "above 0 and at most 1"),
+    ("mfu=.nan", "a finite number, not nan"),
+    ("tflops=0", "a number above 0, or null"),
+    ("tflops=-312", "a number above 0, or null"),
+    ("tflops=abc", "a number above 0, or null"),
+    ("tflops=true", "a number above 0, or null"),
+    ("tflops=.inf", "a finite number, not inf"),
+    ("bandwidth_gb_s=0", "a number above 0, or null"),
+    ("bandwidth_gb_s=fast", "a number above 0, or null"),
+    ("bandwidth_share=0", "above 0 and at most 1"),
+    ("bandwidth_share=1.5", "above 0 and at most 1"),
+    ("refit_gb_s=0", "above 0"),
+    ("offload_gb_s=0", "above 0"),
+    ("decode_overhead_ms=-1", "0 or more"),
+    ("device_memory_gib=0", "a number above 0, or null"),
+    ("device_memory_gib=-80", "a number above 0, or null"),
+    ("device_memory_gib=abc", "a number above 0, or null"),
+    ("host_memory_gib=lots", "a number above 0, or null"),
+    ("host_memory_gib=0", "a number above 0, or null"),
+    ("disk_gib=abc", "a number from 0, or null"),
+    ("disk_gib=-1", "a number from 0, or null"),
+    ("reserve_gib=-100", "0 or more"),
+    ("server_reserve_gib=-1", "0 or more"),
+    ("asleep_gib=-1", "0 or more"),
+    ("prompt_tokens=-5", "1 or more"),
+    ("prompt_tokens=0", "1 or more"),
+    ("tasks=-5", "a whole number from 1, or null"),
+    ("tasks=1.5", "a whole number from 1, or null"),
+    ("tasks=abc", "a whole number from 1, or null"),
+    ("responses.median=0", "above 0"),
+    ("responses.sigma=-1", "0 or more"),
+    ("responses.alike=2", "from 0 to 1"),
+    ("responses.alike=-0.5", "from 0 to 1"),
+]
+
+
+@pytest.mark.parametrize(("word", "says"), PLAN)
+def test_what_a_plan_reckons_with_is_within_its_range(word, says):
+    sentence = refusal(EVALUATE, f"plan.{word}")
+    assert sentence.startswith(f"plan.{word.split('=')[0]} ") and sentence.endswith(f" {says}")
+
+
+def test_the_ends_of_a_plans_ranges_and_null_pass():
+    words = "mfu=1 bandwidth_share=1 reserve_gib=0 prompt_tokens=1 disk_gib=0 responses.alike=1"
+    load_recipe(GRPO, [f"plan.{word}" for word in [*words.split(), "responses.sigma=0"]])
+    nulls = "config device_memory_gib host_memory_gib disk_gib tflops bandwidth_gb_s tasks"
+    load_recipe(GRPO, [f"plan.{name}=null" for name in nulls.split()])
