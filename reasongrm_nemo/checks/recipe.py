@@ -77,8 +77,6 @@ def _check_rope(model: DictConfig, refuse: Refuse) -> None:
     for key in ("factor", "original_max_position_embeddings"):
         if own[key] is None:
             refuse(f"model.rope.{key}", f"is null; model.rope.type {own.type} needs it")
-    if own.factor <= 1:
-        refuse("model.rope.factor", f"is {own.factor}; it must be above 1")
     reach = round(own.factor * own.original_max_position_embeddings)
     if model.max_model_len > reach:
         refuse(

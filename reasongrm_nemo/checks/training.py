@@ -16,9 +16,11 @@ def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
     limit = cfg.checkpoints.checkpoint_must_save_by
     if limit is not None:
         try:
-            seconds(limit)
+            some = type(limit) in (int, str) and seconds(limit) > 0
         except UserError as error:
             refuse("checkpoints.checkpoint_must_save_by", f"is {error}")
+        if not some:
+            refuse("checkpoints.checkpoint_must_save_by", f"is {limit!r}; it must be a time above 0, or null")
     if not own.validation.every:
         for key, value in (("patience", 0), ("export", "last")):
             if own.validation[key] != value:
@@ -79,8 +81,6 @@ def check_grpo(cfg: DictConfig, refuse: Refuse) -> None:
             f"is {grpo.max_tokens_per_micro_batch}, less than one full sequence "
             f"(judge.max_prompt_tokens + rollout.max_response_tokens = {room})",
         )
-    if grpo.clip_dual is not None and not grpo.clip_dual > 1:
-        refuse("grpo.clip_dual", f"is {grpo.clip_dual}; it must be above 1, or null")
     if grpo.importance.high <= grpo.importance.low:
         refuse("grpo.importance.high", f"is {grpo.importance.high}, not above low {grpo.importance.low}")
     if grpo.overlong.buffer > cfg.rollout.max_response_tokens:

@@ -124,6 +124,20 @@ RANGES: dict[str, tuple[Callable[[Any], bool], dict[str, tuple[str, ...]]]] = {
         },
     ),
     "a number from 0, or null": (lambda it: it >= 0, {"plan": ("disk_gib",)}),
+    "a number above 1, or null": (
+        lambda it: it > 1,
+        {"model": ("rope.factor",), "grpo": ("clip_dual",)},
+    ),
+}
+# Keys whose base is null or required and that hold text.
+TEXT: dict[str, tuple[str, ...]] = {
+    "model": ("hf_path", "megatron_path"),
+    "cluster": ("trainer_python", "rollout_python"),
+    "tracking": ("wandb_project", "mlflow_experiment", "mlflow_uri"),
+    "plan": ("config",),
+    "prepare": ("source", "model_package"),
+    "generate": ("scorer.hf_path",),
+    "evaluate": ("note",),
 }
 
 
@@ -143,6 +157,10 @@ def check_values(cfg: DictConfig, refuse: Refuse) -> None:
     for key, value in _of(cfg, AT_LEAST_ONE_OR_NULL):
         if value is not None and (type(value) is not int or value < 1):
             refuse(key, f"is {value!r}; it must be a whole number from 1, or null")
+    texts = [("name", cfg.name), ("runs_dir", cfg.runs_dir), *_of(cfg, TEXT)]
+    for key, value in texts:
+        if value is not None and not isinstance(value, str):
+            refuse(key, f"is {value!r}; it must be text")
     for words, (fits, table) in RANGES.items():
         for key, value in _of(cfg, table):
             if value is not None and (type(value) not in (int, float) or not fits(value)):

@@ -2,8 +2,9 @@
 """What single keys may hold: each refusal is one sentence that begins with the key."""
 
 import pytest
+from omegaconf import OmegaConf
 
-from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.config import _leaves, load_recipe, recipes_root
 from reasongrm_nemo.errors import UserError
 
 QWQ = recipes_root() / "qwq_32b"
@@ -16,6 +17,12 @@ def refusal(path, *overrides):
     sentence = str(caught.value)
     assert "\n" not in sentence
     return sentence.removeprefix("command line: ")
+
+
+def untyped(base):
+    """The dotted keys of a base file whose value is null or ???."""
+    stated = OmegaConf.to_container(OmegaConf.load(recipes_root() / "base" / f"{base}.yaml"))
+    return [key for key, value in _leaves(stated) if value is None or value == "???"]
 
 
 PLAN = [
@@ -68,3 +75,40 @@ def test_the_ends_of_a_plans_ranges_and_null_pass():
     load_recipe(GRPO, [f"plan.{word}" for word in [*words.split(), "responses.sigma=0"]])
     nulls = "config device_memory_gib host_memory_gib disk_gib tflops bandwidth_gb_s tasks"
     load_recipe(GRPO, [f"plan.{name}=null" for name in nulls.split()])
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        (GRPO, "name=5"),
+        (GRPO, "name=true"),
+        (GRPO, "runs_dir=5"),
+        (GRPO, "model.hf_path=5"),
+        (GRPO, "model.megatron_path=1.5"),
+        (GRPO, "cluster.trainer_python=5"),
+        (GRPO, "cluster.rollout_python=true"),
+        (GRPO, "tracking.wandb_project=5"),
+        (GRPO, "plan.config=5"),
+        (GENERATE, "generate.scorer.hf_path=5"),
+        (EVALUATE, "evaluate.note=5"),
+        (QWQ / "0_prepare.yaml", "prepare.source=5"),
+        (QWQ / "0_prepare.yaml", "prepare.model_package=5"),
+    ],
+)
+def test_a_path_or_a_name_is_text(path, word):
+    key, _, value = word.partition("=")
+    assert refusal(path, word) == f"{key} is {value.capitalize()}; it must be text"
+
+
+@pytest.mark.parametrize("key", ["model.rope.factor", "grpo.clip_dual"])
+@pytest.mark.parametrize("value", ["abc", "true", "1", "-2.0"])
+def test_a_number_that_may_be_null_is_no_other_scalar(key, value):
+    assert refusal(GRPO, f"{key}={value}").endswith("; it must be a number above 1, or null")
+
+
+@pytest.mark.parametrize("base", sorted(path.stem for path in (recipes_root() / "base").iterdir()))
+def test_every_key_that_a_base_gives_no_type_is_checked(base):
+    """Where a base has null or ??? the types let any scalar pass, so another check must not."""
+    path = next(QWQ.glob(f"?_{base}*.yaml"), GRPO)
+    for key in untyped(base):
+        assert refusal(path, f"{key}=true").startswith(f"{key} "), key
