@@ -351,6 +351,8 @@ def _typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str)
         return {name: _typed(value[name], below[name], f"{prefix}{name}", origin, recipe) for name in value}
     if isinstance(value, str) and value == MISSING:
         raise UserError(f"{recipe}: {key} is required; give it in the recipe or as {key}=VALUE")
+    if value is None and base == MISSING:
+        raise UserError(f"{place}: {key} is null, but required; give it in the recipe or as {key}=VALUE")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{place}: {key} must be a finite number, not {value}")
     if base is None or base == MISSING:

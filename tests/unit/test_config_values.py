@@ -112,3 +112,19 @@ def test_every_key_that_a_base_gives_no_type_is_checked(base):
     path = next(QWQ.glob(f"?_{base}*.yaml"), GRPO)
     for key in untyped(base):
         assert refusal(path, f"{key}=true").startswith(f"{key} "), key
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("1_grpo_zero", "inputs.tasks"),
+        ("1_grpo_zero", "model.hf_path"),
+        ("2_generate", "model.hf_path"),
+        ("3_filter", "inputs.paths"),
+        ("4_sft", "inputs.examples"),
+        ("0_prepare", "prepare.source"),
+    ],
+)
+def test_null_is_no_value_for_a_required_key(name, key):
+    sentence = refusal(QWQ / f"{name}.yaml", f"{key}=null")
+    assert sentence == f"{key} is null, but required; give it in the recipe or as {key}=VALUE"
