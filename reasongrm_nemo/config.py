@@ -359,6 +359,8 @@ def _typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str)
         if isinstance(value, (dict, list)):
             raise UserError(f"{place}: {key} must be a single value, not {_show(value)}")
         return value
+    if value is None and checks.may_be_null(key):
+        return None
     kind = type(base)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -5,6 +5,14 @@ from reasongrm_nemo.checks.checkpoint import check_model
 from reasongrm_nemo.checks.recipe import check_recipe
 from reasongrm_nemo.checks.refusal import near
 from reasongrm_nemo.checks.stages import made_or_fetched, reads_template
-from reasongrm_nemo.checks.values import STAGES
+from reasongrm_nemo.checks.values import STAGES, may_be_null
 
-__all__ = ["STAGES", "check_model", "check_recipe", "made_or_fetched", "near", "reads_template"]
+__all__ = [
+    "STAGES",
+    "check_model",
+    "check_recipe",
+    "made_or_fetched",
+    "may_be_null",
+    "near",
+    "reads_template",
+]

@@ -174,6 +174,12 @@ def check_values(cfg: DictConfig, refuse: Refuse) -> None:
         refuse("model.trust_remote_code", "is true; this project runs no code that comes with a checkpoint")
 
 
+def may_be_null(key: str) -> bool:
+    """Whether null is among the values of a whole number's key, even where its base has a number."""
+    block, _, name = key.partition(".")
+    return name in AT_LEAST_ONE_OR_NULL.get(block, ())
+
+
 def _of(cfg: DictConfig, table: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, Any]]:
     for block, names in table.items():
         for key in (f"{block}.{name}" for name in names if block in cfg):

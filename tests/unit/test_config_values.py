@@ -128,3 +128,8 @@ def test_every_key_that_a_base_gives_no_type_is_checked(base):
 def test_null_is_no_value_for_a_required_key(name, key):
     sentence = refusal(QWQ / f"{name}.yaml", f"{key}=null")
     assert sentence == f"{key} is null, but required; give it in the recipe or as {key}=VALUE"
+
+
+def test_all_held_out_tasks_are_taken_where_their_number_is_null():
+    assert load_recipe(GRPO, ["grpo.validation.max_tasks=null"]).grpo.validation.max_tasks is None
+    assert refusal(GRPO, "grpo.validation.max_tasks=0").endswith("a whole number from 1, or null")
