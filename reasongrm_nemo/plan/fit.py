@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -48,7 +48,9 @@ def misfits(recipe: DictConfig, architecture: Architecture) -> list[Misfit]:
 def _misfits(recipe: DictConfig, architecture: Architecture) -> Iterator[Misfit]:
     serving = server(recipe, architecture) if recipe.stage in SERVED else None
     if serving is not None:
-        yield from _of_server(recipe, architecture, serving)
+        wrong = list(_of_server(recipe, architecture, serving))
+        yield from wrong
+        serving = None if wrong else serving  # what it holds is told once it can be
     trained = memory.ranks(recipe, architecture) if recipe.stage in TRAINED else []
     if recipe.plan.device_memory_gib and recipe.cluster.platform == "gpu":
         yield from _of_devices(recipe, architecture, trained, serving)
@@ -97,58 +99,168 @@ def _of_server(recipe: Any, architecture: Architecture, serving: Server) -> Iter
             f"rollout.servers is {own.servers}: with rollout.tensor_parallel {workers} those of a node need "
             f"{needed} GPUs, it has cluster.devices_per_node {cluster.devices_per_node}",
         )
-    if cluster.platform == "gpu" and not recipe.plan.device_memory_gib:
-        return
     longest = recipe.model.max_model_len
-    if serving.tokens >= longest:
-        return
-    held = f"a server holds the keys and values of {serving.tokens:,} tokens, not of one full sequence of"
-    if cluster.platform == "cpu":
-        needed = math.ceil(longest * serving.kv_token * workers / GIB * 100) / 100
+    if cluster.platform == "cpu" and serving.tokens < longest:
+        gib = math.ceil(longest * serving.kv_token * workers / GIB * 100) / 100
         yield Misfit(
             "rollout.kv_cache_gib",
-            f"rollout.kv_cache_gib is {own.kv_cache_gib}: {held} model.max_model_len {longest:,}; "
-            f"that takes {needed:.2f} GiB",
+            f"rollout.kv_cache_gib is {own.kv_cache_gib}: {_holds(recipe, serving)}; "
+            f"that takes {gib:.2f} GiB",
         )
-        return
-    short = longest * serving.kv_token - serving.kv_cache
-    share = own.gpu_memory_utilization + short / (recipe.plan.device_memory_gib * GIB)
-    key = "rollout.gpu_memory_utilization" if share <= 0.95 else "rollout.tensor_parallel"
-    advice = f"{share + 0.005:.2f} would do" if share <= 0.95 else "share the model among more GPUs"
-    yield Misfit(
-        key,
-        f"{key} is {OmegaConf.select(recipe, key)}: {held} model.max_model_len {longest:,} (weights "
-        f"{serving.weights / GIB:.1f} GiB, left for keys and values {serving.kv_cache / GIB:.1f} of "
-        f"{serving.share / GIB:.1f}); {advice}",
+
+
+def _holds(recipe: Any, serving: Server) -> str:
+    return (
+        f"a server holds the keys and values of {serving.tokens:,} tokens, not of one full sequence of "
+        f"model.max_model_len {recipe.model.max_model_len:,}"
     )
 
 
 def _of_devices(
     recipe: DictConfig, architecture: Architecture, trained: list[memory.Rank], serving: Server | None
 ) -> Iterator[Misfit]:
-    room = (recipe.plan.device_memory_gib - recipe.plan.reserve_gib) * GIB
+    """A step by itself; then a server's share of a GPU: enough for a sequence, no more than is there."""
+    room = _room(recipe)
+    step = _alone(recipe, trained, serving)["training"] if trained else 0
+    if trained and step > room:
+        yield _of_training(recipe, architecture, trained, step, room)
+    if serving is None:
+        return
     found = memory.moments(recipe, trained, serving)
-    if found.get("training", 0) > room:
-        yield _of_training(recipe, architecture, trained, found["training"], room)
-    for moment, needed in found.items():
-        if needed > room and moment != "training" and trained and serving is not None:
-            key = "rollout.gpu_memory_utilization"
-            share = recipe.rollout.gpu_memory_utilization - (needed - room) / (
-                recipe.plan.device_memory_gib * GIB
-            )
-            advice = (
-                f"{int(share * 100) / 100:.2f} would do" if share > 0 else "share the model among more GPUs"
-            )
-            yield Misfit(
-                key,
-                f"{key} is {recipe.rollout.gpu_memory_utilization}: {_at(moment)} a GPU would hold "
-                f"{needed / GIB:.1f} GiB, a server's and a trainer's, of {room / GIB:.1f}; {advice}",
-            )
-            return
+    too_much = [each for each in found if found[each] > room and (each != "training" or step <= room)]
+    short = serving.tokens < recipe.model.max_model_len
+    least, most, moment = _bounds(recipe, trained, serving)
+    if not (short or too_much):
+        return
+    if least > most:
+        if step <= room or not trained:  # else the advice for a step sees to that too
+            yield _of_both(recipe, architecture, serving, trained, moment)
+        return
+    key = "rollout.gpu_memory_utilization"
+    why = (
+        f"{_holds(recipe, serving)} (weights {serving.weights / GIB:.1f} GiB, left for keys and values "
+        f"{serving.kv_cache / GIB:.1f} of {serving.share / GIB:.1f})"
+    )
+    advice = f"{least if short else most:.2f} would do"
+    if too_much:
+        held = f"a server's {serving.share / GIB:.1f}" + (" and a trainer's" if trained else "")
+        needed = found[too_much[0]] / GIB
+        why = f"{_at(too_much[0])} a GPU would hold {needed:.1f} GiB, {held}, of {room / GIB:.1f}"
+        for changes in _asleep(recipe):
+            if not list(_of_devices(changed(recipe, changes), architecture, trained, serving)):
+                advice += f", or {_words(changes)}"
+    yield Misfit(key, f"{key} is {recipe.rollout.gpu_memory_utilization}: {why}; {advice}")
+
+
+def _room(recipe: Any) -> float:
+    return float((recipe.plan.device_memory_gib - recipe.plan.reserve_gib) * GIB)
+
+
+def _alone(recipe: Any, trained: list[memory.Rank], serving: Server | None) -> dict[str, int]:
+    """A GPU's moments without what a server takes."""
+    return memory.moments(recipe, trained, serving and replace(serving, share=0))
+
+
+def _bounds(recipe: Any, trained: list[memory.Rank], serving: Server) -> tuple[float, float, str]:
+    """Least share of a GPU that holds a full sequence, most that fits, and the moment that says so."""
+    whole = recipe.plan.device_memory_gib * GIB
+    short = recipe.model.max_model_len * serving.kv_token - serving.kv_cache
+    alone = _alone(recipe, trained, serving)
+    beside = memory.moments(recipe, trained, replace(serving, share=GIB))
+    most, moment = min((_room(recipe) - alone[each], each) for each in beside if beside[each] > alone[each])
+    least = (serving.share + short) / whole
+    return math.ceil(least * 100) / 100, math.floor(most / whole * 100) / 100, moment
+
+
+def _of_both(
+    recipe: DictConfig,
+    architecture: Architecture,
+    serving: Server,
+    trained: list[memory.Rank],
+    moment: str,
+) -> Misfit:
+    """No share is enough for a sequence and leaves enough for the trainer."""
+    longest = recipe.model.max_model_len
+    needed = serving.share - serving.kv_cache + longest * serving.kv_token
+    left = max(0.0, _room(recipe) - _alone(recipe, trained, serving)[moment])
+    why = (
+        f"for one full sequence of model.max_model_len {longest:,} a server needs {needed / GIB:.1f} GiB of "
+        f"a GPU (weights {serving.weights / GIB:.1f}), and {_at(moment)} {left / GIB:.1f} are left for it"
+    )
+    key, advice = "cluster.nodes", "take more"
+    if not trained:
+        key = "rollout.tensor_parallel" if recipe.rollout.gpus else "cluster.devices_per_node"
+        advice = "share the model among more GPUs, or larger ones"
+    tried = [*_asleep(recipe), *_wider(recipe, architecture)]
+    tried += _remedies(recipe, architecture) if trained else _shorter(recipe)
+    changes = _first(recipe, architecture, tried)
+    if changes:
+        key = next(iter(changes))
+        advice = f"{_words(changes)} would do"
+        if key == "rollout.tensor_parallel":
+            advice = f"share the model among more GPUs: {advice}"
+    return Misfit(key, f"{key} is {_word(OmegaConf.select(recipe, key))}: {why}; {advice}")
+
+
+def _first(
+    recipe: DictConfig, architecture: Architecture, tried: Iterable[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """The first changes with which a step fits, and beside it some ``rollout.gpu_memory_utilization``."""
+    for changes in tried:
+        other = changed(recipe, changes)
+        trained = memory.ranks(other, architecture) if other.stage in TRAINED else []
+        serving = server(other, architecture) if other.stage in SERVED else None
+        if trained and _alone(other, trained, serving)["training"] > _room(other):
+            continue
+        if serving is not None:
+            least, most, _ = _bounds(other, trained, serving)
+        if serving is None or least <= most:
+            return changes
+    return None
+
+
+def _asleep(recipe: Any) -> list[dict[str, Any]]:
+    if (
+        recipe.stage != "grpo"
+        or recipe.rollout.sleep
+        or recipe.grpo.max_lag
+        or not memory.shares_gpus(recipe)
+    ):
+        return []
+    return [{"rollout.sleep": True}]
+
+
+def _wider(recipe: Any, architecture: Architecture) -> Iterator[dict[str, Any]]:
+    """Servers of more GPUs each, as many of them as there is place for."""
+    own, devices = recipe.rollout, recipe.cluster.devices_per_node
+    nodes = own.nodes or recipe.cluster.nodes
+    heads = architecture.kv_heads
+    for workers in range(own.tensor_parallel + 1, 1 if own.gpus else devices + 1):
+        if architecture.heads % workers == 0 and (heads % workers == 0 or workers % heads == 0):
+            servers = min(own.servers, nodes * (devices // workers))
+            words = {"rollout.tensor_parallel": workers}
+            yield words if servers == own.servers else {**words, "rollout.servers": servers}
+
+
+def _shorter(recipe: Any) -> Iterator[dict[str, Any]]:
+    """Shorter sequences."""
+    full = recipe.model.max_model_len
+    while full > _SHORTEST:
+        full //= 2
+        words = {"model.max_model_len": full}
+        if recipe.stage in TRAINED:
+            words[f"{recipe.stage}.max_tokens_per_micro_batch"] = full
+        if recipe.stage in SERVED:
+            words["rollout.max_response_tokens"] = full - recipe.judge.max_prompt_tokens
+        yield words
 
 
 def _at(moment: str) -> str:
-    return {"start": "when the trainer starts (or resumes) beside it", "rollouts": "during rollouts"}[moment]
+    return {
+        "start": "when the trainer starts (or resumes) beside it",
+        "rollouts": "during rollouts",
+        "training": "in a step, with a server that does not sleep,",
+    }[moment]
 
 
 def _of_training(
@@ -160,17 +272,17 @@ def _of_training(
         f"{worst.stage}: states {worst.states.total / GIB:.1f}, activations "
         f"{sum(worst.activations.values()) / GIB:.1f})"
     )
-    for changes in _remedies(recipe, architecture):
-        other = changed(recipe, changes)
-        peak = max(rank.peak for rank in memory.ranks(other, architecture))
-        if needed - max(rank.peak for rank in trained) + peak <= room:
-            words = " ".join(f"{key}={_word(value)}" for key, value in changes.items())
-            key = next(iter(changes))
-            return Misfit(
-                key,
-                f"{key} is {_word(OmegaConf.select(recipe, key))}: {held}; {words} would bring that to "
-                f"{(needed - worst.peak + peak) / GIB:.1f}",
-            )
+    tried = [*_remedies(recipe, architecture)]
+    tried += [{**changes, **asleep} for asleep in _asleep(recipe) for changes in tried]
+    changes = _first(recipe, architecture, tried)
+    if changes:
+        peak = max(rank.peak for rank in memory.ranks(changed(recipe, changes), architecture))
+        key = next(iter(changes))
+        return Misfit(
+            key,
+            f"{key} is {_word(OmegaConf.select(recipe, key))}: {held}; {_words(changes)} would bring that to "
+            f"{(needed - worst.peak + peak) / GIB:.1f}",
+        )
     return Misfit("cluster.nodes", f"cluster.nodes is {recipe.cluster.nodes}: {held}; take more")
 
 
@@ -178,6 +290,10 @@ def _word(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _words(changes: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={_word(value)}" for key, value in changes.items())
 
 
 def changed(recipe: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
@@ -219,12 +335,8 @@ def _remedies(recipe: DictConfig, architecture: Architecture) -> Iterator[dict[s
             if tensor > 1:
                 words["cluster.sequence_parallel"] = True
             yield {**words, **together}
-    while full > _SHORTEST:
-        full //= 2
-        words = {"model.max_model_len": full, budget: full}
-        if stage == "grpo":
-            words["rollout.max_response_tokens"] = full - recipe.judge.max_prompt_tokens
-        yield {**words, **together}
+    for words in _shorter(recipe):
+        yield {**words, **{key: value for key, value in together.items() if key not in words}}
 
 
 def layouts(recipe: Any, architecture: Architecture) -> list[tuple[int, int]]:

@@ -17,6 +17,8 @@ SFT = recipes_root() / "qwq_32b" / "4_sft.yaml"
 SFT_7B = recipes_root() / "ablation" / "qwen2_5_7b" / "1_sft_random.yaml"
 GENERATE = recipes_root() / "qwq_32b" / "2_generate.yaml"
 
+ONE_NODE = ["cluster.nodes=1", "cluster.pipeline_parallel=1", "rollout.servers=1"]
+
 # recipe, what is wrong with it, the key that the sentence begins with, and what it says besides
 WRONG = {
     "TP 3": (
@@ -139,6 +141,42 @@ WRONG = {
         "rollout.gpu_memory_utilization",
         "0.72 would do",
     ),
+    "a server that takes a whole GPU": (
+        GENERATE,
+        ["rollout.gpu_memory_utilization=1.0"],
+        "rollout.gpu_memory_utilization",
+        "0.94 would do",
+    ),
+    "a server that stays awake": (
+        GRPO,
+        ["rollout.sleep=false"],
+        "rollout.gpu_memory_utilization",
+        "a server's 55.5 and a trainer's, of 75.3; 0.61 would do, or rollout.sleep=true",
+    ),
+    "an awake server, which a lag needs": (
+        GRPO,
+        ["rollout.sleep=false", "grpo.max_lag=1"],
+        "rollout.gpu_memory_utilization",
+        "; 0.61 would do",
+    ),
+    "an awake server for which there is no place": (
+        GRPO,
+        ["rollout.sleep=false", "plan.device_memory_gib=40"],
+        "rollout.sleep",
+        "rollout.sleep=true would do",
+    ),
+    "a trainer beside which no server starts": (
+        GRPO,
+        [*ONE_NODE, "rollout.gpu_memory_utilization=0.08", "plan.device_memory_gib=84"],
+        "cluster.nodes",
+        "11.3 are left for it; take more",
+    ),
+    "a card too small for its part of the weights": (
+        GENERATE,
+        ["plan.device_memory_gib=3"],
+        "cluster.devices_per_node",
+        "or larger ones",
+    ),
     "a server that leaves no cache": (
         GENERATE,
         ["rollout.tensor_parallel=1", "rollout.servers=8"],
@@ -214,6 +252,28 @@ def test_the_share_that_a_refusal_names_would_do_and_less_or_more_would_not(name
     too_far = named + (0.02 if "trainer" in name else -0.02)
     with pytest.raises(UserError, match="would do"):
         plans.check_fit(load_recipe(path, [*overrides, f"{key}={too_far}"]))
+
+
+@pytest.mark.parametrize("share", [None, 0.08, 0.16, 0.7])
+def test_no_share_is_proposed_where_none_is_right_for_both_server_and_trainer(share):
+    """A server of 13.6 GiB beside the 68.7 of a trainer on one node, of 75.3."""
+    words = [*ONE_NODE, *([] if share is None else [f"rollout.gpu_memory_utilization={share}"])]
+    with pytest.raises(UserError, match=r"cluster\.nodes is 1: .*; take more") as caught:
+        plans.check_fit(load_recipe(GRPO, words))
+    assert "would do" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["a server that stays awake", "a server that takes a whole GPU", "a server that leaves no cache"]
+)
+def test_what_is_proposed_for_a_server_fits(name):
+    path, overrides, key, _ = WRONG[name]
+    with pytest.raises(UserError) as caught:
+        plans.check_fit(load_recipe(path, overrides))
+    for words in re.findall(r"((?:[\w.]+=\S+ ?)+)", str(caught.value)):
+        plans.check_fit(load_recipe(path, [*overrides, *words.split()]))
+    for value in re.findall(r"; (\S+) would do", str(caught.value)):
+        plans.check_fit(load_recipe(path, [*overrides, f"{key}={value}"]))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
