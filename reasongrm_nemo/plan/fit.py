@@ -54,24 +54,69 @@ def _misfits(recipe: DictConfig, architecture: Architecture) -> Iterator[Misfit]
     trained = memory.ranks(recipe, architecture) if recipe.stage in TRAINED else []
     if recipe.plan.device_memory_gib and recipe.cluster.platform == "gpu":
         yield from _of_devices(recipe, architecture, trained, serving)
-    needed = sum(memory.host_bytes(recipe, trained).values())
-    if recipe.plan.host_memory_gib and needed > recipe.plan.host_memory_gib * GIB:
-        key = "checkpoints.asynchronous"
-        if recipe.cluster.offload_optimizer and not recipe.checkpoints.asynchronous:
-            key = "cluster.offload_optimizer"
-        yield Misfit(
-            key,
-            f"{key} is {_word(OmegaConf.select(recipe, key))}: a node would need {needed / GIB:.0f} GiB of "
-            f"its {recipe.plan.host_memory_gib:.0f} GiB (plan.host_memory_gib); set it to false",
-        )
-    disk = sum(storage.disk_bytes(recipe, architecture, _mean_response(recipe)).values())
-    if recipe.plan.disk_gib is not None and disk > recipe.plan.disk_gib * GIB:
-        key = f"{recipe.stage}.keep_checkpoints" if trained else "plan.disk_gib"
-        yield Misfit(
-            key,
-            f"{key} is {OmegaConf.select(recipe, key)}: the artefact would take {disk / GIB:,.0f} GiB of the "
-            f"{recipe.plan.disk_gib:,.0f} GiB of plan.disk_gib; keep fewer, or free space",
-        )
+    yield from _of_host(recipe, architecture, trained, serving)
+    yield from _of_disk(recipe, architecture)
+
+
+def _of_host(
+    recipe: DictConfig, architecture: Architecture, trained: list[memory.Rank], serving: Server | None
+) -> Iterator[Misfit]:
+    given = recipe.plan.host_memory_gib
+    held = memory.host_bytes(recipe, trained)
+    needed = sum(held.values()) / GIB
+    if not given or needed <= given:
+        return
+    told = f"a node would need {needed:.1f} GiB of its {given:,.1f} GiB (plan.host_memory_gib)"
+    checkpoint, optimizer = "checkpoints.asynchronous", "cluster.offload_optimizer"
+    for keys in ([checkpoint], [optimizer], [checkpoint, optimizer]):
+        other = changed(recipe, dict.fromkeys(keys, False))
+        rest = memory.host_bytes(other, trained)
+        on_devices = recipe.plan.device_memory_gib if optimizer in keys else None
+        if sum(rest.values()) <= given * GIB and not (
+            on_devices and list(_of_devices(other, architecture, trained, serving))
+        ):
+            advice = " and ".join(["set it", *keys[1:]]) + " to false"
+            yield Misfit(keys[0], f"{keys[0]} is true: {told}; {advice}")
+            return
+    parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in held.items())
+    key = "plan.host_memory_gib"
+    yield Misfit(key, f"{key} is {given}: a node would need {needed:.1f} GiB ({parts}); take larger nodes")
+
+
+def _of_disk(recipe: DictConfig, architecture: Architecture) -> Iterator[Misfit]:
+    given, mean = recipe.plan.disk_gib, _mean_response(recipe)
+    held = storage.disk_bytes(recipe, architecture, mean)
+    whole = sum(held.values()) / GIB
+    if given is None or whole <= given:
+        return
+    told = f"the artefact would take {whole:,.1f} GiB of the {given:,.1f} GiB of plan.disk_gib"
+    changes = _fewer(recipe, architecture, held, (whole - given) * GIB)
+    rest = sum(storage.disk_bytes(changed(recipe, changes), architecture, mean).values()) / GIB
+    key, advice = "plan.disk_gib", "free space"
+    if rest < whole:
+        key = next(iter(changes))
+        advice = f"keep fewer: {_words(changes)} would bring that to {rest:,.1f}"
+        advice += ", and free space" if rest > given else ""
+    yield Misfit(key, f"{key} is {OmegaConf.select(recipe, key)}: {told}; {advice}")
+
+
+def _fewer(recipe: Any, architecture: Architecture, held: Mapping[str, int], excess: float) -> dict[str, int]:
+    """Checkpoints to keep, so that they take ``excess`` bytes less, or as much less as there is to keep."""
+    if recipe.stage not in TRAINED:
+        return {}
+    fewest = {
+        f"{recipe.stage}.keep_checkpoints": 1,
+        "checkpoints.keep_best": int(recipe[recipe.stage].validation.export == "best"),
+    }
+    counts = {key: int(OmegaConf.select(recipe, key)) for key in fewest}
+    one = storage.checkpoint(recipe, architecture)
+    wanted = held["checkpoints"] // one - math.ceil(excess / one)
+    changes = {}
+    for key in sorted(fewest, key=lambda each: fewest[each] - counts[each]):
+        count = max(fewest[key], wanted - sum(counts.values()) + counts[key])
+        if count < counts[key]:
+            changes[key] = counts[key] = count
+    return changes
 
 
 def _mean_response(recipe: Any) -> float:

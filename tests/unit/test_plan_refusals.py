@@ -18,6 +18,7 @@ SFT_7B = recipes_root() / "ablation" / "qwen2_5_7b" / "1_sft_random.yaml"
 GENERATE = recipes_root() / "qwq_32b" / "2_generate.yaml"
 
 ONE_NODE = ["cluster.nodes=1", "cluster.pipeline_parallel=1", "rollout.servers=1"]
+BEST = ["sft.validation.every=10", "sft.save_every=10", "checkpoints.keep_best=5"]
 
 # recipe, what is wrong with it, the key that the sentence begins with, and what it says besides
 WRONG = {
@@ -202,7 +203,56 @@ WRONG = {
         "checkpoints.asynchronous",
         "a node would need",
     ),
+    "a node with less than the optimizer's states take": (
+        GRPO,
+        ["plan.host_memory_gib=50"],
+        "checkpoints.asynchronous",
+        "set it and cluster.offload_optimizer to false",
+    ),
+    "a node with little memory, and checkpoints that wait": (
+        GRPO,
+        ["plan.host_memory_gib=64", "checkpoints.asynchronous=false"],
+        "cluster.offload_optimizer",
+        "set it to false",
+    ),
+    "a node too small for its processes": (
+        SFT,
+        ["plan.host_memory_gib=1", "checkpoints.asynchronous=false"],
+        "plan.host_memory_gib",
+        "6.0 GiB (processes 6.0); take larger nodes",
+    ),
+    "the same where nothing is trained": (
+        GENERATE,
+        ["plan.host_memory_gib=5"],
+        "plan.host_memory_gib",
+        "6.0 GiB (processes 6.0); take larger nodes",
+    ),
     "a small disk": (GRPO, ["plan.disk_gib=500"], "grpo.keep_checkpoints", "keep fewer"),
+    "a disk for two checkpoints": (
+        GRPO,
+        ["plan.disk_gib=1000", "grpo.keep_checkpoints=100000"],
+        "grpo.keep_checkpoints",
+        "keep fewer: grpo.keep_checkpoints=1 would bring that to 918.0",
+    ),
+    "a disk for less than must be kept": (
+        GRPO,
+        ["plan.disk_gib=100", "grpo.keep_checkpoints=1"],
+        "plan.disk_gib",
+        "GiB of plan.disk_gib; free space",
+    ),
+    "a disk for fewer of the best": (
+        SFT,
+        ["plan.disk_gib=2000", *BEST],
+        "checkpoints.keep_best",
+        "keep fewer: checkpoints.keep_best=1 would bring that to",
+    ),
+    "a disk for the newest alone": (
+        SFT,
+        ["plan.disk_gib=1000", *BEST],
+        "checkpoints.keep_best",
+        "keep fewer: checkpoints.keep_best=0 sft.keep_checkpoints=1 would bring that to",
+    ),
+    "a disk too small for the paths": (GENERATE, ["plan.disk_gib=0.1"], "plan.disk_gib", "; free space"),
     "a typing error": (
         GRPO,
         ["cluster.tensor_paralel=8"],
@@ -264,9 +314,17 @@ def test_no_share_is_proposed_where_none_is_right_for_both_server_and_trainer(sh
 
 
 @pytest.mark.parametrize(
-    "name", ["a server that stays awake", "a server that takes a whole GPU", "a server that leaves no cache"]
+    "name",
+    [
+        "a server that stays awake",
+        "a server that takes a whole GPU",
+        "a server that leaves no cache",
+        "a disk for two checkpoints",
+        "a disk for fewer of the best",
+        "a disk for the newest alone",
+    ],
 )
-def test_what_is_proposed_for_a_server_fits(name):
+def test_what_is_proposed_for_server_and_disk_fits(name):
     path, overrides, key, _ = WRONG[name]
     with pytest.raises(UserError) as caught:
         plans.check_fit(load_recipe(path, overrides))
