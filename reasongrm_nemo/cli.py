@@ -168,13 +168,33 @@ def plan(
     from reasongrm_nemo import planning
     from reasongrm_nemo.config import find_recipe
 
+    asked = {
+        "--dry-start": dry_start,
+        "--sweep": sweep is not None,
+        "--simulate": simulate,
+        "--rollouts": rollouts,
+        "--lengths": lengths is not None,
+        "--plot": plot is not None,
+    }
+    given = [option for option, yes in asked.items() if yes]
+    of_rollouts = rollouts or lengths is not None or plot is not None
+    if dry_start + (sweep is not None) + simulate + of_rollouts > 1:
+        raise UserError(
+            f"{', '.join(given)}: each prints something else; give one "
+            "(--lengths and --plot go with --rollouts)"
+        )
+    folder = find_recipe(recipe).is_dir()
+    if folder and given and not dry_start:
+        raise UserError(
+            f"{', '.join(given)}: of one recipe, and {recipe} is a folder; give one of its recipes"
+        )
     if dry_start:
         data, text, wrong = planning.of_dry_start(recipe, overrides)
-    elif find_recipe(recipe).is_dir():
+    elif folder:
         data, text, wrong = planning.of_folder(recipe, overrides)
-    elif rollouts or lengths or plot:
+    elif of_rollouts:
         data, text, wrong = planning.of_rollouts(recipe, overrides, lengths, plot)
-    elif sweep:
+    elif sweep is not None:
         data, text, wrong = planning.of_layouts(recipe, overrides, sweep.split(","))
     else:
         data, text, wrong = planning.of_recipe(

@@ -39,7 +39,8 @@ def of_recipe(
 ) -> Told:
     """One recipe: every key and its origin, then its plan.
 
-    Where the model's shape is not known there is no plan, and a sentence says so. The plan of a stage that
+    Where the model's shape is not known there is no plan, and a sentence says so; it is a refusal where
+    ``plan.config`` names a folder for it, or a simulation is asked for. The plan of a stage that
     trains is checked by one micro-batch through the model's own code.
 
     Args:
@@ -59,7 +60,10 @@ def of_recipe(
     try:
         made = plans.plan(recipe)
     except plans.ShapeUnknown as unknown:
-        return resolved | {"figures": None}, f"{keys}\n\nno figures: {unknown}", None
+        stated = simulated or recipe.plan.config is not None
+        return resolved | {"figures": None}, f"{keys}\n\nno figures: {unknown}", unknown if stated else None
+    if made is None and simulated:
+        raise UserError(f"--simulate: stage {recipe.stage} has no model, so it has no step to simulate")
     if made is None:
         return resolved | {"figures": None}, keys, None
     data, text = resolved | {"figures": made.to_dict()}, f"{keys}\n\n{report.as_text(made, recipe)}"
@@ -138,10 +142,16 @@ def of_folder(path: Path, overrides: Iterable[str]) -> Told:
 
 
 def of_layouts(path: Path, overrides: Iterable[str], axes: Sequence[str]) -> Told:
-    """The layouts that the recipe could have."""
+    """The layouts that the recipe could have.
+
+    Raises:
+        UserError: the recipe or an axis is wrong, or its stage trains nothing.
+    """
     recipe = load_recipe(path, overrides)
     shape = plans.architecture(recipe)
-    rows = [] if shape is None else sweep(recipe, shape, axes)
+    if shape is None:
+        raise UserError(f"--sweep: stage {recipe.stage} has no model, so it has no layouts to compare")
+    rows = sweep(recipe, shape, axes)
     return [row.__dict__ for row in rows], report.sweep_text(rows, recipe, axes), None
 
 

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of `reasongrm plan`: what cannot be done with them is refused, none is left out without a word."""
+
+import pytest
+from click.testing import CliRunner
+
+from reasongrm_nemo.cli import main
+
+GRPO = "recipes/qwq_32b/1_grpo_zero.yaml"
+PREPARE = "recipes/qwq_32b/0_prepare.yaml"
+
+
+def call(*words):
+    return CliRunner().invoke(main, ["plan", *map(str, words)])
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--sweep", "tp"],
+        ["--sweep", ""],
+        ["--simulate"],
+        ["--rollouts"],
+        ["--lengths", "paths.jsonl"],
+        ["--plot", "step.png"],
+    ],
+)
+def test_what_is_of_one_recipe_is_refused_for_a_folder(words):
+    told = call("recipes/qwq_32b", *words)
+    assert told.exit_code == 2 and told.stdout == ""
+    assert told.stderr.startswith(f"reasongrm: {words[0]}: of one recipe, and recipes/qwq_32b is a folder")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--rollouts", "--sweep", "tp"], "--sweep, --rollouts"),
+        (["--simulate", "--rollouts"], "--simulate, --rollouts"),
+        (["--simulate", "--lengths", "paths.jsonl"], "--simulate, --lengths"),
+        (["--sweep", "tp", "--plot", "step.png"], "--sweep, --plot"),
+        (["--sweep", "tp", "--simulate"], "--sweep, --simulate"),
+        (["--dry-start", "--sweep", "tp"], "--dry-start, --sweep"),
+        (["--dry-start", "--simulate"], "--dry-start, --simulate"),
+    ],
+)
+def test_of_two_plans_neither_is_left_out(words, named):
+    told = call(GRPO, *words)
+    assert told.exit_code == 2 and told.stdout == ""
+    assert told.stderr.startswith(f"reasongrm: {named}: each prints something else; give one")
+
+
+def test_a_sweep_along_nothing_and_a_stage_without_a_trainer_are_refused():
+    assert call(GRPO, "--sweep", "").stderr.startswith('reasongrm: --sweep: "" is no axis')
+    for words, says in (
+        (["--sweep", "tp"], "--sweep: stage prepare has no model, so it has no layouts to compare"),
+        (["--simulate"], "--simulate: stage prepare has no model, so it has no step to simulate"),
+    ):
+        told = call(PREPARE, *words)
+        assert told.exit_code == 2 and told.stderr == f"reasongrm: {says}\n"
+    told = call("recipes/qwq_32b/2_generate.yaml", "--simulate")
+    assert told.exit_code == 2 and "stage generate trains nothing" in told.stderr
+
+
+@pytest.mark.parametrize("recipe", [GRPO, "recipes/qwq_32b"])
+def test_a_stated_folder_without_a_shape_is_refused(recipe):
+    told = call(recipe, "plan.config=/nowhere/at/all")
+    assert told.exit_code == 2 and told.stderr.count("\n") == 1
+    assert "no config.json is in model.hf_path models/QwQ-32B or plan.config /nowhere/at/all" in told.stderr
+
+
+def test_nothing_is_simulated_of_an_unknown_shape():
+    told = call(GRPO, "plan.config=null", "--simulate")
+    assert told.exit_code == 2 and "the model's shape is not known" in told.stderr
