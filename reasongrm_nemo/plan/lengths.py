@@ -98,13 +98,18 @@ def read_paths(path: Path) -> tuple[list[list[int]], list[list[bool]]]:
     """Lengths of the responses in a ``paths.jsonl`` by task, and which of them were cut at the limit.
 
     Raises:
-        UserError: no such file, a line that is no reasoning path, or no path at all.
+        UserError: no such file, one that cannot be read, a line that is no reasoning path, or no path at all.
     """
     if not path.is_file():
-        raise UserError(f"--lengths: {path} does not exist; it is the paths.jsonl of a generate stage")
+        what = "is no file" if path.exists() else "does not exist"
+        raise UserError(f"--lengths: {path} {what}; it is the paths.jsonl of a generate stage")
+    try:
+        file = path.open("rb")  # json decodes it, and what is no text is no reasoning path
+    except OSError as error:
+        raise UserError(f"--lengths: {path} cannot be read: {error.strerror}") from None
     lengths: dict[str, list[int]] = {}
     cut: dict[str, list[bool]] = {}
-    with path.open(encoding="utf-8") as lines:
+    with file as lines:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)

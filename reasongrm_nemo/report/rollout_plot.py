@@ -20,8 +20,10 @@ def draw(line: Timeline, path: Path, title: str) -> None:
         title: of the picture.
 
     Raises:
-        UserError: matplotlib is not installed, or the file cannot be written as such.
+        UserError: matplotlib is not installed, the path is a folder, or the file cannot be written as such.
     """
+    if path.is_dir():
+        raise UserError(f"--plot: {path} is a folder; give the picture's file, a .png, .pdf or .svg")
     try:
         from matplotlib.figure import Figure
     except ImportError:

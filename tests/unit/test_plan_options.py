@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of `reasongrm plan`: what cannot be done with them is refused, none is left out without a word."""
 
+import json
+
 import pytest
 from click.testing import CliRunner
 
 from reasongrm_nemo.cli import main
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.plan.lengths import read_paths
 
 GRPO = "recipes/qwq_32b/1_grpo_zero.yaml"
 PREPARE = "recipes/qwq_32b/0_prepare.yaml"
+PATH = {"task_id": "é", "reasoning_tokens": 3, "answer_tokens": 2, "finish_reason": "stop"}
 
 
 def call(*words):
@@ -64,6 +69,28 @@ def test_a_sweep_along_nothing_and_a_stage_without_a_trainer_are_refused():
         assert told.exit_code == 2 and told.stderr == f"reasongrm: {says}\n"
     told = call("recipes/qwq_32b/2_generate.yaml", "--simulate")
     assert told.exit_code == 2 and "stage generate trains nothing" in told.stderr
+
+
+def test_lengths_that_are_no_text_or_no_file_are_refused_in_a_sentence(tmp_path):
+    binary, folder = tmp_path / "binary", tmp_path / "folder"
+    binary.write_bytes(b"\x7fELF\x02\xff\xfe\n\x80")
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"binary:1: not a reasoning path; --lengths takes"):
+        read_paths(binary)
+    with pytest.raises(UserError, match=r"--lengths: \S+folder is no file; it is the paths\.jsonl"):
+        read_paths(folder)
+    with pytest.raises(UserError, match=r"--lengths: \S+none does not exist; it is the paths\.jsonl"):
+        read_paths(tmp_path / "none")
+    (tmp_path / "paths.jsonl").write_text(json.dumps(PATH, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_paths(tmp_path / "paths.jsonl") == ([[6]], [[False]])
+
+
+def test_a_picture_has_the_name_of_a_file(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    told = call(GRPO, "grpo.prompts_per_step=2", "grpo.global_batch=16", "--plot", folder)
+    assert told.exit_code == 2 and f"--plot: {folder} is a folder" in told.stderr
+    assert not folder.with_suffix(".png").exists()
 
 
 @pytest.mark.parametrize("recipe", [GRPO, "recipes/qwq_32b"])
