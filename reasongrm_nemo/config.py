@@ -102,16 +102,23 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
             _check_keys(source, source.data, schema, "")
         merged = OmegaConf.merge(merged, OmegaConf.create(source.data))
         origin |= {key: source.where(key) for key, _ in _leaves(source.data)}
-    if isinstance(merged.get("runs_dir"), type(None)):
-        merged.runs_dir = f"runs/{path.resolve().parent.name}"
-    if merged.get("name") is None:
-        merged.name = path.stem
     try:
+        # select names the key where a value cannot be resolved
+        if OmegaConf.select(merged, "runs_dir") is None:
+            merged.runs_dir = f"runs/{path.resolve().parent.name}"
+        if OmegaConf.select(merged, "name") is None:
+            merged.name = path.stem
         resolved = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path}: {first} (key {error.full_key})") from None
     resolved = _typed(resolved, schema, "", origin, str(path))
+    stage, own = resolved.get("stage"), schema.get("stage")
+    if stage != own and stage in checks.STAGES:
+        raise UserError(
+            f"{origin['stage']}: stage is {stage}, but the recipe inherits "
+            f"{'base/common alone' if own == MISSING else f'base/{own}'}; name base/{stage} in its defaults"
+        )
     cfg = OmegaConf.create(resolved)
     checks.check_recipe(cfg, str(path), origin)
     OmegaConf.set_readonly(cfg, True)
@@ -129,7 +136,10 @@ def stated(path: str | Path, key: str) -> Any:
     path = Path(path)
     sources = _gather(path, recipes_root(path))
     merged = OmegaConf.merge(*(OmegaConf.create(source.data) for source in sources))
-    return OmegaConf.select(merged, key, throw_on_missing=False)
+    try:
+        return OmegaConf.select(merged, key, throw_on_missing=False)
+    except OmegaConfBaseException:  # it needs what is not there; an override may replace it
+        return None
 
 
 def known_keys(path: str | Path) -> list[str]:
@@ -230,12 +240,17 @@ def _read(path: Path, label: str, is_base: bool) -> _Source:
             raise UserError(f"{label}: a recipe is a mapping of keys, this is a {node.tag.split(':')[-1]}")
         # OmegaConf reads with a safe loader of its own that knows 1e-6 as a number and refuses double keys.
         data = OmegaConf.to_container(OmegaConf.create(text)) if node is not None else {}
+        lines: dict[str, int] = {}
+        _note_lines(node, "", lines)
+    except RecursionError:
+        raise UserError(
+            f"{label}: not valid YAML: it is nested too deeply, or an alias is inside itself"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{label}:{mark.line + 1}" if mark else label
-        raise UserError(f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    lines: dict[str, int] = {}
-    _note_lines(node, "", lines)
+        first = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise UserError(f"{place}: not valid YAML: {first}") from None
     return _Source(label, data, lines, is_base)  # type: ignore[arg-type]
 
 
@@ -285,7 +300,7 @@ def _command_line(overrides: Iterable[str]) -> _Source:
             value = json.dumps(value)
         try:
             item: Any = OmegaConf.create(f"value: {value}" if value.strip() else "value: null")
-        except (yaml.YAMLError, OmegaConfBaseException):
+        except (yaml.YAMLError, OmegaConfBaseException, RecursionError):
             raise UserError(f"command line: {key}: {value!r} is not a YAML value") from None
         OmegaConf.update(merged, key, item._get_node("value"), force_add=True)
     return _Source("command line", OmegaConf.to_container(merged))  # type: ignore[arg-type]

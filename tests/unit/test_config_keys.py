@@ -159,6 +159,16 @@ def test_overrides_are_read_as_yaml(recipe, override, value):
     assert type(node) is type(value) or isinstance(value, list)
 
 
+@pytest.mark.parametrize("value", ["&a {optim: *a}", "[" * 2000 + "]" * 2000])
+def test_an_override_that_has_no_end_is_no_yaml(recipe, value):
+    assert refusal(recipe(GRPO), f"grpo={value}").endswith("is not a YAML value")
+
+
+def test_the_stage_is_the_bases(recipe):
+    says = "command line: stage is sft, but the recipe inherits base/grpo; name base/sft in its defaults"
+    assert refusal(recipe(GRPO), "stage=sft") == says
+
+
 @pytest.mark.parametrize("word", ["grpo.steps", "=3", "grpo..steps=3", "grpo.=3"])
 def test_an_override_that_is_none_is_refused(recipe, word):
     assert f'"{word}" is not of the form key=value' in refusal(recipe(GRPO), word)
@@ -184,6 +194,15 @@ def test_a_required_key_without_a_value_is_named(recipe):
         ("seed: 1\n", "inherits no base"),
         ("", "inherits no base"),
         ("defaults: [base/grpo]\nseed: ${nope}\n", "'nope' not found"),
+        ("defaults: [base/grpo]\nruns_dir: ${oc.env:NOPE}\n", "'NOPE' not found\" (key runs_dir)"),
+        ("defaults: [base/grpo]\nname: ${nope}\n", "'nope' not found (key name)"),
+        ("defaults: [base/grpo]\nname: ${nope\n", "not valid YAML: no viable alternative"),
+        ("grpo: &a {optim: *a}\n", "an alias is inside itself"),
+        (GRPO + "stage: sft\n", "stage is sft, but the recipe inherits base/grpo; name base/sft"),
+        (
+            "defaults: [base/common]\nstage: grpo\nmodel: {hf_path: x}\n",
+            "stage is grpo, but the recipe inherits base/common alone",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_be_read_says_why(recipe, text, says):
