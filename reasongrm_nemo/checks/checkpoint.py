@@ -12,6 +12,17 @@ from reasongrm_nemo import rope
 from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.errors import UserError
 
+_SIZES = (
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "vocab_size",
+)
+
 
 def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> None:
     """What a checkpoint's config.json must agree with, known once the checkpoint is there.
@@ -24,28 +35,45 @@ def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> No
     Raises:
         UserError: naming the recipe's key and the checkpoint's figure.
     """
+    if not isinstance(hf_config, Mapping):
+        raise UserError(f"{where} is no mapping of keys; it must be a model's config.json")
+    trained = cfg.stage in ("grpo", "sft")
+    for key in _SIZES:
+        value = hf_config.get(key)
+        # what is only served may be any model that vLLM knows, such as one with a size for each layer
+        each = isinstance(value, list) and not trained and key != "max_position_embeddings"
+        known = value is None or each
+        if not known and (type(value) is not int or value < 1):
+            raise UserError(f"{where}: {key} is {value!r}; it must be a whole number from 1")
+    for key in ("rope_scaling", "rope_parameters"):
+        if not isinstance(hf_config.get(key) or {}, Mapping):
+            raise UserError(f"{where}: {key} is {hf_config[key]!r}; it must be a mapping")
+    for keys in (hf_config, hf_config.get("rope_parameters") or {}):
+        theta = keys.get("rope_theta")
+        if theta is not None and (type(theta) not in (int, float) or not theta > 0):
+            raise UserError(f"{where}: rope_theta is {theta!r}; it must be a number above 0")
     architecture = hf_config.get("model_type")
     if cfg.model.architecture is not None and architecture != cfg.model.architecture:
         raise UserError(f"model.architecture is {cfg.model.architecture}, but {where} says {architecture}")
     stated = {**hf_config, **rope.overrides(hf_config, cfg.model.rope)}
-    limit = stated.get("max_position_embeddings", 0)
+    limit = stated.get("max_position_embeddings")
     if limit and cfg.model.max_model_len > limit:
         raise UserError(
             f"model.max_model_len is {cfg.model.max_model_len}, past "
             f"max_position_embeddings {limit} of {where} (model.rope can extend it)"
         )
-    heads = hf_config.get("num_attention_heads", 0)
-    kv_heads, ffn = hf_config.get("num_key_value_heads") or heads, hf_config.get("intermediate_size", 0)
-    layout = Layout.of_cluster(cfg.cluster)
+    if not trained:
+        return
+    heads = hf_config.get("num_attention_heads") or 0
+    kv_heads, ffn = hf_config.get("num_key_value_heads") or heads, hf_config.get("intermediate_size") or 0
+    layout, layers = Layout.of_cluster(cfg.cluster), hf_config.get("num_hidden_layers") or 0
     if name := layout.undivided(heads, kv_heads, ffn):
         raise UserError(
             f"cluster.tensor_parallel is {layout.tensor}, which does not divide {name} of {where}"
         )
-    if layout.stages(hf_config.get("num_hidden_layers", 0)) is None:
+    if layout.stages(layers) is None:
         raise UserError(
             f"cluster.pipeline_parallel is {layout.pipeline}, which does not divide "
-            f"num_hidden_layers {hf_config.get('num_hidden_layers')} of {where}"
+            f"num_hidden_layers {layers} of {where}"
         )
-    # what is only served may be any model that vLLM knows
-    if cfg.stage in ("grpo", "sft"):
-        Architecture.from_config(hf_config, where, cfg.model.rope)
+    Architecture.from_config(hf_config, where, cfg.model.rope)
