@@ -89,14 +89,15 @@ def _check_rope(model: DictConfig, refuse: Refuse) -> None:
 def _check_cluster(cfg: DictConfig, refuse: Refuse) -> None:
     cluster = cfg.cluster
     world = cluster.nodes * cluster.devices_per_node
-    if world % (cluster.tensor_parallel * cluster.pipeline_parallel):
+    trained = cfg.stage in ("grpo", "sft")  # the others have no use for the trainer's layout
+    if trained and world % (cluster.tensor_parallel * cluster.pipeline_parallel):
         refuse(
             "cluster.tensor_parallel",
             f"{cluster.tensor_parallel} × cluster.pipeline_parallel {cluster.pipeline_parallel} does not "
             f"divide the {world} devices "
             f"(cluster.nodes {cluster.nodes} × cluster.devices_per_node {cluster.devices_per_node})",
         )
-    if cluster.sequence_parallel and cluster.tensor_parallel == 1:
+    if trained and cluster.sequence_parallel and cluster.tensor_parallel == 1:
         refuse(
             "cluster.sequence_parallel", "is true with cluster.tensor_parallel 1; it needs tensor parallelism"
         )
@@ -107,7 +108,7 @@ def _check_cluster(cfg: DictConfig, refuse: Refuse) -> None:
         )
     if cluster.platform == "cpu" and cluster.offload_optimizer:
         refuse("cluster.offload_optimizer", "is true on cluster.platform cpu; only a GPU's memory needs it")
-    if cluster.platform == "gpu" and cfg.stage in ("grpo", "sft") and cfg.model.dtype != "bf16":
+    if cluster.platform == "gpu" and trained and cfg.model.dtype != "bf16":
         refuse(
             "model.dtype",
             f"is {cfg.model.dtype} on cluster.platform gpu; its optimizer trains bf16 weights from fp32 ones",

@@ -133,3 +133,10 @@ def test_null_is_no_value_for_a_required_key(name, key):
 def test_all_held_out_tasks_are_taken_where_their_number_is_null():
     assert load_recipe(GRPO, ["grpo.validation.max_tasks=null"]).grpo.validation.max_tasks is None
     assert refusal(GRPO, "grpo.validation.max_tasks=0").endswith("a whole number from 1, or null")
+
+
+@pytest.mark.parametrize("path", [GENERATE, EVALUATE, QWQ / "3_filter.yaml", QWQ / "5_mine.yaml"])
+def test_only_a_trainers_layout_divides_its_devices(path):
+    load_recipe(path, ["cluster.nodes=1", "rollout.servers=1"])
+    load_recipe(path, ["cluster.tensor_parallel=3"])
+    assert refusal(GRPO, "cluster.tensor_parallel=3").startswith("cluster.tensor_parallel 3 ×")
