@@ -72,6 +72,12 @@ def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> No
             f"cluster.tensor_parallel is {layout.tensor}, which does not divide {name} of {where}"
         )
     if layout.stages(layers) is None:
+        names = ("layers_in_first_stage", "layers_in_last_stage")
+        if ends := [f"cluster.{name} is {cfg.cluster[name]}" for name in names if cfg.cluster[name]]:
+            raise UserError(
+                f"{' and '.join(ends)}: the rest of num_hidden_layers {layers} of {where} does not come out "
+                f"over the other stages of cluster.pipeline_parallel {layout.pipeline}"
+            )
         raise UserError(
             f"cluster.pipeline_parallel is {layout.pipeline}, which does not divide "
             f"num_hidden_layers {layers} of {where}"

@@ -49,7 +49,19 @@ WRONG = {
     "uneven stages that do not add up": (
         GRPO,
         ["cluster.layers_in_first_stage=15"],
-        "cluster.pipeline_parallel",
+        "cluster.layers_in_first_stage is 15",
+        "num_hidden_layers 64",
+    ),
+    "an uneven last stage that does not add up": (
+        GRPO,
+        ["cluster.layers_in_last_stage=15"],
+        "cluster.layers_in_last_stage is 15",
+        "num_hidden_layers 64",
+    ),
+    "two uneven stages that do not add up": (
+        GRPO,
+        ["cluster.layers_in_first_stage=15", "cluster.layers_in_last_stage=16"],
+        "cluster.layers_in_first_stage is 15 and cluster.layers_in_last_stage is 16",
         "num_hidden_layers 64",
     ),
     "PP not dividing the devices": (
