@@ -26,6 +26,17 @@ def check_servers(cfg: DictConfig, refuse: Refuse) -> None:
             f"names {len(set(own.gpus))} different GPUs; rollout.servers {own.servers}{on} × "
             f"rollout.tensor_parallel {own.tensor_parallel} needs {wanted}",
         )
+    served = cfg.stage in ("grpo", "generate", "mine", "evaluate")
+    if served and cluster.platform == "gpu" and not own.gpus and wanted > cluster.devices_per_node:
+        has = f"GPUs, it has cluster.devices_per_node {cluster.devices_per_node}"
+        if own.tensor_parallel > cluster.devices_per_node:
+            why = f"is {own.tensor_parallel}: a server needs as many of a node's {has}"
+            refuse("rollout.tensor_parallel", why)
+        refuse(
+            "rollout.servers",
+            f"is {own.servers}: with rollout.tensor_parallel {own.tensor_parallel} those of a node need "
+            f"{wanted} {has}",
+        )
     if own.nodes and cluster.launcher == "local":
         refuse(
             "rollout.nodes", f"is {own.nodes} with cluster.launcher local; only a Slurm job has other nodes"

@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.architecture import Architecture, Layout
-from reasongrm_nemo.placement import servers_per_node
 from reasongrm_nemo.plan import memory, storage
 from reasongrm_nemo.plan.serving import GIB, Server, server
 from reasongrm_nemo.plan.times import stated_lengths
@@ -137,13 +136,6 @@ def _of_server(recipe: Any, architecture: Architecture, serving: Server) -> Iter
             key, f"{key} is {workers}, which neither divides num_key_value_heads {heads} nor is divided by it"
         )
         return
-    needed = servers_per_node(recipe) * workers
-    if cluster.platform == "gpu" and not own.gpus and needed > cluster.devices_per_node:
-        yield Misfit(
-            "rollout.servers",
-            f"rollout.servers is {own.servers}: with rollout.tensor_parallel {workers} those of a node need "
-            f"{needed} GPUs, it has cluster.devices_per_node {cluster.devices_per_node}",
-        )
     longest = recipe.model.max_model_len
     if cluster.platform == "cpu" and serving.tokens < longest:
         gib = math.ceil(longest * serving.kv_token * workers / GIB * 100) / 100

@@ -9,6 +9,7 @@ cache is full (vLLM's preemption by recomputation).
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -123,7 +124,7 @@ class Timeline:
         return (ends <= seconds) | (ends == ends.min())
 
 
-@dataclass
+@dataclass(eq=False)
 class _Sample:
     group: int
     index: int
@@ -132,13 +133,15 @@ class _Sample:
     ends: int = 0  # at which of the server's steps
 
 
-@dataclass
+@dataclass(eq=False)
 class _Server:
     rates: Rates
     own: Servers
     now: float = 0.0
     waiting: deque[_Sample] = field(default_factory=deque)
-    running: list[_Sample] = field(default_factory=list)
+    running: dict[_Sample, None] = field(default_factory=dict)  # in the order of their admission
+    endings: list[tuple[int, int, _Sample]] = field(default_factory=list)  # heap; of what was put back, too
+    admitted: int = 0
     prompts: Counter[int] = field(default_factory=Counter)  # group -> samples that run
     steps: int = 0
     held: int = 0
@@ -186,14 +189,14 @@ def roll_out(lengths: NDArray[np.int64], prompts: Sequence[int], servers: Server
         busy = [server for server in pool if server.running]
         server = min(busy, key=_next_event)
         _advance(server, _steps_to_event(server))
-        for sample in [sample for sample in server.running if sample.ends == server.steps]:
+        while (sample := _first_to_end(server)) and sample.ends == server.steps:
             _leave(server, sample, prompts)
             out.ended[sample.group, sample.index] = server.now
             unanswered[sample.group] -= 1
             if not unanswered[sample.group]:
-                asked[pool.index(server)].discard(sample.group)
+                asked[out.server[sample.group]].discard(sample.group)
         if server.held + len(server.running) > servers.cache:
-            sample = server.running[-1]
+            sample = next(reversed(server.running))
             _leave(server, sample, prompts)
             server.waiting.appendleft(sample)
             out.preemptions += 1
@@ -203,9 +206,21 @@ def roll_out(lengths: NDArray[np.int64], prompts: Sequence[int], servers: Server
     return out
 
 
+def _first_to_end(server: _Server) -> _Sample | None:
+    """Of the samples that run the one with the fewest tokens to go."""
+    while server.endings:
+        ends, _, sample = server.endings[0]
+        if sample in server.running and sample.ends == ends:
+            return sample
+        heapq.heappop(server.endings)
+    return None
+
+
 def _steps_to_event(server: _Server) -> int:
     """Steps until a sample ends or the KV cache is full; at least one."""
-    nearest = min(sample.ends for sample in server.running) - server.steps
+    first = _first_to_end(server)
+    assert first is not None
+    nearest = first.ends - server.steps
     room = (server.own.cache - server.held) // len(server.running)
     return max(1, min(nearest, room))
 
@@ -238,7 +253,9 @@ def _admit(server: _Server, prompts: Sequence[int], out: Timeline) -> None:
         out.began[sample.group, sample.index] = min(out.began[sample.group, sample.index], server.now)
         sample.ends = server.steps + sample.length - sample.made
         server.prompts[sample.group] += 1
-        server.running.append(sample)
+        server.running[sample] = None
+        server.admitted += 1
+        heapq.heappush(server.endings, (sample.ends, server.admitted, sample))
         server.held += need
         server.context += prompts[sample.group] + sample.made
     if len(server.running) != before:
@@ -246,7 +263,7 @@ def _admit(server: _Server, prompts: Sequence[int], out: Timeline) -> None:
 
 
 def _leave(server: _Server, sample: _Sample, prompts: Sequence[int]) -> None:
-    server.running.remove(sample)
+    del server.running[sample]
     sample.made = sample.length - (sample.ends - server.steps)
     server.prompts[sample.group] -= 1
     server.held -= sample.made

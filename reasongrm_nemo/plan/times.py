@@ -21,6 +21,7 @@ from reasongrm_nemo.plan.timeline import Rates, Servers, Timeline, roll_out
 
 STEPS = 12  # simulated for a mean
 _BENCHMARKS = ("rewardbench", "rm_bench", "rmb")  # names of an evaluation's inputs
+MOST = 65_536  # responses of a step that are simulated
 _SHARE_OUT = 2  # prompts in flight at a server, over those whose samples it runs at once (rollout.rollouts)
 
 
@@ -224,6 +225,9 @@ def of_stage(
     devices = _devices(recipe)
     lengths = lengths or stated_lengths(recipe)
     if recipe.stage == "grpo":
+        answers = recipe.grpo.prompts_per_step * recipe.grpo.samples_per_prompt
+        if answers > MOST:
+            return f"a step has {answers:,} responses, and no more than {MOST:,} are simulated"
         return _of_grpo(recipe, architecture, server, optimizer, lengths, devices)
     count = tasks(recipe)
     if count is None:

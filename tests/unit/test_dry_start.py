@@ -10,8 +10,12 @@ from reasongrm_nemo.errors import UserError
 ROOT = recipes_root()
 # Keys of blocks that a sampling stage shares with the trainers, which alone read these.
 TRAINERS = {
+    "cluster.layers_in_first_stage",
+    "cluster.layers_in_last_stage",
     "cluster.offload_optimizer",
+    "cluster.pipeline_parallel",
     "cluster.sequence_parallel",
+    "cluster.tensor_parallel",
     "cluster.threads_per_rank",
     "cluster.trainer_python",
     "model.dtype",

@@ -203,6 +203,8 @@ WRONG = {
         "not of one full sequence",
     ),
     "servers past the node": (GENERATE, ["rollout.servers=8"], "rollout.servers", "need 16 GPUs"),
+    "servers past the node, GRPO": (GRPO, ["rollout.servers=8"], "rollout.servers", "need 16 GPUs"),
+    "a server past the node": (GRPO, ["rollout.tensor_parallel=16"], "rollout.tensor_parallel", "node 8"),
     "servers' TP not dividing the heads": (
         GENERATE,
         ["rollout.tensor_parallel=3"],
