@@ -17,6 +17,8 @@ def check_servers(cfg: DictConfig, refuse: Refuse) -> None:
     if own.sleep and cluster.platform == "cpu":
         refuse("rollout.sleep", "is true on cluster.platform cpu; vLLM's sleep mode exists on GPUs alone")
     on_a_node = servers_per_node(cfg)
+    if own.port is not None and own.port + on_a_node - 1 > 65535:
+        refuse("rollout.port", f"is {own.port}; a node's {on_a_node} servers need ports up to 65535")
     wanted = on_a_node * own.tensor_parallel
     if own.gpus and len(set(own.gpus)) != wanted:
         nodes = own.nodes or cluster.nodes

@@ -59,6 +59,8 @@ def check_shards(cfg: DictConfig, refuse: Refuse) -> None:
         refuse(f"{stage}.shard", f"is {own.shard!r}; it must be i/n, such as 3/7, or null")
     if own.shard is not None:
         index, count = map(int, own.shard.split("/"))
+        if count < 1:
+            refuse(f"{stage}.shard", f"is {own.shard}; it must be i/n with n of 1 or more, or null")
         if not 1 <= index <= count:
             refuse(f"{stage}.shard", f"is {own.shard}; shards are counted from 1/{count} to {count}/{count}")
         if own.shards:

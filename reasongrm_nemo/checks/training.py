@@ -11,8 +11,11 @@ from reasongrm_nemo.limits import seconds
 
 
 def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
-    """When to save, validate and end, of stages grpo and sft."""
+    """When to save, validate and end, of stages grpo and sft, and their optimizer's betas."""
     own, stage = cfg[cfg.stage], cfg.stage
+    betas = list(own.optim.betas)
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        refuse(f"{stage}.optim.betas", f"is {betas}; it must be two numbers from 0 to below 1")
     limit = cfg.checkpoints.checkpoint_must_save_by
     if limit is not None:
         try:

@@ -44,7 +44,15 @@ AT_LEAST_ONE: dict[str, tuple[str, ...]] = {
     "model": ("max_model_len", "log_prob_chunk"),
     "judge": ("max_prompt_tokens",),
     "plan": ("prompt_tokens",),
-    "rollout": ("max_response_tokens", "max_num_seqs", "concurrency", "servers", "tensor_parallel"),
+    "rollout": (
+        "max_response_tokens",
+        "max_num_seqs",
+        "stall_timeout_s",
+        "start_timeout_s",
+        "concurrency",
+        "servers",
+        "tensor_parallel",
+    ),
     "cluster": ("nodes", "devices_per_node", "tensor_parallel", "pipeline_parallel", "threads_per_rank"),
     "grpo": (
         "steps",
@@ -81,6 +89,7 @@ NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
         "kl_coefficient",
         "entropy_coefficient",
         "importance.low",
+        "advantage.eps",
         "overlong.buffer",
         "overlong.penalty",
         "refill_rounds",
@@ -110,7 +119,16 @@ NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
 }
 # Other numbers: what one must be, in words and as a test. Null gets here only where a base has it.
 RANGES: dict[str, tuple[Callable[[Any], bool], dict[str, tuple[str, ...]]]] = {
-    "above 0": (lambda it: it > 0, {"plan": ("refit_gb_s", "offload_gb_s", "responses.median")}),
+    "above 0": (
+        lambda it: it > 0,
+        {
+            "rollout": ("kv_cache_gib",),
+            "grpo": ("optim.eps",),
+            "sft": ("optim.eps",),
+            "plan": ("refit_gb_s", "offload_gb_s", "responses.median"),
+        },
+    ),
+    "1 or more, or -1 for no limit": (lambda it: it >= 1 or it == -1, {"rollout": ("top_k",)}),
     "above 0 and at most 1": (
         lambda it: 0 < it <= 1,
         {"rollout": ("top_p", "gpu_memory_utilization"), "plan": ("mfu", "bandwidth_share")},

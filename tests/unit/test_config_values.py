@@ -140,3 +140,43 @@ def test_only_a_trainers_layout_divides_its_devices(path):
     load_recipe(path, ["cluster.nodes=1", "rollout.servers=1"])
     load_recipe(path, ["cluster.tensor_parallel=3"])
     assert refusal(GRPO, "cluster.tensor_parallel=3").startswith("cluster.tensor_parallel 3 ×")
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("grpo.optim.betas=[0.9]", "is [0.9]; it must be two numbers from 0 to below 1"),
+        ("grpo.optim.betas=[0.9,2]", "is [0.9, 2.0]; it must be two numbers from 0 to below 1"),
+        ("grpo.optim.betas=[-0.1,0.9]", "is [-0.1, 0.9]; it must be two numbers from 0 to below 1"),
+        ("grpo.optim.betas=[0.9,.nan]", "must be a finite number, not nan"),
+        ("grpo.optim.eps=-1", "is -1.0; it must be above 0"),
+        ("grpo.optim.eps=0", "is 0.0; it must be above 0"),
+        ("grpo.optim.lr=.nan", "must be a finite number, not nan"),
+        ("grpo.advantage.eps=-1", "is -1.0; it must be 0 or more"),
+        ("rollout.stall_timeout_s=0", "is 0; it must be 1 or more"),
+        ("rollout.stall_timeout_s=-1", "is -1; it must be 1 or more"),
+        ("rollout.start_timeout_s=0", "is 0; it must be 1 or more"),
+        ("rollout.kv_cache_gib=-1", "is -1.0; it must be above 0"),
+        ("rollout.top_k=-7", "is -7; it must be 1 or more, or -1 for no limit"),
+        ("rollout.top_k=0", "is 0; it must be 1 or more, or -1 for no limit"),
+        ("rollout.port=70000", "is 70000; a node's 1 servers need ports up to 65535"),
+        ("checkpoints.checkpoint_must_save_by=-5", "is -5; it must be a time above 0, or null"),
+        ("checkpoints.checkpoint_must_save_by=true", "is True; it must be a time above 0, or null"),
+        ("checkpoints.checkpoint_must_save_by=1.5", "is 1.5; it must be a time above 0, or null"),
+    ],
+)
+def test_what_cannot_work_is_refused(word, says):
+    sentence = refusal(GRPO, word)
+    assert sentence.startswith(word.split("=")[0]) and sentence.endswith(f" {says}")
+
+
+def test_no_share_is_of_none():
+    says = "generate.shard is 1/0; it must be i/n with n of 1 or more, or null"
+    assert refusal(GENERATE, "generate.shard=1/0") == says
+    assert refusal(GENERATE, "generate.shard=3/2").endswith("from 1/2 to 2/2")
+
+
+def test_the_last_servers_port_is_a_port_too():
+    words = ["cluster.nodes=1", "rollout.tensor_parallel=4", "rollout.servers=2"]
+    load_recipe(GENERATE, [*words, "rollout.port=65534"])
+    assert "a node's 2 servers" in refusal(GENERATE, *words, "rollout.port=65535")
