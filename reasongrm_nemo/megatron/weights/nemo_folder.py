@@ -13,6 +13,7 @@ from reasongrm_nemo.megatron.nemo_config import model_keys
 
 WEIGHTS = "model_weights"
 """Where NeMo's save-restore connector looks for a torch_dist checkpoint."""
+_PRECISIONS: dict[torch.dtype, int | str] = {torch.float32: 32, torch.bfloat16: "bf16", torch.float16: 16}
 
 
 def weights_folder(folder: Path) -> Path:
@@ -37,7 +38,7 @@ def write_model_config(
     """
     config = {
         "mcore_gpt": True,
-        "precision": 32 if dtype == torch.float32 else "bf16",
+        "precision": _PRECISIONS[dtype],
         "tensor_model_parallel_size": layout.tensor,
         "pipeline_model_parallel_size": layout.pipeline,
         "encoder_seq_length": architecture.rope.max_positions,

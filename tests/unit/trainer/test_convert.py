@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from small_models import LLAMA_31, write_model
 
@@ -72,6 +73,17 @@ def test_dtypes_change_on_the_way_when_asked(qwen2_untied, tmp_path):
     convert.megatron_to_hf(tmp_path / "m", tmp_path / "h")
     assert_same({n: t.bfloat16() for n, t in tensors_of(qwen2_untied).items()}, tensors_of(tmp_path / "h"))
     assert json.loads((tmp_path / "h" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [(torch.float32, 32), (torch.bfloat16, "bf16"), (torch.float16, 16)], ids=str
+)
+def test_nemo_s_config_names_the_precision_of_the_weights(qwen2_untied, tmp_path, dtype, precision):
+    for file in qwen2_untied.glob("*.safetensors"):
+        tensors = {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
+        save_file(tensors, file, metadata={"format": "pt"})
+    assert convert.hf_to_megatron(qwen2_untied, tmp_path / "m", Layout()).dtype == dtype
+    assert OmegaConf.load(tmp_path / "m" / "model_config.yaml").precision == precision
 
 
 def test_a_recipes_rope_is_in_what_is_written(qwen2_untied, tmp_path):
