@@ -20,6 +20,7 @@ from reasongrm_nemo.tokenization import load_tokenizer
 
 HERE = Path(__file__).parent
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LINEAR = YARN | {"type": "linear"}
 PLAIN = {"type": None}
 
 
@@ -39,6 +40,7 @@ def real_text(vocabulary, lengths):
         ("llama_31", "session", 1, 2, 1, PLAIN),
         ("qwen2_tied", "session", 2, 2, None, YARN),
         ("llama_untied", "hf", 1, 1, None, YARN),
+        ("llama_untied", "hf", 1, 1, None, LINEAR),
     ],
     ids=[
         "nemo-aligner",
@@ -47,17 +49,18 @@ def real_text(vocabulary, lengths):
         "llama31-pp2-uneven",
         "yarn-tp2-pp2",
         "yarn",
+        "linear",
     ],
 )
 def test_a_converted_checkpoint_is_the_model(name, how, tensor, pipeline, first, rope, launch, tmp_path):
-    folder = write_model(name, tmp_path / "hf", max_position_embeddings=64 if rope is YARN else 256)
+    folder = write_model(name, tmp_path / "hf", max_position_embeddings=256 if rope is PLAIN else 64)
     # written for another parallelism than it is read at
     convert.hf_to_megatron(folder, tmp_path / "m", Layout(4, 2), rope=rope)
     # what transformers reads says the recipe's rope in its config.json
     convert.megatron_to_hf(tmp_path / "m", tmp_path / "reference")
     spec = {"hf": str(folder), "megatron": str(tmp_path / "m"), "reference": str(tmp_path / "reference")}
     spec |= {"how": how, "tensor": tensor, "pipeline": pipeline, "first": first, "rope": rope}
-    # with YaRN up to four times the original length
+    # with a recipe's rope up to four times the original length
     spec |= {"length": 256, "texts": real_text(99, [40, 257, 7, 200]), "out": str(tmp_path)}
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     launch(str(HERE / "convert_worker.py"), tensor * pipeline, tmp_path / "spec.json")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """transformers, Megatron and vLLM agree on what was sampled, on the tiny model and on real weights.
 
-Also with YaRN, which the recipe states once: the exported checkpoint carries it too.
+Also with YaRN and linear scaling, which the recipe states once: the exported checkpoint carries it too.
 
 fp32; 1e-4 absolute on each log-prob, over at least 1,000 sampled tokens (seen: 4e-5), and on R*.
 """
@@ -34,6 +34,7 @@ YARN = ["model.rope.type=yarn", "model.rope.factor=16", "model.rope.original_max
 CASES = {
     "tiny": (CHAIN, 8, []),
     "tiny with YaRN": (CHAIN, 8, YARN),
+    "tiny with linear scaling": (CHAIN, 8, ["model.rope.type=linear", *YARN[1:]]),
     "smollm2": (QUESTION, 4, []),
 }
 
