@@ -31,7 +31,8 @@ _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _FINAL = re.compile(r"(?:\bfinal answer\b|\bthe answer is\b)(?:\s+is)?[ \t*]*[:=]?|####", re.IGNORECASE)
 _WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 _SPACING = re.compile(r"\\[,;:! ]|\\(?:left|right|displaystyle)(?![a-z])|~")
-_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
+# the power of a whole fraction is left alone: written a/b^n it would be its lower half's
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}(?!\s*\^)")
 _POWER = re.compile(r"(?:\\times|\\cdot|×|\*)\s*10\s*\^\s*\{?\s*([+-]?\d{1,4})\s*\}?$")
 _RAISED = re.compile(r"([+-]?)(\d{1,400}(?:\.\d{0,400})?)\s*\^\s*(?:([+-]?\d{1,4})|\{\s*([+-]?\d{1,4})\s*\})")
 # MATH writes 10,\!000, others 10{,}000 or 10\,000; a decimal comma has no three digits behind it.
