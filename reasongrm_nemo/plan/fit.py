@@ -109,7 +109,9 @@ def _fewer(recipe: Any, architecture: Architecture, held: Mapping[str, int], exc
     }
     counts = {key: int(OmegaConf.select(recipe, key)) for key in fewest}
     one = storage.checkpoint(recipe, architecture)
-    wanted = held["checkpoints"] // one - math.ceil(excess / one)
+    # one more than is kept is there while it is written
+    there = (held["checkpoints"] + held["checkpoint_being_written"]) // one
+    wanted = there - math.ceil(excess / one) - 1
     changes = {}
     for key in sorted(fewest, key=lambda each: fewest[each] - counts[each]):
         count = max(fewest[key], wanted - sum(counts.values()) + counts[key])
