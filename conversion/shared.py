@@ -81,10 +81,11 @@ def run(
     beside = None
     if if_changed:
         target = megatron if hf == weights else hf
-        if conversions.stands(target, weights):
+        cache = HashCache.of_runs(target.parent)
+        if conversions.stands(target, weights, cache):
             click.echo(f"{target}: made of these weights before")
             return
-        beside = {conversions.NOTE: conversions.made_of(weights, HashCache.of_runs(target.parent))}
+        beside = {conversions.NOTE: conversions.made_of(weights, cache)}
         if (target / conversions.NOTE).is_file():
             shutil.rmtree(target)  # of other weights
     rope = None if recipe is None else load_recipe(recipe).model.rope

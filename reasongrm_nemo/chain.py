@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from reasongrm_nemo import config
 from reasongrm_nemo.conversions import stands
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.manifest import HashCache
 from reasongrm_nemo.pipeline import assign, find_stage, load_all, recipe_files
 from reasongrm_nemo.stages.context import is_done
 
@@ -71,7 +72,7 @@ def chain(
     # what the first training begins with: the others' base too
     base = next((cfg.model.hf_path for cfg in recipes if cfg.stage == "grpo"), "")
     convert = convert and bool(base)
-    given = assign(files, overrides)
+    given, cache = assign(files, overrides), HashCache.of_runs(runs_dir)
     jobs: list[Job] = []
     trained = [cfg.name for cfg in recipes if cfg.stage == "grpo"]
     for path, cfg in list(zip(files, recipes, strict=True))[begin : end + 1]:
@@ -81,11 +82,11 @@ def chain(
             target = runs_dir / _MEGATRON
             if all(job.name != _MEGATRON for job in jobs):
                 arguments = [str(source), str(target), "--recipe", str(path)]
-                jobs.append(Job(_MEGATRON, "convert_to_megatron", stands(target, source), arguments))
+                jobs.append(Job(_MEGATRON, "convert_to_megatron", stands(target, source, cache), arguments))
             words = [*words, f"model.megatron_path=@{_MEGATRON}"]
         if convert and cfg.stage == "evaluate" and trained and "final" in cfg.evaluate.models:
             source, target = runs_dir / trained[-1], runs_dir / _HF
-            done = trained[-1] not in _to_be_made(jobs) and stands(target, source / "hf")
+            done = trained[-1] not in _to_be_made(jobs) and stands(target, source / "hf", cache)
             jobs.append(Job(_HF, "convert_to_hf", done, [str(source), str(target)]))
             words = [*words, f"evaluate.models.final=@{_HF}"]
         cfg = config.load_recipe(path, words)

@@ -22,10 +22,10 @@ def made_of(source: Path, cache: HashCache) -> dict[str, str]:
     return {"source": content_hash(cache.tree(source))}
 
 
-def stands(target: Path, source: Path) -> bool:
-    """Whether `target` is there and was made of `source` as it is now."""
+def stands(target: Path, source: Path, cache: HashCache) -> bool:
+    """Whether `target` is there and was made of `source` as it is now; `cache` as for `made_of`."""
     try:
         noted = read_json(target / NOTE)
     except (UserError, OSError):
         return False
-    return source.is_dir() and bool(noted == made_of(source, HashCache.of_runs(target.parent)))
+    return source.is_dir() and bool(noted == made_of(source, cache))
