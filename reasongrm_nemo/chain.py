@@ -14,7 +14,7 @@ from reasongrm_nemo import config
 from reasongrm_nemo.conversions import stands
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.manifest import HashCache
-from reasongrm_nemo.pipeline import assign, find_stage, load_all, recipe_files
+from reasongrm_nemo.pipeline import assign, find_stage, load_assigned, recipe_files
 from reasongrm_nemo.stages.context import is_done
 
 _SAMPLES = ("generate", "mine", "evaluate")
@@ -67,12 +67,13 @@ def chain(
     files = recipe_files(folder)
     begin = find_stage(files, first, "--from") if first else 0
     end = find_stage(files, last, "--to") if last else len(files) - 1
-    recipes = load_all(files, overrides)
+    given = assign(files, overrides)
+    recipes = load_assigned(given)
     runs_dir = Path(recipes[0].runs_dir).absolute()
     # what the first training begins with: the others' base too
     base = next((cfg.model.hf_path for cfg in recipes if cfg.stage == "grpo"), "")
     convert = convert and bool(base)
-    given, cache = assign(files, overrides), HashCache.of_runs(runs_dir)
+    cache = HashCache.of_runs(runs_dir)
     jobs: list[Job] = []
     trained = [cfg.name for cfg in recipes if cfg.stage == "grpo"]
     for path, cfg in list(zip(files, recipes, strict=True))[begin : end + 1]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -108,15 +108,19 @@ def _takers(files: Sequence[Path], word: str) -> list[Path]:
 
 def load_all(files: Sequence[Path], overrides: Iterable[str]) -> list[DictConfig]:
     """Every recipe with its overrides (see `assign`), checked before anything runs."""
-    mine = assign(files, overrides)
-    recipes = [config.load_recipe(path, words) for path, words in mine.items()]
+    return load_assigned(assign(files, overrides))
+
+
+def load_assigned(given: Mapping[Path, Sequence[str]]) -> list[DictConfig]:
+    """`load_all` of what `assign` gave."""
+    recipes = [config.load_recipe(path, words) for path, words in given.items()]
     folders = {cfg.runs_dir for cfg in recipes}
     if len(folders) > 1:
         raise UserError(
             f"the recipes of a pipeline share one runs_dir, these have {', '.join(sorted(folders))}"
         )
     names = [cfg.name for cfg in recipes]
-    for path, cfg in zip(files, recipes, strict=True):
+    for path, cfg in zip(given, recipes, strict=True):
         if names.count(cfg.name) > 1:
             raise UserError(f"{path}: name {cfg.name} is used by two recipes of this pipeline")
     return recipes

@@ -4,13 +4,14 @@
 from reasongrm_nemo.checks.checkpoint import check_model
 from reasongrm_nemo.checks.recipe import check_recipe
 from reasongrm_nemo.checks.refusal import near
-from reasongrm_nemo.checks.stages import made_or_fetched, reads_template
+from reasongrm_nemo.checks.stages import judges_benchmarks, made_or_fetched, reads_template
 from reasongrm_nemo.checks.values import STAGES, may_be_null
 
 __all__ = [
     "STAGES",
     "check_model",
     "check_recipe",
+    "judges_benchmarks",
     "made_or_fetched",
     "may_be_null",
     "near",

@@ -23,8 +23,12 @@ def made_or_fetched(source: str) -> bool:
 
 def reads_template(cfg: DictConfig) -> bool:
     """Whether the stage makes prompts from `judge.template`; elsewhere the tasks bring theirs."""
-    published = (path for name, path in cfg.inputs.items() if name != "tasks")
-    return bool(cfg.stage == "prepare" or (cfg.stage == "evaluate" and any(published)))
+    return cfg.stage == "prepare" or judges_benchmarks(cfg)
+
+
+def judges_benchmarks(cfg: DictConfig) -> bool:
+    """Whether the stage judges published benchmarks, and not held-out tasks alone."""
+    return cfg.stage == "evaluate" and any(path for name, path in cfg.inputs.items() if name != "tasks")
 
 
 def check_template(cfg: DictConfig, refuse: Refuse) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo.checks import judges_benchmarks
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.placement import servers_per_node
 from reasongrm_nemo.plan import flops, parameters
@@ -20,7 +21,6 @@ from reasongrm_nemo.plan.states import WIDTH
 from reasongrm_nemo.plan.timeline import Rates, Servers, Timeline, roll_out
 
 STEPS = 12  # simulated for a mean
-_BENCHMARKS = ("rewardbench", "rm_bench", "rmb")  # names of an evaluation's inputs
 MOST = 65_536  # responses of a step that are simulated
 _SHARE_OUT = 2  # prompts in flight at a server, over those whose samples it runs at once (rollout.rollouts)
 
@@ -263,8 +263,7 @@ def tasks(recipe: Any) -> int | None:
     if stage in ("generate", "mine", "evaluate") and own.shards:
         return 0  # they are put together
     # of evaluate's records it limits the held-out tasks alone, not a benchmark's items
-    limits = stage != "evaluate" or not any(recipe.inputs.get(name) for name in _BENCHMARKS)
-    if stage != "sft" and limits and own.max_tasks is not None:
+    if stage != "sft" and not judges_benchmarks(recipe) and own.max_tasks is not None:
         found = min(own.max_tasks, found or own.max_tasks)
     if found is not None and stage in ("generate", "mine", "evaluate") and own.shard is not None:
         found = -(-found // int(own.shard.split("/")[1]))
