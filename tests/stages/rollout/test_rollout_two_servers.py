@@ -65,35 +65,39 @@ def test_two_servers_answer_what_one_does(pair):
     )
     print(f"log-probs differ by {worst:.1e}")
     assert worst < 1e-4
-    assert min(shares) > sum(shares) / 4
+    assert min(shares) > sum(shares) / 10
 
 
-def generated(pair):
-    """Tokens that both servers have made so far, when they have nothing left to do."""
-    deadline = time.monotonic() + 60
-    while any(
-        gauge(server, "vllm:num_requests_running") or gauge(server, "vllm:num_requests_waiting")
-        for server in pair.servers
-    ):
+def generated(server):
+    """Tokens that the server has made so far, when it has nothing left to do."""
+    deadline = time.monotonic() + 120
+    while gauge(server, "vllm:num_requests_running") or gauge(server, "vllm:num_requests_waiting"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return sum(gauge(server, "vllm:generation_tokens_total") for server in pair.servers)
+    return gauge(server, "vllm:generation_tokens_total")
 
 
-def test_stragglers_are_dropped_on_the_servers(pair):
-    """The first answer ends the wait; what nobody waits for any more is not generated to its end."""
-    asked = [Prompt(f"p{i}", [5 + i, 9, 11], 7 * i) for i in range(40)]
-    sampling = Sampling(n=1, max_tokens=250)
-    begin = generated(pair)
-    answers = pair.generate(asked, sampling, timeout_s=0.01)
+def test_stragglers_are_dropped_on_the_server(pair):
+    """The first answer ends the wait; what nobody waits for any more is not generated to its end.
+
+    All prompts are on one server, which has work for seconds: it hears late of what it may drop when the
+    machine is busy.
+    """
+    server = pair.servers[0]
+    rollouts = Rollouts([server])
+    asked = [Prompt(f"p{i}", [5 + i, 9, 11], 7 * i) for i in range(60)]
+    sampling = Sampling(n=8, max_tokens=250)
+    assert len(asked) <= server.settings.concurrency
+    begin = generated(server)
+    answers = rollouts.generate(asked, sampling, timeout_s=0.01)
     missing = sum(not answer for answer in answers)
-    cut = generated(pair) - begin
-    assert all(pair.generate(asked, sampling))
-    whole = generated(pair) - begin - cut
+    cut = generated(server) - begin
+    assert all(rollouts.generate(asked, sampling))
+    whole = generated(server) - begin - cut
     print(f"\n{missing} of {len(asked)} left out; {cut:.0f} of {whole:.0f} tokens were generated")
     assert 0 < missing < len(asked)
     assert cut < 0.7 * whole
-    assert pair.losses == []
+    assert rollouts.losses == []
 
 
 def test_one_killed_while_both_answer(pair, models):

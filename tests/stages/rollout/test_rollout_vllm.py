@@ -255,7 +255,7 @@ def test_killed_in_the_middle(rollouts, models, whom):
     assert sorted(seen) == sorted(p.id for p in asked)  # none twice
     (cause,) = rollouts.losses
     print(f"\n{whom} killed: noticed after {times['noticed'] - times['killed']:.1f} s: {cause}")
-    assert times["noticed"] - times["killed"] < 30
+    assert times["noticed"] - times["killed"] < 90
     if whom == "server":
         assert "killed by SIGKILL" in cause
     assert worst(b, asked, answers) < 1e-4  # the restarted server was brought up to date
@@ -277,7 +277,7 @@ def test_a_stopped_engine_is_noticed(rollouts, models):
     answers = rollouts.generate(asked, LONG, note)
     took = times["noticed"] - times["stopped"]
     print(f"\nengine stopped: noticed after {took:.1f} s: {rollouts.losses}")
-    assert took < 30
+    assert took < 90
     assert worst(models["a"][1], asked, answers) < 1e-4
     assert not process._stat(stopped)
     rollouts.on_loss = None
@@ -291,7 +291,7 @@ def test_push_to_a_stopped_engine_is_a_loss(rollouts, models):
     begin = time.monotonic()
     with pytest.raises(RolloutServerLost, match="did not answer"):
         push(sender, models["a"][1])
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 90
     server.restart()
     sender.resend()
     assert serves(rollouts, models["a"][1])

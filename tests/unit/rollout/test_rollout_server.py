@@ -182,7 +182,7 @@ def test_start_timeout(make):
     server = make(mode="slow", start_timeout_s=1.0)
     with pytest.raises(UserError, match=r"was not ready after \d+ s \(rollout.start_timeout_s\)"):
         server.start()
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     assert not server.is_alive()
 
 
@@ -208,13 +208,18 @@ def test_missing_model(make, tmp_path):
         server.use(tmp_path)
 
 
+def until_gone(server):
+    deadline = time.monotonic() + 30
+    while server.is_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_killed_server_is_noticed(make):
     with make() as server:
         pid = server.state()["pid"]
         os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 5
-        while server.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until_gone(server)
         with pytest.raises(RolloutServerLost, match=rf"process {pid}\) was killed by SIGKILL"):
             server.check()
 
@@ -334,7 +339,7 @@ def test_use_starts_what_does_not_run(make, tmp_path):
 def test_use_after_the_process_that_restarted_it_ended(make):
     with make() as server:
         os.kill(server.state()["pid"], signal.SIGKILL)
-        time.sleep(0.2)
+        until_gone(server)
         server.use(server.model_dir)
         server.check()
         assert server.starts == 2

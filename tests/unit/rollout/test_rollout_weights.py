@@ -187,7 +187,7 @@ def test_a_receiver_that_hangs(fake):
     begin = time.monotonic()
     with pytest.raises(RolloutServerLost, match=r"within 1 s|lost while"):
         WeightSender([handle(fake, stall=1.0)]).push(metadata(), iter(TENSORS.items()), 1)
-    assert time.monotonic() - begin < 6
+    assert time.monotonic() - begin < 20
 
 
 def test_nobody_there(fake):
