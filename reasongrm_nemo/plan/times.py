@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.checks import judges_benchmarks
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.placement import servers_per_node
-from reasongrm_nemo.plan import flops, parameters
+from reasongrm_nemo.plan import flops, parameters, schedule
 from reasongrm_nemo.plan.balance import costs, share
 from reasongrm_nemo.plan.lengths import Drawn, Lengths, Lognormal
+from reasongrm_nemo.plan.memory import data_parallel
 from reasongrm_nemo.plan.serving import Server
 from reasongrm_nemo.plan.states import WIDTH
 from reasongrm_nemo.plan.timeline import Rates, Servers, Timeline, roll_out
@@ -138,7 +139,7 @@ def cut(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
 def training_seconds(
     recipe: Any, architecture: Architecture, responses: Drawn, budget: int, forwards: int = 0
 ) -> float:
-    """One optimizer step's computing over all ranks, the pipeline's filling and draining included.
+    """One optimizer step's computing: the pipeline of the data-parallel rank that has most to do.
 
     Args:
         recipe: the recipe.
@@ -147,28 +148,34 @@ def training_seconds(
         budget: ``max_tokens_per_micro_batch``.
         forwards: passes that score besides.
     """
-    cluster, own = recipe.cluster, recipe.plan
-    ranks = cluster.tensor_parallel * cluster.pipeline_parallel
-    data_parallel = cluster.nodes * cluster.devices_per_node // ranks
     scored = [int(each) for each in np.ravel(responses)]
     prompt = _prompt(recipe)
     lengths = [each + prompt for each in scored]
     operations = costs(recipe, architecture, zip(lengths, scored, strict=True))
-    busiest = max(share(operations, data_parallel), key=lambda mine: sum(operations[i] for i in mine))
-    speed = ranks * own.tflops * 1e12 * own.mfu
+    shares = share(operations, data_parallel(recipe.cluster))
+    busiest = max(shares, key=lambda mine: sum(operations[i] for i in mine))
+    micro_batches = cut([lengths[index] for index in busiest], budget)
+    forward, both = (_passes(recipe, architecture, micro_batches, train) for train in (False, True))
+    backward = np.subtract(both, forward).tolist()
+    return forwards * schedule.seconds(forward) + schedule.seconds(forward, backward)
+
+
+def _passes(
+    recipe: Any, architecture: Architecture, micro_batches: Sequence[tuple[int, int]], train: bool
+) -> list[list[float]]:
+    """Seconds of each micro-batch on each pipeline stage; the head is on the last."""
+    speed = recipe.cluster.tensor_parallel * recipe.plan.tflops * 1e12 * recipe.plan.mfu
     recompute = recipe.model.recompute == "full"
-    seconds = []
-    for rows, length in cut([lengths[index] for index in busiest], budget):
-        total = 0.0
-        for train, times in ((True, 1), (False, forwards)):
-            layers = flops.of_layers(
-                architecture, architecture.layers, rows, length, train=train, recompute=recompute
-            )
-            head = flops.of_head(architecture, rows * length, train=train)
-            total += times * (layers.total + head.total)
-        seconds.append(total / speed)
-    bubble = (cluster.pipeline_parallel - 1) * float(np.mean(seconds))
-    return sum(seconds) + bubble
+    stages = Layout.of_cluster(recipe.cluster).stages(architecture.layers) or []
+    found = []
+    for rows, length in micro_batches:
+        done = [
+            flops.of_layers(architecture, layers, rows, length, train=train, recompute=recompute).total
+            for layers in stages
+        ]
+        done[-1] += flops.of_head(architecture, rows * length, train=train).total
+        found.append([operations / speed for operations in done])
+    return found
 
 
 def grpo_training_seconds(recipe: Any, architecture: Architecture, responses: Drawn) -> float:
