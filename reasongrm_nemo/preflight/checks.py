@@ -69,16 +69,22 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
         return found
     token_file, token = runs_dir / f".preflight-{os.getpid()}", secrets.token_hex(8)
     token_file.write_text(token)
+    by_nccl = cfg.stage == "grpo" and cfg.cluster.weight_transfer == "nccl"
     try:
         trainer = cfg.cluster.trainer_python or sys.executable
         if cfg.stage in _TRAINS or not place.slurm:
-            asked = _asked(cfg, place, token_file, token, PACKAGES)
-            _judge(found, "trainer", _ask(place, place.trainer_nodes, trainer, asked, timeout_s, True), cfg)
+            asked = _asked(cfg, place, token_file, token, PACKAGES) | {"nccl": {} if by_nccl else None}
+            trains = _ask(place, place.trainer_nodes, trainer, asked, timeout_s, True)
+            _judge(found, "trainer", trains, cfg)
         if cfg.stage in _SAMPLES:
             python = str(cfg.cluster.rollout_python or os.environ.get(PYTHON_VARIABLE) or "python3")
             nodes = tuple(dict.fromkeys(spot.node for spot in place.spots if spot.node))
             asked = _asked(cfg, place, token_file, token, versions.PACKAGES)
-            _judge(found, "rollout", _ask(place, nodes, python, asked, timeout_s, False), cfg)
+            asked |= {"nccl": dict(cfg.rollout.extra_env) if by_nccl else None}
+            samples = _ask(place, nodes, python, asked, timeout_s, False)
+            _judge(found, "rollout", samples, cfg)
+            if by_nccl:
+                _check_nccl(found, trains, samples)
     finally:
         token_file.unlink(missing_ok=True)
     if not found.problems:
@@ -173,6 +179,8 @@ def _judge(found: Findings, what: str, answers: Mapping[str, dict[str, Any] | No
                     name,
                     f"shows {len(answer['gpus'])} GPUs, the recipe's cluster.devices_per_node is {wanted}",
                 )
+    if all("nccl" in answer for answer in said.values()):
+        _alike(found, what, "NCCL", {name: answer["nccl"] for name, answer in said.items()})
     _alike(found, what, "python", {name: answer["python"] for name, answer in said.items()})
     _alike(found, what, "reasongrm-nemo", {name: answer["code"] for name, answer in said.items()})
     for package in next(iter(said.values()))["versions"]:
@@ -195,6 +203,18 @@ def _alike(found: Findings, what: str, thing: str, values: Mapping[str, Any]) ->
                 f"{name}: {thing} of its {what} environment is {value or 'missing'}, {right} on the others"
             )
             found.bad.append(name)
+
+
+def _check_nccl(
+    found: Findings, trains: Mapping[str, dict[str, Any] | None], samples: Mapping[str, dict[str, Any] | None]
+) -> None:
+    """Both ends of a weight push; where torch does not say, the first push refuses what does not fit."""
+    ours, theirs = (
+        next((answer["nccl"] for answer in answers.values() if answer is not None), None)
+        for answers in (trains, samples)
+    )
+    if ours and theirs and ours != theirs:
+        found.problems.append(versions.other_nccl(ours, theirs))
 
 
 def _check_plan(found: Findings, cfg: DictConfig) -> None:

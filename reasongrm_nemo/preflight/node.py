@@ -28,7 +28,8 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         asked: `token_file` and `token` (a file just written on the first node), `folders` (whose free space
-            counts, by name), `packages`, `gpu` (whether GPUs matter), `nodes` (of the job), `ports`.
+            counts, by name), `packages`, `gpu` (whether GPUs matter), `nccl` (the environment to ask torch's
+            NCCL in, None: it does not matter), `nodes` (of the job), `ports`.
     """
     name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()  # Slurm's, where the two differ
     said: dict[str, Any] = {"node": name.split(".")[0], "code": __version__}
@@ -38,6 +39,8 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
     said["python"] = ".".join(map(str, sys.version_info[:3]))
     if asked["gpu"]:
         said["gpus"] = _gpus()
+    if asked["nccl"] is not None:
+        said["nccl"] = _nccl(asked["nccl"])
     try:
         said["address"] = placement.own_address(asked["nodes"])
         said["taken"] = [port for port in asked["ports"] if not _free_port(said["address"], port)]
@@ -73,6 +76,18 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _nccl(env: dict[str, str]) -> str | None:
+    """Version of the NCCL that torch loads here; None where it does not say."""
+    command = [sys.executable, "-c", "import torch; print(*torch.cuda.nccl.version(), sep='.')"]
+    try:
+        answer = subprocess.run(
+            command, env=os.environ | env, capture_output=True, text=True, timeout=120, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
 
 
 def _gpus() -> list[dict[str, str]] | str:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from reasongrm_nemo.placement import address_towards
+from reasongrm_nemo.rollout.versions import other_nccl
 
 
 def open_store(
@@ -47,11 +48,7 @@ def check_nccl(trainers: Sequence[int], own: Sequence[int]) -> None:
     """
     if list(trainers) != list(own):
         theirs, ours = (".".join(map(str, version)) or "none" for version in (trainers, own))
-        raise RuntimeError(
-            f"the trainer's NCCL is {theirs}, the rollout server's {ours}, and NCCL joins only ranks of one "
-            "version: use images with the same one, or load it into the servers (LD_PRELOAD of the trainer's "
-            "libnccl.so.2 in rollout.extra_env)"
-        )
+        raise RuntimeError(other_nccl(theirs, ours))
 
 
 class Group:

@@ -24,6 +24,15 @@ print(json.dumps(found))
 """
 
 
+def other_nccl(trainers: str, servers: str) -> str:
+    """What to do where the two ends of a weight push have NCCLs of two versions."""
+    return (
+        f"the trainer's NCCL is {trainers}, the rollout server's {servers}, and NCCL joins only ranks of one "
+        "version: use images with the same one, or load it into the servers (LD_PRELOAD of the trainer's "
+        "libnccl.so.2 in rollout.extra_env)"
+    )
+
+
 @cache
 def package_versions(python: str) -> dict[str, str]:
     """Versions of those of `PACKAGES` that `python` has; none where it cannot be asked or does not say."""

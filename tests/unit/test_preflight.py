@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from reasongrm_nemo import placement
 from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.preflight import checks, node
 from reasongrm_nemo.preflight.report import preflight
 from reasongrm_nemo.report.console import Console
 
 ROOT = Path(__file__).parents[2]
+APART = ["rollout.sleep=false", "rollout.servers=2", "rollout.nodes=2"]
 QWQ = ROOT / "tests/data/configs/qwq_32b"
 
 
@@ -26,7 +28,7 @@ def recipe(*overrides):
 def answer(**changes):
     gpu = {"name": "A800", "memory": "81920 MiB", "driver": "550.1"}
     said = {"shared": None, "free": {"runs_dir": 10**13}, "versions": {"torch": "2.13.0"}, "python": "3.11.7"}
-    said |= {"code": "0.1", "gpus": [gpu] * 8, "address": "10.0.0.1", "taken": []}
+    said |= {"code": "0.1", "gpus": [gpu] * 8, "address": "10.0.0.1", "taken": [], "nccl": "2.29.7"}
     return said | changes
 
 
@@ -52,6 +54,7 @@ def test_nodes_that_are_alike_pass():
             "c: torch of its trainer environment is 2.12.0, 2.13.0 on the",
         ),
         (answer(versions={"torch": None}), "c: torch of its trainer environment is missing"),
+        (answer(nccl="2.26.2"), "c: NCCL of its trainer environment is 2.26.2, 2.29.7 on the others"),
         (answer(python="3.10.2"), "c: python of its"),
         (answer(gpus=[]), "c: shows 0 GPUs, the recipe's cluster.devices_per_node is 8"),
         (answer(gpus="nvidia-smi does not answer: x"), "c: nvidia-smi does not answer"),
@@ -64,6 +67,46 @@ def test_the_node_that_differs_is_named(wrong, says):
     found = judged(a=answer(), b=answer(), c=wrong)
     assert set(found.bad) == {"c"}
     assert any(re.search(says, problem) for problem in found.problems), found.problems
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "differ"),
+    [
+        ("2.29.7", "2.29.7", False),
+        ("2.26.2", "2.29.7", True),
+        (None, "2.29.7", False),
+        ("2.29.7", None, False),
+    ],
+)
+def test_both_ends_of_a_push_by_nccl_have_one_version(tmp_path, monkeypatch, ours, theirs, differ):
+    """Where torch does not say, the first push refuses what does not fit."""
+    asked = {}
+
+    def ask(place, nodes, python, question, timeout_s, trains):
+        asked[trains] = question["nccl"]
+        return {"a": answer(nccl=ours if trains else theirs)}
+
+    monkeypatch.setattr(checks, "_ask", ask)
+    words = [f"runs_dir={tmp_path}", "rollout.extra_env={LD_PRELOAD: /opt/libnccl.so.2}"]
+    words += ["cluster.weight_transfer=nccl", *APART]
+    found = checks.run(recipe(*words), placement.Placement(None, (), ()), quick=True)
+    said = [problem for problem in found.problems if "NCCL" in problem]
+    assert bool(said) == differ
+    if differ:
+        assert "the trainer's NCCL is 2.26.2, the rollout server's 2.29.7" in said[0]
+    assert asked == {True: {}, False: {"LD_PRELOAD": "/opt/libnccl.so.2"}}
+
+
+def test_of_nccl_nothing_is_asked_where_weights_go_another_way(tmp_path, monkeypatch):
+    asked = []
+
+    def ask(place, nodes, python, question, timeout_s, trains):
+        asked.append(question["nccl"])
+        return {"a": answer()}
+
+    monkeypatch.setattr(checks, "_ask", ask)
+    checks.run(recipe(f"runs_dir={tmp_path}"), placement.Placement(None, (), ()), quick=True)  # by ipc
+    assert asked == [None, None]
 
 
 def test_the_checkpoints_to_come_are_held_against_the_disk(tmp_path, monkeypatch):
@@ -103,7 +146,13 @@ def test_a_node_says_what_it_sees(tmp_path):
             "token": "abc",
             "folders": {"x": str(tmp_path / "new")},
         }
-        asked |= {"packages": ["click", "no-such-package"], "gpu": False, "nodes": [], "ports": [port]}
+        asked |= {
+            "packages": ["click", "no-such-package"],
+            "gpu": False,
+            "nccl": None,
+            "nodes": [],
+            "ports": [port],
+        }
         env = {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
         command = [sys.executable, "-m", node.__name__, json.dumps(asked)]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60)
@@ -114,6 +163,17 @@ def test_a_node_says_what_it_sees(tmp_path):
     assert "other contents" in node.look(asked)["shared"]
     asked["token_file"] = str(tmp_path / "gone" / "token")
     assert "is not the folder" in node.look(asked)["shared"]
+
+
+def test_a_node_says_which_nccl_torch_loads_in_the_servers_environment(tmp_path):
+    torch = "class cuda:\n  class nccl:\n    version = staticmethod(lambda: (2, 29, 7))\n"
+    (tmp_path / "torch.py").write_text(torch)
+    asked = {"token_file": "gone", "token": "", "folders": {}, "packages": [], "gpu": False}
+    asked |= {"nodes": [], "ports": []}
+    assert node.look(asked | {"nccl": {"PYTHONPATH": str(tmp_path)}})["nccl"] == "2.29.7"
+    (tmp_path / "torch.py").write_text("class cuda: pass")
+    assert node.look(asked | {"nccl": {"PYTHONPATH": str(tmp_path)}})["nccl"] is None
+    assert "nccl" not in node.look(asked | {"nccl": None})
 
 
 def test_inputs_that_are_not_there_are_listed_and_nothing_is_left(tmp_path, capsys):
