@@ -18,7 +18,7 @@ def seconds(forward: Sequence[Sequence[float]], backward: Sequence[Sequence[floa
         forward: seconds of each micro-batch, in order, on each stage; at least one micro-batch.
         backward: likewise; None: there are forward passes alone.
     """
-    last = len(forward[0]) - 1
+    spent, last = {"f": forward, "b": backward or ()}, len(forward[0]) - 1
     done: dict[tuple[str, int, int], float] = {}
     todo = [deque(_order(len(forward), last - stage, backward is not None)) for stage in range(last + 1)]
     free = [0.0] * (last + 1)
@@ -30,8 +30,7 @@ def seconds(forward: Sequence[Sequence[float]], backward: Sequence[Sequence[floa
                 came = 0.0 if first else done.get((way, before, batch))
                 if came is None:
                     break
-                took = (forward if way == "f" or backward is None else backward)[batch][stage]
-                free[stage] = done[way, stage, batch] = max(free[stage], came) + took
+                free[stage] = done[way, stage, batch] = max(free[stage], came) + spent[way][batch][stage]
                 passes.popleft()
     return max(free)
 

@@ -157,7 +157,8 @@ def training_seconds(
     micro_batches = cut([lengths[index] for index in busiest], budget)
     forward, both = (_passes(recipe, architecture, micro_batches, train) for train in (False, True))
     backward = np.subtract(both, forward).tolist()
-    return forwards * schedule.seconds(forward) + schedule.seconds(forward, backward)
+    scoring = forwards * schedule.seconds(forward) if forwards else 0.0
+    return scoring + schedule.seconds(forward, backward)
 
 
 def _passes(

@@ -73,14 +73,15 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
     try:
         trainer = cfg.cluster.trainer_python or sys.executable
         if cfg.stage in _TRAINS or not place.slurm:
-            asked = _asked(cfg, place, token_file, token, PACKAGES) | {"nccl": {} if by_nccl else None}
+            asked = _asked(cfg, place, token_file, token, PACKAGES, {} if by_nccl else None)
             trains = _ask(place, place.trainer_nodes, trainer, asked, timeout_s, True)
             _judge(found, "trainer", trains, cfg)
         if cfg.stage in _SAMPLES:
             python = str(cfg.cluster.rollout_python or os.environ.get(PYTHON_VARIABLE) or "python3")
             nodes = tuple(dict.fromkeys(spot.node for spot in place.spots if spot.node))
-            asked = _asked(cfg, place, token_file, token, versions.PACKAGES)
-            asked |= {"nccl": dict(cfg.rollout.extra_env) if by_nccl else None}
+            asked = _asked(
+                cfg, place, token_file, token, versions.PACKAGES, _loading(cfg) if by_nccl else None
+            )
             samples = _ask(place, nodes, python, asked, timeout_s, False)
             _judge(found, "rollout", samples, cfg)
             if by_nccl:
@@ -94,8 +95,18 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
     return found
 
 
+def _loading(cfg: DictConfig) -> dict[str, str]:
+    """What the servers' environment tells the loader; the rest may be secret, so stays off command lines."""
+    return {name: value for name, value in cfg.rollout.extra_env.items() if name.startswith("LD_")}
+
+
 def _asked(
-    cfg: DictConfig, place: placement.Placement, token_file: Path, token: str, packages: Sequence[str]
+    cfg: DictConfig,
+    place: placement.Placement,
+    token_file: Path,
+    token: str,
+    packages: Sequence[str],
+    nccl: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     return {
         "token_file": str(token_file.resolve()),
@@ -106,6 +117,7 @@ def _asked(
         },
         "packages": list(packages),
         "gpu": cfg.cluster.platform == "gpu" and cfg.stage in _TRAINS + _SAMPLES,
+        "nccl": nccl,
         "nodes": list(place.trainer_nodes),
         "ports": list(placement.job_ports(place.job)) if place.job is not None else [],
     }
@@ -179,8 +191,8 @@ def _judge(found: Findings, what: str, answers: Mapping[str, dict[str, Any] | No
                     name,
                     f"shows {len(answer['gpus'])} GPUs, the recipe's cluster.devices_per_node is {wanted}",
                 )
-    if all("nccl" in answer for answer in said.values()):
-        _alike(found, what, "NCCL", {name: answer["nccl"] for name, answer in said.items()})
+    nccl = {name: answer["nccl"] for name, answer in said.items() if "nccl" in answer}
+    _alike(found, what, "NCCL", nccl)
     _alike(found, what, "python", {name: answer["python"] for name, answer in said.items()})
     _alike(found, what, "reasongrm-nemo", {name: answer["code"] for name, answer in said.items()})
     for package in next(iter(said.values()))["versions"]:
