@@ -97,7 +97,7 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
 
 def _loading(cfg: DictConfig) -> dict[str, str]:
     """What the servers' environment tells the loader; the rest may be secret, so stays off command lines."""
-    return {name: value for name, value in cfg.rollout.extra_env.items() if name.startswith("LD_")}
+    return {str(k): str(v) for k, v in cfg.rollout.extra_env.items() if str(k).startswith("LD_")}
 
 
 def _asked(
