@@ -10,10 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.judge.think import left_open
+
+# What the user's turn says where only the text around it matters; no template writes this by itself.
+_PROBE = "probe-8f14e45f"
 
 
 class JudgeTokenizer:
@@ -77,6 +82,15 @@ class JudgeTokenizer:
         except TemplateError as error:
             raise UserError(f"the chat template of {self.folder} refuses the messages: {error}") from None
 
+    @cached_property
+    def opening(self) -> str:
+        r"""What the chat template puts between the user's turn and the response.
+
+        Qwen2.5's is `<|im_end|>\\n<|im_start|>assistant\n`; QwQ's goes on with `<think>\n`.
+        """
+        probe = self.render([{"role": "user", "content": _PROBE}], add_generation_prompt=True)
+        return probe.rpartition(_PROBE)[2]
+
     def encode(self, text: str) -> list[int]:
         """Tokens of a text, nothing added."""
         return self._fast.encode(text, add_special_tokens=False).ids  # type: ignore[no-any-return]
@@ -113,6 +127,16 @@ def prompt_ids(
             prompt: it is neither trained on nor scored.
     """
     return tokenizer.encode(tokenizer.render(messages, add_generation_prompt=True) + prefix)
+
+
+def opens_think(tokenizer: JudgeTokenizer, prefix: str = "") -> bool:
+    """True if a judge's prompt leaves `<think>` open, so that a response begins inside its reasoning.
+
+    Args:
+        tokenizer: from `load_tokenizer`.
+        prefix: as for `prompt_ids`.
+    """
+    return left_open(tokenizer.opening + prefix)
 
 
 def response_ids(tokenizer: JudgeTokenizer, text: str) -> list[int]:

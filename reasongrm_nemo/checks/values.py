@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.checks.refusal import Refuse, near
+from reasongrm_nemo.judge import POLICIES
 
 STAGES = ("prepare", "grpo", "generate", "filter", "sft", "mine", "evaluate")
 NAME = re.compile(r"\w[\w.-]*")
@@ -19,7 +20,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "model.rope.type": (None, "yarn", "linear"),
     "model.dtype": ("fp32", "bf16"),
     "model.recompute": ("none", "full"),
-    "judge.policy": ("strict_last", "rm_r1", "rewardbench"),
+    "judge.policy": POLICIES,
     "rollout.dtype": ("fp32", "bf16"),
     "cluster.platform": ("cpu", "gpu"),
     "cluster.launcher": ("auto", "local", "slurm"),

@@ -30,7 +30,7 @@ from reasongrm_nemo.data.sources import (
     with_own_ids,
 )
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, read_answer, sanitize
-from reasongrm_nemo.judge.parse import THINK_CLOSE
+from reasongrm_nemo.judge.think import THINK_CLOSE
 
 QUESTION_FIELDS = ("question", "problem", "prompt", "messages")
 REFERENCE_FIELDS = ("reference", "answer", "solution")

@@ -87,6 +87,8 @@ class ReasoningPath(Record):
     of the reasoning's and the answer's tokens under the model that wrote them, or under `scorer` where there
     is one; the end-of-turn token is in neither.  `text` is the response without the end-of-turn token.
     A path of a `JudgeTask` has a verdict, one of an `AnswerTask` an `answer`, if any could be read.
+    `opened` says whether the prompt left `<think>` open, so that `text` begins inside the reasoning; None in
+    files of earlier versions.
     """
 
     task_id: str
@@ -104,6 +106,7 @@ class ReasoningPath(Record):
     token_ids: list[int] | None = None
     answer: str | None = None
     scorer: str | None = None
+    opened: bool | None = None
 
     def _inconsistency(self) -> str | None:
         for name in ("sample", "reasoning_tokens", "answer_tokens"):

@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.grpo.advantages import group_advantages, keep_group
 from reasongrm_nemo.grpo.loss import sample_weights
-from reasongrm_nemo.judge import parse_verdict
 from reasongrm_nemo.megatron.micro_batches import Sample
 from reasongrm_nemo.rewards import outcome_reward, overlong_penalty
 from reasongrm_nemo.rollout import Completion, Prompt
-from reasongrm_nemo.tokenization import JudgeTokenizer, prompt_ids
+from reasongrm_nemo.rollout.reading import Reader
+from reasongrm_nemo.tokenization import JudgeTokenizer, opens_think, prompt_ids
 
 
 @dataclass(frozen=True)
@@ -49,28 +49,24 @@ class Judge:
 
     Args:
         tokenizer: of the policy.
-        stop_tokens: what ends a response.
         recipe: its ``judge`` block says how to ask and how to read.
     """
 
-    def __init__(self, tokenizer: JudgeTokenizer, stop_tokens: Sequence[int], recipe: DictConfig) -> None:
-        self._tokenizer, self._stop_tokens, self._cfg = tokenizer, frozenset(stop_tokens), recipe.judge
+    def __init__(self, tokenizer: JudgeTokenizer, recipe: DictConfig) -> None:
+        self._tokenizer, self._prefix = tokenizer, recipe.judge.response_prefix
+        self._reader = Reader(tokenizer, recipe.judge.policy, opens_think(tokenizer, self._prefix))
 
     def prompt(self, task: JudgeTask) -> list[int]:
         """The tokens a judge is asked with."""
-        return prompt_ids(self._tokenizer, task.messages, self._cfg.response_prefix)
+        return prompt_ids(self._tokenizer, task.messages, self._prefix)
 
     def group(self, task: JudgeTask, prompt: Prompt, completions: list[Completion]) -> Group:
         """Read the verdicts and reward them by the outcome (section 3.2)."""
-        texts = [self._text(completion.token_ids) for completion in completions]
-        verdicts: list[str | None] = [parse_verdict(text, self._cfg.policy).verdict for text in texts]
+        readings = [self._reader.read(completion, task) for completion in completions]
+        verdicts: list[str | None] = [reading.verdict for reading in readings]
         rewards = [outcome_reward(verdict, task.label) for verdict in verdicts]
+        texts = [reading.text for reading in readings]
         return Group(task, prompt.token_ids, completions, texts, rewards, verdicts)
-
-    def _text(self, token_ids: list[int]) -> str:
-        if token_ids and token_ids[-1] in self._stop_tokens:
-            token_ids = token_ids[:-1]
-        return self._tokenizer.decode(token_ids)
 
 
 def shaped_rewards(groups: Sequence[Group], cfg: DictConfig, limit: int) -> list[float]:

@@ -66,7 +66,7 @@ class GRPOTrainer:
     ) -> None:
         self.actor, self.optimizer, self.scheduler = session.model, session.optimizer, session.scheduler
         self.recipe, self.cfg, self.architecture = recipe, recipe.grpo, session.architecture
-        self.judge = Judge(tokenizer, stop_tokens, recipe)
+        self.judge = Judge(tokenizer, recipe)
         self.source, self.checkpoints, self.metrics = source, checkpoints, metrics
         self.validation, self.reason_to_stop = validation, reason_to_stop
         self.early_stop = EarlyStop(self.cfg.validation.patience)

@@ -6,11 +6,14 @@ from reasongrm_nemo.judge.parse import POLICIES, Parsed, parse_verdict
 from reasongrm_nemo.judge.sanitize import CHAT_SPECIAL_TOKENS, forgeries, sanitize
 from reasongrm_nemo.judge.split import answer_start
 from reasongrm_nemo.judge.template import Template, build_messages, built_in_templates, load_template
+from reasongrm_nemo.judge.think import THINK_CLOSE, THINK_OPEN, left_open
 
 __all__ = [
     "CHAT_SPECIAL_TOKENS",
     "EQUIVALENCES",
     "POLICIES",
+    "THINK_CLOSE",
+    "THINK_OPEN",
     "OpenAnswer",
     "Parsed",
     "Template",
@@ -18,6 +21,7 @@ __all__ = [
     "build_messages",
     "built_in_templates",
     "forgeries",
+    "left_open",
     "load_equivalence",
     "load_template",
     "parse_verdict",

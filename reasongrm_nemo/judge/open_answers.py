@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.judge.parse import THINK_CLOSE
+from reasongrm_nemo.judge.parse import after_reasoning, unreadable
+from reasongrm_nemo.judge.think import THINK_CLOSE
 
 Equivalence = Callable[[str, str], bool]
 """Whether an answer (first) is as good as the reference."""
@@ -47,18 +48,28 @@ _NUMBER = re.compile(r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]
 class OpenAnswer:
     """A response's final answer, or None, and why.
 
-    `status` is `ok`, `no_think_close` or `no_answer` (nothing, or nothing that can be told from the rest).
+    `status` is `ok`; `no_answer` (nothing, or nothing that can be told from the rest); or why nothing was
+    read: `no_think_close` under `strict_last`, `unfinished` or `cut_off` under `last`.
     """
 
     answer: str | None
     status: str
 
 
-def read_answer(text: str) -> OpenAnswer:
-    """The final answer of a response."""
-    _, close, said = text.rpartition(THINK_CLOSE)
-    if not close:
-        return OpenAnswer(None, "no_think_close")
+def read_answer(
+    text: str, policy: str = "strict_last", opened: bool = False, finished: bool = True
+) -> OpenAnswer:
+    """The final answer of a response; arguments as of `judge.parse_verdict`.
+
+    A policy that searches the whole text for verdicts reads answers as `last` does.
+    """
+    if policy == "strict_last":
+        problem = None if THINK_CLOSE in text else "no_think_close"
+    else:
+        problem = unreadable(text, opened, finished)
+    if problem:
+        return OpenAnswer(None, problem)
+    said = after_reasoning(text)
     found = _boxed(said)
     if found is None:
         marks = list(_FINAL.finditer(said))

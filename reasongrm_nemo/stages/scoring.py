@@ -122,7 +122,7 @@ class _Pass:
             cut = path.reasoning_tokens
         else:
             pieces = [self._tokenizer.piece(token) for token in tokens]
-            cut = answer_start(pieces, policy=self._ctx.cfg.judge.policy)
+            cut = answer_start(pieces, self._ctx.cfg.judge.policy, bool(path.opened))
         kept = tokens if self._scorer.keep_token_ids else None
         named = replace(path, scorer=self._scorer.name, token_ids=kept)
         return with_probs(named, log_probs, cut, self._scorer.keep_probs)

@@ -50,9 +50,9 @@ def test_the_three_policies(text, strict, rm_r1, rewardbench):
 
 
 def test_an_unknown_policy_is_refused():
-    with pytest.raises(ValueError, match="strict_last, rm_r1, rewardbench"):
+    with pytest.raises(ValueError, match="last, strict_last, rm_r1, rewardbench"):
         parse_verdict("x", "lenient")
-    with pytest.raises(ValueError, match="strict_last, rm_r1, rewardbench"):
+    with pytest.raises(ValueError, match="last, strict_last, rm_r1, rewardbench"):
         answer_start(["x"], policy="lenient")
 
 

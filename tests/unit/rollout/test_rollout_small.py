@@ -230,26 +230,28 @@ def test_to_path():
 
     from reasongrm_nemo.data.records import JudgeTask
     from reasongrm_nemo.rollout import Completion, reasoning_path
+    from reasongrm_nemo.rollout.reading import Reader
 
     texts = ["it is", " B", "\n</think>", "\n\n", "[[B]]", "<|end|>"]
     tokenizer = SimpleNamespace(decode=lambda ids: "".join(texts[i] for i in ids), piece=texts.__getitem__)
     task = JudgeTask("t", "p", "s", [{"role": "user", "content": "?"}], "B", "rejected_first")
+    reader = Reader(tokenizer, "last", opened=True)
     probs = [0.5, 0.25, 1.0, 0.5, 0.75, 0.125]
     whole = Completion("t", 3, list(range(6)), [log(p) for p in probs], "stop")
-    path = reasoning_path(whole, task, tokenizer, "strict_last", "zero", keep_token_ids=True)
+    path = reasoning_path(whole, task, tokenizer, reader, "zero", keep_token_ids=True)
     assert path.text == "it is B\n</think>\n\n[[B]]"
     assert (path.task_id, path.sample, path.model, path.finish_reason) == ("t", 3, "zero", "stop")
     assert (path.reasoning_tokens, path.answer_tokens) == (3, 2)
     assert path.reasoning_prob_sum == pytest.approx(1.75) and path.answer_prob_sum == pytest.approx(1.25)
     assert (path.verdict, path.parse_status, path.correct) == ("B", "ok", True)
-    assert path.token_ids == [0, 1, 2, 3, 4]
+    assert path.token_ids == [0, 1, 2, 3, 4] and path.opened
 
     cut = Completion("t", 0, [0, 1], [log(0.5), log(0.25)], "length")
-    path = reasoning_path(cut, task, tokenizer, "strict_last", "zero")
+    path = reasoning_path(cut, task, tokenizer, reader, "zero")
     assert (path.reasoning_tokens, path.answer_tokens, path.answer_prob_sum) == (2, 0, 0.0)
     assert path.reasoning_prob_sum == pytest.approx(0.75)
     assert (path.verdict, path.correct, path.token_ids) == (None, False, None)
 
     empty = Completion("t", 0, [5], [0.0], "stop")
-    path = reasoning_path(empty, task, tokenizer, "strict_last", "zero")
+    path = reasoning_path(empty, task, tokenizer, reader, "zero")
     assert (path.text, path.reasoning_tokens, path.reasoning_prob_sum) == ("", 0, 0.0)

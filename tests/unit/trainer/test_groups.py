@@ -27,11 +27,13 @@ def group(texts, lengths, finishes=None):
     waiting = iter(texts)
 
     class Tokenizer:
+        opening = "\n"
+
         def decode(self, ids):
             return next(waiting)
 
     recipe = load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml")
-    return Judge(Tokenizer(), [2], recipe).group(TASK, Prompt("t", [7, 7], 0), completions)
+    return Judge(Tokenizer(), recipe).group(TASK, Prompt("t", [7, 7], 0), completions)
 
 
 RIGHT, WRONG = "</think>[[A]]", "</think>[[B]]"
@@ -71,14 +73,16 @@ def test_the_token_that_ends_a_response_is_no_part_of_its_text():
     decoded = []
 
     class Tokenizer:
+        opening = "\n"
+
         def decode(self, ids):
             decoded.append(ids)
             return RIGHT
 
     recipe = load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml")
-    answers = [[5, 2], [5, 6], [2, 5], []]
-    completions = [Completion("t", 0, ids, [-0.5] * len(ids), "stop") for ids in answers]
-    Judge(Tokenizer(), [2, 3], recipe).group(TASK, Prompt("t", [7, 7], 0), completions)
+    answers = [([5, 2], "stop"), ([5, 6], "length"), ([2, 5], "length"), ([], "stop")]
+    completions = [Completion("t", 0, ids, [-0.5] * len(ids), end) for ids, end in answers]
+    Judge(Tokenizer(), recipe).group(TASK, Prompt("t", [7, 7], 0), completions)
     assert decoded == [[5], [5, 6], [2, 5], []]
 
 
@@ -93,6 +97,6 @@ def test_a_steps_line_says_what_came_back():
             "groups": 2,
             "response_tokens": 5.0,
             "truncated": 1 / 6,
-            "no_verdict": 1 / 6,
+            "no_verdict": 2 / 6,  # the truncated one has none
         }
     )
