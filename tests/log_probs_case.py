@@ -18,10 +18,10 @@ def case():
     return normal(LENGTH, ROWS, WIDTH), normal(VOCAB, WIDTH), targets, weights
 
 
-def plain(hidden, weight, targets, weights):
+def plain(hidden, weight, targets, weights, temperature=1.0):
     """Log-probs, entropies, and the gradients of their weighted sum; all logits at once."""
     hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    distribution = (hidden @ weight.t()).log_softmax(-1)
+    distribution = (hidden @ weight.t() / temperature).log_softmax(-1)
     log_probs = distribution.gather(-1, targets[..., None])[..., 0]
     entropy = -(distribution.exp() * distribution).sum(-1)
     (log_probs * weights[0] + entropy * weights[1]).sum().backward()

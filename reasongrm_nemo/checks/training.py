@@ -9,6 +9,9 @@ from reasongrm_nemo.checks.refusal import Refuse
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.limits import seconds
 
+LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.01, 2.0
+"""What vLLM 0.32 takes as it is: it samples at 0.01 where a recipe says less, and refuses more than 2."""
+
 
 def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
     """When to save, validate and end, of stages grpo and sft, and their optimizer's betas."""
@@ -92,6 +95,7 @@ def check_grpo(cfg: DictConfig, refuse: Refuse) -> None:
             f"is {grpo.overlong.buffer}, more than rollout.max_response_tokens, "
             f"{cfg.rollout.max_response_tokens}",
         )
+    _check_formulas(cfg, refuse)
     if grpo.clip_low >= 1:
         refuse("grpo.clip_low", f"is {grpo.clip_low}; it must be below 1")
 
@@ -104,6 +108,30 @@ def check_sft(cfg: DictConfig, refuse: Refuse) -> None:
             "sft.max_tokens_per_micro_batch",
             f"is {own.max_tokens_per_micro_batch}, less than "
             f"model.max_model_len {cfg.model.max_model_len}: one full sequence must fit",
+        )
+
+
+def _check_formulas(cfg: DictConfig, refuse: Refuse) -> None:
+    """Settings under which the loss would not be the formula that it is named after."""
+    rollout, grpo = cfg.rollout, cfg.grpo
+    for key, off in (("top_p", 1), ("top_k", -1)):
+        if rollout[key] != off:
+            refuse(
+                f"rollout.{key}",
+                f"is {rollout[key]}; GRPO's ratios are of the whole distribution, and narrowed sampling "
+                f"draws from another: leave it at {off} in stage grpo",
+            )
+    if not LEAST_TEMPERATURE <= rollout.temperature <= GREATEST_TEMPERATURE:
+        refuse(
+            "rollout.temperature",
+            f"is {rollout.temperature}; vLLM samples at {LEAST_TEMPERATURE} to {GREATEST_TEMPERATURE:g}, and "
+            "GRPO's log-probs are divided by the temperature that was sampled at",
+        )
+    if grpo.kl_in == "loss" and grpo.kl_estimator == "k1":
+        refuse(
+            "grpo.kl_estimator",
+            "is k1 with grpo.kl_in loss, where its gradient does not depend on the reference; take k2 or "
+            "k3, or grpo.kl_in reward",
         )
 
 

@@ -16,7 +16,7 @@ from nemo_aligner.utils.utils import retrieve_model_state_dict_in_cpu
 from omegaconf import DictConfig
 from torch import Tensor
 
-from reasongrm_nemo.grpo.loss import clipped_surrogate, importance_weights, kl_estimate
+from reasongrm_nemo.grpo.loss import micro_batch_loss
 from reasongrm_nemo.megatron.forward_backward import LossFunction, run_micro_batches
 from reasongrm_nemo.megatron.gpt import JudgeModelMixin
 from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample
@@ -115,42 +115,15 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
         Args:
             largest_errors: gets each micro-batch's largest difference to the sampling engine's log-probs.
         """
-        cfg = self.grpo
         # NeMo averages gradients over data-parallel ranks; ours are parts of one sum
         scale = parallel_state.get_data_parallel_world_size()
 
         def loss_function(
             log_probs: Tensor, entropy: Tensor, micro_batch: MicroBatch
         ) -> tuple[Tensor, dict[str, Tensor]]:
-            device = log_probs.device
-            mask = micro_batch.mask.to(device)
-            values = {name: value.to(device) for name, value in micro_batch.per_token.items()}
-            # with one optimizer step a rollout batch the policy is still the one that sampled
-            old = values.get("old", log_probs.detach())
-            loss, clipped = clipped_surrogate(
-                log_probs, old, micro_batch.advantages.to(device), cfg.clip_low, cfg.clip_high, cfg.clip_dual
-            )
-            correction = cfg.importance
-            ratios = importance_weights(
-                old, values["rollout"], correction.correction, (correction.low, correction.high)
-            )
-            kl = torch.zeros_like(loss)
-            if "reference" in values:
-                kl = kl_estimate(log_probs, values["reference"], cfg.kl_estimator)
-            loss = loss * ratios + cfg.kl_coefficient * kl
-            if cfg.entropy_coefficient:
-                loss = loss - cfg.entropy_coefficient * entropy
-            loss = (loss * micro_batch.weights.to(device) * mask).sum()
-            error = (log_probs.detach() - values["rollout"]).abs() * mask
-            largest_errors.append(error.max())
-            sums = {
-                "loss": loss,
-                "clip_share": (clipped * mask).sum(),
-                "kl": (kl * mask).sum(),
-                "entropy": (entropy * mask).sum(),
-                "log_prob_error_mean": error.sum(),
-            }
-            return loss * scale, {name: value.detach() for name, value in sums.items()}
+            sums, largest_error = micro_batch_loss(log_probs, entropy, micro_batch, self.grpo)
+            largest_errors.append(largest_error)
+            return sums["loss"] * scale, {name: value.detach() for name, value in sums.items()}
 
         return loss_function
 

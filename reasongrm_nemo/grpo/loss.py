@@ -1,12 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRPO's loss, token by token."""
+"""GRPO's loss: of a micro-batch, from what each token adds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
+
+from reasongrm_nemo.megatron.micro_batches import MicroBatch
+
+
+def micro_batch_loss(
+    log_probs: Tensor, entropy: Tensor, micro_batch: MicroBatch, cfg: DictConfig
+) -> tuple[dict[str, Tensor], Tensor]:
+    """A micro-batch's part of the global batch's loss, and the sums that the step's figures come from.
+
+    Args:
+        log_probs: the policy's at the sampling temperature, fp32 [b, s], with gradient.
+        entropy: of the same distributions, nats, fp32 [b, s].
+        micro_batch: with ``per_token`` values ``rollout`` (the sampling engine's log-probs) and optionally
+            ``old`` and ``reference``, all at the sampling temperature.
+        cfg: the recipe's ``grpo``.
+
+    Returns:
+        Sums over the response tokens: ``loss`` (weighed, with gradient), ``clip_share``, ``kl``, ``entropy``
+        and ``log_prob_error_mean``; and the largest difference to the engine's log-probs.
+    """
+    device = log_probs.device
+    mask = micro_batch.mask.to(device)
+    values = {name: value.to(device) for name, value in micro_batch.per_token.items()}
+    # with one optimizer step a rollout batch the policy is still the one that sampled
+    old = values.get("old", log_probs.detach())
+    loss, clipped = clipped_surrogate(
+        log_probs, old, micro_batch.advantages.to(device), cfg.clip_low, cfg.clip_high, cfg.clip_dual
+    )
+    correction = cfg.importance
+    limits = correction.low, correction.high
+    ratios = importance_weights(old, values["rollout"], correction.correction, limits)
+    kl = torch.zeros_like(loss)
+    if "reference" in values:
+        kl = kl_estimate(log_probs, values["reference"], cfg.kl_estimator)
+    loss = loss * ratios + cfg.kl_coefficient * kl
+    if cfg.entropy_coefficient:
+        loss = loss - cfg.entropy_coefficient * entropy
+    error = (log_probs.detach() - values["rollout"]).abs() * mask
+    sums = {
+        "loss": (loss * micro_batch.weights.to(device) * mask).sum(),
+        "clip_share": (clipped * mask).sum(),
+        "kl": (kl * mask).sum(),
+        "entropy": (entropy * mask).sum(),
+        "log_prob_error_mean": error.sum(),
+    }
+    return sums, error.max()
 
 
 def clipped_surrogate(

@@ -22,6 +22,7 @@ class ScoringGPTModel(GPTModel):
     real_vocab_size: int
     post_process: bool
     log_prob_chunk: int = 1024
+    temperature: float = 1.0
 
     def forward(  # type: ignore[override]
         self,
@@ -46,7 +47,8 @@ class ScoringGPTModel(GPTModel):
 
         Returns:
             fp32 log-probs [b, s] on the last stage with targets, with ``entropy`` a pair of them and the
-            entropies in nats, fp32 [b, s], both 0 where not scored; else what GPTModel returns.
+            entropies in nats, fp32 [b, s], both at ``temperature`` and 0 where not scored;
+            else what GPTModel returns.
         """
         if targets is None or not self.post_process:
             return super().forward(input_ids, position_ids, attention_mask, **kwargs)
@@ -67,6 +69,7 @@ class ScoringGPTModel(GPTModel):
             sequence_parallel=self.config.sequence_parallel,
             scored=scored,
             entropy=entropy,
+            temperature=self.temperature,
         )
         return log_probs.t() if entropies is None else (log_probs.t(), entropies.t())
 
@@ -98,7 +101,7 @@ class JudgeModelMixin:
             rotary_base=cfg.rotary_base,
         )
         model.real_vocab_size = cfg.vocab_size
-        model.log_prob_chunk = cfg.log_prob_chunk
+        model.log_prob_chunk, model.temperature = cfg.log_prob_chunk, cfg.temperature
         return model
 
     def core_module(self) -> ScoringGPTModel:

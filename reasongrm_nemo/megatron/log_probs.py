@@ -25,11 +25,12 @@ class _ChunkedLogProbs(torch.autograd.Function):
         chunk: int,
         reduce_hidden: bool,
         with_entropy: bool,
+        temperature: float,
     ) -> tuple[Tensor, Tensor | None]:
         group = parallel_state.get_tensor_model_parallel_group()
         log_probs, normalisers, entropies = [], [], []
         for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-            logits = _logits(h, weight, vocab)
+            logits = _logits(h, weight, vocab, temperature)
             top = logits.amax(-1)
             dist.all_reduce(top, op=dist.ReduceOp.MAX, group=group)
             local, mine = _local_targets(t, logits.size(-1))
@@ -51,7 +52,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
                 entropies.append(log_sum - total[2] / total[1])
         entropy = torch.cat(entropies) if with_entropy else None
         ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers), entropy)
-        ctx.vocab, ctx.chunk, ctx.reduce_hidden = vocab, chunk, reduce_hidden
+        ctx.vocab, ctx.chunk, ctx.reduce_hidden, ctx.temperature = vocab, chunk, reduce_hidden, temperature
         # an output that the loss does not use then has no gradient, rather than one of zeros
         ctx.set_materialize_grads(False)
         return torch.cat(log_probs), entropy
@@ -67,7 +68,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         pieces = [t.split(ctx.chunk) for t in (hidden, targets, normalisers, grad, grad_hidden)]
         for i, (h, t, z, g, out) in enumerate(zip(*pieces, strict=True)):
             # d log p(target) / d logits = onehot(target) - p,  d entropy / d logits = -p (log p + entropy)
-            d = _logits(h, weight, ctx.vocab).sub_(z[..., None])
+            d = _logits(h, weight, ctx.vocab, ctx.temperature).sub_(z[..., None])
             if grad_entropy is None:
                 d.exp_().mul_(-g[..., None])
             else:
@@ -78,12 +79,14 @@ class _ChunkedLogProbs(torch.autograd.Function):
                 del p
             local, mine = _local_targets(t, d.size(-1))
             d.scatter_add_(-1, local[..., None], (g * mine)[..., None])
+            if ctx.temperature != 1.0:
+                d.div_(ctx.temperature)  # of the logits before they were divided
             d = d.to(h.dtype)
             out.copy_(d @ weight)
             grad_weight += d.flatten(0, 1).t() @ h.flatten(0, 1)
         if ctx.reduce_hidden:
             dist.all_reduce(grad_hidden, group=parallel_state.get_tensor_model_parallel_group())
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None, None
 
 
 def chunked_log_probs(
@@ -96,6 +99,7 @@ def chunked_log_probs(
     sequence_parallel: bool,
     scored: Tensor | None = None,
     entropy: bool = False,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor | None]:
     """Log p(target), and the distribution's entropy, never holding more than ``chunk`` positions' logits.
 
@@ -113,6 +117,7 @@ def chunked_log_probs(
         scored: the positions that are wanted, int64 [n], places in [s * b]; None: all. A prompt's positions
             are most of a judge's, and the head is a fifth of a small model.
         entropy: also return it, from the same logits and in the same reduction over ranks.
+        temperature: of the distribution that is scored: logits are divided by it.
 
     Returns:
         Natural log-probs, fp32 [s, b], and the entropy in nats, fp32 [s, b], or None; the same on every
@@ -123,7 +128,7 @@ def chunked_log_probs(
 
         # its backward reduce-scatters over the ranks, so the gradient must not be summed here as well
         hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
-    options = (vocab, chunk, not sequence_parallel, entropy)
+    options = (vocab, chunk, not sequence_parallel, entropy, temperature)
     if scored is None:
         return _ChunkedLogProbs.apply(hidden, weight, targets, *options)
     wanted = hidden.flatten(0, 1).index_select(0, scored)[:, None]
@@ -136,9 +141,11 @@ def chunked_log_probs(
     return spread(log_probs), None if entropies is None else spread(entropies)
 
 
-def _logits(hidden: Tensor, weight: Tensor, vocab: int) -> Tensor:
+def _logits(hidden: Tensor, weight: Tensor, vocab: int, temperature: float) -> Tensor:
     """fp32 logits of this rank's slice; rows that pad the vocabulary add nothing to any sum."""
     logits = (hidden @ weight.t()).float()
+    if temperature != 1.0:
+        logits.div_(temperature)
     real = vocab - parallel_state.get_tensor_model_parallel_rank() * weight.size(0)
     if real < weight.size(0):
         logits[..., max(real, 0) :] = _NO_TOKEN

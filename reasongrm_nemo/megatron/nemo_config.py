@@ -58,6 +58,8 @@ def nemo_config(
         "variable_seq_lengths": True,
         "moe_token_dispatcher_type": "alltoall",
         "log_prob_chunk": recipe.model.log_prob_chunk,
+        # GRPO trains, and holds against its reference, the distribution that it samples from
+        "temperature": recipe.rollout.temperature if recipe.stage == "grpo" else 1.0,
         **model_keys(architecture, Layout.of_cluster(cluster)),
         **_recompute_keys(recipe.model.recompute),
         # some need CUDA kernels of Apex, some are compiled for one shape and ours vary; Transformer Engine's

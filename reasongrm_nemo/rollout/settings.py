@@ -43,6 +43,7 @@ class RolloutSettings:
         start_timeout_s: longest start.
         extra_env: further environment variables of the server.
         rope: `model.rope`: how the served model's positions are stretched, if at all.
+        log_probs: `raw`: of the model's distribution at temperature 1; `processed`: of the one sampled from.
         servers: how many servers of the run share this machine.
         gpus: the GPUs this server's workers run on; None: the first visible ones.
         gpu_memory_utilization: the share of a GPU's memory that the server may take.
@@ -66,6 +67,7 @@ class RolloutSettings:
     start_timeout_s: float
     extra_env: dict[str, str] = field(default_factory=dict)
     rope: dict[str, Any] = field(default_factory=dict)
+    log_probs: str = "raw"
     servers: int = 1
     gpus: tuple[int, ...] | None = None
     gpu_memory_utilization: float = 0.9
@@ -102,6 +104,7 @@ class RolloutSettings:
             weight_transfer=cluster["weight_transfer"],
             dtype=rollout["dtype"],
             rope=dict(model["rope"]),
+            log_probs=_log_probs(cfg),
             max_model_len=model["max_model_len"],
             trust_remote_code=model["trust_remote_code"],
             max_num_seqs=rollout["max_num_seqs"],
@@ -139,7 +142,7 @@ class RolloutSettings:
         out += ["--tensor-parallel-size", str(self.tensor_parallel)]
         # A checkpoint's generation_config.json must not narrow the distribution behind the recipe's back
         # (QwQ's says top_k 40).
-        out += ["--generation-config", "vllm", "--logprobs-mode", "raw_logprobs"]
+        out += ["--generation-config", "vllm", "--logprobs-mode", f"{self.log_probs}_logprobs"]
         out += ["--weight-transfer-config", json.dumps({"backend": ENGINES[self.weight_transfer]})]
         out += ["--enable-prefix-caching"]  # the samples of a prompt share its prefill
         out += ["--middleware", "reasongrm_nemo.rollout.vllm_plugin.RequireToken"]
@@ -196,6 +199,14 @@ class RolloutSettings:
         elif self.gpus is not None:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(_visible(gpu) for gpu in self.gpus)
         return env | self.extra_env
+
+
+def _log_probs(cfg: Mapping[str, Any]) -> str:
+    """GRPO's ratios are of the distribution that was sampled from, R* of the model's at temperature 1.
+
+    At temperature 1 they are the same (GRPO refuses narrowed sampling), and stages then share servers.
+    """
+    return "processed" if cfg["stage"] == "grpo" and cfg["rollout"]["temperature"] != 1 else "raw"
 
 
 def _gpus(rollout: Mapping[str, Any], spot: Spot) -> tuple[int, ...] | None:

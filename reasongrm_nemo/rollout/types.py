@@ -78,7 +78,8 @@ class Completion:
         sample: 0 to n - 1.
         token_ids: the tokens, the one that ended it included.
         log_probs: log-probability of each token under the model's own distribution: temperature 1, whole
-            vocabulary, whatever the sampling was.
+            vocabulary, whatever the sampling was. In GRPO under the distribution sampled from: the whole
+            vocabulary at `rollout.temperature` (see `RolloutSettings.log_probs`).
         finish_reason: `stop` (an end token) or `length` (max_tokens, or the model's context is full).
     """
 

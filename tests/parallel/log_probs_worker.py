@@ -10,6 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+TEMPERATURE = 0.7
+
 
 def main(out):
     from reasongrm_nemo.megatron.platform import load_platform
@@ -26,7 +28,7 @@ def main(out):
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=2)
     rank = dist.get_rank()
     hidden, weight, targets, weights = case()
-    *values, hidden_grad, weight_grad = plain(hidden, weight, targets, weights)
+    *values, hidden_grad, weight_grad = plain(hidden, weight, targets, weights, TEMPERATURE)
     # 29 entries over two ranks: one row of padding, which would win every softmax if it were counted
     own = torch.cat((weight, torch.full((1, WIDTH), 5.0))).chunk(2)[rank]
     wanted = torch.cat((weight_grad, torch.zeros(1, WIDTH))).chunk(2)[rank]
@@ -37,7 +39,14 @@ def main(out):
         h = (hidden.chunk(2)[rank] if sequence_parallel else hidden).clone().requires_grad_()
         w = own.clone().requires_grad_()
         scores = chunked_log_probs(
-            h, w, targets, vocab=VOCAB, chunk=7, sequence_parallel=sequence_parallel, entropy=True
+            h,
+            w,
+            targets,
+            vocab=VOCAB,
+            chunk=7,
+            sequence_parallel=sequence_parallel,
+            entropy=True,
+            temperature=TEMPERATURE,
         )
         sum((score * x).sum() for score, x in zip(scores, weights, strict=True)).backward()
         expected = hidden_grad.chunk(2)[rank] if sequence_parallel else hidden_grad

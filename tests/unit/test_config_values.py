@@ -170,6 +170,27 @@ def test_what_cannot_work_is_refused(word, says):
     assert sentence.startswith(word.split("=")[0]) and sentence.endswith(f" {says}")
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["rollout.top_p=0.95"], "rollout.top_p is 0.95; GRPO's ratios are of the whole distribution"),
+        (["rollout.top_k=40"], "rollout.top_k is 40; GRPO's ratios are of the whole distribution"),
+        # vLLM would sample at 0.01 and say so in its own log alone; more than 2 it refuses, hours later
+        (["rollout.temperature=0.001"], "rollout.temperature is 0.001; vLLM samples at 0.01 to 2"),
+        (["rollout.temperature=2.5"], "rollout.temperature is 2.5; vLLM samples at 0.01 to 2"),
+        (["grpo.kl_estimator=k1", "grpo.kl_coefficient=0.1"], "grpo.kl_estimator is k1 with grpo.kl_in loss"),
+    ],
+)
+def test_a_setting_outside_the_losss_formula_is_refused(words, says):
+    assert refusal(GRPO, *words).startswith(says)
+
+
+def test_settings_within_the_losss_formula_are_taken():
+    load_recipe(GRPO, ["rollout.temperature=0.7"])
+    load_recipe(GRPO, ["grpo.kl_estimator=k1", "grpo.kl_in=reward", "grpo.kl_coefficient=0.1"])
+    load_recipe(GENERATE, ["rollout.top_p=0.95", "rollout.top_k=40"])
+
+
 def test_no_share_is_of_none():
     says = "generate.shard is 1/0; it must be i/n with n of 1 or more, or null"
     assert refusal(GENERATE, "generate.shard=1/0") == says

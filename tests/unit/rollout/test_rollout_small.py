@@ -18,8 +18,10 @@ def cfg(tmp_path):
     python = tmp_path / "python"
     python.touch()
     return {
+        "stage": "grpo",
         "rollout": {
             "dtype": "bf16",
+            "temperature": 1.0,
             "max_num_seqs": 8,
             "kv_cache_gib": 0.25,
             "enforce_eager": True,
@@ -54,6 +56,21 @@ def test_settings_of_a_recipe(cfg, tmp_path):
     assert pairs(words)["--generation-config"] == "vllm"
     assert "--enforce-eager" in words and "--no-enable-chunked-prefill" in words
     assert "--trust-remote-code" not in words
+
+
+@pytest.mark.parametrize(
+    ("stage", "temperature", "mode"),
+    [
+        ("grpo", 1.0, "raw_logprobs"),  # the same as processed, and servers are shared with other stages
+        ("grpo", 0.7, "processed_logprobs"),
+        ("generate", 0.7, "raw_logprobs"),  # R* is of the model's distribution at temperature 1
+        ("mine", 0.7, "raw_logprobs"),
+        ("evaluate", 0.7, "raw_logprobs"),
+    ],
+)
+def test_grpo_alone_gets_log_probs_of_the_distribution_sampled_from(cfg, tmp_path, stage, temperature, mode):
+    cfg["stage"], cfg["rollout"]["temperature"] = stage, temperature
+    assert pairs(RolloutSettings.from_config(cfg).arguments(tmp_path, 80))["--logprobs-mode"] == mode
 
 
 def test_settings_on_gpu(cfg, tmp_path):

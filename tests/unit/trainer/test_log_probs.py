@@ -27,21 +27,23 @@ def one_rank(tmp_path_factory):
     dist.destroy_process_group()
 
 
-def chunked(hidden, weight, targets, chunk, entropy=True):
+def chunked(hidden, weight, targets, chunk, **options):
+    options = {"entropy": True} | options
     return chunked_log_probs(
-        hidden, weight, targets, vocab=VOCAB, chunk=chunk, sequence_parallel=False, entropy=entropy
+        hidden, weight, targets, vocab=VOCAB, chunk=chunk, sequence_parallel=False, **options
     )
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 22, 100])
 @pytest.mark.parametrize("padding", [0, 3])
-def test_equals_the_plain_computation(chunk, padding):
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
+def test_equals_the_plain_computation(chunk, padding, temperature):
     hidden, weight, targets, weights = case()
-    *values, hidden_grad, weight_grad = plain(hidden, weight, targets, weights)
+    *values, hidden_grad, weight_grad = plain(hidden, weight, targets, weights, temperature)
     # rows that pad the vocabulary would win every softmax if they were counted
     padded = torch.cat((weight, torch.full((padding, WIDTH), 5.0))).requires_grad_()
     hidden.requires_grad_()
-    scores = chunked(hidden, padded, targets, chunk)
+    scores = chunked(hidden, padded, targets, chunk, temperature=temperature)
     sum((score * w).sum() for score, w in zip(scores, weights, strict=True)).backward()
     for mine, theirs in zip(scores, values, strict=True):
         torch.testing.assert_close(mine.detach(), theirs, **CLOSE)
