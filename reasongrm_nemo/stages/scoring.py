@@ -32,8 +32,8 @@ class Scorer:
     Attributes:
         model_dir: Hugging Face folder.
         name: in the records.
-        writer_dir: folder of the model that wrote the paths. Where both have the same tokenizer.json the
-            sampled tokens are scored; else the text, in the scorer's tokens.
+        writer_dir: folder of the model that wrote the paths. Where both give texts the same tokens the
+            sampled ones are scored; else the text, in the scorer's tokens.
         keep_token_ids: keep the tokens in the records.
         keep_probs: write every token's probability beside them.
     """
@@ -79,8 +79,7 @@ class _Pass:
     def __init__(self, ctx: StageContext, tasks: dict[str, Task], scorer: Scorer) -> None:
         self._ctx, self._tasks, self._scorer = ctx, tasks, scorer
         self._tokenizer: JudgeTokenizer = load_tokenizer(scorer.model_dir)
-        files = (folder / "tokenizer.json" for folder in (scorer.model_dir, scorer.writer_dir))
-        self._same_tokens = len({file.read_bytes() for file in files}) == 1
+        self._same_tokens = self._tokenizer.digest == load_tokenizer(scorer.writer_dir).digest
 
     def score(self, paths: Sequence[SampledPath]) -> Iterator[SampledPath]:
         """The paths with new sums, as they come."""

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids, response_ids, stop_token_ids
+from reasongrm_nemo.tokenization import (
+    asks_for_date,
+    load_tokenizer,
+    prompt_ids,
+    response_ids,
+    stop_token_ids,
+)
 
 TINY = Path(__file__).resolve().parents[2] / "reasongrm_nemo" / "assets" / "tiny_judge"
 MESSAGES = [{"role": "user", "content": "Q:a=9;b=a+2;b?\n surely one(A)\n maybe two(B)"}]
@@ -138,3 +144,114 @@ def test_a_template_in_a_file_of_its_own_goes_first(folder):
     wanted = theirs.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=False)
     assert load_tokenizer(path).render(MESSAGES, add_generation_prompt=True) == wanted
     assert wanted.startswith("FILE ")
+
+
+GENERATION = (
+    "{% for m in messages %}{% generation %}{% set seen = m['content'] %}{{ seen }}{% endgeneration %}\n"
+    "{{ seen is defined }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}",
+        GENERATION,
+        {"default": "D {{ messages[0]['content'] }}", "tool_use": "T"},
+        [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}],
+        "{{ messages[0] | tojson(indent=2, separators=(',', ': '), sort_keys=true) }}",
+        "{{ eos_token }}{{ pad_token }}{{ cls_token }}{{ additional_special_tokens | join('+') }}"
+        "{{ image_token }}{{ bos_token is defined }}",
+    ],
+)
+def test_templates_transformers_compiles_are_compiled(folder, template):
+    transformers = pytest.importorskip("transformers")
+    named = {"additional_special_tokens": ["<|im_start|>", "</think>"], "cls_token": "<think>"}
+    path = folder(template, **named, extra_special_tokens={"image_token": "<|im_start|>"})
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(path)
+    wanted = theirs.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=False)
+    assert wanted and load_tokenizer(path).render(MESSAGES, add_generation_prompt=True) == wanted
+
+
+def test_a_folder_of_further_templates_gives_the_default_one(folder):
+    path = folder("CONFIG")
+    extra = path / "additional_chat_templates"
+    extra.mkdir()
+    (extra / "tool_use.jinja").write_text("TOOLS")
+    assert load_tokenizer(path).render(MESSAGES, True) == "CONFIG"
+    (extra / "default.jinja").write_text("DEFAULT")
+    assert load_tokenizer(path).render(MESSAGES, True) == "DEFAULT"
+    (path / "chat_template.jinja").write_text("FILE")
+    assert load_tokenizer(path).render(MESSAGES, True) == "FILE"
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ({"rag": "r", "tool_use": "t"}, "no default among its chat templates rag, tool_use"),
+        ([{"name": "rag", "template": "r"}], "no default among its chat templates rag"),
+        ([{"nom": "default"}], "chat_template .*neither a text nor"),
+        ({"default": 3}, "chat_template .*neither a text nor"),
+        (7, "chat_template .*neither a text nor"),
+        ("{% generation %}", "cannot be read.*line 1"),
+        ("{% for m in messages %}\n{% endgeneration %}{% endfor %}", "cannot be read.*line 2"),
+    ],
+)
+def test_templates_of_a_wrong_shape_are_refused_in_one_sentence(folder, template, says):
+    with pytest.raises(UserError, match=says) as refusal:
+        load_tokenizer(folder(template)).render(MESSAGES, True)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "{{ 1 / 0 }}",
+        "{{ messages[0]['content'] + 1 }}",
+        "{{ messages[0].content.index('@') }}",
+        "{{ range(10 ** 9) | list }}",
+        "{{ {}['x'].y }}",
+        "{{ messages.append(1) }}",
+        "{{ strftime_now(3) }}",
+        "{{ messages | tojson(indent='x', nonsense=1) }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_whatever_a_template_raises_is_one_sentence(folder, expression):
+    tokenizer = load_tokenizer(folder(expression), date="2026-11-29")
+    with pytest.raises(UserError, match=r"the chat template of .* refuses the messages: ") as refusal:
+        tokenizer.render(MESSAGES, True)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "holds no JSON object"),
+        ('{"eos_token_id": "2"}', "eos_token_id is '2'"),
+        ('{"eos_token_id": [2, null]}', "eos_token_id is "),
+        ('{"eos_token_id": true}', "eos_token_id is True"),
+        ('{"eos_token_id": 2.5}', "eos_token_id is 2.5"),
+        ('{"eos_token_id": -1}', "eos_token_id is -1"),
+    ],
+)
+def test_a_broken_file_of_stop_tokens_is_one_sentence(folder, name, text, says):
+    path = folder()
+    (path / name).write_text(text)
+    with pytest.raises(UserError, match=says) as refusal:
+        stop_token_ids(load_tokenizer(path), path)
+    assert name in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+TODAY = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}{{ messages[0].content }}"
+
+
+def test_the_date_is_the_one_given_and_never_the_clocks(folder):
+    path = folder(TODAY)
+    dated = load_tokenizer(path, date="2024-07-26")
+    assert dated.render(MESSAGES, True).startswith("26 Jul 2024Q:")
+    assert asks_for_date(path) and not asks_for_date(folder("{# no strftime_now here #}x"))
+    with pytest.raises(UserError, match=r"asks for today's date.*judge\.date"):
+        load_tokenizer(folder(TODAY)).render(MESSAGES, True)

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Hugging Face folder's fast tokenizer, put together from its files as transformers 4.51 does.
+
+tokenizer.json is not all of it: tokenizer_config.json and, where that names no added_tokens_decoder,
+special_tokens_map.json and added_tokens.json hold further tokens and settings, and the tokenizer's class has
+defaults. What this does not know shows when its tokens are compared with transformers' (see `agreement`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from reasongrm_nemo.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken, Tokenizer
+
+    _Value: TypeAlias = str | AddedToken
+
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_END_OF_TEXT = "<|endoftext|>"
+# What a class sets where the configuration is silent.
+_DEFAULTS: dict[str, dict[str, str]] = {
+    "Qwen2Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), _END_OF_TEXT),
+    "GPT2Tokenizer": dict.fromkeys(("unk_token", "bos_token", "eos_token"), _END_OF_TEXT),
+    "LlamaTokenizer": {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"},
+    "GemmaTokenizer": {
+        "unk_token": "<unk>",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+    },
+}
+# The class of a model whose tokenizer_config.json names none.
+_CLASS_OF_MODEL = {
+    "qwen2": "Qwen2Tokenizer",
+    "qwen3": "Qwen2Tokenizer",
+    "llama": "LlamaTokenizer",
+    "mistral": "LlamaTokenizer",
+}
+# How a token is matched.
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+# What transformers 5 calls the class without any; transformers 4 does not know it.
+_OF_TRANSFORMERS_5 = "TokenizersBackend"
+
+
+@dataclass(frozen=True)
+class TokenizerFolder:
+    """What the files of a folder come to.
+
+    Attributes:
+        fast: the tokenizer, every added token in it, without padding and truncation.
+        named: special tokens by name, as chat templates are given them: texts, and one list of further ones.
+    """
+
+    fast: Tokenizer
+    named: dict[str, Any]
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """A file that holds a JSON object; an absent one holds nothing.
+
+    Raises:
+        UserError: it is no JSON, or no object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return found
+
+
+def read_folder(folder: Path) -> TokenizerFolder:
+    """The tokenizer of a folder.
+
+    Raises:
+        UserError: it has no tokenizer.json, or a file cannot be read.
+    """
+    from tokenizers import Tokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(
+            f"{folder} holds no tokenizer.json; it is not a Hugging Face model folder with a fast tokenizer"
+        )
+    config = json_object(folder / "tokenizer_config.json")
+    try:
+        fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return _assemble(folder, fast, config)
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception; wrong shapes raise anything
+        words = " ".join(str(error).split())
+        raise UserError(f"{folder}: the tokenizer cannot be read ({type(error).__name__}: {words})") from None
+
+
+def _assemble(folder: Path, fast: Tokenizer, config: dict[str, Any]) -> TokenizerFolder:
+    kind = _class_name(folder, config)
+    settings = _DEFAULTS.get(kind, {}) | _padding_token(fast) | config
+    declared: dict[int, AddedToken] = {
+        int(index): _added(value) for index, value in (config.get("added_tokens_decoder") or {}).items()
+    }
+    known = declared
+    if "added_tokens_decoder" not in config:
+        settings |= _older_special_tokens(folder, settings)
+        known = fast.get_added_tokens_decoder()
+        declared = _older_added_tokens(folder, settings) | known
+    named, further = _special_tokens(settings, kind)
+    full = {token.content: token for token in known.values()}
+    named = {name: full.get(str(value), value) if name in NAMED else value for name, value in named.items()}
+    _add(fast, [declared[index] for index in sorted(declared)], [*named.values(), *further])
+    fast.no_padding()
+    fast.no_truncation()
+    fast.encode_special_tokens = bool(config.get("split_special_tokens", False))
+    _set_prefix_space(fast, config, kind)
+    variables: dict[str, Any] = {name: str(value) for name, value in named.items()}
+    if further:
+        variables["additional_special_tokens"] = [str(token) for token in further]
+    return TokenizerFolder(fast, variables)
+
+
+def _class_name(folder: Path, config: Mapping[str, Any]) -> str:
+    name = config.get("tokenizer_class")
+    if name is None:
+        model = json_object(folder / "config.json")
+        name = model.get("tokenizer_class") or _CLASS_OF_MODEL.get(str(model.get("model_type")), "")
+    return str(name).removesuffix("Fast")
+
+
+def _padding_token(fast: Tokenizer) -> dict[str, str]:
+    return {"pad_token": fast.padding["pad_token"]} if fast.padding else {}
+
+
+def _older_special_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """special_tokens_map.json, which goes before tokenizer_config.json; further tokens add up."""
+    found = json_object(folder / "special_tokens_map.json")
+    for key, value in found.items():
+        if isinstance(value, list):
+            before = [_value(token) for token in settings.get(key) or []]
+            found[key] = before + [token for token in map(_value, value) if token not in before]
+    return found
+
+
+def _older_added_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
+    """added_tokens.json: places by text, which say nothing of how they are matched."""
+    from tokenizers import AddedToken
+
+    named, further = _special_tokens(settings, "")
+    special = {str(token) for token in (*named.values(), *further)}
+    return {
+        int(index): AddedToken(text, normalized=text not in special, special=text in special)
+        for text, index in json_object(folder / "added_tokens.json").items()
+    }
+
+
+def _special_tokens(settings: Mapping[str, Any], kind: str) -> tuple[dict[str, _Value], list[_Value]]:
+    """Those with a name, and further ones."""
+    named = {name: settings[name] for name in NAMED if settings.get(name)}
+    extra = settings.get("extra_special_tokens") or {}
+    further = [*(settings.get("additional_special_tokens") or [])]
+    if isinstance(extra, dict):
+        named |= extra
+    else:
+        further += extra
+    if kind == _OF_TRANSFORMERS_5:
+        named |= {key: text for key, text in settings.items() if key.endswith("_token") and type(text) is str}
+    return {name: _value(value) for name, value in named.items()}, [_value(value) for value in further]
+
+
+def _value(value: Any) -> _Value:
+    """A token given by its text, or with how it is matched."""
+    return value if isinstance(value, str) else _added(value)
+
+
+def _added(value: Any) -> AddedToken:
+    from tokenizers import AddedToken
+
+    if isinstance(value, AddedToken):
+        return value
+    if not (isinstance(value, dict) and isinstance(value.get("content"), str)):
+        raise ValueError(f"a token is {value!r}, which has no content")
+    flags = {key: value[key] for key in _FLAGS if key in value}
+    return AddedToken(value["content"], **({"special": True} | flags))
+
+
+def _add(fast: Tokenizer, declared: list[AddedToken], special: list[_Value]) -> None:
+    """Declared tokens, then the special ones that are new or matched otherwise; new ones go to the end."""
+    from tokenizers import AddedToken
+
+    known = {token.content for token in (*fast.get_added_tokens_decoder().values(), *declared)}
+    texts = {str(token) for token in special}
+    added = list(declared)
+    for token in special:
+        if token not in (known if isinstance(token, str) else declared):
+            added.append(AddedToken(token, special=True) if isinstance(token, str) else token)
+    for token in added:
+        token.special = token.special or token.content in texts
+    fast.add_tokens(added)
+
+
+def _set_prefix_space(fast: Tokenizer, config: Mapping[str, Any], kind: str) -> None:
+    """`add_prefix_space` of a bare byte-level tokenizer; inside a sequence transformers leaves it alone."""
+    from tokenizers import pre_tokenizers
+
+    wanted = config.get("add_prefix_space", None if kind == "LlamaTokenizer" else False)
+    before = fast.pre_tokenizer
+    bare = isinstance(before, pre_tokenizers.ByteLevel) and kind != _OF_TRANSFORMERS_5
+    if bare and wanted is not None and before.add_prefix_space != wanted:
+        before.add_prefix_space = wanted
+        fast.pre_tokenizer = before
