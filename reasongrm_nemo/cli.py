@@ -269,8 +269,13 @@ def preflight(
 
 
 @main.command()
-@click.argument("benchmark")
-@click.argument("verdicts", type=_FILE, nargs=-1, required=True)
+@click.argument("words", type=_FILE, nargs=-1, required=True, metavar="BENCHMARK VERDICTS...")
+@click.option(
+    "--from",
+    "origin",
+    metavar="BENCHMARK",
+    help="Read what the scripts of rewardbench, rm_bench or rmb wrote, or RM-R1's; it is the benchmark too.",
+)
 @click.option("--policy", default="paper", show_default=True, help="paper, rm_r1 or rewardbench.")
 @click.option("--vote", default="mean", show_default=True, help="Of several samples: mean or majority.")
 @click.option("--partial", is_flag=True, help="Score a log that lacks subsets; what needs them is left out.")
@@ -283,11 +288,12 @@ def preflight(
 @click.option("--page", type=_FILE, help="Write a page with the worst disagreements (Markdown).")
 @click.option("--tasks", type=_FILE, help="What the judge was shown (evaluate's tasks/*.jsonl), for it.")
 @_JSON
-def score(benchmark: str, verdicts: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+def score(words: tuple[Path, ...], origin: str | None, as_json: bool, **options: Any) -> None:
     """Score BENCHMARK (rewardbench, rm_bench or rmb) from its verdict log; several files are its shards."""
-    from reasongrm_nemo.report.score_command import ScoreOptions, score_command
+    from reasongrm_nemo.report.score_command import ScoreOptions, benchmark_and_files, score_command
 
-    data, text = score_command(benchmark, verdicts, ScoreOptions(**options))
+    benchmark, files = benchmark_and_files(words, origin)
+    data, text = score_command(benchmark, files, ScoreOptions(**options, origin=origin))
     _print(as_json, data, text)
 
 

@@ -169,15 +169,16 @@ class Verdict(Record):
     `cell` tells apart the several pairs of one item: RM-Bench's style cell, a best-of-N group's loser.
     What may be left out: `sample` (of several judgements in one order), `turns` of the user, the characters
     of both answers, the prompt's tokens, and `prompt_id`, alike where the conversation is.
-    A scalar reward model's row has the two scores instead of a verdict; of such a row only the benchmark, the
-    subset, the item, the cell and the scores need be in the file, the rest follows.
+    Of a judge's row only the benchmark, the subset, the item, the order and the verdict or the text need be
+    in the file, of a scalar reward model's the two scores instead of order and verdict; the rest follows.
+    `order` is None where another project's file says who won but not in which order it was asked.
     """
 
     benchmark: str
     subset: str
     item_id: str
     cell: str | None
-    order: Order
+    order: Order | None
     verdict: Side | None
     correct: bool
     tie: bool
@@ -195,24 +196,19 @@ class Verdict(Record):
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "record") -> Verdict:
-        """As `Record.from_dict`, filling in what two scores imply."""
-        if isinstance(data, dict) and "chosen_score" in data and "rejected_score" in data:
-            chosen, rejected = data["chosen_score"], data["rejected_score"]
-            numbers = isinstance(chosen, (int, float)) and isinstance(rejected, (int, float))
-            implied = {
-                "order": "chosen_first",
-                "verdict": None,
-                "correct": numbers and chosen > rejected,
-                "tie": numbers and chosen == rejected,
-                "parse_status": "score",
-                "tokens": 0,
-                "text": "",
-            }
-            data = implied | data
+        """As `Record.from_dict`, filling in what follows from two scores, or from a verdict or text."""
+        if isinstance(data, dict):
+            if "chosen_score" in data and "rejected_score" in data:
+                data = _implied_by_scores(data["chosen_score"], data["rejected_score"]) | data
+            elif not data.keys() >= _WHOLE_ROW:
+                unread = {"verdict": None} if data.get("text") else {}
+                data = unread | _implied_by_verdict(data.get("verdict"), data.get("order")) | data
         return super().from_dict(data, where)
 
     def _inconsistency(self) -> str | None:
         if self.chosen_score is None and self.rejected_score is None:
+            if self.order is None and (self.verdict is not None or self.text):
+                return "has a verdict or a text but no 'order'; give 'chosen_first' or 'rejected_first'"
             return None
         if self.chosen_score is None or self.rejected_score is None:
             return "has one of 'chosen_score' and 'rejected_score'; give both"
@@ -225,3 +221,31 @@ class Verdict(Record):
         if self.tie != (self.chosen_score == self.rejected_score):
             return f"has the scores {self.chosen_score} and {self.rejected_score} but 'tie' {self.tie}"
         return None
+
+
+_WHOLE_ROW = frozenset({"cell", "correct", "tie", "parse_status", "tokens", "text", "verdict"})
+
+
+def _implied_by_scores(chosen: Any, rejected: Any) -> dict[str, Any]:
+    numbers = isinstance(chosen, (int, float)) and isinstance(rejected, (int, float))
+    return {
+        "cell": None,
+        "order": "chosen_first",
+        "verdict": None,
+        "correct": numbers and chosen > rejected,
+        "tie": numbers and chosen == rejected,
+        "parse_status": "score",
+        "tokens": 0,
+        "text": "",
+    }
+
+
+def _implied_by_verdict(verdict: Any, order: Any) -> dict[str, Any]:
+    return {
+        "cell": None,
+        "correct": verdict in ("A", "B") and (verdict == "A") == (order == "chosen_first"),
+        "tie": False,
+        "parse_status": "no_verdict" if verdict is None else "ok",
+        "tokens": 0,
+        "text": "",
+    }

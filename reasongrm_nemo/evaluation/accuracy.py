@@ -163,7 +163,7 @@ def _item(verdict: Verdict) -> Hashable:
 
 
 def _agreement(verdicts: Sequence[Verdict]) -> float | None:
-    by_item: dict[Hashable, dict[str, list[Verdict]]] = {}
+    by_item: dict[Hashable, dict[str | None, list[Verdict]]] = {}
     for verdict in verdicts:
         orders = by_item.setdefault((_item(verdict), verdict.cell), {})
         orders.setdefault(verdict.order, []).append(verdict)

@@ -15,6 +15,7 @@ from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
 from reasongrm_nemo.evaluation.details import Details
+from reasongrm_nemo.evaluation.foreign import PROJECTS, is_foreign, read_results
 from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes, Witness, collect
 from reasongrm_nemo.evaluation.policies import Policy, get_policy, nearest
 from reasongrm_nemo.evaluation.resample import DRAWS, Elements, bootstrap, interval
@@ -64,6 +65,12 @@ class Run:
     def benchmark(self) -> str:
         """The benchmark's name."""
         return self.result.benchmark
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """The benchmark, and how many of its judgements are there; empty when all are."""
+        missing = self.result.coverage.missing
+        return {} if missing is None else {self.benchmark: missing}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the result's fields, the log's name, and the details if there are any."""
@@ -128,47 +135,90 @@ def score_log(
     draws: int = DRAWS,
     name: str | None = None,
     witnesses: Sequence[Witness] = (),
+    project: str | None = None,
 ) -> Run:
     """`score_rows` of a verdict log, whole or in shards; its name is the first file's unless given.
+
+    `project` says whose scripts wrote those of the files that are no verdict log (`foreign.PROJECTS`).
 
     Raises:
         UserError: as `score_rows`; or two rows are the same sample of a judgement.
     """
     _benchmark(benchmark)
     get_policy(policy)
-    rows = _rows(files)
+    rows = read_log(files, project)
     name = encodable(name or log_name(files[0]))  # a path may hold bytes that are no UTF-8
+    reread = Reread()
+    watching = [*witnesses, reread.add] if project else witnesses
     try:
-        return score_rows(benchmark, name, rows, policy, partial, details, draws, witnesses)
+        run = score_rows(benchmark, name, rows, policy, partial, details, draws, watching)
+        run.result.notes.extend(reread.notes())
+        return run
     except UserError as error:
         named = any(str(error).startswith(f"{file}:") for file in files)
         raise error if named else UserError(f"{', '.join(map(str, files))}: {error}") from None
 
 
-def _rows(files: Sequence[Path]) -> Iterator[Verdict]:
+class Reread:
+    """A `Witness` that counts the texts which the policy reads otherwise than their script recorded."""
+
+    def __init__(self) -> None:
+        self._texts = self._otherwise = 0
+
+    def add(self, verdict: Verdict, credit: float, right: bool, status: str) -> None:
+        """One judgement."""
+        if verdict.text:
+            self._texts += 1
+            self._otherwise += right != verdict.correct
+
+    def notes(self) -> list[str]:
+        """A note where any is read otherwise."""
+        if not self._otherwise:
+            return []
+        return [
+            f"{self._otherwise:,} of {self._texts:,} texts count otherwise under this policy than their "
+            "script recorded"
+        ]
+
+
+def read_log(files: Sequence[Path], project: str | None = None) -> Iterator[Verdict]:
     """The judgements of a log's shards; one that names its sample must not be there again.
 
     Rows of a pair are averaged, so another run or a shard given twice would go into the scores unseen.
     """
-    seen: set[tuple[str, str, str | None, str, int]] = set()
-    for where, data in chain.from_iterable(map(read_dicts, files)):
-        row = Verdict.from_dict(data, where)
+    seen: set[tuple[str, str, str | None, str | None, int]] = set()
+    for where, row in chain.from_iterable(_rows(file, project) for file in files):
         if row.sample is not None:
-            key = (intern(row.subset), row.item_id, row.cell, intern(row.order), row.sample)
+            key = (intern(row.subset), row.item_id, row.cell, row.order and intern(row.order), row.sample)
             if key in seen:
                 cell = "" if row.cell is None else f", cell {row.cell}"
                 raise UserError(
                     f"{where}: sample {row.sample} of item '{row.item_id}' of '{row.subset}'{cell}, "
-                    f"{row.order}, was there before; give each shard of one run once, and another run by "
-                    "--compare"
+                    f"{row.order or 'in whatever order'}, was there before; "
+                    "give each shard of one run once, and another run by --compare"
                 )
             seen.add(key)
         yield row
 
 
+def _rows(file: Path, project: str | None) -> Iterator[tuple[str, Verdict]]:
+    """Place and judgement of each row of one file."""
+    if not is_foreign(file):
+        for where, data in read_dicts(file):
+            yield where, Verdict.from_dict(data, where)
+    elif project is None:
+        raise UserError(
+            f"{file}: this is no verdict log; what the scripts of RewardBench, RM-Bench, RMB or RM-R1 wrote "
+            f"is read with --from {', --from '.join(PROJECTS)}"
+        )
+    else:
+        for row in read_results(project, file):
+            yield str(file), row
+
+
 def log_name(file: Path) -> str:
     """A run's name, from its log's."""
-    return file.name.split(".jsonl")[0]
+    return file.name.split(".json")[0]
 
 
 def score_files(

@@ -59,6 +59,8 @@ class Comparison:
     neither: int
     mcnemar: McNemar
     differences: dict[str, dict[str, float | None]]
+    notes: dict[str, list[str]]
+    """By run what its log lacks of the benchmark; a run without is not in it."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -94,6 +96,7 @@ def compare(first: Run, second: Run, draws: int = DRAWS) -> Comparison:
         neither=int(counts[0, 0]),
         mcnemar=mcnemar(int(counts[1, 0]), int(counts[0, 1])),
         differences=_differences(first, second, ours, theirs, draws),
+        notes={run.name: said for run in (first, second) if (said := run.result.coverage.notes())},
     )
 
 

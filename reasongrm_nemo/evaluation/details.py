@@ -39,10 +39,12 @@ class Details:
         self._prompt_tokens.append(verdict.prompt_tokens)
         self._turns.append(verdict.turns)
         self._longer.append(_longer(verdict, right, status))
+        found = self._confusion.setdefault(verdict.subset, Counter())
+        if verdict.order is None:  # nobody knows which answer was A
+            return
         label: Side = "A" if verdict.order == "chosen_first" else "B"
         other: Side = "B" if label == "A" else "A"
         side = (label if right else other) if status == "ok" else None
-        found = self._confusion.setdefault(verdict.subset, Counter())
         found[label, side or ("tie" if status == "tie" else "none")] += 1
         if verdict.chosen_score is None:
             pair = f"{verdict.subset}/{verdict.item_id}/{verdict.cell}"

@@ -21,8 +21,11 @@ class PairOutcome:
     credit: float = 0.0
     right: int = 0
     judgements: int = 0
-    ballots: dict[str, list[tuple[float, bool, str]]] | None = None
+    ballots: dict[str | None, list[tuple[float, bool, str]]] | None = None
     """The outcomes by order, while a majority is being gathered."""
+    rows: int = 0
+    rows_swapped: int = 0
+    """Rows of the log, and those of them that show the rejected answer first."""
 
     @property
     def mean_credit(self) -> float:
@@ -80,6 +83,8 @@ def outcome(verdict: Verdict, policy: Policy) -> tuple[float, bool, str]:
     if side is not None:
         right = (side == "A") == (verdict.order == "chosen_first")
         return float(right), right, "ok"
+    if verdict.order is None and (verdict.correct or status == "ok"):
+        return float(verdict.correct), verdict.correct, "ok"
     if verdict.tie:
         return policy.tie, False, "tie"
     return policy.unparsable, False, "no_verdict" if status in ("ok", "tie") else status
@@ -117,6 +122,8 @@ def collect(
         if pair is None:
             pair = item.setdefault(verdict.cell, PairOutcome())
         credit, right, status = outcome(verdict, policy)
+        pair.rows += 1
+        pair.rows_swapped += verdict.order == "rejected_first"
         if majority:
             pair.ballots = pair.ballots or {}
             pair.ballots.setdefault(verdict.order, []).append((credit, right, status))

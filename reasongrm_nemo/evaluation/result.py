@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reasongrm_nemo.evaluation.accuracy import Accuracy, combine
+from reasongrm_nemo.evaluation.coverage import Coverage
 from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes
 from reasongrm_nemo.evaluation.policies import Policy
 
@@ -44,6 +45,7 @@ class Result:
     subsets: list[SubsetResult]
     statuses: dict[str, int]
     notes: list[str]
+    coverage: Coverage
 
     def values(self) -> dict[str, float]:
         """The scores alone, those that are known."""
@@ -68,14 +70,7 @@ def statuses(subsets: Mapping[str, SubsetOutcomes]) -> dict[str, int]:
     return dict(sorted(total.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def notes(rules: Policy, subsets: Sequence[SubsetResult]) -> list[str]:
-    """A note on the vote, and one when the log's items are not as many as the benchmark's."""
-    found = ["the majority of the samples of each order counts"] if rules.vote == "majority" else []
-    off = [row for row in subsets if row.accuracy.items != row.expected_items]
-    if off:
-        first = off[0]
-        found.append(
-            f"not the whole benchmark: {len(off)} of the subsets here have another number of items than "
-            f"published, the first being {first.name} with {first.accuracy.items} of {first.expected_items}"
-        )
-    return found
+def notes(rules: Policy, covered: Coverage) -> list[str]:
+    """A note on the vote, and those on what the log lacks of the benchmark."""
+    vote = ["the majority of the samples of each order counts"] if rules.vote == "majority" else []
+    return vote + covered.notes()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy, combine
+from reasongrm_nemo.evaluation.coverage import coverage
 from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes, check_cells, check_subsets, collect
 from reasongrm_nemo.evaluation.policies import Policy, get_policy
 from reasongrm_nemo.evaluation.resample import Elements
@@ -125,7 +126,8 @@ def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool =
         for name in ITEMS
         if name in subsets
     ]
-    return Result(BENCHMARK, rules.name, sections, rows, statuses(subsets), notes(rules, rows))
+    covered = coverage(subsets, {name: (count, count) for name, count in ITEMS.items()})
+    return Result(BENCHMARK, rules.name, sections, rows, statuses(subsets), notes(rules, covered), covered)
 
 
 def elements(subsets: Mapping[str, SubsetOutcomes], rules: Policy) -> Elements:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy
+from reasongrm_nemo.evaluation.coverage import coverage
 from reasongrm_nemo.evaluation.outcomes import (
     PairOutcome,
     SubsetOutcomes,
@@ -78,10 +79,11 @@ def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool =
         for name in ITEMS
         if name in subsets
     ]
-    said = notes(rules, rows)
+    covered = coverage(subsets, {name: (count, len(CELLS) * count) for name, count in ITEMS.items()})
+    said = notes(rules, covered)
     if rules.released_rm_bench:
         said.insert(0, _released_note(_matrix_scores(subsets, {})))
-    return Result(BENCHMARK, rules.name, found, rows, statuses(subsets), said)
+    return Result(BENCHMARK, rules.name, found, rows, statuses(subsets), said, covered)
 
 
 def elements(subsets: Mapping[str, SubsetOutcomes], rules: Policy) -> Elements:

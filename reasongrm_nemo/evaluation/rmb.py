@@ -19,6 +19,7 @@ from importlib import resources
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy
+from reasongrm_nemo.evaluation.coverage import coverage
 from reasongrm_nemo.evaluation.outcomes import (
     PairOutcome,
     SubsetOutcomes,
@@ -140,8 +141,8 @@ def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool =
         for name in known
         if name in subsets
     ]
-    said = notes(rules, rows) + _lost(groups)
-    return Result(BENCHMARK, rules.name, found, rows, statuses(subsets), said)
+    covered = coverage(subsets, known)
+    return Result(BENCHMARK, rules.name, found, rows, statuses(subsets), notes(rules, covered), covered)
 
 
 def elements(subsets: Mapping[str, SubsetOutcomes], rules: Policy) -> Elements:
@@ -173,13 +174,3 @@ def _value(name: str, cells: Mapping[str | None, PairOutcome]) -> float:
         # sorted, so that the row order changes no digit
         return math.prod(sorted(pair.share_right for pair in cells.values()))
     return cells[None].mean_credit
-
-
-def _lost(groups: Mapping[str, SubsetOutcomes]) -> list[str]:
-    """A note when whole groups lack pairs, which makes them easier than they are."""
-    for name, subset in groups.items():
-        items, pairs = counts()[name]
-        found = sum(len(cells) for cells in subset.items.values())
-        if len(subset.items) == items and found != pairs:
-            return [f"'{name}' has {found} pairs in its {items} groups, {pairs} as published"]
-    return []

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,13 @@ class Disagreements:
         return [pair for pair, _ in sorted(wrong, key=place)[:count]]
 
 
-def page(run: Run, worst: Sequence[Pair], logs: Sequence[Path], tasks: Path | None = None) -> str:
+def page(run: Run, worst: Sequence[Pair], judgements: Iterable[Verdict], tasks: Path | None = None) -> str:
     """The page as Markdown.
 
     Args:
         run: scored with details.
         worst: pairs to show, as `Disagreements.worst` gives them.
-        logs: the verdict log's files, for the judge's texts.
+        judgements: the log's once more, for the judge's texts.
         tasks: the file of `BenchmarkTask` that was asked, for what the judge was shown; None: it is left out.
 
     Raises:
@@ -82,11 +82,14 @@ def page(run: Run, worst: Sequence[Pair], logs: Sequence[Path], tasks: Path | No
     lines += ["", "## Positions, lengths, cost", "", "```", *details_lines(run.details.figures()), "```", ""]
     lines += ["## Worst disagreements", ""]
     shown = _shown(tasks, worst) if tasks is not None else {}
-    judged = _judged(logs, worst)
+    judged = _judged(judgements, worst)
     for pair in worst:
         subset, item, cell = pair
         lines += [f"### {subset}, item {item}" + (f", cell {cell}" if cell is not None else ""), ""]
         for verdict in judged[pair]:
+            if verdict.order is None:
+                lines += ["The log says only that the judgement is wrong.", ""]
+                continue
             label = "A" if verdict.order == "chosen_first" else "B"
             said = verdict.verdict or verdict.parse_status
             lines += [f"The right answer is {label}, the log says {said} ({verdict.tokens} tokens):", ""]
@@ -96,14 +99,13 @@ def page(run: Run, worst: Sequence[Pair], logs: Sequence[Path], tasks: Path | No
     return encodable("\n".join(lines).rstrip() + "\n")
 
 
-def _judged(logs: Sequence[Path], worst: Sequence[Pair]) -> dict[Pair, list[Verdict]]:
+def _judged(judgements: Iterable[Verdict], worst: Sequence[Pair]) -> dict[Pair, list[Verdict]]:
     """Of each pair one judgement in each order, the first of the log."""
     found: dict[Pair, list[Verdict]] = {pair: [] for pair in worst}
-    for log in logs:
-        for verdict in read_jsonl(log, Verdict):
-            kept = found.get((verdict.subset, verdict.item_id, verdict.cell))
-            if kept is not None and all(other.order != verdict.order for other in kept):
-                kept.append(verdict)
+    for verdict in judgements:
+        kept = found.get((verdict.subset, verdict.item_id, verdict.cell))
+        if kept is not None and all(other.order != verdict.order for other in kept):
+            kept.append(verdict)
     return found
 
 

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper's tables with runs made here among the published rows, as Markdown and LaTeX.
 
-The best of a column is bold, the second best underlined, as in the paper; a run made here has a dagger.
+The best of a column is bold, the second best underlined, as in the paper; a run made here has a dagger, and
+a double one where its logs lack judgements of a benchmark.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
 import yaml
 
 KINDS = {"scalar": "Scalar reward models", "generative": "Generative reward models"}
-DAGGER = "†"
+DAGGER, DOUBLE_DAGGER = "†", "‡"
+BENCHMARK_NAMES = {"rewardbench": "RewardBench", "rm_bench": "RM-Bench", "rmb": "RMB"}
 OF_BENCHMARK = {"rewardbench": 4, "rm_bench": 5, "rmb": 6}
 """The table with all the scores of a benchmark."""
 NUMBERS = (1, 2, 3, 4, 5, 6)
@@ -24,21 +26,27 @@ NUMBERS = (1, 2, 3, 4, 5, 6)
 
 @dataclass(frozen=True)
 class TableRun:
-    """A run made here: `scores` by benchmark and score, in [0, 1]; what is unknown is left out."""
+    """A run made here.
+
+    `scores` are by benchmark and score, in [0, 1]; what is unknown is left out.  `missing` says by benchmark
+    how many judgements are there ("812 of 2,985 judgements") where some are missing.
+    """
 
     name: str
     scalar: bool
     scores: Mapping[str, Mapping[str, float]]
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: figures in %, None where there is none."""
+    """A line of a table: figures in %, None where there is none, and what of the benchmarks is missing."""
 
     name: str
     kind: str
     values: tuple[float | None, ...]
     here: bool
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,12 @@ def build(number: int, runs: Sequence[TableRun]) -> Table:
         for run in runs:
             found = _values(columns, run)
             if run.scalar == (kind == "scalar") and any(value is not None for value in found):
-                rows.append(Row(run.name, kind, found, here=True))
+                missing = tuple(
+                    f"{BENCHMARK_NAMES[name]} {run.missing[name]}"
+                    for name in BENCHMARK_NAMES
+                    if name in run.missing and any(benchmark == name for benchmark, _ in columns)
+                )
+                rows.append(Row(run.name, kind, found, True, missing))
     digits = 2 if number in (2, 3) else 1
     return Table(number, data["caption"], [head for head, _, _ in data["columns"]], rows, digits)
 
@@ -117,9 +130,14 @@ def _cells(table: Table, bold: str, underlined: str) -> list[list[str]]:
     ]
 
 
-def _footnote(table: Table) -> str:
-    here = f" {DAGGER}: run here." if any(row.here for row in table.rows) else ""
-    return f"{table.caption} (the paper's Table {table.number}, in %).{here}"
+def _footnote(table: Table, escape: Callable[[str], str]) -> str:
+    said = f"{table.caption} (the paper's Table {table.number}, in %)."
+    if any(row.here for row in table.rows):
+        said += f" {DAGGER}: run here."
+    lacking = [f"{escape(row.name)}: {', '.join(row.missing)}" for row in table.rows if row.missing]
+    if lacking:
+        said += f" {DOUBLE_DAGGER}: incomplete ({'; '.join(lacking)})."
+    return said
 
 
 def _headed(table: Table) -> bool:
@@ -129,14 +147,15 @@ def _headed(table: Table) -> bool:
 
 def as_markdown(table: Table) -> str:
     """The table in Markdown."""
-    lines = [_footnote(table), "", "| " + " | ".join(["model", *table.head]) + " |"]
+    lines = [_footnote(table, _escape_markdown), "", "| " + " | ".join(["model", *table.head]) + " |"]
     lines.append("|---|" + "--:|" * len(table.head))
     kind = ""
     for row, cells in zip(table.rows, _cells(table, "**{}**", "<u>{}</u>"), strict=True):
         if _headed(table) and row.kind != kind:
             lines.append(f"| *{KINDS[row.kind]}* |" + " |" * len(table.head))
         kind = row.kind
-        name = _escape_markdown(row.name) + (f" {DAGGER}" if row.here else "")
+        marks = DAGGER * row.here + DOUBLE_DAGGER * bool(row.missing)
+        name = f"{_escape_markdown(row.name)} {marks}".rstrip()
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -151,11 +170,18 @@ def as_latex(table: Table) -> str:
             lines += [r"\midrule"] * bool(kind)
             lines.append(rf"\multicolumn{{{len(table.head) + 1}}}{{l}}{{\textit{{{KINDS[row.kind]}}}}} \\")
         kind = row.kind
-        name = _escape_latex(row.name) + (r"$^\dagger$" if row.here else "")
+        name = _escape_latex(row.name) + _latex_marks(row)
         lines.append(" & ".join([name, *("--" if cell == "–" else cell for cell in cells)]) + r" \\")
-    caption = _escape_latex(_footnote(table)).replace(DAGGER, r"$\dagger$")
+    caption = _escape_latex(_footnote(table, str))
+    caption = caption.replace(DAGGER, r"$\dagger$").replace(DOUBLE_DAGGER, r"$\ddagger$")
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
     return "\n".join(lines) + "\n"
+
+
+def _latex_marks(row: Row) -> str:
+    if row.missing:
+        return r"$^{\dagger\ddagger}$"
+    return r"$^\dagger$" if row.here else ""
 
 
 FORMATS = {"markdown": as_markdown, "latex": as_latex}

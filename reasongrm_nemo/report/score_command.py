@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.evaluation.benchmarks import log_name, score_log
+from reasongrm_nemo.evaluation.benchmarks import log_name, read_log, score_log
 from reasongrm_nemo.evaluation.compare import compare
-from reasongrm_nemo.evaluation.policies import get_policy
+from reasongrm_nemo.evaluation.foreign import PROJECTS
+from reasongrm_nemo.evaluation.policies import get_policy, nearest
 from reasongrm_nemo.files import write_text
 from reasongrm_nemo.report import paper_tables
 from reasongrm_nemo.report.page import Disagreements, page
@@ -31,6 +32,25 @@ class ScoreOptions:
     name: str | None = None
     page: Path | None = None
     tasks: Path | None = None
+    origin: str | None = None
+
+
+def benchmark_and_files(words: Sequence[Path], origin: str | None) -> tuple[str, Sequence[Path]]:
+    """The benchmark and the files that the command line names; with `--from` the benchmark may be left out.
+
+    Raises:
+        UserError: no file is named, or `--from` is another benchmark.
+    """
+    if origin is not None and origin not in PROJECTS:
+        raise UserError(f"--from: {origin} is none of {', '.join(PROJECTS)}{nearest(origin, PROJECTS)}")
+    first, rest = str(words[0]), words[1:]
+    if origin is None or (first in PROJECTS and rest):
+        if origin not in (None, first):
+            raise UserError(f"--from {origin} is of another benchmark than {first}; leave one of them out")
+        if not rest:
+            raise UserError(f"{first}: give the benchmark ({', '.join(PROJECTS)}) and then its verdict log")
+        return first, rest
+    return origin, words
 
 
 def score_command(benchmark: str, files: Sequence[Path], options: ScoreOptions) -> tuple[dict[str, Any], str]:
@@ -54,9 +74,10 @@ def score_command(benchmark: str, files: Sequence[Path], options: ScoreOptions) 
         details=options.details or options.page is not None,
         name=options.name,
         witnesses=[wrong.add] if options.page else [],
+        project=options.origin,
     )
     others = [
-        score_log(benchmark, [file], rules, options.partial, name=name)
+        score_log(benchmark, [file], rules, options.partial, name=name, project=options.origin)
         for file, name in zip(options.compare, _names(options.compare, run.name), strict=True)
     ]
     found = [compare(run, other) for other in others]
@@ -65,10 +86,10 @@ def score_command(benchmark: str, files: Sequence[Path], options: ScoreOptions) 
         data["comparisons"] = [each.to_dict() for each in found]
     if options.page is not None:
         options.page.parent.mkdir(parents=True, exist_ok=True)
-        write_text(options.page, page(run, wrong.worst(), files, options.tasks))
+        write_text(options.page, page(run, wrong.worst(), read_log(files, options.origin), options.tasks))
     if options.table is not None:
         rows = [
-            paper_tables.TableRun(each.name, each.scalar, {benchmark: each.result.values()})
+            paper_tables.TableRun(each.name, each.scalar, {benchmark: each.result.values()}, each.missing)
             for each in (run, *others)
         ]
         table = paper_tables.build(paper_tables.OF_BENCHMARK[benchmark], rows)

@@ -107,6 +107,8 @@ def comparison_lines(found: Comparison) -> list[str]:
         f"right: both {found.both}, only {found.first} {test.only_first}, only {found.second} "
         f"{test.only_second}, neither {found.neither}; McNemar's test p = {test.exact:.3g} (mid-p "
         f"{test.mid_p:.3g})",
+        # those of the first run are said with its scores
+        *(f"note: {found.second}: {note}" for note in found.notes.get(found.second, [])),
     ]
 
 

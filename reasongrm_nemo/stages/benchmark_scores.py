@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.accuracy import Accuracy
-from reasongrm_nemo.evaluation.benchmarks import MODULES, Run, score_log
+from reasongrm_nemo.evaluation.benchmarks import MODULES, Run, read_log, score_log
 from reasongrm_nemo.evaluation.compare import compare
 from reasongrm_nemo.evaluation.policies import get_policy
 from reasongrm_nemo.files import write_text
@@ -98,10 +98,15 @@ class BenchmarkScores:
             benchmark: {
                 "scores": list(found[0].run.result.scores),
                 "rows": [
-                    {"run": each.run.name, "scores": [percent(s) for s in each.run.result.scores.values()]}
+                    {
+                        "run": each.run.name,
+                        "scores": [percent(s) for s in each.run.result.scores.values()],
+                        "judgements": each.run.result.coverage.judgements,
+                        "expected": each.run.result.coverage.expected,
+                    }
                     for each in found
                 ],
-                "notes": list(dict.fromkeys(note for each in found for note in each.run.result.notes)),
+                "notes": _notes([each.run for each in found]),
                 "comparisons": self._comparisons(benchmark),
             }
             for benchmark, found in self._found.items()
@@ -123,7 +128,7 @@ class BenchmarkScores:
         )
         self._keep(_Scored(run, model, temperature, samples))
         tasks = self._ctx.work / "tasks" / f"{benchmark}.jsonl"
-        text = page(run, wrong.worst(), files, tasks if tasks.exists() else None)
+        text = page(run, wrong.worst(), read_log(files), tasks if tasks.exists() else None)
         target = self._ctx.work / "pages" / benchmark / f"{name}.md"
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, text)
@@ -145,9 +150,21 @@ class BenchmarkScores:
                 name = _row_name(each)
                 run = runs.setdefault(name, paper_tables.TableRun(name, each.run.scalar, {}))
                 scores = {**run.scores, benchmark: each.run.result.values()}
-                runs[name] = paper_tables.TableRun(name, each.run.scalar, scores)
+                missing = {**run.missing, **each.run.missing}
+                runs[name] = paper_tables.TableRun(name, each.run.scalar, scores, missing)
         table = paper_tables.build(number, list(runs.values()))
         return table if any(row.here for row in table.rows) else None
+
+
+def _notes(runs: list[Run]) -> list[str]:
+    """The runs' notes, each once; one that not all runs have says whose it is."""
+    whose: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.result.notes:
+            whose.setdefault(note, []).append(run.name)
+    return [
+        note if len(names) == len(runs) else f"{', '.join(names)}: {note}" for note, names in whose.items()
+    ]
 
 
 def _row_name(each: _Scored) -> str:
@@ -188,4 +205,5 @@ def _words(run: Run) -> str:
     unread = run.result.statuses
     judged = sum(unread.values())
     read = unread.get("ok", 0) + unread.get("tie", 0)
-    return f"{text}, {100 * read / judged:.1f} % with a verdict"
+    missing = "".join(f", {words}" for words in run.missing.values())
+    return f"{text}, {100 * read / judged:.1f} % with a verdict{missing}"

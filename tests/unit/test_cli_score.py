@@ -55,8 +55,8 @@ def test_the_table(log):
         "0",
     ]
     assert "judgements: 45 ok" in result.stdout
-    assert "note: not the whole benchmark: 5 of the subsets" in result.stdout
-    assert "chat with 1 of 129" in result.stdout
+    assert "note: not the whole benchmark: 45 of 11,943 judgements are there" in result.stdout
+    assert "chat (9 of 1,161)" in result.stdout
 
 
 def test_json_and_shards_and_policy(log):

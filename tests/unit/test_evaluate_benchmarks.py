@@ -219,6 +219,10 @@ def test_items_that_were_left_out_are_counted_in_the_artefact(stage, tmp_path):
     assert ctx.drops == {"rm_bench: the row is not an item of this benchmark": 1}
     report = json.loads((ctx.work / "report.json").read_text())["benchmarks"]["rm_bench"]
     assert "not the whole benchmark" in report["notes"][0]
+    row = report["rows"][0]
+    count = f"{row['judgements']:,} of {row['expected']:,} judgements"
+    for file in ("report.md", "tables.md", "tables.tex"):
+        assert count in (ctx.work / file).read_text()
 
 
 def test_a_scalar_model_s_log_stands_in_the_same_tables(stage, benchmarks, tmp_path):
@@ -237,7 +241,7 @@ def test_a_scalar_model_s_log_stands_in_the_same_tables(stage, benchmarks, tmp_p
     scores = json.loads((ctx.work / "scores.json").read_text())["benchmarks"]
     assert scores["rm_bench"]["runs"][-1]["name"] == "armo"
     text = (ctx.work / "tables.md").read_text()
-    scalar = text.index("| armo † |")
+    scalar = text.index("| armo †‡ |")
     assert text.index("*Scalar reward models*") < scalar < text.index("ReasonGRM-QwQ-32B")
     (folder / "rm_bench.jsonl").rename(folder / "scores.jsonl")
     with pytest.raises(UserError, match=r"evaluate\.logs\.armo: .* holds none of rewardbench\.jsonl"):

@@ -37,6 +37,8 @@ def test_each_missing_field_is_named(record):
     for name in data:
         if name in ("token_ids", "rationale"):
             continue
+        if isinstance(record, Verdict) and name not in ("benchmark", "subset", "item_id", "order"):
+            continue  # follows from the rest
         with pytest.raises(
             UserError, match=rf"^f\.jsonl:7: {type(record).__name__} lacks the field '{name}'"
         ):
