@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,9 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import write_json
 from reasongrm_nemo.limits import ask_on_signal
 from reasongrm_nemo.rollout.process import die_with_parent
+
+LEFT_OUT = "left_out.json"
+"""In the artefact: which records of its inputs a training stage does not use, and why."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,17 @@ class WorkOrder:
             servers=[Path(path) for path in order["servers"]],
             runs_dir=Path(order["runs_dir"]),
         )
+
+    def left_out(self, name: str) -> frozenset[int]:
+        """Indices of the records of input ``name`` that its stage left out, see ``write_left_out``."""
+        path = self.work / LEFT_OUT
+        reasons = json.loads(path.read_text(encoding="utf-8")).get(name, {}) if path.exists() else {}
+        return frozenset(index for indices in reasons.values() for index in indices)
+
+
+def write_left_out(work: Path, left_out: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
+    """Tell the ranks which records not to use: input's name -> reason -> indices in the file, from 0."""
+    write_json(work / LEFT_OUT, left_out)
 
 
 def python_environment() -> dict[str, str]:

@@ -15,6 +15,7 @@ from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.placement import servers_per_node
 from reasongrm_nemo.plan import flops, parameters, schedule
 from reasongrm_nemo.plan.balance import costs, share
+from reasongrm_nemo.plan.batches import step_count
 from reasongrm_nemo.plan.lengths import Drawn, Lengths, Lognormal
 from reasongrm_nemo.plan.memory import data_parallel
 from reasongrm_nemo.plan.serving import Server
@@ -202,10 +203,15 @@ def step_training(recipe: Any, architecture: Architecture, lengths: Lengths | No
     lengths = lengths or stated_lengths(recipe)
     if recipe.stage == "sft":
         own = recipe.sft
-        drawn = lengths.draw(own.batch_size, 1, derive_seed(recipe.seed, "plan", "sft"))
+        drawn = lengths.draw(_sft_batch(recipe), 1, derive_seed(recipe.seed, "plan", "sft"))
         return training_seconds(recipe, architecture, drawn, own.max_tokens_per_micro_batch)
     batches = (_responses(recipe, lengths, step) for step in range(STEPS))
     return float(np.mean([grpo_training_seconds(recipe, architecture, batch) for batch in batches]))
+
+
+def _sft_batch(recipe: Any) -> int:
+    """Examples of one of its full steps."""
+    return min(recipe.sft.batch_size, tasks(recipe) or recipe.sft.batch_size)
 
 
 def refit_bytes(recipe: Any, architecture: Architecture) -> int:
@@ -242,7 +248,9 @@ def of_stage(
         return "plan.tasks is null: how many records the stage goes over is not known"
     if recipe.stage == "sft":
         training, number = step_training(recipe, architecture, lengths), steps(recipe) or 1
-        return StageTime(number, 0, 0, 0, training, 0, 0, number * training, devices)
+        # an epoch's last batch may be a smaller one
+        seconds = training * recipe.sft.epochs * count / _sft_batch(recipe)
+        return StageTime(number, 0, 0, 0, training, 0, 0, seconds, devices)
     # other nodes take shards of their own
     return _of_sampling(recipe, architecture, server, lengths, count, cluster.devices_per_node)
 
@@ -261,7 +269,7 @@ def steps(recipe: Any) -> int | None:
     if recipe.stage == "grpo":
         return int(recipe.grpo.steps)
     count = tasks(recipe)
-    return None if count is None else max(1, count // recipe.sft.batch_size) * recipe.sft.epochs
+    return None if count is None else max(1, step_count(count, recipe.sft))
 
 
 def tasks(recipe: Any) -> int | None:

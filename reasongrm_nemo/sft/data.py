@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -15,88 +15,51 @@ from omegaconf import DictConfig
 from reasongrm_nemo.data.jsonl import read_jsonl
 from reasongrm_nemo.data.records import SftExample
 from reasongrm_nemo.data.seeds import derive_seed
-from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron.micro_batches import Sample
 from reasongrm_nemo.plan.balance import share
-from reasongrm_nemo.tokenization import (
-    JudgeTokenizer,
-    load_tokenizer,
-    prompt_ids,
-    response_ids,
-    stop_token_ids,
-)
+from reasongrm_nemo.plan.batches import epoch_steps
+from reasongrm_nemo.sft.examples import Examples
 
 
-def read_samples(path: Path, recipe: DictConfig, model: Path) -> tuple[list[Sample], list[Sample]]:
-    """All examples of a file as samples: to train on, and held out for ``sft.validation``.
+def read_samples(
+    path: Path, recipe: DictConfig, model: Path, left_out: Collection[int] = ()
+) -> tuple[list[Sample], list[Sample]]:
+    """The examples of a file as samples: to train on, and held out for ``sft.validation``.
 
-    Raises:
-        UserError: one part is empty that must not be, or an example is longer than the model's context.
+    Args:
+        path: JSON Lines of `SftExample`.
+        recipe: of stage ``sft``.
+        model: Hugging Face folder of the model that learns.
+        left_out: indices of examples that the stage has counted as unfit.
     """
-    tokenizer = load_tokenizer(model)
-    end_of_turn = stop_token_ids(tokenizer, model)[0]
+    examples = Examples(recipe, model)
     samples: tuple[list[Sample], list[Sample]] = ([], [])
-    own = recipe.sft.validation
-    fraction = own.fraction if own.every else 0.0
-    for example in read_jsonl(path, SftExample):
-        sample = to_sample(example, tokenizer, recipe.judge.response_prefix, end_of_turn)
-        if len(sample.tokens) > recipe.model.max_model_len:
-            raise UserError(
-                f"{path}: example {example.task_id} has {len(sample.tokens)} tokens, "
-                f"more than model.max_model_len {recipe.model.max_model_len}."
-            )
-        held_out = derive_seed(recipe.seed, "sft validation", example.task_id) < fraction * 2**63
-        samples[held_out].append(sample)
-    if not samples[0]:
-        raise UserError(
-            f"{path} holds no SFT example: no task had a right path, so there is nothing to train on."
-        )
-    if fraction and not samples[1]:
-        raise UserError(
-            f"sft.validation.fraction {own.fraction} of the {len(samples[0])} examples in {path} is none; "
-            "raise it, or set sft.validation.every to 0."
-        )
+    for index, example in enumerate(read_jsonl(path, SftExample)):
+        if index not in left_out:
+            samples[examples.held_out(example)].append(Sample(*examples.tokens(example)))
     return samples
-
-
-def batch_size(samples: int, cfg: DictConfig) -> int:
-    """Sequences of one step: the recipe's, or all there are where they are fewer."""
-    return min(cfg.batch_size, samples)
-
-
-def step_count(samples: int, cfg: DictConfig) -> int:
-    """Optimizer steps of the whole run; an epoch leaves out what does not fill a batch."""
-    return samples // batch_size(samples, cfg) * cfg.epochs
-
-
-def to_sample(example: SftExample, tokenizer: JudgeTokenizer, prefix: str, end_of_turn: int) -> Sample:
-    """Prompt as it was rolled out, the path as the response, ended by the end-of-turn token.
-
-    ``prefix`` (``judge.response_prefix``) begins the assistant's turn but was given, not written: it is
-    part of the prompt.
-
-    Raises:
-        UserError: the last message is not the assistant's.
-    """
-    *prompt, answer = example.messages
-    if answer["role"] != "assistant" or not prompt:
-        raise UserError(f"SFT example {example.task_id}: the last message must be the assistant's turn.")
-    before = prompt_ids(tokenizer, prompt, prefix)
-    path = response_ids(tokenizer, answer["content"].removeprefix(prefix))
-    return Sample((*before, *path, end_of_turn), len(before))
 
 
 class SeededBatchSampler(MegatronPretrainingRandomBatchSampler):
     """One permutation an epoch from (seed, epoch) for any number of ranks, which share a batch by its costs.
 
-    NeMo's sampler gives each data-parallel rank its own bucket of the data; with another number of ranks
-    the batches are others.
+    NeMo's sampler gives each data-parallel rank its own bucket of the data, so that with another number of
+    ranks the batches are others, wants the ranks to divide a batch, and leaves out what does not fill one.
+
+    Args:
+        costs: of each example.
+        done: steps of the whole run that are trained already.
+        batch_size: examples of a step; an epoch's last one may have fewer.
+        rank: data-parallel rank.
+        ranks: data-parallel ranks.
+        seed: the run's.
+        shuffle: False takes the examples in their order.
     """
 
     def __init__(
         self,
         costs: Sequence[float],
-        consumed: int,
+        done: int,
         batch_size: int,
         rank: int,
         ranks: int,
@@ -105,7 +68,7 @@ class SeededBatchSampler(MegatronPretrainingRandomBatchSampler):
     ):
         super().__init__(
             total_samples=len(costs),
-            consumed_samples=consumed,
+            consumed_samples=0,
             micro_batch_size=1,
             global_batch_size=batch_size,
             data_parallel_rank=rank,
@@ -113,19 +76,29 @@ class SeededBatchSampler(MegatronPretrainingRandomBatchSampler):
             drop_last=True,
             seed=seed,
         )
-        self.costs, self.shuffle = costs, shuffle
+        self.costs, self.done, self.shuffle = costs, done, shuffle
+        self.steps = epoch_steps(len(costs), batch_size)
+
+    def update_global_batch_size(self, new_global_batch_size: int) -> None:
+        """Without NeMo's condition that the ranks divide it."""
+        self._global_batch_size = new_global_batch_size
+
+    def __len__(self) -> int:
+        return self.steps - self.done % self.steps
+
+    def size(self, step: int) -> int:
+        """Examples of a step of the run, over all ranks."""
+        start = step % self.steps * self.global_batch_size
+        return min(self.global_batch_size, self.total_samples - start)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Indices of this rank's share of each global batch; the rest of an epoch is left out."""
-        size = self.global_batch_size
-        active = self.total_samples - self.total_samples % size
-        epoch, done = divmod(self.consumed_samples, active)
-        order = self._order(epoch)
-        for start in range(done, active, size):
-            self.consumed_samples += size
-            batch = order[start : start + size]
+        """Indices of this rank's share of each global batch left of the epoch; a share may be empty."""
+        order = self._order(self.done // self.steps)
+        for place in range(self.done % self.steps, self.steps):
+            self.done += 1
+            batch = order[place * self.global_batch_size :][: self.global_batch_size]
             shares = share([self.costs[index] for index in batch], self.data_parallel_size)
-            yield [batch[place] for place in shares[self.data_parallel_rank]]
+            yield [batch[index] for index in shares[self.data_parallel_rank]]
 
     def _order(self, epoch: int) -> list[int]:
         if not self.shuffle:

@@ -18,13 +18,16 @@ def main(path: str) -> None:
         from reasongrm_nemo.megatron import session as sessions
 
         sessions.quiet_libraries()
-        from reasongrm_nemo.sft.data import read_samples, step_count
+        from reasongrm_nemo.plan.batches import step_count
+        from reasongrm_nemo.sft.data import read_samples
         from reasongrm_nemo.sft.model import SFTModel
         from reasongrm_nemo.sft.trainer import make_trainer
         from reasongrm_nemo.training import Run
 
         cfg = recipe.sft
-        samples, held_out = read_samples(order.inputs["examples"], recipe, order.model)
+        samples, held_out = read_samples(
+            order.inputs["examples"], recipe, order.model, order.left_out("examples")
+        )
         session = sessions.start(
             platform,
             SFTModel,

@@ -17,7 +17,7 @@ from reasongrm_nemo.megatron.finite_steps import FiniteSteps, NotFinite
 from reasongrm_nemo.megatron.micro_batches import Sample
 from reasongrm_nemo.megatron.session import Session
 from reasongrm_nemo.plan.balance import costs, share
-from reasongrm_nemo.sft.data import SeededBatchSampler, batch_size, make_dataloader
+from reasongrm_nemo.sft.data import SeededBatchSampler, make_dataloader
 from reasongrm_nemo.training import Run
 
 
@@ -37,9 +37,6 @@ def make_trainer(
     session.model.token_budget = cfg.max_tokens_per_micro_batch
     state = run.checkpoints.load_latest(session.model, session.scheduler)
     run.metrics.resume(state["step"] if state else 0)
-    size = batch_size(len(samples), cfg)
-    # SupervisedTrainer counts consumed samples by this
-    session.model.cfg.global_batch_size = size
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
 
     def costs_of(chosen: Sequence[Sample]) -> list[float]:
@@ -48,8 +45,8 @@ def make_trainer(
 
     sampler = SeededBatchSampler(
         costs=costs_of(samples),
-        consumed=state["consumed_samples"] if state else 0,
-        batch_size=size,
+        done=state["step"] if state else 0,
+        batch_size=cfg.batch_size,
         rank=rank,
         ranks=ranks,
         seed=recipe.seed,
@@ -69,6 +66,7 @@ def make_trainer(
         early_stop.load_state_dict(state["early_stop"])
     mine = share(costs_of(held_out), ranks)[rank]
     trainer = SFTTrainer(
+        sampler,
         cfg=OmegaConf.create(options),
         model=session.model,
         optimizer=session.optimizer,
@@ -92,9 +90,11 @@ class SFTTrainer(SupervisedTrainer):
     It also skips a step whose loss or gradient is no number, which SupervisedTrainer would take.
     """
 
-    def __init__(self, **parts: Any) -> None:
+    def __init__(self, sampler: SeededBatchSampler, **parts: Any) -> None:
         super().__init__(**parts)
-        self.finite = FiniteSteps()
+        self.sampler, self.finite = sampler, FiniteSteps()
+        self.num_steps_per_epoch = sampler.steps  # SupervisedTrainer leaves out a last, smaller batch
+        self.set_max_steps()
 
     def fit(self) -> str | None:
         """Train to the end; returns why the run was asked to end before, or None.
@@ -123,6 +123,8 @@ class SFTTrainer(SupervisedTrainer):
             NotFinite: that was so the last three times.
         """
         self.finite.check(self.step)
+        # SupervisedTrainer counts consumed samples by this
+        self.model.cfg.global_batch_size = self.sampler.size(self.step)
         self.optimizer.zero_grad()
         self.model.prepare_for_training_step()
         loss, metrics = self.model.get_loss_and_metrics(batch=batch, forward_only=False)

@@ -54,7 +54,8 @@ def _grpo(recipe: DictConfig, inputs: dict[str, Path]) -> None:
 
 
 def _sft(recipe: DictConfig, inputs: dict[str, Path]) -> None:
-    from reasongrm_nemo.sft.data import read_samples, step_count
+    from reasongrm_nemo.plan.batches import step_count
+    from reasongrm_nemo.sft.data import read_samples
     from reasongrm_nemo.sft.trainer import make_trainer
 
     cfg = recipe.sft

@@ -3,22 +3,50 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 from reasongrm_nemo.data.jsonl import read_jsonl
 from reasongrm_nemo.data.records import SftExample
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.plan.batches import step_count
+from reasongrm_nemo.sft.examples import Examples
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.ranks import run_ranks
-from reasongrm_nemo.stages.training import last_figures
+from reasongrm_nemo.stages.training import last_figures, leave_out
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    """Writes ``hf/`` (the fine-tuned model), ``checkpoints/`` and ``metrics.jsonl``."""
-    cfg = ctx.cfg.sft
-    examples = sum(1 for _ in read_jsonl(ctx.inputs["examples"], SftExample))
-    if not examples:
-        raise UserError(f"inputs.examples: {ctx.inputs['examples']} holds no example to train on.")
-    size = min(cfg.batch_size, examples)
-    run_ranks(ctx, "reasongrm_nemo.sft.main", examples // size * cfg.epochs)
-    return {"examples": examples} | last_figures(ctx.work / "metrics.jsonl", ("loss",))
+    """Writes ``hf/`` (the fine-tuned model), ``checkpoints/``, ``left_out.json`` and ``metrics.jsonl``."""
+    trained, held_out = _survey(ctx)
+    run_ranks(ctx, "reasongrm_nemo.sft.main", step_count(trained, ctx.cfg.sft))
+    figures = {"examples": trained} | ({"held_out": held_out} if held_out else {})
+    return figures | last_figures(ctx.work / "metrics.jsonl", ("loss",))
+
+
+def _survey(ctx: StageContext) -> tuple[int, int]:
+    """How many examples are trained on and held out; what does not fit is left out, before ranks start.
+
+    Raises:
+        UserError: none is left to train on, or none to validate on.
+    """
+    file, validation = ctx.inputs["examples"], ctx.cfg.sft.validation
+    examples = Examples(ctx.cfg, ctx.inputs["model"])
+    left_out: dict[str, list[int]] = defaultdict(list)
+    counts = [0, 0]
+    for index, example in enumerate(read_jsonl(file, SftExample)):
+        if reason := examples.refusal(example):
+            left_out[reason].append(index)
+        else:
+            counts[examples.held_out(example)] += 1
+    if not any(counts):
+        why = "; ".join(f"{reason}: {len(indices)}" for reason, indices in left_out.items())
+        raise UserError(f"inputs.examples: {file} holds no example to train on{why and f' ({why})'}")
+    if not counts[0] or (validation.every and not counts[1]):
+        part = "to train on" if not counts[0] else "to validate on"
+        raise UserError(
+            f"sft.validation.fraction {validation.fraction} of the {sum(counts)} examples in {file} leaves "
+            f"none {part}; change it, or set sft.validation.every to 0"
+        )
+    leave_out(ctx, {"examples": left_out})
+    return counts[0], counts[1]

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the training stages say of themselves in their manifests."""
+"""What the training stages have in common: what they leave out, and what their manifests say."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.work_order import write_left_out
 
 
 def last_figures(metrics: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -14,3 +17,18 @@ def last_figures(metrics: Path, names: Sequence[str]) -> dict[str, Any]:
     lines = metrics.read_text(encoding="utf-8").splitlines()
     last = json.loads(lines[-1]) if lines else {}
     return {"steps": last.get("step", 0)} | {name: last[name] for name in names if name in last}
+
+
+def leave_out(ctx: StageContext, left_out: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
+    """Count records that do not fit this stage's model, say so, and have its ranks leave them out.
+
+    Args:
+        ctx: the stage.
+        left_out: input's name -> reason -> indices of the records in the file, from 0.
+    """
+    write_left_out(ctx.work, left_out)
+    for reasons in left_out.values():
+        for reason, indices in reasons.items():
+            if indices:
+                ctx.drop(reason, len(indices))
+                ctx.console.line(f"  left out: {len(indices)} × {reason}")

@@ -24,6 +24,7 @@ def test_equals_transformers(world, tensor, pipeline, sequence, launch, tmp_path
     launch(WORKER, world, folder, tensor, pipeline, sequence, out)
     figures = json.loads(out.read_text())
     assert figures["loss"] <= 1e-5
+    assert figures["single"] <= 1e-5
     assert figures["validation"] <= 1e-5
     assert figures["gradient"] <= 1e-4
     assert figures["cuts"] <= 1e-5

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run stopped after a step and resumed equals the unbroken run to the bit (fp32, one layout)."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def questions():
 
 
 def test_sft(launch, tmp_path, questions):
+    """Eleven examples in fours: the last batch of an epoch holds three."""
     examples = [
         SftExample(
             task_id=f"t{i}",
@@ -62,7 +64,7 @@ def test_sft(launch, tmp_path, questions):
             validity=1.0,
             strategy="r_star",
         )
-        for i, question in enumerate(questions)
+        for i, question in enumerate(questions[:11])
     ]
     write_jsonl(tmp_path / "examples.jsonl", examples)
     overrides = ["sft.batch_size=4", "sft.epochs=2", "sft.save_every=2", "sft.keep_checkpoints=9"]
@@ -70,7 +72,10 @@ def test_sft(launch, tmp_path, questions):
     inputs = {"examples": tmp_path / "examples.jsonl"}
     unbroken = order_for("tiny/4_sft.yaml", overrides, tmp_path / "unbroken", inputs)
     launch("reasongrm_nemo.sft.main", 1, unbroken.write())
-    assert len(metric_lines(unbroken.work)) == 6
+    lines = [json.loads(line) for line in metric_lines(unbroken.work)]
+    assert [line["consumed_samples"] for line in lines] == [4, 8, 11, 15, 19, 22]
+    assert [line["epoch"] for line in lines] == [1, 1, 1, 2, 2, 2]
+    assert lines[-1]["lr"] == pytest.approx(unbroken.recipe.sft.optim.min_lr), "the cosine's end"
 
     stopped_after(unbroken.work, 2, tmp_path / "resumed")
     resumed = order_for("tiny/4_sft.yaml", overrides, tmp_path / "resumed", inputs)

@@ -23,7 +23,9 @@ def trainer():
         zero_grad=lambda: None, step=lambda: self.updates.append(self.step), param_groups=[{"lr": 0.1}]
     )
     self.scheduler = SimpleNamespace(step=lambda: None)
+    self.sampler = SimpleNamespace(size=lambda step: [4, 4, 3][step % 3])
     self.model = SimpleNamespace(
+        cfg=SimpleNamespace(global_batch_size=0),
         prepare_for_training_step=lambda: None,
         finish_training_step=lambda: None,
         get_loss_and_metrics=lambda batch, forward_only: (next(self.losses), {"tokens": 9}),
@@ -56,6 +58,14 @@ def test_a_step_without_a_number_is_skipped_and_counted(trainer):
     assert [line["skipped"] for line in figures] == [0, 1, 2, 0]
     assert len(trainer.updates) == 2
     assert figures[0] == {"tokens": 9, "lr": 0.1, "grad_norm": 2.0, "skipped": 0}
+
+
+def test_consumed_samples_are_counted_by_what_a_step_holds(trainer):
+    trainer.losses, counted = iter([1.0] * 4), []
+    for trainer.step in range(4):
+        trainer.train_single_step({"samples": []})
+        counted.append(trainer.model.cfg.global_batch_size)
+    assert counted == [4, 4, 3, 4]
 
 
 def test_three_in_a_row_end_the_run_with_a_checkpoint(trainer, steps):
