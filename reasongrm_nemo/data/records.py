@@ -89,6 +89,7 @@ class ReasoningPath(Record):
     A path of a `JudgeTask` has a verdict, one of an `AnswerTask` an `answer`, if any could be read.
     `opened` says whether the prompt left `<think>` open, so that `text` begins inside the reasoning; None in
     files of earlier versions.
+    `unscored` says why the scorer gave no sums; both parts then count no tokens.
     """
 
     task_id: str
@@ -107,6 +108,7 @@ class ReasoningPath(Record):
     answer: str | None = None
     scorer: str | None = None
     opened: bool | None = None
+    unscored: str | None = None
 
     def _inconsistency(self) -> str | None:
         for name in ("sample", "reasoning_tokens", "answer_tokens"):

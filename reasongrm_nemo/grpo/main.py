@@ -18,8 +18,8 @@ def main(path: str) -> None:
         from reasongrm_nemo.megatron import session as sessions
 
         sessions.quiet_libraries()
-        from reasongrm_nemo.data.jsonl import read_tasks
         from reasongrm_nemo.grpo.actor import GRPOActor
+        from reasongrm_nemo.grpo.order import taken
         from reasongrm_nemo.grpo.source import RolloutSource
         from reasongrm_nemo.grpo.trainer import GRPOTrainer
         from reasongrm_nemo.grpo.validation import Validation
@@ -38,7 +38,7 @@ def main(path: str) -> None:
             order.inputs.get("megatron"),
         )
         session.model.grpo = cfg
-        tasks = list(read_tasks(order.inputs["tasks"]))[cfg.skip_tasks :]
+        tasks = taken(order.inputs["tasks"], cfg.skip_tasks, cfg.max_tasks, order.left_out("tasks"))
         rollouts = Rollouts.from_specs(order.servers) if first_rank() else None
         tokenizer = load_tokenizer(order.model)
         stop_tokens = stop_token_ids(tokenizer, order.model)
@@ -46,7 +46,7 @@ def main(path: str) -> None:
         trainer = GRPOTrainer(
             session,
             recipe,
-            tasks if cfg.max_tasks is None else tasks[: cfg.max_tasks],
+            tasks,
             tokenizer,
             stop_tokens,
             RolloutSource(
@@ -54,7 +54,7 @@ def main(path: str) -> None:
             ),
             run.checkpoints,
             run.metrics,
-            Validation.of_recipe(recipe, order.inputs, stop_tokens),
+            Validation.of_recipe(recipe, order.inputs, stop_tokens, order.left_out("validation")),
             run.reason_to_stop,
         )
         run.go(session, trainer.fit)

@@ -3,11 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
+from itertools import islice
+from pathlib import Path
 
+from reasongrm_nemo.data.jsonl import read_tasks
 from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.data.seeds import derive_seed
+
+
+def taken(path: Path, skip: int, take: int | None, left_out: Collection[int] = ()) -> list[JudgeTask]:
+    """The tasks of a file after the first ``skip``, ``take`` of them (None: all), but for those left out.
+
+    Args:
+        path: JSON Lines of `JudgeTask` or `HardTask`.
+        skip: how many at the file's start.
+        take: how many at most, those left out counted.
+        left_out: indices in the file of tasks that the stage has counted as unfit.
+    """
+    chosen = islice(enumerate(read_tasks(path)), skip, None if take is None else skip + take)
+    return [task for index, task in chosen if index not in left_out]
 
 
 class TaskOrder:

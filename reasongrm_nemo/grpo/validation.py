@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from reasongrm_nemo.data.jsonl import read_tasks
 from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.data.seeds import derive_seed
-from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.grpo.groups import Judge, rollout_figures
+from reasongrm_nemo.grpo.order import taken
 from reasongrm_nemo.grpo.source import Part, RolloutSource
 from reasongrm_nemo.rollout import Prompt, Sampling
 
@@ -39,20 +37,17 @@ class Validation:
 
     @classmethod
     def of_recipe(
-        cls, recipe: DictConfig, inputs: Mapping[str, Path], stop_tokens: Sequence[int]
+        cls,
+        recipe: DictConfig,
+        inputs: Mapping[str, Path],
+        stop_tokens: Sequence[int],
+        left_out: Collection[int] = (),
     ) -> Validation | None:
-        """None where the recipe wants none.
-
-        Raises:
-            UserError: the file holds no task.
-        """
+        """None where the recipe wants none; ``left_out`` as of `order.taken`."""
         own = recipe.grpo.validation
         if not own.every:
             return None
-        tasks = list(islice(read_tasks(inputs["validation"]), own.max_tasks))
-        if not tasks:
-            raise UserError(f"inputs.validation: {inputs['validation']} holds no task")
-        return cls(tasks, recipe, stop_tokens)
+        return cls(taken(inputs["validation"], 0, own.max_tasks, left_out), recipe, stop_tokens)
 
     def run(self, step: int, source: RolloutSource, judge: Judge) -> dict[str, float]:
         """Figures of the server's present weights: accuracy, no_verdict, response_tokens; collective."""

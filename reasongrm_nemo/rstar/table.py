@@ -21,7 +21,7 @@ VERDICTS: tuple[Side | None, ...] = (None, "A", "B")
 """What the codes of the column `verdict` stand for."""
 
 _CODES = {verdict: code for code, verdict in enumerate(VERDICTS)}
-_FLAGS = ("correct", "cut_off", "unread")
+_FLAGS = ("correct", "cut_off", "unread", "unscored")
 _COLUMNS = {
     **dict.fromkeys(("task", "sample", "place", "reasoning_tokens", "answer_tokens"), "q"),
     **dict.fromkeys(("reasoning_prob_sum", "answer_prob_sum"), "d"),
@@ -37,8 +37,8 @@ class PathTable:
         task_ids: the tasks in the order of their first path; `task` counts in it.
         task: (N,) int64, as are `sample`, `place` (what the caller gave), `reasoning_tokens`,
             `answer_tokens`, and `hesitations` (0 where they were not counted).
-        correct: (N,) bool; `cut_off` (ended by the length limit) and `unread` (neither a verdict
-            nor an open answer) likewise.
+        correct: (N,) bool, as are `cut_off` (ended by the length limit), `unread` (neither a verdict nor an
+            open answer) and `unscored` (the scorer could not read it).
         verdict: (N,) int8, an index of `VERDICTS`.
         self_consistency: (N,) float64, as are `validity` and `score`, their product R*; NaN for a path
             without reasoning tokens or without answer tokens.
@@ -54,6 +54,7 @@ class PathTable:
     correct: NDArray[np.bool_]
     cut_off: NDArray[np.bool_]
     unread: NDArray[np.bool_]
+    unscored: NDArray[np.bool_]
     verdict: NDArray[np.int8]
     self_consistency: NDArray[np.float64]
     validity: NDArray[np.float64]
@@ -117,6 +118,7 @@ class TableBuilder:
             path.correct,
             path.finish_reason == "length",
             path.verdict is None and path.answer is None,
+            path.unscored is not None,
             _CODES[path.verdict],
         )
         try:

@@ -27,6 +27,8 @@ def run(ctx: StageContext) -> dict[str, Any]:
         right += path.correct
         tokens += path.reasoning_tokens + path.answer_tokens
         cut_off += path.finish_reason == "length"
+        if path.unscored:
+            ctx.drop(f"path without R*, to the scorer: {path.unscored}")
         task = asked[path.task_id]
         if isinstance(task, JudgeTask):
             positions.add(task.pair_id, task.order, path.verdict)

@@ -3,27 +3,65 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from reasongrm_nemo.data.jsonl import read_tasks
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.ranks import run_ranks
-from reasongrm_nemo.stages.training import last_figures
+from reasongrm_nemo.stages.training import last_figures, leave_out
+from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    """Writes ``hf/`` (the trained policy), ``checkpoints/``, ``rollouts/`` and ``metrics.jsonl``."""
+    """Writes ``hf/`` (the policy), ``checkpoints/``, ``rollouts/``, ``left_out.json``, ``metrics.jsonl``."""
     cfg = ctx.cfg.grpo
-    tasks = sum(1 for _ in read_tasks(ctx.inputs["tasks"]))
-    if tasks <= cfg.skip_tasks:
-        raise UserError(
-            f"inputs.tasks: {ctx.inputs['tasks']} holds {tasks} tasks and grpo.skip_tasks is "
-            f"{cfg.skip_tasks}; nothing is left to train on"
-        )
+    tasks = _survey(ctx)
     rollouts = ctx.rollouts()
     run_ranks(ctx, "reasongrm_nemo.grpo.main", cfg.steps, [server.spec() for server in rollouts.servers])
     # the served weights are the policy's last but one; whoever asks next must load its own
     for server in rollouts.servers:
         server.forget_weights()
     return {"tasks": tasks} | last_figures(ctx.work / "metrics.jsonl", ("reward", "kept", "groups"))
+
+
+def _survey(ctx: StageContext) -> int:
+    """How many tasks are trained on; those whose prompt is too long for this policy are left out.
+
+    Raises:
+        UserError: none is left to train on, or none to validate on.
+    """
+    own, limit = ctx.cfg.grpo, ctx.cfg.judge.max_prompt_tokens
+    taken, long = _too_long(ctx, "tasks", own.skip_tasks, own.max_tasks)
+    if not taken:
+        raise UserError(
+            f"inputs.tasks: {ctx.inputs['tasks']} has no tasks after the first {own.skip_tasks} "
+            "(grpo.skip_tasks); nothing is left to train on"
+        )
+    left_out = {"tasks": {"prompt longer than judge.max_prompt_tokens": long}}
+    counts = {"tasks": taken - len(long)}
+    if own.validation.every:
+        taken, long = _too_long(ctx, "validation", 0, own.validation.max_tasks)
+        left_out["validation"] = {"validation prompt longer than judge.max_prompt_tokens": long}
+        counts["validation"] = taken - len(long)
+    for name, count in counts.items():
+        if not count:
+            raise UserError(
+                f"inputs.{name}: {ctx.inputs[name]} has no task whose prompt is within "
+                f"judge.max_prompt_tokens {limit}"
+            )
+    leave_out(ctx, left_out)
+    return counts["tasks"]
+
+
+def _too_long(ctx: StageContext, name: str, skip: int, take: int | None) -> tuple[int, list[int]]:
+    """How many tasks of an input are taken, and the indices in its file of those that do not fit."""
+    cfg, tokenizer = ctx.cfg.judge, load_tokenizer(ctx.inputs["model"])
+    end = None if take is None else skip + take
+    taken, long = 0, []
+    for index, task in islice(enumerate(read_tasks(ctx.inputs[name])), skip, end):
+        taken += 1
+        if len(prompt_ids(tokenizer, task.messages, cfg.response_prefix)) > cfg.max_prompt_tokens:
+            long.append(index)
+    return taken, long

@@ -55,8 +55,9 @@ def score_paths(ctx: StageContext, tasks: Sequence[Task], sampled: Path, out: Pa
         out: the file to write.
         scorer: the model that judges.
 
+    A path that the scorer cannot read comes out without sums (`ReasoningPath.unscored`).
+
     Raises:
-        UserError: a path is too long for the scorer.
         RolloutServerLost: the server was lost twice.
     """
     aside = out.with_name(out.name + ".partial")
@@ -82,19 +83,23 @@ class _Pass:
         self._same_tokens = self._tokenizer.digest == load_tokenizer(scorer.writer_dir).digest
 
     def score(self, paths: Sequence[SampledPath]) -> Iterator[SampledPath]:
-        """The paths with new sums, as they come."""
+        """The paths with new sums, as they come; without any where the scorer cannot read them."""
         asked: dict[str, tuple[SampledPath, list[int]]] = {}
         prompts = []
         for path in paths:
-            tokens = self._tokens(path)
-            if not tokens:
-                yield self._scored(path, tokens, [])
+            tokens, why = self._tokens(path), None
+            try:
+                whole = [*self._prompt(path), *tokens]
+            except UserError:
+                whole, why = [], "the chat template refuses the task's turns"
+            if len(whole) > self._ctx.cfg.model.max_model_len:
+                why = "too long"
+            if why or not tokens:
+                yield self._scored(replace(path, unscored=why), [] if why else tokens, [])
                 continue
             name = f"{path.sample} {path.task_id}"
             asked[name] = path, tokens
-            prompts.append(Prompt(name, [*self._prompt(path), *tokens], 0))
-        for prompt in prompts:
-            self._check_length(*asked[prompt.id], len(prompt.token_ids))
+            prompts.append(Prompt(name, whole, 0))
         if prompts:
             rollouts = self._ctx.rollouts(self._scorer.model_dir)
             for (answer,) in rollouts.stream(prompts, Scoring()):
@@ -108,16 +113,8 @@ class _Pass:
         messages = self._tasks[path.task_id].messages
         return prompt_ids(self._tokenizer, messages, self._ctx.cfg.judge.response_prefix)
 
-    def _check_length(self, path: SampledPath, tokens: Sequence[int], length: int) -> None:
-        limit = self._ctx.cfg.model.max_model_len
-        if length > limit:
-            raise UserError(
-                f"the task {path.task_id} and its path {path.sample} are {length} tokens to the scorer "
-                f"{self._scorer.name}, past model.max_model_len {limit}; raise it"
-            )
-
     def _scored(self, path: SampledPath, tokens: list[int], log_probs: Sequence[float]) -> SampledPath:
-        if self._same_tokens:
+        if self._same_tokens and tokens:
             cut = path.reasoning_tokens
         else:
             pieces = [self._tokenizer.piece(token) for token in tokens]

@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 from collections import Counter
+from dataclasses import replace
 from math import exp
 
 import numpy as np
@@ -17,7 +18,7 @@ from reasongrm_nemo.data import AnswerTask, ReasoningPath, SftExample, read_json
 from reasongrm_nemo.data.token_probs import GROUP_PATHS, TokenProbs, read_token_probs, write_token_probs
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.rollout import Completion
-from reasongrm_nemo.rstar import score_path, score_sums
+from reasongrm_nemo.rstar import ineligible, score_path, score_sums
 from reasongrm_nemo.stages import filter as filter_stage
 from reasongrm_nemo.stages import generate, mine, prepare
 from reasongrm_nemo.tokenization import prompt_ids, response_ids
@@ -198,10 +199,14 @@ def test_a_path_may_fill_the_context_but_not_pass_it(context, tasks, other_model
     fits = context("2_generate", *words, f"model.max_model_len={most}", pool=FakePool(tasks), work="fits")
     assert generate.run(fits)["paths"] == 90
     ctx = context("2_generate", *words, f"model.max_model_len={most - 1}", pool=FakePool(tasks))
-    with pytest.raises(
-        UserError, match=rf"are {most} tokens to the scorer .*past model\.max_model_len {most - 1}"
-    ):
-        generate.run(ctx)
+    assert generate.run(ctx)["paths"] == 90
+    without = [path for path in paths_of(ctx) if path.unscored]
+    assert without and all(p.unscored == "too long" and p.scorer == str(other_model) for p in without)
+    assert {(p.reasoning_tokens, p.answer_tokens, p.reasoning_prob_sum) for p in without} == {(0, 0, 0.0)}
+    assert ctx.drops == {"path without R*, to the scorer: too long": len(without)}
+    assert ineligible(replace(without[0], correct=True, verdict="A")) == "unscored"
+    scored = {(path.task_id, path.sample): path for path in paths_of(ctx) if not path.unscored}
+    assert all(scored.get((p.task_id, p.sample), p) == p for p in paths_of(fits))
 
 
 # -- both orders -----------------------------------------------------------------------------------------

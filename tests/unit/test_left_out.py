@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does not fit the model that trains is left out and counted before its ranks start."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from fake_pool import TINY
+
+from reasongrm_nemo.data import JudgeTask, SftExample, read_tasks, write_jsonl
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.grpo.order import taken
+from reasongrm_nemo.stages import grpo, sft
+from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
+from reasongrm_nemo.work_order import WorkOrder
+
+LONG = "example longer than model.max_model_len"
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The steps that the ranks were started for; they do nothing."""
+    steps = []
+
+    def run_ranks(ctx, module, count, servers=()):
+        steps.append(count)
+        (ctx.work / "metrics.jsonl").write_text("")
+
+    monkeypatch.setattr("reasongrm_nemo.stages.sft.run_ranks", run_ranks)
+    monkeypatch.setattr("reasongrm_nemo.stages.grpo.run_ranks", run_ranks)
+    return steps
+
+
+def example(name, words, turns=1):
+    asked = [{"role": "user", "content": "Q:a=1;a?"}] * turns
+    return SftExample(name, [*asked, {"role": "assistant", "content": "a" * words}], 0.5, 0.5, 0.5, "r_star")
+
+
+@pytest.fixture
+def examples(tmp_path):
+    """Seven short examples and one that no context of 320 tokens holds."""
+    (tmp_path / "runs" / "3_filter").mkdir(parents=True)
+    file = tmp_path / "runs" / "3_filter" / "examples.jsonl"
+    write_jsonl(file, [example(f"t{i}", 2000 if i == 3 else 8) for i in range(8)])
+    return file
+
+
+def test_an_example_longer_than_the_context_is_left_out_of_sft(context, examples, started):
+    ctx = context("4_sft", "sft.batch_size=4", "sft.epochs=3")
+    assert sft.run(ctx)["examples"] == 7
+    assert started == [6], "seven examples in fours are two steps an epoch"
+    assert ctx.drops == {LONG: 1}
+    assert json.loads((ctx.work / "left_out.json").read_text()) == {"examples": {LONG: [3]}}
+    order = WorkOrder(ctx.cfg, ctx.work, TINY, ctx.inputs)
+    assert order.left_out("examples") == {3} and order.left_out("tasks") == frozenset()
+
+
+def test_the_ranks_read_what_is_left(context, examples, started):
+    pytest.importorskip("nemo")
+    from reasongrm_nemo.sft.data import read_samples
+
+    ctx = context("4_sft", "sft.validation={every: 10, fraction: 0.4}")
+    figures = sft.run(ctx)
+    order = WorkOrder(ctx.cfg, ctx.work, TINY, ctx.inputs)
+    trained, held_out = read_samples(examples, ctx.cfg, TINY, order.left_out("examples"))
+    assert (len(trained), len(held_out)) == (figures["examples"], figures["held_out"])
+    assert len(trained) + len(held_out) == 7
+    assert max(len(sample.tokens) for sample in trained + held_out) < 320
+
+
+def test_nothing_that_fits_is_an_error_that_counts(context, examples, started):
+    write_jsonl(examples, [example("t", 2000), example("u", 3000)])
+    with pytest.raises(UserError, match=rf"holds no example to train on \({LONG}: 2\)"):
+        sft.run(context("4_sft"))
+    write_jsonl(examples, [])
+    with pytest.raises(UserError, match=r"holds no example to train on$"):
+        sft.run(context("4_sft"))
+    write_jsonl(examples, [example("t", 8)])
+    with pytest.raises(UserError, match=r"of the 1 examples in .* leaves none to validate on"):
+        sft.run(context("4_sft", "sft.validation={every: 10, fraction: 0.0001}"))
+    assert not started
+
+
+def test_turns_that_a_chat_template_refuses_are_left_out(context, examples, started, tmp_path):
+    strict = shutil.copytree(TINY, tmp_path / "strict")
+    config = json.loads((strict / "tokenizer_config.json").read_text())
+    refusing = "{% if messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}"
+    config["chat_template"] = refusing + config["chat_template"]
+    (strict / "tokenizer_config.json").write_text(json.dumps(config))
+    write_jsonl(examples, [example("t", 8), example("u", 8, turns=2), example("v", 8)])
+    ctx = context("4_sft", f"model.hf_path={strict}")
+    assert sft.run(ctx)["examples"] == 2
+    assert ctx.drops == {"example whose turns the chat template refuses": 1}
+
+
+@pytest.fixture
+def pool():
+    return SimpleNamespace(get=lambda cfg, model: SimpleNamespace(servers=[]))
+
+
+def test_prompts_longer_than_the_policy_takes_are_left_out_of_grpo(context, tasks, started, pool):
+    file = context("1_grpo_zero").inputs["tasks"]
+    tokenizer = load_tokenizer(TINY)
+    lengths = [len(prompt_ids(tokenizer, task.messages)) for task in tasks]
+    limit = sorted(lengths)[20]
+    words = [f"judge.max_prompt_tokens={limit}", "grpo.skip_tasks=2", "grpo.max_tasks=25"]
+    ctx = context("1_grpo_zero", *words, pool=pool)
+    long = [index for index, length in enumerate(lengths) if length > limit and 2 <= index < 27]
+    assert long and grpo.run(ctx)["tasks"] == 25 - len(long)
+    assert ctx.drops == {"prompt longer than judge.max_prompt_tokens": len(long)}
+    left_out = WorkOrder(ctx.cfg, ctx.work, TINY, ctx.inputs).left_out("tasks")
+    assert left_out == set(long)
+    assert taken(file, 2, 25, left_out) == [t for i, t in enumerate(tasks[:27]) if i >= 2 and i not in long]
+    assert taken(file, 28, None) == tasks[28:]
+
+
+def test_held_out_prompts_too(context, tasks, started, pool, tmp_path):
+    held_out = list(read_tasks(tmp_path / "runs" / "0_prepare" / "validation.jsonl"))
+    wordy = [{"role": "user", "content": "why? " * 400}]
+    held_out[1] = JudgeTask("wordy", "p", "s", wordy, "A", "chosen_first")
+    file = tmp_path / "held_out.jsonl"
+    write_jsonl(file, held_out)
+    words = [f"inputs.validation={file}", "grpo.validation={every: 1, max_tasks: 3}", "grpo.save_every=1"]
+    ctx = context("1_grpo_zero", *words, pool=pool)
+    grpo.run(ctx)
+    assert ctx.drops == {"validation prompt longer than judge.max_prompt_tokens": 1}
+    assert WorkOrder(ctx.cfg, ctx.work, TINY, ctx.inputs).left_out("validation") == {1}
+
+
+def test_no_prompt_that_fits_is_refused_before_a_server_starts(context, tasks, started):
+    with pytest.raises(UserError, match=r"no task whose prompt is within judge\.max_prompt_tokens 3"):
+        grpo.run(context("1_grpo_zero", "judge.max_prompt_tokens=3"))
+    with pytest.raises(UserError, match=r"no tasks after the first 500 \(grpo\.skip_tasks\)"):
+        grpo.run(context("1_grpo_zero", "grpo.skip_tasks=500"))
