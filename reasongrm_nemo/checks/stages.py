@@ -50,10 +50,29 @@ def check_prepare(cfg: DictConfig, refuse: Refuse) -> None:
         )
     if own.kind == "questions" and own.source in GENERATED_SOURCES:
         refuse("prepare.kind", f"is questions, and prepare.source {own.source} makes pairs")
+    _check_columns(own.columns, own.kind, refuse)
     if not all(isinstance(path, str) for path in own.decontaminate):
         refuse("prepare.decontaminate", f"is {list(own.decontaminate)}; it must be a list of paths")
     if not 0 <= own.validation_fraction < 1:
         refuse("prepare.validation_fraction", f"is {own.validation_fraction}; it must be from 0 to below 1")
+
+
+_OF_PAIRS = ("chosen", "rejected", "a", "b", "label", "a_wins", "b_wins")
+
+
+def _check_columns(columns: DictConfig, kind: str, refuse: Refuse) -> None:
+    """What goes with what: both answers, and the label's values for both."""
+    given = {str(key) for key, value in columns.items() if value is not None}
+    for key in sorted(given & {*(_OF_PAIRS if kind == "questions" else ("reference",))}):
+        refuse(f"prepare.columns.{key}", f"is given, and prepare.kind {kind} has no use for it")
+    for pair in (("chosen", "rejected"), ("a", "b"), ("a_wins", "b_wins")):
+        for one, other in (pair, pair[::-1]):
+            if one in given and other not in given:
+                refuse(f"prepare.columns.{other}", f"is missing beside prepare.columns.{one}; give both")
+    if given >= {"chosen", "a"}:
+        refuse("prepare.columns.a", "is given beside prepare.columns.chosen; give one or the other")
+    if "a_wins" in given and str(columns.a_wins) == str(columns.b_wins):
+        refuse("prepare.columns.b_wins", "is the same as prepare.columns.a_wins")
 
 
 def check_shards(cfg: DictConfig, refuse: Refuse) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from reasongrm_nemo.data.forms import prompt_of
 from reasongrm_nemo.data.records import PreferencePair, QuestionAnswer
 from reasongrm_nemo.data.rows import find_files, read_rows
+from reasongrm_nemo.data.sameness import same_key
 from reasongrm_nemo.errors import UserError
 
 # Chinese and Japanese are written without spaces: each character is a word.
@@ -22,7 +23,8 @@ class Decontaminator:
     """Finds prompts that share a run of `n` words with a benchmark's.
 
     Words are runs of letters and digits, whatever their case and Unicode form.  A turn of fewer than `n`
-    words matches only a turn with exactly the same words.  User turns alone are compared, never the answers.
+    words matches only a turn with exactly the same words; one without words (`?!`), only the same text.  User
+    turns alone are compared, never the answers.
 
     Args:
         n: words in a run, at least 1.
@@ -55,7 +57,7 @@ class Decontaminator:
                     self.add(where, texts)
         if self.prompts == before:
             raise UserError(
-                f"{path}: no row holds a prompt (prompt, conversation_input, messages or chosen); "
+                f"{path}: no row holds a prompt (under prompt, question, messages, chosen or the like); "
                 "give the benchmark's own files to prepare.decontaminate"
             )
 
@@ -70,9 +72,9 @@ class Decontaminator:
     def _runs(self, text: str) -> Iterator[str]:
         words: Sequence[str] = _WORD.findall(unicodedata.normalize("NFC", text).lower())
         if len(words) < self.n:
-            if words:
-                # a line feed is in no word, so that a whole short turn is told from a run of it
-                yield "\n" + " ".join(words)
+            # a line feed is in no word, so that a whole short turn is told from a run of it
+            if words or (text := same_key(text)):
+                yield "\n" + (" ".join(words) or text)
             return
         for start in range(len(words) - self.n + 1):
             yield " ".join(words[start : start + self.n])

@@ -1,55 +1,250 @@
 # SPDX-License-Identifier: Apache-2.0
 """The published forms of preference data, each row laid out as plain rows `{prompt, chosen, rejected, ...}`.
 
-- Skywork Reward Preference (the paper's source): `chosen` and `rejected` are whole lists of `{role, content}`
-  with a shared beginning; left as it is, `reasongrm_nemo.data.sources` splits it.
-- Plain pairs and RewardBench: `prompt` (a list of turns or the text of one), `chosen`, `rejected` as texts.
-- RM-Bench: `prompt`, and lists of texts under `chosen` and `rejected`, one a style: every chosen one makes a
-  pair with every rejected one.
-- RMB's pairs: `conversation_input`, `chosen` and `reject` as `{answer, llm_name}`.
-- RMB's best of N: `bon_best` makes a pair with each of `loser_list`.
-
-What is of no known form comes out as it went in, for the caller to refuse.
+`FORMS` lists them.  A plain row's `chosen` and `rejected` are texts, turns or lists of turns, its prompt a
+text or a list of turns; `reasongrm_nemo.data.pairs` splits them.  What is of no known form comes out as it
+went in, for the caller to refuse.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from reasongrm_nemo.data.labels import LABEL_FIELDS, WINNER_FLAGS, Labelled, Numbers, first_is_better
+from reasongrm_nemo.data.tool_calls import parsed
+from reasongrm_nemo.data.turns import is_turn, user_texts
 
 MAX_LISTED = 64
 """So many answers a side are laid out; a longer list is of no known form."""
 
+PROMPT_FIELDS = (
+    "conversation_input", "prompt", "question", "instruction", "query", "conversations", "conversation",
+    "messages", "context", "input", "problem", "history",
+)  # fmt: skip
+ANSWER_FIELDS = (
+    ("chosen", "rejected"),
+    ("chosen", "reject"),
+    ("chosen_response", "rejected_response"),
+    ("response_chosen", "response_rejected"),
+    ("text_chosen", "text_rejected"),
+    ("response_j", "response_k"),
+)
+"""The better answer's field and the worse one's."""
+SYSTEM_FIELDS = ("system", "system_prompt", "system_message")
+KEPT_FIELDS = (
+    "id", "source", "subset", "tools", "image", "images", "video", "videos", "audio", "audios", *SYSTEM_FIELDS
+)  # fmt: skip
+"""What a plain row keeps beside the prompt and the answers."""
 
-def plain_rows(row: Any) -> list[Any]:
-    """The pairs a row of any form offers, one or more, unchecked."""
+_NOUN = r"(?:response|answer|output|completion|candidate|generation|reply|summary|conversation|human_ref)"
+_MARKED = re.compile(
+    rf"(?P<noun>(?:model[ _-])?{_NOUN})[ _-]?(?P<mark>[ab012])"
+    rf"|(?:model|assistant)[ _-](?P<mark2>[ab12])[ _-]{_NOUN}",
+    re.IGNORECASE,
+)
+
+
+NO_NUMBERS: Mapping[str, Numbers] = {}
+
+
+class Form(NamedTuple):
+    """A form by name, with the fields that make it up."""
+
+    name: str
+    fields: tuple[str, ...]
+
+
+FORMS = (
+    Form("conversations with a shared beginning (Skywork, UltraFeedback)", ("chosen", "rejected")),
+    Form("prompt and two answers (TRL, RewardBench, RM-Bench)", ("prompt", "chosen", "rejected")),
+    Form("Alpaca", ("instruction", "chosen", "rejected")),
+    Form("ShareGPT", ("conversations", "chosen", "rejected")),
+    Form("two answers and a label", ("prompt", "response_a", "response_b", "winner")),
+    Form("Chatbot Arena", ("conversation_a", "conversation_b", "winner")),
+    Form("PandaLM", ("instruction", "response1", "response2", "annotator1")),
+    Form("HelpSteer3", ("context", "response1", "response2", "overall_preference")),
+    Form("RMB pairs", ("conversation_input", "chosen", "reject")),
+    Form("RMB best of N", ("conversation_input", "bon_best", "loser_list")),
+)
+
+
+def plain_rows(row: Any, numbers: Mapping[str, Numbers] = NO_NUMBERS) -> list[Any]:
+    """The pairs a row of any form offers, one or more, unchecked.
+
+    Args:
+        row: what the file holds.
+        numbers: what numbers mean as labels in this file, by the answers' marks.
+
+    Raises:
+        RowProblem: a label prefers neither answer.
+    """
     if not isinstance(row, dict):
         return [row]
     if "conversation_input" in row and "loser_list" in row:
         return _best_of_n(row)
     if "conversation_input" in row:
         return [_rmb(row, row.get("chosen"), row.get("reject"), row.get("pair_uid"))]
-    chosen: Any = row.get("chosen")
-    rejected: Any = row.get("rejected")
-    if _texts(chosen) and _texts(rejected):
-        name = row.get("id")
+    asked = prompt_value(row)
+    if (sides := answer_fields(row)) is not None:
+        good, bad = row[sides[0]], row[sides[1]]
+    elif (found := labelled(row)) is not None:
+        asked, good, bad = _rounds(asked, *(_parsed_turns(row[name]) for name in (found.first, found.second)))
+        if not first_is_better(row, found, numbers):
+            good, bad = bad, good
+    else:
+        return [row]
+    plain = {key: row[key] for key in KEPT_FIELDS if key in row} | {"prompt": asked}
+    if _texts(good) and _texts(bad):
         return [
-            {**row, "chosen": good, "rejected": bad, "id": _cell(name, f"{i}{j}")}
-            for i, good in enumerate(chosen)
-            for j, bad in enumerate(rejected)
+            {**plain, "chosen": better, "rejected": worse, "id": _cell(row.get("id"), f"{i}{j}")}
+            for i, better in enumerate(good)
+            for j, worse in enumerate(bad)
         ]
-    return [row]
+    return [{**plain, "chosen": good, "rejected": bad}]
+
+
+def form_of(row: Any) -> str:
+    """The fields that a row is read by, for people; empty where its form is unknown."""
+    if not isinstance(row, dict):
+        return ""
+    if "conversation_input" in row:
+        return FORMS[-1].name if "loser_list" in row else FORMS[-2].name
+    if (sides := answer_fields(row)) is not None:
+        answers = " and ".join(sides)
+    elif (found := labelled(row)) is not None:
+        answers = found.name
+    else:
+        return ""
+    prompt = _prompt_field(row)
+    return f"{prompt}, {answers}" if prompt else answers
+
+
+def is_answer_field(name: str) -> bool:
+    """Whether some form has an answer under this name."""
+    return any(name in sides for sides in ANSWER_FIELDS) or is_marked(name)
+
+
+def is_marked(name: str) -> bool:
+    """Whether this is one of two answers' field, `response_a` and the like."""
+    return _MARKED.fullmatch(name) is not None
+
+
+def answer_fields(row: dict[str, Any]) -> tuple[str, str] | None:
+    """The fields of the better and the worse answer, where their names say which is which."""
+    return next((sides for sides in ANSWER_FIELDS if sides[0] in row and sides[1] in row), None)
+
+
+def labelled(row: dict[str, Any]) -> Labelled | None:
+    """Two answers that a label chooses between: `response_a`, `response_b`, `winner` and the like.
+
+    None where there are none, or where the fields' names say which answer is better.
+    """
+    if answer_fields(row) is not None:
+        return None
+    nouns: dict[str, dict[str, str]] = {}
+    for field in row:
+        if isinstance(field, str) and (match := _MARKED.fullmatch(field)):
+            mark = (match["mark"] or match["mark2"]).lower()
+            nouns.setdefault((match["noun"] or "").lower(), {})[mark] = field
+    for by_mark in nouns.values():
+        marks = "".join(sorted(by_mark))
+        if marks in ("ab", "12", "01"):
+            label = _label_field(row)
+            if label is None and not (all(flag in row for flag in WINNER_FLAGS) or "annotator1" in row):
+                continue
+            return Labelled(by_mark[marks[0]], by_mark[marks[1]], marks, label)
+    return None
+
+
+def prompt_value(row: dict[str, Any]) -> Any:
+    """What a row asks, as it stands: a text or turns; None where there is none."""
+    name = _prompt_field(row)
+    if name is None:
+        return None
+    asked = row[name]
+    given = row.get("input")
+    if name == "instruction" and isinstance(asked, str) and isinstance(given, str) and given.strip():
+        asked = f"{asked}\n\n{given}"
+    earlier = row.get("history")
+    if isinstance(asked, str) and name != "history" and isinstance(earlier, list) and earlier:
+        return [*_exchanges(earlier), {"role": "user", "content": asked}]
+    return asked
 
 
 def prompt_of(row: Any) -> list[str]:
     """The texts of the user's turns in a row of any form; empty where there are none."""
     if not isinstance(row, dict):
         return []
-    for key in ("conversation_input", "prompt", "messages"):
-        if isinstance(row.get(key), str):
-            return [row[key]]
-        if isinstance(row.get(key), list):
-            return _user_texts(row[key])
-    return _user_texts(row["chosen"]) if isinstance(row.get("chosen"), list) else []
+    asked = prompt_value(row)
+    if asked is None:
+        asked = next((row[name] for name in ("chosen", "conversation_a") if name in row), None)
+        if isinstance(asked, str) and user_texts(asked) == [asked]:  # an answer, and no transcript
+            return []
+    return user_texts(_parsed_turns(asked))
+
+
+def _prompt_field(row: dict[str, Any]) -> str | None:
+    there = [name for name in PROMPT_FIELDS if name in row]
+    return next((name for name in there if not is_nothing(row[name])), there[0] if there else None)
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a cell is empty, which pandas writes as NaN."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _label_field(row: dict[str, Any]) -> str | None:
+    lower = {field.lower(): field for field in row if isinstance(field, str)}
+    if "chosen" in lower and "rejected" not in lower:  # `chosen: "A"`
+        return next((lower[name] for name in LABEL_FIELDS if name in lower), lower["chosen"])
+    return next((lower[name] for name in LABEL_FIELDS if name in lower), None)
+
+
+def _rounds(asked: Any, first: Any, second: Any) -> tuple[Any, Any, Any]:
+    """Prompt and answers; whole conversations where all three are lists of as many texts (LMSYS)."""
+    questions, *answers = (_parsed_texts(each) for each in (asked, first, second))
+    if not questions or any(not each or len(each) != len(questions) for each in answers):
+        return asked, first, second
+    better, worse = ([[*pair] for pair in zip(questions, each or [], strict=True)] for each in answers)
+    return None, _exchanges(better), _exchanges(worse)
+
+
+def _exchanges(pairs: list[Any]) -> list[Any]:
+    """Turns of `[question, answer]` pairs; what is none stays, for the caller to refuse."""
+    turns: list[Any] = []
+    for pair in pairs:
+        whole = isinstance(pair, (list, tuple)) and len(pair) == 2
+        turns += (
+            [{"role": role, "content": text} for role, text in zip(("user", "assistant"), pair, strict=True)]
+            if whole
+            else [pair]
+        )
+    return turns
+
+
+def _parsed_turns(value: Any) -> Any:
+    """A list of turns that stands as JSON in a text; the value itself where it is none."""
+    found = _parsed_list(value)
+    return found if found and all(map(is_turn, found)) else value
+
+
+def _parsed_texts(value: Any) -> list[str] | None:
+    found = _parsed_list(value)
+    return (
+        [text or "" for text in found]
+        if found and all(t is None or isinstance(t, str) for t in found)
+        else None
+    )
+
+
+def _parsed_list(value: Any) -> list[Any] | None:
+    """A list, which may stand as JSON in a text; None where there is none."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = parsed(value)
+    return value if isinstance(value, list) else None
 
 
 def _best_of_n(row: dict[str, Any]) -> list[Any]:
@@ -84,11 +279,3 @@ def _texts(value: Any) -> bool:
         and 0 < len(value) <= MAX_LISTED
         and all(isinstance(text, str) for text in value)
     )
-
-
-def _user_texts(turns: list[Any]) -> list[str]:
-    return [
-        turn["content"]
-        for turn in turns
-        if isinstance(turn, dict) and turn.get("role") == "user" and isinstance(turn.get("content"), str)
-    ]

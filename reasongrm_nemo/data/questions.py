@@ -4,36 +4,35 @@ r"""Questions with a reference answer, from the files that pairs may come in; wh
 A row has its question under `question`, `problem` or `prompt` (a text), or `prompt` or `messages` (turns that
 end with the user's), and the reference under `reference`, `answer` or `solution`: the final answer itself, or
 a text that says it as a response would (`\boxed{...}`, `#### ...`), so GSM8K's and MATH's rows are read as
-published.  Other fields are ignored, but for `id` and `source`.
+published.  A row-level `system` is shown too; fields beside these, `id` and `source` are ignored.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.data.records import AnswerTask, QuestionAnswer
-from reasongrm_nemo.data.rows import BrokenRow
-from reasongrm_nemo.data.sources import (
+from reasongrm_nemo.data.columns import QUESTION_FIELDS, REFERENCE_FIELDS, Columns
+from reasongrm_nemo.data.pairs import (
     MAX_CHARS,
-    Loaded,
-    RowProblem,
+    check_texts,
     content_id,
-    gather,
     name_of,
     no_nul,
-    none_left,
-    turns_of,
-    with_own_ids,
+    prompt_turns,
+    same_id,
+    with_system,
 )
+from reasongrm_nemo.data.problems import RowProblem
+from reasongrm_nemo.data.records import AnswerTask, QuestionAnswer
+from reasongrm_nemo.data.rows import BrokenRow
+from reasongrm_nemo.data.sameness import same_key
+from reasongrm_nemo.data.sources import Loaded, gather, none_left, with_own_ids
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, read_answer, sanitize
 from reasongrm_nemo.judge.think import THINK_CLOSE
-
-QUESTION_FIELDS = ("question", "problem", "prompt", "messages")
-REFERENCE_FIELDS = ("reference", "answer", "solution")
 
 
 @dataclass
@@ -43,24 +42,32 @@ class LoadedQuestions(Loaded):
     questions: list[QuestionAnswer] = field(default_factory=list)
 
 
-def read_questions(paths: str | Path | Sequence[str | Path], max_chars: int = MAX_CHARS) -> LoadedQuestions:
+def read_questions(
+    paths: str | Path | Sequence[str | Path],
+    max_chars: int = MAX_CHARS,
+    columns: Mapping[str, Any] | None = None,
+) -> LoadedQuestions:
     """All valid, distinct questions of files or folders, in the order they stand.
 
     Args:
         paths: as for `read_pairs`.
         max_chars: a row whose texts have more characters together is refused.
+        columns: `prepare.columns`.
 
     Raises:
-        UserError: a file is missing, empty or not readable as its kind, or no valid question is left.
+        UserError: a file is missing, empty or not readable as its kind, a field of `columns` is in no row, or
+            no valid question is left.
     """
-    loaded = LoadedQuestions()
+    loaded, mapped = LoadedQuestions(), Columns.of(columns)
     found = gather(
         paths,
         loaded,
-        lambda row: (row,),
+        lambda _: lambda row: (mapped.apply(row),),
         lambda row, source: question_from_row(row, source, max_chars),
         _without_nul,
     )
+    if found:
+        mapped.check_met(str(paths))
     _keep_distinct(found, loaded)
     if not loaded.questions:
         raise none_left(paths, loaded, "a question with a reference")
@@ -81,27 +88,23 @@ def question_from_row(
         RowProblem: with the reason.
     """
     if isinstance(row, BrokenRow):
-        raise RowProblem("broken_line")
+        raise RowProblem("broken_line", row.problem)
     if not isinstance(row, dict):
-        raise RowProblem("wrong_type")
+        raise RowProblem("wrong_type", "the row is no object")
     asked = next((row[name] for name in QUESTION_FIELDS if name in row), None)
     said = next((row[name] for name in REFERENCE_FIELDS if name in row), None)
     if type(said) is float and not math.isfinite(said):  # JSON's NaN and Infinity, and 1e999
         raise RowProblem("no_reference")
     said = str(said) if type(said) in (int, float) else said
     if not isinstance(said, str):
-        raise RowProblem("wrong_type")
-    prompt = [{"role": "user", "content": asked}] if isinstance(asked, str) else turns_of(asked)
-    texts = (said, *(turn["content"] for turn in prompt))
-    if sum(map(len, texts)) > max_chars:
-        raise RowProblem("huge_text")
+        raise RowProblem("wrong_type", f"the reference ({', '.join(REFERENCE_FIELDS)}) is no text")
+    turns = prompt_turns(asked)
+    if turns is None:
+        raise RowProblem("wrong_type", f"there is no question ({', '.join(QUESTION_FIELDS)})")
+    prompt = with_system(row, turns)
+    check_texts((said, *(turn["content"] for turn in prompt)), max_chars)
     if not prompt or prompt[-1]["role"] != "user" or not prompt[-1]["content"].strip():
         raise RowProblem("empty_prompt")
-    try:
-        for text in texts:
-            text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RowProblem("bad_text") from None
     reference = read_answer(THINK_CLOSE + said).answer
     if reference is None:
         raise RowProblem("no_reference")
@@ -134,10 +137,10 @@ def make_answer_tasks(
 
 def _keep_distinct(found: Sequence[tuple[str, QuestionAnswer]], loaded: LoadedQuestions) -> None:
     """Move questions into `loaded`, without copies, and without any that has several references."""
-    asked = [content_id(question.prompt) for _, question in found]
+    asked = [same_id(question.prompt) for _, question in found]
     references: dict[str, set[str]] = {}
     for key, (_, question) in zip(asked, found, strict=True):
-        references.setdefault(key, set()).add(question.reference)
+        references.setdefault(key, set()).add(same_key(question.reference))
     seen: set[str] = set()
     for key, (where, question) in zip(asked, found, strict=True):
         if len(references[key]) > 1:

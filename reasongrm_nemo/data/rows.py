@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of preference files: JSON Lines, JSON, Parquet, the first two also packed by gzip or Zstandard.
+"""Rows of preference files: JSON Lines, JSON, CSV, TSV, each also packed by gzip or Zstandard, and Parquet.
 
 All are read as they are used: a line, a batch or an item of an array at a time.
 
@@ -18,10 +18,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from reasongrm_nemo.data.jsonl import DAMAGED, open_packed, parse_json, read_lines
+from reasongrm_nemo.data.tables import SUFFIXES as TABLES
+from reasongrm_nemo.data.tables import read_table
 from reasongrm_nemo.errors import UserError
 
 SUFFIXES = (
-    *(f"{kind}{packed}" for kind in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst")),
+    *(
+        f"{kind}{packed}"
+        for kind in (".jsonl", ".ndjson", ".json", *TABLES)
+        for packed in ("", ".gz", ".zst")
+    ),
     ".parquet",
 )
 BATCH_ROWS = 1024
@@ -31,7 +37,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 @dataclass(frozen=True)
 class BrokenRow:
-    """A line that is not JSON, with the parser's reason."""
+    """A row that cannot be read, with the parser's reason."""
 
     problem: str
 
@@ -69,6 +75,8 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """
     if path.name.endswith(".parquet"):
         return _parquet(path)
+    if path.name.removesuffix(".gz").removesuffix(".zst").endswith(TABLES):
+        return ((where, BrokenRow(r) if isinstance(r, str) else r) for where, r in read_table(path))
     # the content decides: both kinds get misnamed
     return _array(path) if _is_array(path) else _lines(path)
 

@@ -1,54 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preference pairs from files, validated; what is left out is counted under a named reason.
 
-`reasongrm_nemo.data.forms` lists the forms a row may have.  Other fields of a row are ignored.  Text is data:
-what could pass for a control token, a verdict or the end of the reasoning is broken up where the prompt is
-built (`reasongrm_nemo.judge.sanitize`), not here; here NUL becomes U+FFFD, and what is no Unicode or too long
-is refused.
+`reasongrm_nemo.data.forms` lists the forms a row may have; `prepare.columns` maps any other.  Fields of
+neither are ignored.  Copies and contradictions go by one rule (`reasongrm_nemo.data.sameness`).  Text is
+data: what could pass for a control token, a verdict or the end of the reasoning is broken up where the prompt
+is built (`reasongrm_nemo.judge.sanitize`), not here; here NUL becomes U+FFFD, and what is no Unicode or too
+long is refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from reasongrm_nemo.data.base_record import Record
-from reasongrm_nemo.data.forms import plain_rows
-from reasongrm_nemo.data.records import Message, PreferencePair, QuestionAnswer
-from reasongrm_nemo.data.rows import BrokenRow, find_files, read_rows
+from reasongrm_nemo.data.columns import Columns
+from reasongrm_nemo.data.forms import form_of, labelled, plain_rows
+from reasongrm_nemo.data.labels import Numbers, counted, meaning
+from reasongrm_nemo.data.nearest_form import fields_of, refusal
+from reasongrm_nemo.data.pairs import MAX_CHARS, content_id, pair_from_row, same_id, without_nul
+from reasongrm_nemo.data.problems import RowProblem
+from reasongrm_nemo.data.records import PreferencePair, QuestionAnswer
+from reasongrm_nemo.data.rows import find_files, read_rows
 from reasongrm_nemo.errors import UserError
 
 T = TypeVar("T", PreferencePair, QuestionAnswer)
 
-ROLES = ("system", "user", "assistant", "tool")
 EXAMPLES_KEPT = 3
-MAX_CHARS = 1_000_000
-"""Characters that a pair's texts may have together, unless the caller says otherwise."""
-_MAX_NAME = 200
-
-DROP_REASONS = {
-    "broken_line": "the line is not JSON",
-    "wrong_type": "not an object, a field is missing, or one is of the wrong type",
-    "unknown_role": f"a turn's role is none of {', '.join(ROLES)}",
-    "bad_text": "a text holds half a surrogate pair, which is no Unicode",
-    "huge_text": "the texts are longer than prepare.max_chars",
-    "empty_prompt": "the shared turns hold no user turn with text",
-    "no_assistant_turn": "an answer is not a single turn of the assistant",
-    "no_shared_prompt": "chosen and rejected do not begin with the same turns",
-    "early_fork": "the conversations part before their last turn",
-    "empty_answer": "an answer has no text",
-    "identical_answers": "both answers are the same",
-    "duplicate": "the pair or question was there before",
-    "contradiction": "the pair is there with both preferences; all its copies are left out",
-    "no_reference": "the reference holds no single final answer",
-    "other_reference": "the question is there with another reference; all its copies are left out",
-}
-"""Every reason a row is dropped for, in words."""
+_PEEK = 1000
+"""Rows of a file among which a number as a label must turn up, if the file has any."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +54,8 @@ class Loaded:
     dropped: list[Dropped] = field(default_factory=list)
     nul: int = 0
     """Kept records that held NUL, now U+FFFD."""
+    refused: str = ""
+    """What is said of the first row that was left out."""
 
     @property
     def examples(self) -> dict[str, list[str]]:
@@ -82,10 +67,16 @@ class Loaded:
                 places.append(each.where)
         return found
 
-    def drop(self, reason: str, where: str, pair_id: str | None = None) -> None:
+    def drop(self, reason: str, where: str, pair_id: str | None = None, detail: str | None = None) -> None:
         """Count one record under a reason."""
         self.drops[reason] += 1
-        self.dropped.append(Dropped(reason, where, pair_id))
+        self.dropped.append(Dropped(reason, where, pair_id, detail))
+
+    def refuse(self, where: str, row: Any, problem: RowProblem) -> None:
+        """Count one row, or one pair of it, that makes no record."""
+        self.refused = self.refused or refusal(where, row, problem)
+        unknown = problem.reason == "unknown_form" and isinstance(row, dict)
+        self.drop(problem.reason, where, detail=fields_of(row) if unknown else problem.detail)
 
 
 @dataclass
@@ -96,30 +87,45 @@ class LoadedPairs(Loaded):
     """
 
     pairs: list[PreferencePair] = field(default_factory=list)
+    forms: Counter[str] = field(default_factory=Counter)
+    """Rows by the fields that they were read by."""
 
 
-class RowProblem(Exception):
-    """A row that makes no pair; `reason` is a key of `DROP_REASONS`."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(DROP_REASONS[reason])
-        self.reason = reason
-
-
-def read_pairs(paths: str | Path | Sequence[str | Path], max_chars: int = MAX_CHARS) -> LoadedPairs:
+def read_pairs(
+    paths: str | Path | Sequence[str | Path],
+    max_chars: int = MAX_CHARS,
+    columns: Mapping[str, Any] | None = None,
+) -> LoadedPairs:
     """All valid, distinct pairs of files or folders, in the order they stand, each with an id of its own.
 
     Args:
-        paths: `.jsonl`, `.ndjson`, `.json` (each also `.gz` or `.zst`), `.parquet`, or folders of such files.
+        paths: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` (each also `.gz` or `.zst`), `.parquet`, or
+            folders of such files.
         max_chars: a pair whose texts have more characters together is refused.
+        columns: `prepare.columns`.
 
     Raises:
-        UserError: a file is missing, empty or not readable as its kind, or no valid pair is left.
+        UserError: a file is missing, empty or not readable as its kind, its labels can be read in two ways, a
+            field of `columns` is in no row, or no valid pair is left.
     """
-    loaded = LoadedPairs()
+    loaded, mapped = LoadedPairs(), Columns.of(columns)
+
+    def opened(file: Path) -> Callable[[Any], Iterable[Any]]:
+        numbers = label_numbers(file, mapped)
+
+        def offered(row: Any) -> Iterable[Any]:
+            known = mapped.apply(row)
+            if form := form_of(known):
+                loaded.forms[form + counted(known, labelled(known), numbers)] += 1
+            return plain_rows(known, numbers)
+
+        return offered
+
     found = gather(
-        paths, loaded, plain_rows, lambda row, source: pair_from_row(row, source, max_chars), without_nul
+        paths, loaded, opened, lambda row, source: pair_from_row(row, source, max_chars), without_nul
     )
+    if found:
+        mapped.check_met(", ".join(map(str, _listed(paths))))
     _keep_distinct(found, loaded)
     if not loaded.pairs:
         raise none_left(paths, loaded, "a preference pair")
@@ -129,7 +135,7 @@ def read_pairs(paths: str | Path | Sequence[str | Path], max_chars: int = MAX_CH
 def gather(
     paths: str | Path | Sequence[str | Path],
     loaded: Loaded,
-    offered: Callable[[Any], Iterable[Any]],
+    opened: Callable[[Path], Callable[[Any], Iterable[Any]]],
     parse: Callable[[Any, str], T],
     clean: Callable[[T], T],
 ) -> list[tuple[str, T]]:
@@ -138,20 +144,20 @@ def gather(
     Args:
         paths: as for `read_pairs`.
         loaded: gets the account.
-        offered: the plain rows that a row offers.
+        opened: for a file the function from a row to the plain rows that it offers.
         parse: a plain row and the file's name as a record; raises `RowProblem`.
         clean: the record without NUL; itself, or an equal one, where there is none.
     """
-    found = []
+    found: list[tuple[str, T]] = []
     for file in [file for path in _listed(paths) for file in find_files(path)]:
+        offered: Callable[[Any], Iterable[Any]] = opened(file)
         for where, row in read_rows(file):
             loaded.rows += 1
-            for plain in offered(row):
-                loaded.read += 1
+            for each in _offers(where, row, offered, loaded):
                 try:
-                    record = parse(plain, file.name.split(".")[0])
+                    record = parse(each, file.name.split(".")[0])
                 except RowProblem as problem:
-                    loaded.drop(problem.reason, where)
+                    loaded.refuse(where, row, problem)
                     continue
                 cleaned = clean(record)
                 loaded.nul += cleaned != record
@@ -159,133 +165,67 @@ def gather(
     return found
 
 
+def _offers(where: str, row: Any, offered: Callable[[Any], Iterable[Any]], loaded: Loaded) -> list[Any]:
+    """The plain rows of a row, counted."""
+    try:
+        rows = [*offered(row)]
+    except RowProblem as problem:
+        loaded.read += 1
+        loaded.refuse(where, row, problem)
+        return []
+    loaded.read += len(rows)
+    return rows
+
+
+def label_numbers(file: Path, columns: Columns) -> dict[str, Numbers]:
+    """What numbers mean as labels in a file, by the marks of the answers that they choose between.
+
+    Raises:
+        UserError: there are two ways to read them.
+    """
+    seen: dict[str, set[int]] = {}
+    asked = ""
+    for index, (_, row) in enumerate(read_rows(file)):
+        if index >= _PEEK and not seen:
+            break
+        try:
+            row = columns.apply(row)
+        except RowProblem:
+            continue
+        found = labelled(row) if isinstance(row, dict) else None
+        number = None if found is None else found.number(row)
+        if found is not None and number is not None:
+            asked = asked or found.name
+            seen.setdefault(found.marks, set()).add(number)
+    means = {marks: meaning(marks, numbers) for marks, numbers in seen.items()}
+    for marks, numbers in seen.items():
+        if means[marks] is None:
+            shown = ", ".join(map(str, sorted(numbers)[:8]))
+            raise UserError(
+                f"{file}: the labels are the numbers {shown} (of {asked}), which do not say which answer is "
+                "better; name the value that prefers each in prepare.columns: a_wins and b_wins"
+            )
+    return {marks: numbers for marks, numbers in means.items() if numbers is not None}
+
+
 def none_left(paths: str | Path | Sequence[str | Path], loaded: Loaded, what: str) -> UserError:
     """What to raise when no row is what it should be, with the reasons."""
     counts = ", ".join(f"{reason} {count}" for reason, count in loaded.drops.most_common())
     names = ", ".join(map(str, _listed(paths)))
-    return UserError(f"{names}: none of the {loaded.read} rows is {what} ({counts})")
+    why = f": {loaded.refused}" if loaded.refused else ""
+    return UserError(f"{names}: none of the {loaded.read} rows is {what} ({counts}){why}")
 
 
 def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
     return [paths] if isinstance(paths, (str, Path)) else list(paths)
 
 
-def pair_from_row(
-    row: Any, default_source: str = "unknown", max_chars: int = MAX_CHARS, tolerate: Collection[str] = ()
-) -> PreferencePair:
-    """One plain row, or one of the paper's source, as a pair; its id is the row's or the content's hash.
-
-    Args:
-        row: of the form above.
-        default_source: where the row names none.
-        max_chars: of the pair's texts together.
-        tolerate: reasons not to refuse for, of `empty_answer` and `identical_answers`: a benchmark's items
-            count as they are.
-
-    Raises:
-        RowProblem: with the reason.
-    """
-    if isinstance(row, BrokenRow):
-        raise RowProblem("broken_line")
-    if not isinstance(row, dict) or "chosen" not in row or "rejected" not in row:
-        raise RowProblem("wrong_type")
-    if isinstance(row["chosen"], list):
-        prompt, chosen, rejected = _split_conversations(turns_of(row["chosen"]), turns_of(row["rejected"]))
-    else:
-        shared, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
-        if not isinstance(chosen, str) or not isinstance(rejected, str):
-            raise RowProblem("wrong_type")
-        prompt = [{"role": "user", "content": shared}] if isinstance(shared, str) else turns_of(shared)
-    texts = (chosen, rejected, *(turn["content"] for turn in prompt))
-    if sum(map(len, texts)) > max_chars:
-        raise RowProblem("huge_text")
-    if not any(turn["role"] == "user" and turn["content"].strip() for turn in prompt):
-        raise RowProblem("empty_prompt")
-    if prompt[-1]["role"] == "assistant":
-        raise RowProblem("no_assistant_turn")
-    if "empty_answer" not in tolerate and not (chosen.strip() and rejected.strip()):
-        raise RowProblem("empty_answer")
-    if "identical_answers" not in tolerate and chosen.strip() == rejected.strip():
-        raise RowProblem("identical_answers")
-    try:
-        for text in texts:
-            text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RowProblem("bad_text") from None
-    return PreferencePair(
-        id=name_of(row.get("id")) or content_id(prompt, chosen, rejected),
-        source=name_of(row.get("source")) or name_of(row.get("subset")) or default_source,
-        prompt=prompt,
-        chosen=chosen,
-        rejected=rejected,
-    )
-
-
-def name_of(value: Any) -> str | None:
-    """An id or source that can stand in a log and in a file; anything else is as good as none."""
-    return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= _MAX_NAME else None
-
-
-def without_nul(pair: PreferencePair) -> PreferencePair:
-    """The pair with U+FFFD for every NUL; itself where there is none."""
-    texts = (pair.chosen, pair.rejected, *(turn["content"] for turn in pair.prompt))
-    if not any("\0" in text for text in texts):
-        return pair
-    prompt = [{"role": turn["role"], "content": no_nul(turn["content"])} for turn in pair.prompt]
-    return replace(pair, prompt=prompt, chosen=no_nul(pair.chosen), rejected=no_nul(pair.rejected))
-
-
-def no_nul(text: str) -> str:
-    """The text with U+FFFD for NUL."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-def content_id(prompt: Sequence[Message], *texts: str) -> str:
-    """16 hex digits that depend on the content alone."""
-    parts = [[turn["role"], turn["content"]] for turn in prompt]
-    return hashlib.sha256(json.dumps([parts, *texts]).encode("ascii")).hexdigest()[:16]
-
-
-def turns_of(value: Any) -> list[Message]:
-    """A list of `{role, content}`, checked; raises `RowProblem`."""
-    if not isinstance(value, list):
-        raise RowProblem("wrong_type")
-    turns = []
-    for turn in value:
-        if not isinstance(turn, dict):
-            raise RowProblem("wrong_type")
-        role, content = turn.get("role"), turn.get("content")
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise RowProblem("wrong_type")
-        if role not in ROLES:
-            raise RowProblem("unknown_role")
-        turns.append({"role": role, "content": content})
-    return turns
-
-
-def _split_conversations(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], str, str]:
-    """The shared beginning and the two answers of whole conversations."""
-    for turns in (chosen, rejected):
-        if not turns or turns[-1]["role"] != "assistant":
-            raise RowProblem("no_assistant_turn")
-    if chosen == rejected:
-        raise RowProblem("identical_answers")
-    prompt = chosen[:-1]
-    if prompt != rejected[:-1]:
-        forked = bool(prompt) and chosen[0] == rejected[0]
-        raise RowProblem("early_fork" if forked else "no_shared_prompt")
-    if not prompt:
-        raise RowProblem("no_shared_prompt")
-    return prompt, chosen[-1]["content"], rejected[-1]["content"]
-
-
 def _keep_distinct(found: Sequence[tuple[str, PreferencePair]], loaded: LoadedPairs) -> None:
     """Move pairs into `loaded`, without copies, and without any that the data itself contradicts."""
-    contents = []
-    for _, pair in found:
-        chosen, rejected = pair.chosen.strip(), pair.rejected.strip()
-        mirror = content_id(pair.prompt, rejected, chosen)
-        contents.append((content_id(pair.prompt, chosen, rejected), mirror))
+    contents = [
+        (same_id(pair.prompt, pair.chosen, pair.rejected), same_id(pair.prompt, pair.rejected, pair.chosen))
+        for _, pair in found
+    ]
     present = {content for content, _ in contents}
     seen: set[str] = set()
     for (where, pair), (content, mirror) in zip(found, contents, strict=True):

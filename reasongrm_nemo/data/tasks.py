@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from reasongrm_nemo.data.pairs import content_id
 from reasongrm_nemo.data.records import JudgeTask, Message, Order, PreferencePair, QuestionAnswer
+from reasongrm_nemo.data.sameness import same_key
 from reasongrm_nemo.data.seeds import derive_seed
-from reasongrm_nemo.data.sources import content_id
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, Template, build_messages
 
 P = TypeVar("P", bound=PreferencePair | QuestionAnswer)
@@ -56,9 +57,12 @@ def make_tasks(
 
 
 def prompt_key(prompt: Iterable[Message]) -> str:
-    """A hash of the conversation that spacing and case do not change."""
+    """A hash of the conversation, alike for what is the same (`same_key`) and whatever case and spacing."""
     return content_id(
-        [{"role": turn["role"], "content": " ".join(turn["content"].lower().split())} for turn in prompt]
+        [
+            {"role": turn["role"], "content": " ".join(same_key(turn["content"]).lower().split())}
+            for turn in prompt
+        ]
     )
 
 

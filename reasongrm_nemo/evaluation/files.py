@@ -23,17 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.data.forms import plain_rows
+from reasongrm_nemo.data.pairs import MAX_CHARS, content_id, pair_from_row, without_nul
+from reasongrm_nemo.data.problems import DROP_REASONS, RowProblem
 from reasongrm_nemo.data.records import PreferencePair
 from reasongrm_nemo.data.rows import BrokenRow, find_files, read_rows
-from reasongrm_nemo.data.sources import (
-    DROP_REASONS,
-    MAX_CHARS,
-    Dropped,
-    RowProblem,
-    content_id,
-    pair_from_row,
-    without_nul,
-)
+from reasongrm_nemo.data.sources import Dropped
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
 from reasongrm_nemo.evaluation.policies import nearest

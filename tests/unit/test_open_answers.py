@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from reasongrm_nemo.data.problems import DROP_REASONS, RowProblem
 from reasongrm_nemo.data.questions import make_answer_tasks, question_from_row, read_questions
 from reasongrm_nemo.data.records import AnswerTask, QuestionAnswer, ReasoningPath
-from reasongrm_nemo.data.sources import DROP_REASONS, RowProblem
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.judge import EQUIVALENCES, load_equivalence, read_answer
 from reasongrm_nemo.judge.open_answers import exact, normalised, number, numeric

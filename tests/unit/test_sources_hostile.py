@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from reasongrm_nemo.data.decontaminate import Decontaminator
 from reasongrm_nemo.data.forms import plain_rows, prompt_of
-from reasongrm_nemo.data.sources import DROP_REASONS, RowProblem, pair_from_row, read_pairs
+from reasongrm_nemo.data.pairs import pair_from_row
+from reasongrm_nemo.data.problems import DROP_REASONS, RowProblem
+from reasongrm_nemo.data.sources import read_pairs
 from reasongrm_nemo.data.tasks import make_tasks
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.judge import build_messages, forgeries, load_template, parse_verdict, sanitize
@@ -104,7 +106,7 @@ def test_a_benchmark_without_prompts_is_refused(tmp_path):
     found.add_file(write(tmp_path / "a.jsonl", [RMB_PAIR, RM_BENCH]))
     assert found.prompts == 2 and found.match(["why"]) is not None
     with pytest.raises(UserError, match="no row holds a prompt"):
-        found.add_file(write(tmp_path / "b.jsonl", [{"question": "x"}]))
+        found.add_file(write(tmp_path / "b.jsonl", [{"text": "x"}]))
 
 
 # -- hostile rows ----------------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ def test_hostile_files(tmp_path):
     loaded = read_pairs(tmp_path / "p.jsonl")
     assert [pair.chosen for pair in loaded.pairs] == ["a\N{REPLACEMENT CHARACTER}"]
     assert loaded.nul == 1
-    assert loaded.drops == {"broken_line": 3, "huge_text": 1, "wrong_type": 2}
+    assert loaded.drops == {"broken_line": 3, "huge_text": 1, "unknown_form": 2}
     assert Counter(each.reason for each in loaded.dropped) == loaded.drops
 
 

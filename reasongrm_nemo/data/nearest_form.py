@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What to say of a row that is of no known form: its fields, and the form that it comes nearest to."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from reasongrm_nemo.data.forms import FORMS, PROMPT_FIELDS, is_marked
+from reasongrm_nemo.data.problems import DROP_REASONS, RowProblem
+from reasongrm_nemo.data.rows import BrokenRow
+
+_SHOWN = 12
+_STANDS_FOR = 0.9
+"""How near a field comes to another that is read as the same thing."""
+_MISSPELLED = 0.7
+_KINDS = {str: "text", bool: "true or false", int: "number", float: "number", list: "list", dict: "object"}
+
+
+def refusal(where: str, row: Any, problem: RowProblem) -> str:
+    """Why the row at a place is left out, in one clause or two."""
+    why = DROP_REASONS[problem.reason] + (f" ({problem.detail})" if problem.detail else "")
+    if isinstance(row, BrokenRow) or not isinstance(row, dict):
+        return f"{where} is left out: {why}"
+    said = f"{where} has the {fields_of(row)} and is left out: {why}"
+    return said if problem.reason != "unknown_form" else f"{said}; {_nearest(row)}"
+
+
+def fields_of(row: dict[str, Any]) -> str:
+    """`fields prompt (text), chosen (list)`."""
+    shown = [f"{str(name)[:40]} ({_kind(value)})" for name, value in [*row.items()][:_SHOWN]]
+    more = f" and {len(row) - _SHOWN} more" if len(row) > _SHOWN else ""
+    return f"fields {', '.join(shown)}{more}" if row else "no fields"
+
+
+def _nearest(row: dict[str, Any]) -> str:
+    form = max(FORMS, key=lambda form: sum(_best(name, row) for name in form.fields) / len(form.fields))
+    lacking = [f"{name}{_hint(name, row)}" for name in form.fields if _best(name, row) < _STANDS_FOR]
+    lacks = f", of which the row lacks {', '.join(lacking)}" if lacking else ""
+    return (
+        f"the nearest form is {form.name}, with the fields {', '.join(form.fields)}{lacks}; rename them, or "
+        "say under prepare.columns which fields hold what"
+    )
+
+
+def _best(name: str, row: dict[str, Any]) -> float:
+    """How near the row's fields come to a form's: 1 where it has the field, and little where it has none."""
+    return max((_likeness(name, str(field)) for field in row), default=0.0)
+
+
+def _likeness(name: str, field: str) -> float:
+    if name == field:
+        return 1.0
+    if {name, field} <= {*PROMPT_FIELDS} or (is_marked(name) and is_marked(field)):
+        return _STANDS_FOR
+    ratio = difflib.SequenceMatcher(None, name.lower(), field[:80].lower()).ratio()
+    return ratio / 2 if ratio > _MISSPELLED else 0.0
+
+
+def _hint(name: str, row: dict[str, Any]) -> str:
+    near = difflib.get_close_matches(name, [str(field) for field in row], 1, _MISSPELLED)
+    return f" (is it {near[0]}?)" if near else ""
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else _KINDS.get(type(value), type(value).__name__)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of CSV and TSV files, with a header; `.gz` and `.zst` too.
+
+Every value is a text, but for a list of turns, which may stand in a cell as JSON or as Python writes it.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from reasongrm_nemo.data.jsonl import DAMAGED, open_packed
+from reasongrm_nemo.data.tool_calls import parsed
+from reasongrm_nemo.errors import UserError
+
+SUFFIXES = (".csv", ".tsv")
+_SEPARATORS = ",;\t|"
+_MAX_CELL = 1 << 30
+_UTF16 = ("\udcff\udcfe", "\udcfe\udcff")
+
+
+def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """Place ("file:line", where the row begins) and fields of each row; a text says what is wrong with a row.
+
+    Raises:
+        UserError: there is no header or no row, the file is damaged, or not UTF-8.
+    """
+    csv.field_size_limit(_MAX_CELL)
+    try:
+        # what is no UTF-8 becomes lone surrogates, so that it breaks its row alone
+        with (
+            open_packed(path) as packed,
+            io.TextIOWrapper(packed, "utf-8-sig", "surrogateescape", "") as file,
+        ):
+            yield from _rows(path, file)
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except DAMAGED as error:
+        raise UserError(f"{path}: damaged data ({error}); get the file anew") from None
+    except csv.Error as error:
+        raise UserError(f"{path}: not readable as a table ({error})") from None
+
+
+def _rows(path: Path, file: io.TextIOWrapper) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    blank, first = next(((n, line) for n, line in enumerate(file) if line.strip()), (0, ""))
+    if not first:
+        raise UserError(f"{path}: the file is empty")
+    if first.startswith(_UTF16):
+        raise UserError(f"{path}: the file is UTF-16; save it as UTF-8")
+    reader = csv.reader(chain([first], file), delimiter=_separator(path, first))
+    header = next(reader)
+    names = [name for name in header if name]
+    if len({*names}) < len(names) or not names:
+        raise UserError(f"{path}: the header ({', '.join(header)[:200]}) must name each column once")
+    found, line = False, blank + reader.line_num + 1
+    for cells in reader:
+        where, line = f"{path}:{line}", blank + reader.line_num + 1
+        if cells:
+            found = True
+            yield where, _row(header, cells)
+    if not found:
+        raise UserError(f"{path}: the file has a header and no rows")
+
+
+def _separator(path: Path, header: str) -> str:
+    """A tab in a TSV; in a CSV what the header has most of, since some write semicolons."""
+    if ".tsv" in path.suffixes:
+        return "\t"
+    return max(_SEPARATORS, key=header.count)
+
+
+def _row(header: list[str], cells: list[str]) -> dict[str, Any] | str:
+    if len(cells) != len(header):
+        return f"{len(cells)} cells under a header of {len(header)}"
+    try:
+        "".join(cells).encode("utf-8")
+    except UnicodeEncodeError:
+        return "not UTF-8"
+    return {name: _value(cell) for name, cell in zip(header, cells, strict=True) if name}
+
+
+def _value(cell: str) -> Any:
+    """A cell's text, or the turns it holds."""
+    start = cell.lstrip()[:1]
+    if start not in ("[", "{"):
+        return cell
+    found = parsed(cell)
+    if isinstance(found, str):
+        try:
+            found = ast.literal_eval(cell.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return cell
+    turns = found if isinstance(found, list) else [found]
+    return found if turns and all(map(_is_turn, turns)) else cell
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, dict) and (
+        {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()
+    )

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns of a conversation as plain messages, from the spellings that data sets use.
+
+A turn is `{role, content}` or ShareGPT's `{from, value}`.  The content is a text or a list of parts.  Tool
+calls and results become text (`reasongrm_nemo.data.tool_calls`), so that a judge is shown them.  What belongs
+to no text, an image or a sound, is a `RowProblem`.  `reasoning_content` is left out: an answer is what its
+reader sees.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from reasongrm_nemo.data.problems import ROLES, RowProblem
+from reasongrm_nemo.data.records import Message
+from reasongrm_nemo.data.tool_calls import Calls, parsed
+
+_ROLE_NAMES = {
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "developer": "system",
+    "function": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "tool_response": "tool",
+}
+_CALL_ROLES = ("function_call", "tool_call")
+_TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+_UNSEEN_PARTS = ("thinking", "reasoning", "redacted_thinking")
+_SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):[ \t]?")
+
+
+def turns_of(value: Any) -> list[Message]:
+    """A list of turns as messages.
+
+    Raises:
+        RowProblem: it is no list of turns, or one of them cannot be shown.
+    """
+    if not isinstance(value, list):
+        raise RowProblem("wrong_type", "the turns are no list")
+    calls = Calls()
+    return [_turn(turn, calls) for turn in value]
+
+
+def is_turn(value: Any) -> bool:
+    """Whether a value has the fields of a turn."""
+    return isinstance(value, dict) and ("role" in value or {"from", "value"} <= value.keys())
+
+
+def transcript(text: str) -> list[Message] | None:
+    """The turns of a text in HH-RLHF's manner, blank lines before `Human:` and `Assistant:`; else None."""
+    parts = _SPEAKER.split(text)
+    if len(parts) < 2 or parts[0].strip() or parts[1] != "Human":
+        return None
+    names = {"Human": "user", "Assistant": "assistant"}
+    return [
+        {"role": names[who], "content": said.strip("\n")}
+        for who, said in zip(parts[1::2], parts[2::2], strict=True)
+    ]
+
+
+def asking_transcript(text: str) -> list[Message] | None:
+    """As `transcript`, of a prompt: what stands before the `Assistant:` that it must end with."""
+    turns = transcript(text) if text.rstrip().endswith("\n\nAssistant:") else None
+    return turns[:-1] if turns else None
+
+
+def user_texts(value: Any) -> list[str]:
+    """The texts of the user's turns, without those that cannot be read."""
+    if isinstance(value, str):
+        turns = transcript(value)
+        return [value] if turns is None else [t["content"] for t in turns if t["role"] == "user"]
+    found = []
+    for turn in value if isinstance(value, list) else []:
+        try:
+            (message,) = turns_of([turn])
+        except RowProblem:
+            continue
+        found += [message["content"]] if message["role"] == "user" else []
+    return found
+
+
+def _turn(turn: Any, calls: Calls) -> Message:
+    if not isinstance(turn, dict):
+        raise RowProblem("wrong_type", "a turn is no object")
+    spelled = turn.get("role", turn.get("from"))
+    said = turn.get("content", turn.get("value"))
+    if not isinstance(spelled, str):
+        raise RowProblem("wrong_type", "a turn has no role")
+    spelled = spelled.lower()
+    if spelled in _CALL_ROLES:
+        return {"role": "assistant", "content": calls.made(said)}
+    role = _ROLE_NAMES.get(spelled, spelled)
+    if role not in ROLES:
+        raise RowProblem("unknown_role", f"the role is {spelled[:60]!r}")
+    made = _calls_of(turn, calls)
+    if said is None and isinstance(turn.get("refusal"), str):
+        said = turn["refusal"]
+    if said is None and made:
+        said = ""
+    text = _content(said, calls)
+    if role == "tool":
+        return {"role": role, "content": calls.result(turn, text)}
+    if role == "user" and isinstance(turn.get("name"), str) and turn["name"].strip():
+        text = f"[{turn['name'].strip()}]\n{text}"
+    return {"role": role, "content": "\n".join(part for part in (text, *made) if part)}
+
+
+def _calls_of(turn: dict[str, Any], calls: Calls) -> list[str]:
+    """The calls a turn makes, as texts."""
+    made = parsed(turn.get("tool_calls")) or []
+    if not isinstance(made, list):
+        raise RowProblem("tool_call", "the tool calls are no list")
+    if turn.get("function_call"):
+        made = [*made, turn["function_call"]]
+    return [calls.made(each) for each in made]
+
+
+def _content(said: Any, calls: Calls) -> str:
+    if isinstance(said, str):
+        return said
+    if not isinstance(said, list):
+        raise RowProblem("wrong_type", "a turn's content is no text")
+    return "\n".join(text for part in said if (text := _part(part, calls)) is not None)
+
+
+def _part(part: Any, calls: Calls) -> str | None:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise RowProblem("wrong_type", "a part of a turn's content is no object")
+    kind = part.get("type") or "text"
+    if kind in _UNSEEN_PARTS:
+        return None
+    if kind == "tool_use":
+        return calls.made(part)
+    if kind == "tool_result":
+        return calls.result(part, _content(part.get("content") or "", calls))
+    said = part.get("text", part.get("refusal")) if kind in _TEXT_PARTS else None
+    if not isinstance(said, str):
+        raise RowProblem("not_text", f"a part is of the type {str(kind)[:60]!r}")
+    return said
