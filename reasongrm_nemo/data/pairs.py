@@ -139,6 +139,8 @@ def _keyed(turns: Sequence[Message]) -> list[Message]:
 
 def _side(value: Any) -> str | list[Message]:
     """One side: the text of an answer, or turns."""
+    if is_nothing(value):
+        return ""
     if isinstance(value, str):
         return transcript(value) or value
     if is_turn(value):

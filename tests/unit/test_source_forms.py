@@ -264,6 +264,15 @@ def test_a_late_number_counts_too(tmp_path):
     assert form == "prompt, response_a, response_b and label (1 for response_a, 2 for response_b)"
 
 
+def test_an_empty_cell_is_an_answer_without_text(tmp_path):
+    rows = [
+        {"prompt": f"q{n}", "chosen": "x", "rejected": each}
+        for n, each in enumerate([float("nan"), None, ""])
+    ]
+    loaded = read_pairs(write(tmp_path / "rows.jsonl", [*rows, *FORMS["TRL, standard"][0]]))
+    assert loaded.drops == {"empty_answer": 3}
+
+
 def test_opposite_labels_of_one_question_are_counted(tmp_path):
     rows = [
         {**ab("Which sea?", "one", "two"), "label": "A"},
