@@ -181,7 +181,7 @@ def prompts(recipe: Any, model_dir: Path, tasks: Path, count: int) -> list[tuple
     from reasongrm_nemo.data.jsonl import read_tasks
     from reasongrm_nemo.tokenization import load_tokenizer
 
-    tokenizer = load_tokenizer(model_dir)
+    tokenizer = load_tokenizer(model_dir, recipe.judge.date)
     texts = [
         tokenizer.render(task.messages, add_generation_prompt=True) + recipe.judge.response_prefix
         for task in read_tasks(tasks)

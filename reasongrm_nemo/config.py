@@ -211,6 +211,11 @@ def input_paths(cfg: DictConfig) -> dict[str, tuple[str, str]]:
     return {name: pair for name, pair in found.items() if pair[1] is not None}
 
 
+def is_model_input(name: str) -> bool:
+    """Whether an input of that name (see `input_paths`) is a Hugging Face model folder."""
+    return name in ("model", "scorer") or name.startswith("models.")
+
+
 def artefacts_read(cfg: DictConfig) -> set[str]:
     """The artefacts of its own runs folder that a recipe's inputs are in."""
     values = [value for _, value in input_paths(cfg).values()]

@@ -24,10 +24,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo import __version__
 from reasongrm_nemo.checks import reads_template
+from reasongrm_nemo.config import is_model_input
 from reasongrm_nemo.data.jsonl import sync_directory
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json, sync_tree, write_json
 from reasongrm_nemo.judge import built_in_templates, load_template
+from reasongrm_nemo.tokenization import asks_for_date
 
 # The blocks of a recipe that a stage's result depends on; `seed` and `stage` always count.
 RELEVANT = {
@@ -171,7 +173,7 @@ def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         cfg: the resolved recipe.
-        inputs: name -> `{sha256, ...}`.
+        inputs: name -> `{sha256, path, ...}`.
 
     Raises:
         UserError: the template is a file that cannot be read any more.
@@ -188,10 +190,20 @@ def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
         flat["prepare.source"] = cfg.prepare.source
     if cfg.stage == "evaluate":  # the order of rows, and the first model is what the others are compared with
         flat |= {f"evaluate.{key}": list(cfg.evaluate[key]) for key in ("models", "logs")}
+    if not _asks_for_date(inputs):
+        flat.pop("judge.date", None)
     # A built-in template changes with the package alone, which counts towards no key.
     if reads_template(cfg) and cfg.judge.template not in built_in_templates():
         flat["input judge.template"] = load_template(cfg.judge.template).digest
     return flat | {f"input {name}": item["sha256"] for name, item in inputs.items()}
+
+
+def _asks_for_date(inputs: Mapping[str, Any]) -> bool:
+    """Whether the chat template of a model among the inputs does."""
+    return any(
+        is_model_input(name) and "path" in item and asks_for_date(Path(item["path"]))
+        for name, item in inputs.items()
+    )
 
 
 def stage_key(ident: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import date
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -184,6 +185,9 @@ def check_values(cfg: DictConfig, refuse: Refuse) -> None:
         for key, value in _of(cfg, table):
             if value is not None and (type(value) not in (int, float) or not fits(value)):
                 refuse(key, f"is {value!r}; it must be {words}")
+    day = cfg.judge.date
+    if day is not None and not _is_day(day):
+        refuse("judge.date", f"is {day!r}; it must be a day as YYYY-MM-DD, or null")
     if not NAME.fullmatch(cfg.name):
         refuse("name", f'is "{cfg.name}"; names are made of letters, digits, "_", "-" and "."')
     for name, value in cfg.inputs.items():
@@ -197,6 +201,13 @@ def may_be_null(key: str) -> bool:
     """Whether null is among the values of a whole number's key, even where its base has a number."""
     block, _, name = key.partition(".")
     return name in AT_LEAST_ONE_OR_NULL.get(block, ())
+
+
+def _is_day(value: Any) -> bool:
+    try:
+        return date.fromisoformat(value).isoformat() == value
+    except (TypeError, ValueError):
+        return False
 
 
 def _of(cfg: DictConfig, table: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, Any]]:

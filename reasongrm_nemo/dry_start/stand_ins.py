@@ -13,7 +13,7 @@ from unittest.mock import patch
 from omegaconf import DictConfig
 
 from reasongrm_nemo import placement
-from reasongrm_nemo.config import input_paths, resolve_path
+from reasongrm_nemo.config import input_paths, is_model_input, resolve_path
 from reasongrm_nemo.data import JudgeTask, ReasoningPath, SftExample, write_jsonl
 from reasongrm_nemo.rollout import Completion, Prompt, RolloutSettings, Sampling
 from reasongrm_nemo.rollout.settings import PYTHON_VARIABLE
@@ -34,7 +34,7 @@ def write_inputs(recipe: DictConfig, folder: Path) -> dict[str, Path]:
     ]
     made: dict[str, Path] = {}
     for name in input_paths(recipe):
-        if name == "model" or name.startswith("models.") or name == "scorer":
+        if is_model_input(name):
             made[name] = model
         elif name in ("tasks", "validation"):
             made[name] = folder / f"{name}.jsonl"

@@ -40,7 +40,7 @@ def main(path: str) -> None:
         session.model.grpo = cfg
         tasks = taken(order.inputs["tasks"], cfg.skip_tasks, cfg.max_tasks, order.left_out("tasks"))
         rollouts = Rollouts.from_specs(order.servers) if first_rank() else None
-        tokenizer = load_tokenizer(order.model)
+        tokenizer = load_tokenizer(order.model, recipe.judge.date)
         stop_tokens = stop_token_ids(tokenizer, order.model)
         run = Run(order, cfg)
         trainer = GRPOTrainer(

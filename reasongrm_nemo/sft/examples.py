@@ -28,7 +28,7 @@ class Examples:
     """
 
     def __init__(self, recipe: Any, model: Path) -> None:
-        self._tokenizer = load_tokenizer(model)
+        self._tokenizer = load_tokenizer(model, recipe.judge.date)
         self._end_of_turn = stop_token_ids(self._tokenizer, model)[0]
         self._prefix, self._seed = recipe.judge.response_prefix, recipe.seed
         self._limit, validation = recipe.model.max_model_len, recipe.sft.validation

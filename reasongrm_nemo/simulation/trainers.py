@@ -30,7 +30,7 @@ def _grpo(recipe: DictConfig, inputs: dict[str, Path]) -> None:
     from reasongrm_nemo.tokenization import load_tokenizer, stop_token_ids
 
     cfg = recipe.grpo
-    tokenizer = load_tokenizer(inputs["model"])
+    tokenizer = load_tokenizer(inputs["model"], recipe.judge.date)
     stop_tokens = stop_token_ids(tokenizer, inputs["model"])
     tasks = list(read_tasks(inputs["tasks"]))
     tasks = tasks[cfg.skip_tasks :] or tasks

@@ -33,6 +33,7 @@ from reasongrm_nemo.manifest import (
 from reasongrm_nemo.report.console import Console, duration
 from reasongrm_nemo.rollout import versions
 from reasongrm_nemo.rollout.settings import PYTHON_VARIABLE
+from reasongrm_nemo.stages.run_date import dated
 from reasongrm_nemo.stages.shards import check_shards
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: st
     artefact = Artefact(runs_dir, cfg.name)
     title = f"{headline} {cfg.name}".strip()
     try:
+        cfg = dated(cfg, keep=True)
         artefact.recover()
         cache = HashCache.of_runs(runs_dir)
         paths, inputs = _inputs(cfg, runs_dir, cache)
@@ -154,6 +156,7 @@ def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: st
 
 def is_done(cfg: DictConfig) -> bool:
     """Whether the recipe's artefact stands whole, made by this very recipe from the inputs as they are."""
+    cfg = dated(cfg)
     runs_dir = Path(cfg.runs_dir)
     artefact = Artefact(runs_dir, cfg.name)
     manifest = artefact.manifest()
@@ -233,7 +236,7 @@ def _inputs(cfg: DictConfig, runs_dir: Path, cache: HashCache) -> tuple[dict[str
     kept: dict[str, Any] = {}
     for name, (key, value) in config.input_paths(cfg).items():
         path = config.require_path(value, runs_dir, key)
-        if name in ("model", "scorer") or name.startswith("models."):
+        if config.is_model_input(name):
             check_checkpoint(cfg, path, key)
         files = cache.tree(path)
         paths[name] = path

@@ -57,7 +57,8 @@ def _survey(ctx: StageContext) -> int:
 
 def _too_long(ctx: StageContext, name: str, skip: int, take: int | None) -> tuple[int, list[int]]:
     """How many tasks of an input are taken, and the indices in its file of those that do not fit."""
-    cfg, tokenizer = ctx.cfg.judge, load_tokenizer(ctx.inputs["model"])
+    cfg = ctx.cfg.judge
+    tokenizer = load_tokenizer(ctx.inputs["model"], cfg.date)
     end = None if take is None else skip + take
     taken, long = 0, []
     for index, task in islice(enumerate(read_tasks(ctx.inputs[name])), skip, end):

@@ -147,7 +147,8 @@ class Judging:
     def _prompt_lengths(self, tasks: Sequence[BenchmarkTask], model_dir: Path) -> dict[str, int]:
         missing = [task for task in tasks if (model_dir, task.id) not in self._lengths]
         if missing:
-            tokenizer, prefix = load_tokenizer(model_dir), self._ctx.cfg.judge.response_prefix
+            judge = self._ctx.cfg.judge
+            tokenizer, prefix = load_tokenizer(model_dir, judge.date), judge.response_prefix
             for task in missing:
                 self._lengths[model_dir, task.id] = len(prompt_ids(tokenizer, task.messages, prefix))
         return {task.id: self._lengths[model_dir, task.id] for task in tasks}

@@ -49,7 +49,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
     account = _Account(ctx)
     train, validation = _sources(account)  # first: a file of no use need not wait for a model
     model = _model_of_package(ctx) if own.model_package else ctx.inputs["model"]
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, ctx.cfg.judge.date)
     kept = {
         "tasks": _tasks(account, train, own.max_tasks, tokenizer),
         "validation": _tasks(account, validation, own.max_validation, tokenizer),

@@ -108,7 +108,7 @@ def sample_paths(
     """
     cfg = ctx.cfg
     mine = take_shard(tasks, shard)
-    tokenizer = load_tokenizer(ask.model_dir)
+    tokenizer = load_tokenizer(ask.model_dir, cfg.judge.date)
     prompts: dict[str, list[int]] = {}
     for task in mine:
         ids = prompt_ids(tokenizer, task.messages, cfg.judge.response_prefix)

@@ -79,7 +79,7 @@ def score_paths(ctx: StageContext, tasks: Sequence[Task], sampled: Path, out: Pa
 class _Pass:
     def __init__(self, ctx: StageContext, tasks: dict[str, Task], scorer: Scorer) -> None:
         self._ctx, self._tasks, self._scorer = ctx, tasks, scorer
-        self._tokenizer: JudgeTokenizer = load_tokenizer(scorer.model_dir)
+        self._tokenizer: JudgeTokenizer = load_tokenizer(scorer.model_dir, ctx.cfg.judge.date)
         self._same_tokens = self._tokenizer.digest == load_tokenizer(scorer.writer_dir).digest
 
     def score(self, paths: Sequence[SampledPath]) -> Iterator[SampledPath]:

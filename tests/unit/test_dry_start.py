@@ -28,7 +28,7 @@ TRAINERS = {
 UNLESS = {
     "2_generate": set(),
     "5_mine": set(),
-    "3_filter": {"judge.max_prompt_tokens", "judge.policy", "judge.response_prefix"},
+    "3_filter": {"judge.date", "judge.max_prompt_tokens", "judge.policy", "judge.response_prefix"},
     # no benchmark is made up, and each model's settings have a temperature of their own
     "7_evaluate": {"evaluate.both_orders", "evaluate.max_items", "evaluate.policy", "rollout.temperature"},
     "0_prepare": {
