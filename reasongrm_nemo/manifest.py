@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ _VOLATILE = (
     "cluster.rollout_python",
     "grpo.max_tokens_per_micro_batch",
     "sft.max_tokens_per_micro_batch",
+    "grpo.log_prob_gap",  # a run that was stopped by it may go on past it
     "grpo.save_every",
     "grpo.keep_checkpoints",
     "sft.save_every",
@@ -117,10 +119,11 @@ class HashCache:
         self._known: dict[str, tuple[int, int, str]] = {}
 
     @classmethod
-    def of_runs(cls, runs_dir: Path) -> HashCache:
-        """Filled from every manifest of a runs folder, finished or partial."""
+    def of_runs(cls, *folders: Path) -> HashCache:
+        """Filled from every manifest of runs folders, finished or partial."""
         cache = cls()
-        for path in [*runs_dir.glob("*/manifest.json"), *runs_dir.glob(".partial/*/stage.json")]:
+        names = "*/manifest.json", ".partial/*/stage.json"
+        for path in chain.from_iterable(folder.glob(name) for folder in folders for name in names):
             try:
                 data = read_json(path)
             except UserError:

@@ -87,6 +87,12 @@ def check_grpo(cfg: DictConfig, refuse: Refuse) -> None:
             f"is {grpo.max_tokens_per_micro_batch}, less than one full sequence "
             f"(judge.max_prompt_tokens + rollout.max_response_tokens = {room})",
         )
+    for kind, bound in grpo.log_prob_gap.warn.items():
+        if bound > grpo.log_prob_gap.stop[kind]:
+            refuse(
+                f"grpo.log_prob_gap.warn.{kind}",
+                f"is {bound}, more than grpo.log_prob_gap.stop.{kind} {grpo.log_prob_gap.stop[kind]}",
+            )
     if grpo.importance.high <= grpo.importance.low:
         refuse("grpo.importance.high", f"is {grpo.importance.high}, not above low {grpo.importance.low}")
     if grpo.overlong.buffer > cfg.rollout.max_response_tokens:

@@ -119,13 +119,18 @@ NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
     "mine": ("skip_tasks",),
     "plan": ("reserve_gib", "server_reserve_gib", "asleep_gib", "decode_overhead_ms", "responses.sigma"),
 }
+GAP_KINDS = ("fp32", "bf16", "lagged")
 # Other numbers: what one must be, in words and as a test. Null gets here only where a base has it.
 RANGES: dict[str, tuple[Callable[[Any], bool], dict[str, tuple[str, ...]]]] = {
     "above 0": (
         lambda it: it > 0,
         {
             "rollout": ("kv_cache_gib",),
-            "grpo": ("optim.eps",),
+            "grpo": (
+                "optim.eps",
+                *(f"log_prob_gap.warn.{kind}" for kind in GAP_KINDS),
+                *(f"log_prob_gap.stop.{kind}" for kind in GAP_KINDS),
+            ),
             "sft": ("optim.eps",),
             "plan": ("refit_gb_s", "offload_gb_s", "responses.median"),
         },

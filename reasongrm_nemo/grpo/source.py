@@ -107,7 +107,7 @@ class RolloutSource:
         self._requests: queue.SimpleQueue[_Resync | None] = queue.SimpleQueue()
         self._worker = Worker("rollouts")
         if rollouts:
-            rollouts.resync = self._resync
+            rollouts.resync, rollouts.versions = self._resync, True
             folder.mkdir(exist_ok=True)
 
     def begin(self, part: Part) -> None:
@@ -146,13 +146,16 @@ class RolloutSource:
             else:
                 return payload
 
-    def push(self) -> None:
+    def push(self, version: int) -> None:
         """Give the servers the model's present weights; collective.
 
         Servers lost meanwhile are started again and given them; a second loss ends the run. Where rollouts
         are under way, it is they that start them again.
+
+        Args:
+            version: the steps that made these weights; kept with what they sample.
         """
-        lost = None
+        self._version, lost = version, None
         if self._rollouts is not None:
             met = {server: server.starts for server in self._rollouts.steady()}
             try:
@@ -232,7 +235,6 @@ class RolloutSource:
             for _ in self._transport.parcels(infos, tensors):
                 pass
             return
-        self._version += 1
         # uses the tensors up even when servers are lost: the other ranks are in the middle of the export
         with _one_thread():
             self._sender.push(infos, tensors, self._version, servers)

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.errors import StageFailed
+from reasongrm_nemo.grpo.agreement import Agreement, ages
 from reasongrm_nemo.grpo.groups import Group, Judge, rollout_figures, shaped_rewards, to_samples, weighed
 from reasongrm_nemo.grpo.loss import kl_estimate
 from reasongrm_nemo.grpo.order import TaskOrder
@@ -32,7 +33,7 @@ from reasongrm_nemo.rollout import Prompt, Sampling
 from reasongrm_nemo.tokenization import JudgeTokenizer
 
 # metrics of the policy that sampled: known before the first update, and where a step makes none
-_OF_THE_SAMPLER = ("entropy", "log_prob_error_mean", "log_prob_error_max")
+_OF_THE_SAMPLER = ("entropy", "log_prob_error_mean", "log_prob_error_max", "warning")
 
 
 class GRPOTrainer:
@@ -69,6 +70,7 @@ class GRPOTrainer:
         self.judge = Judge(tokenizer, recipe)
         self.source, self.checkpoints, self.metrics = source, checkpoints, metrics
         self.validation, self.reason_to_stop = validation, reason_to_stop
+        self.agreement = Agreement(recipe)
         self.early_stop = EarlyStop(self.cfg.validation.patience)
         self.order = TaskOrder(tasks, self.cfg.prompts_per_step, recipe.seed, self.cfg.shuffle)
         self.sampling = Sampling(
@@ -82,6 +84,7 @@ class GRPOTrainer:
         self.step = 0
         self.taken = 0  # tasks rolled out so far, over all passes
         self.asked = 0  # of this step
+        self.age: int | None = None  # of the oldest weights that sampled for this step, in steps
         self.finite = FiniteSteps()
 
     def fit(self) -> str | None:
@@ -92,7 +95,8 @@ class GRPOTrainer:
 
         Raises:
             RolloutsLost: the rollout server could not be kept; a checkpoint was saved.
-            StageFailed: the loss was not a number several times in a row; a checkpoint was saved.
+            StageFailed: the loss was not a number several times in a row, or trainer and sampler disagree; a
+                checkpoint was saved.
         """
         self._resume()
         reason = None
@@ -121,7 +125,7 @@ class GRPOTrainer:
             self.step, self.taken = state["step"], state["taken"]
             self.early_stop.load_state_dict(state["early_stop"])
         if state or self.recipe.model.megatron_path:
-            self.source.push()  # the server began with the Hugging Face folder's weights
+            self.source.push(self.step)  # the server began with the Hugging Face folder's weights
         self.metrics.resume(self.step)
         self.actor.finish_training()  # the first rollouts find the memory that later ones do
 
@@ -149,7 +153,10 @@ class GRPOTrainer:
             self.source.sleep()
         elif pushes and not self.cfg.max_lag:
             self.source.pause()
-        figures = rollout_figures(groups) | {"stragglers": self.asked - len(groups)}
+        figures: dict[str, Any] = rollout_figures(groups) | {"stragglers": self.asked - len(groups)}
+        self.age = max(ages((c for g in groups for c in g.completions), self.step), default=None)
+        figures["rollout_age"] = self.age
+        self.agreement.check_age(self.step + 1, self.age)
         kept = [group for group in groups if group.kept][: self.cfg.prompts_per_step]
         figures |= {"kept": len(kept)} | (self.train(kept) if kept else self.compare(groups[:1]))
         trained = time.monotonic()
@@ -159,7 +166,7 @@ class GRPOTrainer:
         self._schedule()
         try:
             if pushes:
-                self.source.push()
+                self.source.push(self.step)
         finally:
             tokens = figures["response_tokens"] * figures["groups"] * self.cfg.samples_per_prompt
             seconds = {
@@ -224,17 +231,24 @@ class GRPOTrainer:
         parts = [samples[i :: self.cfg.optimizer_steps] for i in range(self.cfg.optimizer_steps)]
         batches = [self._prepare(part) for part in parts if part]
         self.actor.prepare_for_training()
-        metrics = [self.train_batch(batch) for batch in batches]
+        metrics = [self.train_batch(batch, first=batch is batches[0]) for batch in batches]
         self.actor.finish_training()
         own["skipped"] = max(figures["skipped"] for figures in metrics)
         # the first update is the one whose log-probs are those of the policy that sampled
-        return metrics[-1] | {name: metrics[0][name] for name in _OF_THE_SAMPLER} | own
+        return metrics[-1] | {name: metrics[0][name] for name in _OF_THE_SAMPLER if name in metrics[0]} | own
 
-    def train_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One optimizer step; none where the loss or a gradient is not a number."""
+    def train_batch(self, batch: dict[str, Any], first: bool) -> dict[str, Any]:
+        """One optimizer step; none where the loss or a gradient is not a number.
+
+        Args:
+            batch: from ``_prepare``.
+            first: of this step, so that the policy is still the one that the rollouts are held against.
+        """
         self.optimizer.zero_grad()
         self.actor.prepare_for_training_step()
         loss, metrics = self.actor.get_loss_and_metrics(batch, forward_only=False)
+        if first:
+            metrics |= self._gap(metrics)
         self.actor.finish_training_step()
         figures = metrics | {"lr": self.optimizer.param_groups[0]["lr"]}
         with self.actor.timers("optimizer"):
@@ -247,7 +261,12 @@ class GRPOTrainer:
         """Log-probs against the rollout's where a step has nothing to train on."""
         _, metrics = self.actor.get_loss_and_metrics(self._share(self._samples(groups)), forward_only=True)
         self.actor.finish_training()
-        return {name: metrics[name] for name in _OF_THE_SAMPLER}
+        metrics |= self._gap(metrics)
+        return {name: metrics[name] for name in _OF_THE_SAMPLER if name in metrics}
+
+    def _gap(self, metrics: dict[str, Any]) -> dict[str, str]:
+        warning = self.agreement.check_gap(self.step + 1, metrics, self.age)
+        return {"warning": warning} if warning else {}
 
     def save(self, score: float | None = None) -> None:
         """A checkpoint at the present step, with the score of its validation."""

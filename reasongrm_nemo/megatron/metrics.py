@@ -64,6 +64,6 @@ class MetricsLog:
             out.write(json.dumps({"step": step, "time": time.time()} | clean) + "\n")
             out.flush()
             os.fsync(out.fileno())
-        known = {f"{prefix}{key}": value for key, value in clean.items() if value is not None}
+        known = {f"{prefix}{key}": value for key, value in clean.items() if isinstance(value, (int, float))}
         for tracker in self._trackers:
             tracker.log_metrics(known, step=step)

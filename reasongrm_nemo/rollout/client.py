@@ -39,6 +39,7 @@ class RolloutClient:
         limit: requests in flight.
         stall_timeout_s: longest time without a response and without movement in the server's counters.
         alive: whether the server's process runs; asked about once a second.
+        versions: note the version of the server's weights with each completion.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class RolloutClient:
         limit: int = 256,
         stall_timeout_s: float = 25.0,
         alive: Callable[[], bool] = lambda: True,
+        versions: bool = False,
     ):
         self._url = url
         self._headers = {"Authorization": f"Bearer {token}"}
         self.limit = limit
         self._stall_s = stall_timeout_s
         self._alive = alive
+        self._versions = versions
 
     def open(self) -> None:
         """Get ready, in the running event loop."""
@@ -80,6 +83,7 @@ class RolloutClient:
             body = _scoring_body(prompt)
         else:
             body = _sampling_body(prompt, sampling)
+        version = await self._weight_version() if self._versions else None
         try:
             async with self._session.post(f"{self._url}/v1/completions", json=body) as answer:
                 text = await answer.read()
@@ -93,7 +97,7 @@ class RolloutClient:
             raise UserError(f"The rollout server refused prompt {prompt.id} ({answer.status}): {said}.")
         if isinstance(sampling, Scoring):
             return [_scored(prompt, text)]
-        return _completions(prompt, sampling, text)
+        return _completions(prompt, sampling, text, version)
 
     async def watch(self, last_sign: Callable[[], float | None]) -> None:
         """Raise when the server's process is gone or nothing has moved for too long; else never return.
@@ -147,8 +151,20 @@ class RolloutClient:
         text = await self._get("/is_paused")
         return text is not None and b"true" in text
 
-    async def _get(self, path: str) -> bytes | None:
-        timeout = aiohttp.ClientTimeout(total=_PROBE_S)
+    async def _weight_version(self) -> int | None:
+        """Of the weights that a request sent now is begun with; None if the server does not tell.
+
+        vLLM counts nothing itself: it says what was said with the last push, and a word before the first.
+        """
+        text = await self._get("/weight_info", self._stall_s)
+        try:
+            said = str(json.loads(text or b"")["weight_version"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        return int(said) if said.isdecimal() else 0
+
+    async def _get(self, path: str, timeout_s: float | None = None) -> bytes | None:
+        timeout = aiohttp.ClientTimeout(total=timeout_s or _PROBE_S)
         try:
             async with self._session.get(self._url + path, timeout=timeout) as answer:
                 text = await answer.read()
@@ -188,7 +204,7 @@ def _scoring_body(prompt: Prompt) -> dict[str, Any]:
     }
 
 
-def _completions(prompt: Prompt, sampling: Sampling, text: bytes) -> list[Completion]:
+def _completions(prompt: Prompt, sampling: Sampling, text: bytes, version: int | None) -> list[Completion]:
     try:
         choices: list[dict[str, Any]] = json.loads(text)["choices"]
         out = [
@@ -198,6 +214,7 @@ def _completions(prompt: Prompt, sampling: Sampling, text: bytes) -> list[Comple
                 token_ids=choice["token_ids"],
                 log_probs=choice["logprobs"]["token_logprobs"],
                 finish_reason=choice["finish_reason"],
+                weight_version=version,
             )
             for sample, choice in enumerate(choices)
         ]

@@ -35,6 +35,9 @@ class Rollouts:
         on_loss: told the cause of each loss, before the restart.
     """
 
+    versions = False
+    """Whether completions are to say which version of the weights sampled them."""
+
     def __init__(
         self,
         servers: Sequence[RolloutServer],
@@ -177,7 +180,9 @@ class Rollouts:
             # Twice what it runs at once: of a prompt's samples about half have ended while the longest goes
             # on.  The rest stays in the common queue, where a faster server finds it.
             limit = min(limit, 2 * -(-settings.max_num_seqs // samples))
-        return RolloutClient(server.url, server.token, limit, settings.stall_timeout_s, server.is_alive)
+        return RolloutClient(
+            server.url, server.token, limit, settings.stall_timeout_s, server.is_alive, self.versions
+        )
 
     def stop(self) -> None:
         """End the servers."""

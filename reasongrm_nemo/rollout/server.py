@@ -348,6 +348,8 @@ class RolloutServer:
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(model_dir)}}
         call(state["url"], state["token"], "POST", "/collective_rpc", self.settings.start_timeout_s, body)
         reset_prefix_cache(self)
+        timeout_s, body = self.settings.stall_timeout_s, {"new_version": "folder"}  # none that was pushed
+        call(state["url"], state["token"], "POST", "/update_weight_version", timeout_s, body)
         self._write(model_dir=str(model_dir), weights=stamp)
 
     def forget_weights(self) -> None:

@@ -81,6 +81,8 @@ class Completion:
             vocabulary, whatever the sampling was. In GRPO under the distribution sampled from: the whole
             vocabulary at `rollout.temperature` (see `RolloutSettings.log_probs`).
         finish_reason: `stop` (an end token) or `length` (max_tokens, or the model's context is full).
+        weight_version: of the weights that the server had when it was asked: the trainer's steps, 0 for those
+            of the model folder; None where nobody wanted to know.
     """
 
     prompt_id: str
@@ -88,3 +90,4 @@ class Completion:
     token_ids: list[int]
     log_probs: list[float]
     finish_reason: Literal["stop", "length"]
+    weight_version: int | None = None

@@ -142,7 +142,7 @@ class _Source:
     def begin(self, part: Any) -> None:
         pass
 
-    push = pause = sleep = lambda self: None
+    push = pause = sleep = lambda self, *_: None
 
     def collect(self, part: Any) -> list[list[Any]]:
         from reasongrm_nemo.rollout import Completion

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.data.jsonl import read_tasks
@@ -23,7 +25,20 @@ def run(ctx: StageContext) -> dict[str, Any]:
     # the served weights are the policy's last but one; whoever asks next must load its own
     for server in rollouts.servers:
         server.forget_weights()
-    return {"tasks": tasks} | last_figures(ctx.work / "metrics.jsonl", ("reward", "kept", "groups"))
+    metrics = ctx.work / "metrics.jsonl"
+    return {"tasks": tasks} | last_figures(metrics, ("reward", "kept", "groups")) | _warnings(ctx, metrics)
+
+
+def _warnings(ctx: StageContext, metrics: Path) -> dict[str, int]:
+    """Say what should not pass for a run that went well, and count the steps that warned themselves."""
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    if lines and not any(line["kept"] for line in lines):
+        unread = sum(line["no_verdict"] for line in lines) / len(lines)
+        ctx.console.warn(
+            f"no group of {ctx.cfg.name} had both right and wrong answers, so nothing was learned: hf/ holds "
+            f"the weights it began with ({unread:.0%} of the answers had no readable verdict)"
+        )
+    return {"log_prob_gap_warnings": sum("warning" in line for line in lines)}
 
 
 def _survey(ctx: StageContext) -> int:

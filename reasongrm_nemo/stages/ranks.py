@@ -105,6 +105,8 @@ def _watch(ctx: StageContext, process: subprocess.Popen[bytes], steps: int) -> N
             for figures in seen.new():
                 shown = {k: v for k, v in figures.items() if k in _SHOWN}
                 progress.update(figures["step"], **shown)
+                if warning := figures.get("warning"):
+                    ctx.console.warn(warning)
             for figures in validated.new():
                 shown = {k: v for k, v in figures.items() if k not in ("step", "time")}
                 ctx.console.line(f"  validation after step {figures['step']}: {figures_line(shown)}")

@@ -54,7 +54,7 @@ def main(work, *overrides):
                 group.append(Completion(prompt_id, sample, ids, log_probs, "stop"))
             return group
 
-        def push(self):
+        def push(self, version):
             pass
 
         def pause(self):

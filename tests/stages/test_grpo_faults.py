@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ OVERRIDES = ["grpo.steps=5", "grpo.prompts_per_step=4", "grpo.samples_per_prompt
 class Run:
     """A GRPO run of one rank with its own servers."""
 
-    def __init__(self, folder, *overrides):
+    def __init__(self, folder, *overrides, served=None):
         self.folder, self.work = folder, folder / "work"
         self.work.mkdir()
         question = "Q:a={};b=a+2;c=b*2;c?\n surely four(A)\n maybe six(B)"
@@ -47,7 +48,9 @@ class Run:
         self.cfg = load_recipe(ROOT / "recipes/tiny/1_grpo_zero.yaml", [*OVERRIDES, *overrides])
         model = resolve_path("asset:tiny_judge", folder)
         self.servers = [
-            RolloutServer(RolloutSettings.from_config(self.cfg, i), model, folder / f"server-{i}.log")
+            RolloutServer(
+                RolloutSettings.from_config(self.cfg, i), served or model, folder / f"server-{i}.log"
+            )
             for i in range(self.cfg.rollout.servers)
         ]
         self.order = WorkOrder(
@@ -151,6 +154,7 @@ def test_rollouts_a_step_ahead_survive_a_killed_server(tmp_path, rollout_python)
     assert [figures["step"] for figures in metrics] == [1, 2, 3, 4, 5]
     # the first step's policy sampled for itself; the others' answers are an update old
     assert metrics[0]["log_prob_error_max"] < 1e-4
+    assert [figures["rollout_age"] for figures in metrics] == [0, 1, 1, 1, 1]
     assert max(figures["log_prob_error_max"] for figures in metrics[1:]) > 1e-4
     print([figures["log_prob_error_mean"] for figures in metrics])
 
@@ -217,3 +221,21 @@ def test_stragglers_are_counted_and_their_tasks_do_not_come_again(tmp_path, roll
         # eight tasks, four a step: a straggler's task is not put into the next step
         expected = TaskOrder(tasks, 4, run.cfg.seed, True).take(4 * step)
         assert set(prompts) <= {task.id for task in expected}
+
+
+@pytest.mark.timeout(600)
+def test_a_server_that_reads_another_rope_ends_the_run_before_the_first_update(tmp_path, rollout_python):
+    """Rollouts of another model are not trained on; nothing that was sampled is lost."""
+    served = tmp_path / "served"
+    shutil.copytree(resolve_path("asset:tiny_judge", tmp_path), served)
+    config = json.loads((served / "config.json").read_text())
+    (served / "config.json").write_text(json.dumps(config | {"rope_theta": 20.0}))
+    run = Run(tmp_path, served=served)
+    code, _ = run.train(lambda run, process: None)
+    assert code != 0
+    failures = [json.loads(line) for line in (run.work / "failures.jsonl").read_text().splitlines()]
+    assert failures[0]["user"] and failures[0]["error"].startswith("step 1: the trainer's log-probs differ")
+    assert "rope_theta" in failures[0]["error"]
+    assert run.metrics() == []
+    rows = (run.work / "rollouts" / "step_000000.jsonl").read_text().splitlines()
+    assert [len(json.loads(row)) for row in rows] == [4] * 4

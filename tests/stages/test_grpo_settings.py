@@ -5,13 +5,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
-from reasongrm_nemo.config import load_recipe
+from reasongrm_nemo.config import load_recipe, resolve_path
+from reasongrm_nemo.data.jsonl import read_tasks
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.stages.context import run_stage
 from reasongrm_nemo.stages.rollout_pool import RolloutPool
+from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "tiny"
+TASKS = "0_prepare/tasks.jsonl"
 SMALL = ["grpo.prompts_per_step=6", "grpo.samples_per_prompt=6", "grpo.max_tasks=48"]
 
 
@@ -46,11 +51,31 @@ def lines(path):
 
 
 @pytest.mark.timeout(600)
-def test_both_engines_score_what_was_sampled_at_another_temperature(train):
-    """Largest difference of a log-prob 1e-4 in fp32, as at temperature 1 (seen: 1e-5)."""
+def test_both_engines_score_what_was_sampled_at_another_temperature(train, runs):
+    """The trainer's and vLLM's log-probs, to 1e-4 in fp32 as at temperature 1 (seen: 1e-5), and those of
+    transformers with its logits divided."""
     words = ["rollout.temperature=0.7", "grpo.steps=3", "grpo.kl_coefficient=0.05"]
-    figures = lines(train("cooler", *words) / "metrics.jsonl")
+    folder = train("cooler", *words)
+    figures = lines(folder / "metrics.jsonl")
     assert len(figures) == 3
     assert all(line["log_prob_error_max"] < 1e-4 for line in figures)
+    # each step's rollouts say which weights sampled them
+    assert [line["rollout_age"] for line in figures] == [0, 0, 0]
+    for step in range(3):
+        rows = lines(folder / "rollouts" / f"step_{step:06d}.jsonl")
+        assert {c["weight_version"] for row in rows for c in row} == {step}
+    completions = [c for row in lines(folder / "rollouts" / "step_000000.jsonl") for c in row]
+    assert sum(len(c["token_ids"]) for c in completions) > 500
+    asset = resolve_path("asset:tiny_judge", ".")
+    tokenizer, tasks = load_tokenizer(asset), {task.id: task for task in read_tasks(runs / TASKS)}
+    model = AutoModelForCausalLM.from_pretrained(asset, torch_dtype=torch.float32).eval()
+    for completion in completions:
+        task = tasks[completion["prompt_id"].partition(":")[2]]
+        prompt = prompt_ids(tokenizer, task.messages)
+        tokens = torch.tensor([prompt + completion["token_ids"]])
+        with torch.no_grad():
+            table = (model(tokens).logits[0, len(prompt) - 1 : -1] / 0.7).log_softmax(-1)
+        truth = table.gather(-1, tokens[0, len(prompt) :, None])[:, 0].tolist()
+        assert completion["log_probs"] == pytest.approx(truth, abs=1e-4)
     # the reference, still the policy's twin, is scored at the same temperature
     assert figures[0]["kl"] < 1e-6 < figures[-1]["kl"]

@@ -209,3 +209,19 @@ def test_dead_process_is_noticed_at_once(fake):
     with pytest.raises(RolloutServerLost, match="process is gone"):
         list(ask(fake.url, prompts(1), alive=lambda: False))
     assert time.monotonic() - begin < 20
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        (b'{"weight_version": "7"}', 7),
+        (b'{"weight_version": "default"}', 0),  # vLLM's before anything was pushed
+        (b'{"weight_version": "folder"}', 0),  # another folder was loaded in place
+        (b"{}", None),
+    ],
+)
+def test_a_completion_notes_the_weights_it_was_begun_with(fake, said, version):
+    fake.routes["/weight_info"] = lambda body: (200, said)
+    answers = ask(fake.url, prompts(2), versions=True)
+    assert {c.weight_version for answer in answers for c in answer} == {version}
+    assert {c.weight_version for answer in ask(fake.url, prompts(2)) for c in answer} == {None}

@@ -299,20 +299,22 @@ def test_use_reloads_in_place(make, tmp_path):
         assert posts(tmp_path) == []
         server.use(other)
         assert server.starts == 1 and server.model_dir == other
-        first, second = posts(tmp_path)
+        first, second, third = posts(tmp_path)
         assert json.loads(first.split(" ", 1)[1]) == {
             "method": "reload_weights",
             "kwargs": {"weights_path": str(other)},
         }
         assert second.startswith("/reset_prefix_cache?reset_running_requests=true")
+        # not the version of what a trainer pushed before
+        assert third == '/update_weight_version {"new_version": "folder"}'
         server.use(other)
-        assert len(posts(tmp_path)) == 2
+        assert len(posts(tmp_path)) == 3
         model(tmp_path / "other")  # other weights in the same folder
         server.use(other)
-        assert len(posts(tmp_path)) == 4
+        assert len(posts(tmp_path)) == 6
         server.forget_weights()  # a trainer pushed others
         server.use(other)
-        assert len(posts(tmp_path)) == 6 and server.starts == 1
+        assert len(posts(tmp_path)) == 9 and server.starts == 1
 
 
 def test_use_restarts_for_another_shape(make, tmp_path):

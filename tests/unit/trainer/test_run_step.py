@@ -10,12 +10,16 @@ from omegaconf import OmegaConf
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.grpo import trainer as trainers
+from reasongrm_nemo.grpo.agreement import Agreement, Disagreement
 from reasongrm_nemo.grpo.source import RolloutsLost
 from reasongrm_nemo.grpo.trainer import GRPOTrainer
 from reasongrm_nemo.megatron.early_stop import EarlyStop
 from reasongrm_nemo.megatron.finite_steps import FiniteSteps, NotFinite
 from reasongrm_nemo.megatron.timers import Timers
+
+RECIPE = recipes_root() / "tiny" / "1_grpo_zero.yaml"
 
 
 @pytest.fixture
@@ -36,10 +40,11 @@ def asked(monkeypatch):
         self.actor = SimpleNamespace(timers=Timers())
         self.scheduler = LambdaLR(AdamW([torch.zeros(1)]), lambda step: 1.0)
         self.metrics = SimpleNamespace(log=lambda step, figures: None)
-        self.rollouts = lambda: [SimpleNamespace(kept=True)]
+        self.rollouts = lambda: [SimpleNamespace(kept=True, completions=[])]
+        self.agreement = Agreement(load_recipe(RECIPE))
         self._look_ahead = lambda: None
         self.train = lambda groups: events.append("train") or {}
-        note = {name: lambda name=name: events.append(name) for name in ("pause", "sleep", "push")}
+        note = {name: lambda *_, name=name: events.append(name) for name in ("pause", "sleep", "push")}
         self.source = SimpleNamespace(**note)
         self.run_step()
         self.run_step()
@@ -79,15 +84,16 @@ def a_trainer():
     self.checkpoints = SimpleNamespace(
         load_latest=lambda *_: None, poll=lambda: None, finish=lambda: None, longest_save_s=0.0
     )
-    self.source = SimpleNamespace(pause=lambda: None, push=lambda: None)
+    self.source = SimpleNamespace(pause=lambda: None, push=lambda version: self.pushed.append(version))
+    self.agreement = Agreement(load_recipe(RECIPE))
     self.reason_to_stop = lambda seconds: None
-    self.saved, self.logged = [], []
+    self.saved, self.logged, self.pushed = [], [], []
     self.save = lambda score=None: self.saved.append((self.step, self.taken))
     self._look_ahead = lambda: None
 
     def rollouts():
         self.asked = 3
-        return [SimpleNamespace(kept=True)]
+        return [SimpleNamespace(kept=True, completions=[])]
 
     self.rollouts = rollouts
     self.train = lambda groups: {}
@@ -103,7 +109,8 @@ def test_a_push_that_fails_leaves_a_checkpoint_behind_the_step(given_figures):
     """The run that goes on from it must not train on the same batch again."""
     self = a_trainer()
 
-    def push():
+    def push(version):
+        assert version == self.step
         if self.step == 2:
             raise RolloutsLost("gone")
 
@@ -117,7 +124,7 @@ def test_a_push_that_fails_leaves_a_checkpoint_behind_the_step(given_figures):
 def test_the_learning_rate_goes_on_past_steps_without_an_update(given_figures):
     self = a_trainer()
     self.compare = lambda groups: {}
-    self.rollouts = lambda: [SimpleNamespace(kept=self.step % 2 == 0)]
+    self.rollouts = lambda: [SimpleNamespace(kept=self.step % 2 == 0, completions=[])]
     self.train = lambda groups: self.scheduler.step() or {}  # fewer parts than optimizer_steps
     self.fit()
     assert self.scheduler.last_epoch == self.step * 2 == 8
@@ -149,8 +156,78 @@ def test_a_steps_line_tells_the_kl_that_is_in_the_reward_and_every_skipped_updat
     self._kl_of = lambda samples: [3.0, 1.0]
     self._prepare = lambda part: {}
     self.actor.prepare_for_training = lambda: None
-    sampler = dict.fromkeys(trainers._OF_THE_SAMPLER, 0.5)
+    sampler = {"entropy": 0.5, "log_prob_error_mean": 0.5, "log_prob_error_max": 0.5}
     lines = iter([{"kl": 0.0, "skipped": 1} | sampler, {"kl": 0.0, "skipped": 0} | sampler])
-    self.train_batch = lambda batch: next(lines)
+    self.train_batch = lambda batch, first: next(lines)
     found = GRPOTrainer.train(self, [])
     assert found["kl"] == 4 / 8 and found["skipped"] == 1
+
+
+def a_batch_of(gap):
+    """A trainer whose next batch is off the sampler by ``gap`` nats, and the list of its updates."""
+    self, updates = a_trainer(), []
+    self.cfg = OmegaConf.merge(self.cfg, {"optim": {"clip_grad": 1.0}})
+    nothing = dict.fromkeys(("prepare_for_training_step", "finish_training_step"), lambda: None)
+    metrics = {"log_prob_error_mean": gap, "log_prob_error_max": 3 * gap}
+    self.actor = SimpleNamespace(
+        timers=Timers(),
+        clip_gradients=lambda limit: 1.0,
+        get_loss_and_metrics=lambda batch, forward_only: (0.5, dict(metrics)),
+        finish_training=lambda: None,
+        **nothing,
+    )
+    self.optimizer = SimpleNamespace(
+        zero_grad=lambda: None, step=lambda: updates.append(self.step), param_groups=[{"lr": 1.0}]
+    )
+    self._samples = self._share = lambda groups: groups
+    self.age = 0
+    return self, updates
+
+
+def test_a_gap_past_the_bound_stops_the_run_before_the_update():
+    self, updates = a_batch_of(1.7)
+    with pytest.raises(Disagreement, match=r"step 1: .* by 1\.7 nats a token \(the largest by 5\.1\)"):
+        self.train_batch({}, first=True)
+    with pytest.raises(Disagreement):
+        self.compare([])
+    assert updates == []
+
+
+def test_a_smaller_gap_is_warned_of_and_trained_on():
+    self, updates = a_batch_of(0.002)
+    assert "grpo.log_prob_gap.warn.fp32 0.0001" in self.train_batch({}, first=True)["warning"]
+    assert "warning" in self.compare([])
+    assert updates == [0]
+
+
+def test_only_the_first_update_is_held_against_the_sampler():
+    """After it the policy is another one, by design."""
+    self, updates = a_batch_of(1.7)
+    assert "warning" not in self.train_batch({}, first=False)
+    assert updates == [0]
+
+
+def test_a_run_that_disagrees_leaves_a_checkpoint_without_the_step(given_figures):
+    self = a_trainer()
+
+    def train(groups):
+        if self.step == 2:
+            raise Disagreement("gap")
+        return {}
+
+    self.train = train
+    with pytest.raises(Disagreement):
+        self.fit()
+    assert self.saved == [(2, 6)] and self.logged == [1, 2]
+
+
+def test_rollouts_of_older_weights_than_the_recipe_lets_be_stop_the_run(given_figures):
+    """Whatever the servers were told, it is their own word that counts."""
+    self = a_trainer()
+    served = {0: 0, 1: 1, 2: 1}
+    self.rollouts = lambda: [
+        SimpleNamespace(kept=True, completions=[SimpleNamespace(weight_version=served[self.step])])
+    ]
+    with pytest.raises(Disagreement, match=r"step 3: a server sampled with weights 1 step old"):
+        self.fit()
+    assert self.saved == [(2, 0)] and self.pushed == [1, 2]

@@ -209,7 +209,7 @@ def test_a_push_that_loses_a_server_leaves_its_restart_to_the_rollouts_under_way
 
     own._send = lose
     own.begin(Part(1, 0, PROMPTS, SAMPLING))
-    own.push()
+    own.push(1)
     assert server.killed == [1]
     servers.go.set()
     assert own.collect(Part(1, 0, PROMPTS, SAMPLING)) == [answer(prompt) for prompt in PROMPTS]
