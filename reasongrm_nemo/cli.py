@@ -95,7 +95,7 @@ def main() -> None:
 @_JSON
 def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Run one stage's RECIPE; what is done and unchanged is not done again, what was cut off is resumed."""
-    from reasongrm_nemo.config import artefacts_read, load_recipe
+    from reasongrm_nemo.config import artefacts_elsewhere, artefacts_read, load_recipe
     from reasongrm_nemo.files import RunsLock
     from reasongrm_nemo.stages.context import run_stage
     from reasongrm_nemo.stages.rollout_pool import RolloutPool
@@ -105,7 +105,7 @@ def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     kept = f"{runs_dir / '.partial' / cfg.name} is kept; the same command goes on from there"
     with (
         _interruptible(kept),
-        RunsLock(runs_dir, cfg.name, artefacts_read(cfg)),
+        RunsLock(runs_dir, cfg.name, artefacts_read(cfg), artefacts_elsewhere(cfg)),
         stop_on_signal(runs_dir, cfg.name),
         RolloutPool(runs_dir / ".logs" / cfg.name, console) as pool,
     ):

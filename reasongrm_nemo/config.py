@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ from reasongrm_nemo.checks import near
 from reasongrm_nemo.errors import UserError
 
 MISSING = "???"
+# "@3_filter/examples.jsonl", in the run's own folder, or "@qwq_32b:3_filter/examples.jsonl", in one beside it
+_REFERENCE = re.compile(r"@(?:(?P<folder>\w[\w.-]*):)?(?P<place>(?P<artefact>[^/]*).*)", re.DOTALL)
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -151,12 +154,12 @@ def known_keys(path: str | Path) -> list[str]:
 def resolve_path(value: str, runs_dir: str | Path) -> Path:
     """A recipe's path as a real one: `@artefact/file`, `asset:name`, `~` and plain paths.
 
-    `@1_grpo_zero/hf` is inside the artefact 1_grpo_zero under `runs_dir`; `asset:tiny_judge` and
-    `asset:examples/preferences.jsonl` ship with the package, wherever it is; anything else is relative to
-    the current folder.
+    `@1_grpo_zero/hf` is inside the artefact 1_grpo_zero under `runs_dir`, `@qwq_32b:1_grpo_zero/hf` inside
+    that of the runs folder qwq_32b beside it; `asset:tiny_judge` and `asset:examples/preferences.jsonl` ship
+    with the package, wherever it is; anything else is relative to the current folder.
     """
-    if value.startswith("@"):
-        return Path(runs_dir) / value[1:]
+    if reference := _REFERENCE.fullmatch(value):
+        return _folder(reference, runs_dir) / reference["place"]
     if value.startswith("asset:"):
         name = value.removeprefix("asset:")
         inside = _PACKAGE / "assets" / name
@@ -171,12 +174,12 @@ def require_path(value: str, runs_dir: str | Path, key: str) -> Path:
     path = resolve_path(value, runs_dir)
     if path.exists():
         return path
-    if value.startswith("@"):
-        artefact = value[1:].split("/")[0]
-        if not (Path(runs_dir) / artefact).exists():
+    if reference := _REFERENCE.fullmatch(value):
+        folder, artefact = _folder(reference, runs_dir), reference["artefact"]
+        if not (folder / artefact).exists():
             raise UserError(
-                f"{key}: {value} is inside artefact {artefact}, which {runs_dir} does not have; "
-                f"run stage {artefact} first"
+                f"{key}: {value} is inside artefact {artefact}, which {folder} does not have; "
+                f"run stage {artefact} first" + (f" (of {folder.name})" if reference["folder"] else "")
             )
     raise UserError(f"{key}: {path} does not exist{_near_file(path)}")
 
@@ -216,10 +219,28 @@ def is_model_input(name: str) -> bool:
     return name in ("model", "scorer") or name.startswith("models.")
 
 
+def artefact_of(value: str) -> str | None:
+    """The artefact of the run's own folder that a path is in, such as 3_filter; None for another path."""
+    reference = _REFERENCE.fullmatch(value)
+    return reference["artefact"] if reference and not reference["folder"] else None
+
+
 def artefacts_read(cfg: DictConfig) -> set[str]:
     """The artefacts of its own runs folder that a recipe's inputs are in."""
-    values = [value for _, value in input_paths(cfg).values()]
-    return {value[1:].split("/")[0] for value in values if value.startswith("@")} - {cfg.name}
+    names = {artefact_of(value) for _, value in input_paths(cfg).values()}
+    return {name for name in names if name is not None} - {cfg.name}
+
+
+def artefacts_elsewhere(cfg: DictConfig) -> set[Path]:
+    """The artefacts of runs folders beside its own that a recipe's inputs are in."""
+    found = (_REFERENCE.fullmatch(value) for _, value in input_paths(cfg).values())
+    return {_folder(one, cfg.runs_dir) / one["artefact"] for one in found if one and one["folder"]}
+
+
+def _folder(reference: re.Match[str], runs_dir: str | Path) -> Path:
+    """The runs folder that a reference is to."""
+    name = reference["folder"]
+    return Path(os.path.abspath(runs_dir)).parent / name if name else Path(runs_dir)
 
 
 # -- reading files ---------------------------------------------------------------------------------------

@@ -178,13 +178,22 @@ class RunsLock:
         runs_dir: the runs folder.
         name: the artefact that is made; None: the whole folder is one's own.
         reads: artefacts that must not be made anew meanwhile.
+        elsewhere: the same of other runs folders.
 
     Raises:
         UserError: on entering, where another process is in the way; the sentence names that process.
     """
 
-    def __init__(self, runs_dir: Path, name: str | None = None, reads: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        runs_dir: Path,
+        name: str | None = None,
+        reads: Iterable[str] = (),
+        elsewhere: Iterable[Path] = (),
+    ) -> None:
         self.path, self._name, self._reads = runs_dir / ".lock", name, sorted(set(reads))
+        others = (path for path in set(elsewhere) if path.parent.resolve() != runs_dir.resolve())
+        self._elsewhere = sorted(path for path in others if path.exists())
         self._handles: list[int] = []
 
     def __enter__(self) -> RunsLock:
@@ -198,6 +207,11 @@ class RunsLock:
                 self._take(locks / self._name, fcntl.LOCK_EX, folder / self._name)
                 for other in self._reads:
                     self._take(locks / other, fcntl.LOCK_SH, folder / other)
+            for artefact in self._elsewhere:
+                self._take(artefact.parent / ".lock", fcntl.LOCK_SH, artefact.parent)
+                locks = artefact.parent / ".locks"
+                locks.mkdir(exist_ok=True)
+                self._take(locks / artefact.name, fcntl.LOCK_SH, artefact)
         except UserError:
             self._release()
             raise

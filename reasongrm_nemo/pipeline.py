@@ -151,7 +151,12 @@ def run_pipeline(
     chosen = recipes[start : stop + 1]
     runs_dir = Path(chosen[0].runs_dir)
     outcomes = []
-    with RunsLock(runs_dir), stop_on_signal(runs_dir), RolloutPool(runs_dir / ".logs", console) as pool:
+    elsewhere = {path for cfg in chosen for path in config.artefacts_elsewhere(cfg)}
+    with (
+        RunsLock(runs_dir, elsewhere=elsewhere),
+        stop_on_signal(runs_dir),
+        RolloutPool(runs_dir / ".logs", console) as pool,
+    ):
         for number, cfg in enumerate(chosen, 1):
             outcomes.append(run_stage(cfg, console, pool, f"{number}/{len(chosen)}"))
     return outcomes
@@ -162,7 +167,7 @@ def _check_references(files: Sequence[Path], recipes: Sequence[DictConfig]) -> N
     made: list[str] = []
     for path, cfg in zip(files, recipes, strict=True):
         for key, value in config.input_paths(cfg).values():
-            artefact = value[1:].split("/")[0] if value.startswith("@") else None
+            artefact = config.artefact_of(value)
             if artefact is None or artefact in made or (Path(cfg.runs_dir) / artefact).exists():
                 continue
             raise UserError(

@@ -126,7 +126,7 @@ def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: st
     try:
         cfg = dated(cfg, keep=True)
         artefact.recover()
-        cache = HashCache.of_runs(runs_dir)
+        cache = HashCache.of_runs(runs_dir, *{path.parent for path in config.artefacts_elsewhere(cfg)})
         paths, inputs = _inputs(cfg, runs_dir, cache)
         ident = identity(cfg, inputs)
         key = stage_key(ident)

@@ -38,6 +38,21 @@ def test_what_is_read_is_not_made_anew_meanwhile(tmp_path):
         pass
 
 
+def test_what_is_read_in_another_runs_folder_is_not_made_anew_meanwhile(tmp_path):
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    (other / "a").mkdir(parents=True)
+    for name in ("b", None):  # a stage, a pipeline
+        with RunsLock(mine, name, elsewhere=[other / "a"]):
+            with pytest.raises(UserError, match=f"{other}/a is in use"):
+                RunsLock(other, "a").__enter__()
+            with RunsLock(other, "c"):
+                pass
+    with RunsLock(other, "a"), pytest.raises(UserError, match=f"{other}/a is in use"):
+        RunsLock(mine, "b", elsewhere=[other / "a"]).__enter__()
+    with RunsLock(other, elsewhere=[other / "a"]):  # named the long way round, it is one's own
+        pass
+
+
 def test_a_signal_asks_its_own_stage_alone_and_a_file_asks_all(tmp_path):
     mine, other = (limits.Limits(tmp_path, None, name=name) for name in ("a", "b"))
     with limits.stop_on_signal(tmp_path, "a"):

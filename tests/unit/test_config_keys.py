@@ -6,6 +6,8 @@ import re
 import pytest
 
 from reasongrm_nemo.config import (
+    artefacts_elsewhere,
+    artefacts_read,
     has_key,
     input_paths,
     load_recipe,
@@ -389,6 +391,25 @@ def test_inputs_by_name(recipe):
     assert input_paths(sft)["megatron"] == ("model.megatron_path", "m")
     assert "megatron" not in input_paths(load_recipe(recipes_root() / "tiny" / "4_sft.yaml"))
     assert input_paths(load_recipe(recipe(prepare + "a.jsonl}")))["source"] == ("prepare.source", "a.jsonl")
+
+
+def test_an_artefact_of_another_runs_folder(recipe, tmp_path, monkeypatch):
+    """It is found beside the run's own folder, wherever the command is given."""
+    elsewhere = tmp_path / "runs" / "qwq_32b" / "3_filter"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "a:b.jsonl").touch()
+    monkeypatch.chdir(tmp_path)
+    for runs_dir in ("runs/llama", tmp_path / "runs" / "llama"):
+        assert require_path("@qwq_32b:3_filter/a:b.jsonl", runs_dir, "k") == elsewhere / "a:b.jsonl"
+    assert resolve_path("@3_filter/a:b.jsonl", "runs/x").parts == ("runs", "x", "3_filter", "a:b.jsonl")
+    with pytest.raises(
+        UserError, match=r"^k: .* which \S+/runs/qwq does not have; run stage 3_filter first \(of qwq\)"
+    ):
+        require_path("@qwq:3_filter/examples.jsonl", "runs/llama", "k")
+    body = "defaults: [base/sft, model/tiny, cluster/cpu]\nruns_dir: runs/llama\n"
+    cfg = load_recipe(recipe(body + 'inputs: {examples: "@qwq_32b:3_filter/a:b.jsonl"}'))
+    assert artefacts_elsewhere(cfg) == {elsewhere}
+    assert artefacts_read(cfg) == set()
 
 
 def test_paths(tmp_path):

@@ -171,6 +171,6 @@ def test_table_3_compares_nothing_but_the_choice_of_paths(model):
         if OmegaConf.select(r_star, key) != value
     }
     assert apart == {"name", "inputs.examples"}
-    assert random.inputs.examples == "runs/qwq_32b/3_filter/examples_random.jsonl"
-    assert r_star.inputs.examples == "runs/qwq_32b/3_filter/examples.jsonl"
+    assert random.inputs.examples == "@qwq_32b:3_filter/examples_random.jsonl"
+    assert r_star.inputs.examples == "@qwq_32b:3_filter/examples.jsonl"
     assert list(evaluate.evaluate.models) == ["base", "random", "r_star"]
