@@ -41,7 +41,14 @@ def main(source: Path, target: Path, companions: Path | None, **options: Any) ->
     if (source / "manifest.json").is_file() and (source / "checkpoints").is_dir():
         weights = source / "hf"
         source, companions = exported_checkpoint(source), companions or weights
-    run(lambda *how: megatron_to_hf(source, target, companions, *how), target, source, weights, **options)
+    run(
+        lambda *how: megatron_to_hf(source, target, companions, *how),
+        target,
+        source,
+        weights,
+        companions=companions or source,
+        **options,
+    )
 
 
 def exported_checkpoint(artefact: Path) -> Path:

@@ -15,11 +15,13 @@ import click
 import torch
 
 from reasongrm_nemo import conversions
+from reasongrm_nemo.architecture import exported_config
 from reasongrm_nemo.config import load_recipe
-from reasongrm_nemo.files import readable_bytes
+from reasongrm_nemo.files import read_json, readable_bytes
 from reasongrm_nemo.manifest import HashCache
 from reasongrm_nemo.megatron.weights import convert
 from reasongrm_nemo.megatron.weights.hf_folder import RECIPE_DTYPES
+from reasongrm_nemo.rollout import readers
 
 Conversion = Callable[
     [torch.dtype | None, Mapping[str, Any] | None, int | None, Mapping[str, Any] | None], convert.Converted
@@ -63,6 +65,7 @@ def run(
     verify: bool,
     as_json: bool,
     if_changed: bool,
+    companions: Path | None = None,
 ) -> None:
     """Convert, verify if asked, and say what was done.
 
@@ -77,6 +80,7 @@ def run(
         verify: see ``common_options``.
         as_json: see ``common_options``.
         if_changed: see ``common_options``.
+        companions: the folder whose config.json is exported; None: none is.
     """
     beside = None
     if if_changed:
@@ -89,19 +93,36 @@ def run(
         if (target / conversions.NOTE).is_file():
             shutil.rmtree(target)  # of other weights
     rope = None if recipe is None else load_recipe(recipe).model.rope
+    if companions is not None:
+        check_export(companions, rope)
     started = time.monotonic()
     done = conversion(RECIPE_DTYPES[dtype] if dtype else None, rope, threads, beside)
     seconds = time.monotonic() - started
     compared = convert.verify(hf, megatron, rope, threads) if verify else None
+    engines = None if companions is None else readers.check_folder(hf, readers.pythons())
     stored = str(done.dtype).removeprefix("torch.")
     if as_json:
         figures = dataclasses.asdict(done) | {"folder": str(done.folder), "dtype": stored}
-        click.echo(json.dumps(figures | {"seconds": round(seconds, 2), "verified": compared}))
+        click.echo(
+            json.dumps(
+                figures | {"seconds": round(seconds, 2), "verified": compared, "config_read_by": engines}
+            )
+        )
         return
     rate = readable_bytes(int(done.nbytes / max(seconds, 1e-3)))
     click.echo(
         f"{done.folder}: {done.tensors} tensors, {done.parameters:,} parameters, "
         f"{readable_bytes(done.nbytes)} in {stored}, {seconds:.1f} s ({rate}/s)"
     )
+    if engines:
+        click.echo(f"config.json is read alike by {', '.join(engines)}")
     if compared is not None:
         click.echo(f"verified: {compared} tensors are the same on both sides")
+
+
+def check_export(companions: Path, rope: Mapping[str, Any] | None) -> None:
+    """Refuse a config.json that an engine would read otherwise, before anything is converted."""
+    file = companions / "config.json"
+    if file.is_file():
+        config = exported_config(read_json(file), str(file), rope, "float32")
+        readers.check_config(config, f"what would be exported with {file}", readers.pythons())

@@ -22,7 +22,7 @@ _NEEDED = {
     "yarn": ("factor", "original_max_position_embeddings"),
 }
 _OPTIONAL = {"yarn": ("beta_fast", "beta_slow", "attention_factor", "truncate")}
-_NAMES = ("rope_theta", "rope_type", "type")
+_NUMBERS = {*_NEEDED["llama3"], *_OPTIONAL["yarn"]} - {"truncate"}
 
 
 @dataclass(frozen=True)
@@ -62,49 +62,53 @@ class Rope:
         Raises:
             UserError: theta is missing, the kind is unknown, or the keys are not those all engines agree on.
         """
-        config = {**config, **overrides(config, recipe)}
-        # transformers 5 nests rope_theta, 4 has it on top; the default of either is silently wrong
-        stated = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-        theta = config.get("rope_theta") or stated.get("rope_theta")
-        if theta is None:
-            raise UserError(
-                f"{where}: rope_theta is missing; write it out, defaults differ between versions."
-            )
-        nested = stated.get("rope_theta")
-        if nested is not None and float(nested) != float(theta):
-            raise UserError(
-                f"{where}: rope_theta is {theta:g} and, among the rope's parameters, {nested:g}: engines "
-                "differ on which of them counts."
-            )
-        kind = stated.get("rope_type") or stated.get("type") or "default"
-        if kind not in _NEEDED:
-            raise UserError(f"{where}: rope scaling {kind!r} is not supported; known: {', '.join(_NEEDED)}.")
-        if any(keys.get("partial_rotary_factor") not in (None, 1.0) for keys in (config, stated)):
-            raise UserError(f"{where}: partial_rotary_factor is not supported; it must be 1.")
-        missing = [key for key in _NEEDED[kind] if stated.get(key) is None]
-        if missing:
-            raise UserError(f"{where}: rope scaling {kind} lacks {', '.join(missing)}.")
-        known = (*_NAMES, *_NEEDED[kind], *_OPTIONAL.get(kind, ()))
-        extra = [key for key, value in stated.items() if key not in known and value is not None]
-        if extra and kind != "default":
-            raise UserError(
-                f"{where}: rope scaling {kind} has {', '.join(extra)}, which not every engine reads."
-            )
+        check_types(config, where)
+        config = {**config, **_replaced(config, recipe)}
+        stated = _stated(config, where)
+        theta = _theta(config, stated, where)
+        kind = stated.get("rope_type", "default")
+        _check_keys(kind, stated, where)
+        scaled = kind != "default"
         rope = cls(
-            theta=float(theta),
+            theta=theta,
             kind=kind,
-            factor=float(stated.get("factor") or 1.0) if kind != "default" else 1.0,
-            original=int(stated.get("original_max_position_embeddings") or 0),
+            factor=float(stated["factor"]) if scaled else 1.0,
+            original=int(stated.get("original_max_position_embeddings", 0)),
             max_positions=int(config.get("max_position_embeddings") or 0),
-            low_freq_factor=float(stated.get("low_freq_factor") or 1.0),
-            high_freq_factor=float(stated.get("high_freq_factor") or 4.0),
-            beta_fast=float(stated.get("beta_fast") or 32.0),
-            beta_slow=float(stated.get("beta_slow") or 1.0),
-            attention_factor=_attention_factor(kind, stated),
+            low_freq_factor=float(stated.get("low_freq_factor", 1.0)),
+            high_freq_factor=float(stated.get("high_freq_factor", 4.0)),
+            beta_fast=float(stated.get("beta_fast", 32.0)),
+            beta_slow=float(stated.get("beta_slow", 1.0)),
+            attention_factor=float(stated.get("attention_factor") or _attention_factor(kind, stated)),
         )
         if kind == "yarn":
             rope._check_yarn(where, stated.get("truncate", True))
         return rope
+
+    def spelled(self) -> dict[str, Any]:
+        """The keys of config.json that say this rope to every reader.
+
+        transformers 4 reads ``rope_theta`` and ``rope_scaling``, of which its older versions want ``type``;
+        transformers 5 and vLLM read ``rope_scaling`` where it is not null, with ``rope_theta``, and else
+        ``rope_parameters``. That one comes last: assigned one after another, it is what stays.
+        """
+        own: dict[str, Any] = {"rope_type": self.kind}
+        if self.kind != "default":
+            own["factor"] = self.factor
+        if self.original:
+            own["original_max_position_embeddings"] = self.original
+        if self.kind == "llama3":
+            own |= {"low_freq_factor": self.low_freq_factor, "high_freq_factor": self.high_freq_factor}
+        if self.kind == "yarn":
+            plain = Rope(self.theta, attention_factor=_attention_factor("yarn", own))
+            names = ("beta_fast", "beta_slow", "attention_factor")
+            own |= {
+                name: getattr(self, name) for name in names if getattr(self, name) != getattr(plain, name)
+            }
+        scaling = None if self.kind == "default" else {"type": self.kind, **own}
+        length = {"max_position_embeddings": self.max_positions} if self.max_positions else {}
+        theta = {"rope_theta": self.theta}
+        return {**length, **theta, "rope_scaling": scaling, "rope_parameters": {**theta, **own}}
 
     def _check_yarn(self, where: str, truncate: Any) -> None:
         if truncate is not True:
@@ -119,32 +123,102 @@ class Rope:
             )
 
 
+def check_types(config: Mapping[str, Any], where: str) -> None:
+    """Refuse what is no rope at all, of whichever model and reader.
+
+    Raises:
+        UserError: scaling is no mapping, or theta no number above 0.
+    """
+    for key in ("rope_scaling", "rope_parameters"):
+        if not isinstance(config.get(key) or {}, Mapping):
+            raise UserError(f"{where}: {key} is {config[key]!r}; it must be a mapping")
+    for keys in (config, config.get("rope_scaling") or {}, config.get("rope_parameters") or {}):
+        theta = keys.get("rope_theta")
+        if theta is not None and (type(theta) not in (int, float) or not theta > 0):
+            raise UserError(f"{where}: rope_theta is {theta!r}; it must be a number above 0")
+
+
+def _stated(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a config.json says of its rope besides theta on top, without nulls, whatever key it stands in."""
+    scaling, parameters = (_entries(config, key, where) for key in ("rope_scaling", "rope_parameters"))
+    for key in sorted(scaling.keys() & parameters.keys()):
+        if scaling[key] != parameters[key]:
+            raise UserError(
+                f"{where}: {key} is {scaling[key]} in rope_scaling and {parameters[key]} in rope_parameters, "
+                "and engines differ on which of them counts; make them agree, or remove one."
+            )
+    stated = scaling | parameters
+    if any(keys.get("partial_rotary_factor") not in (None, 1.0) for keys in (config, stated)):
+        raise UserError(f"{where}: partial_rotary_factor is not supported; it must be 1.")
+    stated.pop("partial_rotary_factor", None)
+    return stated
+
+
+def _entries(config: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    found = {name: value for name, value in (config.get(key) or {}).items() if value is not None}
+    older = found.pop("type", None)
+    if older is not None and found.setdefault("rope_type", older) != older:
+        raise UserError(
+            f"{where}: {key} has type {older!r} and rope_type {found['rope_type']!r}, and engines differ on "
+            "which of them counts; make them agree, or remove one."
+        )
+    return found
+
+
+def _theta(config: Mapping[str, Any], stated: Mapping[str, Any], where: str) -> float:
+    # transformers 5 nests rope_theta, 4 has it on top; the default of either is silently wrong
+    found = [keys["rope_theta"] for keys in (config, stated) if keys.get("rope_theta") is not None]
+    if not found:
+        raise UserError(f"{where}: rope_theta is missing; write it out, defaults differ between versions.")
+    if float(found[0]) != float(found[-1]):
+        raise UserError(
+            f"{where}: rope_theta is {found[0]:g} and, among the rope's parameters, {found[-1]:g}: engines "
+            "differ on which of them counts."
+        )
+    return float(found[0])
+
+
+def _check_keys(kind: Any, stated: Mapping[str, Any], where: str) -> None:
+    if kind not in _NEEDED:
+        raise UserError(f"{where}: rope scaling {kind!r} is not supported; known: {', '.join(_NEEDED)}.")
+    missing = [key for key in _NEEDED[kind] if key not in stated]
+    if missing:
+        raise UserError(f"{where}: rope scaling {kind} lacks {', '.join(missing)}.")
+    for key, value in stated.items():
+        if key in _NUMBERS and type(value) not in (int, float):
+            raise UserError(f"{where}: rope scaling {kind}: {key} is {value!r}; it must be a number.")
+    known = ("rope_theta", "rope_type", *_NEEDED[kind], *_OPTIONAL.get(kind, ()))
+    extra = [key for key in stated if key not in known]
+    if kind == "default" and stated.get("factor") == 1:
+        extra.remove("factor")
+    if extra:
+        raise UserError(f"{where}: rope scaling {kind} has {', '.join(extra)}, which not every engine reads.")
+
+
 def _attention_factor(kind: str, stated: Mapping[str, Any]) -> float:
-    if kind != "yarn":
-        return 1.0
-    if stated.get("attention_factor") is not None:
-        return float(stated["attention_factor"])
-    factor = float(stated["factor"])
+    """Peng et al. 2023, equation 22, which every engine works out where the config does not say one."""
+    factor = float(stated["factor"]) if kind == "yarn" else 1.0
     return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def overrides(config: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Keys of config.json that a recipe's ``model.rope`` replaces: none where its type is null.
-
-    The same keys go to Megatron's model, to vLLM (``--hf-overrides``) and into exported checkpoints. They
-    are written for transformers 4 and 5 at once (``rope_scaling`` with theta on top, ``rope_parameters``).
-
-    Args:
-        config: the checkpoint's parsed config.json, for its theta.
-        recipe: ``{type, factor, original_max_position_embeddings}``.
-    """
+def reach(recipe: Mapping[str, Any] | None) -> int | None:
+    """Positions that a recipe's ``model.rope`` gives the model; None where its type is null."""
     if not recipe or recipe.get("type") is None:
+        return None
+    return round(float(recipe["factor"]) * int(recipe["original_max_position_embeddings"]))
+
+
+def _replaced(config: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a recipe's ``model.rope`` puts in the place of the checkpoint's scaling; theta stays."""
+    if not recipe or (length := reach(recipe)) is None:
         return {}
-    original = int(recipe["original_max_position_embeddings"])
     scaling = {"rope_type": recipe["type"], "factor": float(recipe["factor"])}
     if recipe["type"] != "linear":  # stretches all positions alike
-        scaling["original_max_position_embeddings"] = original
-    theta = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta")
-    length = round(float(recipe["factor"]) * original)
-    nested = {} if theta is None else {"rope_parameters": {"rope_theta": float(theta), **scaling}}
-    return {"rope_scaling": scaling, **nested, "max_position_embeddings": length}
+        scaling["original_max_position_embeddings"] = int(recipe["original_max_position_embeddings"])
+    nested = [(config.get(key) or {}).get("rope_theta") for key in ("rope_parameters", "rope_scaling")]
+    theta = next((each for each in nested if each is not None), None)
+    return {
+        "rope_scaling": None,
+        "rope_parameters": {"rope_theta": theta, **scaling},
+        "max_position_embeddings": length,
+    }

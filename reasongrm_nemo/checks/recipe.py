@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from omegaconf import DictConfig
 
+from reasongrm_nemo import rope
 from reasongrm_nemo.checks.refusal import Refuse
 from reasongrm_nemo.checks.servers import check_servers
 from reasongrm_nemo.checks.stages import (
@@ -77,8 +78,8 @@ def _check_rope(model: DictConfig, refuse: Refuse) -> None:
     for key in ("factor", "original_max_position_embeddings"):
         if own[key] is None:
             refuse(f"model.rope.{key}", f"is null; model.rope.type {own.type} needs it")
-    reach = round(own.factor * own.original_max_position_embeddings)
-    if model.max_model_len > reach:
+    reach = rope.reach(own)
+    if reach and model.max_model_len > reach:
         refuse(
             "model.max_model_len",
             f"is {model.max_model_len}, past the {reach} positions that model.rope gives "

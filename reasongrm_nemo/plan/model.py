@@ -58,4 +58,5 @@ def architecture(recipe: DictConfig) -> Architecture | None:
     file = folder / "config.json"
     found: Mapping[str, Any] = read_json(file)
     checks.check_model(recipe, found, str(file))
-    return Architecture.from_config(found, str(file), recipe.model.rope)
+    served_only = recipe.stage not in ("grpo", "sft")
+    return Architecture.from_config(found, str(file), recipe.model.rope, served_only)

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.allocator import KEEPS_FREED
+from reasongrm_nemo.architecture import served_config
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json
 from reasongrm_nemo.placement import Spot
-from reasongrm_nemo.rope import overrides
 
 PYTHON_VARIABLE = "REASONGRM_ROLLOUT_PYTHON"
 HOST = "127.0.0.1"
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+"""A recipe's dtype as transformers and vLLM name it."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class RolloutSettings:
         """The command-line arguments of vLLM's API server, which listens on `address`."""
         out = ["--model", str(model_dir), "--served-model-name", SERVED_NAME]
         out += ["--host", address, "--port", str(port)]
-        out += ["--dtype", {"fp32": "float32", "bf16": "bfloat16"}[self.dtype]]
+        out += ["--dtype", DTYPES[self.dtype]]
         out += ["--max-model-len", str(self.max_model_len), "--max-num-seqs", str(self.max_num_seqs)]
         out += ["--tensor-parallel-size", str(self.tensor_parallel)]
         # A checkpoint's generation_config.json must not narrow the distribution behind the recipe's back
@@ -147,8 +149,8 @@ class RolloutSettings:
         out += ["--enable-prefix-caching"]  # the samples of a prompt share its prefill
         out += ["--middleware", "reasongrm_nemo.rollout.vllm_plugin.RequireToken"]
         out += ["--disable-uvicorn-access-log"]
-        if self.rope.get("type"):
-            changes = overrides(read_json(model_dir / "config.json"), self.rope)
+        file = model_dir / "config.json"
+        if file.is_file() and (changes := served_config(read_json(file), str(file), self.rope)):
             out += ["--hf-overrides", json.dumps(changes)]
         if self.trust_remote_code:
             out += ["--trust-remote-code"]

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.rope import Rope
+
 # What decides the parameters' shapes and the computation.  Names that only describe the file (who wrote it,
 # the stored dtype) are left out; transformers 4 and 5 spell the rotary base differently.
 _KEYS = (
@@ -38,13 +41,17 @@ def _shape(folder: Path) -> dict[str, Any]:
     heads = config.get("num_attention_heads") or 1
     shape["head_dim"] = config.get("head_dim") or (config.get("hidden_size") or 0) // heads
     shape["tied"] = config.get("tie_word_embeddings", False)
-    rope = dict(config.get("rope_parameters") or {})
-    scaling = dict(config.get("rope_scaling") or {})
-    theta = rope.pop("rope_theta", None) or config.get("rope_theta", 10000.0)
-    kind = rope.pop("rope_type", None) or scaling.pop("rope_type", None) or scaling.pop("type", None)
-    shape["rope"] = (float(theta), kind or "default", sorted({**scaling, **rope}.items()))
+    shape["rope"] = _rope(config, str(folder / "config.json"))
     # A bias of None means the architecture's own default, which is the same on both sides.
     return shape
+
+
+def _rope(config: dict[str, Any], where: str) -> Any:
+    """The same for each spelling of a rope; what cannot be read here is compared as it is written."""
+    try:
+        return Rope.from_config(config, where)
+    except (UserError, TypeError, ValueError):
+        return [config.get(key) for key in ("rope_theta", "rope_scaling", "rope_parameters")]
 
 
 def weights_stamp(folder: Path) -> str:

@@ -12,7 +12,7 @@ from reasongrm_nemo.data.jsonl import read_tasks
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.ranks import run_ranks
-from reasongrm_nemo.stages.training import last_figures, leave_out
+from reasongrm_nemo.stages.training import check_export, last_figures, leave_out
 from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
 
 
@@ -20,13 +20,15 @@ def run(ctx: StageContext) -> dict[str, Any]:
     """Writes ``hf/`` (the policy), ``checkpoints/``, ``rollouts/``, ``left_out.json``, ``metrics.jsonl``."""
     cfg = ctx.cfg.grpo
     tasks = _survey(ctx)
+    check_export(ctx)
     rollouts = ctx.rollouts()
     run_ranks(ctx, "reasongrm_nemo.grpo.main", cfg.steps, [server.spec() for server in rollouts.servers])
     # the served weights are the policy's last but one; whoever asks next must load its own
     for server in rollouts.servers:
         server.forget_weights()
     metrics = ctx.work / "metrics.jsonl"
-    return {"tasks": tasks} | last_figures(metrics, ("reward", "kept", "groups")) | _warnings(ctx, metrics)
+    made = {"tasks": tasks, "config_read_by": check_export(ctx)}
+    return made | last_figures(metrics, ("reward", "kept", "groups")) | _warnings(ctx, metrics)
 
 
 def _warnings(ctx: StageContext, metrics: Path) -> dict[str, int]:

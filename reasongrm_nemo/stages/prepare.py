@@ -178,7 +178,7 @@ def _tasks(
 
 def _model_of_package(ctx: StageContext) -> Path:
     """The package's model as work/model, made by the rollout environment's python."""
-    from reasongrm_nemo.rollout import RolloutSettings, process
+    from reasongrm_nemo.rollout import RolloutSettings, process, readers
 
     name = ctx.cfg.prepare.model_package
     model, aside, log = ctx.work / "model", ctx.work / "model.partial", ctx.work / "model.log"
@@ -204,5 +204,6 @@ def _model_of_package(ctx: StageContext) -> Path:
         raise StageFailed(
             f"prepare.model_package {name}: the conversion {why}: {words[-1] if words else ''} (log: {log})"
         )
+    readers.check_folder(aside, readers.pythons(ctx.cfg.cluster))
     os.replace(aside, model)
     return model

@@ -13,14 +13,16 @@ from reasongrm_nemo.plan.batches import step_count
 from reasongrm_nemo.sft.examples import Examples
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.ranks import run_ranks
-from reasongrm_nemo.stages.training import last_figures, leave_out
+from reasongrm_nemo.stages.training import check_export, last_figures, leave_out
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
     """Writes ``hf/`` (the fine-tuned model), ``checkpoints/``, ``left_out.json`` and ``metrics.jsonl``."""
     trained, held_out = _survey(ctx)
+    check_export(ctx)
     run_ranks(ctx, "reasongrm_nemo.sft.main", step_count(trained, ctx.cfg.sft))
-    figures = {"examples": trained} | ({"held_out": held_out} if held_out else {})
+    figures: dict[str, Any] = {"examples": trained, "config_read_by": check_export(ctx)}
+    figures |= {"held_out": held_out} if held_out else {}
     return figures | last_figures(ctx.work / "metrics.jsonl", ("loss",))
 
 

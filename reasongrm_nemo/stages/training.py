@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the training stages have in common: what they leave out, and what their manifests say."""
+"""What the training stages have in common: what they leave out and make sure of, what manifests say."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reasongrm_nemo.architecture import exported_config
+from reasongrm_nemo.files import read_json
+from reasongrm_nemo.rollout import readers
+from reasongrm_nemo.rollout.settings import DTYPES
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.work_order import write_left_out
 
@@ -32,3 +36,17 @@ def leave_out(ctx: StageContext, left_out: Mapping[str, Mapping[str, Sequence[in
             if indices:
                 ctx.drop(reason, len(indices))
                 ctx.console.line(f"  left out: {len(indices)} × {reason}")
+
+
+def check_export(ctx: StageContext) -> list[str]:
+    """The engines that read the stage's ``hf/config.json`` alike; before there is one, as it will be.
+
+    Raises:
+        UserError: one of them reads another shape or rope.
+    """
+    interpreters = readers.pythons(ctx.cfg.cluster)
+    if (ctx.work / "hf").is_dir():
+        return readers.check_folder(ctx.work / "hf", interpreters)
+    file, model = ctx.inputs["model"] / "config.json", ctx.cfg.model
+    config = exported_config(read_json(file), str(file), model.rope, DTYPES[model.dtype])
+    return readers.check_config(config, f"what would be exported with {file}", interpreters)

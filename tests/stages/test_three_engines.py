@@ -20,7 +20,7 @@ from reasongrm_nemo.config import load_recipe, resolve_path
 from reasongrm_nemo.data import ReasoningPath
 from reasongrm_nemo.files import read_json
 from reasongrm_nemo.rollout import Prompt, Rollouts, RolloutServer, RolloutSettings, Sampling, Scoring
-from reasongrm_nemo.rope import overrides
+from reasongrm_nemo.rope import Rope
 from reasongrm_nemo.rstar import path_sums, score_sums
 from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids, stop_token_ids
 
@@ -107,9 +107,8 @@ def test_log_probs_and_greedy_tokens_agree(name, tmp_path, request):
     vllm = [c.log_probs for _, c in completions]
 
     megatron = score_with_megatron(folder, sequences, tmp_path / "megatron", [str(recipe), *changes])
-    config = AutoConfig.from_pretrained(
-        folder, **overrides(read_json(folder / "config.json"), cfg.model.rope)
-    )
+    stated = Rope.from_config(read_json(folder / "config.json"), str(folder), cfg.model.rope)
+    config = AutoConfig.from_pretrained(folder, **stated.spelled())
     model = AutoModelForCausalLM.from_pretrained(folder, config=config, torch_dtype=torch.float32).eval()
     transformers = score_with_transformers(model, sequences)
     assert largest_difference(megatron, transformers) <= 1e-4

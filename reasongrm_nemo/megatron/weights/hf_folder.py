@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from reasongrm_nemo.architecture import exported_config
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import StreamedFile, read_json, write_json
-from reasongrm_nemo.rope import overrides
 from reasongrm_nemo.tensors import TensorInfo
 
 # What a model folder needs beside its weights to be loaded by transformers and vLLM.
@@ -164,10 +164,9 @@ def copy_companions(source: Path, folder: Path, dtype: torch.dtype, rope: Mappin
     for name in COMPANIONS:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    config = read_json(folder / "config.json")
-    config.pop("dtype", None)
-    stated = {"torch_dtype": str(dtype).removeprefix("torch.")}
-    write_json(folder / "config.json", config | overrides(config, rope) | stated)
+    file = source / "config.json"
+    stored = str(dtype).removeprefix("torch.")
+    write_json(folder / "config.json", exported_config(read_json(file), str(file), rope, stored))
 
 
 def shards(infos: Sequence[TensorInfo], limit: int = SHARD_BYTES) -> dict[str, list[TensorInfo]]:

@@ -221,6 +221,7 @@ def folder(path, config):
     [
         (AS_TRANSFORMERS_4, True),
         (AS_TRANSFORMERS_4 | {"rope_theta": 1e6}, False),
+        (AS_TRANSFORMERS_4 | {"rope_parameters": AS_TRANSFORMERS_5["rope_parameters"]}, True),
         (AS_TRANSFORMERS_4 | {"rope_scaling": {"type": "yarn", "factor": 4.0}}, False),
         (AS_TRANSFORMERS_4 | {"vocab_size": 403}, False),
         (AS_TRANSFORMERS_4 | {"tie_word_embeddings": False}, False),
@@ -272,3 +273,28 @@ def test_to_path():
     empty = Completion("t", 0, [5], [0.0], "stop")
     path = reasoning_path(empty, task, tokenizer, reader, "zero")
     assert (path.text, path.reasoning_tokens, path.reasoning_prob_sum) == ("", 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        # theta beside a scaling, where vLLM does not look for it
+        (
+            {
+                "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+                "rope_parameters": {"rope_theta": 1e6, "rope_type": "linear", "factor": 2.0},
+            },
+            1e6,
+        ),
+        ({"rope_theta": 5e5}, 5e5),
+        ({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}, "rope_theta": 5e5}, None),
+        # of a model that no mapping covers nothing is known
+        ({"model_type": "gemma3", "rope_theta": 5e5}, None),
+        ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, None),
+    ],
+)
+def test_vllm_is_told_the_rope_that_is_trained_with(cfg, tmp_path, stated, told):
+    sizes = {"num_hidden_layers": 2, "intermediate_size": 8, "rms_norm_eps": 1e-6, "architectures": None}
+    model = folder(tmp_path / "model", QWEN2 | sizes | stated)
+    changes = pairs(RolloutSettings.from_config(cfg).arguments(model, 80)).get("--hf-overrides")
+    assert (json.loads(changes)["rope_parameters"]["rope_theta"] if changes else None) == told

@@ -313,11 +313,18 @@ def test_a_killed_conversion_leaves_nothing_that_looks_whole_and_can_be_repeated
     assert not list(tmp_path.glob(".m.partial"))
 
 
-def test_llama_31_keeps_its_scaling(tmp_path):
+@pytest.mark.parametrize("saved_by", [4, 5])
+def test_llama_31_keeps_its_scaling(saved_by, tmp_path):
+    """In every spelling, whichever the checkpoint came in."""
     folder = write_model("llama_31", tmp_path / "llama")
+    nested = LLAMA_31 | {"rope_theta": 5e5}
+    if saved_by == 5:
+        edit_config(folder, rope_theta=None, rope_scaling=None, rope_parameters=nested)
     convert.hf_to_megatron(folder, tmp_path / "m", Layout(2))
     convert.megatron_to_hf(tmp_path / "m", tmp_path / "h")
-    assert json.loads((tmp_path / "h" / "config.json").read_text())["rope_scaling"] == LLAMA_31
+    config = json.loads((tmp_path / "h" / "config.json").read_text())
+    assert config["rope_scaling"] == LLAMA_31 | {"type": "llama3"}
+    assert config["rope_theta"] == 5e5 and config["rope_parameters"] == nested
 
 
 def test_a_conversion_is_made_anew_only_where_the_weights_changed(qwen2_untied, tmp_path):

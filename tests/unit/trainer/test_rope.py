@@ -12,7 +12,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron.rope import apply, inverse_frequencies, softmax_scale
-from reasongrm_nemo.rope import Rope, overrides
+from reasongrm_nemo.rope import Rope, reach
 
 LLAMA_31 = {
     "rope_type": "llama3",
@@ -47,8 +47,8 @@ def test_a_recipe_goes_before_the_checkpoint_and_reads_back_as_itself():
     recipe = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
     rope = Rope.from_config(config, "config.json", recipe)
     assert (rope.kind, rope.factor, rope.original, rope.max_positions) == ("yarn", 4.0, 32768, 131072)
-    assert Rope.from_config(config | overrides(config, recipe), "config.json") == rope
-    assert overrides(config, {"type": None}) == {} == overrides(config, None)
+    assert Rope.from_config(config | rope.spelled(), "config.json") == rope
+    assert reach(recipe) == 131072 and reach({"type": None}) is None is reach(None)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_linear_rope_from_a_recipe_is_what_engines_read():
     recipe = {"type": "linear", "factor": 2.0, "original_max_position_embeddings": 4096}
     rope = Rope.from_config(config, "config.json", recipe)
     assert (rope.kind, rope.factor, rope.max_positions) == ("linear", 2.0, 8192)
-    written = overrides(config, recipe)
-    assert written["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+    written = rope.spelled()
+    assert written["rope_scaling"] == {"type": "linear", "rope_type": "linear", "factor": 2.0}
     assert Rope.from_config(config | written, "config.json") == rope
 
 
@@ -103,3 +103,51 @@ def test_linear_rope_from_a_recipe_is_what_engines_read():
 def test_parameters_that_engines_read_otherwise_are_refused_wherever_they_stand(nested, says):
     with pytest.raises(UserError, match=says):
         Rope.from_config({"rope_theta": 1e6, "rope_parameters": nested}, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("scaling", "parameters", "says"),
+    [
+        # added to a checkpoint of transformers 5 as a model's card says
+        (YARN, {"rope_type": "default"}, "rope_type is yarn in rope_scaling and default in rope_parameters"),
+        (YARN, YARN | {"factor": 2.0}, "factor is 4.0 in rope_scaling and 2.0 in rope_parameters"),
+        (YARN | {"type": "linear"}, None, "rope_scaling has type 'linear' and rope_type 'yarn'"),
+        ({"rope_type": "default", "mrope_section": [8, 8]}, None, "default has mrope_section"),
+        (YARN | {"factor": "4"}, None, "factor is '4'; it must be a number"),
+        ({"full_attention": YARN}, None, "default has full_attention"),
+    ],
+)
+def test_two_spellings_that_differ_are_refused(scaling, parameters, says):
+    config = {"rope_theta": 1e6, "rope_scaling": scaling, "rope_parameters": parameters}
+    with pytest.raises(UserError, match=says):
+        Rope.from_config(config | {"max_position_embeddings": 131072}, "config.json")
+
+
+@pytest.mark.parametrize(("scaling", "length", "theta"), CASES.values(), ids=list(CASES))
+def test_each_spelling_is_read_as_one_rope(scaling, length, theta):
+    """Of transformers 4, of transformers 5, of older checkpoints, and the one that is exported."""
+    older = scaling and {"type" if key == "rope_type" else key: value for key, value in scaling.items()}
+    nested = {"rope_theta": theta, "rope_type": "default"} | (scaling or {})
+    spellings = [
+        {"rope_theta": theta, "rope_scaling": scaling},
+        {"rope_theta": theta, "rope_scaling": older},
+        {"rope_parameters": nested},
+        {"rope_parameters": nested | {"partial_rotary_factor": 1.0}},
+        {"rope_parameters": nested, "rope_scaling": scaling},  # as an earlier version exported it
+    ]
+    ropes = [Rope.from_config(each | {"max_position_embeddings": length}, "here") for each in spellings]
+    assert len(set(ropes)) == 1
+    written = ropes[0].spelled()
+    assert Rope.from_config(written, "here") == ropes[0]
+    assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] == theta
+    assert list(written)[-1] == "rope_parameters", "vLLM assigns one after another, and both are one field"
+    if scaling:
+        assert written["rope_scaling"] == scaling | {"type": scaling["rope_type"]}
+        assert written["rope_parameters"] == scaling | {"rope_theta": theta}
+
+
+def test_a_yarn_that_says_more_keeps_it():
+    stated = YARN | {"beta_fast": 16, "attention_factor": 1.2, "truncate": True, "beta_slow": 1}
+    config = {"rope_theta": 1e6, "rope_scaling": stated, "max_position_embeddings": 131072}
+    written = Rope.from_config(config, "here").spelled()["rope_scaling"]
+    assert written == YARN | {"type": "yarn", "beta_fast": 16.0, "attention_factor": 1.2}
