@@ -101,6 +101,7 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
     merged: Any = OmegaConf.create({})
     origin: dict[str, str] = {}
     for source in [*sources, command_line]:
+        checks.spell_out_models(source.data)
         if not source.is_base:
             _check_keys(source, source.data, schema, "")
         merged = OmegaConf.merge(merged, OmegaConf.create(source.data))
@@ -207,8 +208,8 @@ def input_paths(cfg: DictConfig) -> dict[str, tuple[str, str]]:
     if cfg.stage == "generate":
         found["scorer"] = ("generate.scorer.hf_path", cfg.generate.scorer.hf_path)
     if cfg.stage == "evaluate":
-        for name, value in cfg.evaluate.models.items():
-            found[f"models.{name}"] = (f"evaluate.models.{name}", value)
+        for name, entry in cfg.evaluate.models.items():
+            found[f"models.{name}"] = (f"evaluate.models.{name}", entry.hf_path)
         for name, value in cfg.evaluate.logs.items():
             found[f"logs.{name}"] = (f"evaluate.logs.{name}", value)
     return {name: pair for name, pair in found.items() if pair[1] is not None}
@@ -328,7 +329,10 @@ def _command_line(overrides: Iterable[str]) -> _Source:
             item: Any = OmegaConf.create(f"value: {value}" if value.strip() else "value: null")
         except (yaml.YAMLError, OmegaConfBaseException, RecursionError):
             raise UserError(f"command line: {key}: {value!r} is not a YAML value") from None
-        OmegaConf.update(merged, key, item._get_node("value"), force_add=True)
+        node = item._get_node("value")
+        if key.startswith("evaluate.models.") and key.count(".") == 2 and isinstance(node._value(), str):
+            key += ".hf_path"  # so that a word on the same model's policy, before or after, stays
+        OmegaConf.update(merged, key, node, force_add=True)
     return _Source("command line", OmegaConf.to_container(merged))  # type: ignore[arg-type]
 
 
@@ -396,6 +400,8 @@ def _typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str)
         raise UserError(f"{place}: {key} is null, but required; give it in the recipe or as {key}=VALUE")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{place}: {key} must be a finite number, not {value}")
+    if isinstance(value, dict) and key.startswith("evaluate.models."):
+        return value  # checks.check_models looks into it
     if base is None or base == MISSING:
         if isinstance(value, (dict, list)):
             raise UserError(f"{place}: {key} must be a single value, not {_show(value)}")
@@ -421,6 +427,7 @@ def _item(value: Any, pattern: Any, key: str, origin: dict[str, str], recipe: st
             if name not in pattern:
                 raise UserError(f'{origin[key]}: unknown key "{name}" in {key}{near(name, pattern)}')
         for name in pattern:
-            if name not in value:
+            if name not in value and pattern[name] is not None:
                 raise UserError(f"{origin[key]}: {key} lacks {name}")
+        value = {name: value.get(name) for name in pattern}
     return _typed(value, pattern, key, origin, recipe)

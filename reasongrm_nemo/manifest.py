@@ -24,7 +24,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo import __version__
-from reasongrm_nemo.checks import reads_template
+from reasongrm_nemo.checks import templates
 from reasongrm_nemo.config import is_model_input
 from reasongrm_nemo.data.jsonl import sync_directory
 from reasongrm_nemo.errors import UserError
@@ -181,8 +181,8 @@ def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: the template is a file that cannot be read any more.
     """
-    whole = OmegaConf.to_container(cfg)
-    kept = {block: whole[block] for block in RELEVANT[cfg.stage]}  # type: ignore[index,call-overload]
+    whole: Any = OmegaConf.to_container(cfg)
+    kept = {block: whole[block] for block in RELEVANT[cfg.stage]}
     flat = {"stage": cfg.stage, "seed": cfg.seed} | flatten(kept)
     flat = {
         key: value
@@ -193,11 +193,14 @@ def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
         flat["prepare.source"] = cfg.prepare.source
     if cfg.stage == "evaluate":  # the order of rows, and the first model is what the others are compared with
         flat |= {f"evaluate.{key}": list(cfg.evaluate[key]) for key in ("models", "logs")}
+        for name, entry in whole["evaluate"]["models"].items():
+            flat |= {f"evaluate.models.{name}.{key}": entry[key] for key in entry if key != "hf_path"}
     if not _asks_for_date(inputs):
         flat.pop("judge.date", None)
     # A built-in template changes with the package alone, which counts towards no key.
-    if reads_template(cfg) and cfg.judge.template not in built_in_templates():
-        flat["input judge.template"] = load_template(cfg.judge.template).digest
+    for key, template in templates(cfg).items():
+        if template not in built_in_templates():
+            flat[f"input {key}"] = load_template(template).digest
     return flat | {f"input {name}": item["sha256"] for name, item in inputs.items()}
 
 

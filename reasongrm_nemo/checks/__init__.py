@@ -2,9 +2,10 @@
 """What is refused before a stage starts: of the recipe alone, and against its checkpoint."""
 
 from reasongrm_nemo.checks.checkpoint import check_model
+from reasongrm_nemo.checks.judges import judges_benchmarks, spell_out_models, templates
 from reasongrm_nemo.checks.recipe import check_recipe
 from reasongrm_nemo.checks.refusal import near
-from reasongrm_nemo.checks.stages import judges_benchmarks, made_or_fetched, reads_template
+from reasongrm_nemo.checks.stages import made_or_fetched
 from reasongrm_nemo.checks.values import STAGES, may_be_null
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "made_or_fetched",
     "may_be_null",
     "near",
-    "reads_template",
+    "spell_out_models",
+    "templates",
 ]

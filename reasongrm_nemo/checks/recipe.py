@@ -9,6 +9,7 @@ from typing import NoReturn
 from omegaconf import DictConfig
 
 from reasongrm_nemo import rope
+from reasongrm_nemo.checks.judges import check_templates
 from reasongrm_nemo.checks.refusal import Refuse
 from reasongrm_nemo.checks.servers import check_servers
 from reasongrm_nemo.checks.stages import (
@@ -17,20 +18,19 @@ from reasongrm_nemo.checks.stages import (
     check_mine,
     check_prepare,
     check_shards,
-    check_template,
 )
 from reasongrm_nemo.checks.training import check_grpo, check_long_run, check_sft
 from reasongrm_nemo.checks.values import check_values
 from reasongrm_nemo.errors import UserError
 
 _OF_STAGE = {
-    "prepare": (check_prepare, check_template),
+    "prepare": (check_prepare, check_templates),
     "grpo": (check_long_run, check_grpo),
     "generate": (check_shards,),
     "filter": (check_filter,),
     "sft": (check_long_run, check_sft),
     "mine": (check_shards, check_mine),
-    "evaluate": (check_shards, check_evaluate, check_template),
+    "evaluate": (check_shards, check_evaluate, check_templates),
 }
 
 

@@ -7,10 +7,9 @@ import re
 
 from omegaconf import DictConfig, ListConfig
 
+from reasongrm_nemo.checks.judges import check_judge_form, check_models, check_settings
 from reasongrm_nemo.checks.refusal import Refuse
 from reasongrm_nemo.checks.values import NAME
-from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.judge import load_template
 
 GENERATED_SOURCES = ("tiny_judge",)
 SHARD = re.compile(r"\d{1,6}/\d{1,6}")
@@ -19,25 +18,6 @@ SHARD = re.compile(r"\d{1,6}/\d{1,6}")
 def made_or_fetched(source: str) -> bool:
     """Whether `prepare.source` is no path: generated, or a data set's name on a hub."""
     return source in GENERATED_SOURCES or source.startswith("hf://")
-
-
-def reads_template(cfg: DictConfig) -> bool:
-    """Whether the stage makes prompts from `judge.template`; elsewhere the tasks bring theirs."""
-    return cfg.stage == "prepare" or judges_benchmarks(cfg)
-
-
-def judges_benchmarks(cfg: DictConfig) -> bool:
-    """Whether the stage judges published benchmarks, and not held-out tasks alone."""
-    return cfg.stage == "evaluate" and any(path for name, path in cfg.inputs.items() if name != "tasks")
-
-
-def check_template(cfg: DictConfig, refuse: Refuse) -> None:
-    """The template, where the stage reads one."""
-    if reads_template(cfg):
-        try:
-            load_template(cfg.judge.template)
-        except UserError as error:
-            refuse("judge.template", f"cannot be used: {error}")
 
 
 def check_prepare(cfg: DictConfig, refuse: Refuse) -> None:
@@ -111,29 +91,20 @@ def check_filter(cfg: DictConfig, refuse: Refuse) -> None:
 
 
 def check_evaluate(cfg: DictConfig, refuse: Refuse) -> None:
-    """What is judged, by which models, and at which temperatures."""
+    """What is judged, by which models, and how their answers are drawn."""
     own = cfg.evaluate
     if all(path is None for path in cfg.inputs.values()):
         refuse("inputs", f"has nothing to judge; give at least one of {', '.join(cfg.inputs)}")
-    if not own.models:
-        refuse("evaluate.models", "is empty; name at least one model, such as base: ${model.hf_path}")
-    for key, what in (("models", "a Hugging Face folder"), ("logs", "a folder of verdict logs")):
-        for name, path in own[key].items():
-            if not NAME.fullmatch(str(name)):
-                refuse(
-                    f"evaluate.{key}",
-                    f'has the name "{name}"; names are made of letters, digits, "_", "-" and "."',
-                )
-            if not isinstance(path, str):
-                refuse(f"evaluate.{key}.{name}", f"is {path!r}; it must be the path of {what}")
+    check_models(cfg, refuse)
+    check_judge_form(cfg, refuse)
+    for name, path in own.logs.items():
+        if not NAME.fullmatch(str(name)):
+            refuse(
+                "evaluate.logs",
+                f'has the name "{name}"; names are made of letters, digits, "_", "-" and "."',
+            )
+        if not isinstance(path, str):
+            refuse(f"evaluate.logs.{name}", f"is {path!r}; it must be the path of a folder of verdict logs")
     if taken := own.models.keys() & own.logs.keys():
         refuse("evaluate.logs", f"has the name {min(taken)} of evaluate.models too; rows need other names")
-    for i, setting in enumerate(own.settings):
-        if setting.samples < 1 or setting.temperature < 0:
-            refuse(f"evaluate.settings[{i}]", "needs samples of 1 or more and a temperature of 0 or more")
-    temperatures = [setting.temperature for setting in own.settings]
-    if not temperatures or len(set(temperatures)) < len(temperatures):
-        refuse(
-            "evaluate.settings",
-            f"has the temperatures {temperatures}; it needs at least one, and no two alike",
-        )
+    check_settings(cfg, refuse)

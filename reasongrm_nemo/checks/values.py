@@ -170,6 +170,8 @@ def check_values(cfg: DictConfig, refuse: Refuse) -> None:
     """Choices, and the least that numbers may be; blocks and keys that the recipe lacks are left out."""
     for key, known in CHOICES.items():
         value = OmegaConf.select(cfg, key, default=_ABSENT)
+        if key == "judge.policy" and value is None and cfg.stage == "evaluate":
+            continue  # the models say
         if value is not _ABSENT and value not in known:
             names = [str(name) for name in known if name is not None]
             refuse(key, f'is "{value}"; it can be {", ".join(names)}{near(str(value), names)}')

@@ -170,7 +170,9 @@ class Verdict(Record):
 
     `cell` tells apart the several pairs of one item: RM-Bench's style cell, a best-of-N group's loser.
     What may be left out: `sample` (of several judgements in one order), `turns` of the user, the characters
-    of both answers, the prompt's tokens, and `prompt_id`, alike where the conversation is.
+    of both answers, the prompt's tokens, and `prompt_id`, alike where the conversation is; `finish_reason`,
+    `policy` and `opened`, by which the text was read (`judge.parse_verdict`); how it was drawn, from
+    `temperature` on.
     Of a judge's row only the benchmark, the subset, the item, the order and the verdict or the text need be
     in the file, of a scalar reward model's the two scores instead of order and verdict; the rest follows.
     `order` is None where another project's file says who won but not in which order it was asked.
@@ -195,6 +197,14 @@ class Verdict(Record):
     rejected_chars: int | None = None
     prompt_tokens: int | None = None
     prompt_id: str | None = None
+    finish_reason: str | None = None
+    policy: str | None = None
+    opened: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "record") -> Verdict:

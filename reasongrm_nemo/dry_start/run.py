@@ -67,7 +67,8 @@ def dry_start(recipe: DictConfig) -> DryStart:
         pool = StandInPool()
         if recipe.stage not in ("prepare", "filter"):
             plans.plan(recipe)
-        load_template(recipe.judge.template)
+        if recipe.judge.template is not None:
+            load_template(recipe.judge.template)
         work = Path(folder) / "artefact"
         work.mkdir()
         if recipe.stage in TRAINED:

@@ -115,8 +115,9 @@ def summarize_verdicts(verdicts: Iterable[Verdict], tie_credit: float = 0.0) -> 
 
     Returns:
         JSON-ready: `accuracy` (with interval), `accuracy_by_order` (the same for each order), `statuses` of
-        parsing, `ties`, `no_verdict`, `position_a` (share of verdicts that are A, with interval: 0.5 would
-        be fair where the orders are balanced) beside `label_a` (share of judgements where A was right),
+        parsing, `ties`, `no_verdict`, `truncated` (share cut at the limit, None where no row says),
+        `position_a` (share of verdicts that are A, with interval: 0.5 would be fair where the orders are
+        balanced) beside `label_a` (share of judgements where A was right),
         `agreement_between_orders` (share of item-cells judged once in each order that keep their choice, None
         without any), `tokens` (mean, median, 95th percentile, total).
 
@@ -132,6 +133,7 @@ def summarize_verdicts(verdicts: Iterable[Verdict], tie_credit: float = 0.0) -> 
         return accuracy(outcomes, [_item(v) for v in group]).to_dict()
 
     decided = [v for v in all_verdicts if v.verdict is not None]
+    ends = [v.finish_reason for v in all_verdicts if v.finish_reason is not None]
     tokens = np.array([v.tokens for v in all_verdicts], dtype=np.float64)
     return {
         "accuracy": score(all_verdicts),
@@ -142,6 +144,7 @@ def summarize_verdicts(verdicts: Iterable[Verdict], tie_credit: float = 0.0) -> 
         "statuses": dict(Counter(v.parse_status for v in all_verdicts).most_common()),
         "ties": sum(v.tie for v in all_verdicts),
         "no_verdict": sum(v.verdict is None and v.chosen_score is None for v in all_verdicts),
+        "truncated": _share([end == "length" for end in ends]),
         "position_a": accuracy(
             [float(v.verdict == "A") for v in decided], [_item(v) for v in decided]
         ).to_dict(),

@@ -19,7 +19,7 @@ from reasongrm_nemo.evaluation.foreign import PROJECTS, is_foreign, read_results
 from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes, Witness, collect
 from reasongrm_nemo.evaluation.policies import Policy, get_policy, nearest
 from reasongrm_nemo.evaluation.resample import DRAWS, Elements, bootstrap, interval
-from reasongrm_nemo.evaluation.result import Result
+from reasongrm_nemo.evaluation.result import Result, truncated
 
 
 class Benchmark(Protocol):
@@ -109,7 +109,7 @@ def score_rows(
     rows = iter(rows)
     head = list(islice(rows, 1))
     subsets = collect(chain(head, rows), rules, benchmark, watching)
-    result = module.result(subsets, rules, partial)
+    result = replace(module.result(subsets, rules, partial), truncated=truncated(subsets))
     if draws:
         result = with_bootstrap(result, module.elements(subsets, rules), draws)
     return Run(name, rules, subsets, result, head[0].chosen_score is not None, gathered)

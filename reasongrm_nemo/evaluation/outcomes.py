@@ -11,7 +11,8 @@ from reasongrm_nemo.data.jsonl import encodable
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.policies import Policy, nearest
-from reasongrm_nemo.judge.parse import parse_verdict
+from reasongrm_nemo.judge.parse import POLICIES, parse_verdict
+from reasongrm_nemo.judge.settings import DEFAULT_POLICY
 
 
 @dataclass(slots=True)
@@ -46,6 +47,9 @@ class SubsetOutcomes:
     statuses: Counter[str] = field(default_factory=Counter)
     prompts: dict[str, str] = field(default_factory=dict)
     """The conversation of an item, where the log names it: items that share one are not independent."""
+    ended: int = 0
+    truncated: int = 0
+    """Judgements whose row says how they ended, and those of them that were cut at the limit."""
 
     @property
     def judgements(self) -> int:
@@ -76,8 +80,7 @@ def outcome(verdict: Verdict, policy: Policy) -> tuple[float, bool, str]:
         return float(right), right, "ok"
     side: str | None = verdict.verdict
     if verdict.text:
-        parsed = parse_verdict(verdict.text, policy.parser)
-        side, status = parsed.verdict, parsed.status
+        side, status = _read(verdict, policy)
     else:
         status = encodable(verdict.parse_status)
     if side is not None:
@@ -88,6 +91,16 @@ def outcome(verdict: Verdict, policy: Policy) -> tuple[float, bool, str]:
     if verdict.tie:
         return policy.tie, False, "tie"
     return policy.unparsable, False, "no_verdict" if status in ("ok", "tie") else status
+
+
+def _read(verdict: Verdict, policy: Policy) -> tuple[str | None, str]:
+    """A text's verdict and status under the policy's parser, else the row's."""
+    opened = verdict.opened
+    if opened is None:  # an earlier version's log: what it did not read without `</think>` stays unread
+        opened = verdict.parse_status == "no_think_close"
+    parser = policy.parser or (verdict.policy if verdict.policy in POLICIES else None) or DEFAULT_POLICY
+    parsed = parse_verdict(verdict.text, parser, opened, finished=verdict.finish_reason != "length")
+    return parsed.verdict, parsed.status
 
 
 Witness = Callable[[Verdict, float, bool, str], None]
@@ -132,6 +145,8 @@ def collect(
             pair.right += right
             pair.judgements += 1
         subset.statuses[status] += 1
+        subset.ended += verdict.finish_reason is not None
+        subset.truncated += verdict.finish_reason == "length"
         for witness in witnesses:
             witness(verdict, credit, right, status)
     if majority:

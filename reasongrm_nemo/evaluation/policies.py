@@ -3,7 +3,8 @@
 
 Sources, at the commits docs/evaluation.md names:
 
-- `paper` (ours, the default): the last verdict after the reasoning; whatever is not a right verdict is wrong.
+- `paper` (ours, the default): each judgement is read by the policy of the model that wrote it, as its row
+  says, else by `last`; whatever is not a right verdict is wrong.
 - `rm_r1`: RM-R1's `eval/reward-bench/rewardbench/generative.py:577-585` (both verdicts present is an error),
   `eval/*/scripts/run_generative.py` (an error is 0, a tie 0.5), and `eval/RM-Bench/scripts/
   process_final_result.py:25-32` (RM-Bench's aggregation as released, see `rm_bench`).
@@ -24,15 +25,16 @@ from reasongrm_nemo.errors import UserError
 class Policy:
     """How a judge's text becomes credit.
 
-    `parser` is a policy of `judge.parse_verdict`; `unparsable` and `tie` are what a judgement without a
-    verdict and one that calls a tie are worth; `released_rm_bench` takes RM-R1's RM-Bench aggregation with
-    its fault.  Equal scores of a scalar reward model are worth 0 under each, as in all three benchmarks.
+    `parser` is a policy of `judge.parse_verdict`, or None for the row's; `unparsable` and `tie` are what a
+    judgement without a verdict and one that calls a tie are worth; `released_rm_bench` takes RM-R1's RM-Bench
+    aggregation with its fault.  Equal scores of a scalar reward model are worth 0 under each, as in all three
+    benchmarks.
     `vote` says what several judgements of a pair in one order come to: their `mean` credit, or the credit of
     their `majority` (a draw is a tie); the two orders of a pair are averaged either way.
     """
 
     name: str
-    parser: str
+    parser: str | None
     unparsable: float
     tie: float
     released_rm_bench: bool = False
@@ -44,7 +46,7 @@ VOTES = ("mean", "majority")
 POLICIES = {
     policy.name: policy
     for policy in (
-        Policy("paper", "strict_last", unparsable=0.0, tie=0.0),
+        Policy("paper", None, unparsable=0.0, tie=0.0),
         Policy("rm_r1", "rm_r1", unparsable=0.0, tie=0.5, released_rm_bench=True),
         Policy("rewardbench", "rewardbench", unparsable=0.5, tie=0.5),
     )

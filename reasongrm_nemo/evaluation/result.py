@@ -36,7 +36,8 @@ class Result:
     """The scores of a benchmark under a policy.
 
     `scores` are the benchmark's published figures by name, in the order of its tables; one for which the
-    log is too partial is None.  `notes` say what a reader must know to compare them.
+    log is too partial is None.  `notes` say what a reader must know to compare them.  `truncated` is the
+    share of the judgements that were cut at the limit, None where no row says.
     """
 
     benchmark: str
@@ -46,6 +47,7 @@ class Result:
     statuses: dict[str, int]
     notes: list[str]
     coverage: Coverage
+    truncated: float | None = None
 
     def values(self) -> dict[str, float]:
         """The scores alone, those that are known."""
@@ -68,6 +70,12 @@ def statuses(subsets: Mapping[str, SubsetOutcomes]) -> dict[str, int]:
     for subset in subsets.values():
         total.update(subset.statuses)
     return dict(sorted(total.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def truncated(subsets: Mapping[str, SubsetOutcomes]) -> float | None:
+    """Share of the judgements that were cut at the limit, None where no row says how it ended."""
+    ended = sum(subset.ended for subset in subsets.values())
+    return sum(subset.truncated for subset in subsets.values()) / ended if ended else None
 
 
 def notes(rules: Policy, covered: Coverage) -> list[str]:

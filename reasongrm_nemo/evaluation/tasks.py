@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from reasongrm_nemo.data.records import JudgeTask, ReasoningPath, Verdict
 from reasongrm_nemo.data.seeds import derive_seed
@@ -89,30 +90,56 @@ def held_out_task(task: JudgeTask, benchmark: str) -> BenchmarkTask:
     )
 
 
-def to_verdict(task: BenchmarkTask, path: ReasoningPath, prompt_tokens: int | None = None) -> Verdict:
-    """A sampled path as a judgement of the benchmark."""
-    return _verdict(task, path, prompt_tokens)
+def to_verdict(
+    task: BenchmarkTask,
+    path: ReasoningPath,
+    prompt_tokens: int | None = None,
+    policy: str | None = None,
+    drawn: Mapping[str, Any] | None = None,
+) -> Verdict:
+    """A sampled path as a judgement of the benchmark.
+
+    Args:
+        task: what was asked.
+        path: the answer.
+        prompt_tokens: of its prompt.
+        policy: how it was read.
+        drawn: a verdict's fields from `temperature` on.
+    """
+    return replace(
+        _verdict(task, prompt_tokens),
+        verdict=path.verdict,
+        correct=path.correct,
+        parse_status=path.parse_status,
+        tokens=path.reasoning_tokens + path.answer_tokens,
+        text=path.text,
+        sample=path.sample,
+        finish_reason=path.finish_reason,
+        opened=path.opened,
+        policy=policy,
+        **(drawn or {}),
+    )
 
 
 def unasked(task: BenchmarkTask, sample: int, prompt_tokens: int) -> Verdict:
     """The row of a task whose prompt does not fit into the judge's."""
-    return replace(_verdict(task, None, prompt_tokens), sample=sample)
+    return replace(_verdict(task, prompt_tokens), sample=sample)
 
 
-def _verdict(task: BenchmarkTask, path: ReasoningPath | None, prompt_tokens: int | None) -> Verdict:
+def _verdict(task: BenchmarkTask, prompt_tokens: int | None) -> Verdict:
+    """The row of a task that nobody has answered."""
     return Verdict(
         benchmark=task.benchmark,
         subset=task.subset,
         item_id=task.item_id,
         cell=task.cell,
         order=task.order,
-        verdict=path.verdict if path else None,
-        correct=path.correct if path else False,
+        verdict=None,
+        correct=False,
         tie=False,
-        parse_status=path.parse_status if path else TOO_LONG,
-        tokens=path.reasoning_tokens + path.answer_tokens if path else 0,
-        text=path.text if path else "",
-        sample=path.sample if path else None,
+        parse_status=TOO_LONG,
+        tokens=0,
+        text="",
         turns=task.turns,
         chosen_chars=task.chosen_chars,
         rejected_chars=task.rejected_chars,

@@ -4,6 +4,7 @@
 from reasongrm_nemo.judge.open_answers import EQUIVALENCES, OpenAnswer, load_equivalence, read_answer
 from reasongrm_nemo.judge.parse import POLICIES, Parsed, parse_verdict
 from reasongrm_nemo.judge.sanitize import CHAT_SPECIAL_TOKENS, forgeries, sanitize
+from reasongrm_nemo.judge.settings import JudgeSampling, JudgeSettings, published_sampling, read_settings
 from reasongrm_nemo.judge.split import answer_start
 from reasongrm_nemo.judge.template import Template, build_messages, built_in_templates, load_template
 from reasongrm_nemo.judge.think import THINK_CLOSE, THINK_OPEN, left_open
@@ -14,6 +15,8 @@ __all__ = [
     "POLICIES",
     "THINK_CLOSE",
     "THINK_OPEN",
+    "JudgeSampling",
+    "JudgeSettings",
     "OpenAnswer",
     "Parsed",
     "Template",
@@ -25,6 +28,8 @@ __all__ = [
     "load_equivalence",
     "load_template",
     "parse_verdict",
+    "published_sampling",
     "read_answer",
+    "read_settings",
     "sanitize",
 ]

@@ -38,10 +38,14 @@ def as_text(result: Result) -> str:
             "",
             *aligned(columns, subsets),
             "",
-            f"judgements: {judged}",
+            f"judgements: {judged}{_truncated_words(result)}",
             *(f"note: {note}" for note in result.notes),
         ]
     )
+
+
+def _truncated_words(result: Result) -> str:
+    return "" if result.truncated is None else f"; {100 * result.truncated:.2f} % cut at the limit"
 
 
 def run_as_text(run: Run) -> str:

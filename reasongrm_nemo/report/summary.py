@@ -28,7 +28,8 @@ def build(
     """The report of one evaluation as plain data.
 
     Args:
-        scores: one entry a model and setting: `model, temperature, samples` and the stage's figures.
+        scores: one entry a model and setting: `model, setting, sampling, samples`, the temperature and the
+            stage's figures.
         models: the rows, in order.
         runs_dir: where the stages that made the models left their manifests.
         made_of: model -> the recipe's path, to find the stage that made it.
@@ -48,10 +49,13 @@ def build(
                 "seconds": seconds.get(maker) if maker else None,
                 "settings": [
                     {
+                        "setting": entry["setting"],
+                        "sampling": entry["sampling"],
                         "temperature": entry["temperature"],
                         "samples": entry["samples"],
                         "accuracy": entry["accuracy"],
                         "format": entry["format"],
+                        "truncated": entry["truncated"],
                         "mean_tokens": entry["mean_tokens"],
                         "position_a": entry["position_a"],
                         "modes": entry["modes"],
@@ -106,24 +110,32 @@ def _percent(accuracy: Mapping[str, Any]) -> str:
     return f"{100 * accuracy['value']:.1f} ± {100 * half:.1f}"
 
 
-def _label(temperature: float) -> str:
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _label(setting: Mapping[str, Any]) -> str:
+    if "setting" in setting:
+        return str(setting["setting"])
+    temperature = setting["temperature"]  # a report of an earlier version
     return "greedy" if temperature == 0 else f"T = {temperature:g}"
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows: accuracy at each setting, then format, length, kind of path and the time to make it.
 
-    Format, length and kind are those of the first setting.
+    Format, share cut at the limit, length and kind are those of the first setting.
     """
     settings = report["rows"][0]["settings"]
     has_modes = any(row["settings"][0]["modes"] for row in report["rows"])
-    head = ["model", *(_label(setting["temperature"]) for setting in settings), "format", "tokens"]
+    head = ["model", *(_label(setting) for setting in settings), "format", "cut off", "tokens"]
     head += ["concise"] if has_modes else []
     rows = []
     for row in report["rows"]:
         first = row["settings"][0]
         cells = [row["model"], *(_percent(setting["accuracy"]) for setting in row["settings"])]
-        cells += [f"{100 * first['format']:.1f} %", f"{first['mean_tokens']:.1f}"]
+        cells += [f"{100 * first['format']:.1f} %", _share(first.get("truncated"))]
+        cells += [f"{first['mean_tokens']:.1f}"]
         cells += [f"{100 * (first['modes'] or {}).get('concise', 0):.0f} %"] if has_modes else []
         rows.append([*cells, duration(row["seconds"]) if row["seconds"] is not None else ""])
     return [*head, "time to make"], rows
@@ -137,8 +149,14 @@ def _held_out(report: Mapping[str, Any]) -> bool:
 def _benchmarks(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[list[str]], list[str]]]:
     """Name, head, rows and notes of each published benchmark's table."""
     for name, found in report.get("benchmarks", {}).items():
-        rows = [[row["run"], *(value for value, _ in row["scores"])] for row in found["rows"]]
-        yield name, ["%", *found["scores"]], rows, found["notes"]
+        rows = [
+            [row["run"], *(value for value, _ in row["scores"]), _share(row.get("truncated"))]
+            for row in found["rows"]
+        ]
+        drawn = [
+            f"{row['run']} is drawn with {row['sampling']}" for row in found["rows"] if row.get("sampling")
+        ]
+        yield name, ["%", *found["scores"], "cut off"], rows, [*found["notes"], *drawn]
 
 
 def _compared(found: Mapping[str, Any]) -> list[str]:
@@ -153,11 +171,22 @@ def _compared(found: Mapping[str, Any]) -> list[str]:
 
 def _caption(report: Mapping[str, Any]) -> str:
     first = report["rows"][0]["settings"][0]
-    figures = "format, tokens and kind of path" if first["modes"] else "format and tokens"
+    figures = "format, cut off, tokens and kind of path" if first["modes"] else "format, cut off and tokens"
     return (
         f"Accuracy in % with its 95 % interval on {first['accuracy']['items']} held-out pairs; "
-        f"{figures} at {_label(first['temperature'])}."
+        f"{figures} at {_label(first)}.{_drawn(report)}"
     )
+
+
+def _drawn(report: Mapping[str, Any]) -> str:
+    """How each model drew where its publisher decides."""
+    published = [
+        f"{row['model']}: {setting['sampling']}"
+        for row in report["rows"]
+        for setting in row["settings"]
+        if setting.get("setting") == "published"
+    ]
+    return f" Published settings: {'; '.join(published)}." if published else ""
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:

@@ -186,6 +186,8 @@ def _sampling_body(prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
         "seed": prompt.seed,
         "logprobs": 0,
         "return_token_ids": True,
+        **({"min_p": sampling.min_p} if sampling.min_p else {}),
+        **({"repetition_penalty": sampling.repetition_penalty} if sampling.repetition_penalty != 1 else {}),
     }
 
 

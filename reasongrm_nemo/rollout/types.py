@@ -47,6 +47,8 @@ class Sampling:
         temperature: 0 is greedy.
         top_p: 1 is off.
         top_k: -1 is off.
+        min_p: 0 is off.
+        repetition_penalty: 1 is off.
         stop_token_ids: tokens that end a continuation, besides the tokenizer's end-of-sequence token.
     """
 
@@ -55,6 +57,8 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = -1
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
     stop_token_ids: tuple[int, ...] = ()
 
 

@@ -7,28 +7,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.accuracy import Accuracy
 from reasongrm_nemo.evaluation.benchmarks import MODULES, Run, read_log, score_log
 from reasongrm_nemo.evaluation.compare import compare
 from reasongrm_nemo.evaluation.policies import get_policy
 from reasongrm_nemo.files import write_text
+from reasongrm_nemo.judge import JudgeSampling
 from reasongrm_nemo.report import paper_tables
 from reasongrm_nemo.report.page import Disagreements, page
 from reasongrm_nemo.report.scores import percent
 from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.stages.judges import Judge, Setting
 
 
 @dataclass
 class _Scored:
-    """A run and what it was made with; temperature and samples are None of a log that was given."""
+    """A run and what it was made with; a log that was given has no setting."""
 
     run: Run
     model: str
-    temperature: float | None
-    samples: int | None
+    setting: Setting | None = None
+    sampling: JudgeSampling | None = None
+    samples: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        made = {
+            "model": self.model,
+            "setting": self.setting.words if self.setting else None,
+            "sampling": self.sampling.words() if self.sampling else None,
+            "temperature": self.sampling.temperature if self.sampling else None,
+            "samples": self.samples,
+        }
+        return made | self.run.to_dict()
 
 
 class BenchmarkScores:
@@ -39,18 +50,30 @@ class BenchmarkScores:
         self._found: dict[str, list[_Scored]] = {}
         self._compared: dict[str, list[dict[str, Any]]] = {}
 
-    def add(self, benchmark: str, model: str, setting: DictConfig, log: Path, label: str) -> dict[str, int]:
+    def add(
+        self, benchmark: str, model: Judge, setting: Setting, log: Path, label: str, tasks: Path
+    ) -> dict[str, int]:
         """Score a log: the mean of its samples, and their majority where there are several.
+
+        Args:
+            benchmark: its name.
+            model: who judged.
+            setting: how the answers were drawn.
+            log: the verdicts.
+            label: what the log is called on screen.
+            tasks: what was asked, `BenchmarkTask`.
 
         Returns:
             How often each status of parsing occurs.
         """
-        name = f"{model}_t{setting.temperature:g}"
-        run = self._score(benchmark, [log], name, model, setting.temperature, setting.samples)
-        if setting.samples > 1:
+        name = f"{model.name}_{setting.name}"
+        sampling, samples = model.drawn(setting)
+        run = self._score(benchmark, [log], name, tasks)
+        self._keep(_Scored(run, model.name, setting, sampling, samples))
+        if samples > 1:
             rules = get_policy(self._ctx.cfg.evaluate.policy, "majority")
             voted = score_log(benchmark, [log], rules, partial=True, name=f"{name}_majority")
-            self._keep(_Scored(voted, model, setting.temperature, setting.samples))
+            self._keep(_Scored(voted, model.name, setting, sampling, samples))
         self._ctx.console.line(f"  {label}: {_words(run)}")
         return run.result.statuses
 
@@ -65,7 +88,8 @@ class BenchmarkScores:
             for benchmark in MODULES:
                 log = folder / f"{benchmark}.jsonl"
                 if log.is_file():
-                    run, found = self._score(benchmark, [log], name, name, None, None), True
+                    run, found = self._score(benchmark, [log], name), True
+                    self._keep(_Scored(run, name))
                     self._ctx.console.line(f"  {benchmark}, {name}: {_words(run)}")
             if not found:
                 names = ", ".join(f"{benchmark}.jsonl" for benchmark in MODULES)
@@ -75,11 +99,7 @@ class BenchmarkScores:
         """JSON-ready, by benchmark: every run with all its figures, each compared with the first model's."""
         return {
             benchmark: {
-                "runs": [
-                    {"model": each.model, "temperature": each.temperature, "samples": each.samples}
-                    | each.run.to_dict()
-                    for each in found
-                ],
+                "runs": [scored.to_dict() for scored in found],
                 "comparisons": self._comparisons(benchmark),
             }
             for benchmark, found in self._found.items()
@@ -100,6 +120,8 @@ class BenchmarkScores:
                 "rows": [
                     {
                         "run": each.run.name,
+                        "sampling": each.sampling.words() if each.sampling else None,
+                        "truncated": each.run.result.truncated,
                         "scores": [percent(s) for s in each.run.result.scores.values()],
                         "judgements": each.run.result.coverage.judgements,
                         "expected": each.run.result.coverage.expected,
@@ -112,23 +134,13 @@ class BenchmarkScores:
             for benchmark, found in self._found.items()
         }
 
-    def _score(
-        self,
-        benchmark: str,
-        files: list[Path],
-        name: str,
-        model: str,
-        temperature: float | None,
-        samples: int | None,
-    ) -> Run:
+    def _score(self, benchmark: str, files: list[Path], name: str, tasks: Path | None = None) -> Run:
         wrong = Disagreements()
         policy = self._ctx.cfg.evaluate.policy
         run = score_log(
             benchmark, files, policy, partial=True, details=True, name=name, witnesses=[wrong.add]
         )
-        self._keep(_Scored(run, model, temperature, samples))
-        tasks = self._ctx.work / "tasks" / f"{benchmark}.jsonl"
-        text = page(run, wrong.worst(), read_log(files), tasks if tasks.exists() else None)
+        text = page(run, wrong.worst(), read_log(files), tasks)
         target = self._ctx.work / "pages" / benchmark / f"{name}.md"
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, text)
@@ -167,25 +179,25 @@ def _notes(runs: list[Run]) -> list[str]:
     ]
 
 
-def _row_name(each: _Scored) -> str:
-    if each.temperature is None:
-        return each.model
-    words = "greedy" if each.temperature == 0 else f"T = {each.temperature:g}"
-    if each.run.rules.vote == "majority":
-        words += f", majority of {each.samples}"
-    return f"{each.model} ({words})"
+def _row_name(scored: _Scored) -> str:
+    if scored.setting is None or scored.sampling is None:
+        return scored.model
+    words = scored.sampling.words()
+    if scored.run.rules.vote == "majority":
+        words += f", majority of {scored.samples}"
+    return f"{scored.model} ({words})"
 
 
-def _compare_all(found: list[_Scored]) -> list[dict[str, Any]]:
+def _compare_all(scored: list[_Scored]) -> list[dict[str, Any]]:
     """Each run against the first model's at the same setting, and given logs against each of its runs."""
-    means = [each for each in found if each.run.rules.vote == "mean"]
-    first = [each for each in means if each.model == means[0].model]
+    means = [run for run in scored if run.run.rules.vote == "mean"]
+    first = [run for run in means if run.model == means[0].model]
     compared = []
-    for each in means:
+    for run in means:
         for base in first:
-            if each.model != base.model and each.temperature in (base.temperature, None):
+            if run.model != base.model and run.setting in (base.setting, None):
                 try:
-                    compared.append(compare(each.run, base.run).to_dict())
+                    compared.append(compare(run.run, base.run).to_dict())
                 except UserError:  # a given log of other items
                     continue
     return compared
@@ -206,4 +218,6 @@ def _words(run: Run) -> str:
     judged = sum(unread.values())
     read = unread.get("ok", 0) + unread.get("tie", 0)
     missing = "".join(f", {words}" for words in run.missing.values())
+    cut = run.result.truncated
+    missing += f", {100 * cut:.1f} % cut at the limit" if cut else ""
     return f"{text}, {100 * read / judged:.1f} % with a verdict{missing}"

@@ -11,7 +11,9 @@ from reasongrm_nemo.report import summary
 from reasongrm_nemo.stages.benchmark_scores import BenchmarkScores
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.held_out_scores import HeldOutScores
-from reasongrm_nemo.stages.judging import HELD_OUT, Judging, load_questions
+from reasongrm_nemo.stages.judges import Setting, judges
+from reasongrm_nemo.stages.judging import Judging
+from reasongrm_nemo.stages.questions import HELD_OUT, Questions
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
@@ -22,26 +24,30 @@ def run(ctx: StageContext) -> dict[str, Any]:
     tables.tex.
     """
     cfg, own = ctx.cfg, ctx.cfg.evaluate
-    questions = load_questions(ctx)
+    models = judges(cfg, ctx.inputs)
+    settings = [Setting.of(entry) for entry in own.settings]
+    questions = Questions(ctx, list(models.values()))
     judging, held_out, published = Judging(ctx, questions), HeldOutScores(ctx), BenchmarkScores(ctx)
-    for model in own.models:
-        for setting in own.settings:
-            for name, tasks in questions.items():
+    for model in models.values():
+        for setting in settings:
+            for name in questions.names:
                 log, label = judging.judge(name, model, setting)
-                if not tasks:
+                if not questions.of(name, model.settings.template):
                     continue  # an empty shard
                 if name == HELD_OUT:
                     statuses = held_out.add(model, setting, log, label)
                 else:
-                    statuses = published.add(name, model, setting, log, label)
+                    asked = questions.file(name, model.settings.template)
+                    statuses = published.add(name, model, setting, log, label, asked)
                 judging.count_unasked(statuses)
     published.add_given()
     published.write_tables()
-    count = len(questions.get(HELD_OUT, ()))
+    count = len(questions.held_out or ())
     scores = {"benchmark": HELD_OUT, "tasks": count, "scores": held_out.scores}
     write_json(ctx.work / "scores.json", scores | {"benchmarks": published.scores()})
-    report = summary.build(held_out.scores, list(own.models), Path(cfg.runs_dir), dict(own.models), own.note)
+    made_of = {name: model.given for name, model in models.items()}
+    report = summary.build(held_out.scores, list(models), Path(cfg.runs_dir), made_of, own.note)
     report["benchmarks"] = published.report()
     write_json(ctx.work / "report.json", report)
     write_text(ctx.work / "report.md", summary.as_markdown(report))
-    return {"tasks": count, "models": list(own.models), "report": report}
+    return {"tasks": count, "models": list(models), "report": report}

@@ -11,7 +11,7 @@ from reasongrm_nemo.evaluation.positions import Positions
 from reasongrm_nemo.judge import load_equivalence
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.positions import tell_positions
-from reasongrm_nemo.stages.sampling import Ask, sample_paths, shard_files
+from reasongrm_nemo.stages.sampling import Ask, rollout_sampling, sample_paths, shard_files
 from reasongrm_nemo.stages.scoring import Scorer, score_paths
 from reasongrm_nemo.stages.tasks import Task, load_any_tasks
 
@@ -50,7 +50,9 @@ def _paths(ctx: StageContext, tasks: list[Task]) -> list[Task]:
         model_dir=ctx.inputs["model"],
         model=cfg.model.hf_path,
         samples=own.samples,
-        temperature=cfg.rollout.temperature,
+        policy=cfg.judge.policy,
+        response_prefix=cfg.judge.response_prefix,
+        sampling=rollout_sampling(cfg),
         purpose="generate",
         label="paths",
         keep_token_ids=own.keep_token_ids,

@@ -12,7 +12,7 @@ from reasongrm_nemo.data.jsonl import read_tasks
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.ranks import run_ranks
-from reasongrm_nemo.stages.training import check_export, last_figures, leave_out
+from reasongrm_nemo.stages.training import check_export, last_figures, leave_out, write_judge_settings
 from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
 
 
@@ -26,6 +26,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
     # the served weights are the policy's last but one; whoever asks next must load its own
     for server in rollouts.servers:
         server.forget_weights()
+    write_judge_settings(ctx)
     metrics = ctx.work / "metrics.jsonl"
     made = {"tasks": tasks, "config_read_by": check_export(ctx)}
     return made | last_figures(metrics, ("reward", "kept", "groups")) | _warnings(ctx, metrics)

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from reasongrm_nemo.data import Verdict, read_jsonl
 from reasongrm_nemo.data.tiny_judge import mode as tiny_mode
 from reasongrm_nemo.evaluation import summarize_verdicts
 from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.stages.judges import Judge, Setting
 
 _PATH_MODES = {"tiny_judge": tiny_mode}
 
@@ -29,16 +28,23 @@ class HeldOutScores:
         self._ctx = ctx
         self.scores: list[dict[str, Any]] = []
 
-    def add(self, model: str, setting: DictConfig, log: Path, label: str) -> dict[str, int]:
+    def add(self, model: Judge, setting: Setting, log: Path, label: str) -> dict[str, int]:
         """Score a log; returns how often each status of parsing occurs."""
         figures = score(read_jsonl(log, Verdict), self._ctx.cfg.evaluate.path_modes)
-        self.scores.append({"model": model, **dict(setting), **figures})
+        sampling, samples = model.drawn(setting)
+        drawn = {"setting": setting.words, "sampling": sampling.words(), "samples": samples}
+        self.scores.append({"model": model.name, **drawn, "temperature": sampling.temperature, **figures})
         accuracy = figures["accuracy"]
         self._ctx.console.line(
             f"  {label}: accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}], "
             f"format {figures['format']:.3f}, {figures['mean_tokens']:.0f} tokens"
+            f"{_cut_words(figures['truncated'])}"
         )
         return figures["summary"]["statuses"]  # type: ignore[no-any-return]
+
+
+def _cut_words(truncated: float | None) -> str:
+    return f", {100 * truncated:.1f} % cut at the limit" if truncated else ""
 
 
 def score(verdicts: Iterator[Verdict], path_modes: str | None) -> dict[str, Any]:
@@ -49,7 +55,8 @@ def score(verdicts: Iterator[Verdict], path_modes: str | None) -> dict[str, Any]
         path_modes: name of a classifier of paths, or None.
 
     Returns:
-        `accuracy` (with interval), `format` (share with a readable verdict), `mean_tokens`, `position_a`
+        `accuracy` (with interval), `format` (share with a readable verdict), `truncated` (share of answers
+        cut at the limit, None where the log does not say), `mean_tokens`, `position_a`
         (share of verdicts that are A), `modes` (share of each kind of path; None without a classifier), and
         `summary`, all that `summarize_verdicts` says.
     """
@@ -62,6 +69,7 @@ def score(verdicts: Iterator[Verdict], path_modes: str | None) -> dict[str, Any]
     return {
         "accuracy": whole["accuracy"],
         "format": 1 - whole["no_verdict"] / len(kept),
+        "truncated": whole["truncated"],
         "mean_tokens": whole["tokens"]["mean"],
         "position_a": whole["position_a"]["value"],
         "modes": modes,

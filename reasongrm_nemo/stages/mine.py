@@ -17,7 +17,7 @@ from reasongrm_nemo.rstar import TableBuilder
 from reasongrm_nemo.rstar.table import VERDICTS
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.positions import tell_positions
-from reasongrm_nemo.stages.sampling import Ask, sample_paths, shard_files
+from reasongrm_nemo.stages.sampling import Ask, rollout_sampling, sample_paths, shard_files
 from reasongrm_nemo.stages.tasks import load_tasks, parse_shard
 
 
@@ -29,7 +29,9 @@ def run(ctx: StageContext) -> dict[str, Any]:
         model_dir=ctx.inputs["model"],
         model=cfg.model.hf_path,
         samples=own.samples,
-        temperature=cfg.rollout.temperature,
+        policy=cfg.judge.policy,
+        response_prefix=cfg.judge.response_prefix,
+        sampling=rollout_sampling(cfg),
         purpose="mine",
         label="answers",
     )

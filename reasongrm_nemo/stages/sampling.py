@@ -17,9 +17,11 @@ from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, cast
+
+from omegaconf import DictConfig
 
 from reasongrm_nemo.data import (
     JsonlAppender,
@@ -33,6 +35,7 @@ from reasongrm_nemo.data.jsonl import encode, open_packed, parse_json
 from reasongrm_nemo.data.token_probs import TokenProbs, merge_token_probs, unpack, write_token_probs
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import sync_directory
+from reasongrm_nemo.judge import JudgeSampling
 from reasongrm_nemo.judge.open_answers import Equivalence, exact
 from reasongrm_nemo.rollout import Prompt, Sampling
 from reasongrm_nemo.rollout.reading import Reader
@@ -62,7 +65,9 @@ class Ask:
         model_dir: Hugging Face folder.
         model: its name in the records.
         samples: paths a task.
-        temperature: 0 is greedy.
+        policy: how its verdicts are read.
+        response_prefix: what its turn is made to begin with.
+        sampling: how its answers are drawn.
         purpose: what the seeds are derived for; two asks of one purpose draw the same.
         label: shown beside the progress.
         keep_token_ids: put the tokens into the records.
@@ -73,12 +78,19 @@ class Ask:
     model_dir: Path
     model: str
     samples: int
-    temperature: float
+    policy: str
+    response_prefix: str
+    sampling: JudgeSampling
     purpose: str
     label: str
     keep_token_ids: bool = False
     keep_probs: bool = False
     equivalent: Equivalence = exact
+
+
+def rollout_sampling(cfg: DictConfig) -> JudgeSampling:
+    """How generate and mine draw: as the recipe's `rollout` block says."""
+    return JudgeSampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k)
 
 
 def sample_paths(
@@ -111,7 +123,7 @@ def sample_paths(
     tokenizer = load_tokenizer(ask.model_dir, cfg.judge.date)
     prompts: dict[str, list[int]] = {}
     for task in mine:
-        ids = prompt_ids(tokenizer, task.messages, cfg.judge.response_prefix)
+        ids = prompt_ids(tokenizer, task.messages, ask.response_prefix)
         if len(ids) <= cfg.judge.max_prompt_tokens:
             prompts[task.id] = ids
     kept = [task for task in mine if task.id in prompts]
@@ -197,13 +209,11 @@ def _sample(
     sampling = Sampling(
         n=ask.samples,
         max_tokens=cfg.rollout.max_response_tokens,
-        temperature=ask.temperature,
-        top_p=cfg.rollout.top_p,
-        top_k=cfg.rollout.top_k,
+        **asdict(ask.sampling),
         stop_token_ids=tuple(stop_token_ids(tokenizer, ask.model_dir)),
     )
-    opened = opens_think(tokenizer, cfg.judge.response_prefix)
-    reader = Reader(tokenizer, cfg.judge.policy, opened, ask.equivalent)
+    opened = opens_think(tokenizer, ask.response_prefix)
+    reader = Reader(tokenizer, ask.policy, opened, ask.equivalent)
     by_id = {task.id: task for task in waiting}
     asked = [
         Prompt(task.id, prompts[task.id], derive_seed(cfg.seed, ask.purpose, task.id) % _SEEDS)

@@ -13,7 +13,7 @@ from reasongrm_nemo.plan.batches import step_count
 from reasongrm_nemo.sft.examples import Examples
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.ranks import run_ranks
-from reasongrm_nemo.stages.training import check_export, last_figures, leave_out
+from reasongrm_nemo.stages.training import check_export, last_figures, leave_out, write_judge_settings
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
@@ -21,6 +21,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
     trained, held_out = _survey(ctx)
     check_export(ctx)
     run_ranks(ctx, "reasongrm_nemo.sft.main", step_count(trained, ctx.cfg.sft))
+    write_judge_settings(ctx)
     figures: dict[str, Any] = {"examples": trained, "config_read_by": check_export(ctx)}
     figures |= {"held_out": held_out} if held_out else {}
     return figures | last_figures(ctx.work / "metrics.jsonl", ("loss",))

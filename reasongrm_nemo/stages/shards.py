@@ -18,7 +18,7 @@ _OF_THE_WHOLE = {
     "generate": (),
     "mine": ("mine.bands", "mine.drop_never_right", "mine.max_per_source", "input examples"),
     "evaluate": (
-        "evaluate.models",  # their order; each is an input too
+        "evaluate.models",  # their order; each is an input too. How each is asked must be the same
         "evaluate.logs",
         "evaluate.policy",
         "evaluate.path_modes",
@@ -57,9 +57,6 @@ def check_shards(cfg: DictConfig, paths: Mapping[str, Path], ident: Mapping[str,
 
 def _shared(stage: str, ident: Mapping[str, Any]) -> dict[str, Any]:
     """What a shard has in common with the whole."""
-    own = (f"{stage}.shard", "input shards", *_OF_THE_WHOLE[stage])
-    return {
-        key: value
-        for key, value in ident.items()
-        if not any(key == name or key.startswith(name + ".") for name in own)
-    }
+    whole = (f"{stage}.shard", "input shards", *_OF_THE_WHOLE[stage])
+    inputs = tuple(f"{name}." for name in whole if name.startswith("input "))
+    return {key: value for key, value in ident.items() if key not in whole and not key.startswith(inputs)}

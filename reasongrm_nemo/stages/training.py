@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the training stages have in common: what they leave out and make sure of, what manifests say."""
+"""What the training stages share: what they leave out and make sure of, what they put beside the weights."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.architecture import exported_config
 from reasongrm_nemo.files import read_json
+from reasongrm_nemo.judge import JudgeSettings, published_sampling
 from reasongrm_nemo.rollout import readers
 from reasongrm_nemo.rollout.settings import DTYPES
 from reasongrm_nemo.stages.context import StageContext
@@ -50,3 +52,10 @@ def check_export(ctx: StageContext) -> list[str]:
     file, model = ctx.inputs["model"] / "config.json", ctx.cfg.model
     config = exported_config(read_json(file), str(file), model.rope, DTYPES[model.dtype])
     return readers.check_config(config, f"what would be exported with {file}", interpreters)
+
+
+def write_judge_settings(ctx: StageContext) -> None:
+    """Write hf/judge.json: how the trained judge is asked and read, with its base model's sampling."""
+    settings = JudgeSettings.of(ctx.cfg.judge)
+    sampling = published_sampling(ctx.inputs["model"])
+    replace(settings, sampling=sampling).write(ctx.work / "hf")

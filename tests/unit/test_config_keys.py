@@ -368,10 +368,10 @@ def test_evaluation_takes_any_models_and_strict_settings(recipe):
     words = ["evaluate.models.more=@x/hf", "evaluate.settings=[{temperature: 1, samples: 3}]"]
     cfg = load_recipe(recipe(EVALUATE), words)
     assert list(cfg.evaluate.models) == ["base", "zero", "more"]
-    assert cfg.evaluate.models.base == "asset:tiny_judge"
-    assert cfg.evaluate.settings == [{"temperature": 1.0, "samples": 3}]
+    assert cfg.evaluate.models.base == {"hf_path": "asset:tiny_judge"}
+    assert cfg.evaluate.settings == [{"temperature": 1.0, "top_p": None, "top_k": None, "samples": 3}]
     assert 'unknown key "temp"' in refusal(recipe(EVALUATE), "evaluate.settings=[{temp: 1, samples: 3}]")
-    assert "no two alike" in refusal(
+    assert "no two may be alike" in refusal(
         recipe(EVALUATE), "evaluate.settings=[{temperature: 1, samples: 3}, {temperature: 1.0, samples: 1}]"
     )
     assert "no two alike" in refusal(recipe(EVALUATE), "evaluate.settings=[]")

@@ -239,6 +239,7 @@ def test_sampling_takes_as_long_as_its_simulation(tasks):
 
 def test_evaluation_samples_for_each_model_and_setting():
     words = ["plan.tasks=4000", "rollout.max_num_seqs=64"]
+    words.append("evaluate.settings=[{temperature: 0.0, samples: 1}]")
     one = of_stage(recipe("7_evaluate", *words), 1000)
     two = "evaluate.settings=[{temperature: 0.0, samples: 1}, {temperature: 1.0, samples: 1}]"
     assert of_stage(recipe("7_evaluate", *words, two), 1000).seconds == pytest.approx(2 * one.seconds)

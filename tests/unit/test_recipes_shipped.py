@@ -13,6 +13,7 @@ from reasongrm_nemo.checks import STAGES, check_model
 from reasongrm_nemo.config import load_recipe, recipes_root, require_path
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.judge import load_template
+from reasongrm_nemo.judge.settings import DEFAULT_TEMPLATE
 from reasongrm_nemo.pipeline import load_all, recipe_files
 
 ROOT = recipes_root()
@@ -28,7 +29,7 @@ def test_there_are_recipes():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_recipe_loads_and_its_header_says_what_was_run(path):
     cfg = load_recipe(path)
-    load_template(cfg.judge.template)
+    load_template(cfg.judge.template or DEFAULT_TEMPLATE)
     first = path.read_text(encoding="utf-8").splitlines()[0]
     assert re.match(r"# (executed: .+|validated, never run on hardware)", first), first
 

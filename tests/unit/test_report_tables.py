@@ -87,8 +87,10 @@ def test_drops(stream):
 
 def entry(model, temperature, value, modes=None):
     accuracy = {"value": value, "low": value - 0.02, "high": value + 0.02, "items": 1000}
-    figures = {"format": 0.97, "mean_tokens": 41.26, "position_a": 0.5, "modes": modes}
-    return {"model": model, "temperature": temperature, "samples": 2, "accuracy": accuracy, **figures}
+    figures = {"format": 0.97, "truncated": 0.02, "mean_tokens": 41.26, "position_a": 0.5, "modes": modes}
+    words = "published" if temperature is None else "greedy" if temperature == 0 else f"T = {temperature:g}"
+    drawn = {"setting": words, "sampling": f"{words}!", "temperature": temperature, "samples": 2}
+    return {"model": model, "accuracy": accuracy, **drawn, **figures}
 
 
 @pytest.fixture
@@ -101,10 +103,26 @@ def report(tmp_path):
 
 def test_the_table(report):
     head, rows = summary.table(report)
-    assert head == ["model", "T = 1", "T = 0.6", "greedy", "format", "tokens", "time to make"]
-    assert rows[0] == ["base", "52.8 ± 2.0", "52.8 ± 2.0", "52.8 ± 2.0", "97.0 %", "41.3", ""]
+    assert head == ["model", "T = 1", "T = 0.6", "greedy", "format", "cut off", "tokens", "time to make"]
+    assert rows[0] == ["base", "52.8 ± 2.0", "52.8 ± 2.0", "52.8 ± 2.0", "97.0 %", "2.0 %", "41.3", ""]
     text = summary.as_markdown(report)
     assert "on 1000 held-out pairs" in text and text.endswith("|---|---|\n") and "No judge." in text
+
+
+def test_how_published_settings_draw_stands_below_the_table(tmp_path):
+    scores = [entry(model, None, 0.5) for model in ("base", "final")]
+    made_of = {"base": "x", "final": "y"}
+    report = summary.build(scores, ["base", "final"], tmp_path, made_of, None)
+    assert summary.table(report)[0][1] == "published"
+    assert "Published settings: base: published!; final: published!." in summary.as_markdown(report)
+
+
+def test_a_report_of_an_earlier_version_is_still_shown(report):
+    for row in report["rows"]:
+        for setting in row["settings"]:
+            del setting["setting"], setting["sampling"], setting["truncated"]
+    head, rows = summary.table(report)
+    assert head[1:4] == ["T = 1", "T = 0.6", "greedy"] and rows[0][5] == "–"
 
 
 def test_the_end_of_a_pipeline(report, tmp_path):
@@ -133,14 +151,22 @@ def test_published_benchmarks_stand_below_or_alone(report, tmp_path):
     }
     found = {
         "scores": ["chat", "avg"],
-        "rows": [{"run": "a", "scores": [["–", "–"], ["61.00", "[58.00, 64.00]"]]}],
+        "rows": [
+            {
+                "run": "a",
+                "truncated": 0.25,
+                "sampling": "T = 1",
+                "scores": [["–", "–"], ["61.00", "[58.00, 64.00]"]],
+            }
+        ],
         "notes": ["not the whole benchmark"],
         "comparisons": [compared],
     }
     report["benchmarks"] = {"rm_bench": found}
     text = summary.as_markdown(report)
     assert text.index("Held-out accuracy") < text.index("# rm_bench")
-    assert "| a | – | 61.00 |" in text and "Note: not the whole benchmark." in text
+    assert "| a | – | 61.00 | 25.0 % |" in text and "a is drawn with T = 1" in text
+    assert "Note: not the whole benchmark." in text
     assert "| b | a | avg | +2.00 | [-1.00, +5.00] | 0.25 |" in text
     for row in report["rows"]:
         row["settings"] = []

@@ -45,7 +45,7 @@ def run(tasks, tmp_path):
         ("generate", "rollout.temperature=0.3", r"rollout\.temperature 0\.3 → 1\.0"),
         ("generate", "seed=2", "seed 2 → 1"),
         ("mine", "judge.response_prefix=so", r"judge\.response_prefix so → "),
-        ("evaluate", "rollout.top_k=5", r"rollout\.top_k 5 → -1"),
+        ("evaluate", "evaluate.models.base.policy=rm_r1", r"evaluate\.models\.base\.policy rm_r1 → None"),
     ],
 )
 def test_a_shard_of_another_recipe_is_named_and_refused(run, tmp_path, stage, other, says):

@@ -22,6 +22,7 @@ from reasongrm_nemo.tensors import TensorInfo
 COMPANIONS = (
     "config.json",
     "generation_config.json",
+    "judge.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How one judge is asked and read; `judge.json` keeps this beside the weights it belongs to.
+
+A trained judge is a model and the form that it learned: the wording of the prompt, what is put into its mouth
+(`response_prefix`), how its verdict is read, and how its answers are sampled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.judge.parse import POLICIES
+from reasongrm_nemo.judge.template import Template, load_template
+
+FILE = "judge.json"
+DEFAULT_TEMPLATE, DEFAULT_POLICY = "reasongrm", "last"
+"""How a model without a judge.json is asked and read where the recipe does not say; as in recipes/base."""
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class JudgeSampling:
+    """How answers are drawn.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: 1 is off.
+        top_k: -1 is off.
+        min_p: 0 is off.
+        repetition_penalty: 1 is off.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @classmethod
+    def of(cls, data: Any, where: str) -> JudgeSampling:
+        """From a mapping of these names; null is a name left out.
+
+        Args:
+            data: the mapping.
+            where: what it is called in the message.
+
+        Raises:
+            UserError: not a mapping, an unknown name, or a value out of its range.
+        """
+        names = [spec.name for spec in fields(cls)]
+        if not isinstance(data, dict):
+            raise UserError(f"{where} is {data!r}; it must be a mapping of {', '.join(names)}")
+        for name, value in data.items():
+            if name not in names:
+                raise UserError(f"{where} has the unknown key '{name}'; known are {', '.join(names)}")
+            if value is not None and not _fits(name, value):
+                raise UserError(f"{where}.{name} is {value!r}; it must be {_RANGES[name]}")
+        given = {
+            name: value if name == "top_k" else float(value)
+            for name, value in data.items()
+            if value is not None
+        }
+        if given.get("top_k") == 0:  # transformers' way of saying off
+            given["top_k"] = -1
+        return cls(**given)  # type: ignore[arg-type]  # top_k alone is an int
+
+    def words(self) -> str:
+        """For people: `T = 0.6, top-p 0.95, top-k 20`, or `greedy`; what is off is left out."""
+        if self.temperature == 0:
+            return "greedy"
+        words = [f"T = {self.temperature:g}"]
+        words += [f"top-p {self.top_p:g}"] if self.top_p < 1 else []
+        words += [f"top-k {self.top_k}"] if self.top_k > 0 else []
+        words += [f"min-p {self.min_p:g}"] if self.min_p > 0 else []
+        penalty = self.repetition_penalty
+        return ", ".join(words + ([f"repetition penalty {penalty:g}"] if penalty != 1 else []))
+
+
+_RANGES = {
+    "temperature": "a number from 0 to 2",
+    "top_p": "a number above 0 and at most 1",
+    "top_k": "a whole number from 1, or -1 or 0 for no limit",
+    "min_p": "a number from 0 to 1",
+    "repetition_penalty": "a number above 0 and at most 2",
+}
+
+
+def _fits(name: str, value: Any) -> bool:
+    if type(value) not in (int, float):
+        return False
+    if name == "top_k":
+        return type(value) is int and value >= -1
+    low_is_in = name in ("temperature", "min_p")
+    high = 2 if name in ("temperature", "repetition_penalty") else 1
+    return bool(0 < value <= high or (low_is_in and value == 0))
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """How one judge is asked and read.
+
+    Attributes:
+        template: the wording of its prompt.
+        policy: how its verdict is read, one of `judge.POLICIES`.
+        response_prefix: text the assistant's turn is made to begin with.
+        sampling: how its answers are drawn when it judges; None: nobody has said.
+    """
+
+    template: Template
+    policy: str = DEFAULT_POLICY
+    response_prefix: str = ""
+    sampling: JudgeSampling | None = None
+
+    @classmethod
+    def of(cls, judge: Any) -> JudgeSettings:
+        """From a recipe's `judge` block, whose every key has a value."""
+        return cls(load_template(judge.template), judge.policy, judge.response_prefix)
+
+    def write(self, folder: Path) -> None:
+        """Write judge.json into a model's folder."""
+        template = self.template
+        data = {
+            "format": _FORMAT,
+            "template": {"name": template.name, "system": template.system, "user": template.user},
+            "policy": self.policy,
+            "response_prefix": self.response_prefix,
+            "sampling": None if self.sampling is None else asdict(self.sampling),
+        }
+        text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+        aside = folder / f".{FILE}.tmp"
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(folder / FILE)
+
+
+def read_settings(folder: Path) -> JudgeSettings | None:
+    """The judge.json of a model's folder; None where there is none.
+
+    Raises:
+        UserError: the file cannot be read, or is of another form.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    data = _read(file)
+    if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        raise UserError(f"{file} is no judge.json of format {_FORMAT}; export the model again, or remove it")
+    wording = data.get("template")
+    if not isinstance(wording, dict) or not isinstance(wording.get("user"), str):
+        raise UserError(f"{file}: template must hold name, user and, at will, system as texts")
+    texts = {name: data.get(name) for name in ("policy", "response_prefix")}
+    texts |= {f"template.{name}": wording.get(name) or "" for name in ("name", "system")}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise UserError(f"{file}: {name} is {text!r}; it must be text")
+    if data["policy"] not in POLICIES:
+        raise UserError(f"{file}: policy is '{data['policy']}'; it can be {', '.join(POLICIES)}")
+    template = Template(wording.get("name") or FILE, "", wording["user"], wording.get("system"))
+    sampling = data.get("sampling")
+    drawn = None if sampling is None else JudgeSampling.of(sampling, f"{file}: sampling")
+    return JudgeSettings(template, data["policy"], data["response_prefix"], drawn)
+
+
+def published_sampling(folder: Path) -> JudgeSampling:
+    """How a model's publisher samples from it: judge.json's sampling, else generation_config.json's.
+
+    What neither says is off, and the temperature 1; `do_sample: false` is greedy.
+
+    Raises:
+        UserError: a file cannot be read, or holds a value that no engine takes.
+    """
+    settings = read_settings(folder)
+    if settings is not None and settings.sampling is not None:
+        return settings.sampling
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return JudgeSampling()
+    data = _read(file)
+    if not isinstance(data, dict):
+        raise UserError(f"{file} is no JSON object; restore the model's own file, or remove it")
+    names = {spec.name for spec in fields(JudgeSampling)}
+    sampling = JudgeSampling.of({k: v for k, v in data.items() if k in names}, str(file))
+    return replace(sampling, temperature=0.0) if data.get("do_sample") is False else sampling
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read as JSON: {error}") from None
