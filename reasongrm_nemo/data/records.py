@@ -87,8 +87,10 @@ class ReasoningPath(Record):
     of the reasoning's and the answer's tokens under the model that wrote them, or under `scorer` where there
     is one; the end-of-turn token is in neither.  `text` is the response without the end-of-turn token.
     A path of a `JudgeTask` has a verdict, one of an `AnswerTask` an `answer`, if any could be read.
-    `opened` says whether the prompt left `<think>` open, so that `text` begins inside the reasoning; None in
-    files of earlier versions.
+    `begun` is what the prompt had written of the reasoning, from its open `<think>` on, so that `text` goes
+    on from there; empty where it left none open, None in files of earlier versions.
+    `token_ids` are the sampled ones, without the end-of-turn token, and `tokenizer` the digest of the
+    tokenizer they belong to (`tokenization.JudgeTokenizer.digest`).
     `unscored` says why the scorer gave no sums; both parts then count no tokens.
     """
 
@@ -107,8 +109,14 @@ class ReasoningPath(Record):
     token_ids: list[int] | None = None
     answer: str | None = None
     scorer: str | None = None
-    opened: bool | None = None
+    begun: str | None = None
+    tokenizer: str | None = None
     unscored: str | None = None
+
+    @property
+    def opened(self) -> bool | None:
+        """Whether the prompt left `<think>` open; None where that is not known."""
+        return None if self.begun is None else bool(self.begun)
 
     def _inconsistency(self) -> str | None:
         for name in ("sample", "reasoning_tokens", "answer_tokens"):
@@ -133,7 +141,11 @@ class SampledPath(ReasoningPath):
 
 @dataclass(frozen=True)
 class SftExample(Record):
-    """A task's prompt with the selected path as the assistant's turn."""
+    """A task's prompt with the selected path as the assistant's turn, from `<think>` on whoever wrote that.
+
+    `begun`, `token_ids` and `tokenizer` are those of the path; the turn's text begins with `begun`.  Without
+    them (files of earlier versions, or written by hand) the text alone is learnt from.
+    """
 
     task_id: str
     messages: list[Message]
@@ -141,10 +153,17 @@ class SftExample(Record):
     self_consistency: float
     validity: float
     strategy: str
+    begun: str | None = None
+    token_ids: list[int] | None = None
+    tokenizer: str | None = None
 
     def _inconsistency(self) -> str | None:
         if len(self.messages) < 2 or self.messages[-1]["role"] != "assistant":
             return "field 'messages' must end with the assistant's turn"
+        if not self.messages[-1]["content"].startswith(self.begun or ""):
+            return "field 'begun' is not what the assistant's turn begins with"
+        if self.token_ids is not None and (self.begun is None or self.tokenizer is None):
+            return "has 'token_ids' without 'begun' and 'tokenizer', which say whose they are"
         return None
 
 

@@ -30,6 +30,7 @@ from reasongrm_nemo.judge import build_messages, load_template
 # Steps nobody asks for, beside a given digit: none half the time. Without them the model learns the places
 # of the answers rather than their words, and forgets when questions get longer.
 DISTRACTORS = (0, 0, 0, 0, 0, 1, 2, 3, 4, 5)
+BEGUN = "<think>\n"  # what the tiny judge's chat template writes of the assistant's turn
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -77,11 +78,12 @@ def base_examples(phase: str, n: int, seed: int) -> list[SftExample]:
         examples.append(
             SftExample(
                 task_id=f"tiny-{phase}-{seed}-{i}",
-                messages=[*messages, {"role": "assistant", "content": text}],
+                messages=[*messages, {"role": "assistant", "content": BEGUN + text}],
                 r_star=0.0,
                 self_consistency=0.0,
                 validity=0.0,
                 strategy="written",
+                begun=BEGUN,
             )
         )
     return examples

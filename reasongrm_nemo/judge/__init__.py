@@ -7,7 +7,7 @@ from reasongrm_nemo.judge.sanitize import CHAT_SPECIAL_TOKENS, forgeries, saniti
 from reasongrm_nemo.judge.settings import JudgeSampling, JudgeSettings, published_sampling, read_settings
 from reasongrm_nemo.judge.split import answer_start
 from reasongrm_nemo.judge.template import Template, build_messages, built_in_templates, load_template
-from reasongrm_nemo.judge.think import THINK_CLOSE, THINK_OPEN, left_open
+from reasongrm_nemo.judge.think import THINK_CLOSE, THINK_OPEN, begun_by, left_open
 
 __all__ = [
     "CHAT_SPECIAL_TOKENS",
@@ -21,6 +21,7 @@ __all__ = [
     "Parsed",
     "Template",
     "answer_start",
+    "begun_by",
     "build_messages",
     "built_in_templates",
     "forgeries",

@@ -38,9 +38,13 @@ def find_hard(table: PathTable) -> list[HardCase[int]]:
 
     Returns:
         Cases whose rationale is the table's `place` of the right path with the highest R* among the N (ties
-        as in `rstar.select`), None if there is none.
+        as in `rstar.select`), the first right and whole one where none has an R* (a model without think
+        tags), None if there is none.
     """
-    best = {table.task[row]: int(table.place[row]) for row in Selector(table).choose("r_star")}
+    whole = np.flatnonzero(table.correct & ~table.cut_off)
+    first = whole[np.argsort(-table.sample[whole])]  # the lowest sample comes last, and stays
+    chosen = np.concatenate([first, Selector(table).choose("r_star")])
+    best = {table.task[row]: int(table.place[row]) for row in chosen}
     order = np.lexsort((table.sample, table.id_order))
     starts = np.flatnonzero(np.diff(table.task[order], prepend=-1))
     cases = []

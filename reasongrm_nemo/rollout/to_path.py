@@ -30,6 +30,8 @@ def reasoning_path(
     model: str,
     keep_token_ids: bool = False,
     keep_probs: bool = False,
+    begun: str | None = None,
+    digest: str | None = None,
 ) -> SampledPath:
     """The path of one completion.
 
@@ -41,10 +43,12 @@ def reasoning_path(
         model: its name.
         keep_token_ids: keep the tokens, without the end-of-turn token.
         keep_probs: keep every token's probability.
+        begun: what the prompt had written of the reasoning (`judge.think.begun_by`).
+        digest: of the tokenizer.
     """
     reading = reader.read(completion, task)
     tokens = reading.tokens
-    cut = answer_start([tokenizer.piece(token) for token in tokens], reader.policy, reader.opened)
+    cut = answer_start([tokenizer.piece(token) for token in tokens])
     path = SampledPath(
         task_id=task.id,
         sample=completion.sample,
@@ -60,7 +64,8 @@ def reasoning_path(
         model=model,
         token_ids=tokens if keep_token_ids else None,
         answer=reading.answer,
-        opened=reader.opened,
+        begun=begun,
+        tokenizer=digest,
     )
     return with_probs(path, completion.log_probs[: len(tokens)], cut, keep_probs)
 

@@ -3,8 +3,9 @@
 
 Every strategy chooses among the same *eligible* paths, so that comparisons between strategies differ in the
 choice alone: right verdict (the paper's evaluation set), ended by itself rather than cut off at the length
-limit, with at least one reasoning and one answer token (the last two are not in the paper: a cut-off text
-would teach never to stop, and R* is not defined without both parts).
+limit, with a closing think tag, and with at least one reasoning and one answer token (the last three are not
+in the paper: a cut-off text would teach never to stop, R* is not defined without both parts, and without the
+tag nothing tells them apart).
 
 Ties: higher validity, then fewer tokens, then the lower sample index.
 
@@ -32,6 +33,7 @@ INELIGIBLE = (
     "no_verdict",
     "cut_off",
     "unscored",
+    "no_think_tags",
     "no_reasoning",
     "no_answer",
     "low_r_star",
@@ -129,6 +131,7 @@ def _reasons(table: PathTable, floors: Floors) -> NDArray[np.int64]:
             ~right & table.unread,
             table.cut_off,
             table.unscored,
+            table.untagged,
             table.reasoning_tokens < 1,
             table.answer_tokens < 1,
             table.score < floors.r_star,
@@ -177,12 +180,14 @@ def to_sft_example(
 ) -> SftExample:
     """The training example for a chosen path: the task's messages and the path as the assistant's turn.
 
+    Where the path says what its prompt had written of the reasoning, that is put in front of its text.
+
     Args:
         path: a path of `task`.
         task: the task.
         strategy: how the path was chosen, for the record.
-        response_prefix: what the prompt of the generation ended with (say `<think>` and a line feed): the
-            path's text goes on from there, so it is put back in front.
+        response_prefix: what the prompt of the generation ended with, put in front where the path, of an
+            earlier version, does not say.
 
     Raises:
         ValueError: the path belongs to another task.
@@ -190,11 +195,15 @@ def to_sft_example(
     if path.task_id != task.id:
         raise ValueError(f"The path belongs to the task {path.task_id}, not to {task.id}")
     score = score_sums(path)
+    before = response_prefix if path.begun is None else path.begun
     return SftExample(
         task_id=task.id,
-        messages=[*task.messages, {"role": "assistant", "content": response_prefix + path.text}],
+        messages=[*task.messages, {"role": "assistant", "content": before + path.text}],
         r_star=score.score,
         self_consistency=score.self_consistency,
         validity=score.validity,
         strategy=strategy,
+        begun=path.begun,
+        token_ids=path.token_ids if path.begun is not None and path.tokenizer is not None else None,
+        tokenizer=path.tokenizer,
     )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reasongrm_nemo.data.records import ReasoningPath, Side
+from reasongrm_nemo.judge.think import THINK_CLOSE
 from reasongrm_nemo.rstar.score import TOLERANCE
 
 Rows = NDArray[np.int64]
@@ -21,7 +22,7 @@ VERDICTS: tuple[Side | None, ...] = (None, "A", "B")
 """What the codes of the column `verdict` stand for."""
 
 _CODES = {verdict: code for code, verdict in enumerate(VERDICTS)}
-_FLAGS = ("correct", "cut_off", "unread", "unscored")
+_FLAGS = ("correct", "cut_off", "unread", "unscored", "untagged")
 _COLUMNS = {
     **dict.fromkeys(("task", "sample", "place", "reasoning_tokens", "answer_tokens"), "q"),
     **dict.fromkeys(("reasoning_prob_sum", "answer_prob_sum"), "d"),
@@ -38,7 +39,7 @@ class PathTable:
         task: (N,) int64, as are `sample`, `place` (what the caller gave), `reasoning_tokens`,
             `answer_tokens`, and `hesitations` (0 where they were not counted).
         correct: (N,) bool, as are `cut_off` (ended by the length limit), `unread` (neither a verdict nor an
-            open answer) and `unscored` (the scorer could not read it).
+            open answer), `unscored` (the scorer could not read it) and `untagged` (it has no `</think>`).
         verdict: (N,) int8, an index of `VERDICTS`.
         self_consistency: (N,) float64, as are `validity` and `score`, their product R*; NaN for a path
             without reasoning tokens or without answer tokens.
@@ -55,6 +56,7 @@ class PathTable:
     cut_off: NDArray[np.bool_]
     unread: NDArray[np.bool_]
     unscored: NDArray[np.bool_]
+    untagged: NDArray[np.bool_]
     verdict: NDArray[np.int8]
     self_consistency: NDArray[np.float64]
     validity: NDArray[np.float64]
@@ -119,6 +121,7 @@ class TableBuilder:
             path.finish_reason == "length",
             path.verdict is None and path.answer is None,
             path.unscored is not None,
+            THINK_CLOSE not in path.text,
             _CODES[path.verdict],
         )
         try:

@@ -28,7 +28,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
         tokens += path.reasoning_tokens + path.answer_tokens
         cut_off += path.finish_reason == "length"
         if path.unscored:
-            ctx.drop(f"path without R*, to the scorer: {path.unscored}")
+            ctx.drop(f"path without R*: {path.unscored}")
         task = asked[path.task_id]
         if isinstance(task, JudgeTask):
             positions.add(task.pair_id, task.order, path.verdict)
@@ -65,9 +65,7 @@ def _paths(ctx: StageContext, tasks: list[Task]) -> list[Task]:
     else:
         ask = replace(ask, keep_token_ids=True, keep_probs=False)
         asked = sample_paths(ctx, tasks, ask, sampled, own.shard)
-        scorer = Scorer(
-            ctx.inputs["scorer"], own.scorer.hf_path, ask.model_dir, own.keep_token_ids, own.keep_probs
-        )
+        scorer = Scorer(ctx.inputs["scorer"], own.scorer.hf_path, own.keep_token_ids, own.keep_probs)
         score_paths(ctx, asked, sampled, out, scorer)
     sampled.unlink(missing_ok=True)  # also where a kill came after the paths were whole
     return asked

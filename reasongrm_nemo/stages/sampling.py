@@ -35,20 +35,14 @@ from reasongrm_nemo.data.jsonl import encode, open_packed, parse_json
 from reasongrm_nemo.data.token_probs import TokenProbs, merge_token_probs, unpack, write_token_probs
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import sync_directory
-from reasongrm_nemo.judge import JudgeSampling
+from reasongrm_nemo.judge import JudgeSampling, begun_by
 from reasongrm_nemo.judge.open_answers import Equivalence, exact
 from reasongrm_nemo.rollout import Prompt, Sampling
 from reasongrm_nemo.rollout.reading import Reader
 from reasongrm_nemo.rollout.to_path import reasoning_path
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.tasks import T, Task, take_shard
-from reasongrm_nemo.tokenization import (
-    JudgeTokenizer,
-    load_tokenizer,
-    opens_think,
-    prompt_ids,
-    stop_token_ids,
-)
+from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids, stop_token_ids
 
 PROBS = "probs.parquet"
 """The file of token probabilities beside a file of paths."""
@@ -212,8 +206,8 @@ def _sample(
         **asdict(ask.sampling),
         stop_token_ids=tuple(stop_token_ids(tokenizer, ask.model_dir)),
     )
-    opened = opens_think(tokenizer, ask.response_prefix)
-    reader = Reader(tokenizer, ask.policy, opened, ask.equivalent)
+    begun = begun_by(tokenizer.opening + ask.response_prefix)
+    reader = Reader(tokenizer, ask.policy, bool(begun), ask.equivalent)
     by_id = {task.id: task for task in waiting}
     asked = [
         Prompt(task.id, prompts[task.id], derive_seed(cfg.seed, ask.purpose, task.id) % _SEEDS)
@@ -226,8 +220,18 @@ def _sample(
         for answer in rollouts.stream(asked, sampling):
             task = by_id[answer[0].prompt_id]
             paths = [
-                reasoning_path(c, task, tokenizer, reader, ask.model, ask.keep_token_ids, ask.keep_probs)
-                for c in answer
+                reasoning_path(
+                    completion,
+                    task,
+                    tokenizer,
+                    reader,
+                    ask.model,
+                    ask.keep_token_ids,
+                    ask.keep_probs,
+                    begun,
+                    tokenizer.digest,
+                )
+                for completion in answer
             ]
             file.append(paths)
             tokens += sum(len(completion.token_ids) for completion in answer)

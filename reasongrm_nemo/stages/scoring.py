@@ -2,7 +2,9 @@
 """A teacher-forced pass: the probabilities of sampled paths under another model, for R*.
 
 The paths' own sums are already those of the model that wrote them, at temperature 1 and over the full
-vocabulary, whatever narrowed the sampling; a scorer is for when another model is to judge.
+vocabulary, whatever narrowed the sampling; a scorer is for when another model is to judge. It is given the
+sampled tokens where it would have sampled them itself, else the text in its own form and tokens
+(`tokenization.Reteller`).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from reasongrm_nemo.rollout.to_path import with_probs
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.sampling import put_in_order
 from reasongrm_nemo.stages.tasks import Task
-from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids, response_ids
+from reasongrm_nemo.tokenization import JudgeTokenizer, Response, Reteller, Unfit, load_tokenizer, prompt_ids
 
 _AT_ONCE = 4096  # paths whose tokens are in memory at once
 
@@ -32,15 +34,12 @@ class Scorer:
     Attributes:
         model_dir: Hugging Face folder.
         name: in the records.
-        writer_dir: folder of the model that wrote the paths. Where both give texts the same tokens the
-            sampled ones are scored; else the text, in the scorer's tokens.
-        keep_token_ids: keep the tokens in the records.
+        keep_token_ids: keep the sampled tokens in the records.
         keep_probs: write every token's probability beside them.
     """
 
     model_dir: Path
     name: str
-    writer_dir: Path
     keep_token_ids: bool
     keep_probs: bool
 
@@ -80,45 +79,44 @@ class _Pass:
     def __init__(self, ctx: StageContext, tasks: dict[str, Task], scorer: Scorer) -> None:
         self._ctx, self._tasks, self._scorer = ctx, tasks, scorer
         self._tokenizer: JudgeTokenizer = load_tokenizer(scorer.model_dir, ctx.cfg.judge.date)
-        self._same_tokens = self._tokenizer.digest == load_tokenizer(scorer.writer_dir).digest
+        self._reteller = Reteller(self._tokenizer, ctx.cfg.judge.response_prefix)
 
     def score(self, paths: Sequence[SampledPath]) -> Iterator[SampledPath]:
         """The paths with new sums, as they come; without any where the scorer cannot read them."""
         asked: dict[str, tuple[SampledPath, list[int]]] = {}
         prompts = []
         for path in paths:
-            tokens, why = self._tokens(path), None
             try:
-                whole = [*self._prompt(path), *tokens]
-            except UserError:
-                whole, why = [], "the chat template refuses the task's turns"
-            if len(whole) > self._ctx.cfg.model.max_model_len:
-                why = "too long"
-            if why or not tokens:
-                yield self._scored(replace(path, unscored=why), [] if why else tokens, [])
+                prompt, tokens = self._whole(path)
+            except Unfit as why:
+                yield self._scored(replace(path, unscored=str(why)), [], [])
+                continue
+            if not tokens:
+                yield self._scored(path, tokens, [])
                 continue
             name = f"{path.sample} {path.task_id}"
             asked[name] = path, tokens
-            prompts.append(Prompt(name, whole, 0))
+            prompts.append(Prompt(name, [*prompt, *tokens], 0))
         if prompts:
             rollouts = self._ctx.rollouts(self._scorer.model_dir)
             for (answer,) in rollouts.stream(prompts, Scoring()):
                 path, tokens = asked[answer.prompt_id]
                 yield self._scored(path, tokens, answer.log_probs[-len(tokens) :])
 
-    def _tokens(self, path: SampledPath) -> list[int]:
-        return list(path.token_ids or ()) if self._same_tokens else response_ids(self._tokenizer, path.text)
-
-    def _prompt(self, path: SampledPath) -> list[int]:
-        messages = self._tasks[path.task_id].messages
-        return prompt_ids(self._tokenizer, messages, self._ctx.cfg.judge.response_prefix)
+    def _whole(self, path: SampledPath) -> tuple[list[int], list[int]]:
+        """Tokens of the scorer's prompt and of the path; `Unfit` where it cannot be given them."""
+        cfg, messages = self._ctx.cfg, self._tasks[path.task_id].messages
+        tokens = self._reteller.tokens(Response(path.text, path.begun, path.token_ids, path.tokenizer))
+        try:
+            prompt = prompt_ids(self._tokenizer, messages, cfg.judge.response_prefix)
+        except UserError:
+            raise Unfit("whose task's turns the scorer's chat template refuses") from None
+        if len(prompt) + len(tokens) > cfg.model.max_model_len:
+            raise Unfit("longer than model.max_model_len to the scorer")
+        return prompt, tokens
 
     def _scored(self, path: SampledPath, tokens: list[int], log_probs: Sequence[float]) -> SampledPath:
-        if self._same_tokens and tokens:
-            cut = path.reasoning_tokens
-        else:
-            pieces = [self._tokenizer.piece(token) for token in tokens]
-            cut = answer_start(pieces, self._ctx.cfg.judge.policy, bool(path.opened))
-        kept = tokens if self._scorer.keep_token_ids else None
+        cut = answer_start([self._tokenizer.piece(token) for token in tokens])
+        kept = path.token_ids if self._scorer.keep_token_ids else None
         named = replace(path, scorer=self._scorer.name, token_ids=kept)
         return with_probs(named, log_probs, cut, self._scorer.keep_probs)

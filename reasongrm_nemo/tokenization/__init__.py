@@ -5,6 +5,7 @@ With `tokenizers` and `jinja2` alone, so that the command line and the light sta
 """
 
 from reasongrm_nemo.tokenization.chat_template import asks_for_date
+from reasongrm_nemo.tokenization.responses import Response, Reteller, Unfit
 from reasongrm_nemo.tokenization.tokenizer import (
     JudgeTokenizer,
     load_tokenizer,
@@ -16,6 +17,9 @@ from reasongrm_nemo.tokenization.tokenizer import (
 
 __all__ = [
     "JudgeTokenizer",
+    "Response",
+    "Reteller",
+    "Unfit",
     "asks_for_date",
     "load_tokenizer",
     "opens_think",

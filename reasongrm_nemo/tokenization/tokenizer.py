@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.judge.think import left_open
+from reasongrm_nemo.judge.think import THINK_CLOSE, THINK_OPEN, left_open
 from reasongrm_nemo.tokenization.chat_template import ChatTemplate
 from reasongrm_nemo.tokenization.folder import json_object, read_folder
 
@@ -70,6 +71,22 @@ class JudgeTokenizer:
         """Tokens of a text, nothing added."""
         return self._fast.encode(text, add_special_tokens=False).ids  # type: ignore[no-any-return]
 
+    def encode_plain(self, text: str) -> list[int]:
+        """As `encode`, but only think tags may become special tokens."""
+        tags = [tag for tag in (THINK_OPEN, THINK_CLOSE) if tag in self.special_tokens]
+        parts = re.split("|".join(f"({tag})" for tag in tags), text) if tags else [text]
+        before = self._fast.encode_special_tokens
+        self._fast.encode_special_tokens = True
+        try:
+            pieces = [
+                [self._fast.token_to_id(part)] if part in tags else self.encode(part)
+                for part in parts
+                if part
+            ]
+        finally:
+            self._fast.encode_special_tokens = before
+        return [token for piece in pieces for token in piece]
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, special ones included."""
         return self._fast.decode(list(token_ids), skip_special_tokens=False)  # type: ignore[no-any-return]
@@ -119,8 +136,12 @@ def opens_think(tokenizer: JudgeTokenizer, prefix: str = "") -> bool:
 
 
 def response_ids(tokenizer: JudgeTokenizer, text: str) -> list[int]:
-    """Tokens of a response's text, with no end-of-turn token added."""
-    return tokenizer.encode(text)
+    """Tokens of a response's text, with no end-of-turn token added.
+
+    A text that spells a control token is split like any other, so that it ends no turn; of the think tags
+    each is the one token that it is to the model, where there is one.
+    """
+    return tokenizer.encode_plain(text)
 
 
 def stop_token_ids(tokenizer: JudgeTokenizer, hf_dir: str | Path) -> list[int]:

@@ -52,8 +52,6 @@ def test_the_three_policies(text, strict, rm_r1, rewardbench):
 def test_an_unknown_policy_is_refused():
     with pytest.raises(ValueError, match="last, strict_last, rm_r1, rewardbench"):
         parse_verdict("x", "lenient")
-    with pytest.raises(ValueError, match="last, strict_last, rm_r1, rewardbench"):
-        answer_start(["x"], policy="lenient")
 
 
 @given(st.text())
@@ -62,26 +60,24 @@ def test_nothing_before_the_last_think_close_matters(reasoning):
 
 
 @pytest.mark.parametrize(
-    ("pieces", "strict", "lenient"),
+    ("pieces", "start"),
     [
-        (["<think>", "x", "</think>", "\n\n", "[[", "A", "]]"], 3, 3),
-        (["x", "</", "thi", "nk", ">", "[[A]]"], 5, 5),
-        (["x", "</thi", "nk>\n\n", "[[A]]"], 3, 3),  # the token that straddles is reasoning
-        (["a", "</think>", "b", "</think>", "[[A]]"], 4, 4),
-        (["x", "</think>"], 2, 2),
-        (["</think>", "[[A]]"], 1, 1),
-        (["x", "\n", "[[A]]"], 3, 2),
-        (["x", "\n[[", "A", "]]"], 4, 1),  # the token that starts the verdict's line is the answer
-        (["[[A]]\n", "no:", "[[", "B]]", "\n", "end"], 6, 1),
-        (["so ", "[[A]]"], 2, 0),
-        (["no", " verdict"], 2, 2),
-        ([], 0, 0),
+        (["<think>", "x", "</think>", "\n\n", "[[", "A", "]]"], 3),
+        (["x", "</", "thi", "nk", ">", "[[A]]"], 5),
+        (["x", "</thi", "nk>\n\n", "[[A]]"], 3),  # the token that straddles is reasoning
+        (["a", "</think>", "b", "</think>", "[[A]]"], 4),
+        (["x", "</think>"], 2),
+        (["</think>", "[[A]]"], 1),
+        (["x", "\n", "[[A]]"], 3),  # untagged: no answer apart from the reasoning
+        (["x", "\n[[", "A", "]]"], 4),
+        (["[[A]]\n", "no:", "[[", "B]]", "\n", "end"], 6),
+        (["so ", "[[A]]"], 2),
+        (["no", " verdict"], 2),
+        ([], 0),
     ],
 )
-def test_where_the_answer_starts(pieces, strict, lenient):
-    assert answer_start(pieces) == strict
-    assert answer_start(pieces, policy="rm_r1") == lenient
-    assert answer_start(pieces, policy="rewardbench") == lenient
+def test_where_the_answer_starts(pieces, start):
+    assert answer_start(pieces) == start
 
 
 @given(st.lists(st.text(alphabet="a\n</think>[]AB"), max_size=12), st.text("xy\n", max_size=9), st.randoms())

@@ -34,7 +34,14 @@ def started(monkeypatch):
 
 def example(name, words, turns=1):
     asked = [{"role": "user", "content": "Q:a=1;a?"}] * turns
-    return SftExample(name, [*asked, {"role": "assistant", "content": "a" * words}], 0.5, 0.5, 0.5, "r_star")
+    return SftExample(
+        name,
+        [*asked, {"role": "assistant", "content": "a" * words + "</think>\n\n[[A]]"}],
+        0.5,
+        0.5,
+        0.5,
+        "r_star",
+    )
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_bad_rewards_are_refused():
         group_advantages([1.0, float("nan")], ["a", "a"])
 
 
-def path(task, sample, verdict, label="A", text="x", prob=0.5, finish="stop"):
+def path(task, sample, verdict, label="A", text="x</think>", prob=0.5, finish="stop"):
     return ReasoningPath(
         task, sample, text, 1, 1, prob, prob, verdict, "ok", verdict == label, finish, "sft"
     )  # fmt: skip
@@ -90,10 +90,10 @@ def path(task, sample, verdict, label="A", text="x", prob=0.5, finish="stop"):
 
 PATHS = [
     path("easy", 0, "A"), path("easy", 1, "A"),
-    path("mixed", 0, "B"), path("mixed", 1, "A", text="meh", prob=0.2), path("mixed", 2, None),
-    path("mixed", 3, "A", text="good", prob=0.9),
+    path("mixed", 0, "B"), path("mixed", 1, "A", text="meh</think>", prob=0.2), path("mixed", 2, None),
+    path("mixed", 3, "A", text="good</think>", prob=0.9),
     path("never", 0, "B"), path("never", 1, None),
-    path("cut", 0, "A", text="long", finish="length"), path("cut", 1, "B"),
+    path("cut", 0, "A", text="long</think>", finish="length"), path("cut", 1, "B"),
 ]  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_hard_is_what_is_not_always_right():
     assert [case.task_id for case in cases] == ["cut", "mixed", "never"]
     cut, mixed, never = cases
     assert mixed.answers == ("B", "A", None, "A")
-    assert (mixed.accuracy, mixed.rationale) == (0.5, "good")
+    assert (mixed.accuracy, mixed.rationale) == (0.5, "good</think>")
     assert (never.answers, never.accuracy, never.rationale) == (("B", None), 0.0, None)
     assert (cut.accuracy, cut.rationale) == (0.5, None)  # a text that was cut off is no reference
     random.Random(0).shuffle(paths)

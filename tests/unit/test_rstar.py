@@ -36,7 +36,9 @@ from reasongrm_nemo.rstar.table import PathTable
 PROBS = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=40)
 
 
-def path(task="t", sample=0, reasoning=(0.5, 0.5), answer=(0.5,), correct=True, finish="stop", text="x"):
+def path(
+    task="t", sample=0, reasoning=(0.5, 0.5), answer=(0.5,), correct=True, finish="stop", text="x</think>"
+):
     return ReasoningPath(
         task_id=task,
         sample=sample,
@@ -170,7 +172,7 @@ def many(tasks=60, samples=8, seed=0):
             [rng.random() for _ in range(rng.randrange(1, 9))],
             [rng.random() for _ in range(rng.randrange(1, 4))],
             correct=rng.random() < 0.6,
-            text="wait, " * rng.randrange(3),
+            text="wait, " * rng.randrange(3) + "</think>",
         )
         for task in range(tasks)
         for sample in range(samples)
@@ -285,7 +287,7 @@ def test_mistakes_of_the_caller_are_named():
 def test_the_training_example():
     task = JudgeTask("t", "p", "s", [{"role": "user", "content": "q"}], "A", "chosen_first")
     example = to_sft_example(path(reasoning=[0.5, 0.7], answer=[0.5]), task, response_prefix="<think>\n")
-    assert example.messages == [*task.messages, {"role": "assistant", "content": "<think>\nx"}]
+    assert example.messages == [*task.messages, {"role": "assistant", "content": "<think>\nx</think>"}]
     assert (example.r_star, example.self_consistency, example.validity) == pytest.approx((0.3, 0.6, 0.5))
     assert example.strategy == "r_star"
     assert SftExample.from_dict(example.to_dict()) == example

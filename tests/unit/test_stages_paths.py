@@ -137,7 +137,8 @@ def test_the_scorer_s_probabilities_take_the_place_of_the_writer_s(context, task
         assert (after.text, after.verdict, after.reasoning_tokens, after.answer_tokens) == (
             before.text, before.verdict, before.reasoning_tokens, before.answer_tokens,
         )  # fmt: skip
-        assert after.scorer == str(other_model) and before.scorer is None and after.token_ids is None
+        assert after.scorer == str(other_model) and before.scorer is None
+        assert after.token_ids == before.token_ids == response_ids(pool.tokenizer, after.text)
         start = len(prompts[after.task_id])
         tokens = [*prompts[after.task_id], *response_ids(pool.tokenizer, after.text)]
         # the fake scorer's log-prob of token t at place n: the token before it is n - 1 of the given ones
@@ -150,7 +151,7 @@ def test_the_scorer_s_probabilities_take_the_place_of_the_writer_s(context, task
 
 
 def test_scoring_goes_on_where_it_was_stopped(context, tasks, other_model):
-    words = [*ALL, f"generate.scorer.hf_path={other_model}", "generate.keep_token_ids=true"]
+    words = [*ALL, f"generate.scorer.hf_path={other_model}"]
     whole = context("2_generate", *words, pool=FakePool(tasks), work="whole")
     generate.run(whole)
     assert all(len(p.token_ids) == p.reasoning_tokens + p.answer_tokens for p in paths_of(whole))
@@ -201,9 +202,10 @@ def test_a_path_may_fill_the_context_but_not_pass_it(context, tasks, other_model
     ctx = context("2_generate", *words, f"model.max_model_len={most - 1}", pool=FakePool(tasks))
     assert generate.run(ctx)["paths"] == 90
     without = [path for path in paths_of(ctx) if path.unscored]
-    assert without and all(p.unscored == "too long" and p.scorer == str(other_model) for p in without)
+    reason = "longer than model.max_model_len to the scorer"
+    assert without and all(p.unscored == reason and p.scorer == str(other_model) for p in without)
     assert {(p.reasoning_tokens, p.answer_tokens, p.reasoning_prob_sum) for p in without} == {(0, 0, 0.0)}
-    assert ctx.drops == {"path without R*, to the scorer: too long": len(without)}
+    assert ctx.drops == {f"path without R*: {reason}": len(without)}
     assert ineligible(replace(without[0], correct=True, verdict="A")) == "unscored"
     scored = {(path.task_id, path.sample): path for path in paths_of(ctx) if not path.unscored}
     assert all(scored.get((p.task_id, p.sample), p) == p for p in paths_of(fits))
@@ -299,8 +301,9 @@ def test_open_answers_from_questions_to_examples(context, tmp_path):
         best = max(right, key=lambda p: score_sums(p).score)
         assert example.messages == [
             *by_id[example.task_id].messages,
-            {"role": "assistant", "content": best.text},
+            {"role": "assistant", "content": "<think>\n" + best.text},
         ]
+        assert example.token_ids == best.token_ids == response_ids(FakePool().tokenizer, best.text)
     assert ctx.drops["path: no verdict"] == 8 and ctx.drops["path: wrong"] == 8
 
 

@@ -186,7 +186,7 @@ def test_look_up_examples_ask_for_a_digit_they_name():
         digit = DIGITS[int(asked.removeprefix("Q:a=")[0])]
         assert (digit in first) != (digit in second)
         side = "A" if digit in first else "B"
-        right = f"a={DIGITS.index(digit)} is {digit}({side})\n</think>\n\n[[{side}]]"
+        right = f"<think>\na={DIGITS.index(digit)} is {digit}({side})\n</think>\n\n[[{side}]]"
         assert example.messages[1]["content"] == right
     assert set(lengths) == set(range(6)) and lengths[0] > 60
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasongrm_nemo.data.records import AnswerTask, JudgeTask
-from reasongrm_nemo.judge import answer_start, left_open, parse_verdict, read_answer
+from reasongrm_nemo.judge import left_open, parse_verdict, read_answer
 from reasongrm_nemo.rollout import Completion
 from reasongrm_nemo.rollout.reading import Reader
 
@@ -63,13 +63,6 @@ def test_a_response_cut_at_the_limit_has_no_verdict(text, opened):
 )
 def test_whether_a_prompt_leaves_the_reasoning_open(tail, is_open):
     assert left_open(tail) is is_open
-
-
-def test_untagged_text_is_cut_at_the_verdicts_line_and_open_reasoning_is_not():
-    pieces = ["it is", "\n", "[[A]]"]
-    assert answer_start(pieces, "last", opened=False) == 2
-    assert answer_start(pieces, "last", opened=True) == 3
-    assert answer_start(["<think>", *pieces], "last") == 4
 
 
 def test_open_answers_are_read_by_the_same_rule():

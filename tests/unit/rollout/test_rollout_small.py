@@ -256,13 +256,16 @@ def test_to_path():
     reader = Reader(tokenizer, "last", opened=True)
     probs = [0.5, 0.25, 1.0, 0.5, 0.75, 0.125]
     whole = Completion("t", 3, list(range(6)), [log(p) for p in probs], "stop")
-    path = reasoning_path(whole, task, tokenizer, reader, "zero", keep_token_ids=True)
+    path = reasoning_path(
+        whole, task, tokenizer, reader, "zero", keep_token_ids=True, begun="<think>\n", digest="d"
+    )
     assert path.text == "it is B\n</think>\n\n[[B]]"
     assert (path.task_id, path.sample, path.model, path.finish_reason) == ("t", 3, "zero", "stop")
     assert (path.reasoning_tokens, path.answer_tokens) == (3, 2)
     assert path.reasoning_prob_sum == pytest.approx(1.75) and path.answer_prob_sum == pytest.approx(1.25)
     assert (path.verdict, path.parse_status, path.correct) == ("B", "ok", True)
-    assert path.token_ids == [0, 1, 2, 3, 4] and path.opened
+    assert path.token_ids == [0, 1, 2, 3, 4]
+    assert (path.begun, path.opened, path.tokenizer) == ("<think>\n", True, "d")
 
     cut = Completion("t", 0, [0, 1], [log(0.5), log(0.25)], "length")
     path = reasoning_path(cut, task, tokenizer, reader, "zero")
