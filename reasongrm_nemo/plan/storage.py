@@ -8,8 +8,8 @@ from typing import Any
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.plan import parameters, states, times
 
-# Bytes of a response token: its text, and in rollouts/ its id and log-prob as JSON (measured on both).
-_TEXT, _ROLLOUT = 5, 27
+# Bytes of a response token as JSON (measured): its text, its id in a path, its id and log-prob in rollouts/.
+_TEXT, _ID, _ROLLOUT = 5, 7, 27
 
 
 def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) -> dict[str, int]:
@@ -39,7 +39,8 @@ def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) ->
         return found
     if stage in ("generate", "mine"):
         count = times.tasks(recipe) or 0
-        return {"paths": int(count * recipe[stage].samples * mean_response * _TEXT)}
+        width = _TEXT + (_ID if stage == "generate" and recipe.generate.keep_token_ids else 0)
+        return {"paths": int(count * recipe[stage].samples * mean_response * width)}
     if stage == "evaluate":
         own = recipe.evaluate
         responses = sum(setting.samples for setting in own.settings) * len(own.models)

@@ -67,6 +67,8 @@ def test_sft_holds_no_rollouts():
 
 
 def test_sampled_paths_are_those_of_the_shard():
-    assert disk("2_generate") == {"paths": 72000 * 8 * 1000 * 5}
-    assert disk("2_generate", "generate.shard=1/8", "generate.samples=4") == {"paths": 9000 * 4 * 1000 * 5}
+    assert disk("2_generate") == {"paths": 72000 * 8 * 1000 * (5 + 7)}
+    assert disk("2_generate", "generate.keep_token_ids=false") == {"paths": 72000 * 8 * 1000 * 5}
+    assert disk("2_generate", "generate.shard=1/8", "generate.samples=4") == {"paths": 9000 * 4 * 1000 * 12}
+    assert disk("5_mine", "plan.tasks=10")["paths"] == 10 * 8 * 1000 * 5
     assert disk("2_generate", "plan.tasks=null") == {"paths": 0}
