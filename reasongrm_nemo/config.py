@@ -9,40 +9,25 @@ names, and the first element of a base's list is the pattern of every element.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reasongrm_nemo import checks
 from reasongrm_nemo.checks import near
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.recipe_yaml import Source, command_line, misread, read_as, read_source
 
 MISSING = "???"
 # "@3_filter/examples.jsonl", in the run's own folder, or "@qwq_32b:3_filter/examples.jsonl", in one beside it
 _REFERENCE = re.compile(r"@(?:(?P<folder>\w[\w.-]*):)?(?P<place>(?P<artefact>[^/]*).*)", re.DOTALL)
 _PACKAGE = Path(__file__).resolve().parent
-
-
-@dataclass
-class _Source:
-    """One YAML file (or the command line): its mapping, and where each dotted key stands."""
-
-    label: str
-    data: dict[str, Any]
-    lines: dict[str, int] = field(default_factory=dict)
-    is_base: bool = False
-
-    def where(self, key: str) -> str:
-        return f"{self.label}:{self.lines[key]}" if key in self.lines else self.label
 
 
 def recipes_root(recipe: Path | None = None) -> Path:
@@ -92,7 +77,7 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
     """`load_recipe`, and for each dotted key the "file:line" (or "command line") that set its value last."""
     path = find_recipe(path)
     sources = _gather(path, recipes_root(path))
-    command_line = _command_line(overrides)
+    command = command_line(overrides)
     schema = _schema(sources)
     if not schema:
         raise UserError(
@@ -100,7 +85,7 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
         )
     merged: Any = OmegaConf.create({})
     origin: dict[str, str] = {}
-    for source in [*sources, command_line]:
+    for source in [*sources, command]:
         checks.spell_out_models(source.data)
         if not source.is_base:
             _check_keys(source, source.data, schema, "")
@@ -257,49 +242,18 @@ def _near_file(path: Path) -> str:
     return hint or (f" (nor does the folder {path})" if not path.exists() and path.suffix == "" else "")
 
 
-def _read(path: Path, label: str, is_base: bool) -> _Source:
-    if not path.is_file():
-        raise UserError(f"recipe {path} does not exist{_near_file(path)}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is not None and not isinstance(node, yaml.MappingNode):
-            raise UserError(f"{label}: a recipe is a mapping of keys, this is a {node.tag.split(':')[-1]}")
-        # OmegaConf reads with a safe loader of its own that knows 1e-6 as a number and refuses double keys.
-        data = OmegaConf.to_container(OmegaConf.create(text)) if node is not None else {}
-        lines: dict[str, int] = {}
-        _note_lines(node, "", lines)
-    except RecursionError:
-        raise UserError(
-            f"{label}: not valid YAML: it is nested too deeply, or an alias is inside itself"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{label}:{mark.line + 1}" if mark else label
-        first = str(getattr(error, "problem", None) or error).splitlines()[0]
-        raise UserError(f"{place}: not valid YAML: {first}") from None
-    return _Source(label, data, lines, is_base)  # type: ignore[arg-type]
-
-
-def _note_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> None:
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        dotted = f"{prefix}{key.value}"
-        lines[dotted] = key.start_mark.line + 1
-        _note_lines(value, dotted + ".", lines)
-
-
-def _gather(path: Path, root: Path, seen: tuple[Path, ...] = ()) -> list[_Source]:
+def _gather(path: Path, root: Path, seen: tuple[Path, ...] = ()) -> list[Source]:
     """The file's defaults, depth first, then the file itself."""
     if path.resolve() in seen:
         raise UserError(f"{path}: inherits itself through its defaults")
     label = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    source = _read(path, str(label), path.parent.name == "base")
+    if not path.is_file():
+        raise UserError(f"recipe {label} does not exist{_near_file(path)}")
+    source = read_source(path, str(label), path.parent.name == "base")
     defaults = source.data.pop("defaults", None) or []
     if not isinstance(defaults, list) or not all(isinstance(name, str) for name in defaults):
         raise UserError(f"{source.where('defaults')}: defaults is a list of recipe names such as [base/grpo]")
-    gathered: list[_Source] = []
+    gathered: list[Source] = []
     for name in defaults:
         file = root / f"{name}.yaml"
         if not file.is_file() and (recipes_root() / f"{name}.yaml").is_file():
@@ -316,30 +270,10 @@ def _gather(path: Path, root: Path, seen: tuple[Path, ...] = ()) -> list[_Source
     return [*gathered, source]
 
 
-def _command_line(overrides: Iterable[str]) -> _Source:
-    merged = OmegaConf.create({})
-    for word in overrides:
-        key, equals, value = word.partition("=")
-        key = key.strip()
-        if not equals or not key or any(not part for part in key.split(".")):
-            raise UserError(f'command line: "{word}" is not of the form key=value')
-        if value.startswith("@"):  # a path inside an artefact; YAML wants that quoted, a shell strips quotes
-            value = json.dumps(value)
-        try:
-            item: Any = OmegaConf.create(f"value: {value}" if value.strip() else "value: null")
-        except (yaml.YAMLError, OmegaConfBaseException, RecursionError):
-            raise UserError(f"command line: {key}: {value!r} is not a YAML value") from None
-        node = item._get_node("value")
-        if key.startswith("evaluate.models.") and key.count(".") == 2 and isinstance(node._value(), str):
-            key += ".hf_path"  # so that a word on the same model's policy, before or after, stays
-        OmegaConf.update(merged, key, node, force_add=True)
-    return _Source("command line", OmegaConf.to_container(merged))  # type: ignore[arg-type]
-
-
 # -- keys and types --------------------------------------------------------------------------------------
 
 
-def _schema(sources: list[_Source]) -> dict[str, Any]:
+def _schema(sources: list[Source]) -> dict[str, Any]:
     bases = [OmegaConf.create(source.data) for source in sources if source.is_base]
     return OmegaConf.to_container(OmegaConf.merge(*bases)) if bases else {}  # type: ignore[return-value]
 
@@ -363,7 +297,7 @@ def _known(schema: Any, parts: list[str]) -> bool:
     return True
 
 
-def _check_keys(source: _Source, data: dict[str, Any], schema: dict[str, Any], prefix: str) -> None:
+def _check_keys(source: Source, data: dict[str, Any], schema: dict[str, Any], prefix: str) -> None:
     for key, value in data.items():
         dotted = f"{prefix}{key}"
         if key not in schema:
@@ -402,6 +336,8 @@ def _typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str)
         raise UserError(f"{place}: {key} must be a finite number, not {value}")
     if isinstance(value, dict) and key.startswith("evaluate.models."):
         return value  # checks.check_models looks into it
+    if base is None and checks.may_be_null(key):
+        value = read_as(int, value)
     if base is None or base == MISSING:
         if isinstance(value, (dict, list)):
             raise UserError(f"{place}: {key} must be a single value, not {_show(value)}")
@@ -409,10 +345,11 @@ def _typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str)
     if value is None and checks.may_be_null(key):
         return None
     kind = type(base)
+    value = read_as(kind, value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{place}: {key} must be {_KINDS[kind]}, not {_show(value)}")
+        raise UserError(f"{place}: {key} must be {_KINDS[kind]}, not {_show(value)}{misread(value)}")
     if kind is list and base:
         return [
             _item(item, base[0], f"{key}[{i}]", origin | {f"{key}[{i}]": place}, recipe)

@@ -21,7 +21,7 @@ STOP_FILE = "stop"
 MARKER = "stopped.json"
 """In a partial artefact: its stage was asked to end and saved; the same command goes on from there."""
 _JOB_START = "REASONGRM_JOB_START"
-_DURATION = re.compile(r"(?:(\d+):)?(\d+):([0-5]?\d):([0-5]?\d)")
+_DURATION = re.compile(r"(?:(\d+)[:-])?(\d+):([0-5]?\d):([0-5]?\d)")
 
 
 class Stopped(Exception):
@@ -29,7 +29,7 @@ class Stopped(Exception):
 
 
 def seconds(duration: str | int) -> int:
-    """Seconds of "[DD:]HH:MM:SS"; a whole number is seconds already (YAML makes one of 01:30:00).
+    """Seconds of "[DD:]HH:MM:SS", or of Slurm's "DD-HH:MM:SS"; a whole number is seconds already.
 
     Raises:
         UserError: another form.
@@ -38,7 +38,7 @@ def seconds(duration: str | int) -> int:
         return duration
     match = _DURATION.fullmatch(duration.strip())
     if match is None:
-        raise UserError(f"{duration!r} is not of the form [DD:]HH:MM:SS, such as 03:45:00")
+        raise UserError(f"{duration!r}, which is not of the form [DD:]HH:MM:SS, such as 03:45:00")
     days, hours, minutes, rest = (int(part or 0) for part in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 

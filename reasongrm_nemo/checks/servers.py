@@ -19,6 +19,9 @@ def check_servers(cfg: DictConfig, refuse: Refuse) -> None:
     on_a_node = servers_per_node(cfg)
     if own.port is not None and own.port + on_a_node - 1 > 65535:
         refuse("rollout.port", f"is {own.port}; a node's {on_a_node} servers need ports up to 65535")
+    for gpu in own.gpus:
+        if type(gpu) is not int or gpu < 0:
+            refuse("rollout.gpus", f"names {gpu!r}; a node's GPUs are counted from 0, in whole numbers")
     wanted = on_a_node * own.tensor_parallel
     if own.gpus and len(set(own.gpus)) != wanted:
         nodes = own.nodes or cluster.nodes

@@ -20,7 +20,7 @@ ROWS = [
     {"limits", "placement"},
     {"architecture", "tokenization", "smollm2"},
     {"rollout", "megatron"},
-    {"checks", "config", "manifest", "conversions", "work_order"},
+    {"checks", "config", "recipe_yaml", "manifest", "conversions", "work_order"},
     {"training", "plan", "rank"},
     {"grpo", "sft", "report"},
     {"stages", "simulation", "preflight"},

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe's YAML, from files and from the command line, read as its writer meant it.
+
+YAML 1.1 takes 1:12:00:00 for a number in base 60, 010 for one in base 8, `no` and `on` for truth values, and
+2026-11-29 for a date, whatever the key.  Here they stay text; a key that wants a truth value or a whole
+number then reads what can mean one thing alone (`read_as`), and another is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from reasongrm_nemo.errors import UserError
+
+AS_WRITTEN = "rollout.extra_env"
+"""Values below this key are handed on as text: 1.10 is not 1.1, nor true True, to who reads the variable."""
+
+_STR, _NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
+_TRUTH = {"yes": True, "on": True, "no": False, "off": False}
+
+
+@dataclass
+class Source:
+    """One YAML file (or the command line): its mapping, and where each dotted key stands."""
+
+    label: str
+    data: dict[str, Any]
+    lines: dict[str, int] = field(default_factory=dict)
+    is_base: bool = False
+
+    def where(self, key: str) -> str:
+        """As "file:line" of a dotted key, or the file alone."""
+        return f"{self.label}:{self.lines[key]}" if key in self.lines else self.label
+
+
+class _Loader(yaml.SafeLoader):
+    """Null, true and false, decimal and 0x numbers, fractions with or without a point; the rest is text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As SafeLoader's; keys are text, and none may be there twice."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                key.tag = _STR
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    "while constructing a mapping",
+                    node.start_mark,
+                    f"found duplicate key {key.value}",
+                    key.start_mark,
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {}  # those of SafeLoader are YAML 1.1's
+for _tag, _pattern, _first in (
+    ("merge", r"<<", "<"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})$"), list(_first))
+
+
+def read_source(path: Path, label: str, is_base: bool) -> Source:
+    """A recipe's file.
+
+    Raises:
+        UserError: it is no YAML, or no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=_Loader)
+        if node is not None and not isinstance(node, yaml.MappingNode):
+            raise UserError(f"{label}: a recipe is a mapping of keys, this is a {node.tag.split(':')[-1]}")
+        data = _parsed(text) if node is not None else {}
+        lines: dict[str, int] = {}
+        _note_lines(node, "", lines)
+        data = _written(node, data, "")
+        OmegaConf.create(data)  # refuses a ${...} that has no end
+    except RecursionError:
+        raise UserError(
+            f"{label}: not valid YAML: it is nested too deeply, or an alias is inside itself"
+        ) from None
+    except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{label}:{mark.line + 1}" if mark else label
+        first = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise UserError(f"{place}: not valid YAML: {first}") from None
+    return Source(label, data, lines, is_base)
+
+
+def command_line(overrides: Iterable[str]) -> Source:
+    """The `key=value` words of a command line, the values read as YAML.
+
+    Raises:
+        UserError: a word is of another form.
+    """
+    merged = OmegaConf.create({})
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        key = key.strip()
+        if not equals or not key or any(not part for part in key.split(".")):
+            raise UserError(f'command line: "{word}" is not of the form key=value')
+        try:
+            item: Any = OmegaConf.create({"value": _word(key, value)})
+        except (yaml.YAMLError, ValueError, OmegaConfBaseException, RecursionError):
+            raise UserError(f"command line: {key}: {value!r} is not a YAML value") from None
+        node = item._get_node("value")
+        if key.startswith("evaluate.models.") and key.count(".") == 2 and isinstance(node._value(), str):
+            key += ".hf_path"  # so that a word on the same model's policy, before or after, stays
+        OmegaConf.update(merged, key, node, force_add=True)
+    return Source("command line", OmegaConf.to_container(merged))  # type: ignore[arg-type]
+
+
+def _word(key: str, value: str) -> Any:
+    """The value of one word."""
+    if value.startswith("@"):  # a path inside an artefact; YAML wants that quoted, a shell strips quotes
+        value = json.dumps(value)
+    text = f"value: {value}" if value.strip() else "value: null"
+    node, data = yaml.compose(text, Loader=_Loader), _parsed(text)
+    assert isinstance(node, yaml.MappingNode)
+    return _written(node.value[0][1], data["value"], key)
+
+
+def _parsed(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
+
+
+def _note_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        dotted = f"{prefix}{key.value}"
+        lines[dotted] = key.start_mark.line + 1
+        _note_lines(value, dotted + ".", lines)
+
+
+def _written(node: yaml.Node | None, data: Any, key: str) -> Any:
+    """`data`, which was read from `node` at a dotted key, with the text itself below `AS_WRITTEN`."""
+    if isinstance(node, yaml.ScalarNode) and key.startswith(f"{AS_WRITTEN}."):
+        return node.value
+    if isinstance(node, yaml.MappingNode) and isinstance(data, dict):
+        return data | {
+            name.value: _written(below, data[name.value], f"{key}.{name.value}" if key else name.value)
+            for name, below in node.value
+            if name.value in data
+        }
+    return data
+
+
+def read_as(kind: type, value: Any) -> Any:
+    """`value` as a key of this kind can only mean it: `off` as false, 1e4 as a whole number; else itself."""
+    if kind is bool and isinstance(value, str):
+        return _TRUTH.get(value.lower(), value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def misread(value: Any) -> str:
+    """What to do about a text that some readers of YAML take for another number; else nothing."""
+    if not isinstance(value, str):
+        return ""
+    if re.fullmatch(r"[-+]?0[0-9_]+", value):
+        return "; YAML reads a leading zero as octal, so write the number without it, or quote it as text"
+    if re.fullmatch(r"[-+]?[0-9]+(?::[0-9]+)+(?:\.[0-9]*)?", value):
+        return "; YAML reads colons as base 60, so write the number out, or quote it as a time"
+    return ""
