@@ -55,6 +55,7 @@ def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> No
             f"model.max_model_len is {cfg.model.max_model_len}, past "
             f"max_position_embeddings {limit} of {where} (model.rope can extend it)"
         )
+    _check_workers(cfg, hf_config, where)
     if not trained:
         return
     heads = hf_config.get("num_attention_heads") or 0
@@ -76,3 +77,26 @@ def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> No
             f"num_hidden_layers {layers} of {where}"
         )
     Architecture.from_config(hf_config, where, cfg.model.rope)
+
+
+def _check_workers(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> None:
+    """That the workers of a rollout server share out the model's layers, as vLLM wants them to."""
+    workers = cfg.rollout.tensor_parallel
+    sizes = [hf_config.get(f"num_{kind}_heads") for kind in ("attention", "key_value")]
+    if cfg.stage not in ("grpo", "generate", "mine", "evaluate") or type(sizes[0]) is not int:
+        return
+    heads, kv_heads = sizes[0], sizes[1] if type(sizes[1]) is int else sizes[0]
+    if heads % workers:
+        raise UserError(
+            f"rollout.tensor_parallel is {workers}, which does not divide num_attention_heads {heads} of "
+            f"{where}"
+        )
+    if kv_heads % workers and workers % kv_heads:
+        raise UserError(
+            f"rollout.tensor_parallel is {workers}, which neither divides num_key_value_heads {kv_heads} of "
+            f"{where} nor is divided by it"
+        )
+    if type(ffn := hf_config.get("intermediate_size")) is int and ffn % workers:
+        raise UserError(
+            f"rollout.tensor_parallel is {workers}, which does not divide intermediate_size {ffn} of {where}"
+        )

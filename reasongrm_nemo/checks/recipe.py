@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from reasongrm_nemo import rope
 from reasongrm_nemo.checks.judges import check_templates
 from reasongrm_nemo.checks.refusal import Refuse
+from reasongrm_nemo.checks.sampling import check_sampling
 from reasongrm_nemo.checks.servers import check_servers
 from reasongrm_nemo.checks.stages import (
     check_evaluate,
@@ -54,6 +55,7 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
     _check_rope(cfg.model, refuse)
     _check_cluster(cfg, refuse)
     check_servers(cfg, refuse)
+    check_sampling(cfg, refuse)
     for check in _OF_STAGE[cfg.stage]:
         check(cfg, refuse)
 
@@ -67,8 +69,6 @@ def _check_lengths(cfg: DictConfig, refuse: Refuse) -> None:
             f"judge.max_prompt_tokens {cfg.judge.max_prompt_tokens} + "
             f"rollout.max_response_tokens {cfg.rollout.max_response_tokens} = {room}",
         )
-    if cfg.stage in ("grpo", "generate") and cfg.rollout.temperature == 0:
-        refuse("rollout.temperature", f"is 0; {cfg.stage} needs samples that differ")
 
 
 def _check_rope(model: DictConfig, refuse: Refuse) -> None:

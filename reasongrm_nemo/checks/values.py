@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.checks.refusal import Refuse, near
+from reasongrm_nemo.checks.sampling import TEMPERATURE, fits_temperature
 from reasongrm_nemo.judge import POLICIES
 
 STAGES = ("prepare", "grpo", "generate", "filter", "sft", "mine", "evaluate")
@@ -82,7 +83,7 @@ AT_LEAST_ONE_OR_NULL: dict[str, tuple[str, ...]] = {
     "plan": ("tasks",),
 }
 NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
-    "rollout": ("temperature", "nodes"),
+    "rollout": ("nodes",),
     "prepare": ("tiny_judge.train", "tiny_judge.validation", "validation_fraction"),
     "grpo": (
         "skip_tasks",
@@ -97,7 +98,6 @@ NOT_NEGATIVE: dict[str, tuple[str, ...]] = {
         "refill_rounds",
         "max_lag",
         "validation.every",
-        "validation.temperature",
         "validation.patience",
         "optim.lr",
         "optim.min_lr",
@@ -134,6 +134,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], dict[str, tuple[str, ...]]]] = {
             "sft": ("optim.eps",),
             "plan": ("refit_gb_s", "offload_gb_s", "responses.median"),
         },
+    ),
+    TEMPERATURE: (
+        fits_temperature,
+        {"rollout": ("temperature",), "grpo": ("validation.temperature",)},
     ),
     "1 or more, or -1 for no limit": (lambda it: it >= 1 or it == -1, {"rollout": ("top_k",)}),
     "above 0 and at most 1": (
