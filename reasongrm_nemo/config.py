@@ -91,6 +91,9 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
             _check_keys(source, source.data, schema, "")
         merged = OmegaConf.merge(merged, OmegaConf.create(source.data))
         origin |= {key: source.where(key) for key, _ in _leaves(source.data)}
+    if _shape_of_another([*sources, command]):
+        merged.plan.config = None
+        origin["plan.config"] = origin["model.hf_path"]
     try:
         # select names the key where a value cannot be resolved
         if OmegaConf.select(merged, "runs_dir") is None:
@@ -268,6 +271,26 @@ def _gather(path: Path, root: Path, seen: tuple[Path, ...] = ()) -> list[Source]
             if not (inherited.is_base and any(inherited.label == other.label for other in gathered)):
                 gathered.append(inherited)
     return [*gathered, source]
+
+
+def _shape_of_another(sources: Iterable[Source]) -> bool:
+    """Whether `plan.config` was given for another model than the one that a later source names.
+
+    A recipe that only puts the same model elsewhere keeps the last part of its path; an artefact is made of
+    the model that `plan.config` is of.
+    """
+    named: Any = None
+    shown: Any = None
+    for source in sources:
+        model, own = source.data.get("model"), source.data.get("plan")
+        if isinstance(model, dict):
+            named = model.get("hf_path", named)
+        if isinstance(own, dict) and own.get("config") is not None:
+            shown = named
+    known = [value for value in (named, shown) if isinstance(value, str) and value != MISSING]
+    if len(known) < 2 or named.startswith("@"):
+        return False
+    return Path(named).name != Path(shown).name
 
 
 # -- keys and types --------------------------------------------------------------------------------------

@@ -134,11 +134,24 @@ def of_dry_start(path: Path, overrides: Iterable[str]) -> Told:
 
 def of_folder(path: Path, overrides: Iterable[str]) -> Told:
     """A pipeline: a line a stage, and the sums."""
-    recipes = load_all(recipe_files(path), overrides)
+    recipes = _made_of(load_all(recipe_files(path), overrides))
     made = [(recipe.name, plans.plan(recipe)) for recipe in recipes]
     data = {name: None if plan is None else plan.to_dict() for name, plan in made}
     wrong = next((_refusal(name, plan.misfits) for name, plan in made if plan and plan.misfits), None)
     return data, report.pipeline_text(made), wrong
+
+
+def _made_of(recipes: Sequence[DictConfig]) -> list[DictConfig]:
+    """The recipes, each whose model an earlier one makes with the shape of what that is made of."""
+    found: dict[str, DictConfig] = {}
+    for recipe in recipes:
+        value = recipe.model.hf_path
+        maker = found.get(value[1:].split("/")[0]) if value and value.startswith("@") else None
+        if maker is not None and maker.stage not in ("prepare", "filter"):
+            recipe = OmegaConf.create(OmegaConf.to_container(recipe))  # type: ignore[assignment]
+            recipe.plan.config = str(config_folder(maker))
+        found[recipe.name] = recipe
+    return [*found.values()]
 
 
 def of_layouts(path: Path, overrides: Iterable[str], axes: Sequence[str]) -> Told:

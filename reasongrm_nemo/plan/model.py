@@ -25,7 +25,7 @@ def config_folder(recipe: DictConfig) -> Path | None:
     Raises:
         ShapeUnknown: neither is there, though the recipe has a model.
     """
-    tried = []
+    tried: list[str] = []
     for key in ("hf_path", "config"):
         value = recipe.model.hf_path if key == "hf_path" else recipe.plan.config
         if value is None:
@@ -40,6 +40,30 @@ def config_folder(recipe: DictConfig) -> Path | None:
             "name a folder that has one by plan.config"
         )
     return None
+
+
+def _check_judges(recipe: DictConfig, own: Architecture) -> None:
+    """Refuse models of evaluate that are of another shape, or of one that nobody knows.
+
+    Raises:
+        ShapeUnknown: naming the first.
+    """
+    for name, entry in recipe.evaluate.models.items():
+        value = entry if isinstance(entry, str) else entry.hf_path
+        if value == recipe.model.hf_path or value.startswith("@"):  # made of the model that is planned
+            continue
+        file = config.resolve_path(value, recipe.runs_dir) / "config.json"
+        if not file.is_file():
+            raise ShapeUnknown(
+                f"{recipe.name}: the shape of evaluate.models.{name} is not known, no config.json is in "
+                f"{value}; plan that model by a recipe of its own"
+            )
+        other = Architecture.from_config(read_json(file), str(file), recipe.model.rope, served_only=True)
+        if other != own:
+            raise ShapeUnknown(
+                f"{recipe.name}: evaluate.models.{name} is of another shape than model.hf_path "
+                f"{recipe.model.hf_path}; plan each by a recipe of its own"
+            )
 
 
 def architecture(recipe: DictConfig) -> Architecture | None:
@@ -59,4 +83,7 @@ def architecture(recipe: DictConfig) -> Architecture | None:
     found: Mapping[str, Any] = read_json(file)
     checks.check_model(recipe, found, str(file))
     served_only = recipe.stage not in ("grpo", "sft")
-    return Architecture.from_config(found, str(file), recipe.model.rope, served_only)
+    own = Architecture.from_config(found, str(file), recipe.model.rope, served_only)
+    if recipe.stage == "evaluate":
+        _check_judges(recipe, own)
+    return own

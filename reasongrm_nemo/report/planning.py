@@ -140,7 +140,12 @@ def pipeline_text(plans: Sequence[tuple[str, Plan | None]]) -> str:
                 ", ".join(misfit.key for misfit in plan.misfits),
             ]
         )
-    rows.append(["in all", "", "", f"{disk / GIB:,.0f}", duration(seconds), f"{hours:,.0f}", ""])
+    times = [duration(seconds), f"{hours:,.0f}"]
+    if any(
+        plan is not None and isinstance(plan.time, str) for _, plan in plans
+    ):  # no sum of what is not known
+        times = [f"over {each}" if seconds else "?" for each in times]
+    rows.append(["in all", "", "", f"{disk / GIB:,.0f}", *times, ""])
     return "\n".join([*aligned(head, rows, left=(0, 6)), *(f"? {why}" for why in sorted(unknown))])
 
 
