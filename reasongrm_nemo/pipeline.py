@@ -151,6 +151,8 @@ def run_pipeline(
     chosen = recipes[start : stop + 1]
     runs_dir = Path(chosen[0].runs_dir)
     outcomes = []
+    if limits := _limits(chosen):
+        console.line(limits)
     elsewhere = {path for cfg in chosen for path in config.artefacts_elsewhere(cfg)}
     with (
         RunsLock(runs_dir, elsewhere=elsewhere),
@@ -160,6 +162,27 @@ def run_pipeline(
         for number, cfg in enumerate(chosen, 1):
             outcomes.append(run_stage(cfg, console, pool, f"{number}/{len(chosen)}"))
     return outcomes
+
+
+_COUNTED = {
+    "prepare": ("max_tasks", "max_validation"),
+    "generate": ("max_tasks",),
+    "mine": ("max_tasks",),
+    "evaluate": ("max_tasks", "max_items"),
+}
+
+
+def _limits(recipes: Sequence[DictConfig]) -> str:
+    """What to say of keys by which recipes take a part of what they are given; nothing where none does."""
+    words = []
+    for cfg in recipes:
+        for key in _COUNTED.get(cfg.stage, ()):
+            if (limit := cfg[cfg.stage][key]) is not None:
+                words.append(f"{cfg.name}:{cfg.stage}.{key}={limit}")
+        if cfg.stage == "grpo" and (steps := cfg.grpo.get("steps")) is not None:
+            tasks = steps * cfg.grpo.prompts_per_step
+            words.append(f"{cfg.name}:grpo.steps={steps} ({tasks} tasks)")
+    return f"tasks are limited by {', '.join(words)}; a maximum of null takes all" if words else ""
 
 
 def _check_references(files: Sequence[Path], recipes: Sequence[DictConfig]) -> None:

@@ -110,7 +110,26 @@ def _sources(account: _Account) -> tuple[list[Source], list[Source]]:
     account.dropped += [replace(each, reason=DROP_REASONS[each.reason]) for each in loaded.dropped]
     if loaded.nul:
         account.neutralised["NUL"] = loaded.nul
-    return split_pairs(_clean(account, found), own.validation_fraction, cfg.seed)
+    train, validation = split_pairs(_clean(account, found), own.validation_fraction, cfg.seed)
+    _say_limits(ctx, len(train), len(validation))
+    return train, validation
+
+
+def _say_limits(ctx: StageContext, train: int, validation: int) -> None:
+    """Say first of all how many pairs the recipe's limits leave out, and by which keys."""
+    own = ctx.cfg.prepare
+    tasks = 2 if own.kind == "pairs" and own.both_orders else 1  # of a pair
+    words, keys = [], []
+    for name, key, count in (("training", "max_tasks", train), ("held-out", "max_validation", validation)):
+        limit = own[key]
+        if limit is not None and count * tasks > limit:
+            words.append(f"{count - limit // tasks} of {count} {name} {own.kind}")
+            keys.append(f"prepare.{key}")
+    if words:
+        ctx.console.warn(
+            f"left out are at least {' and '.join(words)}, by {' and '.join(keys)}; "
+            f"{' '.join(f'{key}=null' for key in keys)} takes all"
+        )
 
 
 def _fetched(account: _Account) -> list[Path]:

@@ -245,3 +245,19 @@ def test_an_override_that_would_replace_several_artefacts_must_name_its_stage():
     files = recipe_files(ROOT / "qwq_32b")
     with pytest.raises(UserError, match=r"inputs.tasks .* meant, such as 1_grpo_zero:inputs.tasks=mine"):
         load_all(files, ["inputs.tasks=mine.jsonl"])
+
+
+def test_a_pipeline_says_first_by_which_keys_it_takes_a_part(folder, stages, capsys):
+    run_pipeline(folder, Console(plain=True), overrides=["prepare.max_tasks=48", "mine.max_tasks=16"])
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first == (
+        "tasks are limited by 0_prepare:prepare.max_tasks=48, 10_mine:mine.max_tasks=16; "
+        "a maximum of null takes all"
+    )
+    run_pipeline(folder, Console(plain=True), overrides=["0_prepare:prepare.max_tasks=null"])
+    assert "limited" not in capsys.readouterr().err
+
+
+def test_the_steps_of_grpo_are_tasks_too():
+    limits = pipeline._limits(load_all(recipe_files(ROOT / "smollm2"), []))
+    assert "0_prepare:prepare.max_tasks=48" in limits and "1_grpo_zero:grpo.steps=3 (12 tasks)" in limits

