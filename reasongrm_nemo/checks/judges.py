@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.checks.refusal import Refuse, near
+from reasongrm_nemo.checks.sampling import check_draws
 from reasongrm_nemo.checks.values import NAME
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.judge import POLICIES, JudgeSampling, load_template
@@ -107,6 +108,8 @@ def check_settings(cfg: DictConfig, refuse: Refuse) -> None:
         drawn = {name: setting[name] for name in ("temperature", "top_p", "top_k")}
         if setting.samples < 1:
             refuse(key, f"has samples {setting.samples}; it needs 1 or more")
+        drawn_at = 1.0 if setting.temperature is None else setting.temperature
+        check_draws(f"{key}.samples", setting.samples, "temperature", drawn_at, refuse)
         sampling = _sampling(drawn, key, refuse)
         if setting.temperature is None and (setting.top_p is not None or setting.top_k is not None):
             refuse(key, "has top_p or top_k without a temperature; give the temperature too")

@@ -7,14 +7,8 @@ from omegaconf import DictConfig
 
 from reasongrm_nemo.checks.refusal import Refuse
 
-TEMPERATURE = "0, for greedy, or from 0.01 to 2"
 MOST_SAMPLES = 16384
 """Of one request; vLLM's VLLM_MAX_N_SEQUENCES."""
-
-
-def fits_temperature(value: float) -> bool:
-    """Whether vLLM samples at this temperature: below 0.01 it takes 0.01, past 2 it refuses."""
-    return value == 0 or 0.01 <= value <= 2
 
 
 def check_draws(key: str, samples: int, temperature_key: str, temperature: float, refuse: Refuse) -> None:

@@ -9,9 +9,6 @@ from reasongrm_nemo.checks.refusal import Refuse
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.limits import seconds
 
-LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.01, 2.0
-"""What vLLM 0.32 takes as it is: it samples at 0.01 where a recipe says less, and refuses more than 2."""
-
 
 def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
     """When to save, validate and end, of stages grpo and sft, and their optimizer's betas."""
@@ -127,12 +124,6 @@ def _check_formulas(cfg: DictConfig, refuse: Refuse) -> None:
                 f"is {rollout[key]}; GRPO's ratios are of the whole distribution, and narrowed sampling "
                 f"draws from another: leave it at {off} in stage grpo",
             )
-    if not LEAST_TEMPERATURE <= rollout.temperature <= GREATEST_TEMPERATURE:
-        refuse(
-            "rollout.temperature",
-            f"is {rollout.temperature}; vLLM samples at {LEAST_TEMPERATURE} to {GREATEST_TEMPERATURE:g}, and "
-            "GRPO's log-probs are divided by the temperature that was sampled at",
-        )
     if grpo.kl_in == "loss" and grpo.kl_estimator == "k1":
         refuse(
             "grpo.kl_estimator",

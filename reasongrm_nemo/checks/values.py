@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.checks.refusal import Refuse, near
-from reasongrm_nemo.checks.sampling import TEMPERATURE, fits_temperature
 from reasongrm_nemo.judge import POLICIES
+from reasongrm_nemo.judge.settings import TEMPERATURE, fits_temperature
 
 STAGES = ("prepare", "grpo", "generate", "filter", "sft", "mine", "evaluate")
 NAME = re.compile(r"\w[\w.-]*")
@@ -164,7 +164,25 @@ TEXT: dict[str, tuple[str, ...]] = {
     "cluster": ("trainer_python", "rollout_python"),
     "tracking": ("wandb_project", "mlflow_experiment", "mlflow_uri"),
     "plan": ("config",),
-    "prepare": ("source", "model_package"),
+    "prepare": (
+        "source",
+        "model_package",
+        *(
+            f"columns.{name}"
+            for name in (
+                "prompt",
+                "system",
+                "chosen",
+                "rejected",
+                "a",
+                "b",
+                "label",
+                "reference",
+                "id",
+                "source",
+            )
+        ),
+    ),
     "generate": ("scorer.hf_path",),
     "evaluate": ("note",),
 }

@@ -80,8 +80,16 @@ class JudgeSampling:
         return ", ".join(words + ([f"repetition penalty {penalty:g}"] if penalty != 1 else []))
 
 
+TEMPERATURE = "0, for greedy, or from 0.01 to 2"
+
+
+def fits_temperature(value: float) -> bool:
+    """Whether vLLM samples at this temperature: below 0.01 it takes 0.01, past 2 it refuses."""
+    return value == 0 or 0.01 <= value <= 2
+
+
 _RANGES = {
-    "temperature": "a number from 0 to 2",
+    "temperature": TEMPERATURE,
     "top_p": "a number above 0 and at most 1",
     "top_k": "a whole number from 1, or -1 or 0 for no limit",
     "min_p": "a number from 0 to 1",
@@ -94,9 +102,10 @@ def _fits(name: str, value: Any) -> bool:
         return False
     if name == "top_k":
         return type(value) is int and value >= -1
-    low_is_in = name in ("temperature", "min_p")
-    high = 2 if name in ("temperature", "repetition_penalty") else 1
-    return bool(0 < value <= high or (low_is_in and value == 0))
+    if name == "temperature":
+        return fits_temperature(value)
+    high = 2 if name == "repetition_penalty" else 1
+    return bool(0 < value <= high or (name == "min_p" and value == 0))
 
 
 @dataclass(frozen=True)

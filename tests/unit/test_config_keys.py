@@ -247,7 +247,7 @@ def test_a_circle_of_defaults_is_refused(recipe):
         ("model.dtype=fp16", "model.dtype", "fp32, bf16"),
         ("rollout.top_p=0", "rollout.top_p", "above 0"),
         ("rollout.temperature=0", "rollout.temperature", "samples that differ"),
-        ("rollout.temperature=-1", "rollout.temperature", "0 or more"),
+        ("rollout.temperature=-1", "rollout.temperature", "from 0.01 to 2"),
         ("rollout.port=here", "rollout.port", "a whole number from 1, or null"),
         ("rollout.servers=0", "rollout.servers", "1 or more"),
         ("rollout.sleep=true", "rollout.sleep", "on GPUs alone"),

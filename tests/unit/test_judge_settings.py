@@ -104,7 +104,7 @@ def test_a_broken_generation_config_is_one_sentence(tmp_path, text):
     st.fixed_dictionaries(
         {},
         optional={
-            "temperature": st.floats(0, 2),
+            "temperature": st.just(0) | st.floats(0.01, 2),
             "top_p": st.floats(0.01, 1),
             "top_k": st.integers(-1, 100),
             "min_p": st.floats(0, 1),

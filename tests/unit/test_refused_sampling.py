@@ -7,9 +7,10 @@ import subprocess
 import pytest
 
 from reasongrm_nemo.checks import check_model
-from reasongrm_nemo.checks.sampling import MOST_SAMPLES, fits_temperature
+from reasongrm_nemo.checks.sampling import MOST_SAMPLES
 from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.judge.settings import fits_temperature
 
 QWQ = recipes_root() / "qwq_32b"
 GRPO, GENERATE, MINE, EVALUATE = (
