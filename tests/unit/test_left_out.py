@@ -27,6 +27,7 @@ def started(monkeypatch):
         steps.append(count)
         (ctx.work / "metrics.jsonl").write_text("")
 
+    monkeypatch.setattr("reasongrm_nemo.stages.training.readers.pythons", lambda cluster: [])
     monkeypatch.setattr("reasongrm_nemo.stages.sft.run_ranks", run_ranks)
     monkeypatch.setattr("reasongrm_nemo.stages.grpo.run_ranks", run_ranks)
     return steps

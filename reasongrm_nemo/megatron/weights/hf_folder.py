@@ -33,6 +33,7 @@ COMPANIONS = (
     "tokenizer.model",
 )
 INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 SHARD_BYTES = 5 * 10**9
 """Largest file of an exported checkpoint, as transformers' own default."""
 
@@ -41,20 +42,28 @@ RECIPE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 # Buffers that older checkpoints store; they follow from config.json.
 _DERIVED = ".rotary_emb.inv_freq"
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class HFTensors:
     """Lazy access to the tensors of a Hugging Face folder; may be used by several threads.
 
+    Args:
+        folder: with the weights and, where they are in shards, their index.
+        compare: hold what is stored twice against each other; False: another rank does.
+        single: read model.safetensors whatever stands beside it.
+
     Raises:
-        UserError: the folder holds no safetensors, a shard is missing or damaged, or the index is wrong.
+        UserError: the folder holds no safetensors, a shard is missing or damaged, the index is wrong, or what
+            the model's weights are is said twice and not alike.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, compare: bool = True, single: bool = False) -> None:
         self.folder = Path(folder)
+        self._compare = compare
         self._where: dict[str, Path] = {}
         self.infos: dict[str, TensorInfo] = {}
-        listed, files = self._index()
+        listed, files = (set(), [SINGLE]) if single else self._index()
         for file in files:
             self._read_header(self.folder / file)
         lost = sorted(listed - set(self._where))
@@ -62,16 +71,59 @@ class HFTensors:
             raise UserError(
                 f"The checkpoint at {folder} is damaged: {INDEX} names {lost[0]}, no file has it."
             )
+        if compare and not single:
+            self._refuse_another_model(files)
 
     def _index(self) -> tuple[set[str], list[str]]:
         index = self.folder / INDEX
         if not index.exists():
-            return set(), ["model.safetensors"]
+            self._refuse_without_index()
+            return set(), [SINGLE]
         try:
             weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             return set(weight_map), sorted(set(weight_map.values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"The checkpoint at {self.folder} is damaged: {INDEX}: {error}.") from None
+
+    def _refuse_without_index(self) -> None:
+        shards, single = sorted(self.folder.glob("model-*-of-*.safetensors")), self.folder / SINGLE
+        if shards and single.exists():
+            raise UserError(
+                f"{self.folder} holds {SINGLE} beside {shards[0].name}, and libraries differ on which they "
+                "load; remove those that are not the model."
+            )
+        if shards:
+            raise UserError(
+                f"{self.folder} holds shards such as {shards[0].name}, but no {INDEX}, which says what is "
+                "whole; fetch it from where the model came from."
+            )
+        pickles = sorted(self.folder.glob("pytorch_model*.bin"))
+        if pickles and not single.exists():
+            raise UserError(
+                f"{self.folder} has its weights in {pickles[0].name}, which runs code when it is read; save "
+                "them as safetensors."
+            )
+
+    def _refuse_another_model(self, files: Sequence[str]) -> None:
+        """Transformers takes a single file before the index, vLLM the files that the index names."""
+        if SINGLE in files or not (self.folder / INDEX).exists() or not (self.folder / SINGLE).exists():
+            return
+        other = HFTensors(self.folder, single=True)
+        names = sorted(self.infos.keys() ^ other.infos.keys())
+        different = names or [name for name in self.infos if not self.same(name, other, name)]
+        if different:
+            raise UserError(
+                f"{self.folder} holds {SINGLE} beside {INDEX}, of which libraries load one or the other, and "
+                f"they differ in {different[0]}; remove the one that is not the model."
+            )
+
+    def same(self, name: str, other: HFTensors, other_name: str) -> bool:
+        """Whether two tensors have the same dtype, shape and values."""
+        first, second = self.infos[name], other.infos[other_name]
+        if (first.dtype, first.shape) != (second.dtype, second.shape):
+            return False
+        pairs = zip(self.blocks(name), other.blocks(other_name), strict=True)
+        return all(torch.equal(one, two) for one, two in pairs)
 
     def _read_header(self, path: Path) -> None:
         try:
@@ -83,6 +135,11 @@ class HFTensors:
                     if view.get_dtype() not in DTYPES:
                         raise UserError(
                             f"{path}: {name} is stored as {view.get_dtype()}; known: {', '.join(DTYPES)}."
+                        )
+                    if name in self._where:
+                        raise UserError(
+                            f"The checkpoint at {self.folder} is ambiguous: {name} stands in both "
+                            f"{self._where[name].name} and {path.name}."
                         )
                     self._where[name] = path
                     self.infos[name] = TensorInfo(name, DTYPES[view.get_dtype()], tuple(view.get_shape()))
@@ -120,16 +177,20 @@ class HFTensors:
     def check(self, wanted: Iterable[TensorInfo]) -> None:
         """Refuse a folder whose tensors are not exactly those wanted, or have other shapes.
 
+        A tied model may store its head too, as the copy that it is; the copy is passed over from then on.
+
         Raises:
             UserError: naming what is missing, left over or wrong.
         """
         shapes = {info.name: info.shape for info in wanted}
+        if _HEAD not in shapes and {_HEAD, _EMBEDDING} <= self.infos.keys():
+            if self._compare and not self.same(_HEAD, self, _EMBEDDING):
+                raise UserError(
+                    f"{self.folder}: config.json says tie_word_embeddings, yet {_HEAD} is stored and differs "
+                    f"from {_EMBEDDING}: set it to false if the model has a head of its own."
+                )
+            del self.infos[_HEAD]
         missing, extra = shapes.keys() - self.infos.keys(), self.infos.keys() - shapes.keys()
-        if extra == {"lm_head.weight"} and not missing:
-            raise UserError(
-                f"{self.folder}: config.json says tie_word_embeddings, yet lm_head.weight is stored: "
-                "set it to false, or remove the tensor where it is a copy of the embedding."
-            )
         wrong = [
             f"{name} {list(self.infos[name].shape)} instead of {list(shape)}"
             for name, shape in shapes.items()
@@ -186,7 +247,7 @@ def shards(infos: Sequence[TensorInfo], limit: int = SHARD_BYTES) -> dict[str, l
         groups[-1].append(info)
         size += info.nbytes
     if len(groups) == 1:
-        return {"model.safetensors": groups[0]}
+        return {SINGLE: groups[0]}
     return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups, 1)}
 
 

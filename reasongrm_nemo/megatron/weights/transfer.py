@@ -44,7 +44,7 @@ class WeightTransfer:
         Raises:
             UserError: a tensor is missing, left over, or has another shape than the config says.
         """
-        source = HFTensors(folder)
+        source = HFTensors(folder, compare=dist.get_rank() == 0)
         source.check(self.infos())
         for parameter in self._parameters:
             if parameter.megatron in self._local:
