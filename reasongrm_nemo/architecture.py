@@ -53,13 +53,12 @@ _READ = _names(
 )
 _UNREAD = _names(
     # who wrote the file, with what, in which dtype
-    "_name_or_path name_or_path _commit_hash transformers_version torch_dtype dtype use_bfloat16",
+    "name_or_path transformers_version torch_dtype dtype use_bfloat16",
     "tf_legacy_loss is_llama_config unsloth_fixed unsloth_version transformers.js_config initializer_range",
     # how a library runs it
     "use_cache torchscript return_dict return_dict_in_generate output_attentions output_hidden_states",
     "output_scores chunk_size_feed_forward gradient_checkpointing pretraining_tp attn_implementation",
-    "_attn_implementation _attn_implementation_autoset _flash_attn_2_enabled use_flash_attn",
-    "max_window_layers model_max_length max_sequence_length max_seq_len seq_length",
+    "use_flash_attn max_window_layers model_max_length max_sequence_length max_seq_len seq_length",
     # how it was sampled; generation_config.json and the recipe say that
     "do_sample temperature top_k top_p typical_p repetition_penalty length_penalty diversity_penalty",
     "num_beams num_beam_groups num_return_sequences early_stopping max_length min_length",
@@ -192,6 +191,8 @@ def _refuse_unsupported(config: Mapping[str, Any], where: str) -> None:
     neutral = _NEUTRAL | {"qkv_bias": (family.qkv_bias,), "qk_norm": (family.qk_norm,)}
     for key, value in config.items():
         if value is None or key in _READ | _UNREAD | family.unread or key.endswith(_TOKEN):
+            continue
+        if key.startswith("_"):  # a library's note to itself, such as _name_or_path; no model reads one
             continue
         values = value if isinstance(value, list) else [value]
         if key not in neutral:

@@ -58,6 +58,7 @@ PUBLISHED = {
         "pad_token_id": 2,
         "pretraining_tp": 1,
         "rope_interleaved": False,
+        "_model_name_or_path": "SmolLM2 135M",  # of a GGUF file read by transformers
         "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
         "unsloth_fixed": True,
         "use_cache": True,
