@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from reasongrm_nemo.data.labels import LABEL_FIELDS, WINNER_FLAGS, Labelled, Numbers, first_is_better
@@ -132,6 +133,26 @@ def is_marked(name: str) -> bool:
     return _MARKED.fullmatch(name) is not None
 
 
+def read_fields(row: dict[str, Any]) -> set[str]:
+    """The fields of a row of a known form that say something of its pair; the others are not read."""
+    if "conversation_input" in row:
+        return {*row}
+    found = labelled(row)
+    answers = answer_fields(row) or (() if found is None else (found.first, found.second, found.label))
+    asked = _prompt_field(row)
+    beside = {"instruction": {"input", "history"}}.get(asked or "", {"history"})
+    votes = {name for name in row if str(name).startswith(("annotator", "winner_"))} if found else set()
+    return {
+        *KEPT_FIELDS,
+        asked or "",
+        *beside,
+        *(name or "" for name in answers),
+        *votes,
+        "model_a",
+        "model_b",
+    }
+
+
 def answer_fields(row: dict[str, Any]) -> tuple[str, str] | None:
     """The fields of the better and the worse answer, where their names say which is which."""
     return next((sides for sides in ANSWER_FIELDS if sides[0] in row and sides[1] in row), None)
@@ -142,19 +163,22 @@ def labelled(row: dict[str, Any]) -> Labelled | None:
 
     None where there are none, or where the fields' names say which answer is better.
     """
-    if answer_fields(row) is not None:
-        return None
+    return None if answer_fields(row) is not None else _labelled(tuple(row))
+
+
+@lru_cache(maxsize=256)
+def _labelled(fields: tuple[Any, ...]) -> Labelled | None:
     nouns: dict[str, dict[str, str]] = {}
-    for field in row:
+    for field in fields:
         if isinstance(field, str) and (match := _MARKED.fullmatch(field)):
             mark = (match["mark"] or match["mark2"]).lower()
             nouns.setdefault((match["noun"] or "").lower(), {})[mark] = field
+    label = _label_field(fields)
+    if label is None and not ({*WINNER_FLAGS} <= {*fields} or "annotator1" in fields):
+        return None
     for by_mark in nouns.values():
         marks = "".join(sorted(by_mark))
         if marks in ("ab", "12", "01"):
-            label = _label_field(row)
-            if label is None and not (all(flag in row for flag in WINNER_FLAGS) or "annotator1" in row):
-                continue
             return Labelled(by_mark[marks[0]], by_mark[marks[1]], marks, label)
     return None
 
@@ -196,11 +220,11 @@ def is_nothing(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
-def _label_field(row: dict[str, Any]) -> str | None:
-    lower = {field.lower(): field for field in row if isinstance(field, str)}
-    if "chosen" in lower and "rejected" not in lower:  # `chosen: "A"`
-        return next((lower[name] for name in LABEL_FIELDS if name in lower), lower["chosen"])
-    return next((lower[name] for name in LABEL_FIELDS if name in lower), None)
+def _label_field(fields: tuple[Any, ...]) -> str | None:
+    lower = {field.lower(): field for field in fields if isinstance(field, str)}
+    # `chosen: "A"` is a label where there is nothing rejected
+    names = LABEL_FIELDS if "rejected" in lower else (*LABEL_FIELDS, "chosen")
+    return next((lower[name] for name in names if name in lower), None)
 
 
 def _rounds(asked: Any, first: Any, second: Any) -> tuple[Any, Any, Any]:

@@ -33,7 +33,10 @@ _TIES = {
     "neither", "none", "equal", "same", "no preference", "a=b", "b=a", "1=2", "2=1", "c",
 }  # fmt: skip
 _NOUN = r"(?:the\s+)?(?:model|response|answer|assistant|output|completion|option|candidate|conversation|side)"
-_NAMED = re.compile(rf"(?:{_NOUN}[\s_-]*)?([ab12])(?:\s+(?:is\s+better|wins?|won))?", re.IGNORECASE)
+_WINS = (
+    r"(?:\s+(?:is\s+)?(?:(?:slightly|much|clearly|significantly)\s+)?(?:better|preferred)|\s+wins?|\s+won)"
+)
+_NAMED = re.compile(rf"(?:{_NOUN}[\s_-]*)?([ab12]){_WINS}?", re.IGNORECASE)
 _COMPARED = re.compile(r"([ab])\s*(>+|<+)\s*([ab])", re.IGNORECASE)
 _FIRST = {"first", "left", "former"}
 _SECOND = {"second", "right", "latter"}
@@ -171,8 +174,8 @@ def _by_flags(row: dict[str, Any]) -> bool:
 
 
 def _by_words(row: dict[str, Any], found: Labelled, value: Any) -> bool:
-    said = value.strip().strip("[]").strip() if isinstance(value, str) else ""
-    word = said.casefold()
+    said = value.strip() if isinstance(value, str) else ""
+    word = said.casefold().strip("[].")
     models = [row.get("model_a"), row.get("model_b")]
     if models[0] != models[1] and said and said in models:
         return said == models[0]
@@ -182,7 +185,7 @@ def _by_words(row: dict[str, Any], found: Labelled, value: Any) -> bool:
     ):
         if word in names:
             return first
-    match = _NAMED.fullmatch(word)
+    match = _NAMED.fullmatch(word.strip("()"))
     if match and not (found.marks == "01" and match[1] in "12"):  # "model 1" of 0 and 1, or of 1 and 2?
         return match[1] in "a1"
     if (match := _COMPARED.fullmatch(word)) and match[1] != match[3]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from reasongrm_nemo.data.forms import SYSTEM_FIELDS, is_nothing
@@ -73,7 +74,7 @@ def prompt_turns(asked: Any) -> list[Message] | None:
         return None
     if isinstance(asked, str):
         return asking_transcript(asked) or [{"role": "user", "content": asked}]
-    return turns_of(asked)
+    return turns_of([asked] if is_turn(asked) else asked)
 
 
 def with_system(row: dict[str, Any], prompt: list[Message]) -> list[Message]:
@@ -128,13 +129,14 @@ def content_id(prompt: Sequence[Message], *texts: str) -> str:
     return hashlib.sha256(json.dumps([parts, *texts]).encode("ascii")).hexdigest()[:16]
 
 
-def same_id(prompt: Sequence[Message], *texts: str) -> str:
-    """As `content_id`, alike for what is the same (`same_key`)."""
-    return content_id(_keyed(prompt), *map(same_key, texts))
-
-
-def _keyed(turns: Sequence[Message]) -> list[Message]:
+def keyed(turns: Sequence[Message]) -> list[Message]:
+    """The turns with texts that are equal where they are the same (`same_key`)."""
     return [{"role": turn["role"], "content": same_key(turn["content"])} for turn in turns]
+
+
+def _alike(turns: tuple[Message, Message]) -> bool:
+    one, two = turns
+    return one == two or keyed([one]) == keyed([two])
 
 
 def _side(value: Any) -> str | list[Message]:
@@ -174,7 +176,7 @@ def _agreed(asked: list[Message] | None, prompt: list[Message]) -> list[Message]
     if asked[-1]["role"] == "assistant":
         asked = asked[:-1]
     for extra in (0, 1) if asked and asked[0]["role"] == "system" else (0,):
-        if _keyed(asked[extra:]) == _keyed(prompt)[: len(asked) - extra]:
+        if keyed(asked[extra:]) == keyed(prompt)[: len(asked) - extra]:
             return [*asked[:extra], *prompt]
     raise RowProblem("other_prompt")
 
@@ -184,10 +186,10 @@ def _split(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message
     for turns in (chosen, rejected):
         if not turns or turns[-1]["role"] != "assistant":
             raise RowProblem("no_assistant_turn")
-    keys = _keyed(chosen), _keyed(rejected)
-    if keys[0] == keys[1]:
+    same = list(takewhile(_alike, zip(chosen, rejected, strict=False)))
+    shared = len(same)
+    if shared == len(chosen) == len(rejected):
         raise RowProblem("identical_answers")
-    shared = next((i for i, (a, b) in enumerate(zip(*keys, strict=False)) if a != b), min(map(len, keys)))
     if not shared:
         raise RowProblem("no_shared_prompt")
     rests = chosen[shared:], rejected[shared:]

@@ -20,10 +20,10 @@ from reasongrm_nemo.data.pairs import (
     MAX_CHARS,
     check_texts,
     content_id,
+    keyed,
     name_of,
     no_nul,
     prompt_turns,
-    same_id,
     with_system,
 )
 from reasongrm_nemo.data.problems import RowProblem
@@ -137,7 +137,7 @@ def make_answer_tasks(
 
 def _keep_distinct(found: Sequence[tuple[str, QuestionAnswer]], loaded: LoadedQuestions) -> None:
     """Move questions into `loaded`, without copies, and without any that has several references."""
-    asked = [same_id(question.prompt) for _, question in found]
+    asked = [content_id(keyed(question.prompt)) for _, question in found]
     references: dict[str, set[str]] = {}
     for key, (_, question) in zip(asked, found, strict=True):
         references.setdefault(key, set()).add(same_key(question.reference))

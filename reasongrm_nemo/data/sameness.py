@@ -9,6 +9,7 @@ import unicodedata
 _RUN = re.compile(r"\s+")
 _INDENT = 2
 """Columns from which a line's indentation counts: code means something by it."""
+_INDENTED = re.compile(r"\n[^\S\n]*(?:\t|[^\S\n]{2})")
 
 
 def same_key(text: str) -> str:
@@ -17,7 +18,11 @@ def same_key(text: str) -> str:
     The Unicode form (NFC) and white space make no difference: ends, blank lines, line breaks and runs.  What
     does is the indentation of a line after the first, from two columns on.  Case and punctuation count.
     """
-    return _RUN.sub(_space, unicodedata.normalize("NFC", text).strip())
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    if _INDENTED.search(text) is None:
+        return " ".join(text.split())
+    return _RUN.sub(_space, text.strip())
 
 
 def _space(run: re.Match[str]) -> str:

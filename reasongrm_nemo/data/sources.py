@@ -18,18 +18,20 @@ from typing import Any, TypeVar
 
 from reasongrm_nemo.data.base_record import Record
 from reasongrm_nemo.data.columns import Columns
-from reasongrm_nemo.data.forms import form_of, labelled, plain_rows
+from reasongrm_nemo.data.forms import form_of, labelled, plain_rows, read_fields
 from reasongrm_nemo.data.labels import Numbers, counted, meaning
 from reasongrm_nemo.data.nearest_form import fields_of, refusal
-from reasongrm_nemo.data.pairs import MAX_CHARS, content_id, pair_from_row, same_id, without_nul
+from reasongrm_nemo.data.pairs import MAX_CHARS, content_id, keyed, pair_from_row, without_nul
 from reasongrm_nemo.data.problems import RowProblem
 from reasongrm_nemo.data.records import PreferencePair, QuestionAnswer
 from reasongrm_nemo.data.rows import find_files, read_rows
+from reasongrm_nemo.data.sameness import same_key
 from reasongrm_nemo.errors import UserError
 
 T = TypeVar("T", PreferencePair, QuestionAnswer)
 
 EXAMPLES_KEPT = 3
+_UNREAD = 20
 _PEEK = 1000
 """Rows of a file among which a number as a label must turn up, if the file has any."""
 
@@ -89,6 +91,8 @@ class LoadedPairs(Loaded):
     pairs: list[PreferencePair] = field(default_factory=list)
     forms: Counter[str] = field(default_factory=Counter)
     """Rows by the fields that they were read by."""
+    unread: set[str] = field(default_factory=set)
+    """Fields of such rows that were not read; a few."""
 
 
 def read_pairs(
@@ -117,6 +121,8 @@ def read_pairs(
             known = mapped.apply(row)
             if form := form_of(known):
                 loaded.forms[form + counted(known, labelled(known), numbers)] += 1
+                if len(loaded.unread) < _UNREAD:
+                    loaded.unread |= {str(name) for name in known} - read_fields(known)
             return plain_rows(known, numbers)
 
         return offered
@@ -222,10 +228,10 @@ def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
 
 def _keep_distinct(found: Sequence[tuple[str, PreferencePair]], loaded: LoadedPairs) -> None:
     """Move pairs into `loaded`, without copies, and without any that the data itself contradicts."""
-    contents = [
-        (same_id(pair.prompt, pair.chosen, pair.rejected), same_id(pair.prompt, pair.rejected, pair.chosen))
-        for _, pair in found
-    ]
+    contents = []
+    for _, pair in found:
+        prompt, chosen, rejected = keyed(pair.prompt), same_key(pair.chosen), same_key(pair.rejected)
+        contents.append((content_id(prompt, chosen, rejected), content_id(prompt, rejected, chosen)))
     present = {content for content, _ in contents}
     seen: set[str] = set()
     for (where, pair), (content, mirror) in zip(found, contents, strict=True):

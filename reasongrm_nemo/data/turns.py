@@ -54,6 +54,8 @@ def is_turn(value: Any) -> bool:
 
 def transcript(text: str) -> list[Message] | None:
     """The turns of a text in HH-RLHF's manner, blank lines before `Human:` and `Assistant:`; else None."""
+    if "Human:" not in text:
+        return None
     parts = _SPEAKER.split(text)
     if len(parts) < 2 or parts[0].strip() or parts[1] != "Human":
         return None

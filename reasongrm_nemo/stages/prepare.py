@@ -104,6 +104,8 @@ def _sources(account: _Account) -> tuple[list[Source], list[Source]]:
         account.forms = dict(pairs.forms.most_common())
         for form, count in account.forms.items():
             ctx.console.line(f"  {count} rows read by {form}")
+        if pairs.unread:
+            ctx.console.line(f"  not read: {', '.join(sorted(pairs.unread))}")
     for reason, count in loaded.drops.items():
         ctx.drop(DROP_REASONS[reason], count)
         ctx.log.info("%s: %d, such as %s", reason, count, ", ".join(loaded.examples[reason]))

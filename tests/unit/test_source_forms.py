@@ -206,6 +206,43 @@ def test_a_file_of_each_form_becomes_judge_tasks(name, tmp_path):
         assert "Which sea" in text and text.count("Be brief.") == ("system" in str(expected))
 
 
+LABELS = [
+    ("A", "B"), ("a", "b"), ("(A)", "(B)"), ("[[A]]", "[[B]]"), ("[[A>B]]", "[[B>A]]"), ("B<<A", "A<B"),
+    ("Response A", "Response B"), ("assistant_a", "assistant_b"), ("Model A is slightly better.", "B wins"),
+    ("response_a", "response_b"), ("first", "second"), ("x", "y"), ("1", "2"), ("0", "1"), (1.0, 2.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", LABELS, ids=str)
+def test_the_spellings_of_a_label(labels, tmp_path):
+    rows = [row | {"model_a": "x", "model_b": "y"} for row in both_ways(ab, "preference", *labels)]
+    loaded = read_pairs(write(tmp_path / "rows.jsonl", rows))
+    assert shown(loaded.pairs) == TWICE
+    assert not loaded.unread
+
+
+def test_a_label_that_names_a_number_of_two_countings(tmp_path):
+    """`response 1` of response_0 and response_1, or of the first and the second?"""
+    row = {"prompt": "q", "response_0": "one", "response_1": "two"}
+    rows = [{**row, "label": "response_1"}, {**row, "prompt": "r", "label": "response 1"}]
+    loaded = read_pairs(write(tmp_path / "rows.jsonl", rows))
+    assert [pair.chosen for pair in loaded.pairs] == ["two"] and loaded.drops == {"no_label": 1}
+
+
+def test_fields_that_are_not_read_are_named(tmp_path):
+    row = {
+        "context": "A map.",
+        "question": "Which sea?",
+        "chosen": "a",
+        "rejected": "b",
+        "margin": 2,
+        "id": "x",
+    }
+    assert read_pairs(write(tmp_path / "rows.jsonl", [row])).unread == {"context", "margin"}
+    row = {"instruction": "Which sea?", "input": "A map.", "chosen": "a", "rejected": "b", "system": "s"}
+    assert read_pairs(write(tmp_path / "rows.jsonl", [row])).unread == set()
+
+
 @pytest.mark.parametrize("form", [ab, one_two, arena])
 @pytest.mark.parametrize("label", ["tie", "Tie", "tie (bothbad)", "both_bad", "[[C]]", "A=B"])
 def test_a_tie_leaves_its_row_out(form, label, tmp_path):

@@ -4,10 +4,13 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reasongrm_nemo.data import make_tasks, read_pairs
+from reasongrm_nemo.data.forms import plain_rows, prompt_of
 from reasongrm_nemo.data.pairs import pair_from_row
-from reasongrm_nemo.data.problems import RowProblem
+from reasongrm_nemo.data.problems import DROP_REASONS, RowProblem
 from reasongrm_nemo.data.questions import question_from_row
 from reasongrm_nemo.judge import load_template
 
@@ -219,3 +222,64 @@ def test_sharegpt_calls_and_names():
         "rejected": "b",
     }
     assert [each["content"] for each in pair_from_row(row).prompt] == ["[Ann]\nHi.", "[Bo]\nOh?"]
+
+
+NAMES = [
+    "role",
+    "content",
+    "from",
+    "value",
+    "tool_calls",
+    "function",
+    "name",
+    "arguments",
+    "id",
+    "type",
+    "text",
+]
+TEXTS = st.sampled_from(["user", "assistant", "tool", "function_call", "\n\nHuman: a\n\nAssistant: b", "{"])
+VALUES = st.recursive(
+    st.none() | st.integers() | st.floats() | TEXTS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
+    max_leaves=12,
+)
+FIELDS = [
+    "prompt",
+    "chosen",
+    "rejected",
+    "response_a",
+    "response_b",
+    "label",
+    "winner",
+    "system",
+    "tools",
+    "history",
+    "instruction",
+    "input",
+    "conversations",
+    "images",
+    "annotator1",
+    "annotator2",
+    "conversation_input",
+    "id",
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=2))
+def test_no_row_brings_prepare_down(row):
+    """Whatever a row holds, it is a pair that can be written, or goes under a reason."""
+    prompt_of(row)
+    try:
+        pairs = [pair_from_row(each) for each in plain_rows(row)]
+    except RowProblem as problem:
+        assert problem.reason in DROP_REASONS
+        return
+    for pair in pairs:
+        type(pair).from_dict(json.loads(json.dumps(pair.to_dict())))
+        assert list(make_tasks([pair], 0, TEMPLATE))
+
+
+def test_a_prompt_may_be_a_single_turn():
+    row = {"prompt": ASK, "chosen": turn("assistant", "Rain."), "rejected": turn("assistant", "Dry.")}
+    assert pair_from_row(row).prompt == [ASK]
