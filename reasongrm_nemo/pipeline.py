@@ -17,6 +17,7 @@ from reasongrm_nemo.limits import stop_on_signal
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.stages.context import Outcome, run_stage
 from reasongrm_nemo.stages.rollout_pool import RolloutPool
+from reasongrm_nemo.stages.tokenizers import compare_given
 
 _NUMBERED = re.compile(r"(\d+)_.+\.yaml")
 
@@ -159,6 +160,8 @@ def run_pipeline(
         stop_on_signal(runs_dir),
         RolloutPool(runs_dir / ".logs", console) as pool,
     ):
+        for cfg in chosen:
+            compare_given(cfg, console.line)
         for number, cfg in enumerate(chosen, 1):
             outcomes.append(run_stage(cfg, console, pool, f"{number}/{len(chosen)}"))
     return outcomes

@@ -35,6 +35,7 @@ from reasongrm_nemo.rollout import versions
 from reasongrm_nemo.rollout.settings import PYTHON_VARIABLE
 from reasongrm_nemo.stages.run_date import dated
 from reasongrm_nemo.stages.shards import check_shards
+from reasongrm_nemo.stages.tokenizers import compare_tokenizers
 
 if TYPE_CHECKING:
     from reasongrm_nemo.rollout import Rollouts
@@ -139,14 +140,14 @@ def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: st
                 return Outcome(cfg.name, artefact.path, True, manifest)
             why = f"{lost} is missing or cut short" if lost else what_changed(manifest["identity"], ident)
         check_shards(cfg, paths, ident)
+        tokenizers = compare_tokenizers(cfg, paths, console.line)
         resumed, gone = artefact.begin(key, ident, inputs)
         (artefact.work / MARKER).unlink(missing_ok=True)
         if gone:
             console.line(f"  an unfinished {cfg.name} was for another recipe and is {gone}")
         console.stage(title, "resuming" if resumed else f"again: {why}" if why else cfg.stage)
-        return Outcome(
-            cfg.name, artefact.path, False, _run(cfg, artefact, cache, paths, resumed, console, pool)
-        )
+        manifest = _run(cfg, artefact, cache, paths, resumed, console, pool, tokenizers)
+        return Outcome(cfg.name, artefact.path, False, manifest)
     except Exception as error:
         full = disk_full(error, artefact.work)
         if full is not None:
@@ -178,6 +179,7 @@ def _run(
     resumed: bool,
     console: Console,
     pool: RolloutPool,
+    tokenizers: dict[str, str],
 ) -> dict[str, Any]:
     log, handler = _logger(cfg.name, artefact.work)
     started = time.time()
@@ -202,6 +204,7 @@ def _run(
             "code": code_version(),
             "packages": package_versions(),
             **_of_servers(cfg),
+            "tokenizers": tokenizers,
             "result": result,
             "drops": dict(sorted(ctx.drops.items())),
             "recipe": OmegaConf.to_container(cfg),

@@ -32,6 +32,7 @@ from reasongrm_nemo.files import write_json
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, forgeries, load_template
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.tasks import Task
+from reasongrm_nemo.stages.tokenizers import compare_tokenizers
 from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids
 
 Source: TypeAlias = PreferencePair | QuestionAnswer
@@ -48,7 +49,9 @@ def run(ctx: StageContext) -> dict[str, Any]:
         raise UserError(f"prepare.model_package is {own.model_package}; known are {', '.join(_PACKAGES)}")
     account = _Account(ctx)
     train, validation = _sources(account)  # first: a file of no use need not wait for a model
-    model = _model_of_package(ctx) if own.model_package else ctx.inputs["model"]
+    model = ctx.inputs.get("model") or _model_of_package(ctx)
+    if own.model_package:
+        compare_tokenizers(ctx.cfg, {"model": model}, ctx.console.line)
     tokenizer = load_tokenizer(model, ctx.cfg.judge.date)
     kept = {
         "tasks": _tasks(account, train, own.max_tasks, tokenizer),

@@ -33,13 +33,17 @@ class ChatTemplate:
         self.folder, self._variables = folder, dict(variables)
         environment = _environment()
         environment.globals["strftime_now"] = _clock(folder, date)
-        text = template_text(folder)
+        self._text = template_text(folder)
         try:
-            self._template = environment.from_string(text)
+            self._template = environment.from_string(self._text)
         except Exception as error:  # whatever jinja2 raises on a template is about that template
             line = getattr(error, "lineno", None)
             where = f" (line {line})" if line else ""
             raise UserError(f"the chat template of {folder} cannot be read: {_words(error)}{where}") from None
+
+    def writes(self, token: str) -> bool:
+        """Whether the template spells a token, white space aside, which stands in any template."""
+        return bool(token.strip()) and token in self._text
 
     def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
         """The template's text; UserError where it refuses the messages or cannot cope with them."""

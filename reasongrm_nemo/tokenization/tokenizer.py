@@ -26,7 +26,9 @@ class JudgeTokenizer:
         eos_token_id: the end-of-turn token, or None.
         pad_token_id: the padding token, or None.
         vocab_size: entries, added tokens included.
-        special_tokens: the texts that become control tokens wherever they stand.
+        added_tokens: the texts that are one token wherever they stand.
+        special_tokens: the texts that become control tokens wherever they stand: those marked so, and others
+            that the chat template writes.
     """
 
     def __init__(self, folder: Path, date: str | None = None) -> None:
@@ -36,9 +38,12 @@ class JudgeTokenizer:
         self.eos_token_id: int | None = self._special_id("eos_token")
         self.pad_token_id: int | None = self._special_id("pad_token")
         self.vocab_size: int = self._fast.get_vocab_size(with_added_tokens=True)
-        added = self._fast.get_added_tokens_decoder().values()
-        self.special_tokens: tuple[str, ...] = tuple(token.content for token in added if token.special)
         self._template = ChatTemplate(folder, self._named, date)
+        added = self._fast.get_added_tokens_decoder().values()
+        self.added_tokens: tuple[str, ...] = tuple(token.content for token in added)
+        self.special_tokens: tuple[str, ...] = tuple(
+            token.content for token in added if token.special or self._template.writes(token.content)
+        )
         self._pieces: dict[int, str] = {}
 
     def _special_id(self, name: str) -> int | None:

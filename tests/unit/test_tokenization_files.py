@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens and settings that stand outside tokenizer.json, held against transformers' own reading."""
 
-import json
-import shutil
-from pathlib import Path
-
 import pytest
+from tokenizer_cases import ABSENT, CASES, DECODER, OLDER, bare_byte_level, token, write
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.tokenization import load_tokenizer, stop_token_ids
 
-TINY = Path(__file__).resolve().parents[2] / "reasongrm_nemo" / "assets" / "tiny_judge"
-ABSENT = object()
-FILES = ("tokenizer.json", "tokenizer_config.json", "config.json")
 TEXTS = (
     "a <x> b<x>c <|user|>\n<|end|>  <y>z <think> <|im_end|> word",
     "<|user|>Q:a=9;b=a+2<|end|>\n<|assistant|>",
@@ -22,74 +16,12 @@ TEXTS = (
 )
 
 
-def token(text, **flags):
-    """A token as tokenizer_config.json spells it."""
-    plain = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
-    return plain | flags | {"content": text}
-
-
-def named(text, **flags):
-    return token(text, **flags) | {"__type": "AddedToken"}
-
-
-DECODER = {
-    "422": token("<|user|>"),
-    "423": token("<|end|>"),
-    "424": token("<|assistant|>", special=False),
-    "425": token("<x>", special=False, lstrip=True, rstrip=True),
-}
-# Added places out of order, with a gap, and a second account of a token that tokenizer.json has.
-ODD = {"430": token("<y>"), "422": token("<|user|>"), "2": token("<|im_end|>", lstrip=True)}
-
-CASES = {
-    "as it is": {},
-    "added_tokens_decoder": {"added_tokens_decoder": DECODER},
-    "places out of order": {"added_tokens_decoder": ODD},
-    "additional_special_tokens": {"additional_special_tokens": ["<|user|>", "<|end|>", "<think>"]},
-    "additional with flags": {"additional_special_tokens": [named("<x>", lstrip=True), "<|end|>"]},
-    "extra_special_tokens": {"extra_special_tokens": {"user_token": "<|user|>", "end_token": "<|end|>"}},
-    "a named token not in the vocabulary": {"cls_token": "<|user|>", "eos_token": named("<|end|>")},
-    "decoder and additional": {
-        "added_tokens_decoder": DECODER,
-        "additional_special_tokens": ["<x>", "<y>"],
-        "bos_token": named("<|user|>", lstrip=True),
-    },
-    "split_special_tokens": {"split_special_tokens": True, "added_tokens_decoder": DECODER},
-    "a class with defaults": {"tokenizer_class": "Qwen2Tokenizer", "eos_token": None, "pad_token": ABSENT},
-    "a class whose defaults are new": {
-        "tokenizer_class": "LlamaTokenizerFast",
-        "bos_token": ABSENT,
-        "eos_token": ABSENT,
-    },
-    "a class of none": {"tokenizer_class": ABSENT, "eos_token": ABSENT, "pad_token": ABSENT},
-}
-# special_tokens_map.json and added_tokens.json, read only without added_tokens_decoder.
-OLDER = {
-    "special_tokens_map.json": {
-        "eos_token": {"content": "<|end|>", "lstrip": False, "rstrip": False, "normalized": False},
-        "additional_special_tokens": ["<|user|>", token("<x>", lstrip=True)],
-    },
-    "added_tokens.json": {"<|user|>": 422, "<|end|>": 423, "<y>": 424, "<x>": 425},
-}
-
-
 @pytest.fixture
 def folder(tmp_path):
     """The tiny judge's tokenizer with other settings in tokenizer_config.json, and further files."""
 
     def make(changes, files=None, edit=None):
-        for name in FILES:
-            shutil.copyfile(TINY / name, tmp_path / name)
-        path = tmp_path / "tokenizer_config.json"
-        config = json.loads(path.read_text()) | changes
-        path.write_text(json.dumps({key: value for key, value in config.items() if value is not ABSENT}))
-        for name, value in (files or {}).items():
-            (tmp_path / name).write_text(json.dumps(value))
-        if edit is not None:
-            whole = json.loads((tmp_path / "tokenizer.json").read_text())
-            edit(whole)
-            (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
-        return tmp_path
+        return write(tmp_path, changes, files, edit)
 
     return make
 
@@ -124,8 +56,9 @@ def test_the_older_files_count_where_no_added_tokens_decoder_is(folder, case):
 @pytest.mark.parametrize("bare", [True, False])
 def test_add_prefix_space_acts_where_transformers_lets_it(folder, wanted, before, bare):
     def edit(whole):
-        level = {"type": "ByteLevel", "add_prefix_space": before, "trim_offsets": True, "use_regex": True}
-        whole["pre_tokenizer"] = level if bare else {"type": "Sequence", "pretokenizers": [level]}
+        bare_byte_level(before)(whole)
+        if not bare:
+            whole["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [whole["pre_tokenizer"]]}
 
     check_equal(folder({"add_prefix_space": wanted}, edit=edit))
 
