@@ -12,6 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from reasongrm_nemo.config import artefacts_elsewhere
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json, write_text
 
@@ -31,7 +32,7 @@ def dated(cfg: DictConfig, keep: bool = False) -> DictConfig:
     if cfg.judge.date is not None:
         return cfg
     runs_dir = Path(cfg.runs_dir)
-    day = _kept(runs_dir) or _of_artefacts(runs_dir) or date.today().isoformat()
+    day = _kept(runs_dir) or _of_artefacts(cfg) or date.today().isoformat()
     if keep:
         day = _keep(runs_dir, day)
     filled = OmegaConf.merge(cfg, {"judge": {"date": day}})
@@ -50,13 +51,18 @@ def _kept(runs_dir: Path) -> str | None:
         raise UserError(f"{note} holds no date such as 2026-11-29; write the run's date into it") from None
 
 
-def _of_artefacts(runs_dir: Path) -> str | None:
-    """The earliest date in manifests: artefacts that were brought here bring theirs."""
+def _of_artefacts(cfg: DictConfig) -> str | None:
+    """The earliest date in manifests of artefacts that were brought here, or that are read elsewhere."""
     found = []
-    for path in runs_dir.glob("*/manifest.json"):
+    for path in [*Path(cfg.runs_dir).glob("*/manifest.json"), *_manifests_elsewhere(cfg)]:
         recipe = read_json(path).get("recipe", {})
         found.append(recipe.get("judge", {}).get("date"))
     return min(filter(None, found), default=None)
+
+
+def _manifests_elsewhere(cfg: DictConfig) -> list[Path]:
+    paths = (folder / "manifest.json" for folder in sorted(artefacts_elsewhere(cfg)))
+    return [path for path in paths if path.is_file()]
 
 
 def _keep(runs_dir: Path, day: str) -> str:

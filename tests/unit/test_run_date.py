@@ -105,6 +105,15 @@ def test_artefacts_brought_into_another_folder_bring_their_day(tmp_path, tasks, 
     assert is_done(generate(tmp_path, model, f"runs_dir={moved}"))
 
 
+def test_a_run_on_another_one_s_artefact_takes_its_day(tmp_path, tasks, model, clock):
+    run(generate(tmp_path, model), tasks)
+    clock.now = date(2026, 4, 1)
+    words = [f"runs_dir={tmp_path / 'more'}", "inputs.tasks=@runs:0_prepare/tasks.jsonl"]
+    assert run_date.dated(generate(tmp_path, model, *words)).judge.date == "2026-04-01"  # it has no manifest
+    words[1] = "inputs.tasks=@runs:2_generate/paths.jsonl"
+    assert run_date.dated(generate(tmp_path, model, *words)).judge.date == "2026-03-31"
+
+
 def test_shards_of_another_day_are_not_put_together(tmp_path, tasks, model, clock):
     given = f"inputs.tasks={tmp_path / 'runs' / '0_prepare' / 'tasks.jsonl'}"
     run(generate(tmp_path, model, given, "generate.shard=1/2", f"runs_dir={tmp_path / 'one'}"), tasks)
