@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders as libraries and people leave them: what transformers takes is loaded, what is ambiguous refused."""
+"""Folders as libraries and people leave them: what transformers takes loads, what is ambiguous is refused."""
 
 import json
 import re
