@@ -26,10 +26,11 @@ def started(monkeypatch):
     def run_ranks(ctx, module, count, servers=()):
         steps.append(count)
         (ctx.work / "metrics.jsonl").write_text("")
+        (ctx.work / "hf").mkdir(exist_ok=True)
 
-    monkeypatch.setattr("reasongrm_nemo.stages.training.readers.pythons", lambda cluster: [])
-    monkeypatch.setattr("reasongrm_nemo.stages.sft.run_ranks", run_ranks)
-    monkeypatch.setattr("reasongrm_nemo.stages.grpo.run_ranks", run_ranks)
+    for stage in ("sft", "grpo"):
+        monkeypatch.setattr(f"reasongrm_nemo.stages.{stage}.run_ranks", run_ranks)
+        monkeypatch.setattr(f"reasongrm_nemo.stages.{stage}.check_export", lambda ctx: None)
     return steps
 
 
