@@ -15,7 +15,7 @@ from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.placement import servers_per_node
 from reasongrm_nemo.plan import flops, parameters, schedule
 from reasongrm_nemo.plan.balance import costs, share
-from reasongrm_nemo.plan.batches import step_count
+from reasongrm_nemo.plan.batches import step_count, trained
 from reasongrm_nemo.plan.lengths import Drawn, Lengths, Lognormal
 from reasongrm_nemo.plan.memory import data_parallel
 from reasongrm_nemo.plan.serving import Server
@@ -211,7 +211,10 @@ def step_training(recipe: Any, architecture: Architecture, lengths: Lengths | No
 
 def _sft_batch(recipe: Any) -> int:
     """Examples of one of its full steps."""
-    return min(recipe.sft.batch_size, tasks(recipe) or recipe.sft.batch_size)
+    count = tasks(recipe)
+    return int(
+        recipe.sft.batch_size if count is None else min(recipe.sft.batch_size, trained(count, recipe.sft))
+    )
 
 
 def refit_bytes(recipe: Any, architecture: Architecture) -> int:
@@ -249,7 +252,7 @@ def of_stage(
     if recipe.stage == "sft":
         training, number = step_training(recipe, architecture, lengths), steps(recipe) or 1
         # an epoch's last batch may be a smaller one
-        seconds = training * recipe.sft.epochs * count / _sft_batch(recipe)
+        seconds = training * recipe.sft.epochs * trained(count, recipe.sft) / _sft_batch(recipe)
         return StageTime(number, 0, 0, 0, training, 0, 0, seconds, devices)
     # other nodes take shards of their own
     return _of_sampling(recipe, architecture, server, lengths, count, cluster.devices_per_node)
@@ -269,7 +272,7 @@ def steps(recipe: Any) -> int | None:
     if recipe.stage == "grpo":
         return int(recipe.grpo.steps)
     count = tasks(recipe)
-    return None if count is None else max(1, step_count(count, recipe.sft))
+    return None if count is None else step_count(trained(count, recipe.sft), recipe.sft)
 
 
 def tasks(recipe: Any) -> int | None:

@@ -219,6 +219,8 @@ def test_sft_takes_the_steps_of_its_epochs():
     assert found.training == pytest.approx(of_micro_batches(), rel=1e-9)
     assert found.seconds == pytest.approx(2 * 1000 / 256 * found.training)
     assert of_stage(recipe("4_sft", "plan.tasks=100"), 1000).steps == 1
+    held_out = "sft.validation={every: 5, fraction: 0.5}"
+    assert of_stage(recipe("4_sft", "plan.tasks=1000", held_out), 1000).steps == 2
 
 
 @pytest.mark.parametrize("tasks", [64, 400])
