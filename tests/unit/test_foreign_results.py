@@ -147,10 +147,13 @@ def test_rewardbench_by_rm_r1(tmp_path):
     assert data["details"]["length_bias"]["longer"]["judgements"] == 0
     verdict = next(iter(read_log([file], "rewardbench")))
     assert verdict.prompt_id == prompt_key([{"role": "user", "content": "q0"}])
-    # our own policy finds no </think>, and says that their script counted otherwise
-    (note,) = figures("--from", "rewardbench", file)["notes"]
-    right = sum(row["results"] for row in rows)
-    assert note == f"{right:,} of 2,985 texts count otherwise under this policy than their script recorded"
+    assert figures("--from", "rewardbench", file)["notes"] == []
+    # the last verdict counts for us, both are an error to their script
+    rows[0] |= {"answers": "[[B]] at first\n<answer>[[A]]</answer>", SWAPPED: False, "results": 0}
+    again = save(tmp_path / "again.json", rows)
+    assert figures("--from", "rewardbench", again, "--policy", "rm_r1")["notes"] == []
+    (note,) = figures("--from", "rewardbench", again)["notes"]
+    assert note == "1 of 2,985 texts count otherwise under this policy than their script recorded"
 
 
 # -- RM-Bench --------------------------------------------------------------------------------------------
