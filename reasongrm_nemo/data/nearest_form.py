@@ -14,6 +14,7 @@ _SHOWN = 12
 _STANDS_FOR = 0.9
 """How near a field comes to another that is read as the same thing."""
 _MISSPELLED = 0.7
+_NEAR = 0.25
 _KINDS = {str: "text", bool: "true or false", int: "number", float: "number", list: "list", dict: "object"}
 
 
@@ -34,7 +35,10 @@ def fields_of(row: dict[str, Any]) -> str:
 
 
 def _nearest(row: dict[str, Any]) -> str:
-    form = max(FORMS, key=lambda form: sum(_best(name, row) for name in form.fields) / len(form.fields))
+    nearness = [sum(_best(name, row) for name in form.fields) / len(form.fields) for form in FORMS]
+    form = FORMS[nearness.index(max(nearness))]
+    if max(nearness) < _NEAR:
+        return "no form of docs/data.md is near; say under prepare.columns which fields hold what"
     lacking = [f"{name}{_hint(name, row)}" for name in form.fields if _best(name, row) < _STANDS_FOR]
     lacks = f", of which the row lacks {', '.join(lacking)}" if lacking else ""
     return (

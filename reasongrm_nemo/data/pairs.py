@@ -159,7 +159,9 @@ def _parted(
     if isinstance(chosen, str) and isinstance(rejected, str):
         if asked is None:
             raise RowProblem("wrong_type", "there is no prompt beside the answers")
-        return asked, chosen, rejected
+        last = same_key(asked[-1]["content"]) if asked and asked[-1]["role"] == "assistant" else None
+        held = last in (same_key(chosen), same_key(rejected))  # the turns may hold one of the answers too
+        return asked[:-1] if held else asked, chosen, rejected
     if isinstance(chosen, str) or isinstance(rejected, str):
         raise RowProblem("wrong_type", "one answer is a text and the other is turns")
     whole = [bool(side) and side[0]["role"] in ("user", "system") for side in (chosen, rejected)]

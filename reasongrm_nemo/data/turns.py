@@ -32,7 +32,7 @@ _ROLE_NAMES = {
 _CALL_ROLES = ("function_call", "tool_call")
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _UNSEEN_PARTS = ("thinking", "reasoning", "redacted_thinking")
-_SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):[ \t]?")
+_SPEAKER = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):[ \t]?")
 
 
 def turns_of(value: Any) -> list[Message]:
@@ -61,15 +61,15 @@ def transcript(text: str) -> list[Message] | None:
         return None
     names = {"Human": "user", "Assistant": "assistant"}
     return [
-        {"role": names[who], "content": said.strip("\n")}
+        {"role": names[who], "content": said.strip("\r\n")}
         for who, said in zip(parts[1::2], parts[2::2], strict=True)
     ]
 
 
 def asking_transcript(text: str) -> list[Message] | None:
     """As `transcript`, of a prompt: what stands before the `Assistant:` that it must end with."""
-    turns = transcript(text) if text.rstrip().endswith("\n\nAssistant:") else None
-    return turns[:-1] if turns else None
+    turns = transcript(text) if text.rstrip().endswith("\nAssistant:") else None
+    return turns[:-1] if turns and turns[-1]["role"] == "assistant" else None
 
 
 def user_texts(value: Any) -> list[str]:

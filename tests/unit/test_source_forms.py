@@ -107,6 +107,14 @@ FORMS = {
         [{"prompt": HH, "chosen": "good", "rejected": "bad"}],
         [(LONGER, "good", "bad")],
     ),
+    "HH-RLHF from Windows": (
+        [{"chosen": f"{HH} good".replace("\n", "\r\n"), "rejected": f"{HH} bad".replace("\n", "\r\n")}],
+        [(LONGER, "good", "bad")],
+    ),
+    "messages that hold the answer too": (
+        [{"messages": [*ONE, assistant("good")], "chosen": "good", "rejected": "bad"}],
+        PLAIN,
+    ),
     "Alpaca": (
         [{"instruction": "Which sea?", "input": "1", "chosen": "good", "rejected": "bad", "history": []}],
         [([user("Which sea?\n\n1")], "good", "bad")],
@@ -355,6 +363,10 @@ def test_a_prompt_beside_conversations_must_agree(tmp_path):
         ({"prompt": "q", "chosen": 3, "rejected": "y"}, "wrong type .an answer is neither text nor turns"),
         ({"chosen": "x", "rejected": "y"}, "there is no prompt beside the answers"),
         ({"text": "x", **{f"f{n}": n for n in range(20)}}, "and 9 more and is left out"),
+        (
+            {"q": "x", "A": "1", "B": "2"},
+            "no form of docs/data.md is near; say under prepare.columns which fields",
+        ),
         ("text", "rows.jsonl:1 is left out: not an object"),
     ],
 )

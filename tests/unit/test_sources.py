@@ -115,7 +115,7 @@ def test_what_is_left_out_is_counted_with_its_line(tmp_path):
         row(chosen="\ud800"),
         row(question=" \n"),
         {"chosen": [turn("user", "q")], "rejected": [turn("user", "q")]},
-        {"prompt": [turn("user", "q"), turn("assistant", "a")], "chosen": "a", "rejected": "b"},
+        {"prompt": [turn("user", "q"), turn("assistant", "c")], "chosen": "a", "rejected": "b"},
         {"chosen": [], "rejected": []},
         {**good, "rejected": row("other")["rejected"]},
         {"chosen": [turn("assistant", "a")], "rejected": [turn("assistant", "b")]},
