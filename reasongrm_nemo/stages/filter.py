@@ -41,12 +41,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
         ctx.drop(f"path: {reason.replace('_', ' ')}", count)
     chosen = selector.choose(own.strategy, own.top_k)
     if not len(chosen):
-        raise UserError(
-            f"none of the {figures['paths']} paths of {ctx.inputs['paths']} is right and whole"
-            f"{' and above the floors of filter.min_*' if any(floors) else ''}, so there "
-            "is nothing to train on; generate more paths (generate.samples, generate.max_tasks) or train the "
-            "model that writes them longer"
-        )
+        raise UserError(_nothing_left(ctx, figures, any(floors)))
     scores = array("d")
     write_jsonl(ctx.work / "examples.jsonl", source.examples(chosen, own.strategy, scores))
     if own.compare_random:
@@ -67,6 +62,19 @@ def run(ctx: StageContext) -> dict[str, Any]:
         "mean_r_star": mean,
         "strategy": own.strategy,
     }
+
+
+def _nothing_left(ctx: StageContext, figures: dict[str, Any], floors: bool) -> str:
+    counts = figures["ineligible_paths"]
+    why = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items())
+    advice = "generate more paths (generate.samples, generate.max_tasks) or train the model longer"
+    if counts.get("no_think_tags"):
+        advice = "R* needs a model that closes its reasoning with </think>: train one to, or take another"
+    return (
+        f"none of the {figures['paths']} paths of {ctx.inputs['paths']} is right and whole"
+        f"{' and above the floors of filter.min_*' if floors else ''}, so there is nothing to train on "
+        f"({why}); {advice}"
+    )
 
 
 class _Source:

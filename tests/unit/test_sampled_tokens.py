@@ -8,6 +8,7 @@ from fake_pool import RECIPES, TINY, FakePool
 
 from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.data import ReasoningPath, SftExample, read_jsonl, write_jsonl
+from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.rollout import Completion
 from reasongrm_nemo.sft.examples import Examples
 from reasongrm_nemo.stages import filter as filter_stage
@@ -73,3 +74,13 @@ def test_paths_of_an_earlier_version_are_filtered_and_learnt_by_their_text(conte
     for example in examples:
         ids, prompt = learner.tokens(example)
         assert tokenizer.decode(ids[prompt:-1]) == example.messages[-1]["content"]
+
+
+def test_a_model_without_think_tags_is_told_why_nothing_is_chosen(context, tasks, sampled):
+    generated, paths = sampled
+    untagged = [replace(p, text=p.text.replace("</think>", ""), begun="") for p in paths.values()]
+    write_jsonl(generated.work / "paths.jsonl", untagged)
+    with pytest.raises(
+        UserError, match=r"nothing to train on \(.*\d+ no think tags.*needs a model that closes"
+    ):
+        filtered(context, generated, "untagged")
