@@ -34,8 +34,7 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--if-changed",
             is_flag=True,
-            help="Leave TARGET where it was made of the same weights by this option, and make it anew where "
-            "they have changed.",
+            help="Leave TARGET where it was made of the same weights; make it anew where they have changed.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON."),
         click.option("--verify", is_flag=True, help="Read both checkpoints again and compare every tensor."),
@@ -82,16 +81,17 @@ def run(
         if_changed: see ``common_options``.
         companions: the folder whose config.json is exported; None: none is.
     """
-    beside = None
+    target = megatron if hf == weights else hf
+    cache = HashCache.of_runs(target.parent)
     if if_changed:
-        target = megatron if hf == weights else hf
-        cache = HashCache.of_runs(target.parent)
         if conversions.stands(target, weights, cache):
             click.echo(f"{target}: made of these weights before")
             return
-        beside = {conversions.NOTE: conversions.made_of(weights, cache)}
         if (target / conversions.NOTE).is_file():
             shutil.rmtree(target)  # of other weights
+    # a stage holds model.megatron_path against model.hf_path by it
+    noted = weights.is_dir() and (if_changed or target == megatron)
+    beside = {conversions.NOTE: conversions.made_of(weights, cache)} if noted else None
     rope = None if recipe is None else load_recipe(recipe).model.rope
     if companions is not None:
         check_export(companions, rope)

@@ -78,7 +78,8 @@ def chain(
     trained = [cfg.name for cfg in recipes if cfg.stage == "grpo"]
     for path, cfg in list(zip(files, recipes, strict=True))[begin : end + 1]:
         words = given[path]
-        if convert and cfg.stage in ("grpo", "sft") and cfg.model.hf_path == base:
+        begins = cfg.stage in ("grpo", "sft") and cfg.model.hf_path == base
+        if convert and begins and cfg.model.megatron_path is None:
             source = config.resolve_path(base, runs_dir).absolute()
             target = runs_dir / _MEGATRON
             if all(job.name != _MEGATRON for job in jobs):

@@ -19,6 +19,7 @@ from reasongrm_nemo.stages.context import Outcome, run_stage
 from reasongrm_nemo.stages.rollout_pool import RolloutPool
 from reasongrm_nemo.stages.tokenizers import compare_given
 
+_MEGATRON = "model.megatron_path"
 _NUMBERED = re.compile(r"(\d+)_.+\.yaml")
 
 
@@ -68,7 +69,8 @@ def assign(files: Sequence[Path], overrides: Iterable[str]) -> dict[Path, list[s
     An override goes to each recipe that knows its key, and at least one must; `1_grpo_zero:grpo.steps=5`
     goes to that one alone. Where a recipe has another stage's artefact under the key, an override for all
     is not for it: `model.hf_path=/data/QwQ-32B` is the base that training begins with, not the model whose
-    paths are sampled.
+    paths are sampled. Nor is `model.megatron_path`, the base in another form, for a recipe that begins with
+    another stage's model.
 
     Raises:
         UserError: nothing knows the key, or which of several artefacts is meant is not said.
@@ -92,6 +94,8 @@ def _takers(files: Sequence[Path], word: str) -> list[Path]:
     if not takers:
         known = sorted({name for path in files for name in config.known_keys(path)})
         raise UserError(f'command line: unknown key "{key}"{config.near(key, known)}; no stage here has it')
+    if key == _MEGATRON:
+        takers = _beginning_with_the_base(takers, word)
     has = {path: config.stated(path, key) for path in takers}
     artefacts = [path for path in takers if str(has[path]).startswith("@")]
     if not artefacts:
@@ -105,6 +109,19 @@ def _takers(files: Sequence[Path], word: str) -> list[Path]:
             f"say which one is meant, such as {artefacts[0].stem}:{word}"
         )
     return artefacts
+
+
+def _beginning_with_the_base(files: Sequence[Path], word: str) -> list[Path]:
+    """The recipes that train from a model which no stage here made; the same weights are for them alone."""
+    trained = [path for path in files if config.stated(path, "stage") in ("grpo", "sft")]
+    takers = [path for path in trained if not str(config.stated(path, "model.hf_path")).startswith("@")]
+    if not takers:
+        such_as = f", such as {trained[0].stem}:{word}" if trained else ""
+        raise UserError(
+            f"command line: {_MEGATRON} is for no stage here: none trains from a model that is not another "
+            f"stage's; say which one is meant{such_as}"
+        )
+    return takers
 
 
 def load_all(files: Sequence[Path], overrides: Iterable[str]) -> list[DictConfig]:
@@ -199,4 +216,17 @@ def _check_references(files: Sequence[Path], recipes: Sequence[DictConfig]) -> N
             raise UserError(
                 f"{path}: {key} is {value}, but no earlier recipe makes it{config.near(artefact, made)}"
             )
+        _check_megatron(path, cfg)
         made.append(cfg.name)
+
+
+def _check_megatron(path: Path, cfg: DictConfig) -> None:
+    """A Megatron checkpoint cannot have been converted from a model that is yet to be made."""
+    source, converted = str(cfg.model.hf_path), cfg.model.megatron_path
+    if converted is None or not source.startswith("@") or converted.startswith("@"):
+        return
+    if not config.resolve_path(source, cfg.runs_dir).exists():
+        raise UserError(
+            f"{path}: {_MEGATRON} is {converted}, which cannot have been converted from model.hf_path "
+            f"{source}: that is yet to be made"
+        )

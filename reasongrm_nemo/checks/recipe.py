@@ -53,6 +53,7 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
     check_values(cfg, refuse)
     _check_lengths(cfg, refuse)
     _check_rope(cfg.model, refuse)
+    _check_megatron(cfg, refuse)
     _check_cluster(cfg, refuse)
     check_servers(cfg, refuse)
     check_sampling(cfg, refuse)
@@ -84,6 +85,14 @@ def _check_rope(model: DictConfig, refuse: Refuse) -> None:
             "model.max_model_len",
             f"is {model.max_model_len}, past the {reach} positions that model.rope gives "
             f"(its factor {own.factor} × {own.original_max_position_embeddings})",
+        )
+
+
+def _check_megatron(cfg: DictConfig, refuse: Refuse) -> None:
+    if cfg.model.megatron_path is not None and cfg.stage not in ("grpo", "sft"):
+        refuse(
+            "model.megatron_path",
+            f"is {cfg.model.megatron_path}, but stage {cfg.stage} reads model.hf_path alone; leave it null",
         )
 
 

@@ -12,7 +12,13 @@ from reasongrm_nemo.data.jsonl import read_tasks
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.ranks import run_ranks
-from reasongrm_nemo.stages.training import check_export, last_figures, leave_out, write_judge_settings
+from reasongrm_nemo.stages.training import (
+    check_export,
+    check_start,
+    last_figures,
+    leave_out,
+    write_judge_settings,
+)
 from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
 
 
@@ -20,7 +26,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
     """Writes ``hf/`` (the policy), ``checkpoints/``, ``rollouts/``, ``left_out.json``, ``metrics.jsonl``."""
     cfg = ctx.cfg.grpo
     tasks = _survey(ctx)
-    check_export(ctx)
+    check_start(ctx)
     rollouts = ctx.rollouts()
     run_ranks(ctx, "reasongrm_nemo.grpo.main", cfg.steps, [server.spec() for server in rollouts.servers])
     # the served weights are the policy's last but one; whoever asks next must load its own

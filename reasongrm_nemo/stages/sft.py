@@ -13,13 +13,19 @@ from reasongrm_nemo.plan.batches import step_count
 from reasongrm_nemo.sft.examples import Examples
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.ranks import run_ranks
-from reasongrm_nemo.stages.training import check_export, last_figures, leave_out, write_judge_settings
+from reasongrm_nemo.stages.training import (
+    check_export,
+    check_start,
+    last_figures,
+    leave_out,
+    write_judge_settings,
+)
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
     """Writes ``hf/`` (the fine-tuned model), ``checkpoints/``, ``left_out.json`` and ``metrics.jsonl``."""
     trained, held_out = _survey(ctx)
-    check_export(ctx)
+    check_start(ctx)
     run_ranks(ctx, "reasongrm_nemo.sft.main", step_count(trained, ctx.cfg.sft))
     write_judge_settings(ctx)
     figures: dict[str, Any] = {"examples": trained, "config_read_by": check_export(ctx)}

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.architecture import exported_config
+from reasongrm_nemo.conversions import check_same_weights
 from reasongrm_nemo.files import read_json
 from reasongrm_nemo.judge import JudgeSettings, published_sampling
+from reasongrm_nemo.manifest import HashCache
 from reasongrm_nemo.rollout import readers
 from reasongrm_nemo.rollout.settings import DTYPES
 from reasongrm_nemo.stages.context import StageContext
@@ -59,3 +61,15 @@ def write_judge_settings(ctx: StageContext) -> None:
     settings = JudgeSettings.of(ctx.cfg.judge)
     sampling = published_sampling(ctx.inputs["model"])
     replace(settings, sampling=sampling).write(ctx.work / "hf")
+
+
+def check_start(ctx: StageContext) -> None:
+    """What the model begins with and what it will be exported as, before a server or a rank is started.
+
+    Raises:
+        UserError: the two keys that name its weights name different ones, or as ``check_export``.
+    """
+    if megatron := ctx.inputs.get("megatron"):
+        cache = HashCache.of_runs(Path(ctx.cfg.runs_dir))
+        check_same_weights(megatron, ctx.inputs["model"], ctx.cfg.model.rope, cache)
+    check_export(ctx)

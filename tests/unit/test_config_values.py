@@ -208,3 +208,10 @@ def test_the_last_servers_port_is_a_port_too():
     words = ["cluster.nodes=1", "rollout.tensor_parallel=4", "rollout.servers=2"]
     load_recipe(GENERATE, [*words, "rollout.port=65534"])
     assert "a node's 2 servers" in refusal(GENERATE, *words, "rollout.port=65535")
+
+
+def test_a_megatron_checkpoint_is_read_by_the_stages_that_train_alone():
+    said = refusal(GENERATE, "model.megatron_path=/data/m")
+    assert (
+        said == "model.megatron_path is /data/m, but stage generate reads model.hf_path alone; leave it null"
+    )

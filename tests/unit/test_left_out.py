@@ -49,7 +49,7 @@ def example(name, words, turns=1):
 @pytest.fixture
 def examples(tmp_path):
     """Seven short examples and one that no context of 320 tokens holds."""
-    (tmp_path / "runs" / "3_filter").mkdir(parents=True)
+    (tmp_path / "runs" / "3_filter").mkdir(parents=True, exist_ok=True)
     file = tmp_path / "runs" / "3_filter" / "examples.jsonl"
     write_jsonl(file, [example(f"t{i}", 2000 if i == 3 else 8) for i in range(8)])
     return file
@@ -142,3 +142,14 @@ def test_no_prompt_that_fits_is_refused_before_a_server_starts(context, tasks, s
         grpo.run(context("1_grpo_zero", "judge.max_prompt_tokens=3"))
     with pytest.raises(UserError, match=r"no tasks after the first 500 \(grpo\.skip_tasks\)"):
         grpo.run(context("1_grpo_zero", "grpo.skip_tasks=500"))
+
+
+@pytest.mark.parametrize(("stage", "recipe"), [(sft, "4_sft"), (grpo, "1_grpo_zero")])
+def test_a_megatron_checkpoint_of_other_weights_is_refused_before_ranks_or_servers(
+    stage, recipe, context, tasks, examples, started, tmp_path
+):
+    pytest.importorskip("megatron.core")
+    (tmp_path / "megatron").mkdir()
+    with pytest.raises(UserError, match=r"^model.megatron_path: \S+ was not converted from model.hf_path"):
+        stage.run(context(recipe, f"model.megatron_path={tmp_path / 'megatron'}"))
+    assert started == []

@@ -261,3 +261,20 @@ def test_a_pipeline_says_first_by_which_keys_it_takes_a_part(folder, stages, cap
 def test_the_steps_of_grpo_are_tasks_too():
     limits = pipeline._limits(load_all(recipe_files(ROOT / "smollm2"), []))
     assert "0_prepare:prepare.max_tasks=48" in limits and "1_grpo_zero:grpo.steps=3 (12 tasks)" in limits
+
+
+def test_a_megatron_checkpoint_for_all_is_the_base_and_not_what_another_stage_made():
+    """It silently took the place of LRM-SFT at the start of the last GRPO, and of its reference."""
+    files = recipe_files(ROOT / "qwq_32b")
+    found = {cfg.name: cfg.model.megatron_path for cfg in load_all(files, ["model.megatron_path=/data/m"])}
+    assert {name for name, path in found.items() if path} == {"1_grpo_zero", "4_sft"}
+    named = load_all(files, ["6_grpo_hard:model.megatron_path=@sft_megatron"])
+    assert [cfg.name for cfg in named if cfg.model.megatron_path] == ["6_grpo_hard"]
+    with pytest.raises(UserError, match=r"no stage here.*, such as 6_grpo_hard:model.megatron_path=/data/m"):
+        load_all([file for file in files if file.stem == "6_grpo_hard"], ["model.megatron_path=/data/m"])
+
+
+def test_a_megatron_checkpoint_of_a_model_that_is_yet_to_be_made_is_refused_before_anything_runs(tmp_path):
+    words = [f"runs_dir={tmp_path}", "6_grpo_hard:model.megatron_path=/data/m"]
+    with pytest.raises(UserError, match=r"is /data/m, which cannot .* model.hf_path @4_sft/hf: that is yet"):
+        run_pipeline(ROOT / "tiny", Console(quiet=True), overrides=words)

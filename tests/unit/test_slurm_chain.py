@@ -49,6 +49,13 @@ def test_the_order_and_the_templates(tmp_path):
     assert not any(job["done"] for job in found.values())
 
 
+def test_a_checkpoint_that_is_given_is_not_replaced_by_the_chains_own(tmp_path):
+    found = jobs(f"runs_dir={tmp_path}", "1_grpo_zero:model.megatron_path=/data/m")
+    assert "model.megatron_path=@base_megatron" not in found["1_grpo_zero"]["arguments"]
+    assert "model.megatron_path=/data/m" in found["1_grpo_zero"]["arguments"]
+    assert "model.megatron_path=@base_megatron" in found["4_sft"]["arguments"]
+
+
 def test_a_job_has_as_many_nodes_as_its_recipe(tmp_path):
     runs = f"runs_dir={tmp_path}"
     found = jobs(runs, folder="ablation/qwen2_5_7b")
