@@ -30,6 +30,8 @@ from reasongrm_nemo.data.jsonl import sync_directory
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json, sync_tree, write_json
 from reasongrm_nemo.judge import built_in_templates, load_template
+from reasongrm_nemo.judge.functions import source_digest
+from reasongrm_nemo.rewards import OUTCOME
 from reasongrm_nemo.tokenization import asks_for_date
 
 # The blocks of a recipe that a stage's result depends on; `seed` and `stage` always count.
@@ -201,6 +203,8 @@ def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
     for key, template in templates(cfg).items():
         if template not in built_in_templates():
             flat[f"input {key}"] = load_template(template).digest
+    if cfg.stage == "grpo" and cfg.grpo.reward != OUTCOME:
+        flat["input grpo.reward"] = source_digest(cfg.grpo.reward, "grpo.reward")
     return flat | {f"input {name}": item["sha256"] for name, item in inputs.items()}
 
 

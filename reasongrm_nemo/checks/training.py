@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import re
+
 from omegaconf import DictConfig
 
 from reasongrm_nemo.checks.refusal import Refuse
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.limits import seconds
+
+FUNCTION = re.compile(r"\w[\w.]*:\w+")
+LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.01, 2.0
+"""What vLLM 0.32 takes as it is: it samples at 0.01 where a recipe says less, and refuses more than 2."""
 
 
 def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
@@ -53,6 +59,9 @@ def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
 def check_grpo(cfg: DictConfig, refuse: Refuse) -> None:
     """What a step takes, and how its loss is formed."""
     grpo, cluster = cfg.grpo, cfg.cluster
+    _check_extent(grpo, refuse)
+    if grpo.reward != "outcome" and not FUNCTION.fullmatch(grpo.reward):
+        refuse("grpo.reward", f'is "{grpo.reward}"; it can be outcome or module:function')
     if grpo.samples_per_prompt < 2:
         refuse("grpo.samples_per_prompt", f"is {grpo.samples_per_prompt}; a group needs 2 samples or more")
     product = grpo.prompts_per_step * grpo.samples_per_prompt
@@ -111,6 +120,23 @@ def check_sft(cfg: DictConfig, refuse: Refuse) -> None:
             "sft.max_tokens_per_micro_batch",
             f"is {own.max_tokens_per_micro_batch}, less than "
             f"model.max_model_len {cfg.model.max_model_len}: one full sequence must fit",
+        )
+
+
+def _check_extent(grpo: DictConfig, refuse: Refuse) -> None:
+    """That how long to train is said once."""
+    if grpo.steps is None and grpo.epochs is None:
+        refuse("grpo.steps", "is null, and so is grpo.epochs; give one of them")
+    if grpo.steps is not None and grpo.epochs is not None:
+        refuse(
+            "grpo.epochs",
+            f"is {grpo.epochs} beside grpo.steps {grpo.steps}; give one, and null for the other",
+        )
+    if grpo.epochs is not None and grpo.refill_rounds:
+        refuse(
+            "grpo.epochs",
+            f"is {grpo.epochs} with grpo.refill_rounds, where a step takes as many tasks as it needs; "
+            "give grpo.steps",
         )
 
 

@@ -58,7 +58,6 @@ AT_LEAST_ONE: dict[str, tuple[str, ...]] = {
     ),
     "cluster": ("nodes", "devices_per_node", "tensor_parallel", "pipeline_parallel", "threads_per_rank"),
     "grpo": (
-        "steps",
         "prompts_per_step",
         "optimizer_steps",
         "max_tokens_per_micro_batch",
@@ -76,7 +75,7 @@ AT_LEAST_ONE_OR_NULL: dict[str, tuple[str, ...]] = {
     "model": ("rope.original_max_position_embeddings",),
     "rollout": ("port", "threads"),
     "cluster": ("layers_in_first_stage", "layers_in_last_stage"),
-    "grpo": ("max_tasks", "global_batch", "validation.max_tasks"),
+    "grpo": ("steps", "epochs", "max_tasks", "global_batch", "validation.max_tasks"),
     "generate": ("max_tasks",),
     "mine": ("max_tasks", "max_per_source"),
     "evaluate": ("max_tasks", "max_items"),

@@ -12,9 +12,9 @@ from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.grpo.advantages import group_advantages, keep_group
 from reasongrm_nemo.grpo.loss import sample_weights
 from reasongrm_nemo.megatron.micro_batches import Sample
-from reasongrm_nemo.rewards import outcome_reward, overlong_penalty
+from reasongrm_nemo.rewards import Rewarder, overlong_penalty
 from reasongrm_nemo.rollout import Completion, Prompt
-from reasongrm_nemo.rollout.reading import Reader
+from reasongrm_nemo.rollout.reading import Reader, Reading
 from reasongrm_nemo.tokenization import JudgeTokenizer, opens_think, prompt_ids
 
 
@@ -26,22 +26,31 @@ class Group:
         task: what was judged.
         prompt: its tokens.
         completions: K responses.
-        texts: their texts.
-        rewards: 1.0 or 0.0 each.
-        verdicts: "A", "B" or None each.
+        readings: what they say.
+        rewards: one each, by ``grpo.reward``.
+        correct: whether each is right; None where the reward does not tell.
     """
 
     task: JudgeTask
     prompt: list[int]
     completions: list[Completion]
-    texts: list[str]
+    readings: list[Reading]
     rewards: list[float]
-    verdicts: list[str | None]
+    correct: list[bool | None]
 
     @property
     def kept(self) -> bool:
-        """Whether the group is trained on: some right and some wrong, by the raw outcome."""
-        return keep_group([reward == 1.0 for reward in self.rewards])
+        """Whether the group is trained on: not all right or all wrong; where not told, rewards differ."""
+        known = [right for right in self.correct if right is not None]
+        if len(known) < len(self.correct):
+            return min(self.rewards) < max(self.rewards)
+        return keep_group(known)
+
+    @property
+    def right(self) -> list[bool]:
+        """Whether each response is right; by its verdict where the reward does not tell."""
+        pairs = zip(self.correct, self.readings, strict=True)
+        return [reading.correct if right is None else right for right, reading in pairs]
 
 
 class Judge:
@@ -49,11 +58,12 @@ class Judge:
 
     Args:
         tokenizer: of the policy.
-        recipe: its ``judge`` block says how to ask and how to read.
+        recipe: its ``judge`` block says how to ask and how to read, ``grpo.reward`` what a response is worth.
     """
 
     def __init__(self, tokenizer: JudgeTokenizer, recipe: DictConfig) -> None:
         self._tokenizer, self._prefix = tokenizer, recipe.judge.response_prefix
+        self._reward = Rewarder(recipe.grpo.reward)
         self._reader = Reader(tokenizer, recipe.judge.policy, opens_think(tokenizer, self._prefix))
 
     def prompt(self, task: JudgeTask) -> list[int]:
@@ -61,19 +71,18 @@ class Judge:
         return prompt_ids(self._tokenizer, task.messages, self._prefix)
 
     def group(self, task: JudgeTask, prompt: Prompt, completions: list[Completion]) -> Group:
-        """Read the verdicts and reward them by the outcome (section 3.2)."""
+        """Read the responses and reward them: by the outcome (section 3.2), or as the recipe says."""
         readings = [self._reader.read(completion, task) for completion in completions]
-        verdicts: list[str | None] = [reading.verdict for reading in readings]
-        rewards = [outcome_reward(verdict, task.label) for verdict in verdicts]
-        texts = [reading.text for reading in readings]
-        return Group(task, prompt.token_ids, completions, texts, rewards, verdicts)
+        rewards = [self._reward(reading, task) for reading in readings]
+        values, correct = [reward.value for reward in rewards], [reward.correct for reward in rewards]
+        return Group(task, prompt.token_ids, completions, readings, values, correct)
 
 
 def shaped_rewards(groups: Sequence[Group], cfg: DictConfig, limit: int) -> list[float]:
     """The rewards of all responses with what the recipe adds to the outcome.
 
     Args:
-        groups: kept by their outcome; what is added here has no say in that.
+        groups: kept by what is right; what is added here has no say in that.
         cfg: the recipe's ``grpo``.
         limit: the longest response, in tokens.
     """
@@ -123,13 +132,14 @@ def weighed(samples: Sequence[Sample], aggregation: str, limit: int) -> list[Sam
 def rollout_figures(groups: Sequence[Group]) -> dict[str, float | int]:
     """What a step's line says of its rollouts."""
     completions = [completion for group in groups for completion in group.completions]
-    verdicts = [verdict for group in groups for verdict in group.verdicts]
+    readings = [reading for group in groups for reading in group.readings]
     count = len(completions)
     return {
         "reward": sum(sum(group.rewards) for group in groups) / count,
+        "accuracy": sum(sum(group.right) for group in groups) / count,
         "kept": sum(group.kept for group in groups),
         "groups": len(groups),
         "response_tokens": sum(len(c.token_ids) for c in completions) / count,
         "truncated": sum(c.finish_reason == "length" for c in completions) / count,
-        "no_verdict": sum(verdict is None for verdict in verdicts) / count,
+        "no_verdict": sum(reading.verdict is None for reading in readings) / count,
     }

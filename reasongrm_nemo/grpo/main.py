@@ -19,7 +19,7 @@ def main(path: str) -> None:
 
         sessions.quiet_libraries()
         from reasongrm_nemo.grpo.actor import GRPOActor
-        from reasongrm_nemo.grpo.order import taken
+        from reasongrm_nemo.grpo.order import taken, with_steps
         from reasongrm_nemo.grpo.source import RolloutSource
         from reasongrm_nemo.grpo.trainer import GRPOTrainer
         from reasongrm_nemo.grpo.validation import Validation
@@ -27,6 +27,10 @@ def main(path: str) -> None:
         from reasongrm_nemo.tokenization import load_tokenizer, stop_token_ids
         from reasongrm_nemo.training import Run
 
+        tasks = taken(
+            order.inputs["tasks"], recipe.grpo.skip_tasks, recipe.grpo.max_tasks, order.left_out("tasks")
+        )
+        recipe = with_steps(recipe, len(tasks))
         cfg = recipe.grpo
         session = sessions.start(
             platform,
@@ -38,7 +42,6 @@ def main(path: str) -> None:
             order.inputs.get("megatron"),
         )
         session.model.grpo = cfg
-        tasks = taken(order.inputs["tasks"], cfg.skip_tasks, cfg.max_tasks, order.left_out("tasks"))
         rollouts = Rollouts.from_specs(order.servers) if first_rank() else None
         tokenizer = load_tokenizer(order.model, recipe.judge.date)
         stop_tokens = stop_token_ids(tokenizer, order.model)

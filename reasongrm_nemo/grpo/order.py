@@ -7,10 +7,14 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.data.jsonl import read_tasks
 from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.data.seeds import derive_seed
+from reasongrm_nemo.plan.times import grpo_steps
 
 
 def taken(path: Path, skip: int, take: int | None, left_out: Collection[int] = ()) -> list[JudgeTask]:
@@ -24,6 +28,19 @@ def taken(path: Path, skip: int, take: int | None, left_out: Collection[int] = (
     """
     chosen = islice(enumerate(read_tasks(path)), skip, None if take is None else skip + take)
     return [task for index, task in chosen if index not in left_out]
+
+
+def with_steps(recipe: DictConfig, tasks: int) -> DictConfig:
+    """The recipe with ``grpo.steps`` in place of ``grpo.epochs``.
+
+    Args:
+        recipe: resolved.
+        tasks: how many are trained on.
+    """
+    steps = grpo_steps(recipe.grpo, tasks)
+    plain: Any = OmegaConf.to_container(recipe)
+    plain["grpo"] |= {"steps": steps, "epochs": None}
+    return OmegaConf.create(plain)
 
 
 class TaskOrder:

@@ -50,7 +50,7 @@ class Validation:
         return cls(taken(inputs["validation"], 0, own.max_tasks, left_out), recipe, stop_tokens)
 
     def run(self, step: int, source: RolloutSource, judge: Judge) -> dict[str, float]:
-        """Figures of the server's present weights: accuracy, no_verdict, response_tokens; collective."""
+        """Figures of the server's present weights: accuracy, reward and others; collective."""
         prompts = [
             Prompt(task.id, judge.prompt(task), derive_seed(self.seed, "grpo validation", task.id) % 2**31)
             for task in self.tasks
@@ -58,8 +58,4 @@ class Validation:
         completions = source.collect(Part(step, "validation", prompts, self.sampling))
         groups = [judge.group(*each) for each in zip(self.tasks, prompts, completions, strict=True)]
         figures = rollout_figures(groups)
-        return {
-            "accuracy": figures["reward"],
-            "no_verdict": figures["no_verdict"],
-            "response_tokens": figures["response_tokens"],
-        }
+        return {name: figures[name] for name in ("accuracy", "reward", "no_verdict", "response_tokens")}

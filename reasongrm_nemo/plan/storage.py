@@ -34,7 +34,7 @@ def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) ->
             "export": states.WIDTH[recipe.model.dtype] * held,
         }
         if stage == "grpo":
-            responses = own.steps * own.prompts_per_step * own.samples_per_prompt
+            responses = (steps or 0) * own.prompts_per_step * own.samples_per_prompt
             found["rollouts"] = int(responses * mean_response * _ROLLOUT)
         return found
     if stage in ("generate", "mine"):

@@ -245,6 +245,8 @@ def of_stage(
         answers = recipe.grpo.prompts_per_step * recipe.grpo.samples_per_prompt
         if answers > MOST:
             return f"a step has {answers:,} responses, and no more than {MOST:,} are simulated"
+        if steps(recipe) is None:
+            return "plan.tasks is null: how many steps grpo.epochs come to is not known"
         return _of_grpo(recipe, architecture, server, optimizer, lengths, devices)
     count = tasks(recipe)
     if count is None:
@@ -269,10 +271,17 @@ def _devices(recipe: Any) -> int:
 
 def steps(recipe: Any) -> int | None:
     """Steps of a training stage; None where it is not known over how many records it goes."""
-    if recipe.stage == "grpo":
-        return int(recipe.grpo.steps)
     count = tasks(recipe)
+    if recipe.stage == "grpo":
+        return None if recipe.grpo.steps is None and count is None else grpo_steps(recipe.grpo, count or 0)
     return None if count is None else step_count(trained(count, recipe.sft), recipe.sft)
+
+
+def grpo_steps(grpo: Any, tasks: int) -> int:
+    """Steps of stage grpo: as said, or so many that each of ``epochs`` passes takes every task."""
+    if grpo.steps is not None:
+        return int(grpo.steps)
+    return -(-grpo.epochs * tasks // grpo.prompts_per_step)
 
 
 def tasks(recipe: Any) -> int | None:
@@ -292,7 +301,7 @@ def tasks(recipe: Any) -> int | None:
 def _of_grpo(
     recipe: Any, architecture: Architecture, server: Server, optimizer: int, lengths: Lengths, devices: int
 ) -> StageTime:
-    grpo, own = recipe.grpo, recipe.plan
+    grpo, own, number = recipe.grpo, recipe.plan, steps(recipe) or 0
     timelines = [step_rollouts(recipe, architecture, server, lengths, step) for step in range(STEPS)]
     training = step_training(recipe, architecture, lengths)
     rollouts = float(np.mean([line.seconds for line in timelines]))
@@ -302,14 +311,14 @@ def _of_grpo(
     if grpo.max_lag:
         step = max(rollouts, training + refit + offload)
     return StageTime(
-        grpo.steps,
+        number,
         rollouts,
         float(np.mean([line.share_done(0.9) for line in timelines])),
         float(np.mean([line.idle() for line in timelines])),
         training,
         refit,
         offload,
-        grpo.steps * step,
+        number * step,
         devices,
     )
 

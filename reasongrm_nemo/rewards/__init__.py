@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outcome reward, what may be added to it, and the mining of hard cases."""
+"""The outcome reward or a user's own, what may be added to it, and the mining of hard cases."""
 
+from reasongrm_nemo.rewards.hook import OUTCOME, Reward, Rewarder
 from reasongrm_nemo.rewards.mining import (
     HardCase,
     choose_hard,
@@ -13,7 +14,10 @@ from reasongrm_nemo.rewards.outcome import outcome_reward
 from reasongrm_nemo.rewards.shaping import overlong_penalty
 
 __all__ = [
+    "OUTCOME",
     "HardCase",
+    "Reward",
+    "Rewarder",
     "choose_hard",
     "find_hard",
     "hard_task",

@@ -25,20 +25,23 @@ def run_dry(recipe: DictConfig, inputs: Mapping[str, str]) -> None:
 
 def _grpo(recipe: DictConfig, inputs: dict[str, Path]) -> None:
     from reasongrm_nemo.data.jsonl import read_tasks
+    from reasongrm_nemo.grpo.order import with_steps
     from reasongrm_nemo.grpo.trainer import GRPOTrainer
     from reasongrm_nemo.grpo.validation import Validation
     from reasongrm_nemo.tokenization import load_tokenizer, stop_token_ids
 
-    cfg = recipe.grpo
     tokenizer = load_tokenizer(inputs["model"], recipe.judge.date)
     stop_tokens = stop_token_ids(tokenizer, inputs["model"])
     tasks = list(read_tasks(inputs["tasks"]))
-    tasks = tasks[cfg.skip_tasks :] or tasks
+    tasks = tasks[recipe.grpo.skip_tasks :] or tasks
+    tasks = tasks if recipe.grpo.max_tasks is None else tasks[: recipe.grpo.max_tasks]
+    recipe = with_steps(recipe, len(tasks))
+    cfg = recipe.grpo
     run = _run(recipe, inputs, cfg)
     trainer = GRPOTrainer(
         _session(recipe, inputs, cfg.optim, cfg.steps * cfg.optimizer_steps),
         recipe,
-        tasks if cfg.max_tasks is None else tasks[: cfg.max_tasks],
+        tasks,
         tokenizer,
         stop_tokens,
         _Source(tokenizer),  # type: ignore[arg-type]

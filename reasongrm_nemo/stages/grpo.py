@@ -10,6 +10,8 @@ from typing import Any
 
 from reasongrm_nemo.data.jsonl import read_tasks
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.plan.times import grpo_steps
+from reasongrm_nemo.rewards import Rewarder
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.ranks import run_ranks
 from reasongrm_nemo.stages.training import (
@@ -25,10 +27,16 @@ from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
 def run(ctx: StageContext) -> dict[str, Any]:
     """Writes ``hf/`` (the policy), ``checkpoints/``, ``rollouts/``, ``left_out.json``, ``metrics.jsonl``."""
     cfg = ctx.cfg.grpo
+    Rewarder(cfg.reward)  # what cannot be loaded is refused before servers start
     tasks = _survey(ctx)
     check_start(ctx)
     rollouts = ctx.rollouts()
-    run_ranks(ctx, "reasongrm_nemo.grpo.main", cfg.steps, [server.spec() for server in rollouts.servers])
+    run_ranks(
+        ctx,
+        "reasongrm_nemo.grpo.main",
+        grpo_steps(cfg, tasks),
+        [server.spec() for server in rollouts.servers],
+    )
     # the served weights are the policy's last but one; whoever asks next must load its own
     for server in rollouts.servers:
         server.forget_weights()

@@ -2,6 +2,7 @@
 """GRPO off its defaults, with real servers: what the recipe says is what both engines do."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,24 @@ def test_both_engines_score_what_was_sampled_at_another_temperature(train, runs)
         assert completion["log_probs"] == pytest.approx(truth, abs=1e-4)
     # the reference, still the policy's twin, is scored at the same temperature
     assert figures[0]["kl"] < 1e-6 < figures[-1]["kl"]
+
+
+@pytest.mark.timeout(600)
+def test_the_manuals_reward_trains_for_so_many_epochs(train, tmp_path, monkeypatch):
+    """The worked example of docs/training.md as it stands there, with rewards of +1, -1 and -1.5."""
+    manual = (RECIPES.parents[1] / "docs" / "training.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", manual, re.DOTALL)
+    (tmp_path / "my_reward.py").write_text(example)
+    monkeypatch.chdir(tmp_path)
+    words = ["grpo.reward=my_reward:judged", "grpo.steps=null", "grpo.epochs=2", "grpo.max_tasks=9"]
+    words += ["inputs.validation=@0_prepare/validation.jsonl", "grpo.validation.every=3", "grpo.save_every=3"]
+    folder = train("rewarded", *words)
+    steps, validations = lines(folder / "metrics.jsonl"), lines(folder / "validation.jsonl")
+    assert len(steps) == 3, "9 tasks twice, 6 a step"
+    assert sum(line["kept"] for line in steps) > 0, "no reward is 1.0 for right and 0.0 for wrong"
+    for line in [*steps, *validations]:
+        wrong = 1 - line["accuracy"] - line["no_verdict"]
+        assert line["reward"] == pytest.approx(line["accuracy"] - wrong - 1.5 * line["no_verdict"])
+    assert [line["step"] for line in validations] == [3] and validations[0]["best"] == validations[0][
+        "accuracy"
+    ]

@@ -192,6 +192,24 @@ def test_a_setting_outside_the_losss_formula_is_refused(words, says):
     assert refusal(GRPO, *words).startswith(says)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["grpo.steps=null"], "grpo.steps is null, and so is grpo.epochs; give one of them"),
+        (["grpo.epochs=2"], "grpo.epochs is 2 beside grpo.steps 100; give one, and null for the other"),
+        (
+            ["grpo.epochs=2", "grpo.steps=null", "grpo.refill_rounds=1"],
+            "grpo.epochs is 2 with grpo.refill_rounds, where a step takes as many tasks as it needs",
+        ),
+        (["grpo.reward=mine"], 'grpo.reward is "mine"; it can be outcome or module:function'),
+        (["grpo.reward=a b:c"], 'grpo.reward is "a b:c"; it can be outcome or module:function'),
+    ],
+)
+def test_how_long_and_for_what_is_said_once_and_clearly(words, says):
+    assert refusal(GRPO, *words).startswith(says)
+    load_recipe(GRPO, ["grpo.epochs=2", "grpo.steps=null", "grpo.reward=my.rewards:length"])
+
+
 def test_settings_within_the_losss_formula_are_taken():
     load_recipe(GRPO, ["rollout.temperature=0.7"])
     load_recipe(GRPO, ["grpo.kl_estimator=k1", "grpo.kl_in=reward", "grpo.kl_coefficient=0.1"])

@@ -17,7 +17,7 @@ from reasongrm_nemo.judge.settings import DEFAULT_TEMPLATE
 from reasongrm_nemo.pipeline import load_all, recipe_files
 
 ROOT = recipes_root()
-PARTS = ("base", "model", "cluster")
+PARTS = ("base", "model", "cluster", "loss")
 RECIPES = sorted(path for path in ROOT.rglob("*.yaml") if path.parent.name not in PARTS)
 PIPELINES = sorted({path.parent for path in RECIPES if re.match(r"\d+_", path.name)})
 
@@ -91,6 +91,30 @@ def test_every_base_key_has_a_comment(path):
         obvious = re.match(r"\s*(stage|defaults|- \{|nodes|devices_per_node|min_lr)\b", line) or "- {" in line
         if line.strip() and not line.lstrip().startswith("#") and not opens_a_block and not obvious:
             assert "#" in line, f"{path}:{number}: {line}"
+
+
+@pytest.mark.parametrize(
+    ("name", "aggregation", "clip_high", "std"),
+    [("grpo", "sequence", 0.2, True), ("dapo", "token", 0.28, True), ("dr_grpo", "constant", 0.2, False)],
+)
+def test_a_named_loss_is_the_formula_of_its_paper(name, aggregation, clip_high, std, tmp_path):
+    path = tmp_path / "1_grpo.yaml"
+    path.write_text(f"defaults: [base/grpo, loss/{name}, model/tiny, cluster/cpu]\ninputs: {{tasks: t}}\n")
+    cfg = load_recipe(path).grpo
+    assert (cfg.loss_aggregation, cfg.clip_low, cfg.clip_high) == (aggregation, 0.2, clip_high)
+    assert (cfg.advantage.baseline, cfg.advantage.std, cfg.clip_dual) == ("mean", std, None)
+
+
+def test_a_recipe_that_says_nothing_runs_grpo_s_own_loss(tmp_path):
+    """Shao et al. 2024, eq. 3, as docs/training.md and recipes/qwq_32b say."""
+    path = tmp_path / "1_grpo.yaml"
+    both = []
+    for parts in ("base/grpo", "base/grpo, loss/grpo"):
+        path.write_text(f"defaults: [{parts}, model/tiny, cluster/cpu]\ninputs: {{tasks: t}}\n")
+        both.append(load_recipe(path).grpo)
+    assert both[0] == both[1] and both[0].loss_aggregation == "sequence"
+    for stage in ("1_grpo_zero", "6_grpo_hard"):
+        assert load_recipe(ROOT / "qwq_32b" / f"{stage}.yaml").grpo.loss_aggregation == "sequence"
 
 
 def test_the_paper_s_values_are_the_defaults():

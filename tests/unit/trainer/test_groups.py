@@ -21,7 +21,7 @@ def completion(length, finish="stop"):
     return Completion("t", 0, list(range(length)), [-0.5] * length, finish)
 
 
-def group(texts, lengths, finishes=None):
+def group(texts, lengths, finishes=None, words=()):
     finishes = finishes or ["stop"] * len(texts)
     completions = [completion(n, f) for n, f in zip(lengths, finishes, strict=True)]
     waiting = iter(texts)
@@ -32,7 +32,7 @@ def group(texts, lengths, finishes=None):
         def decode(self, ids):
             return next(waiting)
 
-    recipe = load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml")
+    recipe = load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml", words)
     return Judge(Tokenizer(), recipe).group(TASK, Prompt("t", [7, 7], 0), completions)
 
 
@@ -93,6 +93,7 @@ def test_a_steps_line_says_what_came_back():
     assert figures == pytest.approx(
         {
             "reward": 4 / 6,
+            "accuracy": 4 / 6,
             "kept": 1,
             "groups": 2,
             "response_tokens": 5.0,
@@ -100,3 +101,44 @@ def test_a_steps_line_says_what_came_back():
             "no_verdict": 2 / 6,  # the truncated one has none
         }
     )
+
+
+@pytest.fixture
+def rewarded(monkeypatch):
+    """A function that makes a group rewarded by the given function of its readings."""
+
+    def make(function, texts):
+        monkeypatch.setattr("reasongrm_nemo.rewards.hook.load_function", lambda name, key: function)
+        return group(texts, [2] * len(texts), words=["grpo.reward=a:b"])
+
+    return make
+
+
+@pytest.mark.parametrize(("right", "wrong"), [(1, 0), (2, 0), (1, -1), (0, -1), (0, 1), (0.5, 0.5)])
+def test_whatever_right_and_wrong_are_worth_groups_are_kept_and_counted_by_what_is_right(
+    right, wrong, rewarded
+):
+    def reward(reading, task):
+        return (right if reading.correct else wrong), reading.correct
+
+    mixed = rewarded(reward, [RIGHT, WRONG, RIGHT, "none"])
+    assert mixed.kept and mixed.rewards == [right, wrong, right, wrong]
+    assert not rewarded(reward, [RIGHT] * 3).kept and not rewarded(reward, [WRONG] * 3).kept
+    figures = rollout_figures([mixed])
+    assert figures["accuracy"] == 0.5 and figures["reward"] == (right + wrong) / 2
+
+
+def test_a_reward_that_does_not_tell_keeps_groups_whose_rewards_differ(rewarded):
+    def length(reading, task):
+        return float(len(reading.text))
+
+    some = rewarded(length, [RIGHT, RIGHT + " ", WRONG])
+    assert some.kept and not rewarded(length, [RIGHT, WRONG]).kept
+    assert rollout_figures([some])["accuracy"] == pytest.approx(2 / 3), "by the verdicts then"
+
+
+def test_a_group_in_which_one_is_not_told_is_kept_by_its_rewards(rewarded):
+    def unsure(reading, task):
+        return 0.0, None if reading.verdict is None else reading.correct
+
+    assert not rewarded(unsure, [RIGHT, WRONG, "none"]).kept

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which tasks come when, and the learning rate with them."""
 
+from collections import Counter
+
 import pytest
 from omegaconf import OmegaConf
 
+from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.data.records import JudgeTask
-from reasongrm_nemo.grpo.order import TaskOrder
+from reasongrm_nemo.grpo.order import TaskOrder, with_steps
 from reasongrm_nemo.megatron.schedule import learning_rate_factor
 
 
@@ -19,6 +22,20 @@ def test_a_pass_holds_every_task_once_and_the_next_is_another():
     passes = [[t.id for step in range(3 * p, 3 * p + 3) for t in order.take(4 * step)] for p in range(2)]
     assert sorted(passes[0]) == sorted(passes[1]) == sorted(t.id for t in order.tasks)
     assert passes[0] != passes[1]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "tasks", "per_step", "steps"), [(1, 12, 4, 3), (1, 13, 4, 4), (3, 10, 4, 8), (2, 3, 8, 1)]
+)
+def test_so_many_steps_that_each_pass_takes_every_task(epochs, tasks, per_step, steps):
+    words = [f"grpo.epochs={epochs}", "grpo.steps=null", f"grpo.prompts_per_step={per_step}"]
+    cfg = with_steps(load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml", words), tasks).grpo
+    assert (cfg.steps, cfg.epochs) == (steps, None)
+    order = TaskOrder(make_tasks(tasks), per_step, seed=1, shuffle=True)
+    counts = Counter(task.id for step in range(steps) for task in order.take(per_step * step))
+    assert len(counts) == tasks and min(counts.values()) >= epochs
+    short = Counter(task.id for step in range(steps - 1) for task in order.take(per_step * step))
+    assert min((short[f"t{i}"] for i in range(tasks)), default=0) < epochs, "no step too many"
 
 
 def test_a_step_does_not_depend_on_those_before_it():

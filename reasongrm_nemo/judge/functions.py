@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A user's own function, named in a recipe as ``module:function``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from reasongrm_nemo.errors import UserError
+
+
+def load_function(name: str, key: str) -> Callable[..., Any]:
+    """The function that ``module:function`` names, from PYTHONPATH or the current folder.
+
+    Args:
+        name: as in the recipe.
+        key: the recipe's key, for the message.
+
+    Raises:
+        UserError: the module or the function is not there, or cannot be loaded.
+    """
+    module, _, function = name.partition(":")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)  # last, so that no file there stands in for an installed package
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:
+        raise UserError(f"{key}: {name} cannot be loaded: {type(error).__name__}: {error}") from None
+    if not callable(found):
+        raise UserError(f"{key}: {name} is {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def source_digest(name: str, key: str) -> str:
+    """SHA-256 of the file that ``module:function`` is written in; of nothing where it has none.
+
+    Raises:
+        UserError: as of ``load_function``.
+    """
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(load_function(name, key)))
+    except TypeError:  # a class instance, or built in
+        file = None
+    return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()

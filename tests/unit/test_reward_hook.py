@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reward of one's own: what it gives, what it may not give, and that its source counts for an artefact."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.manifest import identity
+from reasongrm_nemo.rewards import Reward, Rewarder
+
+TASK = SimpleNamespace(id="t7", label="A")
+
+
+@pytest.fixture
+def hook(tmp_path, monkeypatch):
+    """A function that writes a module with the given body of ``f(reading, task)`` and names it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def write(body, name="rewards_of_mine"):
+        (tmp_path / f"{name}.py").write_text(f"def f(reading, task):\n    {body}\n")
+        sys.modules.pop(name, None)
+        return f"{name}:f"
+
+    yield write
+    sys.modules.pop("rewards_of_mine", None)
+
+
+def reading(verdict):
+    return SimpleNamespace(verdict=verdict, correct=verdict == "A", text="...")
+
+
+def test_the_papers_reward_is_one_or_nothing():
+    rewarder = Rewarder("outcome")
+    assert [rewarder(reading(v), TASK) for v in ("A", "B", None)] == [
+        Reward(1.0, True),
+        Reward(0.0, False),
+        Reward(0.0, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("return 2 if reading.correct else 0, reading.correct", Reward(2.0, True)),
+        ("return 0.25", Reward(0.25, None)),
+        ("return 0.25, None", Reward(0.25, None)),
+        ("import numpy; return numpy.float32(0.5), numpy.bool_(False)", Reward(0.5, False)),
+    ],
+)
+def test_a_function_gives_a_number_and_if_it_knows_whether_it_is_right(hook, body, expected):
+    """It is found in the current folder."""
+    assert Rewarder(hook(body))(reading("A"), TASK) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return None", "gave None for task t7; it must give a finite number"),
+        ("return float('nan')", "gave nan for task t7"),
+        ("return 1.0, 'yes'", "gave \\(1.0, 'yes'\\) for task t7"),
+        ("return 1, 2, 3", "gave \\(1, 2, 3\\) for task t7"),
+        ("return reading.nothing", "failed on task t7: AttributeError: .*'nothing'"),
+    ],
+)
+def test_anything_else_is_one_sentence_with_the_task(hook, body, says):
+    with pytest.raises(UserError, match=rf"^grpo\.reward: rewards_of_mine:f {says}"):
+        Rewarder(hook(body))(reading("A"), TASK)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no_such_module:f", "ModuleNotFoundError"),
+        ("math:no_such_function", "AttributeError"),
+        ("math:pi", "is float, not a function"),
+    ],
+)
+def test_a_function_that_is_not_there_is_refused(name, says):
+    with pytest.raises(UserError, match=rf"^grpo\.reward: {name} .*{says}"):
+        Rewarder(name)
+
+
+def test_an_edited_function_makes_another_artefact(hook):
+    """A run that resumes would else train on two rewards, and its manifest name one."""
+
+    def of(body):
+        recipe = recipes_root() / "tiny" / "1_grpo_zero.yaml"
+        return identity(load_recipe(recipe, [f"grpo.reward={hook(body)}"]), {})
+
+    first, again, edited = of("return 0.5"), of("return 0.5"), of("return 0.25")
+    assert first == again and first["input grpo.reward"] != edited["input grpo.reward"]
