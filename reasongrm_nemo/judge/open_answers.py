@@ -8,15 +8,16 @@ is" or `####` on its line; else the whole, where it is a single line.
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.judge.functions import load_function
 from reasongrm_nemo.judge.parse import after_reasoning, unreadable
+from reasongrm_nemo.judge.same_text import normalised
+from reasongrm_nemo.judge.symbolic import load_math_verify
 from reasongrm_nemo.judge.think import THINK_CLOSE
 
 Equivalence = Callable[[str, str], bool]
@@ -30,16 +31,10 @@ _MAX_CHARS = 1000
 _TRIES = 16  # boxes looked at from the end, so that a text of nothing else costs nothing
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _FINAL = re.compile(r"(?:\bfinal answer\b|\bthe answer is\b)(?:\s+is)?[ \t*]*[:=]?|####", re.IGNORECASE)
-_WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
-_SPACING = re.compile(r"\\[,;:! ]|\\(?:left|right|displaystyle)(?![a-z])|~")
 # the power of a whole fraction is left alone: written a/b^n it would be its lower half's
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}(?!\s*\^)")
 _POWER = re.compile(r"(?:\\times|\\cdot|×|\*)\s*10\s*\^\s*\{?\s*([+-]?\d{1,4})\s*\}?$")
 _RAISED = re.compile(r"([+-]?)(\d{1,400}(?:\.\d{0,400})?)\s*\^\s*(?:([+-]?\d{1,4})|\{\s*([+-]?\d{1,4})\s*\})")
-# MATH writes 10,\!000, others 10{,}000 or 10\,000; a decimal comma has no three digits behind it.
-_GROUPED = re.compile(r"(?<=\d)(?:\{,\}(?:\\!)?|,\\!|\\[,!])(?=\d{3}(?!\d))")
-_RAISED_DIGITS = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
-_LOWERED_DIGITS = re.compile("[₊₋]?[₀-₉]+")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _NUMBER = re.compile(r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,4})?")
 
@@ -90,17 +85,6 @@ def _boxed(text: str) -> str | None:
     return None
 
 
-def normalised(answer: str) -> str:
-    """An answer without what says nothing: case, spacing, LaTeX's dress, quotes and the final full stop."""
-    # NFKC would make 102 of 10² and of 10₂.
-    text = _LOWERED_DIGITS.sub(r"_{\g<0>}", _RAISED_DIGITS.sub(r"^{\g<0>}", answer))
-    text = unicodedata.normalize("NFKC", text).strip().strip("$").strip()
-    text = _GROUPED.sub(",", _WRAPPED.sub(r"\1", text))
-    text = _SPACING.sub(" ", text).replace("\\$", "$").replace("\\%", "%")
-    text = " ".join(text.casefold().split()).strip("\"'`")
-    return text.removesuffix(".").strip()
-
-
 def exact(answer: str, reference: str) -> bool:
     """Whether both are the same text once normalised."""
     return normalised(answer) == normalised(reference)
@@ -122,7 +106,7 @@ def number(answer: str) -> float | None:
     text = normalised(answer[: _MAX_CHARS + 1])
     if len(text) > _MAX_CHARS:
         return None
-    text = _THOUSANDS.sub("", text).replace("\N{MINUS SIGN}", "-").replace("$", "").replace("€", "").strip()
+    text = _THOUSANDS.sub("", text).replace("$", "").replace("€", "").strip()
     percent = text.endswith("%")
     text = _FRACTION.sub(r"\1/\2", text.removesuffix("%").strip())
     power = _POWER.search(text)
@@ -154,6 +138,10 @@ EQUIVALENCES: dict[str, Equivalence] = {"exact": exact, "numeric": numeric}
 """The checks that ship; any function of one's own is named by `module:function`."""
 
 
+MATH_VERIFY = "math_verify"
+"""The check that an optional package makes (see `symbolic`)."""
+
+
 def load_equivalence(name: str) -> Equivalence:
     """A check by its name, or the function `module:function` names.
 
@@ -162,14 +150,11 @@ def load_equivalence(name: str) -> Equivalence:
     """
     if name in EQUIVALENCES:
         return EQUIVALENCES[name]
-    module, colon, function = name.partition(":")
-    if not colon:
+    if name == MATH_VERIFY:
+        return load_math_verify()
+    if ":" not in name:
         raise UserError(
-            f"unknown check of open answers '{name}'; it can be {', '.join(EQUIVALENCES)}, or "
-            "module:function for a function (answer, reference) -> bool"
+            f"unknown check of open answers '{name}'; it can be {', '.join([*EQUIVALENCES, MATH_VERIFY])}, "
+            "or module:function for a function (answer, reference) -> bool"
         )
-    try:
-        found: Equivalence = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"the check of open answers {name} cannot be loaded: {error}") from None
-    return found
+    return load_function(name, "the check of open answers")
