@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(1500)
 
 def test_answers_that_call_tools_go_through_all_stages(tmp_path, rollout_python):
     runs = run_stages("tool_calls", tmp_path)
-    assert result_of(runs, "0_prepare") == {"tasks": 108, "validation": 12}
+    assert result_of(runs, "0_prepare") == {"tasks": 110, "validation": 10}
     assert json.loads((runs / "0_prepare" / "forms.json").read_text()) == {"prompt, chosen and rejected": 120}
     for stage in ("1_grpo_zero", "6_grpo_hard"):
         assert result_of(runs, stage)["kept"] > 0
