@@ -158,25 +158,45 @@ class Architecture:
             )
         if not served_only:
             _refuse_unsupported(config, where)
-        try:
-            heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-            return cls(
-                model_type=model_type,
-                layers=int(config["num_hidden_layers"]),
-                hidden=hidden,
-                ffn=int(config["intermediate_size"]),
-                heads=heads,
-                kv_heads=int(config.get("num_key_value_heads") or heads),
-                head_dim=int(config.get("head_dim") or hidden // heads),
-                vocab=int(config["vocab_size"]),
-                norm_eps=float(config["rms_norm_eps"]),
-                tied=bool(config.get("tie_word_embeddings", False)),
-                rope=Rope.from_config(config, where, rope),
+        heads, hidden = _size(config, where, "num_attention_heads"), _size(config, where, "hidden_size")
+        kv_heads = _size(config, where, "num_key_value_heads", heads)
+        if heads % kv_heads:
+            raise UserError(
+                f"{where}: num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}."
             )
-        except KeyError as error:
-            raise UserError(f"{where}: {error.args[0]} is missing.") from None
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{where}: a size is not a number ({error}).") from None
+        return cls(
+            model_type=model_type,
+            layers=_size(config, where, "num_hidden_layers"),
+            hidden=hidden,
+            ffn=_size(config, where, "intermediate_size"),
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=_size(config, where, "head_dim", hidden // heads),
+            vocab=_size(config, where, "vocab_size"),
+            norm_eps=_of_type(config.get("rms_norm_eps"), (int, float), "a number", where, "rms_norm_eps"),
+            tied=_of_type(
+                config.get("tie_word_embeddings") or False,
+                (bool,),
+                "true or false",
+                where,
+                "tie_word_embeddings",
+            ),
+            rope=Rope.from_config(config, where, rope),
+        )
+
+
+def _size(config: Mapping[str, Any], where: str, key: str, otherwise: int | None = None) -> int:
+    """A whole number from 1; `otherwise`, if there is one, where the key is null or missing."""
+    value = config.get(key)
+    return int(_of_type(otherwise if value is None else value, (int,), "a number from 1", where, key))
+
+
+def _of_type(value: Any, kinds: tuple[type, ...], words: str, where: str, key: str) -> Any:
+    if value is None:
+        raise UserError(f"{where}: {key} is missing.")
+    if type(value) not in kinds or (kinds == (int,) and value < 1):
+        raise UserError(f"{where}: {key} is {_short(value)}; it must be {words}.")
+    return value
 
 
 def _refuse_unsupported(config: Mapping[str, Any], where: str) -> None:

@@ -26,7 +26,7 @@ from reasongrm_nemo.recipe_yaml import Source, command_line, misread, read_as, r
 
 MISSING = "???"
 # "@3_filter/examples.jsonl", in the run's own folder, or "@qwq_32b:3_filter/examples.jsonl", in one beside it
-_REFERENCE = re.compile(r"@(?:(?P<folder>\w[\w.-]*):)?(?P<place>(?P<artefact>[^/]*).*)", re.DOTALL)
+_REFERENCE = re.compile(r"@(?:(?P<folder>\w[\w.-]*):)?(?P<place>(?P<artefact>\w[^/:]*)(?:/.*)?)", re.DOTALL)
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -113,6 +113,12 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
         )
     cfg = OmegaConf.create(resolved)
     checks.check_recipe(cfg, str(path), origin)
+    for key, value in input_paths(cfg).values():
+        if value.startswith("@") and not _REFERENCE.fullmatch(value):
+            raise UserError(
+                f"{checks.origin_of(key, origin, str(path))}: {key} is {value}, which names no artefact; "
+                "give @<artefact>/<file>, or @<runs folder>:<artefact>/<file>"
+            )
     OmegaConf.set_readonly(cfg, True)
     return cfg, origin
 

@@ -171,6 +171,7 @@ def run_pipeline(
     outcomes = []
     if limits := _limits(chosen):
         console.line(limits)
+    _check_paths(files[start : stop + 1], chosen)
     elsewhere = {path for cfg in chosen for path in config.artefacts_elsewhere(cfg)}
     with (
         RunsLock(runs_dir, elsewhere=elsewhere),
@@ -218,6 +219,16 @@ def _check_references(files: Sequence[Path], recipes: Sequence[DictConfig]) -> N
             )
         _check_megatron(path, cfg)
         made.append(cfg.name)
+
+
+def _check_paths(files: Sequence[Path], recipes: Sequence[DictConfig]) -> None:
+    """A path that no stage makes must be there before the first one starts."""
+    for file, cfg in zip(files, recipes, strict=True):
+        made_here = Path(cfg.runs_dir).absolute()
+        for key, value in config.input_paths(cfg).values():
+            path = config.resolve_path(value, cfg.runs_dir).absolute()
+            if config.artefact_of(value) is None and not path.is_relative_to(made_here):
+                config.require_path(value, cfg.runs_dir, f"{file}: {key}")
 
 
 def _check_megatron(path: Path, cfg: DictConfig) -> None:

@@ -4,7 +4,7 @@
 from reasongrm_nemo.checks.checkpoint import check_model
 from reasongrm_nemo.checks.judges import judges_benchmarks, spell_out_models, templates
 from reasongrm_nemo.checks.recipe import check_recipe
-from reasongrm_nemo.checks.refusal import near
+from reasongrm_nemo.checks.refusal import near, origin_of
 from reasongrm_nemo.checks.stages import made_or_fetched
 from reasongrm_nemo.checks.values import STAGES, may_be_null
 
@@ -16,6 +16,7 @@ __all__ = [
     "made_or_fetched",
     "may_be_null",
     "near",
+    "origin_of",
     "spell_out_models",
     "templates",
 ]

@@ -123,6 +123,7 @@ def check_settings(cfg: DictConfig, refuse: Refuse) -> None:
 
 def _sampling(data: Any, key: str, refuse: Refuse) -> JudgeSampling:
     try:
-        return JudgeSampling.of(data, "it")
+        return JudgeSampling.of(data, key)
     except UserError as error:
-        refuse(key, f"cannot be used: {error}")
+        named, _, why = str(error).partition(" ")
+        refuse(named, why)

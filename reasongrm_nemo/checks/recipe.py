@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from reasongrm_nemo import rope
 from reasongrm_nemo.checks.judges import check_templates
-from reasongrm_nemo.checks.refusal import Refuse
+from reasongrm_nemo.checks.refusal import Refuse, origin_of
 from reasongrm_nemo.checks.sampling import check_sampling
 from reasongrm_nemo.checks.servers import check_servers
 from reasongrm_nemo.checks.stages import (
@@ -48,7 +48,7 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
     """
 
     def refuse(key: str, why: str) -> NoReturn:
-        raise UserError(f"{origin.get(key, recipe)}: {key} {why}")
+        raise UserError(f"{origin_of(key, origin, recipe)}: {key} {why}")
 
     check_values(cfg, refuse)
     _check_lengths(cfg, refuse)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 Refuse = Callable[[str, str], NoReturn]  # the dotted key, and what is wrong with it
@@ -14,3 +15,16 @@ def near(name: str, known: Iterable[str]) -> str:
     """' (did you mean "x"?)' for the nearest known name, or nothing."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f' (did you mean "{match[0]}"?)' if match else ""
+
+
+def origin_of(key: str, origin: Mapping[str, str], recipe: str) -> str:
+    """Where a key was set: "file:line" of its own, else of the nearest mapping or list that holds it.
+
+    Args:
+        key: dotted, items of lists in brackets, such as `evaluate.settings[0].top_p`.
+        origin: dotted key -> "file:line", as `config.load_with_origins` gives it.
+        recipe: the recipe's path, for a key that no file sets.
+    """
+    while key and key not in origin:
+        key = re.sub(r"(\[\d+\]|(^|\.)[^.\[]+)$", "", key)
+    return origin.get(key, recipe)

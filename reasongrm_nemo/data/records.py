@@ -229,8 +229,8 @@ class Verdict(Record):
     def from_dict(cls, data: Any, where: str = "record") -> Verdict:
         """As `Record.from_dict`, filling in what follows from two scores, or from a verdict or text."""
         if isinstance(data, dict):
-            if "chosen_score" in data and "rejected_score" in data:
-                data = _implied_by_scores(data["chosen_score"], data["rejected_score"]) | data
+            if "chosen_score" in data or "rejected_score" in data:
+                data = _implied_by_scores(data.get("chosen_score"), data.get("rejected_score")) | data
             elif not data.keys() >= _WHOLE_ROW:
                 unread = {"verdict": None} if data.get("text") else {}
                 data = unread | _implied_by_verdict(data.get("verdict"), data.get("order")) | data

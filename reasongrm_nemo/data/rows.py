@@ -218,7 +218,31 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
             yield where, value
     if held:
         where, broken = held[0]
-        raise UserError(f"{where}: no line of the file is JSON ({broken.problem})")
+        raise UserError(f"{where}: no line of the file is JSON ({_encoding(path) or broken.problem})")
+
+
+_MARKS = {
+    b"\xff\xfe": "it is UTF-16; save it as UTF-8",
+    b"\xfe\xff": "it is UTF-16; save it as UTF-8",
+    b"\x1f\x8b": "it is packed by gzip; give it a name that ends in .gz",
+    b"\x28\xb5\x2f\xfd": "it is packed by zstd; give it a name that ends in .zst",
+    b"PK\x03\x04": "it is a zip archive; unpack it",
+}
+
+
+def _encoding(path: Path) -> str:
+    """What a file is that should be lines of UTF-8, and what to do; nothing where it is UTF-8."""
+    with open_packed(path) as file:
+        start = file.read(1 << 16)
+    for mark, words in _MARKS.items():
+        if start.startswith(mark):
+            return words
+    try:
+        start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.end < len(start):  # else a character that the block cuts in two
+            return f"byte {error.start + 1} is not UTF-8; save it as UTF-8"
+    return ""
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:

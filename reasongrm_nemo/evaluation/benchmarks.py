@@ -155,7 +155,7 @@ def score_log(
         run.result.notes.extend(reread.notes())
         return run
     except UserError as error:
-        named = any(str(error).startswith(f"{file}:") for file in files)
+        named = any(str(error).startswith((f"{file}:", f"{file}[")) for file in files)
         raise error if named else UserError(f"{', '.join(map(str, files))}: {error}") from None
 
 
