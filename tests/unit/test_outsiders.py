@@ -45,7 +45,7 @@ def test_a_pipeline_looks_for_every_path_before_its_first_stage(tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("evaluate.settings=[{temperature: 0.6, top_p: 1.2, samples: 3}]", "evaluate.settings[0].top_p is 1.2"),
+        ("evaluate.settings=[{temperature: 1, top_p: 1.2, samples: 3}]", "evaluate.settings[0].top_p is 1.2"),
         ("evaluate.models.base.sampling={top_k: 20.5}", "evaluate.models.base.sampling.top_k is 20.5"),
         ("evaluate.settings=[{temperature: 0, samples: 3}]", "evaluate.settings[0]"),
     ],
