@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing that survives a kill, one owner of a runs folder at a time, and what to say about a full disk."""
+"""Writing that survives a kill, one owner of a runs folder at a time, full disks, and the user's cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -243,3 +243,31 @@ class RunsLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._release()
+
+
+def remembered(kind: str, key: str) -> str | None:
+    """What `remember` kept under a key, in this run or an earlier one; None where nothing is kept."""
+    with suppress(OSError, RuntimeError, UnicodeDecodeError):
+        return (_memory(kind) / key).read_text(encoding="utf-8") or None
+    return None
+
+
+def remember(kind: str, key: str, text: str) -> None:
+    """Keep a text in the user's cache; only time is lost where that cannot be written.
+
+    Args:
+        kind: of things kept, a folder of the cache.
+        key: a hash of all that the text depends on.
+        text: not empty.
+    """
+    with suppress(OSError, RuntimeError):
+        folder = _memory(kind)
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f"{key}.{os.getpid()}"
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, folder / key)
+
+
+def _memory(kind: str) -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "reasongrm" / kind

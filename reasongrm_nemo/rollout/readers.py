@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -16,12 +17,12 @@ from typing import Any
 
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json, write_json
-from reasongrm_nemo.rollout import read_config
+from reasongrm_nemo.files import read_json, remember, remembered, write_json
+from reasongrm_nemo.rollout import read_config, versions
 from reasongrm_nemo.rollout.settings import PYTHON_VARIABLE
 
+_KEPT = "configs"
 _TIMEOUT_S = 300.0
-_known: dict[str, list[str]] = {}
 
 
 def pythons(cluster: Mapping[str, Any] | None = None) -> list[str]:
@@ -56,11 +57,20 @@ def check_config(config: Mapping[str, Any], where: str, interpreters: Iterable[s
     found = [python for python in interpreters if Path(python).is_file()]
     # the weights' dtype, which a conversion finds out late, changes nothing
     stated = {name: value for name, value in config.items() if name not in ("torch_dtype", "dtype")}
-    key = json.dumps([stated, found], sort_keys=True)
-    if key not in _known:  # an engine takes seconds to import
-        (answers,) = read([config], found)
-        _known[key] = [held(answer, ours, where) for answer in answers]
-    return _known[key]
+    key = _key(stated, found)
+    known = remembered(_KEPT, key)  # an engine takes seconds to import
+    answers = read([config], found)[0] if known is None else json.loads(known)
+    engines = [held(answer, ours, where) for answer in answers]
+    if known is None:
+        remember(_KEPT, key, json.dumps(answers))
+    return engines
+
+
+def _key(config: Mapping[str, Any], interpreters: Sequence[str]) -> str:
+    """A hash of all that answers depend on: the config, how it is read, and the engines' versions."""
+    engines = [[python, versions.package_versions(python)] for python in interpreters]
+    how = Path(read_config.__file__).read_text(encoding="utf-8")
+    return hashlib.sha256(json.dumps([config, engines, how], sort_keys=True).encode()).hexdigest()
 
 
 def read(configs: Sequence[Mapping[str, Any]], interpreters: Sequence[str]) -> list[list[dict[str, Any]]]:

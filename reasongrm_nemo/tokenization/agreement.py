@@ -12,11 +12,11 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import remember, remembered
 from reasongrm_nemo.tokenization.folder import json_object
 from reasongrm_nemo.tokenization.tokenizer import JudgeTokenizer
 
@@ -26,6 +26,7 @@ CHATS = (
 )
 NOT = "not compared with transformers"
 _DATE = "2024-02-29"
+_KEPT = "tokenizers"
 _TIMEOUT_S = 300.0
 _SOURCES = Path(__file__).parent
 # What transformers reads a tokenizer from, and which keys of config.json.
@@ -55,7 +56,7 @@ def compare(folder: Path, environments: Sequence[tuple[str, str]]) -> str:
         UserError: a token, a prompt or a number differs, or this package cannot read the folder.
     """
     key = _key(folder, environments)
-    known = _remembered(key)
+    known = remembered(_KEPT, key)
     if known is not None:
         return known
     ours = JudgeTokenizer(folder, _DATE)
@@ -65,7 +66,7 @@ def compare(folder: Path, environments: Sequence[tuple[str, str]]) -> str:
         if "error" not in theirs:
             check(ours, theirs, version)
             words = f"as transformers {version} reads it"
-            _remember(key, words)
+            remember(_KEPT, key, words)
             return words
         failures.append(f"transformers {version}: {theirs['error']}")
     return f"{NOT} ({'; '.join(failures) or 'no python here has it'})"
@@ -147,24 +148,3 @@ def _key(folder: Path, environments: Sequence[tuple[str, str]]) -> str:
             content = hashlib.sha256(path.read_bytes()).hexdigest()
             digest.update(f"{path.relative_to(root)}\0{content}\n".encode())
     return digest.hexdigest()
-
-
-def _memory() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "reasongrm" / "tokenizers"
-
-
-def _remembered(key: str) -> str | None:
-    with suppress(OSError, RuntimeError, UnicodeDecodeError):
-        return (_memory() / key).read_text(encoding="utf-8") or None
-    return None
-
-
-def _remember(key: str, words: str) -> None:
-    """It only saves time: a home that cannot be written is no error."""
-    with suppress(OSError, RuntimeError):
-        folder = _memory()
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f"{key}.{os.getpid()}"
-        aside.write_text(words, encoding="utf-8")
-        os.replace(aside, folder / key)
