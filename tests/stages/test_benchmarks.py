@@ -63,7 +63,8 @@ def test_what_there_is_to_read(artefact):
     tables = (artefact / "tables.md").read_text()
     for number in (1, 2, 3, 4, 5, 6):
         assert f"(the paper's Table {number}, in %)" in tables
-    assert tables.count("| tiny (greedy) † |") == 6
+    # a few of the items: incomplete in every table
+    assert tables.count("| tiny (greedy) †‡ |") == 6
     assert (artefact / "tables.tex").read_text().count(r"\end{tabular}") == 6
     for name in WRITERS:
         page = (artefact / "pages" / name / "tiny_t0.md").read_text()
