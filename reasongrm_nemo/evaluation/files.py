@@ -156,6 +156,8 @@ def _item(benchmark: str, row: Any, file: Path, where: str) -> Item:
     subset, name = _FORMS[benchmark](row, file, where)
     offered = plain_rows(row)
     cells = _cells(benchmark, subset, row, offered)
+    if any(plain.get(side) is None for plain in offered for side in ("chosen", "rejected")):
+        raise RowProblem("wrong_type")  # a benchmark's empty answer is written as one
     pairs = {
         cell: without_nul(pair_from_row(each, subset, MAX_CHARS, _TOLERATED))
         for cell, each in zip(cells, offered, strict=True)

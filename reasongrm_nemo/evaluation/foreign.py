@@ -57,7 +57,7 @@ def is_foreign(path: Path) -> bool:
     except (ValueError, RecursionError):
         return line.strip() == b"{" or line.strip().startswith(b"[")  # an indented file
     if isinstance(first, dict):
-        return "item_id" not in first
+        return "item_id" not in first and ("benchmark" not in first or not FIELDS.isdisjoint(first))
     return isinstance(first, list)
 
 

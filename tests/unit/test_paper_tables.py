@@ -164,7 +164,7 @@ def test_the_table_of_several_runs(logs):
     half, whole = logs
     text = call("rewardbench", half, "--compare", whole, "--table", "markdown", "--name", "my judge")
     assert "| my judge †‡ | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 |" in text
-    assert "| whole † | **100.0** | **100.0** | **100.0** | **100.0** | **100.0** |" in text
+    assert "| whole †‡ | **100.0** | **100.0** | **100.0** | **100.0** | **100.0** |" in text
     assert r"\bottomrule" in call("rewardbench", half, "--table", "latex")
 
 

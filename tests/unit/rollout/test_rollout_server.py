@@ -377,6 +377,7 @@ def test_use_of_a_sleeping_server_loads_its_weights_again(make, tmp_path):
             "/wake_up",
             "/collective_rpc",
             "/reset_prefix_cache?reset_running_requests=true",
+            "/update_weight_version",
         ]
 
 
