@@ -292,7 +292,9 @@ def test_a_judge_that_likes_long_answers_is_seen():
 
 def test_positions_read_what_the_policy_reads():
     log = [
-        dataclasses.replace(judged("rmb", ("BoN_set/Harmlessness/S1", "g", "0"), None, order), text="[[A]]")
+        dataclasses.replace(
+            judged("rmb", ("BoN_set/Harmlessness/S1", "g", "0"), None, order), text="<think>[[A]]"
+        )
         for order in ORDERS
     ]
     quiet, loud = (details_of(log, "rmb", policy).figures()["positions"] for policy in ("paper", "rm_r1"))
