@@ -222,7 +222,8 @@ def test_a_spelled_end_of_turn_ends_no_turn(folders, tokenizers, target):
     assert "<|im_end|>right" in path.text
     got, prompt = learnt(folders[target], to_sft_example(path, TASK))
     assert reads.eos_token_id not in got[prompt:-1]
-    assert not {reads.encode(text)[0] for text in reads.special_tokens} & set(got[prompt:-1])
+    control = [text for text in reads.special_tokens if "think" not in text]  # the tags are meant to be there
+    assert not {reads.encode(text)[0] for text in control} & set(got[prompt:-1])
     if target == "qwq":
         assert list(got[prompt:-1]) == ids, "as sampled, whatever tokens the text would be split into"
         assert response_ids(wrote, path.text) != ids
