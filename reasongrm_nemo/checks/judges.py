@@ -81,7 +81,7 @@ def check_models(cfg: DictConfig, refuse: Refuse) -> None:
 
 
 def check_judge_form(cfg: DictConfig, refuse: Refuse) -> None:
-    """The recipe's `judge` block where each key may be null, to leave it to the models."""
+    """The recipe's `judge` block; in evaluate each key may be null, to leave it to the models."""
     _check_form(cfg.judge, "judge", refuse)
 
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 from omegaconf import DictConfig
 
 from reasongrm_nemo import rope
-from reasongrm_nemo.checks.judges import check_templates
+from reasongrm_nemo.checks.judges import check_judge_form, check_templates
 from reasongrm_nemo.checks.refusal import Refuse, origin_of
 from reasongrm_nemo.checks.sampling import check_sampling
 from reasongrm_nemo.checks.servers import check_servers
@@ -51,6 +51,7 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
         raise UserError(f"{origin_of(key, origin, recipe)}: {key} {why}")
 
     check_values(cfg, refuse)
+    check_judge_form(cfg, refuse)
     _check_lengths(cfg, refuse)
     _check_rope(cfg.model, refuse)
     _check_megatron(cfg, refuse)

@@ -7,7 +7,7 @@ import re
 
 from omegaconf import DictConfig, ListConfig
 
-from reasongrm_nemo.checks.judges import check_judge_form, check_models, check_settings
+from reasongrm_nemo.checks.judges import check_models, check_settings
 from reasongrm_nemo.checks.refusal import Refuse
 from reasongrm_nemo.checks.values import NAME
 
@@ -96,7 +96,6 @@ def check_evaluate(cfg: DictConfig, refuse: Refuse) -> None:
     if all(path is None for path in cfg.inputs.values()):
         refuse("inputs", f"has nothing to judge; give at least one of {', '.join(cfg.inputs)}")
     check_models(cfg, refuse)
-    check_judge_form(cfg, refuse)
     for name, path in own.logs.items():
         if not NAME.fullmatch(str(name)):
             refuse(

@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.checks.refusal import Refuse, near
-from reasongrm_nemo.judge import POLICIES
 from reasongrm_nemo.judge.settings import TEMPERATURE, fits_temperature
 
 STAGES = ("prepare", "grpo", "generate", "filter", "sft", "mine", "evaluate")
@@ -22,7 +21,6 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "model.rope.type": (None, "yarn", "linear"),
     "model.dtype": ("fp32", "bf16"),
     "model.recompute": ("none", "full"),
-    "judge.policy": POLICIES,
     "rollout.dtype": ("fp32", "bf16"),
     "cluster.platform": ("cpu", "gpu"),
     "cluster.launcher": ("auto", "local", "slurm"),
@@ -191,8 +189,6 @@ def check_values(cfg: DictConfig, refuse: Refuse) -> None:
     """Choices, and the least that numbers may be; blocks and keys that the recipe lacks are left out."""
     for key, known in CHOICES.items():
         value = OmegaConf.select(cfg, key, default=_ABSENT)
-        if key == "judge.policy" and value is None and cfg.stage == "evaluate":
-            continue  # the models say
         if value is not _ABSENT and value not in known:
             names = [str(name) for name in known if name is not None]
             refuse(key, f'is "{value}"; it can be {", ".join(names)}{near(str(value), names)}')
