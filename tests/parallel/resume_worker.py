@@ -28,7 +28,9 @@ def main(work, *overrides):
     from reasongrm_nemo.work_order import first_rank
 
     sessions.quiet_libraries()
-    recipe = load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml", overrides)
+    # the log-probs given below are drawn: no policy of this run sampled them
+    given = ("grpo.log_prob_gap.warn.fp32=100", "grpo.log_prob_gap.stop.fp32=100")
+    recipe = load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml", [*given, *overrides])
     model = resolve_path(recipe.model.hf_path, "")
     session = sessions.start(platform, GRPOActor, recipe, recipe.grpo.optim, 10, model)
     session.model.grpo = recipe.grpo
@@ -47,7 +49,7 @@ def main(work, *overrides):
             group = []
             for sample in range(count):
                 ids = [draw.randrange(5, 290) for _ in range(draw.randrange(5, 30))]
-                ids += draw.choice(verdicts)
+                ids += [*draw.choice(verdicts), tokenizer.eos_token_id]
                 log_probs = [-draw.uniform(3, 6) for _ in ids]
                 if sample == 0 and seed.split()[0] in os.environ.get("NAN_STEPS", "").split():
                     log_probs[0] = math.nan

@@ -248,8 +248,10 @@ def test_training_stages_start_dry_and_read_all_their_keys():
     found = dry_start(load_recipe(QWQ))
     assert set(found.unread) <= {
         "cluster.threads_per_rank",  # by a rank as it starts
+        "grpo.epochs",  # where grpo.steps is not given
         "grpo.global_batch",  # by the checks
         "grpo.kl_in",  # where kl_coefficient is above 0
+        *(f"grpo.log_prob_gap.{bound}.{kind}" for bound in ("warn", "stop") for kind in ("fp32", "lagged")),
         "grpo.optim.min_lr",  # by a cosine
         "grpo.validation.max_tasks",
         "grpo.validation.samples",
