@@ -418,7 +418,7 @@ def test_killed_while_taking_its_place(recipe, stage, monkeypatch, tmp_path, mom
 
     with monkeypatch.context() as patch:
         if moment == "synced":
-            patch.setattr("reasongrm_nemo.manifest.sync_tree", kill)
+            patch.setattr("reasongrm_nemo.manifest.artefact.sync_tree", kill)
         elif moment == "described":
             patch.setattr(Artefact, "_place", kill)
         else:

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an artefact was made of: its key, its files' hashes, its manifest, its life."""
+
+from reasongrm_nemo.manifest.artefact import Artefact
+from reasongrm_nemo.manifest.hashes import HashCache, content_hash
+from reasongrm_nemo.manifest.key import RELEVANT, flatten, identity, stage_key, what_changed
+from reasongrm_nemo.manifest.versions import PACKAGES, code_version, package_versions
+
+__all__ = [
+    "PACKAGES",
+    "RELEVANT",
+    "Artefact",
+    "HashCache",
+    "code_version",
+    "content_hash",
+    "flatten",
+    "identity",
+    "package_versions",
+    "stage_key",
+    "what_changed",
+]
