@@ -102,8 +102,22 @@ def read_source(path: Path, label: str, is_base: bool) -> Source:
         mark = getattr(error, "problem_mark", None)
         place = f"{label}:{mark.line + 1}" if mark else label
         first = str(getattr(error, "problem", None) or error).splitlines()[0]
-        raise UserError(f"{place}: not valid YAML: {first}") from None
+        raise UserError(f"{place}: not valid YAML: {first}{_remedy(first)}") from None
     return Source(label, data, lines, is_base)
+
+
+_REMEDIES = (
+    (r"found character '\\t'", "indent with spaces, not tabs"),
+    (r"found character '[@`%]'", "put the value in quotes"),
+    (r"mapping values are not allowed", "indent by two spaces a level, and put a text with ': ' in quotes"),
+    (r"expected ',' or '[\]}]'", "close the bracket on the line before"),
+    (r"undefined alias", "put a text that begins with * in quotes"),
+)
+
+
+def _remedy(problem: str) -> str:
+    """What to do about a fault that PyYAML names by its scanner's state."""
+    return next((f"; {remedy}" for pattern, remedy in _REMEDIES if re.search(pattern, problem)), "")
 
 
 def command_line(overrides: Iterable[str]) -> Source:

@@ -166,3 +166,24 @@ def test_merged_keys_and_anchors_are_read_as_before(tmp_path):
         "grpo: {max_tokens_per_micro_batch: 512, optim: &o {lr: 1e-5}, validation: {samples: 1}}\n"
     )
     assert load_recipe(path).grpo.optim.lr == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("seed:\n\tgrpo: 1\n", "recipe.yaml:2: not valid YAML: .*; indent with spaces, not tabs$"),
+        ("inputs: {tasks: @x/y}\n", "recipe.yaml:1: .*'@'.*; put the value in quotes$"),
+        ("runs_folder: `here`\n", "; put the value in quotes$"),
+        (
+            "name: a: b\n",
+            "recipe.yaml:1: .*; indent by two spaces a level, and put a text with ': ' in quotes$",
+        ),
+        ("rollout: {gpus: [1, 2}\n", "; close the bracket on the line before$"),
+        ("name: *mine\n", "; put a text that begins with \\* in quotes$"),
+    ],
+)
+def test_what_is_no_yaml_comes_with_its_remedy(tmp_path, text, says):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=says):
+        load_recipe(path)
