@@ -16,14 +16,14 @@ from reasongrm_nemo.errors import UserError
 
 
 def load_function(name: str, key: str) -> Callable[..., Any]:
-    """The function that ``module:function`` names, from PYTHONPATH or the current folder.
+    """The function of two arguments that ``module:function`` names, from PYTHONPATH or the current folder.
 
     Args:
         name: as in the recipe.
         key: the recipe's key, for the message.
 
     Raises:
-        UserError: the module or the function is not there, or cannot be loaded.
+        UserError: the module or the function is not there, cannot be loaded, or does not take two arguments.
     """
     module, _, function = name.partition(":")
     here = os.getcwd()
@@ -35,6 +35,12 @@ def load_function(name: str, key: str) -> Callable[..., Any]:
         raise UserError(f"{key}: {name} cannot be loaded: {type(error).__name__}: {error}") from None
     if not callable(found):
         raise UserError(f"{key}: {name} is {type(found).__name__}, not a function")
+    try:
+        inspect.signature(found).bind(None, None)
+    except TypeError as error:
+        raise UserError(f"{key}: {name} cannot be called with two arguments: {error}") from None
+    except ValueError:  # built in, without a signature
+        pass
     return found  # type: ignore[no-any-return]
 
 

@@ -77,9 +77,11 @@ def test_anything_else_is_one_sentence_with_the_task(hook, body, says):
         ("no_such_module:f", "ModuleNotFoundError"),
         ("math:no_such_function", "AttributeError"),
         ("math:pi", "is float, not a function"),
+        ("json:loads", "cannot be called with two arguments: too many positional arguments"),
+        ("os:getcwd", "cannot be called with two arguments: too many positional arguments"),
     ],
 )
-def test_a_function_that_is_not_there_is_refused(name, says):
+def test_a_function_that_cannot_be_called_is_refused(name, says):
     with pytest.raises(UserError, match=rf"^grpo\.reward: {name} .*{says}"):
         Rewarder(name)
 
