@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reasongrm_nemo.data.forms import PROMPT_FIELDS, SYSTEM_FIELDS, is_answer_field, is_nothing, labelled
-from reasongrm_nemo.data.labels import LABEL_FIELDS, number_of
+from reasongrm_nemo.data.labels import LABEL_FIELDS, Labelled, first_is_better, number_of
 from reasongrm_nemo.data.problems import RowProblem
 from reasongrm_nemo.errors import UserError
 
@@ -58,17 +58,19 @@ class Columns:
         """The row with the mapped fields under the names that the forms know.
 
         Raises:
-            RowProblem: the row lacks a mapped field that it needs.
+            RowProblem: the row lacks a mapped field that it needs, or its label prefers neither answer.
         """
         if not isinstance(row, dict):
             return row
         if self.fields:
             row = self._renamed(row)
-        found = labelled(row) if self.a_wins is not None else None
-        if found is None or found.label is None:
+        if self.a_wins is None and "label" not in self.fields:
             return row
-        said = self._said(row[found.label])
-        return {name: value for name, value in row.items() if name != found.label} | {LABEL: said}
+        answers = labelled(row)
+        if answers is None or answers.label is None:
+            return row
+        said = self._said(row, answers)
+        return {name: value for name, value in row.items() if name != answers.label} | {LABEL: said}
 
     def check_met(self, files: str) -> None:
         """Raises `UserError` where a mapped field was in no row."""
@@ -94,11 +96,31 @@ class Columns:
         kept = {n: v for n, v in row.items() if n not in replaced and not (answers and is_answer_field(n))}
         return kept | values
 
-    def _said(self, value: Any) -> Any:
+    def _said(self, row: dict[str, Any], answers: Labelled) -> Any:
+        """The label as A or B where a_wins and b_wins name its values, else as it stands.
+
+        Raises:
+            RowProblem: neither they nor words say which answer is better; with the user's name for the label.
+        """
+        assert answers.label is not None
+        value = row[answers.label]
         for answer, wins in (("A", self.a_wins), ("B", self.b_wins)):
-            if _plain(value) == _plain(wins):
+            if wins is not None and _plain(value) == _plain(wins):
                 return answer
-        return value if isinstance(value, str) and number_of(value) is None else None
+        if number_of(value) is not None and self.a_wins is None:
+            return value  # what numbers mean is the whole file's to say
+        try:
+            if number_of(value) is None:
+                first_is_better(row, answers, {})
+                return value
+        except RowProblem as problem:
+            if problem.reason == "tie":
+                return value
+        name = self.fields.get("label", answers.label)
+        wins = f"{self.a_wins!r} (prepare.columns.a_wins) nor {self.b_wins!r} (b_wins)"
+        hint = "; name the values that prefer each answer in prepare.columns: a_wins and b_wins"
+        why = hint if self.a_wins is None else f", neither {wins}"
+        raise RowProblem("no_label", f"{name} is {value!r:.60}{why}")
 
 
 def _plain(value: Any) -> str:

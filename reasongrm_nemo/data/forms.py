@@ -98,12 +98,14 @@ def plain_rows(row: Any, numbers: Mapping[str, Numbers] = NO_NUMBERS) -> list[An
     else:
         return [row]
     plain = {key: row[key] for key in KEPT_FIELDS if key in row} | {"prompt": asked}
-    if _texts(good) and _texts(bad):
-        return [
-            {**plain, "chosen": better, "rejected": worse, "id": _cell(row.get("id"), f"{i}{j}")}
-            for i, better in enumerate(good)
-            for j, worse in enumerate(bad)
-        ]
+    if _texts(good) or _texts(bad):  # several answers; one alone may stand without a list
+        goods, bads = ([side] if isinstance(side, str) else side for side in (good, bad))
+        if _texts(goods) and _texts(bads):
+            return [
+                {**plain, "chosen": better, "rejected": worse, "id": _cell(row.get("id"), f"{i}{j}")}
+                for i, better in enumerate(goods)
+                for j, worse in enumerate(bads)
+            ]
     return [{**plain, "chosen": good, "rejected": bad}]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from reasongrm_nemo.data.forms import FORMS, PROMPT_FIELDS, is_marked
+from reasongrm_nemo.data.forms import FORMS, PROMPT_FIELDS, is_answer_field, is_marked
 from reasongrm_nemo.data.problems import DROP_REASONS, RowProblem
 from reasongrm_nemo.data.rows import BrokenRow
 
@@ -24,6 +24,8 @@ def refusal(where: str, row: Any, problem: RowProblem) -> str:
     if isinstance(row, BrokenRow) or not isinstance(row, dict):
         return f"{where} is left out: {why}"
     said = f"{where} has the {fields_of(row)} and is left out: {why}"
+    if problem.reason in ("unknown_form", "wrong_type") and (hint := _layout(row)):
+        return f"{said}; {hint}"
     return said if problem.reason != "unknown_form" else f"{said}; {_nearest(row)}"
 
 
@@ -32,6 +34,26 @@ def fields_of(row: dict[str, Any]) -> str:
     shown = [f"{str(name)[:40]} ({_kind(value)})" for name, value in [*row.items()][:_SHOWN]]
     more = f" and {len(row) - _SHOWN} more" if len(row) > _SHOWN else ""
     return f"fields {', '.join(shown)}{more}" if row else "no fields"
+
+
+def _layout(row: dict[str, Any]) -> str:
+    """What to do about a file that is not one object a row; nothing where the row looks like one."""
+    values = [*row.values()]
+    by_index = all(isinstance(value, dict) and value.keys() == values[0].keys() for value in values)
+    by_list = all(isinstance(value, list) and len(value) == len(values[0]) > 1 for value in values)
+    if len(values) > 1 and (by_index or by_list):
+        return 'the file seems to hold columns; write one object a row (pandas: to_json(orient="records"))'
+    for name, value in row.items():
+        field = str(name)[:40]
+        if isinstance(value, list) and value and isinstance(value[0], dict) and not _is_turn(value[0]):
+            return f"the rows seem to stand in the field {field}; write that list alone to the file"
+        if isinstance(value, dict) and any(is_answer_field(str(inner)) for inner in value):
+            return f"the row seems to stand in the field {field}; write that object alone as the row"
+    return ""
+
+
+def _is_turn(item: dict[str, Any]) -> bool:
+    return not item.keys().isdisjoint(("role", "from"))
 
 
 def _nearest(row: dict[str, Any]) -> str:

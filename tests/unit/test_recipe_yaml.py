@@ -176,7 +176,7 @@ def test_merged_keys_and_anchors_are_read_as_before(tmp_path):
         ("runs_folder: `here`\n", "; put the value in quotes$"),
         (
             "name: a: b\n",
-            "recipe.yaml:1: .*; indent by two spaces a level, and put a text with ': ' in quotes$",
+            "; indent by two spaces a level, and put a text with ': ' in quotes$",
         ),
         ("rollout: {gpus: [1, 2}\n", "; close the bracket on the line before$"),
         ("name: *mine\n", "; put a text that begins with \\* in quotes$"),

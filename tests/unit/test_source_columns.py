@@ -92,3 +92,35 @@ def test_questions_have_columns_too(tmp_path):
 def test_a_recipe_with_half_a_mapping_is_refused(words, says):
     with pytest.raises(UserError, match=re.escape(says)):
         load_recipe(RECIPES / "0_prepare.yaml", [f"prepare.columns.{word}" for word in words])
+
+
+LABELLED = {"prompt": "q", "a": "one", "b": "two", "label": "pick"}
+
+
+@pytest.mark.parametrize(
+    ("value", "wins", "says"),
+    [
+        (
+            "eins",
+            {},
+            r"\(pick is 'eins'; name the values that prefer each answer in prepare\.columns: a",
+        ),
+        (True, {}, r"\(pick is True; name the values"),
+        (None, {}, r"\(pick is None; name the values"),
+        (True, {"a_wins": "x", "b_wins": "y"}, r"\(pick is True, neither 'x' .*a_wins\) nor 'y' \(b_wins\)"),
+        (3, {"a_wins": 1, "b_wins": 2}, r"\(pick is 3, neither '1' "),
+        ({"text": "A"}, {}, r"\(pick is \{'text': 'A'\}; name"),
+    ],
+)
+def test_a_label_that_says_nothing_is_quoted_under_its_field_s_name(value, wins, says, tmp_path):
+    row = {"q": "Which sea?", "one": "good", "two": "bad", "pick": value}
+    with pytest.raises(UserError, match=says):
+        read_pairs(write(tmp_path / "rows.jsonl", [row]), columns=LABELLED | wins)
+
+
+def test_words_and_ties_under_a_mapped_label_are_read_as_elsewhere(tmp_path):
+    said = ["model_b", "tie", "first"]
+    rows = [{"q": f"Which sea {n}?", "one": "1st", "two": "2nd", "pick": w} for n, w in enumerate(said)]
+    loaded = read_pairs(write(tmp_path / "rows.jsonl", rows), columns=LABELLED)
+    assert [pair.chosen for pair in loaded.pairs] == ["2nd", "1st"]
+    assert loaded.drops == {"tie": 1}

@@ -368,8 +368,25 @@ def test_a_prompt_beside_conversations_must_agree(tmp_path):
             "no form of docs/data.md is near; say under prepare.columns which fields",
         ),
         ("text", "rows.jsonl:1 is left out: not an object"),
+        (
+            {"prompt": ["p", "q"], "chosen": ["x", "y"], "rejected": ["v", "w"]},
+            "seems to hold columns; write one object a row",
+        ),
+        (
+            {"prompt": {"0": "p"}, "chosen": {"0": "x"}, "rejected": {"0": "v"}},
+            "seems to hold columns; write one object a row",
+        ),
+        ({"data": [{"prompt": "p", "chosen": "x"}]}, "in the field data; write that list alone to the file"),
+        ({"row": {"prompt": "p", "chosen": "x"}}, "in the field row; write that object alone as the row"),
     ],
 )
 def test_a_refusal_shows_the_first_rows_fields_and_the_nearest_form(row, says, tmp_path):
     with pytest.raises(UserError, match=says):
         read_pairs(write(tmp_path / "rows.jsonl", [row]))
+
+
+@pytest.mark.parametrize(("good", "bad"), [("x", ["v", "w"]), (["x"], ["v", "w"])])
+def test_one_answer_may_stand_beside_a_list_of_others(good, bad, tmp_path):
+    row = {"prompt": "q", "chosen": good, "rejected": bad, "id": 7}
+    loaded = read_pairs(write(tmp_path / "rows.jsonl", [row]))
+    assert [(pair.chosen, pair.rejected) for pair in loaded.pairs] == [("x", "v"), ("x", "w")]
