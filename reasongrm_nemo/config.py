@@ -9,6 +9,7 @@ names, and the first element of a base's list is the pattern of every element.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -83,14 +84,15 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
         raise UserError(
             f'{path}: inherits no base; add "defaults: [base/<stage>]" (see {recipes_root()}/base)'
         )
-    merged: Any = OmegaConf.create({})
+    layered: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for source in [*sources, command]:
         checks.spell_out_models(source.data)
         if not source.is_base:
             _check_keys(source, source.data, schema, "")
-        merged = OmegaConf.merge(merged, OmegaConf.create(source.data))
+        layered = _merged(layered, source.data)
         origin |= {key: source.where(key) for key, _ in _leaves(source.data)}
+    merged: Any = OmegaConf.create(layered)
     if _shape_of_another([*sources, command]):
         merged.plan.config = None
         origin["plan.config"] = origin["model.hf_path"]
@@ -132,10 +134,9 @@ def has_key(path: str | Path, key: str) -> bool:
 def stated(path: str | Path, key: str) -> Any:
     """What the recipe at `path`, without overrides, has under the dotted `key`; None where nothing."""
     path = Path(path)
-    sources = _gather(path, recipes_root(path))
-    merged = OmegaConf.merge(*(OmegaConf.create(source.data) for source in sources))
+    merged = _layers(_gather(path, recipes_root(path)))
     try:
-        return OmegaConf.select(merged, key, throw_on_missing=False)
+        return OmegaConf.select(OmegaConf.create(merged), key, throw_on_missing=False)
     except OmegaConfBaseException:  # it needs what is not there; an override may replace it
         return None
 
@@ -303,8 +304,23 @@ def _shape_of_another(sources: Iterable[Source]) -> bool:
 
 
 def _schema(sources: list[Source]) -> dict[str, Any]:
-    bases = [OmegaConf.create(source.data) for source in sources if source.is_base]
-    return OmegaConf.to_container(OmegaConf.merge(*bases)) if bases else {}  # type: ignore[return-value]
+    return _layers(source for source in sources if source.is_base)
+
+
+def _layers(sources: Iterable[Source]) -> dict[str, Any]:
+    return functools.reduce(_merged, (source.data for source in sources), {})
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two mappings as one, key by key; `above` counts, unless the value is still required there."""
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, dict):
+            inner = merged.get(key)
+            merged[key] = _merged(inner if isinstance(inner, dict) else {}, value)
+        elif value != MISSING or key not in merged:
+            merged[key] = value
+    return merged
 
 
 def _leaves(data: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

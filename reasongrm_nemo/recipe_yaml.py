@@ -8,10 +8,12 @@ number then reads what can mean one thing alone (`read_as`), and another is refu
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +87,7 @@ def read_source(path: Path, label: str, is_base: bool) -> Source:
         UserError: it is no YAML, or no mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=_Loader)
-        if node is not None and not isinstance(node, yaml.MappingNode):
-            raise UserError(f"{label}: a recipe is a mapping of keys, this is a {node.tag.split(':')[-1]}")
-        data = _parsed(text) if node is not None else {}
-        lines: dict[str, int] = {}
-        _note_lines(node, "", lines)
-        data = _written(node, data, "")
-        OmegaConf.create(data)  # refuses a ${...} that has no end
+        kind, data, lines = _read(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise UserError(
             f"{label}: not valid YAML: it is nested too deeply, or an alias is inside itself"
@@ -103,7 +97,24 @@ def read_source(path: Path, label: str, is_base: bool) -> Source:
         place = f"{label}:{mark.line + 1}" if mark else label
         first = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise UserError(f"{place}: not valid YAML: {first}{_remedy(first)}") from None
-    return Source(label, data, lines, is_base)
+    if kind != "map":
+        raise UserError(f"{label}: a recipe is a mapping of keys, this is a {kind}")
+    return Source(label, copy.deepcopy(data), lines, is_base)
+
+
+@lru_cache(maxsize=64)  # every recipe inherits the same few bases, and a pipeline reads each several times
+def _read(text: str) -> tuple[str, Any, dict[str, int]]:
+    """What kind of YAML node a text is, its value, and the line of each dotted key."""
+    node = yaml.compose(text, Loader=_Loader)
+    if node is None:
+        return "map", {}, {}
+    if not isinstance(node, yaml.MappingNode):
+        return node.tag.split(":")[-1], None, {}
+    lines: dict[str, int] = {}
+    _note_lines(node, "", lines)
+    data = _written(node, _parsed(text), "")
+    OmegaConf.create(data)  # refuses a ${...} that has no end
+    return "map", data, lines
 
 
 _REMEDIES = (
