@@ -15,8 +15,8 @@ import click
 from shared import common_options, run
 
 from reasongrm_nemo.cli import Command
+from reasongrm_nemo.documents import object_at, read_json, shaped
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json
 from reasongrm_nemo.megatron.checkpoints import Checkpoints
 from reasongrm_nemo.megatron.weights.convert import megatron_to_hf
 
@@ -57,9 +57,10 @@ def exported_checkpoint(artefact: Path) -> Path:
     Raises:
         UserError: it has none any more.
     """
-    recipe = read_json(artefact / "manifest.json")["recipe"]
+    file = artefact / "manifest.json"
+    recipe = shaped(read_json(file), {"recipe": {"stage": str}}, str(file))["recipe"]
     kept = Checkpoints(artefact / "checkpoints", keep=1)
-    best = recipe[recipe["stage"]]["validation"]["export"] == "best"
+    best = object_at(recipe, recipe["stage"], "validation").get("export") == "best"
     found = (kept.best() if best else None) or kept.latest()
     if found is None:
         raise UserError(f"{kept.folder} holds no whole checkpoint; the stage's hf/ has the same weights.")

@@ -18,7 +18,7 @@ from reasongrm_nemo import conversions
 from reasongrm_nemo.architecture import exported_config
 from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.files import read_json, readable_bytes
-from reasongrm_nemo.manifest import HashCache
+from reasongrm_nemo.manifest import HashCache, check_path
 from reasongrm_nemo.megatron.weights import convert
 from reasongrm_nemo.megatron.weights.hf_folder import RECIPE_DTYPES
 from reasongrm_nemo.rollout import readers
@@ -82,7 +82,9 @@ def run(
         companions: the folder whose config.json is exported; None: none is.
     """
     target = megatron if hf == weights else hf
-    cache = HashCache.of_runs(target.parent)
+    cache = HashCache()
+    for source in {weights, megatron if target == hf else hf}:
+        check_path(source, "source", cache)
     if if_changed:
         if conversions.stands(target, weights, cache):
             click.echo(f"{target}: made of these weights before")

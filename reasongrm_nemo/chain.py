@@ -73,7 +73,7 @@ def chain(
     # what the first training begins with: the others' base too
     base = next((cfg.model.hf_path for cfg in recipes if cfg.stage == "grpo"), "")
     convert = convert and bool(base)
-    cache = HashCache.of_runs(runs_dir)
+    cache = HashCache()
     jobs: list[Job] = []
     trained = [cfg.name for cfg in recipes if cfg.stage == "grpo"]
     for path, cfg in list(zip(files, recipes, strict=True))[begin : end + 1]:

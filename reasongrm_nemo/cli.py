@@ -167,6 +167,7 @@ def plan(
     """
     from reasongrm_nemo import planning
     from reasongrm_nemo.config import find_recipe
+    from reasongrm_nemo.manifest import check_path
 
     asked = {
         "--dry-start": dry_start,
@@ -183,6 +184,8 @@ def plan(
             f"{', '.join(given)}: each prints something else; give one "
             "(--lengths and --plot go with --rollouts)"
         )
+    if lengths is not None:
+        check_path(lengths, "--lengths")
     folder = find_recipe(recipe).is_dir()
     if folder and given and not dry_start:
         raise UserError(
@@ -290,21 +293,34 @@ def preflight(
 @_JSON
 def score(words: tuple[Path, ...], origin: str | None, as_json: bool, **options: Any) -> None:
     """Score BENCHMARK (rewardbench, rm_bench or rmb) from its verdict log; several files are its shards."""
+    from reasongrm_nemo.manifest import check_path
     from reasongrm_nemo.report.score_command import ScoreOptions, benchmark_and_files, score_command
 
     benchmark, files = benchmark_and_files(words, origin)
+    for file in (*files, *options["compare"], *filter(None, [options["tasks"]])):
+        check_path(file, "score")
     data, text = score_command(benchmark, files, ScoreOptions(**options, origin=origin))
     _print(as_json, data, text)
 
 
 @main.command()
 @click.argument("artefact", type=click.Path(path_type=Path))
+@click.option("--verify", is_flag=True, help="Read every file again; status 2 if one is not as it was made.")
 @_JSON
-def show(artefact: Path, as_json: bool) -> None:
+def show(artefact: Path, verify: bool, as_json: bool) -> None:
     """What ARTEFACT is: its stage, inputs, figures, drops, timings and files."""
     from reasongrm_nemo.report import summary
 
     manifest = summary.read_artefact(artefact)
+    if verify:
+        found, text = summary.verified(artefact, manifest)
+        _print(as_json, found, text)
+        if wrong := sum(len(found[kind]) for kind in ("missing", "changed", "unknown")):
+            raise UserError(
+                f"{artefact}: {wrong} files are not as {manifest['name']} was made; restore them, or run the "
+                "stage again"
+            )
+        return
     _print(as_json, manifest, summary.describe(artefact, manifest))
 
 
@@ -315,6 +331,7 @@ def show(artefact: Path, as_json: bool) -> None:
 def serve(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Serve the model of RECIPE with its rollout settings until Ctrl-C; prints its URL and token."""
     from reasongrm_nemo.config import load_recipe, require_path
+    from reasongrm_nemo.manifest import check_path
     from reasongrm_nemo.stages.context import check_checkpoint
     from reasongrm_nemo.stages.rollout_pool import RolloutPool
 
@@ -325,6 +342,7 @@ def serve(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         )
     model = require_path(cfg.model.hf_path, cfg.runs_dir, "model.hf_path")
     check_checkpoint(cfg, model, "model.hf_path")
+    check_path(model, "model.hf_path")
     with (
         _interruptible("the server is down"),
         RolloutPool(Path(cfg.runs_dir) / ".logs", _console(as_json)) as pool,

@@ -19,7 +19,7 @@ def made_of(source: Path, cache: HashCache) -> dict[str, str]:
 
     Args:
         source: a Hugging Face folder; of a training run the one that it exported.
-        cache: of the runs folder, so that what its manifests know is not read again.
+        cache: what was read already.
     """
     files = cache.tree(source)
     weights = {name: file for name, file in files.items() if name.endswith(".safetensors")}

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from reasongrm_nemo.data.jsonl import sync_directory
+from reasongrm_nemo.documents import read_json as read_json
 from reasongrm_nemo.errors import StageFailed, UserError
 
 if TYPE_CHECKING:
@@ -42,16 +43,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """`write_text` of indented JSON."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """The parsed file; UserError where it is missing or not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); was it written by this program?") from None
 
 
 class StreamedFile(io.FileIO):

@@ -4,6 +4,8 @@
 from reasongrm_nemo.manifest.artefact import Artefact
 from reasongrm_nemo.manifest.hashes import HashCache, content_hash
 from reasongrm_nemo.manifest.key import RELEVANT, flatten, identity, stage_key, what_changed
+from reasongrm_nemo.manifest.record import read_manifest
+from reasongrm_nemo.manifest.verify import check_made, check_path
 from reasongrm_nemo.manifest.versions import PACKAGES, code_version, package_versions
 
 __all__ = [
@@ -11,11 +13,14 @@ __all__ = [
     "RELEVANT",
     "Artefact",
     "HashCache",
+    "check_made",
+    "check_path",
     "code_version",
     "content_hash",
     "flatten",
     "identity",
     "package_versions",
+    "read_manifest",
     "stage_key",
     "what_changed",
 ]

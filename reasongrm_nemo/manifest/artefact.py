@@ -9,6 +9,7 @@ runs_dir/.stale/<name>.unfinished/  a partial with training checkpoints that was
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -19,12 +20,13 @@ from typing import Any
 
 from reasongrm_nemo.data.jsonl import sync_directory
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json, sync_tree, write_json
+from reasongrm_nemo.files import sync_tree, write_json
 from reasongrm_nemo.manifest.hashes import HashCache
 from reasongrm_nemo.manifest.key import what_changed
+from reasongrm_nemo.manifest.record import NAME, digest_of, read_manifest, read_state
 
-# Inside an artefact: not an input of any stage, possibly huge.
-_UNHASHED = ("checkpoints", "logs", "rollouts", "tensorboard", "wandb", "mlruns")
+# Inside an artefact: what others may still write to, and nothing reads.
+_UNHASHED = ("logs", "tensorboard", "wandb", "mlruns")
 
 
 @dataclass
@@ -49,27 +51,35 @@ class Artefact:
         """The finished artefact's manifest; None where there is none.
 
         Raises:
-            UserError: a folder of that name stands there without a manifest.
+            UserError: a folder of that name stands there without a manifest, or with a damaged one.
         """
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return None
-        if not (self.path / "manifest.json").is_file():
+        if not (self.path / NAME).is_file():
             raise UserError(
                 f"{self.path} exists but has no manifest.json, so it is not ours to replace; move it away"
             )
-        return read_json(self.path / "manifest.json")  # type: ignore[no-any-return]
+        return read_manifest(self.path / NAME)
 
-    def missing_output(self, manifest: Mapping[str, Any]) -> str | None:
-        """The first file that the manifest lists and that is gone or of another size."""
+    def damage(self, manifest: Mapping[str, Any], cache: HashCache) -> str | None:
+        """What is wrong with the first file that is not as the manifest lists it; None: all are."""
+        hashed = []
         for name, entry in manifest["outputs"].items():
             path = self.path / name
             if not path.is_file() or path.stat().st_size != entry["size"]:
-                return name
+                return f"{name} is missing or cut short"
+            if "sha256" in entry:
+                hashed.append((name, entry["sha256"]))
+        found = cache.files(self.path / name for name, _ in hashed)
+        for (name, due), file in zip(hashed, found, strict=True):
+            if file["sha256"] != due:
+                return f"{name} is not what was made (its SHA-256 differs from the manifest)"
         return None
 
     def recover(self) -> None:
         """Put a partial that was already whole when its run was killed in its place."""
-        if (self.work / "manifest.json").is_file():
+        if (self.work / NAME).is_file():
+            read_manifest(self.work / NAME)
             self._place()
 
     def begin(self, key: str, ident: Mapping[str, Any], inputs: Mapping[str, Any]) -> tuple[bool, str | None]:
@@ -84,14 +94,14 @@ class Artefact:
         note, state = self.work / "stage.json", None
         gone = None
         if note.is_file():
-            state = read_json(note)
+            state = read_state(note)
             if state["key"] != key:
                 gone, state = f"{self._make_room()}: {what_changed(state['identity'], ident)}", None
         aside = self._aside / "stage.json"
-        if state is None and aside.is_file() and read_json(aside)["key"] == key:
+        if state is None and aside.is_file() and read_state(aside)["key"] == key:
             self._discard(self.work)
             os.rename(self._aside, self.work)
-            state = read_json(note)
+            state = read_state(note)
         if state is None:
             self._discard(self.work)
             self.work.mkdir(parents=True)
@@ -108,29 +118,36 @@ class Artefact:
 
     def finish(self, manifest: dict[str, Any], cache: HashCache) -> dict[str, Any]:
         """Complete the manifest, sync everything, and rename the partial into place."""
-        state = read_json(self.work / "stage.json")
+        state = read_state(self.work / "stage.json")
         state["sessions"][-1]["end"] = time.time()
         seconds = sum(s["end"] - s["start"] for s in state["sessions"])
-        outputs: dict[str, Any] = {}
-        for path in sorted(self.work.rglob("*")):
-            name = path.relative_to(self.work)
-            if path.is_file() and name.parts[0] not in ("stage.json", "stage.log"):
-                outputs[str(name)] = (
-                    {"size": path.stat().st_size} if name.parts[0] in _UNHASHED else cache.file(path)
-                )
         manifest = manifest | {
             "key": state["key"],
             "identity": state["identity"],
             "inputs": state["inputs"],
             "timings": manifest.get("timings", {})
             | {"seconds": round(seconds, 2), "sessions": state["sessions"]},
-            "outputs": outputs,
+            "outputs": self._outputs(cache),
         }
+        # as it will be read: what JSON turns into text or lists is so in the digest, too
+        manifest["digest"] = digest_of(json.loads(json.dumps(manifest)))
         sync_tree(self.work)
-        write_json(self.work / "manifest.json", manifest)
+        write_json(self.work / NAME, manifest)
         (self.work / "stage.json").unlink()  # from here on the manifest says it all, see `recover`
         self._place()
         return manifest
+
+    def _outputs(self, cache: HashCache) -> dict[str, Any]:
+        """Every file that was written, by name."""
+        paths = {str(path.relative_to(self.work)): path for path in sorted(self.work.rglob("*"))}
+        paths = {
+            name: path
+            for name, path in paths.items()
+            if path.is_file() and name.split("/")[0] not in ("stage.json", "stage.log")
+        }
+        hashed = [name for name in paths if name.split("/")[0] not in _UNHASHED]
+        found = dict(zip(hashed, cache.files(paths[name] for name in hashed), strict=True))
+        return {name: found.get(name) or {"size": path.stat().st_size} for name, path in paths.items()}
 
     @property
     def _aside(self) -> Path:
@@ -158,6 +175,6 @@ class Artefact:
     def _discard(folder: Path) -> None:
         if folder.exists():
             # First what makes it look resumable, so that a kill here leaves nothing that looks whole.
-            for name in ("stage.json", "manifest.json"):
+            for name in ("stage.json", NAME):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder)

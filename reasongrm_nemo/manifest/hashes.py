@@ -1,69 +1,122 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Content hashes of files and folders."""
+"""Content hashes of files and folders, read once while a file stays what it was.
+
+A file counts as the same while its inode, size, modification time and change time are. Such a file is not
+read again, by this process or, if it is large, by the next: the user's cache keeps its hash. What that cannot
+see is a disk that gives other bytes for an untouched file; `reasongrm show --verify` reads them all.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from itertools import chain
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from reasongrm_nemo.documents import sentence
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json
+from reasongrm_nemo.files import readable_bytes, remember, remembered
+
+_BLOCK = 1 << 20
+_LARGE = 1 << 20  # of a smaller one the cache would take as long to read as the file
+_SAID = 4 << 30  # what takes longer than some seconds is announced
+_THREADS = 8  # sha256 lets the others work meanwhile
+_UNSETTLED_NS = (
+    50_000_000  # the clock of a file system ticks so slowly that a second change can look like none
+)
+_KIND = "hashes"
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+_Seen = tuple[int, int, int, int]
 
 
 class HashCache:
-    """Content hashes by path, trusted while a file keeps its size and modification time."""
+    """Hashes of what was read in this process, and of large files in earlier ones.
 
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[int, int, str]] = {}
+    Args:
+        recall: take hashes from earlier processes; False: every byte is read.
+        say: told of what takes long.
+    """
 
-    @classmethod
-    def of_runs(cls, *folders: Path) -> HashCache:
-        """Filled from every manifest of runs folders, finished or partial."""
-        cache = cls()
-        names = "*/manifest.json", ".partial/*/stage.json"
-        for path in chain.from_iterable(folder.glob(name) for folder in folders for name in names):
-            try:
-                data = read_json(path)
-            except UserError:
-                continue  # a torn partial: its stage will say so
-            for item in data.get("inputs", {}).values():
-                cache._add(Path(item["path"]), item["files"])
-            cache._add(path.parent, data.get("outputs", {}))
-        return cache
-
-    def _add(self, root: Path, files: Mapping[str, Any]) -> None:
-        for name, entry in files.items():
-            if "sha256" in entry:
-                path = root / name if name != "." else root
-                self._known[str(path.absolute())] = (entry["size"], entry["mtime_ns"], entry["sha256"])
+    def __init__(self, recall: bool = True, say: Callable[[str], None] | None = None) -> None:
+        self._recall, self._say = recall, say
+        self._known: dict[_Seen, str] = {}
 
     def file(self, path: Path) -> dict[str, Any]:
-        """`{size, mtime_ns, sha256}` of one file, read only where the cache has nothing."""
-        stat = path.stat()
-        size, mtime, name = stat.st_size, stat.st_mtime_ns, str(path.absolute())
-        known = self._known.get(name)
-        if known is None or known[:2] != (size, mtime):
-            digest = hashlib.sha256()
-            with path.open("rb") as handle:
-                while block := handle.read(1 << 20):
-                    digest.update(block)
-            known = (size, mtime, digest.hexdigest())
-            self._known[name] = known
-        return {"size": size, "mtime_ns": mtime, "sha256": known[2]}
+        """`{size, mtime_ns, sha256}` of one file.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        try:
+            seen = _seen(path)
+            digest = self._lookup(seen) or self._read(path, seen)
+        except OSError as error:
+            raise UserError(sentence(error, path)) from None
+        return {"size": seen[1], "mtime_ns": seen[2], "sha256": digest}
+
+    def files(self, paths: Iterable[Path]) -> list[dict[str, Any]]:
+        """`file` of each, several read at once."""
+        paths = list(paths)
+        self._announce(paths)
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+            return list(pool.map(self.file, paths))
 
     def tree(self, path: Path) -> dict[str, dict[str, Any]]:
         """Relative name -> `file`, of a folder; a single file has the name "."."""
         if path.is_file():
-            return {".": self.file(path)}
-        return {str(p.relative_to(path)): self.file(p) for p in sorted(path.rglob("*")) if p.is_file()}
+            return {".": self.files([path])[0]}
+        paths = sorted(p for p in path.rglob("*") if p.is_file())
+        names = (str(p.relative_to(path)) for p in paths)
+        return dict(zip(names, self.files(paths), strict=True))
+
+    def _announce(self, paths: Iterable[Path]) -> None:
+        if self._say is None:
+            return
+        sizes = [seen[1] for seen in map(_seen, paths) if self._lookup(seen) is None]
+        if sum(sizes) >= _SAID:
+            self._say(f"  reading {readable_bytes(sum(sizes))} to compare with what was recorded")
+
+    def _lookup(self, seen: _Seen) -> str | None:
+        known = self._known.get(seen)
+        if known is None and self._recall and seen[1] >= _LARGE:
+            kept = remembered(_KIND, _name(seen)) or ""
+            known = kept if _SHA256.fullmatch(kept) else None
+            if known:
+                self._known[seen] = known
+        return known
+
+    def _read(self, path: Path, seen: _Seen) -> str:
+        digest, block = hashlib.sha256(), bytearray(min(_BLOCK, max(seen[1], 1)))
+        view = memoryview(block)
+        with path.open("rb", buffering=0) as handle:
+            while count := handle.readinto(block):
+                digest.update(view[:count])
+        found = digest.hexdigest()
+        settled = time.time_ns() - max(seen[2], seen[3]) > _UNSETTLED_NS
+        if settled and _seen(path) == seen:
+            self._known[seen] = found
+            if seen[1] >= _LARGE:
+                remember(_KIND, _name(seen), found)
+        return found
+
+
+def _seen(path: Path) -> _Seen:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _name(seen: _Seen) -> str:
+    return "-".join(map(str, seen))
 
 
 def content_hash(files: Mapping[str, Mapping[str, Any]]) -> str:
     """One hash of a tree's names and contents; modification times do not count."""
     digest = hashlib.sha256()
     for name in sorted(files):
-        digest.update(f"{name}\0{files[name]['sha256']}\n".encode())
+        digest.update(f"{name}\0{files[name]['sha256']}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json, readable_bytes
-from reasongrm_nemo.manifest import flatten
+from reasongrm_nemo.manifest import flatten, read_manifest, verify
 from reasongrm_nemo.report.console import duration
 from reasongrm_nemo.report.text import aligned, markdown_table
 
@@ -72,9 +73,10 @@ def _stages(runs_dir: Path) -> list[dict[str, Any]]:
     """Every finished artefact of a runs folder, by name."""
     found = []
     for path in sorted(runs_dir.glob("*/manifest.json")):
-        manifest = read_json(path)
-        seconds = manifest["timings"]["seconds"]
-        found.append({"name": manifest["name"], "stage": manifest["stage"], "seconds": seconds})
+        with suppress(UserError):  # a stray folder; a stage's own is checked when it is used
+            manifest = read_manifest(path)
+            seconds = manifest["timings"]["seconds"]
+            found.append({"name": manifest["name"], "stage": manifest["stage"], "seconds": seconds})
     return found
 
 
@@ -275,7 +277,7 @@ def read_artefact(path: Path) -> dict[str, Any]:
         UserError: there is none; a partial one is named as such.
     """
     if (path / "manifest.json").is_file():
-        return read_json(path / "manifest.json")  # type: ignore[no-any-return]
+        return read_manifest(path / "manifest.json")
     partial = path.parent / ".partial" / path.name
     if partial.is_dir():
         raise UserError(
@@ -286,6 +288,12 @@ def read_artefact(path: Path) -> dict[str, Any]:
         hint = f"; it holds the artefacts {', '.join(inside)}" if inside else ""
         raise UserError(f"{path} is not an artefact: it has no manifest.json{hint}")
     raise UserError(f"{path} does not exist")
+
+
+def verified(path: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, list[str]], str]:
+    """What every byte of an artefact says, as data and for people."""
+    found = verify.verify(path, manifest)
+    return found, "\n".join([f"{manifest['name']}  (stage {manifest['stage']})", *verify.report(found)])
 
 
 def describe(path: Path, manifest: Mapping[str, Any]) -> str:

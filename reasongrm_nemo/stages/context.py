@@ -23,6 +23,7 @@ from reasongrm_nemo.manifest import (
     RELEVANT,
     Artefact,
     HashCache,
+    check_made,
     code_version,
     content_hash,
     identity,
@@ -127,18 +128,18 @@ def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: st
     try:
         cfg = dated(cfg, keep=True)
         artefact.recover()
-        cache = HashCache.of_runs(runs_dir, *{path.parent for path in config.artefacts_elsewhere(cfg)})
+        cache = HashCache(say=console.line)
         paths, inputs = _inputs(cfg, runs_dir, cache)
         ident = identity(cfg, inputs)
         key = stage_key(ident)
         manifest = artefact.manifest()
         why = ""
         if manifest is not None:
-            lost = artefact.missing_output(manifest)
-            if manifest["key"] == key and lost is None:
+            wrong = artefact.damage(manifest, cache) if manifest["key"] == key else None
+            if manifest["key"] == key and wrong is None:
                 console.stage(title, f"done before ({duration(manifest['timings']['seconds'])}), unchanged")
                 return Outcome(cfg.name, artefact.path, True, manifest)
-            why = f"{lost} is missing or cut short" if lost else what_changed(manifest["identity"], ident)
+            why = wrong or what_changed(manifest["identity"], ident)
         check_shards(cfg, paths, ident)
         tokenizers = compare_tokenizers(cfg, paths, console.line)
         resumed, gone = artefact.begin(key, ident, inputs)
@@ -160,15 +161,15 @@ def is_done(cfg: DictConfig) -> bool:
     cfg = dated(cfg)
     runs_dir = Path(cfg.runs_dir)
     artefact = Artefact(runs_dir, cfg.name)
-    manifest = artefact.manifest()
+    manifest, cache = artefact.manifest(), HashCache()
     if manifest is None:
         return False
     try:
-        _, inputs = _inputs(cfg, runs_dir, HashCache.of_runs(runs_dir))
+        _, inputs = _inputs(cfg, runs_dir, cache)
     except UserError:
         return False  # an input is not there any more, or not yet again
     key = stage_key(identity(cfg, inputs))
-    return bool(manifest["key"] == key) and artefact.missing_output(manifest) is None
+    return bool(manifest["key"] == key) and artefact.damage(manifest, cache) is None
 
 
 def _run(
@@ -242,6 +243,7 @@ def _inputs(cfg: DictConfig, runs_dir: Path, cache: HashCache) -> tuple[dict[str
         if config.is_model_input(name):
             check_checkpoint(cfg, path, key)
         files = cache.tree(path)
+        check_made(path, files, key)
         paths[name] = path
         kept[name] = {
             "value": value,

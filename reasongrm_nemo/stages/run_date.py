@@ -7,14 +7,16 @@ runs_dir/.date holds it, so that resumed stages, shards and later stages render 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.config import artefacts_elsewhere
+from reasongrm_nemo.documents import object_at, read_json
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json, write_text
+from reasongrm_nemo.files import write_text
 
 _NOTE = ".date"
 
@@ -55,8 +57,9 @@ def _of_artefacts(cfg: DictConfig) -> str | None:
     """The earliest date in manifests of artefacts that were brought here, or that are read elsewhere."""
     found = []
     for path in [*Path(cfg.runs_dir).glob("*/manifest.json"), *_manifests_elsewhere(cfg)]:
-        recipe = read_json(path).get("recipe", {})
-        found.append(recipe.get("judge", {}).get("date"))
+        with suppress(UserError):  # a stray folder; what a stage reads is checked when it is read
+            day = object_at(read_json(path), "recipe", "judge").get("date")
+            found.append(day if isinstance(day, str) else None)
     return min(filter(None, found), default=None)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from reasongrm_nemo.documents import read_json, shaped
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json
 from reasongrm_nemo.manifest import what_changed
 
 # What is worked out from the whole, after the shards are put together: it may differ from theirs.
@@ -46,7 +46,9 @@ def check_shards(cfg: DictConfig, paths: Mapping[str, Path], ident: Mapping[str,
         folder = given if given.is_dir() else given.parent
         if not (folder / "manifest.json").is_file():
             continue
-        made = read_json(folder / "manifest.json").get("identity", {})
+        made = shaped(read_json(folder / "manifest.json"), {"identity?": dict}, str(folder)).get(
+            "identity", {}
+        )
         changed = what_changed(_shared(cfg.stage, made), _shared(cfg.stage, ident))
         if made and changed:
             raise UserError(

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""manifest.json and stage.json as files: their shape, and a hash of the manifest in itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from reasongrm_nemo.documents import NUMBER, read_json, shaped, shown
+from reasongrm_nemo.errors import UserError
+
+NAME = "manifest.json"
+_LIMIT = 64 << 20  # a stage may have read a folder of many thousands of files
+_FILE = {"size": int, "mtime_ns?": int, "sha256?": str}
+_SESSIONS = [{"start": NUMBER, "end?": NUMBER}]
+_MANIFEST = {
+    "name": str,
+    "stage": str,
+    "seed": int,
+    "key": str,
+    "identity": dict,
+    "inputs": {...: {"value": str, "path": str, "sha256": str, "files": {...: _FILE}}},
+    "outputs": {...: _FILE},
+    "timings": {"seconds": NUMBER, "sessions": _SESSIONS},
+    "code": {"version": str, "commit?": (str, type(None))},
+    "packages": {...: str},
+    "result": dict,
+    "drops": {...: int},
+    "recipe": dict,
+    "digest?": str,
+}
+_STATE = {"key": str, "identity": dict, "sessions": _SESSIONS, "inputs?": dict}
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """An artefact's manifest.
+
+    Raises:
+        UserError: it cannot be read, is of another shape, or was changed after it was written.
+    """
+    found = shaped(read_json(path, _LIMIT), _MANIFEST, shown(str(path)))
+    for name in found["outputs"]:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+            raise UserError(f"{path}: outputs names {shown(name)!r}, which is outside of the artefact")
+    if found.get("digest") not in (None, digest_of(found)):
+        raise UserError(
+            f"{path} was changed after it was written (it no longer has the SHA-256 in its digest); restore "
+            "the file, or move the folder away to have the stage done again"
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A partial artefact's stage.json; errors as ``read_manifest``."""
+    return shaped(read_json(path, _LIMIT), _STATE, shown(str(path)))  # type: ignore[no-any-return]
+
+
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of all that a manifest says, the digest left out."""
+    said = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
