@@ -90,6 +90,8 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
         checks.spell_out_models(source.data)
         if not source.is_base:
             _check_keys(source, source.data, schema, "")
+        for key in source.replaces:
+            _clear(layered, schema, key.split("."))
         layered = _merged(layered, source.data)
         origin |= {key: source.where(key) for key, _ in _leaves(source.data)}
     merged: Any = OmegaConf.create(layered)
@@ -123,6 +125,16 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
             )
     OmegaConf.set_readonly(cfg, True)
     return cfg, origin
+
+
+def _clear(data: Any, schema: Any, parts: list[str]) -> None:
+    """Forget the names below a dotted key, where the schema leaves names free."""
+    for part in parts[:-1]:
+        data, schema = data.get(part), schema.get(part)
+        if not isinstance(data, dict) or not isinstance(schema, dict):
+            return
+    if schema.get(parts[-1]) == {}:
+        data[parts[-1]] = {}
 
 
 def has_key(path: str | Path, key: str) -> bool:
@@ -370,6 +382,8 @@ def _typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str)
     if isinstance(base, dict):
         if not isinstance(value, dict):
             raise UserError(f"{place}: {key} must be a mapping, not {_show(value)}")
+        if not base:  # of free names: null takes an inherited one out
+            value = {name: item for name, item in value.items() if item is not None}
         below = {name: (base[name] if base else None) for name in value}
         prefix = f"{key}." if key else ""
         return {name: _typed(value[name], below[name], f"{prefix}{name}", origin, recipe) for name in value}

@@ -38,6 +38,8 @@ class Source:
     data: dict[str, Any]
     lines: dict[str, int] = field(default_factory=dict)
     is_base: bool = False
+    replaces: tuple[str, ...] = ()
+    """Dotted keys of mappings that stand in the place of what was inherited, where their names are free."""
 
     def where(self, key: str) -> str:
         """As "file:line" of a dotted key, or the file alone."""
@@ -137,7 +139,7 @@ def command_line(overrides: Iterable[str]) -> Source:
     Raises:
         UserError: a word is of another form.
     """
-    merged = OmegaConf.create({})
+    merged, mappings = OmegaConf.create({}), []
     for word in overrides:
         key, equals, value = word.partition("=")
         key = key.strip()
@@ -150,8 +152,11 @@ def command_line(overrides: Iterable[str]) -> Source:
         node = item._get_node("value")
         if key.startswith("evaluate.models.") and key.count(".") == 2 and isinstance(node._value(), str):
             key += ".hf_path"  # so that a word on the same model's policy, before or after, stays
+        if OmegaConf.is_dict(node):
+            mappings.append(key)
         OmegaConf.update(merged, key, node, force_add=True)
-    return Source("command line", OmegaConf.to_container(merged))  # type: ignore[arg-type]
+    data: Any = OmegaConf.to_container(merged)
+    return Source("command line", data, replaces=tuple(mappings))
 
 
 def _word(key: str, value: str) -> Any:

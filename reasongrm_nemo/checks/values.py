@@ -37,7 +37,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "prepare.kind": ("pairs", "questions"),
     "filter.strategy": ("r_star", "random", "shortest", "all"),
     "evaluate.path_modes": (None, "tiny_judge"),
-    "evaluate.policy": ("paper", "rm_r1", "rewardbench"),
+    "evaluate.policy": ("paper", "last", "strict_last", "rm_r1", "rewardbench"),
 }
 # Whole numbers from 1, by block; a block that the recipe lacks is left out.
 AT_LEAST_ONE: dict[str, tuple[str, ...]] = {

@@ -5,6 +5,7 @@ Sources, at the commits docs/evaluation.md names:
 
 - `paper` (ours, the default): each judgement is read by the policy of the model that wrote it, as its row
   says, else by `last`; whatever is not a right verdict is wrong.
+- `last`, `strict_last` (ours): the same credits, each judgement read by that policy whatever its row says.
 - `rm_r1`: RM-R1's `eval/reward-bench/rewardbench/generative.py:577-585` (both verdicts present is an error),
   `eval/*/scripts/run_generative.py` (an error is 0, a tie 0.5), and `eval/RM-Bench/scripts/
   process_final_result.py:25-32` (RM-Bench's aggregation as released, see `rm_bench`).
@@ -47,6 +48,8 @@ POLICIES = {
     policy.name: policy
     for policy in (
         Policy("paper", None, unparsable=0.0, tie=0.0),
+        Policy("last", "last", unparsable=0.0, tie=0.0),
+        Policy("strict_last", "strict_last", unparsable=0.0, tie=0.0),
         Policy("rm_r1", "rm_r1", unparsable=0.0, tie=0.5, released_rm_bench=True),
         Policy("rewardbench", "rewardbench", unparsable=0.5, tie=0.5),
     )

@@ -72,6 +72,14 @@ def test_json_and_shards_and_policy(log):
     assert data["subsets"][0]["judgements"] == 9
 
 
+@pytest.mark.parametrize(("policy", "read"), [("last", 1.0), ("strict_last", 0.0)])
+def test_the_judges_policies_score_whatever_the_rows_say(log, policy, read):
+    rows = [dataclasses.replace(row, policy="rewardbench") for row in rewardbench_log()]
+    rows = [dataclasses.replace(row, text="[[A]]") for row in rows]
+    data = json.loads(call("rewardbench", log(rows), "--json", "--policy", policy).stdout)
+    assert data["policy"] == policy and data["scores"]["Score"]["value"] == read
+
+
 def test_a_scalar_model_s_rows_hold_no_more_than_they_must(tmp_path):
     path = tmp_path / "armo.jsonl"
     rows = [

@@ -375,10 +375,30 @@ def test_evaluation_takes_any_models_and_strict_settings(recipe):
         recipe(EVALUATE), "evaluate.settings=[{temperature: 1, samples: 3}, {temperature: 1.0, samples: 1}]"
     )
     assert "no two alike" in refusal(recipe(EVALUATE), "evaluate.settings=[]")
-    assert "evaluate.models.zero is None" in refusal(recipe(EVALUATE), "evaluate.models.zero=null")
     assert 'the name "a/b"' in refusal(recipe(EVALUATE), "evaluate.models.a/b=x")
     assert "lacks samples" in refusal(recipe(EVALUATE), "evaluate.settings=[{temperature: 1}]")
     assert "is empty" in refusal(recipe(EVALUATE.split("evaluate:\n")[0]))
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        (["evaluate.models.base=null"], {"zero": "@1_grpo_zero/hf"}),
+        (["evaluate.models={a: x}"], {"a": "x"}),
+        (["evaluate.models={a: {hf_path: x, policy: last}}", "evaluate.models.b=y"], {"a": "x", "b": "y"}),
+        (["evaluate.models={a: x, b: null}"], {"a": "x"}),
+        (["evaluate.models.zero=x"], {"base": "asset:tiny_judge", "zero": "x"}),
+    ],
+)
+def test_a_word_replaces_removes_or_adds_rows(recipe, words, rows):
+    found = load_recipe(recipe(EVALUATE), words).evaluate.models
+    assert {name: entry.hf_path for name, entry in found.items()} == rows
+
+
+def test_a_word_replaces_the_variables_of_the_server(recipe):
+    inherited = recipe(EVALUATE + "rollout: {extra_env: {A: 1.10, B: x}}\n")
+    assert load_recipe(inherited, ["rollout.extra_env={C: y}"]).rollout.extra_env == {"C": "y"}
+    assert load_recipe(inherited, ["rollout.extra_env.C=y"]).rollout.extra_env == dict(A="1.10", B="x", C="y")
 
 
 def test_inputs_by_name(recipe):
