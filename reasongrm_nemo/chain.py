@@ -15,6 +15,8 @@ from reasongrm_nemo.conversions import stands
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.manifest import HashCache
 from reasongrm_nemo.pipeline import assign, find_stage, load_assigned, recipe_files
+from reasongrm_nemo.recipe_yaml import command_line
+from reasongrm_nemo.secret_values import is_secret
 from reasongrm_nemo.stages.context import is_done
 
 _SAMPLES = ("generate", "mine", "evaluate")
@@ -76,6 +78,7 @@ def chain(
     cache = HashCache()
     jobs: list[Job] = []
     trained = [cfg.name for cfg in recipes if cfg.stage == "grpo"]
+    _refuse_secrets(word for words in given.values() for word in words)
     for path, cfg in list(zip(files, recipes, strict=True))[begin : end + 1]:
         words = given[path]
         begins = cfg.stage in ("grpo", "sft") and cfg.model.hf_path == base
@@ -94,6 +97,18 @@ def chain(
         cfg = config.load_recipe(path, words)
         jobs += _stage_jobs(path, cfg, words, shards, bool(config.artefacts_read(cfg) & _to_be_made(jobs)))
     return {"runs_dir": str(runs_dir), "jobs": [asdict(job) for job in jobs]}
+
+
+def _refuse_secrets(words: Iterable[str]) -> None:
+    """Words go to sbatch, whose command line and jobs every user of the cluster can see."""
+    for word in words:
+        for name, value in command_line([word]).variables().items():
+            key = f"rollout.extra_env.{name}"
+            if is_secret(name, value) and not str(value).startswith("${"):
+                raise UserError(
+                    f"{key} looks like a secret, and a job's words are shown to every user of the cluster: "
+                    f"export it, and write {key}='${{oc.env:NAME}}' or say that in the recipe"
+                )
 
 
 def as_lines(found: Mapping[str, Any]) -> list[str]:

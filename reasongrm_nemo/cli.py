@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,20 @@ class Command(click.Command):
         except UserError as error:
             if debug:
                 raise
-            click.echo(f"reasongrm: {' '.join(str(error).split())}", err=True)
+            click.echo(f"reasongrm: {_sentence(error)}", err=True)
             ctx.exit(2)
         except BrokenPipeError:
             # The reader of our output went away (| head): nothing is left to say to it.
             sys.stderr.close()
             ctx.exit(1)
+
+
+def _sentence(error: BaseException) -> str:
+    """On one line, with nothing that a terminal obeys and no secret."""
+    from reasongrm_nemo.report.text import printable
+    from reasongrm_nemo.secret_values import strike
+
+    return printable(" ".join(strike(str(error)).split()))
 
 
 class _Group(click.Group):
@@ -61,7 +69,7 @@ def _interruptible(kept: str) -> Iterator[None]:
         click.echo(f"\nreasongrm: stopped; {kept}", err=True)
         raise click.exceptions.Exit(_INTERRUPTED) from None
     except Stopped as stopped:
-        click.echo(f"reasongrm: {stopped}; the same command goes on from there", err=True)
+        click.echo(f"reasongrm: {_sentence(stopped)}; the same command goes on from there", err=True)
         raise click.exceptions.Exit(0) from None
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -74,7 +82,12 @@ def _console(as_json: bool) -> Any:
 
 
 def _print(as_json: bool, data: Any, text: str) -> None:
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False) if as_json else text)
+    from reasongrm_nemo.report.text import in_json, printable
+
+    if as_json:
+        click.echo(in_json(json.dumps(data, indent=2, ensure_ascii=False)))
+    else:
+        click.echo(printable(text, keep="\n\t"))
 
 
 _JSON = click.option(
@@ -279,7 +292,9 @@ def preflight(
     metavar="BENCHMARK",
     help="Read what the scripts of rewardbench, rm_bench or rmb wrote, or RM-R1's; it is the benchmark too.",
 )
-@click.option("--policy", default="paper", show_default=True, help="paper, rm_r1 or rewardbench.")
+@click.option(
+    "--policy", default="paper", show_default=True, help="paper, last, strict_last, rm_r1 or rewardbench."
+)
 @click.option("--vote", default="mean", show_default=True, help="Of several samples: mean or majority.")
 @click.option("--partial", is_flag=True, help="Score a log that lacks subsets; what needs them is left out.")
 @click.option("--details", is_flag=True, help="Also positions, lengths, turns and tokens.")
@@ -329,26 +344,19 @@ def show(artefact: Path, verify: bool, as_json: bool) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @_JSON
 def serve(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Serve the model of RECIPE with its rollout settings until Ctrl-C; prints its URL and token."""
-    from reasongrm_nemo.config import load_recipe, require_path
-    from reasongrm_nemo.manifest import check_path
-    from reasongrm_nemo.stages.context import check_checkpoint
-    from reasongrm_nemo.stages.rollout_pool import RolloutPool
+    """Serve the model of RECIPE with its rollout settings until Ctrl-C; prints its URL and token.
+
+    It answers like OpenAI's API (/v1/completions, /v1/chat/completions) under the model name "policy".
+    """
+    from reasongrm_nemo.config import load_recipe
+    from reasongrm_nemo.stages.serving import as_text, described, served, watch
 
     cfg = load_recipe(recipe, overrides)
-    if not cfg.model.hf_path:
-        raise UserError(
-            f"{recipe}: model.hf_path is null, so there is nothing to serve; give model.hf_path=FOLDER"
-        )
-    model = require_path(cfg.model.hf_path, cfg.runs_dir, "model.hf_path")
-    check_checkpoint(cfg, model, "model.hf_path")
-    check_path(model, "model.hf_path")
     with (
         _interruptible("the server is down"),
-        RolloutPool(Path(cfg.runs_dir) / ".logs", _console(as_json)) as pool,
+        served(cfg, str(recipe), _console(as_json)) as servers,
+        suppress(KeyboardInterrupt),  # the end it is meant to have
     ):
-        server = pool.get(cfg, model).server
-        data = {"url": server.url, "token": server.token, "model": str(model)}
-        _print(as_json, data, f"{server.url}  (Authorization: Bearer {server.token})")
+        _print(as_json, described(servers), as_text(servers))
         sys.stdout.flush()
-        signal.pause()
+        watch(servers)

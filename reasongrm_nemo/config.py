@@ -23,7 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 from reasongrm_nemo import checks
 from reasongrm_nemo.checks import near
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.recipe_yaml import Source, command_line, misread, read_as, read_source
+from reasongrm_nemo.recipe_yaml import AS_WRITTEN, Source, command_line, misread, read_as, read_source
+from reasongrm_nemo.secret_values import hide_all
 
 MISSING = "???"
 # "@3_filter/examples.jsonl", in the run's own folder, or "@qwq_32b:3_filter/examples.jsonl", in one beside it
@@ -105,6 +106,7 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
         if OmegaConf.select(merged, "name") is None:
             merged.name = path.stem
         resolved = OmegaConf.to_container(merged, resolve=True)
+        _hide_secrets(resolved)
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path}: {first} (key {error.full_key})") from None
@@ -135,6 +137,13 @@ def _clear(data: Any, schema: Any, parts: list[str]) -> None:
             return
     if schema.get(parts[-1]) == {}:
         data[parts[-1]] = {}
+
+
+def _hide_secrets(resolved: Any) -> None:
+    """Put stand-ins for the secrets of the server's environment, before anything can be said of them."""
+    rollout = resolved.get("rollout")
+    if isinstance(rollout, dict) and isinstance(env := rollout.get("extra_env"), dict):
+        rollout["extra_env"] = hide_all(env)
 
 
 def has_key(path: str | Path, key: str) -> bool:
@@ -399,7 +408,8 @@ def _typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str)
         value = read_as(int, value)
     if base is None or base == MISSING:
         if isinstance(value, (dict, list)):
-            raise UserError(f"{place}: {key} must be a single value, not {_show(value)}")
+            shown = "a list" if key.startswith(f"{AS_WRITTEN}.") else _show(value)  # it may be a secret
+            raise UserError(f"{place}: {key} must be a single value, not {shown}")
         return value
     if value is None and checks.may_be_null(key):
         return None

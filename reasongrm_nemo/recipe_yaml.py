@@ -45,6 +45,13 @@ class Source:
         """As "file:line" of a dotted key, or the file alone."""
         return f"{self.label}:{self.lines[key]}" if key in self.lines else self.label
 
+    def variables(self) -> dict[str, Any]:
+        """Name -> value of what it says of the server's environment."""
+        block, _, name = AS_WRITTEN.partition(".")
+        found = self.data.get(block)
+        env = found.get(name) if isinstance(found, dict) else None
+        return env if isinstance(env, dict) else {}
+
 
 class _Loader(yaml.SafeLoader):
     """Null, true and false, decimal and 0x numbers, fractions with or without a point; the rest is text."""
@@ -148,7 +155,9 @@ def command_line(overrides: Iterable[str]) -> Source:
         try:
             item: Any = OmegaConf.create({"value": _word(key, value)})
         except (yaml.YAMLError, ValueError, OmegaConfBaseException, RecursionError):
-            raise UserError(f"command line: {key}: {value!r} is not a YAML value") from None
+            # a value that may be a secret is not said again
+            shown = "its value" if key.startswith(AS_WRITTEN) else repr(value)
+            raise UserError(f"command line: {key}: {shown} is not a YAML value") from None
         node = item._get_node("value")
         if key.startswith("evaluate.models.") and key.count(".") == 2 and isinstance(node._value(), str):
             key += ".hf_path"  # so that a word on the same model's policy, before or after, stays

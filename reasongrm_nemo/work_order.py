@@ -19,7 +19,10 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import write_json
 from reasongrm_nemo.limits import ask_on_signal
 from reasongrm_nemo.rollout.process import die_with_parent
+from reasongrm_nemo.secret_values import strike
 
+LOSSES = "server_losses.jsonl"
+"""In the artefact: each loss of a rollout server, and each start of one that failed and was tried again."""
 LEFT_OUT = "left_out.json"
 """In the artefact: which records of its inputs a training stage does not use, and why."""
 
@@ -76,6 +79,19 @@ class WorkOrder:
         path = self.work / LEFT_OUT
         reasons = json.loads(path.read_text(encoding="utf-8")).get(name, {}) if path.exists() else {}
         return frozenset(index for indices in reasons.values() for index in indices)
+
+
+def note_loss(work: Path, cause: str) -> None:
+    """Add a rollout server's loss, or a start that failed, to the artefact's list."""
+    with (work / LOSSES).open("a", encoding="utf-8") as out:
+        out.write(json.dumps({"time": time.time(), "cause": strike(cause)}) + "\n")
+
+
+def losses(work: Path) -> list[str]:
+    """The causes on that list, oldest first; a line being written is not there yet."""
+    path = work / LOSSES
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line)["cause"] for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def write_left_out(work: Path, left_out: Mapping[str, Mapping[str, Sequence[int]]]) -> None:

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo import rope
 from reasongrm_nemo.checks.judges import check_judge_form, check_templates
@@ -23,6 +23,7 @@ from reasongrm_nemo.checks.stages import (
 from reasongrm_nemo.checks.training import check_grpo, check_long_run, check_sft
 from reasongrm_nemo.checks.values import check_values
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.secret_values import has_password
 
 _OF_STAGE = {
     "prepare": (check_prepare, check_templates),
@@ -50,6 +51,7 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
     def refuse(key: str, why: str) -> NoReturn:
         raise UserError(f"{origin_of(key, origin, recipe)}: {key} {why}")
 
+    _check_secrets(cfg, refuse)
     check_values(cfg, refuse)
     check_judge_form(cfg, refuse)
     _check_lengths(cfg, refuse)
@@ -60,6 +62,26 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
     check_sampling(cfg, refuse)
     for check in _OF_STAGE[cfg.stage]:
         check(cfg, refuse)
+
+
+def _check_secrets(cfg: DictConfig, refuse: Refuse) -> None:
+    """A recipe is copied into manifests, logs and trackers; only the server's variables are kept out."""
+
+    def look(key: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, below in value.items():
+                look(f"{key}.{name}" if key else str(name), below)
+        elif isinstance(value, list):
+            for index, below in enumerate(value):
+                look(f"{key}[{index}]", below)
+        elif isinstance(value, str) and has_password(value) and not key.startswith("rollout.extra_env."):
+            refuse(
+                key,
+                "has a name or password in its URL, and a recipe is copied into manifests and logs: leave "
+                "it out, and give it by the environment (MLFLOW_TRACKING_USERNAME and _PASSWORD, HF_TOKEN)",
+            )
+
+    look("", OmegaConf.to_container(cfg))
 
 
 def _check_lengths(cfg: DictConfig, refuse: Refuse) -> None:

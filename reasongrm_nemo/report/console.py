@@ -8,6 +8,9 @@ import time
 from types import TracebackType
 from typing import Any, TextIO
 
+from reasongrm_nemo.report.text import printable
+from reasongrm_nemo.secret_values import strike
+
 _QUIET_SECONDS = 15.0  # between plain lines of work that is counted in items, not steps
 
 
@@ -72,9 +75,10 @@ class Console:
             self._rich = RichConsole(file=self.stream, highlight=False)
 
     def line(self, text: str = "", style: str = "") -> None:
-        """One line, as it is: no markup is read from `text`."""
+        """One line: no markup is read from `text`, nothing in it moves the cursor, secrets are struck out."""
         if self.quiet:
             return
+        text = printable(strike(text), keep="\n\t")
         if self._rich is not None:
             self._rich.print(text, style=style or None, markup=False, emoji=False, soft_wrap=True)
         else:

@@ -15,7 +15,7 @@ from reasongrm_nemo.evaluation.benchmarks import Run
 from reasongrm_nemo.evaluation.details import SAID
 from reasongrm_nemo.evaluation.tasks import BenchmarkTask
 from reasongrm_nemo.report.scores import details_lines, percent
-from reasongrm_nemo.report.text import markdown_table
+from reasongrm_nemo.report.text import markdown, markdown_table, printable
 
 WORST = 10
 MAX_CHARS = 3000
@@ -62,14 +62,14 @@ def page(run: Run, worst: Sequence[Pair], judgements: Iterable[Verdict], tasks: 
     if run.details is None:
         raise ValueError("A page needs a run that was scored with details")
     lines = [
-        f"# {run.benchmark}: {run.name}",
+        f"# {markdown(run.benchmark)}: {markdown(run.name)}",
         "",
         f"Policy {run.rules.name}, {run.rules.vote} of samples.",
         "",
     ]
     scores = [[name, *percent(score)] for name, score in run.result.scores.items()]
     lines += markdown_table(["score", "%", "95 % interval"], scores)
-    lines += [f"\nNote: {note}." for note in run.result.notes]
+    lines += [f"\nNote: {markdown(note)}." for note in run.result.notes]
     lines += ["", "## Confusion", ""]
     lines += ["Which answer was the right one, and what was said, in judgements.", ""]
     head = ["subset", "%", *(f"{label} → {said}" for label in "AB" for said in SAID)]
@@ -85,14 +85,18 @@ def page(run: Run, worst: Sequence[Pair], judgements: Iterable[Verdict], tasks: 
     judged = _judged(judgements, worst)
     for pair in worst:
         subset, item, cell = pair
-        lines += [f"### {subset}, item {item}" + (f", cell {cell}" if cell is not None else ""), ""]
+        where = f"{subset}, item {item}" + (f", cell {cell}" if cell is not None else "")
+        lines += [f"### {markdown(where)}", ""]
         for verdict in judged[pair]:
             if verdict.order is None:
                 lines += ["The log says only that the judgement is wrong.", ""]
                 continue
             label = "A" if verdict.order == "chosen_first" else "B"
             said = verdict.verdict or verdict.parse_status
-            lines += [f"The right answer is {label}, the log says {said} ({verdict.tokens} tokens):", ""]
+            lines += [
+                f"The right answer is {label}, the log says {markdown(said)} ({verdict.tokens} tokens):",
+                "",
+            ]
             if (pair, verdict.order) in shown:
                 lines += ["Shown:", "", *_fenced(shown[pair, verdict.order]), ""]
             lines += ["Judged:", "", *_fenced(_judgement(verdict)), ""]
@@ -127,7 +131,8 @@ def _judgement(verdict: Verdict) -> str:
 
 
 def _fenced(text: str) -> list[str]:
-    """A text as it is; the fence is longer than any in it."""
+    """A text as it is but for what does not print; the fence is longer than any in it."""
+    text = printable(text, keep="\n\t")
     if len(text) > MAX_CHARS:
         cut = len(text) - MAX_CHARS
         text = f"{text[: MAX_CHARS // 2]}\n[… {cut} characters left out …]\n{text[-MAX_CHARS // 2 :]}"

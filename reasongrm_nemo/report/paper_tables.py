@@ -8,13 +8,14 @@ a double one where its logs lack judgements of a benchmark.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
 import yaml
+
+from reasongrm_nemo.report.text import latex, markdown
 
 KINDS = {"scalar": "Scalar reward models", "generative": "Generative reward models"}
 DAGGER, DOUBLE_DAGGER = "†", "‡"
@@ -147,7 +148,7 @@ def _headed(table: Table) -> bool:
 
 def as_markdown(table: Table) -> str:
     """The table in Markdown."""
-    lines = [_footnote(table, _escape_markdown), "", "| " + " | ".join(["model", *table.head]) + " |"]
+    lines = [_footnote(table, markdown), "", "| " + " | ".join(["model", *table.head]) + " |"]
     lines.append("|---|" + "--:|" * len(table.head))
     kind = ""
     for row, cells in zip(table.rows, _cells(table, "**{}**", "<u>{}</u>"), strict=True):
@@ -155,7 +156,7 @@ def as_markdown(table: Table) -> str:
             lines.append(f"| *{KINDS[row.kind]}* |" + " |" * len(table.head))
         kind = row.kind
         marks = DAGGER * row.here + DOUBLE_DAGGER * bool(row.missing)
-        name = f"{_escape_markdown(row.name)} {marks}".rstrip()
+        name = f"{markdown(row.name)} {marks}".rstrip()
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -163,16 +164,16 @@ def as_markdown(table: Table) -> str:
 def as_latex(table: Table) -> str:
     """The table in LaTeX (package booktabs)."""
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * len(table.head)}}}", r"\toprule"]
-    lines += [" & ".join(["Models", *map(_escape_latex, table.head)]) + r" \\", r"\midrule"]
+    lines += [" & ".join(["Models", *map(latex, table.head)]) + r" \\", r"\midrule"]
     kind = ""
     for row, cells in zip(table.rows, _cells(table, r"\textbf{{{}}}", r"\underline{{{}}}"), strict=True):
         if _headed(table) and row.kind != kind:
             lines += [r"\midrule"] * bool(kind)
             lines.append(rf"\multicolumn{{{len(table.head) + 1}}}{{l}}{{\textit{{{KINDS[row.kind]}}}}} \\")
         kind = row.kind
-        name = _escape_latex(row.name) + _latex_marks(row)
+        name = latex(row.name) + _latex_marks(row)
         lines.append(" & ".join([name, *("--" if cell == "–" else cell for cell in cells)]) + r" \\")
-    caption = _escape_latex(_footnote(table, str))
+    caption = latex(_footnote(table, str))
     caption = caption.replace(DAGGER, r"$\dagger$").replace(DOUBLE_DAGGER, r"$\ddagger$")
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
     return "\n".join(lines) + "\n"
@@ -185,15 +186,3 @@ def _latex_marks(row: Row) -> str:
 
 
 FORMATS = {"markdown": as_markdown, "latex": as_latex}
-
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
-    sign: f"\\{sign}" for sign in "&%$#_{}"
-}
-
-
-def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
-
-
-def _escape_markdown(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)

@@ -12,6 +12,7 @@ from typing import Any
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json
+from reasongrm_nemo.work_order import losses
 
 _FIELDS = {"id": "%A", "task": "%K", "state": "%T", "why": "%r", "left": "%L", "nodes": "%N"}
 _ERROR = re.compile(
@@ -48,6 +49,8 @@ def _row(
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "state": "done" if done else "unfinished"}
     row |= _progress(runs_dir / name if done else runs_dir / ".partial" / name)
+    if lost := losses(runs_dir / name if done else runs_dir / ".partial" / name):
+        row |= {"servers_lost": len(lost), "last_loss": lost[-1]}
     if job is None:
         return row
     row["job"] = job["job"]
@@ -153,6 +156,8 @@ def as_text(found: Mapping[str, Any]) -> str:
         if "step" in row:
             words.append(f"step {row['step']}" + (f"/{row['steps']}" if "steps" in row else ""))
         words += [f"{name} {row[name]:.3f}" for name in ("reward", "loss") if name in row]
+        if "servers_lost" in row:
+            words.append(f"{row['servers_lost']} server{'s' * (row['servers_lost'] > 1)} lost")
         if "job" in row:
             words.append(f"job {row['job']}")
         if row.get("nodes"):
@@ -160,7 +165,7 @@ def as_text(found: Mapping[str, Any]) -> str:
         if row["state"] == "running" and "left" in row:
             words.append(f"{row['left']} left")
         lines.append("  " + "  ".join(words))
-        lines += [f"      {row[key]}" for key in ("why", "error") if row.get(key)]
+        lines += [f"      {row[key]}" for key in ("why", "error", "last_loss") if row.get(key)]
     if len(lines) == 1:
         lines.append("  nothing was begun here yet")
     return "\n".join(lines)

@@ -13,7 +13,9 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json, readable_bytes
 from reasongrm_nemo.manifest import flatten, read_manifest, verify
 from reasongrm_nemo.report.console import duration
-from reasongrm_nemo.report.text import aligned, markdown_table
+from reasongrm_nemo.report.text import aligned, markdown, markdown_table, printable
+from reasongrm_nemo.secret_values import masked
+from reasongrm_nemo.work_order import LOSSES
 
 if TYPE_CHECKING:
     from reasongrm_nemo.stages.context import Outcome
@@ -91,6 +93,7 @@ def pipeline_report(folder: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]
                 "skipped": outcome.skipped,
                 "seconds": outcome.manifest["timings"]["seconds"],
                 "drops": outcome.manifest["drops"],
+                "servers_lost": outcome.manifest["result"].get("servers_lost", 0),
             }
             for outcome in outcomes
         ],
@@ -195,15 +198,22 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     """report.md: the table, the stages' times, the note."""
     lines = []
     if _held_out(report):
-        lines += ["# Held-out accuracy", "", _caption(report), "", *markdown_table(*table(report)), ""]
+        lines += [
+            "# Held-out accuracy",
+            "",
+            markdown(_caption(report)),
+            "",
+            *markdown_table(*table(report)),
+            "",
+        ]
     for name, head, rows, notes in _benchmarks(report):
         lines += [f"# {name}", "", *markdown_table(head, rows), ""]
-        lines += [f"Note: {note}.\n" for note in notes]
+        lines += [f"Note: {markdown(note)}.\n" for note in notes]
         if compared := [_compared(each) for each in report["benchmarks"][name]["comparisons"]]:
             columns = ["run", "against", "score", "difference", "95 % interval", "McNemar's p"]
             lines += [*markdown_table(columns, compared), ""]
     if report["note"]:
-        lines += [report["note"], ""]
+        lines += [printable(report["note"], keep="\n\t"), ""]  # the recipe's own words, in Markdown
     stages = [[stage["name"], duration(stage["seconds"])] for stage in report["stages"]]
     lines += markdown_table(["stage", "time"], stages)
     return "\n".join(lines) + "\n"
@@ -225,6 +235,12 @@ def as_text(report: Mapping[str, Any]) -> str:
     lines += aligned(["stage", "time", "", "artefact"], stages, left=(0, 2, 3))
     total = sum(stage["seconds"] for stage in report["stages"])
     lines += ["", f"All stages together: {duration(total)}."]
+    lines += [
+        f"{stage['name']} lost a rollout server {stage['servers_lost']} times and went on; "
+        f"{stage['path']}/{LOSSES} says why."
+        for stage in report["stages"]
+        if stage.get("servers_lost")
+    ]
     if evaluation:
         lines += _evaluation_lines(evaluation)
         lines += ["", "Next:", *_next(report, evaluation)]
@@ -277,7 +293,8 @@ def read_artefact(path: Path) -> dict[str, Any]:
         UserError: there is none; a partial one is named as such.
     """
     if (path / "manifest.json").is_file():
-        return read_manifest(path / "manifest.json")
+        manifest = read_manifest(path / "manifest.json")
+        return manifest | {"recipe": masked(manifest["recipe"])} if "recipe" in manifest else manifest
     partial = path.parent / ".partial" / path.name
     if partial.is_dir():
         raise UserError(

@@ -1,16 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables as lines of text."""
+"""Lines of text: tables, and names from outside made harmless where they are shown."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
+
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>|#~$]|&(?=#?\w+;)")
+_FIGURE = re.compile(r"[\d\s.,:+±%–e\[\]-]*")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    '"': r"\textquotedbl{}",
+    # after the end of a row they would be read as its options
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+} | {sign: f"\\{sign}" for sign in "&%$#_{}"}
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""The text with `\x1b` and the like for what a terminal obeys and does not show.
+
+    These are control characters, the marks that turn the direction of writing or join and hide characters,
+    and line and paragraph separators.  Half a surrogate pair becomes U+FFFD.
+
+    Args:
+        text: from a file or another program.
+        keep: control characters that may stay, such as a line's end.
+    """
+    return "".join(char if char in keep or _shown(char) else _escape(char) for char in text)
+
+
+def _shown(char: str) -> bool:
+    return char.isprintable() or unicodedata.category(char) in ("Zs", "Co", "Cn")
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if 0xD800 <= code < 0xE000:
+        return "\N{REPLACEMENT CHARACTER}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def in_json(text: str) -> str:
+    """JSON's own text with escapes for what `printable` replaces; it means the same."""
+    return "".join(
+        char if char == "\n" or _shown(char) else "".join(f"\\u{unit:04x}" for unit in _utf16(char))
+        for char in text
+    )
+
+
+def _utf16(char: str) -> list[int]:
+    data = char.encode("utf-16-be", "surrogatepass")
+    return [int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2)]
+
+
+def markdown(text: str) -> str:
+    """A name or sentence as Markdown that shows it and does nothing else: no markup, HTML or formula."""
+    if _FIGURE.fullmatch(text):
+        return printable(text)
+    return _MARKDOWN.sub(lambda sign: f"\\{sign[0]}", printable(text)).replace("://", r":\//")
+
+
+def latex(text: str) -> str:
+    """The same for LaTeX."""
+    return "".join(_LATEX.get(sign, sign) for sign in printable(text))
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
     """Lines of a table; the columns in `left` are words, the others figures."""
-    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
+    table = [[printable(cell) for cell in line] for line in [head, *rows]]
+    widths = [max(len(line[i]) for line in table) for i in range(len(head))]
     lines = []
-    for line in [head, ["-" * width for width in widths], *rows]:
+    for line in [table[0], ["-" * width for width in widths], *table[1:]]:
         cells = [
             cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
@@ -20,6 +89,6 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table in Markdown."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+    """Lines of a table in Markdown, its cells as they are to be read."""
+    lines = ["| " + " | ".join(map(markdown, head)) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]

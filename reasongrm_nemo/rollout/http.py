@@ -9,6 +9,7 @@ import urllib.parse
 from typing import Any
 
 from reasongrm_nemo.rollout.types import RolloutServerLost
+from reasongrm_nemo.secret_values import strike
 
 
 def call(
@@ -70,4 +71,4 @@ def message(text: str) -> str:
         text = str(found)
     except json.JSONDecodeError:
         pass
-    return " ".join(text.split())[:300].rstrip(".") or "no message"
+    return " ".join(strike(text).split())[:300].rstrip(".") or "no message"

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import re
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
+
+from reasongrm_nemo.secret_values import strike
 
 _READ = 32 * 2**20  # a dead engine fails every request in flight, a hundred lines each
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # "(EngineCore pid=12) ERROR 11-23 07:07:16 [core.py:1063] " before the words themselves.
 _PREFIX = re.compile(
-    r"^(\([\w ]+pid=\d+\)\s*)?((?:DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]*\] ?)?"
+    r"^(\([\w ]+pid=\d+\)\s*)?((?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]*\] ?)?"
 )
+_ERRORS = ("ERROR", "CRITICAL")
 _ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Failure)\b: *\S|No module named|: error: ")
 # What follows from another error, and repeats in every process above it.
 _ECHO = re.compile(
@@ -36,13 +40,35 @@ def last_words(log: Path, start: int = 0, errors_only: bool = False) -> str:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    lines = [_PREFIX.sub("", _COLOUR.sub("", line)).strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not _ECHO.search(line)]
-    errors = [index for index, line in enumerate(lines) if _ERROR.search(line)]
+    lines = [line for line in map(_Line.of, text.splitlines()) if line.text and not _ECHO.search(line.text)]
+    errors = [index for index, line in enumerate(lines) if line.names_an_error]
+    errors = errors or [index for index, line in enumerate(lines) if line.level in _ERRORS]
     if errors:
-        chosen = lines[errors[-1]]
+        chosen = lines[errors[-1]].text
         if "validation error" in chosen:  # pydantic says what on the next line
-            chosen = ": ".join([chosen, *lines[errors[-1] + 1 : errors[-1] + 2]])
+            chosen = ": ".join([chosen, *(line.text for line in lines[errors[-1] + 1 : errors[-1] + 2])])
     else:
-        chosen = lines[-1] if lines and not errors_only else ""
-    return textwrap.shorten(chosen, 400, placeholder=" ...").rstrip(".")
+        chosen = lines[-1].text if lines and not errors_only else ""
+    return textwrap.shorten(strike(chosen), 400, placeholder=" ...").rstrip(".")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a line says, and how grave it calls itself; empty where it does not."""
+
+    level: str
+    text: str
+
+    @classmethod
+    def of(cls, line: str) -> _Line:
+        plain = _COLOUR.sub("", line)
+        prefix = _PREFIX.match(plain)
+        rest = plain[prefix.end() :] if prefix else plain
+        level = prefix["level"] if prefix and prefix["level"] else ""
+        # a traceback's own lines say where, not what
+        where = rest.startswith((" ", "Traceback (")) and level in _ERRORS
+        return cls(level, "" if where else rest.strip())
+
+    @property
+    def names_an_error(self) -> bool:
+        return self.level in ("", *_ERRORS) and bool(_ERROR.search(self.text))

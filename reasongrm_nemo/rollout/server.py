@@ -10,6 +10,7 @@ import secrets
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,7 @@ from reasongrm_nemo.rollout.log import last_words
 from reasongrm_nemo.rollout.settings import RolloutSettings
 from reasongrm_nemo.rollout.shape import same_shape, weights_stamp
 from reasongrm_nemo.rollout.types import RolloutServerLost
+from reasongrm_nemo.secret_values import hide_all
 
 _STOP_GRACE_S = 10.0
 _PORT_TRIES = 3
@@ -47,6 +49,10 @@ class RolloutServer:
         host: where it runs; None: this machine.
     """
 
+    on_failed_start: Callable[[str], None] | None = None
+    """Told why a start failed that is tried once more."""
+    _killed: int | None = None
+
     def __init__(
         self,
         settings: RolloutSettings,
@@ -65,7 +71,7 @@ class RolloutServer:
         for left in self._spec.parent.glob(f"{glob.escape(self._spec.name)}.*.tmp"):
             left.unlink(missing_ok=True)
         self._write(
-            settings=settings.to_dict(),
+            settings=settings.to_dict() | {"extra_env": hide_all(settings.extra_env)},
             host=self.host.describe(),
             log_path=str(self.log_path),
             model_dir=str(Path(model_dir).resolve()),
@@ -152,16 +158,27 @@ class RolloutServer:
         model_dir = self.model_dir
         if not (model_dir / "config.json").is_file():
             raise UserError(f"The model folder {model_dir} has no config.json.")
+        died = False
         for attempt in range(_PORT_TRIES):
             port = self.host.free_port(self.settings.port)
             try:
                 return self._start(model_dir, port)
-            except UserError:
+            except _DiedStarting as error:
                 # Another process may take a free port between the asking and the listening.
-                words = last_words(self.log_path, self.state()["log_start"]).lower()
-                lost_race = self.settings.port is None and "address already in use" in words
-                if not lost_race or attempt == _PORT_TRIES - 1:
-                    raise
+                words = last_words(self.log_path, self.state()["log_start"])
+                lost_race = self.settings.port is None and "address already in use" in words.lower()
+                again = lost_race or not (died or any(sign in words for sign in _NOT_INSTALLED))
+                if not again or attempt == _PORT_TRIES - 1:
+                    raise UserError(f"{error}{' It was tried twice.' if died else ''}") from None
+                if not lost_race:
+                    died = True
+                    self._tell(f"{error} It is started once more.")
+
+    def _tell(self, what: str) -> None:
+        with self.log_path.open("a") as log:
+            log.write(f"reasongrm: {what}\n")
+        if self.on_failed_start is not None:
+            self.on_failed_start(what)
 
     def _start(self, model_dir: Path, port: int) -> None:
         token = secrets.token_urlsafe(32)
@@ -169,6 +186,7 @@ class RolloutServer:
         started = time.monotonic()
         pid, ticks = self.host.start(self.settings, model_dir, port, token, self.log_path)
         self._write(
+            settings=self.settings.to_dict(),
             url=f"http://{self.host.address}:{port}",
             token=token,
             pid=pid,
@@ -189,7 +207,7 @@ class RolloutServer:
         state = self.state()
         while True:
             if not self.host.alive(state["pid"], state["ticks"]):
-                raise UserError(self._start_failure(self.host.exit_cause(state["pid"])))
+                raise _DiedStarting(self._start_failure(self.host.exit_cause(state["pid"]), errors_only=True))
             try:
                 call(state["url"], state["token"], "GET", "/health", 5.0)
                 return
@@ -201,14 +219,14 @@ class RolloutServer:
                 raise UserError(self._start_failure(why))
             time.sleep(0.1)
 
-    def _start_failure(self, why: str) -> str:
-        words = last_words(self.log_path, self.state()["log_start"])
+    def _start_failure(self, why: str, errors_only: bool = False) -> str:
+        words = last_words(self.log_path, self.state()["log_start"], errors_only)
         if any(sign in words for sign in _NOT_INSTALLED):
             return (
                 f"The rollout environment of {self.settings.python} lacks this package or vLLM ({words}): "
                 "install both there (make setup, or pip install --no-deps of this package beside vLLM)."
             )
-        said = f"; it last said: {words}" if words else ""
+        said = f"; {'its last error' if errors_only else 'it last said'}: {words}" if words else ""
         return f"The rollout server {why or 'ended'} while starting (log: {self.log_path}){said}."
 
     def is_alive(self) -> bool:
@@ -236,7 +254,8 @@ class RolloutServer:
         while self.is_alive() and "made no progress" not in str(loss) and time.monotonic() < deadline:
             time.sleep(0.05)
         state = self.state()
-        why = "" if self.is_alive() else self.host.exit_cause(state["pid"])
+        # where this process killed it, its exit status says nothing
+        why = "" if self.is_alive() or self._killed == state["starts"] else self.host.exit_cause(state["pid"])
         if "killed" in why:
             return f"The rollout server (process {state['pid']}) {why}."
         words = last_words(self.log_path, state["log_start"], errors_only=True)
@@ -253,7 +272,9 @@ class RolloutServer:
         state = self.state()
         if state["pid"]:
             self.host.end_group(state["pid"], state["ticks"], grace_s)
-            self._write(**_STOPPED)
+            own = self.settings.to_dict()
+            # who starts it again writes them again
+            self._write(settings=own | {"extra_env": hide_all(own["extra_env"])}, **_STOPPED)
 
     def kill(self, start: int | None = None) -> None:
         """End its processes at once, whatever another thread does with it; that one then sees it gone.
@@ -263,6 +284,7 @@ class RolloutServer:
         """
         state = self.state()
         if state["pid"] and start in (None, state["starts"]):
+            self._killed = state["starts"]
             self.host.end_group(state["pid"], state["ticks"], 0)
 
     # ---- sleep
@@ -355,6 +377,10 @@ class RolloutServer:
     def forget_weights(self) -> None:
         """Note that the server no longer holds the weights of its model folder (they were pushed over)."""
         self._write(weights=None)
+
+
+class _DiedStarting(UserError):
+    """The server's process ended before it answered."""
 
 
 # Its plug-in is found by an entry point, so an import path alone is not enough.

@@ -15,6 +15,7 @@ from reasongrm_nemo.architecture import served_config
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json
 from reasongrm_nemo.placement import Spot
+from reasongrm_nemo.secret_values import hide_all, reveal
 
 PYTHON_VARIABLE = "REASONGRM_ROLLOUT_PYTHON"
 HOST = "127.0.0.1"
@@ -85,7 +86,7 @@ class RolloutSettings:
             spot: where it runs; None: all servers are on this machine.
 
         Raises:
-            UserError: no interpreter is named, or the named one does not exist.
+            UserError: no interpreter is named, the named one does not exist, or a secret is not known here.
         """
         rollout, cluster, model = cfg["rollout"], cfg["cluster"], cfg["model"]
         spot = spot or Spot(None, index, rollout["servers"])
@@ -118,7 +119,10 @@ class RolloutSettings:
             concurrency=rollout["concurrency"],
             stall_timeout_s=rollout["stall_timeout_s"],
             start_timeout_s=rollout["start_timeout_s"],
-            extra_env={str(name): str(value) for name, value in rollout["extra_env"].items()},
+            extra_env={
+                str(name): reveal(str(value), f"rollout.extra_env.{name}")
+                for name, value in rollout["extra_env"].items()
+            },
             servers=spot.count,
             gpus=_gpus(rollout, spot) if cluster["platform"] == "gpu" else None,
             gpu_memory_utilization=rollout["gpu_memory_utilization"],
@@ -132,6 +136,7 @@ class RolloutSettings:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RolloutSettings:
         """The inverse of `to_dict`."""
+        hide_all(data.get("extra_env", {}))  # so that this process, too, strikes them out of what it says
         gpus = data.get("gpus")  # JSON has no tuples
         return cls(**(dict(data) | {"gpus": None if gpus is None else tuple(gpus)}))
 

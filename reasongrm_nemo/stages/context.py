@@ -32,11 +32,14 @@ from reasongrm_nemo.manifest import (
     what_changed,
 )
 from reasongrm_nemo.report.console import Console, duration
+from reasongrm_nemo.report.text import printable
 from reasongrm_nemo.rollout import versions
 from reasongrm_nemo.rollout.settings import PYTHON_VARIABLE
+from reasongrm_nemo.secret_values import strike
 from reasongrm_nemo.stages.run_date import dated
 from reasongrm_nemo.stages.shards import check_shards
 from reasongrm_nemo.stages.tokenizers import compare_tokenizers
+from reasongrm_nemo.work_order import losses, note_loss
 
 if TYPE_CHECKING:
     from reasongrm_nemo.rollout import Rollouts
@@ -89,7 +92,17 @@ class StageContext:
 
     def rollouts(self, model_dir: Path | None = None) -> Rollouts:
         """The shared rollout server, started at the first call, serving `model_dir` (or the model input)."""
+        self.pool.on_loss = self._lost
         return self.pool.get(self.cfg, model_dir or self.inputs["model"])
+
+    def _lost(self, cause: str) -> None:
+        note_loss(self.work, cause)
+        self.say_loss(cause)
+
+    def say_loss(self, cause: str) -> None:
+        """On screen and in the log: a rollout server was lost, or did not start at once."""
+        self.console.warn(f"a rollout server was lost and is started again: {cause}")
+        self.log.warning("a rollout server was lost: %s", cause)
 
 
 @dataclass(frozen=True)
@@ -188,6 +201,8 @@ def _run(
         ctx = StageContext(cfg, artefact.work, paths, console, log, pool, resumed)
         module = importlib.import_module(f"reasongrm_nemo.stages.{cfg.stage}")
         result = dict(module.run(ctx) or {})
+        if lost := losses(artefact.work):
+            result["servers_lost"] = len(lost)
         log.info("finished: %s", result)
     except BaseException as error:
         log.error("ended by %s: %s", type(error).__name__, error)
@@ -224,12 +239,19 @@ def _of_servers(cfg: DictConfig) -> dict[str, Any]:
     return {"rollout_packages": versions.package_versions(str(python))}
 
 
+class _OneLine(logging.Formatter):
+    """A line an entry, whatever a record's id holds, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(strike(super().format(record)), keep="\t")
+
+
 def _logger(name: str, work: Path) -> tuple[logging.Logger, logging.Handler]:
     log = logging.getLogger(f"reasongrm.{name}")
     log.setLevel(logging.INFO)
     log.propagate = False
     handler = logging.FileHandler(work / "stage.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     return log, handler
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from reasongrm_nemo.config import artefacts_elsewhere, artefacts_read, require_path
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import RunsLock
+from reasongrm_nemo.manifest import check_path
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.rollout import RolloutServer
 from reasongrm_nemo.rollout.settings import SERVED_NAME
@@ -44,6 +45,7 @@ def served(cfg: DictConfig, recipe: str, console: Console) -> Iterator[list[Roll
     runs_dir = Path(cfg.runs_dir)
     model = require_path(cfg.model.hf_path, runs_dir, "model.hf_path")
     check_checkpoint(cfg, model, "model.hf_path")
+    check_path(model, "model.hf_path")
     name = f"serve-{os.getpid()}"
     with (
         # what it serves must not be made anew meanwhile

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "reasongrm_nemo"
 ROWS = [
     {"errors", "documents"},  # what is wrong with a file is said alike everywhere
     {"judge", "data", "rstar", "rewards", "evaluation"},
-    {"allocator", "files", "mkl", "rope", "tensors"},
+    {"allocator", "files", "mkl", "rope", "secret_values", "tensors"},
     {"limits", "placement"},
     {"architecture", "tokenization", "smollm2"},
     {"rollout", "megatron"},
