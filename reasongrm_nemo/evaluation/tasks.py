@@ -13,7 +13,7 @@ from reasongrm_nemo.data.tasks import make_tasks, prompt_key
 from reasongrm_nemo.evaluation.files import Item
 from reasongrm_nemo.judge import Template
 
-TOO_LONG = "prompt_too_long"
+TOO_LONG, REFUSED = "prompt_too_long", "prompt_refused"
 """The parse status of a task that was not asked, since its prompt does not fit: no verdict, not left out."""
 
 
@@ -121,9 +121,10 @@ def to_verdict(
     )
 
 
-def unasked(task: BenchmarkTask, sample: int, prompt_tokens: int) -> Verdict:
-    """The row of a task whose prompt does not fit into the judge's."""
-    return replace(_verdict(task, prompt_tokens), sample=sample)
+def unasked(task: BenchmarkTask, sample: int, prompt_tokens: int | None) -> Verdict:
+    """The row of a task whose prompt does not fit into the judge's; None: its chat template refuses it."""
+    status = REFUSED if prompt_tokens is None else TOO_LONG
+    return replace(_verdict(task, prompt_tokens), sample=sample, parse_status=status)
 
 
 def _verdict(task: BenchmarkTask, prompt_tokens: int | None) -> Verdict:

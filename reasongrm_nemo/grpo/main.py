@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 
 def main(path: str) -> None:
     """Train as the work order says (see ``work_order``); every rank runs this."""
     from reasongrm_nemo.megatron.platform import load_platform
-    from reasongrm_nemo.work_order import WorkOrder, first_rank, rank_of_the_run
+    from reasongrm_nemo.work_order import WorkOrder, first_rank, note_loss, rank_of_the_run
 
     order = WorkOrder.read(path)
     recipe = order.recipe
@@ -43,6 +44,8 @@ def main(path: str) -> None:
         )
         session.model.grpo = cfg
         rollouts = Rollouts.from_specs(order.servers) if first_rank() else None
+        if rollouts is not None:
+            rollouts.on_loss = partial(note_loss, order.work)
         tokenizer = load_tokenizer(order.model, recipe.judge.date)
         stop_tokens = stop_token_ids(tokenizer, order.model)
         run = Run(order, cfg)

@@ -102,7 +102,7 @@ class RolloutSource:
         self._sender = WeightSender(rollouts.servers) if rollouts else None
         self._transfer = transfer
         self._folder = folder
-        self._version = 0
+        self._version = self._counted = 0
         self._asks: dict[Path, Future[Completions]] = {}
         self._requests: queue.SimpleQueue[_Resync | None] = queue.SimpleQueue()
         self._worker = Worker("rollouts")
@@ -169,6 +169,7 @@ class RolloutSource:
                             # too, and start it anew already
                             server.kill(met[server])
                     else:
+                        self._rollouts.tell(str(loss))
                         self._rollouts.bring_up(loss.servers)
                 except UserError as error:
                     lost = str(error)
@@ -180,6 +181,12 @@ class RolloutSource:
                 lost = command[1]
         if lost:
             raise RolloutsLost(lost)
+
+    def losses(self) -> int:
+        """Losses of servers, and failed starts, since it was last asked; 0 but on the first rank."""
+        found = len(self._rollouts.losses) if self._rollouts is not None else 0
+        fresh, self._counted = found - self._counted, found
+        return fresh
 
     def _file(self, part: Part) -> Path:
         return self._folder / (f"step_{part.step:06d}" + (f"_{part.name}" if part.name else "") + ".jsonl")

@@ -157,8 +157,12 @@ class GRPOTrainer:
         self.age = max(ages((c for g in groups for c in g.completions), self.step), default=None)
         figures["rollout_age"] = self.age
         self.agreement.check_age(self.step + 1, self.age)
-        kept = [group for group in groups if group.kept][: self.cfg.prompts_per_step]
-        figures |= {"kept": len(kept)} | (self.train(kept) if kept else self.compare(groups[:1]))
+        kept = [group for group in groups if group.kept]
+        # refills may bring more than a step takes; which are left depends on the order of the tasks alone
+        spare, kept = len(kept[self.cfg.prompts_per_step :]), kept[: self.cfg.prompts_per_step]
+        figures |= {"kept": len(kept), "spare_groups": spare} | (
+            self.train(kept) if kept else self.compare(groups[:1])
+        )
         trained = time.monotonic()
         # before the push, which may fail: the run that goes on then must not train on this batch again
         self.step += 1
@@ -175,6 +179,7 @@ class GRPOTrainer:
                 "refit_s": time.monotonic() - trained,
             }
             seconds |= self.actor.timers.take()
+            figures["servers_lost"] = self.source.losses()
             figures |= {"tokens_per_second": tokens / seconds["rollout_s"]} | seconds
             self.metrics.log(self.step, figures)
 

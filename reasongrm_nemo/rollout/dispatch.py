@@ -22,6 +22,8 @@ class Loss:
 
     client: RolloutClient
     cause: RolloutServerLost
+    asked: int = 0
+    """Prompts that it had not answered."""
 
 
 class Dispatch:
@@ -109,7 +111,7 @@ class Dispatch:
         # At once, not when the closing comes to it: a prompt is answered by one server.
         dropped = lane.drop(asyncio.current_task())
         self._closing.add(self._loop.create_task(lane.close(dropped)))
-        self.events.put(Loss(lane.client, cause))
+        self.events.put(Loss(lane.client, cause, len(lane.asked)))
         self._share_out()
 
     async def _end(self) -> None:

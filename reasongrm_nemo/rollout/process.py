@@ -133,7 +133,28 @@ def exit_cause(pid: int) -> str:
         code = child.wait(2.0)  # a dead leader waits for its last thread
     except subprocess.TimeoutExpired:
         return ""
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    return describe_exit(code)
+
+
+def describe_exit(code: int) -> str:
+    """An exit status in words, such as "was killed by SIGKILL, probably out of memory".
+
+    Args:
+        code: as `subprocess` has it, -9 for SIGKILL; or a shell's and Slurm's, 137 for the same.
+    """
+    number = -code if code < 0 else code - 128 if 128 < code <= 128 + signal.NSIG else 0
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"ended with status {code}"
+    return f"was killed by {name}{_PROBABLY.get(name, '')}"
+
+
+_PROBABLY = {
+    # a machine's or a job's memory limit sends it; so does a person
+    "SIGKILL": ", probably out of memory",
+    "SIGBUS": ", probably as /dev/shm or a file's disk is full",
+}
 
 
 def _group(pid: int, ticks: int) -> list[int]:

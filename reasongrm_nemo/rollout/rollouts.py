@@ -32,7 +32,8 @@ class Rollouts:
         servers: started when they do not run.
         resync: brings restarted servers up to date, where their model folder is not what is wanted (a trainer
             pushes its current weights); None: the folder is.  Called on the caller's thread.
-        on_loss: told the cause of each loss, before the restart.
+        on_loss: told the cause of each loss, before the restart, and of each start that failed and is tried
+            once more; from any thread.
     """
 
     versions = False
@@ -48,6 +49,8 @@ class Rollouts:
         self.resync = resync
         self.on_loss = on_loss
         self.losses: list[str] = []
+        for server in self.servers:
+            server.on_failed_start = self.tell
         self._restarting: Mapping[RolloutServer, object] = {}
 
     @classmethod
@@ -132,7 +135,8 @@ class Rollouts:
                     if server in lost:
                         raise event.cause
                     lost.add(server)
-                    self._tell(server.cause_of(event.cause))
+                    again = f" {event.asked} prompts are asked again." if event.asked else ""
+                    self.tell(f"{server.cause_of(event.cause)}{again}")
                     restarts.begin(server)
                 elif isinstance(event, _Up):
                     restarts.end(event.server, self.resync)
@@ -168,7 +172,8 @@ class Rollouts:
             if server.asleep:
                 server.use(server.model_dir)
 
-    def _tell(self, cause: str) -> None:
+    def tell(self, cause: str) -> None:
+        """Note a loss; whoever listens is told."""
         self.losses.append(cause)
         if self.on_loss is not None:
             self.on_loss(cause)

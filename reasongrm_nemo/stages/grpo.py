@@ -13,7 +13,8 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.plan.times import grpo_steps
 from reasongrm_nemo.rewards import Rewarder
 from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.stages.ranks import run_ranks
+from reasongrm_nemo.stages.ranks import COUNTED, run_ranks
+from reasongrm_nemo.stages.sampling import REFUSED_TURNS
 from reasongrm_nemo.stages.training import (
     check_export,
     check_start,
@@ -21,7 +22,7 @@ from reasongrm_nemo.stages.training import (
     leave_out,
     write_judge_settings,
 )
-from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
+from reasongrm_nemo.tokenization import MessagesRefused, load_tokenizer, prompt_ids
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
@@ -55,7 +56,10 @@ def _warnings(ctx: StageContext, metrics: Path) -> dict[str, int]:
             f"no group of {ctx.cfg.name} had both right and wrong answers, so nothing was learned: hf/ holds "
             f"the weights it began with ({unread:.0%} of the answers had no readable verdict)"
         )
-    return {"log_prob_gap_warnings": sum("warning" in line for line in lines)}
+    counts = {f"{name}_in_all": sum(line.get(name) or 0 for line in lines) for name in COUNTED}
+    counts["skipped_in_all"] = sum(bool(line.get("skipped")) for line in lines)  # a line has those in a row
+    gaps = {"log_prob_gap_warnings": sum("warning" in line for line in lines)}
+    return gaps | {name: count for name, count in counts.items() if count}
 
 
 def _survey(ctx: StageContext) -> int:
@@ -65,36 +69,45 @@ def _survey(ctx: StageContext) -> int:
         UserError: none is left to train on, or none to validate on.
     """
     own, limit = ctx.cfg.grpo, ctx.cfg.judge.max_prompt_tokens
-    taken, long = _too_long(ctx, "tasks", own.skip_tasks, own.max_tasks)
+    taken, unfit = _unfit(ctx, "tasks", own.skip_tasks, own.max_tasks)
     if not taken:
         raise UserError(
             f"inputs.tasks: {ctx.inputs['tasks']} has no tasks after the first {own.skip_tasks} "
             "(grpo.skip_tasks); nothing is left to train on"
         )
-    left_out = {"tasks": {"prompt longer than judge.max_prompt_tokens": long}}
-    counts = {"tasks": taken - len(long)}
+    left_out = {"tasks": unfit}
+    counts = {"tasks": taken - sum(map(len, unfit.values()))}
     if own.validation.every:
-        taken, long = _too_long(ctx, "validation", 0, own.validation.max_tasks)
-        left_out["validation"] = {"validation prompt longer than judge.max_prompt_tokens": long}
-        counts["validation"] = taken - len(long)
+        taken, unfit = _unfit(ctx, "validation", 0, own.validation.max_tasks)
+        left_out["validation"] = {f"validation {reason}": indices for reason, indices in unfit.items()}
+        counts["validation"] = taken - sum(map(len, unfit.values()))
     for name, count in counts.items():
         if not count:
             raise UserError(
                 f"inputs.{name}: {ctx.inputs[name]} has no task whose prompt is within "
-                f"judge.max_prompt_tokens {limit}"
+                f"judge.max_prompt_tokens {limit}" + _and_refused(left_out[name])
             )
     leave_out(ctx, left_out)
     return counts["tasks"]
 
 
-def _too_long(ctx: StageContext, name: str, skip: int, take: int | None) -> tuple[int, list[int]]:
-    """How many tasks of an input are taken, and the indices in its file of those that do not fit."""
+def _and_refused(reasons: dict[str, list[int]]) -> str:
+    refused = sum(len(indices) for reason, indices in reasons.items() if REFUSED_TURNS in reason)
+    return f" ({refused} have turns that the chat template refuses)" if refused else ""
+
+
+def _unfit(ctx: StageContext, name: str, skip: int, take: int | None) -> tuple[int, dict[str, list[int]]]:
+    """How many tasks of an input are taken, and by reason the indices in its file of those left out."""
     cfg = ctx.cfg.judge
     tokenizer = load_tokenizer(ctx.inputs["model"], cfg.date)
     end = None if take is None else skip + take
-    taken, long = 0, []
+    taken, long, refused = 0, list[int](), list[int]()
     for index, task in islice(enumerate(read_tasks(ctx.inputs[name])), skip, end):
         taken += 1
-        if len(prompt_ids(tokenizer, task.messages, cfg.response_prefix)) > cfg.max_prompt_tokens:
-            long.append(index)
-    return taken, long
+        try:
+            if len(prompt_ids(tokenizer, task.messages, cfg.response_prefix)) > cfg.max_prompt_tokens:
+                long.append(index)
+        except MessagesRefused as refusal:
+            refused.append(index)
+            ctx.log.info("%s %s is left out: %s", name, task.id, refusal)
+    return taken, {"prompt longer than judge.max_prompt_tokens": long, REFUSED_TURNS: refused}

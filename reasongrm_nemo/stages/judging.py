@@ -14,13 +14,13 @@ from typing import Any
 
 from reasongrm_nemo.data import PlacedJsonl, ReasoningPath, Verdict, read_jsonl, write_jsonl
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.evaluation.tasks import TOO_LONG, BenchmarkTask, to_verdict, unasked
+from reasongrm_nemo.evaluation.tasks import REFUSED, TOO_LONG, BenchmarkTask, to_verdict, unasked
 from reasongrm_nemo.judge import JudgeSampling
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.judges import Judge, Setting
 from reasongrm_nemo.stages.questions import HELD_OUT, Questions
-from reasongrm_nemo.stages.sampling import Ask, sample_paths
-from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
+from reasongrm_nemo.stages.sampling import REFUSED_TURNS, Ask, sample_paths
+from reasongrm_nemo.tokenization import MessagesRefused, load_tokenizer, prompt_ids
 
 
 class Judging:
@@ -33,7 +33,7 @@ class Judging:
 
     def __init__(self, ctx: StageContext, questions: Questions) -> None:
         self._ctx, self._questions = ctx, questions
-        self._lengths: dict[tuple[str, str], int] = {}
+        self._lengths: dict[tuple[str, str], int | None] = {}
 
     def judge(self, benchmark: str, model: Judge, setting: Setting) -> tuple[Path, str]:
         """The log of a model at a setting, and its name on screen; what was judged before is left as it is.
@@ -75,7 +75,7 @@ class Judging:
             return
         lengths = self._prompt_lengths(tasks, model)
         limit = self._ctx.cfg.judge.max_prompt_tokens
-        fitting = [task for task in tasks if lengths[task.id] <= limit]
+        fitting = [task for task in tasks if _fits(lengths[task.id], limit)]
         if fitting:
             sample_paths(self._ctx, fitting, ask, sampled)
         else:
@@ -83,17 +83,24 @@ class Judging:
         write_jsonl(file, _rows(tasks, lengths, limit, ask, sampled))
 
     def count_unasked(self, statuses: Mapping[str, int]) -> None:
-        """Count the judgements of a log that were none, the prompt being too long."""
+        """Count the judgements of a log that were none: the prompt too long, or refused by the template."""
         reason = "prompt longer than judge.max_prompt_tokens, counted as no verdict"
         self._ctx.drop(reason, statuses.get(TOO_LONG, 0))
+        self._ctx.drop(f"{REFUSED_TURNS}, counted as no verdict", statuses.get(REFUSED, 0))
 
-    def _prompt_lengths(self, tasks: Sequence[BenchmarkTask], model: Judge) -> dict[str, int]:
+    def _prompt_lengths(self, tasks: Sequence[BenchmarkTask], model: Judge) -> dict[str, int | None]:
+        """In tokens, by task; None where the model's chat template refuses the turns."""
         missing = [task for task in tasks if (model.name, task.id) not in self._lengths]
         if missing:
             tokenizer = load_tokenizer(model.folder, self._ctx.cfg.judge.date)
             prefix = model.settings.response_prefix
             for task in missing:
-                self._lengths[model.name, task.id] = len(prompt_ids(tokenizer, task.messages, prefix))
+                try:
+                    length = len(prompt_ids(tokenizer, task.messages, prefix))
+                except MessagesRefused as refusal:
+                    length = None
+                    self._ctx.log.info("%s is not asked task %s: %s", model.name, task.id, refusal)
+                self._lengths[model.name, task.id] = length
         return {task.id: self._lengths[model.name, task.id] for task in tasks}
 
     def _shards(self, file: Path) -> list[Path]:
@@ -107,15 +114,19 @@ class Judging:
         return found
 
 
+def _fits(length: int | None, limit: int) -> bool:
+    return length is not None and length <= limit
+
+
 def _rows(
-    tasks: Sequence[BenchmarkTask], lengths: dict[str, int], limit: int, ask: Ask, sampled: Path
+    tasks: Sequence[BenchmarkTask], lengths: dict[str, int | None], limit: int, ask: Ask, sampled: Path
 ) -> Iterator[Verdict]:
     """The log's rows; the paths are in the order of the tasks that fit."""
     paths = read_jsonl(sampled, ReasoningPath)
     drawn = drawn_fields(ask.sampling)
     for task in tasks:
         for sample in range(ask.samples):
-            if lengths[task.id] > limit:
+            if not _fits(lengths[task.id], limit):
                 yield unasked(task, sample, lengths[task.id])
             else:
                 yield to_verdict(task, next(paths), lengths[task.id], ask.policy, drawn)

@@ -33,7 +33,7 @@ from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, forgeries, load_template
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.tasks import Task
 from reasongrm_nemo.stages.tokenizers import compare_tokenizers
-from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids
+from reasongrm_nemo.tokenization import JudgeTokenizer, MessagesRefused, load_tokenizer, prompt_ids
 
 Source: TypeAlias = PreferencePair | QuestionAnswer
 
@@ -182,7 +182,7 @@ def _tasks(
             tags, texts = template.tags, [each.chosen, each.rejected]
         try:
             longest = max(len(prompt_ids(tokenizer, t.messages, cfg.judge.response_prefix)) for t in made)
-        except UserError as refusal:
+        except MessagesRefused as refusal:
             if not isinstance(each, QuestionAnswer):  # a judge's turns are the template's, alike in all
                 raise
             account.drop("the chat template refuses the question's turns", each.id, str(refusal))

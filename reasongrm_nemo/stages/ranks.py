@@ -21,7 +21,7 @@ from reasongrm_nemo.errors import StageFailed
 from reasongrm_nemo.report.console import figures_line
 from reasongrm_nemo.rollout.process import die_with_parent
 from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.work_order import WorkOrder, python_environment
+from reasongrm_nemo.work_order import WorkOrder, losses, python_environment
 
 _POLL_S = 0.2
 
@@ -99,11 +99,15 @@ def _environment(cluster: DictConfig) -> dict[str, str]:
 
 def _watch(ctx: StageContext, process: subprocess.Popen[bytes], steps: int) -> None:
     seen, validated = _Metrics(ctx.work / "metrics.jsonl"), _Metrics(ctx.work / "validation.jsonl")
+    told = len(losses(ctx.work))
     with ctx.console.progress(ctx.cfg.stage, total=steps, done=0) as progress:
         while True:
             ended = process.poll() is not None
+            for cause in losses(ctx.work)[told:]:
+                ctx.say_loss(cause)
+                told += 1
             for figures in seen.new():
-                shown = {k: v for k, v in figures.items() if k in _SHOWN}
+                shown = {k: v for k, v in figures.items() if k in _SHOWN or (k in COUNTED and v)}
                 progress.update(figures["step"], **shown)
                 if warning := figures.get("warning"):
                     ctx.console.warn(warning)
@@ -115,6 +119,8 @@ def _watch(ctx: StageContext, process: subprocess.Popen[bytes], steps: int) -> N
             time.sleep(_POLL_S)
 
 
+COUNTED = ("servers_lost", "stragglers", "spare_groups", "skipped")
+"""Figures of a step that are shown, and added up in the manifest, where there are any."""
 _SHOWN = (
     "reward",
     "kept",

@@ -21,10 +21,14 @@ class RolloutPool:
     Args:
         log_dir: the servers' output goes to rollout-server.log, rollout-server-2.log and so on there.
         console: is told about starts.
+
+    Attributes:
+        on_loss: told the cause of each loss of a server; a stage puts its own in place.
     """
 
     def __init__(self, log_dir: Path, console: Console) -> None:
         self.log_dir, self.console = log_dir, console
+        self.on_loss = self._lost
         self._rollouts: Rollouts | None = None
         self._settings: list[tuple[placement.Spot, RolloutSettings]] = []
         self._agents: list[AgentStep] = []
@@ -63,7 +67,7 @@ class RolloutPool:
         for (spot, each), log in zip(settings, logs, strict=True):
             host = self._host(place, spot, each, log)
             servers.append(RolloutServer(each, model_dir, log, host=host))
-        self._rollouts, self._settings = Rollouts(servers, on_loss=self._lost), settings
+        self._rollouts, self._settings = Rollouts(servers, on_loss=self._tell), settings
         self._rollouts.use(model_dir)
         ready = "rollout server" if count == 1 else "rollout servers"
         self.console.line(f"  {ready} ready ({duration(time.monotonic() - begin)})")
@@ -78,6 +82,9 @@ class RolloutPool:
         agent = AgentStep(command, settings, spot.node, log.resolve(), settings.start_timeout_s)
         self._agents.append(agent)
         return agent.host
+
+    def _tell(self, cause: str) -> None:
+        self.on_loss(cause)  # of the stage that uses the servers now
 
     def _lost(self, cause: str) -> None:
         self.console.warn(f"a rollout server was lost and is started again: {cause}")

@@ -42,8 +42,15 @@ from reasongrm_nemo.rollout.reading import Reader
 from reasongrm_nemo.rollout.to_path import reasoning_path
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.tasks import T, Task, take_shard
-from reasongrm_nemo.tokenization import JudgeTokenizer, load_tokenizer, prompt_ids, stop_token_ids
+from reasongrm_nemo.tokenization import (
+    JudgeTokenizer,
+    MessagesRefused,
+    load_tokenizer,
+    prompt_ids,
+    stop_token_ids,
+)
 
+REFUSED_TURNS = "task whose turns the chat template refuses"
 PROBS = "probs.parquet"
 """The file of token probabilities beside a file of paths."""
 
@@ -115,17 +122,8 @@ def sample_paths(
     cfg = ctx.cfg
     mine = take_shard(tasks, shard)
     tokenizer = load_tokenizer(ask.model_dir, cfg.judge.date)
-    prompts: dict[str, list[int]] = {}
-    for task in mine:
-        ids = prompt_ids(tokenizer, task.messages, ask.response_prefix)
-        if len(ids) <= cfg.judge.max_prompt_tokens:
-            prompts[task.id] = ids
+    prompts = _prompts(ctx, mine, tokenizer, ask.response_prefix)
     kept = [task for task in mine if task.id in prompts]
-    ctx.drop("prompt longer than judge.max_prompt_tokens", len(mine) - len(kept))
-    if mine and not kept:
-        raise UserError(
-            f"all {len(mine)} prompts are longer than judge.max_prompt_tokens {cfg.judge.max_prompt_tokens}"
-        )
     aside = out.with_name(out.name + ".partial")
     if out.exists():
         aside.unlink(missing_ok=True)  # a kill may have come before it went
@@ -143,6 +141,30 @@ def sample_paths(
     put_in_order([aside], out, order, ask.keep_probs)
     aside.unlink()
     return kept
+
+
+def _prompts(
+    ctx: StageContext, tasks: Sequence[Task], tokenizer: JudgeTokenizer, prefix: str
+) -> dict[str, list[int]]:
+    """The tokens by task, of those that fit and that the chat template takes; the others are dropped."""
+    prompts: dict[str, list[int]] = {}
+    refused, words, limit = 0, "", ctx.cfg.judge.max_prompt_tokens
+    for task in tasks:
+        try:
+            ids = prompt_ids(tokenizer, task.messages, prefix)
+        except MessagesRefused as refusal:
+            refused, words = refused + 1, str(refusal)
+            ctx.log.info("task %s is left out: %s", task.id, refusal)
+            continue
+        if len(ids) <= limit:
+            prompts[task.id] = ids
+    ctx.drop(REFUSED_TURNS, refused)
+    ctx.drop("prompt longer than judge.max_prompt_tokens", len(tasks) - refused - len(prompts))
+    if tasks and not prompts:
+        if refused:
+            raise UserError(f"none of the {len(tasks)} tasks can be asked: {words}")
+        raise UserError(f"all {len(tasks)} prompts are longer than judge.max_prompt_tokens {limit}")
+    return prompts
 
 
 def shard_files(ctx: StageContext) -> list[Path]:

@@ -4,7 +4,7 @@
 With `tokenizers` and `jinja2` alone, so that the command line and the light stages start without torch.
 """
 
-from reasongrm_nemo.tokenization.chat_template import asks_for_date
+from reasongrm_nemo.tokenization.chat_template import MessagesRefused, asks_for_date
 from reasongrm_nemo.tokenization.responses import Response, Reteller, Unfit
 from reasongrm_nemo.tokenization.tokenizer import (
     JudgeTokenizer,
@@ -17,6 +17,7 @@ from reasongrm_nemo.tokenization.tokenizer import (
 
 __all__ = [
     "JudgeTokenizer",
+    "MessagesRefused",
     "Response",
     "Reteller",
     "Unfit",

@@ -17,6 +17,10 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.tokenization.folder import json_object
 
 
+class MessagesRefused(UserError):
+    """A template does not take these messages; it may take others."""
+
+
 class ChatTemplate:
     """A compiled template.
 
@@ -46,7 +50,7 @@ class ChatTemplate:
         return bool(token.strip()) and token in self._text
 
     def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
-        """The template's text; UserError where it refuses the messages or cannot cope with them."""
+        """The template's text; MessagesRefused where it refuses the messages or cannot cope with them."""
         try:
             return self._template.render(  # type: ignore[no-any-return]
                 messages=list(messages),
@@ -58,7 +62,7 @@ class ChatTemplate:
         except UserError:
             raise
         except Exception as error:  # a template can raise anything: it divides, indexes, recurses
-            raise UserError(
+            raise MessagesRefused(
                 f"the chat template of {self.folder} refuses the messages: {_words(error)}"
             ) from None
 

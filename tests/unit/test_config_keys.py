@@ -398,7 +398,8 @@ def test_a_word_replaces_removes_or_adds_rows(recipe, words, rows):
 def test_a_word_replaces_the_variables_of_the_server(recipe):
     inherited = recipe(EVALUATE + "rollout: {extra_env: {A: 1.10, B: x}}\n")
     assert load_recipe(inherited, ["rollout.extra_env={C: y}"]).rollout.extra_env == {"C": "y"}
-    assert load_recipe(inherited, ["rollout.extra_env.C=y"]).rollout.extra_env == dict(A="1.10", B="x", C="y")
+    added = load_recipe(inherited, ["rollout.extra_env.C=y"]).rollout.extra_env
+    assert added == {"A": "1.10", "B": "x", "C": "y"}
 
 
 def test_inputs_by_name(recipe):

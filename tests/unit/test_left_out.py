@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What does not fit the model that trains is left out and counted before its ranks start."""
 
+import dataclasses
 import json
 import shutil
 from types import SimpleNamespace
 
 import pytest
-from fake_pool import TINY
+from fake_pool import TINY, FakePool
 
 from reasongrm_nemo.data import JudgeTask, SftExample, read_tasks, write_jsonl
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.grpo.order import taken
-from reasongrm_nemo.stages import grpo, sft
+from reasongrm_nemo.stages import evaluate, generate, grpo, mine, sft
 from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
 from reasongrm_nemo.work_order import WorkOrder
 
@@ -91,12 +92,69 @@ def test_nothing_that_fits_is_an_error_that_counts(context, examples, started):
     assert not started
 
 
+def refusing(folder):
+    """The tiny judge with a chat template that takes one turn."""
+    shutil.copytree(TINY, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    check = "{% if messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}"
+    config["chat_template"] = check + config["chat_template"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def talkative(task):
+    """The same with an answer and another question before it."""
+    turns = [{"role": "user", "content": "hm"}, {"role": "assistant", "content": "yes"}]
+    return dataclasses.replace(task, messages=[*turns, *task.messages])
+
+
+@pytest.mark.parametrize(("stage", "recipe"), [(generate, "2_generate"), (mine, "5_mine")])
+def test_tasks_that_a_chat_template_refuses_are_not_asked(stage, recipe, context, tasks, tmp_path):
+    """One task's turns do not end the stage."""
+    some = [talkative(task) if i in (1, 4) else task for i, task in enumerate(tasks[:8])]
+    file = tmp_path / "some.jsonl"
+    write_jsonl(file, some)
+    pool = FakePool(tasks)
+    own = [f"{recipe[2:]}.skip_tasks=0", f"inputs.tasks={file}"]
+    strict = refusing(tmp_path / "strict")
+    ctx = context(recipe, f"model.hf_path={strict}", *own, pool=pool)
+    assert stage.run(ctx)["tasks"] == 6
+    assert ctx.drops["task whose turns the chat template refuses"] == 2
+    assert {prompt.id for prompt in pool.prompts} == {
+        task.id for i, task in enumerate(some) if i not in (1, 4)
+    }
+    write_jsonl(file, map(talkative, tasks[:3]))
+    with pytest.raises(UserError, match=r"none of the 3 tasks can be asked: the chat template of .* one turn"):
+        stage.run(context(recipe, f"model.hf_path={strict}", *own, pool=pool, work="again"))
+
+
+def test_held_out_tasks_that_a_chat_template_refuses_have_no_verdict(context, tasks, tmp_path):
+    file = tmp_path / "some.jsonl"
+    write_jsonl(file, [talkative(task) if i == 2 else task for i, task in enumerate(tasks[:5])])
+    strict = refusing(tmp_path / "strict")
+    models = f"evaluate.models={{loose: {TINY}, strict: {strict}}}"
+    setting = "evaluate.settings=[{temperature: 1.0, samples: 2}]"
+    ctx = context("7_evaluate", models, setting, f"inputs.tasks={file}", pool=FakePool(tasks))
+    evaluate.run(ctx)
+    assert ctx.drops == {"task whose turns the chat template refuses, counted as no verdict": 2}
+    rows = [json.loads(line) for line in (ctx.work / "verdicts" / "strict_t1.jsonl").read_text().splitlines()]
+    refused = [row for row in rows if row["parse_status"] == "prompt_refused"]
+    assert len(rows) == 10 and [row["item_id"] for row in refused] == [rows[4]["item_id"]] * 2
+    assert [row["correct"] for row in refused] == [False, False]
+
+
+def test_tasks_that_a_chat_template_refuses_are_left_out_of_grpo(context, tasks, started, pool, tmp_path):
+    file = tmp_path / "some.jsonl"
+    write_jsonl(file, [talkative(task) if i in (0, 3) else task for i, task in enumerate(tasks[:6])])
+    words = [f"model.hf_path={refusing(tmp_path / 'strict')}", f"inputs.tasks={file}"]
+    ctx = context("1_grpo_zero", *words, pool=pool)
+    assert grpo.run(ctx)["tasks"] == 4
+    assert ctx.drops == {"task whose turns the chat template refuses": 2}
+    assert WorkOrder(ctx.cfg, ctx.work, TINY, ctx.inputs).left_out("tasks") == {0, 3}
+
+
 def test_turns_that_a_chat_template_refuses_are_left_out(context, examples, started, tmp_path):
-    strict = shutil.copytree(TINY, tmp_path / "strict")
-    config = json.loads((strict / "tokenizer_config.json").read_text())
-    refusing = "{% if messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}"
-    config["chat_template"] = refusing + config["chat_template"]
-    (strict / "tokenizer_config.json").write_text(json.dumps(config))
+    strict = refusing(tmp_path / "strict")
     write_jsonl(examples, [example("t", 8), example("u", 8, turns=2), example("v", 8)])
     ctx = context("4_sft", f"model.hf_path={strict}")
     assert sft.run(ctx)["examples"] == 2

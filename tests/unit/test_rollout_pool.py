@@ -59,3 +59,13 @@ def test_servers_are_handed_on_or_ended(pool, tmp_path):
         assert other is not first and len(other.servers) == 1
         assert [server.events for server in made] == [["a", "b", "stop"]] * 2 + [["c"]]
     assert made[-1].events == ["c", "stop"]
+
+
+def test_a_loss_is_told_to_the_stage_that_uses_the_servers(pool, tmp_path, capsys):
+    rollouts = pool.get(recipe("rollout.servers=2"), tmp_path / "a")
+    rollouts.tell("gone")
+    told = []
+    pool.on_loss = told.append
+    made[1].on_failed_start("it ended")
+    assert told == ["it ended"] and rollouts.losses == ["gone", "it ended"]
+    assert "warning: a rollout server was lost and is started again: gone" in capsys.readouterr().err

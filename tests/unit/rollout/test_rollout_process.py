@@ -109,3 +109,28 @@ def test_dies_when_its_parent_was_gone_before(tmp_path):
 def test_spawn_says_when_there_is_no_such_interpreter(tmp_path):
     with pytest.raises(FileNotFoundError):
         process.spawn([str(tmp_path / "python")], ENV, tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (-9, "was killed by SIGKILL, probably out of memory"),
+        (137, "was killed by SIGKILL, probably out of memory"),
+        (-15, "was killed by SIGTERM"),
+        (143, "was killed by SIGTERM"),
+        (-11, "was killed by SIGSEGV"),
+        (139, "was killed by SIGSEGV"),
+        (134, "was killed by SIGABRT"),
+        (-7, "was killed by SIGBUS, probably as /dev/shm or a file's disk is full"),
+        (-34, "was killed by SIGRTMIN"),
+        (-63, "ended with status -63"),
+        (0, "ended with status 0"),
+        (1, "ended with status 1"),
+        (7, "ended with status 7"),
+        (127, "ended with status 127"),
+        (128, "ended with status 128"),
+        (255, "ended with status 255"),
+    ],
+)
+def test_an_exit_status_in_words(code, says):
+    assert process.describe_exit(code) == says

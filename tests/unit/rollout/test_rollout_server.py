@@ -29,6 +29,18 @@ if mode == "fails":
     print("(EngineCore pid=3) ERROR 01-01 00:00:00 [core.py:1] ValueError: head size 16 is not supported")
     print("RuntimeError: Engine core initialization failed. See root cause above.")
     sys.exit(1)
+if mode == "once" and not os.path.exists(os.environ["FLAG"]):
+    open(os.environ["FLAG"], "w").close()
+    print("(EngineCore pid=3) ERROR 01-01 00:00:00 [core.py:1] Traceback (most recent call last):")
+    print("(EngineCore pid=3) ERROR 01-01 00:00:00 [core.py:1] OSError: no device is free")
+    print("WARNING 01-01 00:00:00 [w.py:1] ImportError: nice_to_have is missing")
+    print("RuntimeError: Engine core initialization failed. See root cause above.")
+    print("Loading shards: 40% done", flush=True)
+    os.kill(os.getpid(), 9)
+if mode == "quiet":
+    print("WARNING 01-01 00:00:00 [w.py:1] something is odd")
+    print("Loading shards: 40% done", flush=True)
+    os.kill(os.getpid(), 9)
 if mode == "race" and not os.path.exists(os.environ["FLAG"]):
     open(os.environ["FLAG"], "w").close()
     print("OSError: [Errno 98] address already in use")
@@ -175,6 +187,28 @@ def test_failed_start_says_why(make, tmp_path):
     assert "ValueError: head size 16 is not supported" in message
     assert str(tmp_path / "logs" / "server.log") in message
     assert "\n" not in message and not server.is_alive()
+
+
+def test_a_start_that_fails_is_tried_once_more_and_told(make, tmp_path):
+    told = []
+    server = make(mode="once")
+    server.on_failed_start = told.append
+    with server:
+        assert server.starts == 2
+    assert told == [
+        "The rollout server was killed by SIGKILL, probably out of memory while starting (log: "
+        f"{server.log_path}); its last error: OSError: no device is free. It is started once more."
+    ]
+    assert f"reasongrm: {told[0]}" in server.log_path.read_text()
+
+
+def test_no_warning_and_no_progress_is_quoted_as_an_error(make):
+    server = make(mode="quiet")
+    with pytest.raises(UserError) as caught:
+        server.start()
+    said = str(caught.value)
+    assert said.startswith("The rollout server was killed by SIGKILL, probably out of memory while starting")
+    assert said.endswith(f"(log: {server.log_path}). It was tried twice.") and server.starts == 2
 
 
 def test_start_timeout(make):

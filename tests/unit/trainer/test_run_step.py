@@ -45,7 +45,7 @@ def asked(monkeypatch):
         self._look_ahead = lambda: None
         self.train = lambda groups: events.append("train") or {}
         note = {name: lambda *_, name=name: events.append(name) for name in ("pause", "sleep", "push")}
-        self.source = SimpleNamespace(**note)
+        self.source = SimpleNamespace(losses=lambda: 0, **note)
         self.run_step()
         self.run_step()
         return events
@@ -84,7 +84,9 @@ def a_trainer():
     self.checkpoints = SimpleNamespace(
         load_latest=lambda *_: None, poll=lambda: None, finish=lambda: None, longest_save_s=0.0
     )
-    self.source = SimpleNamespace(pause=lambda: None, push=lambda version: self.pushed.append(version))
+    self.source = SimpleNamespace(
+        pause=lambda: None, push=lambda version: self.pushed.append(version), losses=lambda: 0
+    )
     self.agreement = Agreement(load_recipe(RECIPE))
     self.reason_to_stop = lambda seconds: None
     self.saved, self.logged, self.pushed = [], [], []
@@ -103,6 +105,17 @@ def a_trainer():
 @pytest.fixture
 def given_figures(monkeypatch):
     monkeypatch.setattr(trainers, "rollout_figures", lambda groups: {"response_tokens": 1.0, "groups": 1})
+
+
+def test_groups_past_a_step_s_and_servers_lost_are_counted(given_figures):
+    """Refills may keep more groups than a step takes; a server may be lost at any time."""
+    self, lines = a_trainer(), []
+    self.metrics.log = lambda step, figures: lines.append(figures)
+    self.rollouts = lambda: [SimpleNamespace(kept=i != 1, completions=[]) for i in range(4)]
+    self.source.losses = iter([2, 0, 0, 1]).__next__
+    self.fit()
+    assert [(line["kept"], line["spare_groups"]) for line in lines] == [(1, 2)] * 4
+    assert [line["servers_lost"] for line in lines] == [2, 0, 0, 1]
 
 
 def test_a_push_that_fails_leaves_a_checkpoint_behind_the_step(given_figures):

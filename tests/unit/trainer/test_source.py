@@ -213,3 +213,19 @@ def test_a_push_that_loses_a_server_leaves_its_restart_to_the_rollouts_under_way
     assert server.killed == [1]
     servers.go.set()
     assert own.collect(Part(1, 0, PROMPTS, SAMPLING)) == [answer(prompt) for prompt in PROMPTS]
+
+
+def test_a_server_lost_by_a_push_is_told_and_counted(source):
+    servers = Slow()
+    servers.losses, servers.brought = ["while it answered"], []
+    servers.tell, servers.bring_up = servers.losses.append, servers.brought.extend
+    own = source(servers)
+    assert own.losses() == 1 and own.losses() == 0
+
+    def lose(to):
+        raise RolloutServerLost("cut while it was sent x", ["server"])
+
+    own._send = lose
+    own.push(1)
+    assert servers.losses[1:] == ["cut while it was sent x"] and servers.brought == ["server"]
+    assert own.losses() == 1
