@@ -8,7 +8,9 @@ import fcntl
 import io
 import json
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_WORDS = re.compile(
+    r"no space left on|os error 28\b|disk quota exceeded|os error 122\b|PytorchStreamWriter failed writing"
+    r"|inline_container\.cc.{0,40}(?:unexpected pos|file write failed)",
+    re.IGNORECASE | re.DOTALL,
+)
+_SAID = "no space left on the disk of"
 _ALMOST_NOTHING = 1 << 20
 
 
@@ -104,9 +112,10 @@ def whole_folder(folder: Path, nbytes: int) -> Iterator[Path]:
         partial.rename(folder)
         sync_directory(folder.parent)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in _FULL:
-            raise UserError(f"no space left on the disk of {folder}; nothing was kept.") from error
+        full = full_disk(partial, nbytes) if says_full(error) and _SAID not in str(error) else ""
+        shutil.rmtree(partial, ignore_errors=True)  # only now: it is what fills the disk
+        if full:
+            raise UserError(f"{full.replace(str(partial), str(folder))}; nothing was kept.") from error
         if isinstance(error, OSError):
             raise UserError(f"{error.filename or folder} cannot be written: {error.strerror}.") from error
         raise
@@ -133,30 +142,59 @@ def readable_bytes(count: int) -> str:
     return f"{size:.1f} TiB"
 
 
-def disk_full(error: BaseException | None, work: Path) -> StageFailed | None:
+def says_full(error: BaseException | str | None) -> bool:
+    """Whether an exception, one it came of, or an error's text is of a full disk or quota.
+
+    Libraries pass it on in many ways: torch as a RuntimeError without the cause, safetensors as Rust's words.
+    """
+    while error is not None and not isinstance(error, str):
+        if (isinstance(error, OSError) and error.errno in _FULL) or _FULL_WORDS.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return error is not None and bool(_FULL_WORDS.search(error))
+
+
+def full_disk(folder: Path, needed: int | None = None) -> str:
+    """What to say of a file system that is full: where, how much was needed, how much is free.
+
+    Args:
+        folder: on it; another folder that is full is said in its place.
+        needed: bytes that were to be written, where that is known.
+    """
+    places = [folder, Path("/dev/shm"), Path(tempfile.gettempdir())]
+    frees = {place: _free(place) for place in places}
+    place = next((p for p in places if frees[p] < _ALMOST_NOTHING), folder)
+    wanted = f"{readable_bytes(needed)} needed, " if needed else ""
+    return f"no space left on the disk of {place} ({wanted}{readable_bytes(frees[place])} free)"
+
+
+def _free(folder: Path) -> int:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def disk_full(error: BaseException | None, work: Path, needed: int | None = None) -> StageFailed | None:
     """The sentence for a full disk, or None where that is not what happened.
 
     Args:
         error: what was raised; its causes are looked at too. A process the stage started may have met the
             full disk in its place, so a disk with almost nothing free counts as well.
         work: the artefact being written.
+        needed: as in `full_disk`.
     """
-    path: Any = None
-    cause: BaseException | None = error
-    full = False
-    while cause is not None and not full:
-        if isinstance(cause, OSError) and cause.errno in _FULL:
-            full, path = True, cause.filename
+    if isinstance(error, UserError) and _SAID in str(error):
+        return None
+    cause, path = error, None
+    while cause is not None and path is None:
+        if isinstance(cause, OSError) and cause.errno in _FULL and isinstance(cause.filename, (str, bytes)):
+            path = Path(os.fsdecode(cause.filename))
         cause = cause.__cause__ or cause.__context__
-    folder = work
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if not full and free >= _ALMOST_NOTHING:
+    if not says_full(error) and _free(work) >= _ALMOST_NOTHING:
         return None
     return StageFailed(
-        f"no space left on the disk of {path or work} ({readable_bytes(free)} free); free some and give "
-        f"the same command again: what was computed so far is kept in {work}"
+        f"{full_disk(path or work, needed)}; free some and give the same command again: what was computed so "
+        f"far is kept in {work}"
     )
 
 

@@ -9,14 +9,14 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import write_json
+from reasongrm_nemo.files import disk_full, write_json
 from reasongrm_nemo.limits import ask_on_signal
 from reasongrm_nemo.rollout.process import die_with_parent
 from reasongrm_nemo.secret_values import strike
@@ -122,11 +122,20 @@ def rank_of_the_run(order: WorkOrder) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        # now: what fills the disk may be removed with this process
+        error = disk_full(error, order.work) or error
         known = isinstance(error, UserError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
-        with (order.work / "failures.jsonl").open("a", encoding="utf-8") as out:
-            rank = int(os.environ.get("RANK", 0))
-            out.write(json.dumps({"rank": rank, "time": time.time(), "user": known, "error": text}) + "\n")
-        traceback.print_exc()
-        sys.stderr.flush()
+        row = {
+            "rank": int(os.environ.get("RANK", 0)),
+            "time": time.time(),
+            "user": known,
+            "error": strike(text),
+        }
+        # where not even that can be written the stage sees the full disk itself
+        with suppress(OSError), (order.work / "failures.jsonl").open("a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+        with suppress(OSError):
+            traceback.print_exc()
+            sys.stderr.flush()
         raise SystemExit(2 if known else 1) from None

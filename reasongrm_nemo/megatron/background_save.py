@@ -40,6 +40,8 @@ class BackgroundSave:
             (path, key, (blobs, [(item, tensor.to("cpu", copy=copy)) for item, tensor in tensors]))
             for path, key, (blobs, tensors) in buckets
         ]
+        self.nbytes = sum(tensor.nbytes for _, _, (_, tensors) in self._files for _, tensor in tensors)
+        """Of this rank's tensors."""
         self._thread = threading.Thread(target=self._write, name="checkpoint", daemon=True)
         self._thread.start()
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 
 from reasongrm_nemo.errors import StageFailed, UserError
-from reasongrm_nemo.files import sync_tree, write_json
+from reasongrm_nemo.files import disk_full, full_disk, says_full, sync_tree, write_json
 from reasongrm_nemo.megatron.background_save import BackgroundSave
 
 Found = TypeVar("Found")
@@ -82,7 +82,10 @@ class Checkpoints:
         state["trainer"] = trainer
         try:
             self._saving = step, score, BackgroundSave(state, partial, copy=self.asynchronous)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            # torch writes what all ranks have in common, and says a full disk as a RuntimeError
+            if isinstance(error, RuntimeError) and not says_full(error):
+                raise
             raise StageFailed(self._unwritten(step, str(error))) from error
         if not self.asynchronous:
             self.finish()
@@ -109,12 +112,14 @@ class Checkpoints:
         if self._saving is None:
             return
         (step, score, saving), self._saving = self._saving, None
-        failures: list[str | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(failures, saving.wait())
-        if why := next((failure for failure in failures if failure), None):
+        parts: list[tuple[str | None, int]] = [(None, 0)] * dist.get_world_size()
+        dist.all_gather_object(parts, (saving.wait(), saving.nbytes))
+        if why := next((failure for failure, _ in parts if failure), None):
+            sentence = self._unwritten(step, why, sum(size for _, size in parts))
+            dist.barrier()  # each has looked at the disk
             if _first_rank():
                 shutil.rmtree(self._partial(step), ignore_errors=True)
-            raise StageFailed(self._unwritten(step, why))
+            raise StageFailed(sentence)
         saving.complete()
         dist.barrier()
         if _first_rank():
@@ -175,10 +180,15 @@ class Checkpoints:
         path = self.folder / _SCORES
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
-    def _unwritten(self, step: int, why: str) -> str:
+    def _unwritten(self, step: int, why: str, needed: int | None = None) -> str:
+        """The sentence, made while what was written still fills the disk."""
         kept = self.latest()
+        if says_full(why) or disk_full(None, self.folder):
+            why = f"{full_disk(self.folder, needed)}; free some and give the same command again"
         before = (
-            f"{kept.name} is kept, and the same command goes on from there" if kept else "it is the first"
+            f"{kept.name} is kept, and the same command goes on from there"
+            if kept
+            else "it is the first, and the same command begins again with the rollouts that are kept"
         )
         return f"the checkpoint of step {step} could not be written to {self.folder}: {why}; {before}"
 

@@ -93,7 +93,7 @@ def pipeline_report(folder: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]
                 "skipped": outcome.skipped,
                 "seconds": outcome.manifest["timings"]["seconds"],
                 "drops": outcome.manifest["drops"],
-                "servers_lost": outcome.manifest["result"].get("servers_lost", 0),
+                "servers_lost": outcome.manifest.get("result", {}).get("servers_lost", 0),
             }
             for outcome in outcomes
         ],

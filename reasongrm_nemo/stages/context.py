@@ -239,6 +239,13 @@ def _of_servers(cfg: DictConfig) -> dict[str, Any]:
     return {"rollout_packages": versions.package_versions(str(python))}
 
 
+class _StageLog(logging.FileHandler):
+    """Says a full disk like any other writer; logging's own would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
 class _OneLine(logging.Formatter):
     """A line an entry, whatever a record's id holds, without secrets."""
 
@@ -250,7 +257,7 @@ def _logger(name: str, work: Path) -> tuple[logging.Logger, logging.Handler]:
     log = logging.getLogger(f"reasongrm.{name}")
     log.setLevel(logging.INFO)
     log.propagate = False
-    handler = logging.FileHandler(work / "stage.log", encoding="utf-8")
+    handler = _StageLog(work / "stage.log", encoding="utf-8")
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     return log, handler

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 
-def main(folder):
+def main(folder, small_disk):
     from reasongrm_nemo.megatron.platform import load_platform
 
     platform = load_platform("cpu")
@@ -62,6 +62,18 @@ def main(folder):
     checkpoints.load_best_weights(session.model)
     figures["best weights"] = weight.mean().item()
     figures["latest"] = loaded(checkpoints)
+
+    # a disk of 3 MB, which the first checkpoint fills
+    figures["small"] = None
+    for asynchronous in (True, False):
+        try:
+            small = Checkpoints(Path(small_disk) / "checkpoints", keep=1, asynchronous=asynchronous)
+            save(small, 1)
+            small.finish()
+        except StageFailed as error:
+            figures["small"] = str(error)
+        dist.barrier()
+        figures["left on the small disk"] = [str(path) for path in Path(small_disk).rglob("*.distcp")]
 
     # the disk of one rank alone fills up while the tensors are written
     if dist.get_rank() == 1:

@@ -129,8 +129,8 @@ def test_every_benchmark_is_judged_scored_and_set_into_tables(stage, tmp_path):
         text = (ctx.work / file).read_text()
         assert "one (T = 1, majority of 2)" in text and "ReasonGRM-QwQ-32B" in text
     report = (ctx.work / "report.md").read_text()
-    assert "# rm_bench" in report and "| one_t1 |" in report and "Held-out" not in report
-    assert "| two_t1 | one_t1 | Overall | +0.00 | – | 1 |" in report
+    assert "# rm_bench" in report and "| one\\_t1 |" in report and "Held-out" not in report
+    assert "| two\\_t1 | one\\_t1 | Overall | +0.00 | – | 1 |" in report
     assert result["report"]["benchmarks"]["rmb"]["scores"][-1] == "Overall"
 
 
