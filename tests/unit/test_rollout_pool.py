@@ -61,7 +61,7 @@ def test_servers_are_handed_on_or_ended(pool, tmp_path):
     assert made[-1].events == ["c", "stop"]
 
 
-def test_a_loss_is_told_to_the_stage_that_uses_the_servers(pool, tmp_path, capsys):
+def test_a_loss_is_told_to_the_stage_that_uses_the_servers(capsys, pool, tmp_path):
     rollouts = pool.get(recipe("rollout.servers=2"), tmp_path / "a")
     rollouts.tell("gone")
     told = []
