@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from reasongrm_nemo import placement
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.rollout import process
+from reasongrm_nemo.rollout import process, scratch
 from reasongrm_nemo.rollout.http import call
 from reasongrm_nemo.rollout.settings import HOST, RolloutSettings
 from reasongrm_nemo.rollout.types import RolloutServerLost
@@ -102,6 +102,7 @@ class ThisMachine:
     def end_group(self, pid: int, ticks: int, grace_s: float) -> None:
         """See `Host`."""
         process.end_group(pid, ticks, grace_s)
+        scratch.sweep()
 
 
 class RemoteNode:

@@ -9,6 +9,7 @@ be gone.
 import os
 import runpy
 
+from reasongrm_nemo.rollout import scratch
 from reasongrm_nemo.rollout.process import die_with_parent
 
 _PARENT = "REASONGRM_PARENT"  # multiprocessing says who the parent is only later
@@ -18,4 +19,5 @@ if __name__ == "__mp_main__":
 if __name__ in ("__main__", "__mp_main__"):
     os.environ[_PARENT] = str(os.getpid())
 if __name__ == "__main__":
+    scratch.enter()
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
