@@ -10,13 +10,15 @@ JOBS ?= 2
 # .envs/env.sh is written by `setup`: the two interpreters, and `reasongrm` on the path.
 IN_ENVS = . ./.envs/env.sh &&
 
-.PHONY: help demo smollm2 reasongrm test test-unit test-slurm lint format setup clean clean-envs
+.PHONY: help demo smollm2 reasongrm test test-unit test-slurm soak chaos lint format setup clean clean-envs
 
 help:
 	@echo 'make demo        the whole method on the tiny model, CPU, from nothing to a scored ReasonGRM'
 	@echo 'make test        lint, types, and the tests: unit, parallel, stages'
 	@echo 'make test-unit   the unit tests alone, seconds'
 	@echo 'make test-slurm  the cluster templates on a Slurm of four pseudo-nodes (root on Debian)'
+	@echo 'make soak        1,000 GRPO steps of the tiny judge, a server killed every 100: what grows (an hour)'
+	@echo 'make chaos       kills, faults and hostile files against every stage (ARGS="--only kill"; under 45 min)'
 	@echo 'make lint        ruff, mypy, shellcheck and shfmt'
 	@echo 'make format      ruff, changing files'
 	@echo 'make smollm2     the method on SmolLM2-135M, CPU, long'
@@ -45,6 +47,12 @@ test-unit: setup
 
 test-slurm: setup
 	@$(IN_ENVS) "$$TRAINER_PYTHON" -m pytest tests/slurm $(ARGS)
+
+soak: setup
+	@$(IN_ENVS) PYTHONPATH=tests "$$TRAINER_PYTHON" -m soak $(ARGS)
+
+chaos: setup
+	@$(IN_ENVS) PYTHONPATH=tests "$$TRAINER_PYTHON" -m chaos $(ARGS)
 
 lint: setup
 	@$(IN_ENVS) "$$TRAINER_PYTHON" -m ruff check .

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make chaos`: kills, faults and hostile files against the whole package, and what survived them."""

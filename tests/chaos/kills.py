@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kills in every stage, at chosen moments and at random; the same command again ends as if unbroken."""
+
+import json
+import random
+import signal
+import time
+from dataclasses import dataclass
+
+from chaos import chain
+from chaos.runs import TRACEBACK, Run, environment
+
+KILL, TERM, INT, HUP = signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+_TRAINED = ("1_grpo_zero", "4_sft")
+_TIMEOUT_S = 900
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill.
+
+    Attributes:
+        name: says what is killed when.
+        stage: in which.
+        event: the audit event, see inject/sitecustomize.py; "random": at a random time.
+        path: what its arguments must match.
+        nth: which time.
+        who: is killed.
+        signal: by what.
+        survives: the run goes on to its end by itself.
+    """
+
+    name: str
+    stage: str
+    event: str
+    path: str = ""
+    nth: int = 1
+    who: str = "command"
+    signal: int = KILL
+    survives: bool = False
+
+
+def table():
+    """All kills."""
+    rows = []
+    for stage, sign in zip(chain.STAGES, (KILL, TERM, INT, HUP) * 2, strict=True):
+        rows.append(Kill("at its start", stage, "open", rf"\.partial/{stage}/stage\.json", signal=sign))
+        rows.append(Kill("before the last rename", stage, "os.rename", rf"\.partial/{stage} ", signal=KILL))
+        rows.append(
+            Kill("while the manifest is written", stage, "open", rf"{stage}/manifest\.json", signal=KILL)
+        )
+        rows.append(Kill("at random", stage, "random", signal=(KILL, TERM)[len(rows) % 2]))
+    stage = "1_grpo_zero"
+    rows.append(Kill("rank killed in rollout", stage, "open", r"rollouts/step_000001", who="self"))
+    rows.append(Kill("command killed in rollout", stage, "open", r"rollouts/step_000001"))
+    rows.append(Kill("server killed in rollout", stage, "open", r"rollouts/step_000001", who="server",
+                     survives=True))  # fmt: skip
+    rows.append(Kill("hung up in training", stage, "open", r"metrics\.jsonl", 2, signal=HUP))
+    for stage in _TRAINED:
+        rows.append(Kill("rank killed in training", stage, "open", r"metrics\.jsonl", 2, who="self"))
+        rows.append(Kill("in a checkpoint save", stage, "open", r"checkpoints/.*step_0", 2))
+        rows.append(Kill("rank killed in a save", stage, "open", r"checkpoints/.*step_0", 3, who="self"))
+        rows.append(Kill("before a checkpoint's rename", stage, "os.rename", r"checkpoints/"))
+        rows.append(Kill("rank killed in the export", stage, "open", r"/\.?hf[./]", who="self"))
+        rows.append(Kill("command killed in the export", stage, "open", r"/\.?hf[./]", 2, signal=TERM))
+        rows.append(Kill("launcher killed in training", stage, "open", r"metrics\.jsonl", 2, who="parent"))
+    rows.append(Kill("rank killed in training", "6_grpo_hard", "open", r"metrics\.jsonl", 2, who="self"))
+    rows.append(Kill("server killed in rollout", "6_grpo_hard", "open", r"rollouts/step_000002", who="server",
+                     survives=True))  # fmt: skip
+    for stage, file in (("2_generate", "paths"), ("5_mine", "paths"), ("7_evaluate", "")):
+        rows.append(
+            Kill("interrupted while sampling", stage, "open", rf"{file}.*\.partial|verdicts", signal=INT)
+        )
+        rows.append(
+            Kill("while paths are put in order", stage, "os.rename", rf"\.tmp.*{file}.*jsonl", signal=KILL)
+        )
+    return rows
+
+
+def moment(kill, runs):
+    """What inject/sitecustomize.py is told."""
+    spec = runs / ".logs" / kill.stage / "rollout-server.spec.json"
+    return {
+        "event": kill.event, "path": kill.path, "nth": kill.nth, "who": kill.who, "signal": int(kill.signal),
+        "once": str(runs / ".once"), "spec": str(spec),
+    }  # fmt: skip
+
+
+def run(kill, work, whole, seconds):
+    """Kill and give the command again.
+
+    Args:
+        kill: which.
+        work: a folder for it alone.
+        whole: the unbroken run.
+        seconds: stage -> how long it took unbroken, for a random moment.
+
+    Returns:
+        What is wrong, or "", and notes.
+    """
+    runs = chain.before(kill.stage, whole, work / "runs")
+    words = chain.words(kill.stage, runs, 'rollout.extra_env={CHAOS_PAUSE: "0.02"}')
+    if kill.event == "random":
+        struck = Run(words, environment())
+        time.sleep(random.Random(kill.stage).uniform(0.3, 0.9) * seconds[kill.stage])
+        struck.process.send_signal(kill.signal)
+    else:
+        told = json.dumps(moment(kill, runs))
+        path = f"{chain.ROOT / 'tests/chaos/inject'}:{chain.ROOT}"
+        struck = Run(words, environment(CHAOS_MOMENT=told, PYTHONPATH=path))
+    status, output = struck.end(_TIMEOUT_S)
+    if orphans := struck.orphans():
+        return f"{len(orphans)} processes outlived it", output
+    if kill.event != "random" and not (runs / ".once").exists():
+        return "the moment never came", output
+    if status is None:
+        return "hung", output
+    if TRACEBACK in output:
+        return "traceback", output
+    if kill.survives and status:
+        return f"ended with {status} although a lost server is started again", output
+    if not kill.survives and status == 0 and kill.event != "random":
+        return "ended with 0 although it was killed", output
+    again = Run(words, environment())
+    status, output = again.end(_TIMEOUT_S)
+    if status or TRACEBACK in output:
+        return f"the same command then ended with {status}", output
+    if orphans := again.orphans():
+        return f"{len(orphans)} processes outlived the command given again", output
+    return chain.difference(kill.stage, whole, runs), output

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cases of all kinds, in one form."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos import chain, hostile, kills
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing that is tried.
+
+    Attributes:
+        kind: the row of the table it counts in.
+        name: of its own.
+        run: with a folder for it alone; gives what is wrong ("" if nothing) and the command's output.
+        needs_chain: it starts from the unbroken run.
+    """
+
+    kind: str
+    name: str
+    run: Callable[[Path], tuple[str, str]]
+    needs_chain: bool = True
+
+    @property
+    def slug(self):
+        """A folder's name."""
+        return re.sub(r"[^A-Za-z0-9]+", "-", f"{self.kind}-{self.name}").strip("-")[:100]
+
+
+def cases(work):
+    """All, the longest kind first."""
+    return [*_kills(work), *_hostile()]
+
+
+def _kills(work):
+    whole = work / "unbroken"
+
+    def seconds():
+        return {
+            stage: json.loads((whole / stage / "manifest.json").read_text())["timings"]["seconds"] + 2
+            for stage in chain.STAGES
+        }
+
+    for kill in kills.table():
+        sign = "" if kill.survives else f", {kill.signal.name}"
+        yield Case(
+            "kill", f"{kill.stage}: {kill.name}{sign}",
+            lambda folder, kill=kill: kills.run(kill, folder, whole, seconds()),
+        )  # fmt: skip
+
+
+def _hostile():
+    for reader, name in hostile.table():
+        yield Case("file", f"{reader}: {name}", lambda folder, r=reader, n=name: hostile.run(r, n, folder))
