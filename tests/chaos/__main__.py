@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from chaos import chain, kinds
@@ -90,7 +90,9 @@ def main():
     if any(case.needs_chain for case in waiting):
         chain.unbroken(args.work)
     with file.open("a") as out, ThreadPoolExecutor(args.jobs) as pool:
-        for count, row in enumerate(pool.map(lambda case: perform(case, args.work), waiting), 1):
+        jobs = [pool.submit(perform, case, args.work) for case in waiting]
+        for count, job in enumerate(as_completed(jobs), 1):
+            row = job.result()
             rows[row["kind"], row["name"]] = row
             print(json.dumps(row), file=out, flush=True)
             word = f"FELL: {row['wrong']}" if row["wrong"] else "survived"

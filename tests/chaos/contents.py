@@ -7,6 +7,8 @@ import os
 import pickle
 import zlib
 
+import faults
+
 _DEEP = 100_000
 
 
@@ -87,43 +89,11 @@ BYTES = {
 }
 
 
-def _folder(path):
-    path.mkdir()
-
-
-def _fifo(path):
-    os.mkfifo(path)
-
-
-def _loop(path):
-    path.symlink_to(path.name)
-
-
-def _dangling(path):
-    path.symlink_to("/nonexistent/there/is/nothing")
-
-
-def _zero(path):
-    path.symlink_to("/dev/zero")
-
-
-def _null(path):
-    path.symlink_to(os.devnull)
-
-
-def _memory(path):
-    path.symlink_to("/proc/self/mem")
-
-
-THINGS = {
-    "a folder": _folder,
-    "a pipe that nobody writes": _fifo,
-    "a link to itself": _loop,
-    "a dangling link": _dangling,
-    "/dev/zero": _zero,
-    "/dev/null": _null,
-    "/proc/self/mem": _memory,
+THINGS = faults.PATHS | {
+    "/dev/null": lambda path: path.symlink_to(os.devnull),
+    "/proc/self/mem": lambda path: path.symlink_to("/proc/self/mem"),
 }
+"""What may stand there and is no plain file."""
 
 
 def place(name, path):

@@ -106,8 +106,7 @@ def run(kill, work, whole, seconds):
         struck.process.send_signal(kill.signal)
     else:
         told = json.dumps(moment(kill, runs))
-        path = f"{chain.ROOT / 'tests/chaos/inject'}:{chain.ROOT}"
-        struck = Run(words, environment(CHAOS_MOMENT=told, PYTHONPATH=path))
+        struck = Run(words, environment(CHAOS_MOMENT=told))
     status, output = struck.end(_TIMEOUT_S)
     if orphans := struck.orphans():
         return f"{len(orphans)} processes outlived it", output

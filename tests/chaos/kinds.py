@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos import chain, hostile, kills
+from chaos import chain, fault_table, faults, hostile, kills
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Case:
 
 def cases(work):
     """All, the longest kind first."""
-    return [*_kills(work), *_hostile()]
+    return [*_kills(work), *_faults(work), *_hostile()]
 
 
 def _kills(work):
@@ -52,6 +52,13 @@ def _kills(work):
             "kill", f"{kill.stage}: {kill.name}{sign}",
             lambda folder, kill=kill: kills.run(kill, folder, whole, seconds()),
         )  # fmt: skip
+
+
+def _faults(work):
+    for kind, rows in fault_table.table().items():
+        for fault in rows:
+            name = f"{fault.stage}: {fault.name}"
+            yield Case(kind, name, lambda folder, fault=fault: faults.run(fault, folder, work / "unbroken"))
 
 
 def _hostile():

@@ -23,7 +23,8 @@ def command(*words):
 def environment(**more):
     """One in which no server is vLLM and nothing reaches for the network."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("CHAOS_")}
-    env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    inject = Path(__file__).with_name("inject")
+    env |= {"PYTHONPATH": f"{inject}:{ROOT}", "OMP_NUM_THREADS": "1"}
     env |= {"REASONGRM_ROLLOUT_PYTHON": str(STANDIN), "HF_HUB_OFFLINE": "1"}
     return env | {name: str(value) for name, value in more.items() if value is not None}
 
