@@ -24,6 +24,15 @@ _MAX_NAME = 200
 _MEDIA_FIELDS = ("image", "images", "video", "videos", "audio", "audios")
 
 
+def read_object(row: Any) -> dict[str, Any]:
+    """The row as the object that it must be; raises `RowProblem` otherwise."""
+    if isinstance(row, BrokenRow):
+        raise RowProblem("broken_line", row.problem)
+    if not isinstance(row, dict):
+        raise RowProblem("wrong_type", "the row is no object")
+    return row
+
+
 def pair_from_row(
     row: Any, default_source: str = "unknown", max_chars: int = MAX_CHARS, tolerate: Collection[str] = ()
 ) -> PreferencePair:
@@ -39,10 +48,7 @@ def pair_from_row(
     Raises:
         RowProblem: with the reason.
     """
-    if isinstance(row, BrokenRow):
-        raise RowProblem("broken_line", row.problem)
-    if not isinstance(row, dict):
-        raise RowProblem("wrong_type", "the row is no object")
+    row = read_object(row)
     if "chosen" not in row or "rejected" not in row:
         raise RowProblem("unknown_form")
     sides = [_side(row[name]) for name in ("chosen", "rejected")]

@@ -24,11 +24,11 @@ from reasongrm_nemo.data.pairs import (
     name_of,
     no_nul,
     prompt_turns,
+    read_object,
     with_system,
 )
 from reasongrm_nemo.data.problems import RowProblem
 from reasongrm_nemo.data.records import AnswerTask, QuestionAnswer
-from reasongrm_nemo.data.rows import BrokenRow
 from reasongrm_nemo.data.sameness import same_key
 from reasongrm_nemo.data.sources import Loaded, gather, none_left, with_own_ids
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, read_answer, sanitize
@@ -87,10 +87,7 @@ def question_from_row(
     Raises:
         RowProblem: with the reason.
     """
-    if isinstance(row, BrokenRow):
-        raise RowProblem("broken_line", row.problem)
-    if not isinstance(row, dict):
-        raise RowProblem("wrong_type", "the row is no object")
+    row = read_object(row)
     asked = next((row[name] for name in QUESTION_FIELDS if name in row), None)
     said = next((row[name] for name in REFERENCE_FIELDS if name in row), None)
     if type(said) is float and not math.isfinite(said):  # JSON's NaN and Infinity, and 1e999
