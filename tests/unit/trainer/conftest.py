@@ -15,3 +15,17 @@ def any_model(request, tmp_path_factory):
 def qwen2_untied(tmp_path):
     """An untied Qwen2, of the test's own."""
     return write_model("qwen2_untied", tmp_path / "qwen2_untied")
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory):
+    """A process group and Megatron's parallel state of this process alone."""
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+
+    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    parallel_state.initialize_model_parallel()
+    yield
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()

@@ -7,9 +7,7 @@ tensor-parallel ranks: tests/parallel/test_log_probs.py.
 
 import pytest
 import torch
-import torch.distributed as dist
 from log_probs_case import LENGTH, ROWS, VOCAB, WIDTH, case, plain
-from megatron.core import parallel_state
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reasongrm_nemo.megatron.log_probs import chunked_log_probs
@@ -17,14 +15,7 @@ from reasongrm_nemo.megatron.log_probs import chunked_log_probs
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_rank(tmp_path_factory):
-    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    parallel_state.initialize_model_parallel()
-    yield
-    parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def chunked(hidden, weight, targets, chunk, **options):

@@ -9,8 +9,6 @@ from itertools import product
 
 import pytest
 import torch
-import torch.distributed as dist
-from megatron.core import parallel_state
 
 from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.grpo.loss import micro_batch_loss
@@ -22,14 +20,7 @@ ANSWERS = list(product(range(VOCAB), repeat=2))
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_rank(tmp_path_factory):
-    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    parallel_state.initialize_model_parallel()
-    yield
-    parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def normal(*shape, seed):
