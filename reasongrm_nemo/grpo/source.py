@@ -249,6 +249,8 @@ class RolloutSource:
     def _command(self, command: str = "", payload: Any = None) -> tuple[str, Any]:
         box = [(command, payload)]
         dist.broadcast_object_list(box, 0, group=self._group)
+        if self._rollouts is None:
+            self._transport.settle()  # the first rank commands nothing before a push has ended
         return box[0]
 
 

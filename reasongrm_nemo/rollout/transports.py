@@ -107,6 +107,9 @@ class Transport(Protocol):
     def open(self, posts: Posts) -> Line:
         """Meet a server that runs."""
 
+    def settle(self) -> None:
+        """Free what `parcels` held; to be called on each rank when a push has ended everywhere."""
+
 
 class BroadcastTransport:
     """A broadcast for each tensor, through a group with each server (`group.Group`).
@@ -133,6 +136,9 @@ class BroadcastTransport:
     def open(self, posts: Posts) -> Line:
         """Meet the workers of a server in a group."""
         return _BroadcastLine(self._backend, posts)
+
+    def settle(self) -> None:
+        """Nothing: tensors went one at a time."""
 
 
 class _BroadcastLine:
@@ -219,6 +225,11 @@ class IpcTransport:
     def open(self, posts: Posts) -> Line:
         """Tell the workers to make ready."""
         return IpcLine(posts)
+
+    def settle(self) -> None:
+        """Free the buffer, if the worker has let go of it."""
+        self._exports.settle()
+        torch.cuda.ipc_collect()
 
 
 class IpcLine:

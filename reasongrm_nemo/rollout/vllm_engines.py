@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +122,8 @@ class IpcUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
     names: list[str]
     dtype_names: list[str]
     shapes: list[list[int]]
+    starts: list[int]
+    sizes: list[int]
     offsets: list[int]
     handles: dict[str, dict[str, Any]]
 
@@ -138,11 +141,10 @@ class IpcEngine(_Engine):
     def receive_weights(self, update_info: IpcUpdateInfo) -> None:
         """Load what comes."""
         if self.buffer is None:  # once an update: an export's reference count stands for one import
-            self.buffer = self._import(update_info.handles)
-        info = update_info
-        self.model.load_weights(
-            ipc.unpack(self.buffer, info.names, info.dtype_names, info.shapes, info.offsets)
-        )
+            self.buffer, self._unpacking = self._import(update_info.handles), ipc.Unpacking()
+        tensors = self._unpacking.tensors(self.buffer, vars(update_info))
+        if (first := next(tensors, None)) is not None:  # else the bucket holds but a piece of one
+            self.model.load_weights(itertools.chain([first], tensors))
 
     def _import(self, handles: dict[str, dict[str, Any]]) -> torch.Tensor:
         from torch.multiprocessing.reductions import rebuild_cuda_tensor
@@ -157,14 +159,16 @@ class IpcEngine(_Engine):
 
     def start_weight_update(self) -> None:
         """Make ready for tensors in checkpoint format."""
-        self.buffer = None  # of an update that was broken off
+        self.shutdown()  # of an update that was broken off
         super().start_weight_update()
 
     def finish_weight_update(self) -> None:
         """Everything came."""
         super().finish_weight_update()
-        self.buffer = None
+        self.shutdown()
 
     def shutdown(self) -> None:
         """Let go of what was shared."""
-        self.buffer = None
+        if self.buffer is not None:
+            ipc.mark_let_go(self.buffer)
+            self.buffer = None

@@ -120,6 +120,7 @@ class WeightSender:
         finally:
             for _ in parcels:
                 pass
+            self._transport.settle()
         if lost:
             raise RolloutServerLost(" ".join(str(loss) for loss in lost.values()), list(lost))
 

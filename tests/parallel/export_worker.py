@@ -43,13 +43,11 @@ def main(hf_path, tensor_parallel, pipeline_parallel, out):
 
     infos = session.transfer.infos()
     exported = session.transfer.export(everywhere=True)
-    got, count = {}, 0
+    got, count, unpacking = {}, 0, ipc.Unpacking()
     for bucket in ipc.buckets(infos, exported, torch.device("cpu"), f"GPU-{rank}", reduce, limit=20_000):
         info = bucket.update_info()
         assert sorted(info["handles"]) == [f"GPU-{other}" for other in range(dist.get_world_size())]
-        got |= dict(
-            ipc.unpack(shared[0], info["names"], info["dtype_names"], info["shapes"], info["offsets"])
-        )
+        got |= dict(unpacking.tensors(shared[0], info))
         count += 1
     assert list(got) == [info.name for info in infos]
     save_file(got, Path(out) / f"rank_{rank}.safetensors")

@@ -48,8 +48,11 @@ def reduce(buffer):
     return None, (None,) * 7 + (b"h", buffer.numel(), 0, False, b"r", 0, b"e", True)
 
 engine._import = lambda handles: imports.append(handles) or shared[0]
-for bucket in ipc.buckets(infos, iter(tensors.items()), torch.device("cpu"), "GPU-0", reduce, limit=400):
+for bucket in ipc.buckets(infos, iter(tensors.items()), torch.device("cpu"), "GPU-0", reduce, limit=100):
     engine.receive_weights(engine.parse_update_info(bucket.update_info()))
+assert shared[0][-1] == 0
+engine.shutdown()
+assert shared[0][-1] == 1 and engine.buffer is None, "the trainer can see that it was let go of"
 shared[0].zero_()
 assert list(loaded) == list(tensors) and all(torch.equal(loaded[n], t) for n, t in tensors.items())
 assert len(imports) == 1

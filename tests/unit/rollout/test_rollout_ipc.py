@@ -44,26 +44,24 @@ def fill(limit):
 @pytest.mark.parametrize("limit", [1, 1024, 1 << 20])
 def test_everything_arrives_whatever_the_bucket(limit):
     shared, made = fill(limit)
-    got, sizes = {}, []
+    got, sizes, unpacking = {}, [], ipc.Unpacking()
     for bucket in made:
         info = json.loads(json.dumps(bucket.update_info()))
         (buffer,) = shared.exports
         sizes.append(len(info["names"]))
-        got |= dict(ipc.unpack(buffer, info["names"], info["dtype_names"], info["shapes"], info["offsets"]))
+        got |= dict(unpacking.tensors(buffer, info))
     assert list(got) == list(TENSORS)
     assert all(torch.equal(got[name], tensor) for name, tensor in TENSORS.items())
-    assert sizes == {1: [1, 1, 1, 1, 1], 1024: [2, 1, 2], 1 << 20: [5]}[limit]
-    # bounded: the limit, or the largest tensor, and never more than there is
-    assert shared.exports[0].numel() == {1: 6400, 1024: 6400, 1 << 20: 256 + 256 + 6400 + 256 + 4}[limit]
+    nbytes = sum(info.nbytes for info in INFOS)
+    assert sizes == {1: [1] * nbytes, 1024: [2, 1, 1, 1, 1, 1, 1, 3], 1 << 20: [5]}[limit]
+    # bounded by the limit, however large a tensor, and never more than there is; and one more byte
+    assert shared.exports[0].numel() == {1: 1, 1024: 1024, 1 << 20: 256 + 256 + 6400 + 256 + 4}[limit] + 1
 
 
 def test_copies_outlive_the_buffer():
     shared, made = fill(1 << 20)
     (bucket,) = made
-    info = bucket.update_info()
-    got = dict(
-        ipc.unpack(shared.exports[0], info["names"], info["dtype_names"], info["shapes"], info["offsets"])
-    )
+    got = dict(ipc.Unpacking().tensors(shared.exports[0], bucket.update_info()))
     shared.exports[0].zero_()
     assert torch.equal(got["c.big"], TENSORS["c.big"])
 
@@ -73,14 +71,14 @@ def test_the_next_bucket_waits_for_the_last_to_be_read():
     shared, made = fill(1024)
     first = next(made)
     before = shared.exports[0].clone()
-    assert [info.name for info in first.infos] == ["a.weight", "b.weight"]
+    assert [piece.info.name for piece in first.pieces] == ["a.weight", "b.weight"]
     assert torch.equal(shared.exports[0], before)
     next(made)
     assert not torch.equal(shared.exports[0], before)
 
 
 class Counted(Shared):
-    """Torch's count of each export too: 1 at first, less 1 where somebody lets go; kept while above 0."""
+    """Torch's count of each export: 1 at first, less 1 where a process lets go; at 0 alone it is free."""
 
     def __init__(self):
         super().__init__()
@@ -95,26 +93,43 @@ class Counted(Shared):
         assert (counter, device) == (b"counter", 3)
         self.counts[place] -= 1
 
+    def import_and_let_go(self):
+        """What a worker does as its update is finished."""
+        ipc.mark_let_go(self.exports[-1])
+        self.release(b"counter", len(self.counts) - 1, 3)
 
-def test_a_buffer_that_nobody_imported_is_let_go_of_before_the_next():
-    """A push to some of the servers, or one whose worker was killed: the count never falls by itself."""
+
+ENDS = {
+    "answered": (Counted.import_and_let_go, [0]),
+    "nobody imported, or the worker was killed": (lambda shared: None, [1]),
+}
+
+
+@pytest.mark.parametrize("ends", [["answered"] * 10, [*ENDS] * 3, [*reversed(ENDS)] * 3, [[*ENDS][1]] * 10])
+def test_no_push_leaves_memory_behind(ends):
+    """Over ten pushes the memory is flat: each count comes to 0, and not below it."""
     shared = Counted()
     exports = ipc.Exports(shared.reduce, shared.release)
-    for imported in (True, False, False, True):
+    for end in ends:
         exports.let_go()
-        assert not any(count > 0 for count in shared.counts)
+        assert {*shared.counts} <= {0}, "what was exported before is free"
         made = ipc.buckets(INFOS, iter(TENSORS.items()), torch.device("cpu"), "GPU-7", exports, 1024)
         for bucket in made:
             place = bucket.handles["GPU-7"]["ref_counter_offset"]
             assert shared.counts[place] == 1, "it must be kept while workers may read it"
-        if imported:
-            shared.release(b"counter", place, 3)  # the worker, as its update is finished
-    assert len(shared.counts) == 4
+        finish, left = ENDS[end]
+        finish(shared)
+        exports.settle()
+        assert shared.counts[place:] == left
+        # freed after the push, too: no reference to the buffer is left but the test's
+        assert (exports._last is None) == (left == [0])
+    exports.let_go()
+    assert shared.counts == [0] * len(ends)
 
 
 def test_the_transport_makes_room_before_it_takes_some(monkeypatch):
     """Torch's own functions, in their places, and in the order in which memory is freed and taken."""
-    order, arguments = [], Shared().reduce(torch.zeros(8, dtype=torch.uint8))
+    order, made, arguments = [], [], Shared().reduce(torch.zeros(8, dtype=torch.uint8))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"GPU-{i}"))
@@ -127,7 +142,8 @@ def test_the_transport_makes_room_before_it_takes_some(monkeypatch):
     )
 
     def buckets(infos, tensors, device, uuid, reduce):
-        assert (uuid, reduce(torch.zeros(8, dtype=torch.uint8))) == ("GPU-3", arguments)
+        made.append(torch.zeros(8, dtype=torch.uint8))
+        assert (uuid, reduce(made[-1])) == ("GPU-3", arguments)
         order.append("share")
         yield from ()
 
@@ -136,6 +152,10 @@ def test_the_transport_makes_room_before_it_takes_some(monkeypatch):
     for _ in range(2):
         assert not list(transport.parcels(INFOS, TENSORS.items()))
     assert order == ["collect", "share", (b"counter", 40, 3), "collect", "share"]
+    ipc.mark_let_go(made[-1])
+    transport.settle()
+    assert not list(transport.parcels(INFOS, TENSORS.items()))
+    assert order[5:] == ["collect", "collect", "share"]
 
 
 def test_a_handle_survives_json():
@@ -178,14 +198,13 @@ def test_what_is_no_handle_is_refused(change):
 
 def test_each_bucket_is_an_update_of_its_own(fake):
     """The buffer may be filled again when the server has answered."""
-    got = []
+    got, unpacking = [], ipc.Unpacking()
     shared, made = fill(1024)
 
     def update(body):
         info = body["update_info"]
         assert set(info["handles"]) == {"GPU-7"}
-        buffer = shared.exports[0]
-        got.extend(ipc.unpack(buffer, info["names"], info["dtype_names"], info["shapes"], info["offsets"]))
+        got.extend(unpacking.tensors(shared.exports[0], info))
         return 200, b"{}"
 
     fake.routes["/update_weights"] = update
