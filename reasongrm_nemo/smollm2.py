@@ -48,10 +48,9 @@ def convert(folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = gguf_file()
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.float32
-    )
+    how: Any = {"gguf_file": source.name, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, **how)
+    model: Any = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **how)
     # transformers 5 marks the model as GGUF-quantised and would refuse to save it, plain fp32 as it is now.
     model.hf_quantizer = None
     model.is_quantized = False

@@ -2,7 +2,8 @@
 """Training checkpoints: model, optimizer, scheduler and trainer in one torch_dist folder a step.
 
 A checkpoint appears under its name only when whole, so a run killed while saving resumes from the one
-before. Tensors are stored sharded by megatron-core's ``dist_checkpointing``; nothing is pickled by us.
+before. Tensors are stored sharded by megatron-core's ``dist_checkpointing``; nothing is pickled by us,
+and nothing unpickled but plain data (``weights.plain``).
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing
 
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files import disk_full, full_disk, says_full, sync_tree, write_json
 from reasongrm_nemo.megatron.background_save import BackgroundSave
+from reasongrm_nemo.megatron.weights import plain
 
 Found = TypeVar("Found")
 _SCORES = "scores.json"
@@ -136,10 +137,10 @@ class Checkpoints:
         folder = agreed(self.latest())  # another rank may see a shared folder later
         if folder is None:
             return None
-        state = dist_checkpointing.load(_template(model, is_loading=True), str(folder))
+        state = plain.load(_template(model, is_loading=True), folder)
         fill(model.core_module(), state, folder)
         model.optimizers(use_pl_optimizer=False).load_state_dict(state["optimizer"])
-        common = dist_checkpointing.load_common_state_dict(str(folder))
+        common = plain.load_common(folder)
         scheduler.load_state_dict(common["scheduler"])
         # a scheduler's state does not reach the optimizer until its next step
         for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
@@ -150,7 +151,7 @@ class Checkpoints:
         """Put the weights of the best checkpoint into the model, and nothing else of it; collective."""
         folder = agreed(self.best())
         if folder is not None:
-            state = dist_checkpointing.load(without_extra_state(model.sharded_state_dict()), str(folder))
+            state = plain.load(without_extra_state(model.sharded_state_dict()), folder, weights_alone=True)
             fill(model.core_module(), state, folder)
 
     def _appear(self, step: int, score: float | None) -> None:

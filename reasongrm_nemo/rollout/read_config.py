@@ -31,7 +31,7 @@ def by_transformers(folder: str) -> Any:
     """The config as transformers' own loader makes it."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder)
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def by_vllm(folder: str) -> Any:

@@ -211,7 +211,7 @@ class Reader:
         self.folder = Path(folder)
         try:
             with (self.folder / ".metadata").open("rb") as file:
-                metadata = _Unpickler(file).load()
+                metadata = DescriptionUnpickler(file).load()
         except FileNotFoundError:
             raise UserError(f"{folder} is no torch_dist checkpoint: it holds no .metadata.") from None
         except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
@@ -311,7 +311,7 @@ class _Passed:
         pass
 
 
-class _Unpickler(pickle.Unpickler):
+class DescriptionUnpickler(pickle.Unpickler):
     """Reads a checkpoint's description and nothing else: a pickle could otherwise run any code."""
 
     _NAMES = (
@@ -323,6 +323,7 @@ class _Unpickler(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str) -> Any:
+        """The class or function of that name, if a description may use it."""
         # megatron-core keeps the plans of the ranks that saved beside the tensors' description
         if module.startswith(("megatron.core.dist_checkpointing.", "torch.distributed.checkpoint.planner")):
             return _Passed

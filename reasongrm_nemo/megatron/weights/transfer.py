@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing, parallel_state
+from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.core import CheckpointingException
 from torch import Tensor
 
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron.checkpoints import fill, without_extra_state
 from reasongrm_nemo.megatron.gpt import ScoringGPTModel
+from reasongrm_nemo.megatron.weights import plain
 from reasongrm_nemo.megatron.weights.hf_folder import HFTensors
 from reasongrm_nemo.megatron.weights.names import EMBEDDING, Parameter, parameters, tensor_infos
 from reasongrm_nemo.megatron.weights.nemo_folder import weights_folder
@@ -65,8 +67,8 @@ class WeightTransfer:
             UserError: the checkpoint is not one, or another model's.
         """
         try:
-            state = dist_checkpointing.load(without_extra_state(sharded), str(weights_folder(folder)))
-        except (dist_checkpointing.core.CheckpointingException, KeyError) as error:
+            state = plain.load(without_extra_state(sharded), weights_folder(folder), weights_alone=True)
+        except (CheckpointingException, KeyError) as error:
             raise UserError(f"{folder} is not a checkpoint of this model: {error}") from error
         fill(self._module, state, folder)
 
