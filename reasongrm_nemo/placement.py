@@ -8,6 +8,7 @@ cluster. Standard library only.
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import socket
 import subprocess
@@ -23,6 +24,8 @@ TRAINER_PREFIX, ROLLOUT_PREFIX = "REASONGRM_TRAINER_PREFIX", "REASONGRM_ROLLOUT_
 """What stands before python in the task itself, such as `apptainer exec --nv IMAGE`."""
 INTERFACE = "GLOO_SOCKET_IFNAME"
 """The network interface that ranks meet at and servers listen on; not set: the one towards the first node."""
+RUN_KEY = "REASONGRM_RUN_KEY"
+"""A secret of the ranks of one start, by which they know each other's objects (rollout/meeting.py)."""
 
 # What sbatch tells the batch script about its own task would become srun's defaults.
 _NOT_FOR_SRUN = (
@@ -130,6 +133,7 @@ class Placement:
             "MASTER_PORT": str(_free_port(address, self.job)),
             "WORLD_SIZE": str(len(self.trainer_nodes) * ranks_per_node),
             "LOCAL_WORLD_SIZE": str(ranks_per_node),
+            RUN_KEY: secrets.token_hex(32),
         }
 
 

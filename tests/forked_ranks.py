@@ -38,6 +38,7 @@ def rank_environment(rank, world, port):
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": str(port),
+        "REASONGRM_RUN_KEY": "these ranks",
     }
 
 

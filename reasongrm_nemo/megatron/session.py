@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.megatron.platform import Platform
+from reasongrm_nemo.rollout.meeting import init_ranks
 
 
 @dataclass
@@ -79,6 +80,7 @@ def start(
     config = nemo_config(recipe, optim, architecture, platform)
     trainer = resolve_and_create_trainer(config, "aligner")
     model = model_class(config.model, trainer)
+    _form_group(trainer.strategy)
     init_distributed(trainer, model, platform.transformer_engine)
     # NeMo counts steps by a dataloader we do not use
     placeholder = torch.utils.data.DataLoader([0], batch_size=1)
@@ -97,6 +99,21 @@ def start(
     return Session(
         model, optimizer, scheduler, transfer, Path(hf_path), architecture, recipe.model.rope, platform
     )
+
+
+def _form_group(strategy: Any) -> None:
+    """Torch's default group as Lightning would form it, which leaves it be once it is there.
+
+    Lightning's own store would listen on every interface (see ``rollout.meeting``).
+    """
+    import torch
+
+    if torch.distributed.is_initialized():
+        return
+    backend = strategy._get_process_group_backend()
+    if backend == "nccl":
+        torch.cuda.set_device(strategy.root_device)
+    init_ranks(backend, strategy._timeout.total_seconds())
 
 
 def quiet_libraries() -> None:

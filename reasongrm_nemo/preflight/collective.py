@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import sys
 
@@ -19,9 +18,11 @@ def main(backend: str, timeout_s: float) -> None:
     import torch
     import torch.distributed as dist
 
+    from reasongrm_nemo.rollout.meeting import init_ranks
+
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+    init_ranks(backend, timeout_s)
     one = torch.ones(1 << 10, device="cuda" if backend == "nccl" else "cpu")
     dist.all_reduce(one)
     if int(one[0].item()) != dist.get_world_size():

@@ -17,23 +17,6 @@ from reasongrm_nemo.placement import address_towards
 from reasongrm_nemo.rollout.versions import other_nccl
 
 
-def open_store(
-    host: str, world_size: int, timeout_s: float, port: int = 0, *, master: bool = False
-) -> dist.TCPStore:
-    """The meeting place; the master chooses a free port with `port` 0 and tells it by `.port`.
-
-    Args:
-        host: the master's address, as the others reach it.
-        world_size: who meets.
-        timeout_s: longest wait in it.
-        port: the master's.
-        master: this process is.
-    """
-    return dist.TCPStore(
-        host, port, world_size, is_master=master, timeout=timedelta(seconds=timeout_s), wait_for_workers=False
-    )
-
-
 def nccl_version() -> list[int]:
     """Of the NCCL that this process's torch runs with; empty without a GPU."""
     return list(torch.cuda.nccl.version()) if torch.cuda.is_available() else []
@@ -56,7 +39,8 @@ class Group:
 
     Args:
         backend: `gloo` for CPU tensors, `nccl` for those of the current GPU.
-        store: from `open_store`.
+        store: where they meet (see `meeting`).
+        host: an address of the sender's machine, which says by which of ours the peers are reached.
         rank: 0 sends.
         world_size: sender and receivers.
         timeout_s: longest wait for another rank, here and in each broadcast.
@@ -65,11 +49,13 @@ class Group:
         RuntimeError: somebody did not come in time.
     """
 
-    def __init__(self, backend: str, store: dist.TCPStore, rank: int, world_size: int, timeout_s: float):
-        self._store = store  # the master's must live as long as the group
+    def __init__(
+        self, backend: str, store: dist.Store, host: str, rank: int, world_size: int, timeout_s: float
+    ):
+        self._store = store  # the one that listens must live as long as the group
         self._timeout = timedelta(seconds=timeout_s)
         make = _gloo if backend == "gloo" else _nccl
-        self._group = make(dist.PrefixStore("weights", store), store.host, rank, world_size, self._timeout)
+        self._group = make(dist.PrefixStore("weights", store), host, rank, world_size, self._timeout)
 
     def broadcast(self, tensor: torch.Tensor) -> Any:
         """Begin to send (rank 0) or fill (other ranks) a contiguous tensor of any dtype, as bytes.

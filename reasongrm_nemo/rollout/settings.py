@@ -14,7 +14,7 @@ from reasongrm_nemo.allocator import KEEPS_FREED
 from reasongrm_nemo.architecture import served_config
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json
-from reasongrm_nemo.placement import Spot
+from reasongrm_nemo.placement import INTERFACE, Spot, interface_of
 from reasongrm_nemo.secret_values import hide_all, reveal
 
 PYTHON_VARIABLE = "REASONGRM_ROLLOUT_PYTHON"
@@ -189,8 +189,8 @@ class RolloutSettings:
             "TRANSFORMERS_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
-        if address != HOST:
-            env["VLLM_HOST_IP"] = address  # where its own workers meet
+        # where its own workers meet, and what the weight channel listens on
+        env |= {"VLLM_HOST_IP": address, **_fabric(address)}
         if self.enforce_eager:
             env["TORCH_COMPILE_DISABLE"] = "1"
         if self.platform == "cpu":
@@ -206,6 +206,14 @@ class RolloutSettings:
         elif self.gpus is not None:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(_visible(gpu) for gpu in self.gpus)
         return env | self.extra_env
+
+
+def _fabric(address: str) -> dict[str, str]:
+    """Gloo's and NCCL's network interface: loopback here; on a node the site's, or the one of the address."""
+    if address == HOST:
+        return {INTERFACE: "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    interface = os.environ.get(INTERFACE) or interface_of(address)
+    return {INTERFACE: interface} if interface else {}
 
 
 def _log_probs(cfg: Mapping[str, Any]) -> str:

@@ -14,10 +14,11 @@ import torch
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.placement import address_towards
-from reasongrm_nemo.rollout import ipc
-from reasongrm_nemo.rollout.group import Flight, Group, nccl_version, open_store, tensors_ahead
+from reasongrm_nemo.rollout import ipc, meeting
+from reasongrm_nemo.rollout.group import Flight, Group, nccl_version, tensors_ahead
 from reasongrm_nemo.rollout.http import call, reason
 from reasongrm_nemo.rollout.server import RolloutServer
+from reasongrm_nemo.rollout.settings import HOST
 from reasongrm_nemo.rollout.types import RolloutServerLost
 from reasongrm_nemo.tensors import TensorInfo
 
@@ -146,22 +147,31 @@ class _BroadcastLine:
         self._posts = posts
         world = 1 + int(posts.get("/get_world_size")["world_size"])
         own = address_towards(urllib.parse.urlsplit(posts.server.url).hostname or "")
-        store = open_store(own, world, posts.timeout_s, master=True)
+        store, where = self._meeting_place(own, world)
         info = {
+            **where,
             "master_host": own,
-            "master_port": store.port,
             "world_size": world,
             "timeout_s": posts.timeout_s,
             "nccl": nccl_version(),
         }
         path = "/init_weight_transfer_engine"
-        meeting = posts.aside(path, {"init_info": info}, posts.timeout_s)
+        joining = posts.aside(path, {"init_info": info}, posts.timeout_s)
         try:
-            self._group = Group(backend, store, 0, world, posts.timeout_s)
+            self._group = Group(backend, store, own, 0, world, posts.timeout_s)
         except RuntimeError as error:
-            raise posts.lost(meeting, error) from error
+            raise posts.lost(joining, error) from error
         self._ahead = tensors_ahead(backend)
-        posts.answer(meeting, path)
+        posts.answer(joining, path)
+
+    def _meeting_place(self, own: str, world: int) -> tuple[Any, dict[str, Any]]:
+        """The group's store, and what tells the workers of it."""
+        if own == HOST:
+            self._file = meeting.PrivateFile()
+            store = meeting.in_file(self._file.path, world, self._posts.timeout_s)
+            return store, {"file": str(self._file.path), "master_port": 0}
+        store = meeting.listen(own, 0, world, self._posts.timeout_s)
+        return store, {"file": None, "master_port": store.port}
 
     def begin(self, metadata: Sequence[TensorInfo]) -> None:
         info = {

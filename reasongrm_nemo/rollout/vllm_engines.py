@@ -16,8 +16,8 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from reasongrm_nemo.rollout import ipc
-from reasongrm_nemo.rollout.group import Flight, Group, check_nccl, nccl_version, open_store, tensors_ahead
+from reasongrm_nemo.rollout import ipc, meeting
+from reasongrm_nemo.rollout.group import Flight, Group, check_nccl, nccl_version, tensors_ahead
 
 
 class _Engine(WeightTransferEngine):  # type: ignore[misc]
@@ -34,8 +34,9 @@ class _Engine(WeightTransferEngine):  # type: ignore[misc]
 
 @dataclass
 class GroupInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
-    """Where the trainer waits."""
+    """Where the trainer waits: in a file on this machine, or at a port of its own."""
 
+    file: str | None
     master_host: str
     master_port: int
     world_size: int
@@ -64,10 +65,12 @@ class _GroupEngine(_Engine):
         """Meet the trainer."""
         parallel = self.parallel_config
         rank = 1 + parallel.rank + parallel.data_parallel_index * parallel.world_size
-        store = open_store(
-            init_info.master_host, init_info.world_size, init_info.timeout_s, init_info.master_port
-        )
-        self.group = Group(self.backend, store, rank, init_info.world_size, init_info.timeout_s)
+        host, world, timeout_s = init_info.master_host, init_info.world_size, init_info.timeout_s
+        if init_info.file is not None:
+            store = meeting.in_file(init_info.file, world, timeout_s)
+        else:
+            store = meeting.connect(host, init_info.master_port, world, timeout_s)
+        self.group = Group(self.backend, store, host, rank, world, timeout_s)
 
     def receive_weights(self, update_info: GroupUpdateInfo) -> None:
         """Load what comes."""

@@ -19,5 +19,6 @@ if __name__ == "__mp_main__":
 if __name__ in ("__main__", "__mp_main__"):
     os.environ[_PARENT] = str(os.getpid())
 if __name__ == "__main__":
+    os.umask(0o077)  # its sockets and the file where its workers meet are nobody else's
     scratch.enter()
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")

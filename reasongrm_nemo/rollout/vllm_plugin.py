@@ -13,6 +13,7 @@ import secrets
 from typing import Any
 
 from reasongrm_nemo import mkl
+from reasongrm_nemo.rollout.meeting import sign_objects
 from reasongrm_nemo.rollout.settings import ENGINES
 
 
@@ -23,6 +24,8 @@ def register() -> None:
         RuntimeError: this vLLM has no weight-transfer engines that can be registered.
     """
     mkl.settle()
+    if token := os.environ.get("VLLM_API_KEY"):
+        sign_objects(token)  # workers of one server broadcast objects to each other
     try:
         from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory as factory
 

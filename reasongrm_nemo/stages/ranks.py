@@ -19,8 +19,9 @@ from reasongrm_nemo import limits, placement
 from reasongrm_nemo.allocator import KEEPS_FREED
 from reasongrm_nemo.errors import StageFailed
 from reasongrm_nemo.report.console import figures_line
-from reasongrm_nemo.rollout.process import die_with_parent
+from reasongrm_nemo.rollout.process import describe_exit
 from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.stages.local_ranks import LocalRanks, begin_child
 from reasongrm_nemo.work_order import WorkOrder, losses, python_environment
 
 _POLL_S = 0.2
@@ -51,27 +52,23 @@ def run_ranks(ctx: StageContext, module: str, steps: int, servers: Sequence[Path
         _watch(ctx, process, steps)
     finally:
         _end(process)
-    if process.returncode != 0:
-        raise StageFailed(_cause(failures, log, said, process.returncode))
+    code = process.returncode
+    if code:
+        first = process.first_failure if isinstance(process, LocalRanks) else None
+        raise StageFailed(_cause(failures, log, said, code, first))
     if marker := limits.marked(ctx.work):
         raise limits.Stopped(f"{ctx.cfg.name} has saved and ended: {marker['reason']}")
 
 
 def _start(
     cluster: DictConfig, place: placement.Placement, module: str, order: Path, log: Path
-) -> subprocess.Popen[bytes]:
-    """The ranks' launcher: srun, or torchrun on this machine."""
+) -> subprocess.Popen[bytes] | LocalRanks:
+    """The ranks of this machine, or srun, which starts them on their nodes."""
     python, env = cluster.trainer_python or sys.executable, _environment(cluster)
     per_node = cluster.devices_per_node
-    if place.slurm:
-        arguments = ["-m", "reasongrm_nemo.rank", module, str(order)]
-        command = place.rank_command(python, per_node, arguments)
-        env = placement.srun_environment(env) | place.rank_environment(per_node)
-        last = signal.SIGTERM  # srun then ends its ranks; of SIGKILL it would leave them
-    else:
-        command = [python, "-m", "torch.distributed.run", f"--nproc-per-node={per_node}"]
-        command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", module, str(order)]
-        last = signal.SIGKILL
+    if not place.slurm:
+        return LocalRanks([python, "-m", module, str(order)], per_node, env, log)
+    command = place.rank_command(python, per_node, ["-m", "reasongrm_nemo.rank", module, str(order)])
     parent = os.getpid()
     with log.open("ab") as out:
         return subprocess.Popen(
@@ -79,16 +76,11 @@ def _start(
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=env,
+            env=placement.srun_environment(env) | place.rank_environment(per_node),
             start_new_session=True,
-            preexec_fn=lambda: _begin_child(parent, last),
+            # srun then ends its ranks; of SIGKILL it would leave them
+            preexec_fn=lambda: begin_child(parent, signal.SIGTERM),
         )
-
-
-def _begin_child(parent: int, last: int) -> None:
-    die_with_parent(parent, last)
-    # Slurm signals every process of a job; torchrun would die of it, the ranks take it for what it is
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _environment(cluster: DictConfig) -> dict[str, str]:
@@ -97,7 +89,7 @@ def _environment(cluster: DictConfig) -> dict[str, str]:
     return env | {"OMP_NUM_THREADS": str(cluster.threads_per_rank), "TOKENIZERS_PARALLELISM": "false"}
 
 
-def _watch(ctx: StageContext, process: subprocess.Popen[bytes], steps: int) -> None:
+def _watch(ctx: StageContext, process: subprocess.Popen[bytes] | LocalRanks, steps: int) -> None:
     seen, validated = _Metrics(ctx.work / "metrics.jsonl"), _Metrics(ctx.work / "validation.jsonl")
     told = len(losses(ctx.work))
     with ctx.console.progress(ctx.cfg.stage, total=steps, done=0) as progress:
@@ -161,9 +153,11 @@ class _Metrics:
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes] | LocalRanks) -> None:
     """Leave no rank behind, however the stage ends."""
-    if process.poll() is None:
+    if isinstance(process, LocalRanks):
+        process.end()
+    elif process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(timeout=20)
@@ -176,26 +170,33 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 _TASK = re.compile(rb"^srun: error: (\S+): tasks? ([\d,-]+): (.+)$", re.MULTILINE)
 
 
-def _cause(failures: Path, log: Path, said: int, code: int) -> str:
-    """Why the ranks ended: the first task that failed, in its own words or, where it has none, srun's.
+def _cause(
+    failures: Path, log: Path, said: int, code: int, first_failure: tuple[int, int] | None = None
+) -> str:
+    """Why the ranks ended: the first that failed, in its own words or, where it has none, how it ended.
 
     Args:
         failures: where ranks leave their causes.
         log: the ranks' output.
         said: bytes of it that are older than this start.
         code: the launcher's exit status; srun's is often not that of the task that failed.
+        first_failure: rank and exit status, where this process started the ranks itself.
     """
     rows = _failures(failures)
     with log.open("rb") as handle:
         handle.seek(said)
         task = _TASK.search(handle.read())
-    named = [row for row in rows if row["user"]]
-    if task and not named:
+    named, where = [row for row in rows if row["user"]], ""
+    if task:
         node, ranks, how = (part.decode(errors="replace") for part in task.groups())
+        where = f" on {node}:"
+    elif first_failure:
+        ranks, how = str(first_failure[0]), describe_exit(first_failure[1])
+    if (task or first_failure) and not named:
         named = [row for row in rows if str(row["rank"]) in re.split(r"[,-]", ranks)]
         if not named:
             # it died without a word, and what the others say is of their lost peer
-            return f"rank {ranks} on {node}: {how} (the whole story: {log})"
+            return f"rank {ranks}{where} {how} (the whole story: {log})"
     if rows:
         # a rank that lost its peers fails too, later and with less to say
         first = min(named or rows, key=lambda row: row["time"])

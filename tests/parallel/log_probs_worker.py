@@ -23,8 +23,9 @@ def main(out):
     from megatron.core import parallel_state
 
     from reasongrm_nemo.megatron.log_probs import chunked_log_probs
+    from reasongrm_nemo.rollout.meeting import init_ranks
 
-    dist.init_process_group("gloo")
+    init_ranks("gloo")
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=2)
     rank = dist.get_rank()
     hidden, weight, targets, weights = case()

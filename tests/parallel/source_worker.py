@@ -3,7 +3,6 @@
 
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +12,9 @@ def main(work):
 
     from reasongrm_nemo.grpo import source as sources
     from reasongrm_nemo.rollout import Completion, Prompt, Sampling
+    from reasongrm_nemo.rollout.meeting import init_ranks
 
-    dist.init_process_group("gloo", timeout=timedelta(seconds=2))
+    init_ranks("gloo", 2.0)
     first = dist.get_rank() == 0
 
     def stream(prompts, sampling, timeout_s=None):

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from reasongrm_nemo.data.jsonl import read_tasks, write_jsonl
 from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.grpo.order import TaskOrder
 from reasongrm_nemo.rollout import Rollouts, RolloutServer, RolloutSettings
+from reasongrm_nemo.stages.local_ranks import LocalRanks
 from reasongrm_nemo.work_order import WorkOrder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,19 +63,18 @@ class Run:
 
     def train(self, meanwhile):
         """Run to the end, with ``meanwhile`` on another thread; returns the exit code and the output."""
-        ranks = f"--nproc-per-node={self.cfg.cluster.devices_per_node}"
-        command = [sys.executable, "-m", "torch.distributed.run", ranks, "--rdzv-backend=c10d"]
-        command += ["--rdzv-endpoint=127.0.0.1:0", "-m", "reasongrm_nemo.grpo.main", str(self.order.write())]
-        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "reasongrm_nemo.grpo.main", str(self.order.write())]
+        env, log = os.environ | {"PYTHONPATH": str(ROOT)}, self.folder / "ranks.log"
         with Rollouts(self.servers):
-            process = subprocess.Popen(
-                command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-            thread = threading.Thread(target=meanwhile, args=(self, process), daemon=True)
+            ranks = LocalRanks(command, self.cfg.cluster.devices_per_node, env, log)
+            thread = threading.Thread(target=meanwhile, args=(self, ranks), daemon=True)
             thread.start()
-            output, _ = process.communicate(timeout=500)
+            try:
+                code = ranks.wait(500)
+            finally:
+                ranks.end()
             thread.join(timeout=60)
-        return process.returncode, output
+        return code, log.read_text(errors="replace")
 
     def metrics(self):
         path = self.work / "metrics.jsonl"
@@ -88,7 +87,7 @@ class Run:
 
 
 def wait_for_step(run, process, step):
-    while process.poll() is None and len(run.metrics()) < step:
+    while process.returncode is None and len(run.metrics()) < step:
         time.sleep(0.05)
 
 
@@ -124,7 +123,7 @@ def test_a_server_that_fails_hangs_and_loses_its_weights_is_started_again(tmp_pa
             # a step later than the last fault, which was of its own: a second loss in one step ends the run
             wait_for_step(run, process, len(run.metrics()) + 1)
             (tmp_path / "fault").write_text(text)
-            while process.poll() is None and run.servers[0].starts == starts:
+            while process.returncode is None and run.servers[0].starts == starts:
                 time.sleep(0.02)
         wait_for_step(run, process, len(run.metrics()) + 1)
         if pid := run.servers[0].state()["pid"]:
@@ -163,8 +162,7 @@ def test_rollouts_a_step_ahead_survive_a_killed_server(tmp_path, rollout_python)
 def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(tmp_path, rollout_python):
     def kill_rank(run, process):
         wait_for_step(run, process, 3)
-        ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout
-        os.kill(int(ranks.split()[-1]), signal.SIGKILL)
+        os.kill(process.pids[-1], signal.SIGKILL)
 
     layout = ["cluster.devices_per_node=2", "cluster.threads_per_rank=1", "grpo.save_every=2"]
     run = Run(tmp_path, *layout)
@@ -185,7 +183,7 @@ def test_a_server_that_cannot_be_kept_ends_the_run_with_a_checkpoint(tmp_path, r
     def kill_again_and_again(run, process):
         wait_for_step(run, process, 2)
         seen = None
-        while process.poll() is None:
+        while process.returncode is None:
             pid = run.servers[-1].state().get("pid")
             if pid and pid != seen:
                 seen = pid

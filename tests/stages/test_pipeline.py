@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from listeners import Watch, descendants_of, open_to_strangers
 
 from reasongrm_nemo.data import HardTask, JudgeTask, ReasoningPath, SftExample, read_jsonl
 from reasongrm_nemo.data.tiny_judge import mode
@@ -50,30 +51,16 @@ def start(runs, stage):
     )
 
 
-def descendants_of(pid):
-    found = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout
-    children = {}
-    for line in found.splitlines():
-        child, parent = map(int, line.split())
-        children.setdefault(parent, []).append(child)
-    todo, out = [pid], []
-    while todo:
-        for child in children.get(todo.pop(), []):
-            todo.append(child)
-            out.append(child)
-    return out
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, rollout_python):
-    """The runs folder of a pipeline killed once in every stage, and what the last command printed."""
-    runs = tmp_path_factory.mktemp("pipeline") / "runs"
+    """The runs folder of a pipeline killed once in every stage, what it printed last, who listened where."""
+    runs, heard = tmp_path_factory.mktemp("pipeline") / "runs", set()
     for stage, sign in KILLS.items():
         process = start(runs, stage)
         moment = runs / ".partial" / stage / sign
         while process.poll() is None and not moment.exists():
             time.sleep(0.02)
-        family = descendants_of(process.pid)
+        family = descendants_of(process.pid)[1:]
         process.send_signal(signal.SIGKILL)
         output = process.communicate()[0]
         assert moment.exists() or (runs / stage).exists(), output[-4000:]
@@ -82,9 +69,11 @@ def run(tmp_path_factory, rollout_python):
             assert time.monotonic() < end, f"{stage}: processes outlived the killed pipeline: {left}"
             time.sleep(0.1)
         process = start(runs, stage)
-        output = process.communicate(timeout=900)[0]
+        with Watch(lambda pid=process.pid: descendants_of(pid), every_s=0.5) as watch:
+            output = process.communicate(timeout=900)[0]
+        heard |= watch.found
         assert process.returncode == 0, output[-6000:]
-    return runs, output
+    return runs, output, heard
 
 
 def _zombie(pid):
@@ -102,8 +91,15 @@ def paths(runs, stage):
     return list(read_jsonl(runs / stage / "paths.jsonl", ReasoningPath))
 
 
+def test_everything_listens_on_loopback_alone(run):
+    """Ranks of GRPO and SFT, the weight channel, the rollout servers: nothing is open to the network."""
+    heard = run[2]
+    assert any("grpo.main" in words for words, _ in heard) and any("VLLM" in words for words, _ in heard)
+    assert not open_to_strangers(heard, {"127.0.0.1"})
+
+
 def test_every_artefact_is_whole(run):
-    runs, _ = run
+    runs = run[0]
     for stage in [*KILLS, "3_filter"]:
         manifest = json.loads((runs / stage / "manifest.json").read_text())
         assert manifest["name"] == stage
@@ -132,7 +128,7 @@ def test_uniform_groups_are_skipped(run):
 
 
 def test_examples_are_the_argmax_of_r_star_among_right_paths(run):
-    runs, _ = run
+    runs = run[0]
     best = {}
     for path in paths(runs, "2_generate"):
         if path.correct and path.finish_reason == "stop":
@@ -142,7 +138,7 @@ def test_examples_are_the_argmax_of_r_star_among_right_paths(run):
 
 
 def test_hard_tasks_are_those_not_always_right(run):
-    runs, _ = run
+    runs = run[0]
     wrong = {path.task_id for path in paths(runs, "5_mine") if not path.correct}
     hard = list(read_jsonl(runs / "5_mine" / "hard.jsonl", HardTask))
     assert {task.id for task in hard} == wrong
@@ -151,7 +147,7 @@ def test_hard_tasks_are_those_not_always_right(run):
 
 
 def test_zero_learnt_to_answer_in_form_and_to_the_point(run):
-    runs, _ = run
+    runs = run[0]
     scores = json.loads((runs / "7_evaluate" / "scores.json").read_text())["scores"]
     base, zero = (
         next(s for s in scores if s["model"] == m and s["temperature"] == 1.0) for m in ("base", "zero")
@@ -166,7 +162,7 @@ def artefact_files(runs):
 
 
 def test_the_same_command_again_does_nothing(run):
-    runs, _ = run
+    runs = run[0]
     before = artefact_files(runs)
     process = start(runs, "5_mine")
     output = process.communicate(timeout=100)[0]

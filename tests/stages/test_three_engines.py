@@ -8,7 +8,6 @@ fp32; 1e-4 absolute on each log-prob, over at least 1,000 sampled tokens (seen: 
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from reasongrm_nemo.files import read_json
 from reasongrm_nemo.rollout import Prompt, Rollouts, RolloutServer, RolloutSettings, Sampling, Scoring
 from reasongrm_nemo.rope import Rope
 from reasongrm_nemo.rstar import path_sums, score_sums
+from reasongrm_nemo.stages.local_ranks import LocalRanks
 from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids, stop_token_ids
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,17 +42,13 @@ CASES = {
 def score_with_megatron(folder, sequences, out, recipe):
     file = out.with_suffix(".json")
     file.write_text(json.dumps(sequences))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "--rdzv-backend=c10d"]
-    command += ["--rdzv-endpoint=127.0.0.1:0", str(Path(__file__).parent / "score_worker.py")]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, str(folder), str(file), str(out), *recipe],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    command = [sys.executable, str(Path(__file__).parent / "score_worker.py")]
+    env, log = os.environ | {"PYTHONPATH": str(ROOT)}, out.with_suffix(".log")
+    ranks = LocalRanks([*command, str(folder), str(file), str(out), *recipe], 1, env, log)
+    try:
+        assert ranks.wait(600) == 0, log.read_text()[-6000:]
+    finally:
+        ranks.end()
     return json.loads((out / "log_probs.json").read_text())
 
 

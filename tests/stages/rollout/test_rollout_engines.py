@@ -33,7 +33,7 @@ assert [type(engine).__name__ for engine in made.values()] == ["GlooEngine", "Nc
 
 info = {"names": ["a"], "dtype_names": ["float32"], "shapes": [[2]]}
 assert made["nccl"].parse_update_info(info).names == ["a"]
-meet = {"master_host": "h", "master_port": 1, "world_size": 2, "timeout_s": 3.0, "nccl": []}
+meet = {"file": None, "master_host": "h", "master_port": 1, "world_size": 2, "timeout_s": 3.0, "nccl": []}
 assert made["nccl"].parse_init_info(meet).master_host == "h"
 
 # ipc: what the trainer's side fills is what the model is given; the buffer is imported once an update
