@@ -57,6 +57,13 @@ set_fabric() {
 set_scratch() {
   # compilers write thousands of small files and lock them; a shared file system is slow at both
   local scratch=${REASONGRM_SCRATCH:-/tmp}/reasongrm-$UID-${SLURM_JOB_ID:-dry}
+  # what is compiled there is run: on each node the folder must be made by this user (reasongrm_nemo/rank.py)
+  export REASONGRM_NODE_SCRATCH=$scratch
+  if [ -n "${SLURM_JOB_ID:-}" ]; then
+    mkdir -p "${scratch%/*}" && mkdir -m 700 "$scratch" 2>/dev/null
+    [ -d "$scratch" ] && [ -O "$scratch" ] && [ ! -L "$scratch" ] || die "$scratch is not yours: remove it, or set REASONGRM_SCRATCH"
+    chmod 700 "$scratch"
+  fi
   export TRITON_CACHE_DIR=$scratch/triton TORCHINDUCTOR_CACHE_DIR=$scratch/inductor VLLM_CACHE_ROOT=$scratch/vllm
   export XDG_CACHE_HOME=$scratch/cache
 }

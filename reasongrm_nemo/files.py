@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISDIR
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -300,3 +301,28 @@ def remember(kind: str, key: str, text: str) -> None:
 def _memory(kind: str) -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "reasongrm" / kind
+
+
+SCRATCH = "REASONGRM_NODE_SCRATCH"
+"""A job's folder on each node's own disk, for what compilers write and later run; set by launch/common.sh."""
+
+
+def own_scratch() -> None:
+    """Make this node's scratch folder for this user alone, or see that it is; not set: nothing is done.
+
+    Its name can be foretold, so another user may have made it first and left code in it.
+
+    Raises:
+        UserError: it is somebody else's, or others may write in it.
+    """
+    if not (name := os.environ.get(SCRATCH)):
+        return
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        Path(name).mkdir(mode=0o700)
+    found = Path(name).lstat()
+    if not S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise UserError(
+            f"{name} is not a folder in which only you can write: remove it, or name another place by "
+            "REASONGRM_SCRATCH (launch/site.env)"
+        )

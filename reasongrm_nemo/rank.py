@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 
 from reasongrm_nemo import placement
+from reasongrm_nemo.files import own_scratch
 
 
 def environment(slurm: Mapping[str, str], interface: str | None) -> dict[str, str]:
@@ -44,6 +45,7 @@ def main() -> None:
     env = environment(os.environ, placement.interface_of(towards))
     os.environ.clear()
     os.environ.update(env)
+    own_scratch()
     # on preemption Slurm sends it to every process; the run's own process answers it, and asks for a save
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     module, *arguments = sys.argv[1:]

@@ -103,7 +103,14 @@ def python_environment() -> dict[str, str]:
     """This process's environment for a child that has to import this checkout in any folder."""
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    return dict(os.environ) | {"PYTHONPATH": path}
+    # without PYTHONSAFEPATH `python -m` would import what lies in the current folder first, which may be /tmp
+    return dict(os.environ) | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
+def own_caches() -> dict[str, str]:
+    """Where PyTorch's compiler keeps code: by itself in /tmp, under a name that anybody may take first."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return {"TORCHINDUCTOR_CACHE_DIR": str(Path(home) / "reasongrm" / "inductor")}
 
 
 def first_rank() -> bool:

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who listens where: the listening sockets of a process and all its descendants, read from /proc.
-
-Run as a program it watches the processes of one user of this package on a node until it is told to end:
-`python listeners.py PATTERN FILE` (see tests/slurm).
-"""
+"""Who listens where: the listening sockets of a process and all its descendants, read from /proc."""
 
 import os
 import socket
@@ -14,8 +10,8 @@ from pathlib import Path
 _LISTENS = "0A"
 
 
-def descendants_of(pid):
-    """The process and everything below it that still runs."""
+def descendants_of(*pids):
+    """The processes and everything below them that still runs."""
     children = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -24,11 +20,29 @@ def descendants_of(pid):
             except OSError:
                 continue
             children.setdefault(int(fields[1]), []).append(int(entry.name))
-    todo, found = [pid], [pid]
+    todo, found = [*pids], [*pids]
     while todo:
         below = children.get(todo.pop(), [])
         todo += below
         found += below
+    return found
+
+
+def python_in_jobs():
+    """The Python processes of every Slurm job here: Slurm's own, which listen as Slurm does, are left out."""
+    steps, found = [], []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "comm").read_text().startswith("slurmstepd"):
+                steps.append(int(entry.name))
+        except OSError:
+            continue
+    for pid in descendants_of(*steps):
+        try:
+            if "python" in os.readlink(f"/proc/{pid}/exe"):
+                found.append(pid)
+        except OSError:
+            continue
     return found
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from reasongrm_nemo import placement
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import own_scratch
 from reasongrm_nemo.rollout.hosts import ThisMachine
 from reasongrm_nemo.rollout.settings import RolloutSettings
 
@@ -93,6 +94,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # sent by Slurm to all of a job; the run's own process answers
     begin = json.loads(sys.stdin.readline())
+    own_scratch()
     launched_from = os.environ.get("SLURM_LAUNCH_NODE_IPADDR")
     address = placement.own_address([launched_from] if launched_from else [])
     agent = _Agent(RolloutSettings.from_dict(begin["settings"]), Path(begin["log"]), address)

@@ -66,6 +66,11 @@ def connect(address: str, port: int, world_size: int, timeout_s: float) -> Any:
     return _tcp(address, port, world_size, timeout_s, is_master=False)
 
 
+def join(file: str | None, address: str, port: int, world_size: int, timeout_s: float) -> Any:
+    """The store that another process opened in a file or, where none is named, at a port."""
+    return in_file(file, world_size, timeout_s) if file else connect(address, port, world_size, timeout_s)
+
+
 def _tcp(address: str, port: int, world_size: int, timeout_s: float, **how: Any) -> Any:
     import torch.distributed as dist
 

@@ -184,6 +184,8 @@ class RolloutSettings:
             "VLLM_PLUGINS": "reasongrm",
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # for vllm_main
             "VLLM_NO_USAGE_STATS": "1",
+            "PYTHONSAFEPATH": "1",  # nothing is imported from the current folder, which may be anybody's
+            "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",  # of a model's files that are pickles
             "DO_NOT_TRACK": "1",
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",

@@ -66,10 +66,7 @@ class _GroupEngine(_Engine):
         parallel = self.parallel_config
         rank = 1 + parallel.rank + parallel.data_parallel_index * parallel.world_size
         host, world, timeout_s = init_info.master_host, init_info.world_size, init_info.timeout_s
-        if init_info.file is not None:
-            store = meeting.in_file(init_info.file, world, timeout_s)
-        else:
-            store = meeting.connect(host, init_info.master_port, world, timeout_s)
+        store = meeting.join(init_info.file, host, init_info.master_port, world, timeout_s)
         self.group = Group(self.backend, store, host, rank, world, timeout_s)
 
     def receive_weights(self, update_info: GroupUpdateInfo) -> None:

@@ -22,7 +22,7 @@ from reasongrm_nemo.report.console import figures_line
 from reasongrm_nemo.rollout.process import describe_exit
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.local_ranks import LocalRanks, begin_child
-from reasongrm_nemo.work_order import WorkOrder, losses, python_environment
+from reasongrm_nemo.work_order import WorkOrder, losses, own_caches, python_environment
 
 _POLL_S = 0.2
 
@@ -84,7 +84,7 @@ def _start(
 
 
 def _environment(cluster: DictConfig) -> dict[str, str]:
-    env = KEEPS_FREED if cluster.platform == "cpu" else {}
+    env = (KEEPS_FREED if cluster.platform == "cpu" else {}) | own_caches()
     env = env | python_environment()  # the user's own tunables come first
     return env | {"OMP_NUM_THREADS": str(cluster.threads_per_rank), "TOKENIZERS_PARALLELISM": "false"}
 

@@ -89,10 +89,12 @@ class Model:
 
     def meet(self, info):
         """Join the trainer's group, as the engine of `rollout.vllm_engines` does."""
-        from reasongrm_nemo.rollout.group import Group, open_store
+        from reasongrm_nemo.rollout import meeting
+        from reasongrm_nemo.rollout.group import Group
 
-        store = open_store(info["master_host"], info["world_size"], info["timeout_s"], info["master_port"])
-        self.group = Group("gloo", store, 1, info["world_size"], info["timeout_s"])
+        host, world, timeout_s = info["master_host"], info["world_size"], info["timeout_s"]
+        store = meeting.join(info["file"], host, info["master_port"], world, timeout_s)
+        self.group = Group("gloo", store, host, 1, world, timeout_s)
 
     def receive(self, info):
         """Take what the trainer broadcasts."""

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from listeners import Watch, open_to_strangers, python_in_jobs
 from safetensors.torch import load_file
 
 from reasongrm_nemo.config import load_recipe, resolve_path
@@ -83,11 +84,16 @@ def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     assert re.search(r"0_prepare-\d+.log:\d+: ", status), "the line of the log"
     assert re.search(r"3_filter +cancelled .*\n +it never began: a job it depends on failed", status), status
 
-    last = cluster.ended(jobs["7_evaluate"], 1300)
+    with Watch(python_in_jobs, every_s=0.5) as watch:
+        last = cluster.ended(jobs["7_evaluate"], 1300)
     status = cluster.call(LAUNCH / "status", runs)
     assert last["JobState"] == "COMPLETED", f"{status}\n{cluster.logs()}"
     for name in TINY:
         assert re.search(rf"{name} +done", status), status
+    # ranks, agents and servers: each on its node's address in the network that they have in common
+    for name in ("grpo.main", "rollout.agent", "VLLM"):
+        assert any(name in words for words, _ in watch.found), name
+    assert not open_to_strangers(watch.found, {f"10.77.0.{node}" for node in range(1, 5)} | {"127.0.0.1"})
     metrics = lines(runs / "1_grpo_zero" / "metrics.jsonl")
     assert [line["step"] for line in metrics] == [1, 2, 3]
     # the trainer's log-probs against vLLM's, over two nodes each: fp32

@@ -119,5 +119,5 @@ class Watched:
         if int(fields[2]) == server:
             return "engine" if b"resource_tracker" not in words else None
         if b"grpo.main" in words:
-            return "launcher" if b"torch.distributed.run" in words else "rank"
+            return "rank"
         return None
