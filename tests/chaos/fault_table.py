@@ -51,7 +51,11 @@ def _environment():
     yield Fault("files of 4 KiB at most", shell='ulimit -f 8; exec "$@"', must="refused",
                 heal=lambda runs: None)  # fmt: skip
     yield Fault("no core files, a stack of 256 KiB", shell='ulimit -c 0; ulimit -s 256; exec "$@"')
-    yield Fault("the working folder was deleted", shell='d=$(mktemp -d); cd "$d"; rmdir "$d"; exec "$@"')
+    yield Fault(
+        "the working folder was deleted",
+        must="either",
+        shell='d=$(mktemp -d); cd "$d"; rmdir "$d"; exec "$@"',
+    )
     yield Fault("stdout is closed", shell='exec "$@" >&-', must="either")
     yield Fault("stderr is closed", shell='exec "$@" 2>&-')
     yield Fault("stdin is closed", shell='exec "$@" <&-')

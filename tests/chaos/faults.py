@@ -46,7 +46,7 @@ def run(fault, folder, whole):
     fault.change(runs)
     more = [word.replace("RUNS", str(runs)) for word in fault.more]
     words = chain.words(fault.stage, runs, *more)
-    shell = ["sh", "-c", fault.shell.replace("RUNS", str(runs)), "sh", *words]
+    shell = ["/bin/sh", "-c", fault.shell.replace("RUNS", str(runs)), "sh", *words]
     env = {
         name: value for name, value in environment(**fault.env).items() if fault.env.get(name, "") is not None
     }
