@@ -87,8 +87,8 @@ def main():
     file = args.work / "results.jsonl"
     rows = {} if args.again else known(file)
     waiting = [case for case in cases if rows.get((case.kind, case.name), {"wrong": True})["wrong"]]
-    if any(case.needs_chain for case in waiting):
-        chain.unbroken(args.work)
+    if waiting:
+        chain.unbroken(args.work, max(case.stage for case in waiting))  # stages begin with their number
     with file.open("a") as out, ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(perform, case, args.work) for case in waiting]
         for count, job in enumerate(as_completed(jobs), 1):

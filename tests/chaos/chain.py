@@ -42,10 +42,10 @@ def words(stage, runs, *more):
     return command("run", RECIPES / f"{stage}.yaml", f"runs_dir={runs}", *overrides)
 
 
-def unbroken(work):
-    """The runs folder of an unbroken run, made once a work folder."""
-    runs = work / "unbroken"
-    for stage in STAGES:
+def unbroken(work, last):
+    """The runs folder of an unbroken run up to a stage, made once a work folder."""
+    runs, stages = work / "unbroken", [*STAGES]
+    for stage in stages[: stages.index(last) + 1]:
         if not (runs / stage).exists():
             status, output = Run(words(stage, runs), environment()).end(1200)
             if status:

@@ -61,7 +61,7 @@ def _environment():
     yield Fault("stdin is closed", shell='exec "$@" <&-')
     yield Fault("all three are closed", shell='exec "$@" <&- >&- 2>&-', must="either")
     yield Fault("stdout is a full disk", shell='exec "$@" >/dev/full', must="either")
-    yield Fault("stderr is a full disk", shell='exec "$@" 2>/dev/full', must="either")
+    yield Fault("stderr is a full disk", shell='exec "$@" 2>/dev/full', must="either", mute=True)
     yield Fault("the reader of stdout goes away", shell='"$@" | head -c 0')
     yield Fault("the reader of stderr goes away", shell='{ "$@" 2>&1 >&3 | head -c 0; } 3>/dev/null')
     yield Fault("a clock of 1980", env={"CHAOS_CLOCK": "315532800"})

@@ -27,6 +27,7 @@ class Fault:
         more: further words of the command.
         change: of the runs folder as it is before the stage.
         must: "end" as unbroken, be "refused", or "either"; an "either" that ends must end as unbroken.
+        mute: it cannot say why it ends.
         heal: undo `change`; None: nothing is tried after a refusal.
     """
 
@@ -37,6 +38,7 @@ class Fault:
     more: tuple = ()
     change: Callable[[Path], None] = lambda runs: None
     must: str = "end"
+    mute: bool = False
     heal: Callable[[Path], None] | None = None
 
 
@@ -54,7 +56,8 @@ def run(fault, folder, whole):
     status, output = first.end(600)
     if orphans := first.orphans():
         return f"{len(orphans)} processes outlived it", output
-    if wrong := one_sentence(status, output):
+    wrong = one_sentence(status, output)
+    if wrong and not (fault.mute and "without a sentence" in wrong):
         return wrong, output
     if status == 0 and fault.must == "refused":
         return "not refused", output

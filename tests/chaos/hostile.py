@@ -8,7 +8,8 @@ from chaos import chain, contents, forks
 from chaos.runs import ROOT, one_sentence
 
 TINY = ROOT / "reasongrm_nemo" / "assets" / "tiny_judge"
-RECIPES = ROOT / "recipes" / "tiny"
+STAGE = "3_filter"
+"""The last one whose artefacts are damaged here."""
 
 
 def _stage(stage, folder, *more):

@@ -11,7 +11,6 @@ from chaos import chain
 from chaos.runs import TRACEBACK, Run, environment
 
 KILL, TERM, INT, HUP = signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP
-_TRAINED = ("1_grpo_zero", "4_sft")
 _TIMEOUT_S = 900
 
 
@@ -42,39 +41,47 @@ class Kill:
 
 def table():
     """All kills."""
-    rows = []
-    for stage, sign in zip(chain.STAGES, (KILL, TERM, INT, HUP) * 2, strict=True):
-        rows.append(Kill("at its start", stage, "open", rf"\.partial/{stage}/stage\.json", signal=sign))
-        rows.append(Kill("before the last rename", stage, "os.rename", rf"\.partial/{stage} ", signal=KILL))
-        rows.append(
-            Kill("while the manifest is written", stage, "open", rf"{stage}/manifest\.json", signal=KILL)
-        )
-        rows.append(Kill("at random", stage, "random", signal=(KILL, TERM)[len(rows) % 2]))
-    stage = "1_grpo_zero"
-    rows.append(Kill("rank killed in rollout", stage, "open", r"rollouts/step_000001", who="self"))
-    rows.append(Kill("command killed in rollout", stage, "open", r"rollouts/step_000001"))
-    rows.append(Kill("server killed in rollout", stage, "open", r"rollouts/step_000001", who="server",
-                     survives=True))  # fmt: skip
-    rows.append(Kill("hung up in training", stage, "open", r"metrics\.jsonl", 2, signal=HUP))
-    for stage in _TRAINED:
-        rows.append(Kill("rank killed in training", stage, "open", r"metrics\.jsonl", 2, who="self"))
-        rows.append(Kill("in a checkpoint save", stage, "open", r"checkpoints/.*step_0", 2))
-        rows.append(Kill("rank killed in a save", stage, "open", r"checkpoints/.*step_0", 3, who="self"))
-        rows.append(Kill("before a checkpoint's rename", stage, "os.rename", r"checkpoints/"))
-        rows.append(Kill("rank killed in the export", stage, "open", r"/\.?hf[./]", who="self"))
-        rows.append(Kill("command killed in the export", stage, "open", r"/\.?hf[./]", 2, signal=TERM))
-        rows.append(Kill("launcher killed in training", stage, "open", r"metrics\.jsonl", 2, who="parent"))
-    rows.append(Kill("rank killed in training", "6_grpo_hard", "open", r"metrics\.jsonl", 2, who="self"))
-    rows.append(Kill("server killed in rollout", "6_grpo_hard", "open", r"rollouts/step_000002", who="server",
-                     survives=True))  # fmt: skip
+    return [*_training(), *_sampling(), *_around_each()]
+
+
+def _training():
+    grpo, sft, hard = "1_grpo_zero", "4_sft", "6_grpo_hard"
+    rollout, metrics = r"rollouts/step_000001", r"metrics\.jsonl"
+    checkpoint, export = r"checkpoints/.*step_0", r"/\.?hf[./]"
+    yield Kill("rank killed in rollout", grpo, "open", rollout, who="self")
+    yield Kill("command killed in rollout", grpo, "open", rollout)
+    yield Kill("server killed in rollout", grpo, "open", rollout, who="server", survives=True)
+    yield Kill("hung up in training", grpo, "open", metrics, 2, signal=HUP)
+    yield Kill("rank killed in training", grpo, "open", metrics, 2, who="self")
+    yield Kill("rank's parent killed in training", grpo, "open", metrics, 2, who="parent")
+    yield Kill("command killed in a checkpoint save", grpo, "open", checkpoint, 2)
+    yield Kill("rank killed in a checkpoint save", grpo, "open", checkpoint, 3, who="self")
+    yield Kill("before a checkpoint's rename", grpo, "os.rename", r"checkpoints/")
+    yield Kill("rank killed in the export", grpo, "open", export, who="self")
+    yield Kill("command ended in the export", grpo, "open", export, 2, signal=TERM)
+    yield Kill("rank killed in training", sft, "open", metrics, 2, who="self")
+    yield Kill("interrupted in a checkpoint save", sft, "open", checkpoint, 2, signal=INT)
+    yield Kill("command killed in the export", sft, "open", export, 2)
+    yield Kill("rank ended in training", hard, "open", metrics, 2, who="self", signal=TERM)
+    yield Kill("server killed in the last rollout", hard, "open", r"rollouts/step_000002", who="server",
+               survives=True)  # fmt: skip
+
+
+def _sampling():
     for stage, file in (("2_generate", "paths"), ("5_mine", "paths"), ("7_evaluate", "")):
-        rows.append(
-            Kill("interrupted while sampling", stage, "open", rf"{file}.*\.partial|verdicts", signal=INT)
-        )
-        rows.append(
-            Kill("while paths are put in order", stage, "os.rename", rf"\.tmp.*{file}.*jsonl", signal=KILL)
-        )
-    return rows
+        sampled, ordered = rf"{file}.*\.partial|verdicts", rf"\.tmp.*{file}.*jsonl"
+        yield Kill("interrupted while sampling", stage, "open", sampled, signal=INT)
+        yield Kill("while paths are put in order", stage, "os.rename", ordered)
+
+
+def _around_each():
+    for number, stage in enumerate(chain.STAGES):
+        sign = (KILL, TERM, INT, HUP)[number % 4]
+        yield Kill("before the last rename", stage, "os.rename", rf"\.partial/{stage} ")
+        yield Kill("at random", stage, "random", signal=(TERM, KILL)[number % 2])
+        if stage != "6_grpo_hard":  # the same stage as the first GRPO
+            yield Kill("at its start", stage, "open", rf"\.partial/{stage}/stage\.json", signal=sign)
+            yield Kill("while the manifest is written", stage, "open", rf"{stage}/manifest\.json")
 
 
 def moment(kill, runs):

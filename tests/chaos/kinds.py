@@ -18,13 +18,13 @@ class Case:
         kind: the row of the table it counts in.
         name: of its own.
         run: with a folder for it alone; gives what is wrong ("" if nothing) and the command's output.
-        needs_chain: it starts from the unbroken run.
+        stage: up to which it needs the unbroken run.
     """
 
     kind: str
     name: str
+    stage: str
     run: Callable[[Path], tuple[str, str]]
-    needs_chain: bool = True
 
     @property
     def slug(self):
@@ -44,12 +44,13 @@ def _kills(work):
         return {
             stage: json.loads((whole / stage / "manifest.json").read_text())["timings"]["seconds"] + 2
             for stage in chain.STAGES
+            if (whole / stage).exists()
         }
 
     for kill in kills.table():
         sign = "" if kill.survives else f", {kill.signal.name}"
         yield Case(
-            "kill", f"{kill.stage}: {kill.name}{sign}",
+            "kill", f"{kill.stage}: {kill.name}{sign}", kill.stage,
             lambda folder, kill=kill: kills.run(kill, folder, whole, seconds()),
         )  # fmt: skip
 
@@ -58,9 +59,15 @@ def _faults(work):
     for kind, rows in fault_table.table().items():
         for fault in rows:
             name = f"{fault.stage}: {fault.name}"
-            yield Case(kind, name, lambda folder, fault=fault: faults.run(fault, folder, work / "unbroken"))
+            yield Case(
+                kind, name, fault.stage,
+                lambda folder, fault=fault: faults.run(fault, folder, work / "unbroken"),
+            )  # fmt: skip
 
 
 def _hostile():
     for reader, name in hostile.table():
-        yield Case("file", f"{reader}: {name}", lambda folder, r=reader, n=name: hostile.run(r, n, folder))
+        yield Case(
+            "file", f"{reader}: {name}", hostile.STAGE,
+            lambda folder, r=reader, n=name: hostile.run(r, n, folder),
+        )  # fmt: skip
