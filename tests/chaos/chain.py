@@ -32,8 +32,15 @@ STAGES = {
     ],
 }  # fmt: skip
 # Where a line may differ from run to run: times, paces, paths.
-_VOLATILE = re.compile(r"^(time|seconds|tokens_per_second|.*_s|.*_time|memory.*|.*_mib|.*_gib)$")
-_NOT_COMPARED = {"manifest.json", "stage.log", "trainer.log", "work_order.json", "failures.jsonl"}
+_VOLATILE = re.compile(r"^(time|seconds|tokens_per_second|.*_s|.*_time|servers_lost|memory.*|.*_mib|.*_gib)$")
+_NOT_COMPARED = {
+    "manifest.json",
+    "stage.log",
+    "trainer.log",
+    "work_order.json",
+    "failures.jsonl",
+    "server_losses.jsonl",
+}
 
 
 def words(stage, runs, *more):

@@ -93,11 +93,7 @@ class Model:
         from reasongrm_nemo.rollout.group import Group
 
         host, world, timeout_s = info["master_host"], info["world_size"], info["timeout_s"]
-<<<<<<< HEAD
         store = meeting.join(info["file"], host, info["master_port"], world, timeout_s)
-=======
-        store = meeting.in_file(info["file"], world, timeout_s)
->>>>>>> 486e405 (docs: say what is trusted, who listens where and how to report)
         self.group = Group("gloo", store, host, 1, world, timeout_s)
 
     def receive(self, info):
