@@ -15,7 +15,9 @@ from types import TracebackType
 from reasongrm_nemo.rollout.client import RolloutClient
 from reasongrm_nemo.rollout.dispatch import Dispatch, Loss
 from reasongrm_nemo.rollout.server import RolloutServer
-from reasongrm_nemo.rollout.types import Completion, Prompt, Sampling, Scoring
+from reasongrm_nemo.rollout.types import Completion, Prompt, RolloutServerLost, Sampling, Scoring
+
+_BETWEEN = "The rollout server ended between two calls."
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,11 @@ class Rollouts:
             return
         with Dispatch(prompts, sampling) as dispatch, _Restarts(dispatch.events) as restarts:
             self._restarting = restarts.running
-            # Not a loss: the process that restarted it last may have ended since, and the server with it.
             running = [server for server in self.servers if server.is_alive()]
             for server in self.servers:
                 if server not in running:
+                    if server.vanished():
+                        self.tell(server.cause_of(RolloutServerLost(_BETWEEN)))
                     restarts.begin(server)
             self._wake(running)
             clients = {self._client(server, sampling.n): server for server in running}

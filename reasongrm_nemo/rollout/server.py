@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.rollout import process
 from reasongrm_nemo.rollout.hosts import Host, ThisMachine, from_description
 from reasongrm_nemo.rollout.http import call
 from reasongrm_nemo.rollout.log import last_words
@@ -191,6 +192,7 @@ class RolloutServer:
             token=token,
             pid=pid,
             ticks=ticks,
+            parent=[os.getpid(), process.start_ticks(os.getpid())],
             starts=self.starts + 1,
             model_dir=str(model_dir),
             weights=weights_stamp(model_dir),
@@ -233,6 +235,16 @@ class RolloutServer:
         """Whether its process runs."""
         state = self.state()
         return bool(state["pid"]) and self.host.alive(state["pid"], state["ticks"])
+
+    def vanished(self) -> bool:
+        """Whether it was started and its process is gone, although nobody stopped it.
+
+        A server of this machine dies with the process that started it, which may have come to its own end.
+        """
+        state = self.state()
+        if not state["pid"] or self.host.alive(state["pid"], state["ticks"]):
+            return False
+        return self.host.describe() is not None or process.alive(*state.get("parent", (0, 0)))
 
     def check(self) -> None:
         """Return if the server runs and answers.

@@ -256,6 +256,13 @@ def test_killed_server_is_noticed(make):
         until_gone(server)
         with pytest.raises(RolloutServerLost, match=rf"process {pid}\) was killed by SIGKILL"):
             server.check()
+        assert server.vanished()
+        # not where it died with the process that had started it, as at the end of a trainer's rank
+        server._write(parent=[os.getpid(), 1])
+        assert not server.vanished()
+        server.start()
+        assert not server.vanished()
+    assert not server.vanished(), "it was stopped"
 
 
 def test_a_start_that_is_over_is_not_killed_in_its_successor(make):

@@ -30,10 +30,13 @@ class Handle:
         self.starting = threading.Event()  # cleared: a start that takes its time
         self.starting.set()
         self.restarts, self.killed, self.stopped = 0, False, False
-        self.broken = None
+        self.broken, self.gone = None, False
 
     def is_alive(self):
         return self.alive
+
+    def vanished(self):
+        return self.gone
 
     def cause_of(self, loss):
         return str(loss)
@@ -185,6 +188,15 @@ def test_one_that_did_not_run_at_the_call_starts_while_the_other_answers(fakes, 
     rollouts = Rollouts(handles, resynced.append)
     assert whole(rollouts.generate(prompts(6), SAMPLING), 6)
     assert handles[1].restarts == 1 and resynced == [[handles[1]]] and rollouts.losses == []
+
+
+def test_one_that_was_killed_between_two_calls_is_a_loss_too(fakes, handles):
+    handles[1].alive, handles[1].gone = False, True
+    told = []
+    rollouts = Rollouts(handles, on_loss=told.append)
+    assert whole(rollouts.generate(prompts(6), SAMPLING), 6)
+    assert handles[1].restarts == 1 and told == rollouts.losses
+    assert told == ["The rollout server ended between two calls."]
 
 
 def test_leaving_in_the_middle_of_a_restart_leaves_no_server_with_old_weights(fakes, handles):
