@@ -21,7 +21,7 @@ from torch.distributed.checkpoint import filesystem
 from torch.distributed.checkpoint.api import CheckpointException
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.megatron.weights.torch_dist import DescriptionUnpickler
+from reasongrm_nemo.megatron.weights.description import read_description
 
 
 def load(sharded: dict[str, Any], folder: Path, weights_alone: bool = False) -> dict[str, Any]:
@@ -80,11 +80,7 @@ def _guard() -> None:
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     # the reader of .metadata has no such switch
-    filesystem.pickle = SimpleNamespace(load=_description, dump=pickle.dump)  # type: ignore[assignment]
-
-
-def _description(file: Any) -> Any:
-    return DescriptionUnpickler(file).load()
+    filesystem.pickle = SimpleNamespace(load=read_description, dump=pickle.dump)  # type: ignore[assignment]
 
 
 def _check_format(folder: Path) -> None:

@@ -38,6 +38,7 @@ from torch.futures import Future
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import StreamedFile
+from reasongrm_nemo.megatron.weights.description import read_description
 from reasongrm_nemo.megatron.weights.mappings import Box
 
 # Of one chunk, and so of what a thread holds. Below 32 MB the allocator gives the same memory again, which
@@ -211,7 +212,7 @@ class Reader:
         self.folder = Path(folder)
         try:
             with (self.folder / ".metadata").open("rb") as file:
-                metadata = DescriptionUnpickler(file).load()
+                metadata = read_description(file)
         except FileNotFoundError:
             raise UserError(f"{folder} is no torch_dist checkpoint: it holds no .metadata.") from None
         except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
@@ -299,38 +300,3 @@ class Reader:
             chunks = [c for c in known.chunks if c.offsets[0] <= first[0] < c.offsets[0] + c.sizes[0]]
             self._layers[key, first[0]] = TensorStorageMetadata(known.properties, known.size, chunks)
         return self._layers[key, first[0]]
-
-
-class _Passed:
-    """Takes the place of an object that nobody here looks at."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class DescriptionUnpickler(pickle.Unpickler):
-    """Reads a checkpoint's description and nothing else: a pickle could otherwise run any code."""
-
-    _NAMES = (
-        ("torch", "Size"),
-        ("torch.serialization", "_get_layout"),
-        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-        ("collections", "OrderedDict"),
-        ("pathlib", "PosixPath"),
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The class or function of that name, if a description may use it."""
-        # megatron-core keeps the plans of the ranks that saved beside the tensors' description
-        if module.startswith(("megatron.core.dist_checkpointing.", "torch.distributed.checkpoint.planner")):
-            return _Passed
-        found = super().find_class(module, name) if module.startswith("torch") and "." not in name else None
-        described = module == "torch.distributed.checkpoint.metadata" and isinstance(found, type)
-        if described or isinstance(found, torch.dtype):
-            return found
-        if (module, name) not in self._NAMES:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return super().find_class(module, name)

@@ -94,6 +94,63 @@ def test_the_description_names_nothing_but_descriptions(load, checkpoint, marker
         load(checkpoint)
 
 
+NAMES = (
+    ("os", "system"),
+    ("posix", "system"),
+    ("builtins", "eval"),
+    ("builtins", "getattr"),
+    ("subprocess", "Popen"),
+    ("importlib", "import_module"),
+    ("functools", "partial"),
+    ("operator", "attrgetter"),
+    ("codecs", "encode"),
+    ("pathlib", "Path"),
+    ("collections", "OrderedDict.fromkeys"),
+    ("torch", "load"),
+    ("torch", "os.system"),
+    ("torch.hub", "load"),
+    ("torch.serialization", "load"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch_of_a_stranger", "x"),
+    ("torch.distributed.checkpoint.metadata", "os"),
+    ("torch.distributed.checkpoint.metadata", "os.system"),
+    ("torch.distributed.checkpoint.metadata", "field"),
+    ("torch.distributed.checkpoint.filesystem", "open"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo.__init__.__globals__"),
+    ("numpy", "load"),
+    ("reasongrm_nemo.files", "write_text"),
+)
+
+
+def named(module, name):
+    """A pickle that calls something without arguments."""
+    words = [b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, name)]
+    return b"\x80\x04" + b"".join(words) + b"\x93)R."
+
+
+def test_no_name_leads_out_of_a_description(checkpoint):
+    for module, name in NAMES:
+        (checkpoint / ".metadata").write_bytes(named(module, name))
+        with pytest.raises(UserError, match=rf"\.metadata is {UNREAD}.*it names {module}.{name}"):
+            Reader(checkpoint)
+    for data in (b"", b"\x80", b"junk", pickle.dumps({}), pickle.dumps([None]), named("torch", "Size")):
+        (checkpoint / ".metadata").write_bytes(data)
+        with pytest.raises(UserError, match=rf"\.metadata is {UNREAD}"):
+            Reader(checkpoint)
+
+
+@pytest.mark.parametrize("elsewhere", ["/etc/passwd", "../other/__0_0.distcp", "a/b"])
+def test_a_description_of_files_elsewhere_is_refused(elsewhere, checkpoint):
+    with (checkpoint / ".metadata").open("rb") as file:
+        description = pickle.load(file)
+    for info in description.storage_data.values():
+        info.relative_path = elsewhere
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(description))
+    for load in (Reader, lambda folder: plain.load(template(), folder)):
+        with pytest.raises(UserError, match=elsewhere):
+            load(checkpoint)
+
+
 def test_an_object_among_the_shards_is_plain(tmp_path, marker):
     folder = save(tmp_path / "objects", template(3.0, o=Payload(marker)))
     with pytest.raises(UserError, match=UNREAD):
