@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import success
 
 # Before anything imports torch: several ranks and a server share the machine, each would take every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,6 +24,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TESTS):
             item.add_marker(item.path.relative_to(TESTS).parts[0])
+
+
+@pytest.fixture(autouse=True)
+def _runs(request, monkeypatch):
+    """A test marked ``runs`` has to run what it says to success (see success.py)."""
+    wanted = set(success.claimed(request.node))
+    if not wanted:
+        yield
+        return
+    success.recorded.clear()
+    success.watch(monkeypatch)
+    yield
+    if getattr(request.node, "passed", False):
+        missing = sorted(" ".join(filter(None, each)) for each in wanted - success.recorded)
+        assert not missing, f"marked as run to success, and was not: {', '.join(missing)}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Tell `_runs` whether the test itself passed."""
+    outcome = yield
+    if call.when == "call":
+        item.passed = outcome.get_result().passed
 
 
 @pytest.fixture(scope="session")
@@ -67,5 +91,7 @@ def launch(forker, tmp_path_factory):
         forker.stdin.flush()
         codes = json.loads(forker.stdout.readline())
         assert not any(codes), log.read_text()[-6000:]
+        if not script.endswith(".py"):
+            success.note(f"-m {script}")
 
     return run

@@ -15,10 +15,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from reasongrm_nemo import planning
 from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.checks import check_model
+from reasongrm_nemo.cli import main
 from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.dry_start import dry_start
 from reasongrm_nemo.errors import StageFailed, UserError
@@ -272,3 +274,10 @@ def test_training_stages_start_dry_and_read_all_their_keys():
         "sft.validation.fraction",
         "tracking.mlflow_uri",
     }
+
+
+@pytest.mark.runs("plan", "--simulate")
+@pytest.mark.runs("-m reasongrm_nemo.simulation.ranks")
+def test_the_command_simulates_a_step(small):
+    told = CliRunner().invoke(main, ["plan", str(small[0]), "--simulate"])
+    assert told.exit_code == 0 and "simulat" in told.stdout, told.output

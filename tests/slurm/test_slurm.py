@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import success
 from listeners import Watch, open_to_strangers, python_in_jobs
 from safetensors.torch import load_file
 
@@ -54,6 +55,23 @@ def ids(output):
     return dict(re.findall(r"^launch: (\S+): job (\d+)", output, re.MULTILINE))
 
 
+@pytest.mark.runs("launch/common.sh")
+@pytest.mark.runs("launch/convert_to_hf.sbatch")
+@pytest.mark.runs("launch/convert_to_megatron.sbatch")
+@pytest.mark.runs("launch/evaluate.sbatch")
+@pytest.mark.runs("launch/filter.sbatch")
+@pytest.mark.runs("launch/generate.sbatch")
+@pytest.mark.runs("launch/grpo_hard.sbatch")
+@pytest.mark.runs("launch/grpo_zero.sbatch")
+@pytest.mark.runs("launch/merge.sbatch")
+@pytest.mark.runs("launch/mine.sbatch")
+@pytest.mark.runs("launch/pipeline.sh")
+@pytest.mark.runs("launch/prepare.sbatch")
+@pytest.mark.runs("launch/sft.sbatch")
+@pytest.mark.runs("launch/status")
+@pytest.mark.runs("-m reasongrm_nemo.rank")
+@pytest.mark.runs("-m reasongrm_nemo.rollout.agent")
+@pytest.mark.runs("-m reasongrm_nemo.preflight.collective")
 @pytest.mark.timeout(2700)  # it may have to wait for another test run's cluster to end
 def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     recipes, runs = write_recipes(cluster.space / "my recipes"), cluster.space / "runs" / "mine"
@@ -63,7 +81,8 @@ def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
 
     dry = cluster.call(pipeline[0], "--dry-run", *pipeline[1:], **nodes)
     assert dry.count("sbatch") >= 12 and not runs.exists()
-    jobs = ids(cluster.call(*pipeline, **nodes))
+    submitted = cluster.call(*pipeline, **nodes)
+    jobs = ids(submitted)
     assert list(jobs)[-3:] == ["reasongrm_hf", "7_evaluate.shards", "7_evaluate"] and len(jobs) == 13
     again = cluster.call(*pipeline, **nodes)
     assert ids(again).items() <= jobs.items(), "nothing is submitted twice"
@@ -114,6 +133,12 @@ def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     manifest = json.loads((runs / "7_evaluate" / "manifest.json").read_text())
     assert manifest["inputs"]["models.final"]["value"] == "@reasongrm_hf"
     assert cluster.call(*pipeline, **nodes).count("done before") == 13
+    # all 13 jobs are done: each of their templates has run to its end, on ranks with their servers' agents
+    templates = set(re.findall(r"^launch: \S+: job \d+, (\S+[.]sbatch)", submitted, re.MULTILINE))
+    for name in (*templates, "common.sh", "pipeline.sh", "status"):
+        success.note(f"launch/{name}")
+    for name in ("rank", "rollout.agent", "preflight.collective"):
+        success.note(f"-m reasongrm_nemo.{name}")
 
 
 @pytest.mark.timeout(1500)

@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import success
 from listeners import Watch, descendants_of, open_to_strangers
 
 from reasongrm_nemo.data import HardTask, JudgeTask, ReasoningPath, SftExample, read_jsonl
@@ -98,12 +99,25 @@ def test_everything_listens_on_loopback_alone(run):
     assert not open_to_strangers(heard, {"127.0.0.1"})
 
 
+@pytest.mark.runs("-m reasongrm_nemo.grpo.main")
+@pytest.mark.runs("-m reasongrm_nemo.sft.main")
+@pytest.mark.runs("-m reasongrm_nemo.rollout.process")
+@pytest.mark.runs("-m reasongrm_nemo.rollout.vllm_main")
+@pytest.mark.runs("-m reasongrm_nemo.rollout.read_config")
+@pytest.mark.runs("-m reasongrm_nemo.tokenization.theirs")
 def test_every_artefact_is_whole(run):
     runs = run[0]
     for stage in [*KILLS, "3_filter"]:
         manifest = json.loads((runs / stage / "manifest.json").read_text())
         assert manifest["name"] == stage
     assert not list((runs / ".partial").glob("*"))
+    logs = (runs / ".logs").rglob("rollout-server.log")
+    assert any("Started server process" in log.read_text(errors="replace") for log in logs)
+    # ranks, servers and the two that ask the engines: without each of them a stage fails
+    for name in ("grpo.main", "sft.main", "rollout.process", "rollout.vllm_main"):
+        success.note(f"-m reasongrm_nemo.{name}")
+    for name in ("rollout.read_config", "tokenization.theirs"):
+        success.note(f"-m reasongrm_nemo.{name}")
 
 
 @pytest.mark.parametrize("stage", ["1_grpo_zero", "6_grpo_hard"])

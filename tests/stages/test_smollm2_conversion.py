@@ -2,6 +2,7 @@
 """Real weights go to Megatron and back without a bit changed."""
 
 import pytest
+import success
 import torch
 from safetensors.torch import load_file
 
@@ -9,6 +10,7 @@ from reasongrm_nemo.architecture import Layout
 from reasongrm_nemo.megatron.weights import convert
 
 
+@pytest.mark.runs("conversion/smollm2_from_package.py")
 @pytest.mark.parametrize(
     "layout", [Layout(), Layout(3, 4, first=7, last=7)], ids=["tp1-pp1", "tp3-pp4-uneven"]
 )
@@ -20,3 +22,4 @@ def test_round_trip(layout, smollm2, tmp_path):
     before, after = (load_file(f / "model.safetensors") for f in (smollm2, tmp_path / "h"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+    success.note("conversion/smollm2_from_package.py")  # by the fixture

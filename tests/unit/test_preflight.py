@@ -135,6 +135,7 @@ def test_a_layout_that_does_not_fit_the_card_is_a_problem(tmp_path):
     assert "does not fit" in found.problems[0] or "GiB" in found.problems[0]
 
 
+@pytest.mark.runs("-m reasongrm_nemo.preflight.node")
 def test_a_node_says_what_it_sees(tmp_path):
     (tmp_path / "token").write_text("abc")
     with socket.socket() as other:

@@ -40,10 +40,18 @@ def unread(monkeypatch):
     monkeypatch.setattr(convert, "verify", refuse)
 
 
-def by_command(source, target):
-    words = [sys.executable, str(ROOT / "conversion" / "hf_to_megatron.py"), str(source), str(target)]
+def by_command(source, target, program="hf_to_megatron"):
+    words = [sys.executable, str(ROOT / "conversion" / f"{program}.py"), str(source), str(target)]
     subprocess.run(words, check=True, capture_output=True)
     return target
+
+
+@pytest.mark.runs("conversion/hf_to_megatron.py")
+@pytest.mark.runs("conversion/megatron_to_hf.py")
+def test_the_commands_go_there_and_back(qwen2_untied, tmp_path):
+    megatron = by_command(qwen2_untied, tmp_path / "m")
+    back = by_command(megatron, tmp_path / "h", "megatron_to_hf")
+    assert (back / "config.json").is_file() and list(back.glob("*.safetensors"))
 
 
 def test_the_note_of_a_conversion_tells_it_without_reading(qwen2_untied, tmp_path, unread):

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`reasongrm serve` with vLLM: asked over HTTP for a completion and a judgement, and ended by a signal."""
+
+import json
+import os
+import signal
+import threading
+import urllib.error
+import urllib.request
+
+import pytest
+from click.testing import CliRunner
+
+from reasongrm_nemo.cli import main
+from reasongrm_nemo.config import recipes_root
+from reasongrm_nemo.data.tasks import make_tasks
+from reasongrm_nemo.data.tiny_judge import questions
+from reasongrm_nemo.judge import load_template, parse_verdict
+from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.rollout import process
+from reasongrm_nemo.stages import serving
+
+
+def post(server, path, body, token=None):
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token or server.token}"}
+    asked = urllib.request.Request(server.url + path, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        return json.load(answer)["choices"][0]
+
+
+class Client(threading.Thread):
+    """Asks while the command waits in the main thread, and then sends it SIGTERM."""
+
+    def __init__(self, servers):
+        super().__init__(daemon=True)
+        (self.server,), self.found = servers, {}
+
+    def run(self):
+        try:
+            self.ask()
+        except BaseException as error:
+            self.found["error"] = error
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def ask(self):
+        found, server = self.found, self.server
+        found["pid"] = server.state()["pid"]
+        (pair,) = questions(1, 1, "validation")
+        (task,) = make_tasks([pair], 1, load_template("tiny"), False)
+        text = {"model": "policy", "prompt": "Q:a=1;b=a+2;b?", "max_tokens": 4, "temperature": 0}
+        found["completion"] = post(server, "/v1/completions", text)["text"]
+        chat = {"model": "policy", "messages": list(task.messages), "max_tokens": 150, "temperature": 0}
+        found["judgement"] = post(server, "/v1/chat/completions", chat)["message"]["content"]
+        try:
+            post(server, "/v1/completions", text, "another")
+        except urllib.error.HTTPError as refused:
+            found["stranger"] = refused.code
+
+
+@pytest.mark.runs("serve", "--json", "--debug")
+@pytest.mark.parametrize("number", [signal.SIGTERM])
+def test_it_answers_until_it_is_told_to_end(number, tmp_path, monkeypatch, rollout_python):
+    clients, watch = [], serving.watch
+
+    def watched(servers):
+        clients.append(Client(servers))
+        clients[0].start()
+        watch(servers)
+
+    monkeypatch.setattr(serving, "watch", watched)
+    words = ["model.hf_path=asset:tiny_judge", f"runs_dir={tmp_path}", "--json", "--debug"]
+    told = CliRunner().invoke(main, ["serve", str(recipes_root() / "tiny" / "2_generate.yaml"), *words])
+    assert told.exit_code == 0, told.output
+    found = clients[0].found
+    assert "error" not in found, found
+    said = json.loads(told.stdout)
+    assert said["url"].startswith("http://127.0.0.1:") and said["model"] == "policy" and said["token"]
+    assert found["completion"] and found["stranger"] == 401
+    assert parse_verdict(found["judgement"], "last").verdict in ("A", "B"), found["judgement"]
+    assert not process._group(found["pid"], 0), "no process is left"
+    (spec,) = tmp_path.rglob("*.spec.json")
+    assert said["token"] not in spec.read_text()
+
+
+def test_a_server_that_ends_ends_the_command(tmp_path, monkeypatch):
+    """Without vLLM: who serves it would otherwise wait for nothing."""
+
+    class Server:
+        url, token, model_dir, settings = "http://127.0.0.1:1", "t", tmp_path, None
+
+        def is_alive(self):
+            return False
+
+        def check(self):
+            from reasongrm_nemo.rollout import RolloutServerLost
+
+            raise RolloutServerLost("The rollout server (process 7) was killed by SIGKILL.")
+
+    class Pool:
+        def __init__(self, log_dir, console):
+            assert isinstance(console, Console) and log_dir.name.startswith("serve-")
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def get(self, cfg, model):
+            self.servers = [Server(), Server()]
+            return self
+
+    monkeypatch.setattr(serving, "RolloutPool", Pool)
+    words = ["model.hf_path=asset:tiny_judge", f"runs_dir={tmp_path}"]
+    told = CliRunner().invoke(main, ["serve", str(recipes_root() / "tiny" / "2_generate.yaml"), *words])
+    assert told.exit_code == 2
+    assert told.stderr == "reasongrm: The rollout server (process 7) was killed by SIGKILL.\n"
+    assert told.stdout.count('(Authorization: Bearer t; model "policy")\n') == 2
