@@ -189,7 +189,7 @@ def _cause(
     named, where = [row for row in rows if row["user"]], ""
     if task:
         node, ranks, how = (part.decode(errors="replace") for part in task.groups())
-        where = f" on {node}:"
+        where, how = f" on {node}:", _explained(how)
     elif first_failure:
         ranks, how = str(first_failure[0]), describe_exit(first_failure[1])
     if (task or first_failure) and not named:
@@ -201,7 +201,25 @@ def _cause(
         # a rank that lost its peers fails too, later and with less to say
         first = min(named or rows, key=lambda row: row["time"])
         return f"rank {first['rank']}: {first['error']} (the whole story: {log})"
-    return f"the trainer ended with status {code}; its last words are in {log}"
+    return f"the trainer {describe_exit(code)}; its last words are in {log}"
+
+
+def _explained(how: str) -> str:
+    """Slurm's words on how a task ended, with what a signal among them means."""
+    code = re.fullmatch(r"Exited with exit code (\d+)", how)
+    status = int(code[1]) if code else next((-n for words, n in _SIGNALS.items() if words in how), 0)
+    words = describe_exit(status)
+    return f"{how} ({words})" if "killed" in words else how
+
+
+_SIGNALS = {  # as strsignal has them, and Slurm's own for its memory limit
+    "Out Of Memory": signal.SIGKILL,
+    "Killed": signal.SIGKILL,
+    "Segmentation fault": signal.SIGSEGV,
+    "Aborted": signal.SIGABRT,
+    "Bus error": signal.SIGBUS,
+    "Terminated": signal.SIGTERM,
+}
 
 
 def _failures(path: Path) -> list[dict]:

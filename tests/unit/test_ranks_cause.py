@@ -8,6 +8,8 @@ import pytest
 from reasongrm_nemo.stages.ranks import _cause
 
 PEER = (0, 5.0, False, "RuntimeError: Connection closed by peer")
+MEMORY = "(was killed by SIGKILL, probably out of memory)"
+TWO = "rank 2-3 on n1:"
 PEER_SAID = "srun: error: node3: task 0: Exited with exit code 1\n"
 SILENT = "srun: error: node4: task 1: Exited with exit code 7\n" + PEER_SAID
 SPOKE = "srun: error: node3: tasks 0-1: Exited with exit code 1\nsrun: error: node4: task 2: Killed\n"
@@ -23,6 +25,33 @@ SPOKE = "srun: error: node3: tasks 0-1: Exited with exit code 1\nsrun: error: no
         ([], "srun: error: node4: task 1: Killed\n", "rank 1 on node4: Killed"),
         ([PEER, (1, 6.0, False, "later")], "", "rank 0: RuntimeError: Connection closed by peer"),
         ([], "", "the trainer ended with status 9"),
+        ([PEER], "srun: error: n1: task 1: Killed\n", f"rank 1 on n1: Killed {MEMORY}"),
+        (
+            [],
+            "srun: error: n1: tasks 2-3: Exited with exit code 137\n",
+            f"{TWO} Exited with exit code 137 {MEMORY}",
+        ),
+        ([], "srun: error: n1: tasks 2-3: Out Of Memory\n", f"{TWO} Out Of Memory {MEMORY}"),
+        (
+            [],
+            "srun: error: n1: tasks 2-3: Segmentation fault (core dumped)\n",
+            f"{TWO} Segmentation fault (core",
+        ),
+        (
+            [],
+            "srun: error: n1: tasks 2-3: Bus error\n",
+            f"{TWO} Bus error (was killed by SIGBUS, probably as /dev",
+        ),
+        (
+            [],
+            "srun: error: n1: tasks 2-3: Exited with exit code 143\n",
+            f"{TWO} Exited with exit code 143 (was",
+        ),
+        (
+            [],
+            "srun: error: n1: tasks 2-3: Exited with exit code 1\n",
+            f"{TWO} Exited with exit code 1 (the whole",
+        ),
     ],
 )
 def test_the_cause(tmp_path, rows, words, says):
