@@ -20,6 +20,8 @@ from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.rollout import process
 from reasongrm_nemo.stages import serving
 
+RECIPE = str(recipes_root() / "tiny" / "2_generate.yaml")
+
 
 def post(server, path, body, token=None):
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token or server.token}"}
@@ -59,8 +61,7 @@ class Client(threading.Thread):
 
 
 @pytest.mark.runs("serve", "--json", "--debug")
-@pytest.mark.parametrize("number", [signal.SIGTERM])
-def test_it_answers_until_it_is_told_to_end(number, tmp_path, monkeypatch, rollout_python):
+def test_it_answers_until_it_is_told_to_end(tmp_path, monkeypatch, rollout_python):
     clients, watch = [], serving.watch
 
     def watched(servers):
@@ -69,8 +70,8 @@ def test_it_answers_until_it_is_told_to_end(number, tmp_path, monkeypatch, rollo
         watch(servers)
 
     monkeypatch.setattr(serving, "watch", watched)
-    words = ["model.hf_path=asset:tiny_judge", f"runs_dir={tmp_path}", "--json", "--debug"]
-    told = CliRunner().invoke(main, ["serve", str(recipes_root() / "tiny" / "2_generate.yaml"), *words])
+    words = ["model.hf_path=asset:tiny_judge", f"runs_dir={tmp_path}", "rollout.start_timeout_s=500"]
+    told = CliRunner().invoke(main, ["serve", RECIPE, *words, "--json", "--debug"])
     assert told.exit_code == 0, told.output
     found = clients[0].found
     assert "error" not in found, found
@@ -113,7 +114,7 @@ def test_a_server_that_ends_ends_the_command(tmp_path, monkeypatch):
 
     monkeypatch.setattr(serving, "RolloutPool", Pool)
     words = ["model.hf_path=asset:tiny_judge", f"runs_dir={tmp_path}"]
-    told = CliRunner().invoke(main, ["serve", str(recipes_root() / "tiny" / "2_generate.yaml"), *words])
+    told = CliRunner().invoke(main, ["serve", RECIPE, *words])
     assert told.exit_code == 2
     assert told.stderr == "reasongrm: The rollout server (process 7) was killed by SIGKILL.\n"
     assert told.stdout.count('(Authorization: Bearer t; model "policy")\n') == 2
