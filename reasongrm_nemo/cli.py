@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,11 @@ class Command(click.Command):
             # The reader of our output went away (| head): nothing is left to say to it.
             sys.stderr.close()
             ctx.exit(1)
+        except MemoryError:
+            if debug:
+                raise
+            click.echo("reasongrm: not enough memory: free some, or raise `ulimit -v`", err=True)
+            ctx.exit(2)
 
 
 def _sentence(error: BaseException) -> str:
@@ -53,6 +59,22 @@ def _sentence(error: BaseException) -> str:
 
 class _Group(click.Group):
     command_class = Command
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line, with something at each standard descriptor."""
+        _open_what_is_closed()
+        return super().main(*args, **kwargs)
+
+
+def _open_what_is_closed() -> None:
+    """Put /dev/null where a standard stream was closed; else the next file opened would get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 @contextmanager
