@@ -60,7 +60,8 @@ set_scratch() {
   # what is compiled there is run: on each node the folder must be made by this user (reasongrm_nemo/rank.py)
   export REASONGRM_NODE_SCRATCH=$scratch
   if [ -n "${SLURM_JOB_ID:-}" ]; then
-    mkdir -p "${scratch%/*}" && mkdir -m 700 "$scratch" 2>/dev/null
+    mkdir -p "${scratch%/*}"
+    mkdir -m 700 "$scratch" 2>/dev/null || true # a requeued job's is there already
     [ -d "$scratch" ] && [ -O "$scratch" ] && [ ! -L "$scratch" ] || die "$scratch is not yours: remove it, or set REASONGRM_SCRATCH"
     chmod 700 "$scratch"
   fi

@@ -2,11 +2,15 @@
 """A node's scratch folder, whose name anybody can foretell."""
 
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import SCRATCH, own_scratch
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -46,3 +50,26 @@ def test_another_users_is_refused(scratch, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: scratch.stat().st_uid + 1)
     with pytest.raises(UserError, match="is not a folder in which only you can write"):
         own_scratch()
+
+
+def test_a_jobs_script_makes_it_again_after_a_requeue_and_takes_no_other(tmp_path):
+    """set_scratch of launch/common.sh, on the node that runs the script."""
+    script = (ROOT / "launch/common.sh").read_text()
+    function = script[script.index("set_scratch() {") :]
+    function = function[: function.index("\n}\n") + 3]
+    # a function of the script, which says `set -e`
+    words = (
+        f'set -euo pipefail\ndie() {{ echo "$1"; exit 2; }}\n{function}\nset_scratch; set_scratch; echo made'
+    )
+    env = os.environ | {"SLURM_JOB_ID": "77", "REASONGRM_SCRATCH": str(tmp_path / "disk")}
+
+    def run():
+        return subprocess.run(["bash", "-c", words], env=env, capture_output=True, text=True)
+
+    assert (run().returncode, run().stdout) == (0, "made\n")
+    (folder,) = (tmp_path / "disk").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    done = run()
+    assert done.returncode == 2 and "is not yours" in done.stdout
