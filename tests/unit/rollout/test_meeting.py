@@ -4,6 +4,7 @@
 import io
 import os
 import pickle
+import sys
 
 import pytest
 
@@ -12,8 +13,11 @@ torch = pytest.importorskip("torch", reason="the trainer environment's tests")
 from listeners import listening, open_to_strangers  # noqa: E402
 from torch.distributed import distributed_c10d as c10d  # noqa: E402
 
+from reasongrm_nemo.config import load_recipe, recipes_root  # noqa: E402
 from reasongrm_nemo.errors import UserError  # noqa: E402
-from reasongrm_nemo.rollout import meeting  # noqa: E402
+from reasongrm_nemo.rollout import RolloutSettings, meeting  # noqa: E402
+from reasongrm_nemo.rollout import settings as settings_module  # noqa: E402
+from reasongrm_nemo.rollout.settings import HOST  # noqa: E402
 
 
 def test_a_store_listens_on_its_address_alone():
@@ -101,3 +105,22 @@ def test_what_the_listing_calls_open():
     assert {each.split(" of ")[0] for each in wrong} == {
         "tcp 0.0.0.0:6", "tcp6 :::7", "tcp 10.0.0.1:8", "udp 0.0.0.0:9", "unix @abstract"
     }  # fmt: skip
+
+
+def test_a_servers_workers_meet_at_its_address_whatever_the_environment_says(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth7")
+    monkeypatch.setenv("REASONGRM_ROLLOUT_PYTHON", sys.executable)
+    settings = RolloutSettings.from_config(load_recipe(recipes_root() / "tiny/1_grpo_zero.yaml", []))
+    here = settings.environment("token")
+    assert (here["GLOO_SOCKET_IFNAME"], here["NCCL_SOCKET_IFNAME"], here["VLLM_HOST_IP"]) == (
+        "lo",
+        "lo",
+        HOST,
+    )
+    # on a node the site's choice stands (launch/site.env), else the interface of the address
+    there = settings.environment("token", "10.0.0.1")
+    assert (there["GLOO_SOCKET_IFNAME"], there["VLLM_HOST_IP"]) == ("eth7", "10.0.0.1")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    monkeypatch.setattr(settings_module, "interface_of", {"10.0.0.1": "ib0"}.get)
+    assert settings.environment("token", "10.0.0.1")["GLOO_SOCKET_IFNAME"] == "ib0"
