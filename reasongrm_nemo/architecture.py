@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reasongrm_nemo.documents import read_object, shaped
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.rope import Rope, reach
 
@@ -129,15 +131,9 @@ class Architecture:
                 supported (architecture, rope scaling, sliding window).
         """
         path = Path(folder) / "config.json"
-        try:
-            config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(
-                f"No checkpoint at {folder}: config.json is missing; check model.hf_path."
-            ) from None
-        except ValueError as error:
-            raise UserError(f"{path} is not valid JSON ({error}).") from None
-        return cls.from_config(config, str(path), rope)
+        if not os.path.lexists(path):
+            raise UserError(f"No checkpoint at {folder}: config.json is missing; check model.hf_path.")
+        return cls.from_config(read_object(path), str(path), rope)
 
     @classmethod
     def from_config(
@@ -151,8 +147,9 @@ class Architecture:
 
         A model that is ``served_only`` may have keys that no mapping here covers; its sizes are asked for.
         """
+        shaped(config, {"model_type?": object, "architectures?": (list, type(None))}, where)
         model_type = config.get("model_type")
-        if model_type not in FAMILIES:
+        if not isinstance(model_type, str) or model_type not in FAMILIES:
             raise UserError(
                 f"{where}: model_type {model_type!r} is not supported; known: {', '.join(FAMILIES)}."
             )
@@ -185,6 +182,9 @@ class Architecture:
         )
 
 
+_MOST = 1 << 40  # of anything a model has; from larger ones no memory can be reckoned
+
+
 def _size(config: Mapping[str, Any], where: str, key: str, otherwise: int | None = None) -> int:
     """A whole number from 1; `otherwise`, if there is one, where the key is null or missing."""
     value = config.get(key)
@@ -194,7 +194,7 @@ def _size(config: Mapping[str, Any], where: str, key: str, otherwise: int | None
 def _of_type(value: Any, kinds: tuple[type, ...], words: str, where: str, key: str) -> Any:
     if value is None:
         raise UserError(f"{where}: {key} is missing.")
-    if type(value) not in kinds or (kinds == (int,) and value < 1):
+    if type(value) not in kinds or (kinds == (int,) and not 1 <= value < _MOST):
         raise UserError(f"{where}: {key} is {_short(value)}; it must be {words}.")
     return value
 

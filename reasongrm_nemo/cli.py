@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from reasongrm_nemo import __version__
+from reasongrm_nemo.documents import sentence
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.limits import Stopped, note_job_start, stop_on_signal
 
@@ -42,6 +43,11 @@ class Command(click.Command):
             # The reader of our output went away (| head): nothing is left to say to it.
             sys.stderr.close()
             ctx.exit(1)
+        except OSError as error:
+            if debug:
+                raise
+            click.echo(f"reasongrm: {_sentence(sentence(error))}", err=True)
+            ctx.exit(2)
         except MemoryError:
             if debug:
                 raise
@@ -49,7 +55,7 @@ class Command(click.Command):
             ctx.exit(2)
 
 
-def _sentence(error: BaseException) -> str:
+def _sentence(error: object) -> str:
     """On one line, with nothing that a terminal obeys and no secret."""
     from reasongrm_nemo.report.text import printable
     from reasongrm_nemo.secret_values import strike

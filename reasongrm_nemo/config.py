@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from reasongrm_nemo import checks
 from reasongrm_nemo.checks import near
+from reasongrm_nemo.documents import check_file, sentence
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.recipe_yaml import AS_WRITTEN, Source, command_line, misread, read_as, read_source
 from reasongrm_nemo.secret_values import hide_all
@@ -39,7 +40,7 @@ def recipes_root(recipe: Path | None = None) -> Path:
     names, else the recipes that come with this package.
     """
     if recipe is not None:
-        for folder in recipe.resolve().parents:
+        for folder in Path(os.path.realpath(recipe)).parents:
             if (folder / "base").is_dir():
                 return folder
     if os.environ.get("REASONGRM_RECIPES"):
@@ -102,7 +103,7 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
     try:
         # select names the key where a value cannot be resolved
         if OmegaConf.select(merged, "runs_dir") is None:
-            merged.runs_dir = f"runs/{path.resolve().parent.name}"
+            merged.runs_dir = f"runs/{Path(os.path.realpath(path)).parent.name}"
         if OmegaConf.select(merged, "name") is None:
             merged.name = path.stem
         resolved = OmegaConf.to_container(merged, resolve=True)
@@ -191,6 +192,8 @@ def require_path(value: str, runs_dir: str | Path, key: str) -> Path:
     path = resolve_path(value, runs_dir)
     if path.exists():
         return path
+    if os.path.islink(path):
+        raise UserError(f"{key}: {_unreachable(path)}")
     if reference := _REFERENCE.fullmatch(value):
         folder, artefact = _folder(reference, runs_dir), reference["artefact"]
         if not (folder / artefact).exists():
@@ -263,22 +266,37 @@ def _folder(reference: re.Match[str], runs_dir: str | Path) -> Path:
 # -- reading files ---------------------------------------------------------------------------------------
 
 
+def _unreachable(path: Path) -> str:
+    """What is wrong with a link that leads nowhere."""
+    try:
+        path.stat()
+    except OSError as error:
+        return sentence(error, path)
+    return f"{path} does not exist"
+
+
 def _near_file(path: Path) -> str:
     folder = path.parent
     while not folder.is_dir():
         if folder == folder.parent:
             return ""
         path, folder = folder, folder.parent
-    hint = near(path.name, (entry.name for entry in folder.iterdir()))
+    try:
+        hint = near(path.name, (entry.name for entry in folder.iterdir()))
+    except OSError:  # a folder that may be passed through, not listed
+        return ""
     return hint or (f" (nor does the folder {path})" if not path.exists() and path.suffix == "" else "")
 
 
 def _gather(path: Path, root: Path, seen: tuple[Path, ...] = ()) -> list[Source]:
     """The file's defaults, depth first, then the file itself."""
-    if path.resolve() in seen:
+    here = Path(os.path.realpath(path))  # Path.resolve raises of a link that leads to itself
+    if here in seen:
         raise UserError(f"{path}: inherits itself through its defaults")
     label = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     if not path.is_file():
+        if os.path.lexists(path):
+            check_file(path)
         raise UserError(f"recipe {label} does not exist{_near_file(path)}")
     source = read_source(path, str(label), path.parent.name == "base")
     defaults = source.data.pop("defaults", None) or []
@@ -294,7 +312,7 @@ def _gather(path: Path, root: Path, seen: tuple[Path, ...] = ()) -> list[Source]
             raise UserError(
                 f"{source.where('defaults')}: defaults names {name}, {file} does not exist{near(name, known)}"
             )
-        for inherited in _gather(file, root, (*seen, path.resolve())):
+        for inherited in _gather(file, root, (*seen, here)):
             # Two files may share a base; a base is merged once, where it is first met.
             if not (inherited.is_base and any(inherited.label == other.label for other in gathered)):
                 gathered.append(inherited)
@@ -378,6 +396,14 @@ def _check_keys(source: Source, data: dict[str, Any], schema: dict[str, Any], pr
             raise UserError(f"{source.where(dotted)}: {dotted} must be {wanted}, not {_show(value)}")
 
 
+def _is_text(value: str) -> bool:
+    """Whether a text can be a file's name: no NUL, and no half of a surrogate pair but for foreign bytes."""
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 
 
@@ -400,6 +426,8 @@ def _typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str)
         raise UserError(f"{recipe}: {key} is required; give it in the recipe or as {key}=VALUE")
     if value is None and base == MISSING:
         raise UserError(f"{place}: {key} is null, but required; give it in the recipe or as {key}=VALUE")
+    if isinstance(value, str) and not _is_text(value):
+        raise UserError(f"{place}: {key} is {value!a}, which has a NUL or half a character in it; correct it")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{place}: {key} must be a finite number, not {value}")
     if isinstance(value, dict) and key.startswith("evaluate.models."):

@@ -19,6 +19,8 @@ from reasongrm_nemo.errors import UserError
 
 LIMIT = 16 << 20
 """Bytes of a document such as config.json; the longest index of a published model has 9 MB."""
+YAML_LIMIT = 256 << 10
+"""Bytes of a recipe or a template; the longest that ships has 6 KiB."""
 NODES = 100_000
 """Values that a YAML document may come to, its aliases written out; a recipe has some 150."""
 _DIGITS = 64  # tokenizer_config.json says 1e30 for "no limit", in full
@@ -116,10 +118,18 @@ def check_file(path: Path) -> int:
     return found.st_size
 
 
+def refuse_special(path: Path) -> None:
+    """Refuse a pipe, a socket or a device; OSError as ``os.stat``."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{shown(str(path))} {_REFUSALS[errno.ENXIO]}")
+
+
 def too_long(path: Path, limit: int) -> UserError:
     """The refusal of a file past its limit."""
+    size = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
     return UserError(
-        f"{shown(str(path))} is longer than the {limit >> 20} MiB that such a file may have: it is damaged, "
+        f"{shown(str(path))} is longer than the {size} that such a file may have: it is damaged, "
         "or something else under this name; restore it"
     )
 
@@ -147,7 +157,9 @@ def read_text(path: Path, limit: int = LIMIT) -> str:
     try:
         return read_bytes(path, limit).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{shown(str(path))} is not UTF-8 text (byte {error.start + 1})") from None
+        raise UserError(
+            f"{shown(str(path))} is not UTF-8 text (byte {error.start + 1}): save it as UTF-8"
+        ) from None
 
 
 def read_json(path: Path, limit: int = LIMIT) -> Any:
@@ -245,20 +257,32 @@ def _kind_of(data: Any) -> str:
     return shown(repr(data))
 
 
-def expanded(node: Any, children: Any) -> int:
-    """How many values a graph comes to when each is written out wherever it is referred to.
+def check_size(node: Any) -> None:
+    """Refuse a composed YAML document that comes to too much once its aliases are written out.
 
-    Args:
-        node: the root; one may be below several others, but not below itself.
-        children: called with a node, gives those below.
+    Raises:
+        ValueError: it does; to be told with the file's name.
     """
+    if node is not None and (count := min(_written_out(node), 1 << 64)) > NODES:
+        raise ValueError(f"its aliases written out come to {count:.3g} values, at most {NODES:,} are read")
+
+
+def _below(node: Any) -> list[Any]:
+    value = node.value
+    if not isinstance(value, list):
+        return []
+    return [each for item in value for each in (item if isinstance(item, tuple) else (item,))]
+
+
+def _written_out(node: Any) -> int:
+    """How many values a graph of YAML nodes comes to; an alias inside itself counts for none."""
     counts: dict[int, int] = {}
     waiting = [(node, False)]
     while waiting:
         one, ready = waiting.pop()
         if id(one) in counts and not ready:
             continue
-        below = list(children(one))
+        below = _below(one)
         if ready:
             counts[id(one)] = 1 + sum(counts[id(each)] for each in below)
         else:

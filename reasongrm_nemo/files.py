@@ -18,7 +18,8 @@ from stat import S_ISDIR
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from reasongrm_nemo.data.jsonl import sync_directory
+from reasongrm_nemo.data.jsonl import bounded_lines, open_packed, sync_directory
+from reasongrm_nemo.documents import parse_json, shaped
 from reasongrm_nemo.documents import read_json as read_json
 from reasongrm_nemo.errors import StageFailed, UserError
 
@@ -52,6 +53,25 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """`write_text` of indented JSON."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+_STEP = {"step": int}
+
+
+def read_figures(path: Path, shape: Any = _STEP) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Text and figures of each line of metrics.jsonl or its like; a last one that is torn is left out.
+
+    Raises:
+        UserError: a line is too long, is no JSON, or has another shape (`documents.shaped`).
+    """
+    if not path.exists():
+        return
+    with open_packed(path) as file:
+        for number, line in enumerate(bounded_lines(file, path), 1):
+            if not line.endswith(b"\n"):
+                return
+            text, where = line.decode("utf-8", errors="replace"), f"{path}:{number}"
+            yield text, shaped(parse_json(text, where), shape, where)
 
 
 class StreamedFile(io.FileIO):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from reasongrm_nemo.documents import read_object
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import write_json
 
@@ -96,7 +96,7 @@ def mark(work: Path, reason: str, **figures: Any) -> None:
 def marked(work: Path) -> dict[str, Any] | None:
     """What the marker says, or None."""
     path = work / MARKER
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_object(path) if path.exists() else None
 
 
 def stop_file(runs_dir: Path, name: str | None = None) -> Path:

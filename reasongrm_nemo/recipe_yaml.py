@@ -21,11 +21,13 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from reasongrm_nemo.documents import YAML_LIMIT, check_size, read_text, shown
 from reasongrm_nemo.errors import UserError
 
 AS_WRITTEN = "rollout.extra_env"
 """Values below this key are handed on as text: 1.10 is not 1.1, nor true True, to who reads the variable."""
 
+_MOST = 1 << 63
 _STR, _NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
 _TRUTH = {"yes": True, "on": True, "no": False, "off": False}
 
@@ -72,7 +74,17 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """As SafeLoader's; none that is past 64 bits, as no key and no library takes more."""
+        found = super().construct_yaml_int(node) if len(node.value) < 100 else _MOST
+        if abs(found) >= _MOST:
+            raise yaml.constructor.ConstructorError(
+                None, None, "a number of more than 64 bits; quote it if it is text", node.start_mark
+            )
+        return int(found)
 
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.yaml_implicit_resolvers = {}  # those of SafeLoader are YAML 1.1's
 for _tag, _pattern, _first in (
     ("merge", r"<<", "<"),
@@ -96,7 +108,7 @@ def read_source(path: Path, label: str, is_base: bool) -> Source:
         UserError: it is no YAML, or no mapping.
     """
     try:
-        kind, data, lines = _read(path.read_text(encoding="utf-8"))
+        kind, data, lines = _read(read_text(path, YAML_LIMIT))
     except RecursionError:
         raise UserError(
             f"{label}: not valid YAML: it is nested too deeply, or an alias is inside itself"
@@ -115,6 +127,7 @@ def read_source(path: Path, label: str, is_base: bool) -> Source:
 def _read(text: str) -> tuple[str, Any, dict[str, int]]:
     """What kind of YAML node a text is, its value, and the line of each dotted key."""
     node = yaml.compose(text, Loader=_Loader)
+    check_size(node)
     if node is None:
         return "map", {}, {}
     if not isinstance(node, yaml.MappingNode):
@@ -156,8 +169,8 @@ def command_line(overrides: Iterable[str]) -> Source:
             item: Any = OmegaConf.create({"value": _word(key, value)})
         except (yaml.YAMLError, ValueError, OmegaConfBaseException, RecursionError):
             # a value that may be a secret is not said again
-            shown = "its value" if key.startswith(AS_WRITTEN) else repr(value)
-            raise UserError(f"command line: {key}: {shown} is not a YAML value") from None
+            said = "its value" if key.startswith(AS_WRITTEN) else repr(shown(value))
+            raise UserError(f"command line: {key}: {said} is not a YAML value") from None
         node = item._get_node("value")
         if key.startswith("evaluate.models.") and key.count(".") == 2 and isinstance(node._value(), str):
             key += ".hf_path"  # so that a word on the same model's policy, before or after, stays
@@ -173,7 +186,9 @@ def _word(key: str, value: str) -> Any:
     if value.startswith("@"):  # a path inside an artefact; YAML wants that quoted, a shell strips quotes
         value = json.dumps(value)
     text = f"value: {value}" if value.strip() else "value: null"
-    node, data = yaml.compose(text, Loader=_Loader), _parsed(text)
+    node = yaml.compose(text, Loader=_Loader)
+    check_size(node)
+    data = _parsed(text)
     assert isinstance(node, yaml.MappingNode)
     return _written(node.value[0][1], data["value"], key)
 

@@ -15,14 +15,23 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from reasongrm_nemo.documents import LIMIT, read_json, sentence, shaped
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import disk_full, write_json
+from reasongrm_nemo.files import disk_full, read_figures, write_json
 from reasongrm_nemo.limits import ask_on_signal
 from reasongrm_nemo.rollout.process import die_with_parent
 from reasongrm_nemo.secret_values import strike
 
 LOSSES = "server_losses.jsonl"
 """In the artefact: each loss of a rollout server, and each start of one that failed and was tried again."""
+_SHAPE = {
+    "recipe": dict,
+    "work": str,
+    "model": str,
+    "inputs": {...: str},
+    "servers": [str],
+    "runs_dir": str,
+}
 LEFT_OUT = "left_out.json"
 """In the artefact: which records of its inputs a training stage does not use, and why."""
 
@@ -64,7 +73,7 @@ class WorkOrder:
     @classmethod
     def read(cls, path: str) -> WorkOrder:
         """The inverse of ``write``."""
-        order = json.loads(Path(path).read_text(encoding="utf-8"))
+        order = shaped(read_json(Path(path)), _SHAPE, path)
         return cls(
             recipe=OmegaConf.create(order["recipe"]),
             work=Path(order["work"]),
@@ -77,7 +86,10 @@ class WorkOrder:
     def left_out(self, name: str) -> frozenset[int]:
         """Indices of the records of input ``name`` that its stage left out, see ``write_left_out``."""
         path = self.work / LEFT_OUT
-        reasons = json.loads(path.read_text(encoding="utf-8")).get(name, {}) if path.exists() else {}
+        left_out = (
+            shaped(read_json(path, LIMIT << 4), {...: {...: [int]}}, str(path)) if path.exists() else {}
+        )
+        reasons = left_out.get(name, {})
         return frozenset(index for indices in reasons.values() for index in indices)
 
 
@@ -89,9 +101,7 @@ def note_loss(work: Path, cause: str) -> None:
 
 def losses(work: Path) -> list[str]:
     """The causes on that list, oldest first; a line being written is not there yet."""
-    path = work / LOSSES
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line)["cause"] for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [loss["cause"] for _, loss in read_figures(work / LOSSES, {"cause": str})]
 
 
 def write_left_out(work: Path, left_out: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
@@ -133,6 +143,8 @@ def rank_of_the_run(order: WorkOrder) -> Iterator[None]:
         error = disk_full(error, order.work) or error
         known = isinstance(error, UserError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.filename is not None:
+            text = sentence(error)
         row = {
             "rank": int(os.environ.get("RANK", 0)),
             "time": time.time(),

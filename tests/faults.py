@@ -11,13 +11,13 @@ MIB = 1 << 20
 
 def _replace(data: bytes):
     def damage(path: Path) -> None:
-        _clear(path)
+        clear(path)
         path.write_bytes(data)
 
     return damage
 
 
-def _clear(path: Path) -> None:
+def clear(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -64,33 +64,33 @@ def removed(path: Path) -> None:
 
 
 def folder_in_its_place(path: Path) -> None:
-    _clear(path)
+    clear(path)
     path.mkdir()
 
 
 def pipe_in_its_place(path: Path) -> None:
-    _clear(path)
+    clear(path)
     os.mkfifo(path)
 
 
 def device_in_its_place(path: Path) -> None:
-    _clear(path)
+    clear(path)
     path.symlink_to("/dev/zero")
 
 
 def dangling_link(path: Path) -> None:
-    _clear(path)
+    clear(path)
     path.symlink_to(path.with_name("nothing-is-there"))
 
 
 def looping_link(path: Path) -> None:
-    _clear(path)
+    clear(path)
     path.symlink_to(path.name)
 
 
 def gigabyte(path: Path) -> None:
     """A gigabyte of NULs that takes no disk."""
-    _clear(path)
+    clear(path)
     with path.open("wb") as file:
         file.truncate(1 << 30)
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 from reasongrm_nemo.data.base_record import Record
 from reasongrm_nemo.data.records import AnswerTask, HardTask, JudgeTask
+from reasongrm_nemo.documents import refuse_special, sentence
 from reasongrm_nemo.errors import UserError
 
 R = TypeVar("R", bound=Record)
@@ -24,12 +25,22 @@ _BOM = b"\xef\xbb\xbf"
 _DECODER = json.JSONDecoder()
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+MAX_LINE = 16 << 20
+"""Bytes of a line, or of an item of an array. The longest row of a published data set has 2 MB."""
+MAX_OWN_LINE = 256 << 20
+"""The same of what this package wrote: a task's rollouts are one line."""
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
 """What reading damaged data raises (Zstandard's reader: a plain OSError)."""
 
 
 def open_packed(path: Path) -> BinaryIO:
-    """The bytes of a file, unpacked where its name ends in `.gz` or `.zst`."""
+    """The bytes of a file, unpacked where its name ends in `.gz` or `.zst`.
+
+    Raises:
+        UserError: it is a pipe, a socket or a device, which would be waited for or never end.
+        OSError: it cannot be opened.
+    """
+    refuse_special(path)
     if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.suffix == ".zst":
@@ -40,19 +51,41 @@ def open_packed(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+def damaged(error: Exception, path: Path, row: str = "") -> UserError:
+    """The refusal of a file that stopped being readable at a row."""
+    if isinstance(error, OSError) and error.errno:
+        return UserError(sentence(error, path))
+    after = " after this line" if row else ""
+    return UserError(f"{path}{row}: damaged data{after} ({error}); get the file anew")
+
+
+def bounded_lines(file: BinaryIO, path: Path, limit: int = MAX_LINE) -> Iterator[bytes]:
+    """The lines of a file; UserError at one that is too long, which is not read to its end."""
+    number = 0
+    while line := file.readline(limit + 1):
+        number += 1
+        if len(line) > limit:
+            raise UserError(
+                f"{path}:{number}: the line is longer than {limit >> 20} MiB, which no record is; it may "
+                "be an array or a binary file under this name: give one record a line"
+            )
+        yield line
+
+
+def read_lines(path: str | Path, limit: int = MAX_LINE) -> Iterator[tuple[int, bytes]]:
     """Number (from 1) and raw bytes of every line that is not blank; `.gz` and `.zst` are unpacked.
 
     Lines end at a line feed only, so that separators such as U+2028 inside a text do no harm.
 
     Raises:
-        UserError: the file is missing, or the compressed data is damaged (naming the last good line).
+        UserError: the file is missing, the compressed data is damaged (naming the last good line), or a line
+            is longer than `limit` bytes.
     """
     path = Path(path)
     number = 0
     try:
         with open_packed(path) as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(bounded_lines(file, path, limit), start=1):
                 if number == 1 and line.startswith(_BOM):
                     line = line[3:]
                 if line.strip():
@@ -62,9 +95,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     except (IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except DAMAGED as error:
-        raise UserError(
-            f"{path}:{number}: damaged data after this line ({error}); get the file anew"
-        ) from None
+        raise damaged(error, path, f":{number}") from None
 
 
 def parse_json(line: bytes) -> Any:
@@ -82,13 +113,13 @@ def parse_json(line: bytes) -> Any:
     return value
 
 
-def read_dicts(path: str | Path) -> Iterator[tuple[str, Any]]:
+def read_dicts(path: str | Path, limit: int = MAX_LINE) -> Iterator[tuple[str, Any]]:
     """Place ("file:line") and parsed JSON value of every line.
 
     Raises:
         UserError: a line is not JSON, or not UTF-8.
     """
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, limit):
         where = f"{path}:{number}"
         try:
             yield where, parse_json(line)
@@ -153,12 +184,12 @@ class PlacedJsonl(Generic[R]):
                 yield self._kept[-1], len(self._kept) - 1
             return
         try:
-            file = self._path.open("rb")
+            file = open_packed(self._path)
         except OSError as error:
             raise UserError(f"{self._path}: cannot be read ({error.strerror})") from None
         with file:
             start = 0
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(bounded_lines(file, self._path), start=1):
                 if line.strip():
                     yield self._parse(line, f"{self._path}:{number}"), start
                 start += len(line)
@@ -278,7 +309,7 @@ class JsonlAppender:
         while keep:
             start = self._line_start(keep - 1)
             self._file.seek(start)
-            if _is_json(self._file.read(keep - start)):
+            if keep - start <= MAX_OWN_LINE and _is_json(self._file.read(keep - start)):
                 break
             keep = start
         if keep < size:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from reasongrm_nemo.data.jsonl import DAMAGED, open_packed, parse_json, read_lines
+from reasongrm_nemo.data.jsonl import DAMAGED, MAX_LINE, damaged, open_packed, parse_json, read_lines
 from reasongrm_nemo.data.tables import SUFFIXES as TABLES
 from reasongrm_nemo.data.tables import read_table
 from reasongrm_nemo.errors import UserError
@@ -32,6 +32,10 @@ SUFFIXES = (
 )
 BATCH_ROWS = 1024
 PIECE_CHARS = 1 << 20
+MAX_COLUMN = 2 << 30
+"""Bytes, unpacked, that one column of a row group of a Parquet file may have: they are in memory at once."""
+MAX_BATCH = 1 << 30
+"""Bytes that a batch may come to, if every row repeats one value that fills its column."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -116,7 +120,7 @@ def _first_byte(path: Path) -> bytes:
     except PermissionError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except DAMAGED as error:
-        raise UserError(f"{path}: damaged data ({error}); get the file anew") from None
+        raise damaged(error, path) from None
     return b""
 
 
@@ -151,7 +155,7 @@ def _items(path: Path) -> Iterator[Any]:
             pieces.take("]")
             pieces.take("")
     except DAMAGED as error:
-        raise UserError(f"{path}: damaged data ({error}); get the file anew") from None
+        raise damaged(error, path) from None
 
 
 class _Pieces:
@@ -194,7 +198,9 @@ class _Pieces:
         """Read on; pieces grow with what waits, so that a long item costs no square."""
         self._text = self._text[self._at :]
         self._at = 0
-        piece = self._file.read(max(PIECE_CHARS, len(self._text)))
+        if len(self._text) >= MAX_LINE:
+            raise ValueError(f"an item is longer than {MAX_LINE >> 20} MiB, which no record is")
+        piece = self._file.read(min(max(PIECE_CHARS, len(self._text)), MAX_LINE))
         self._text += piece
         return bool(piece)
 
@@ -256,13 +262,33 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
                 raise UserError(f"{path}: the file has no rows")
             # no form has a use for times, and Python cannot hold all that Parquet can
             columns = [field.name for field in file.schema_arrow if not pa.types.is_temporal(field.type)]
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+            for batch in file.iter_batches(batch_size=_batch_rows(file.metadata, path), columns=columns):
                 for row in _batch(batch):
                     yield f"{path}[{index}]", row
                     index += 1
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not readable as Parquet after row {index} ({reason})") from None
+
+
+def _batch_rows(metadata: Any, path: Path) -> int:
+    """How many rows to take at once; fewer where a value that is stored once may be repeated in each.
+
+    Raises:
+        UserError: a column of a row group is too large to read.
+    """
+    largest = 0
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        for column in map(group.column, range(group.num_columns)):
+            size = column.total_uncompressed_size
+            if size > MAX_COLUMN:
+                raise UserError(
+                    f"{path}: column {column.path_in_schema} of row group {index} has {size >> 20} MiB "
+                    f"unpacked; at most {MAX_COLUMN >> 20} MiB are read: write smaller row groups"
+                )
+            largest = max(largest, size)
+    return max(1, min(BATCH_ROWS, MAX_BATCH // max(largest, 1)))
 
 
 # Text that is no UTF-8; within a list or struct also times out of Python's range or in an unknown zone.

@@ -14,13 +14,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.data.jsonl import DAMAGED, open_packed
+from reasongrm_nemo.data.jsonl import DAMAGED, MAX_LINE, damaged, open_packed
 from reasongrm_nemo.data.tool_calls import parsed
 from reasongrm_nemo.errors import UserError
 
 SUFFIXES = (".csv", ".tsv")
 _SEPARATORS = ",;\t|"
-_MAX_CELL = 1 << 30
+_MAX_TURNS = 1 << 20  # a list of turns in Python's own writing takes hundreds of bytes a character to parse
 _UTF16 = ("\udcff\udcfe", "\udcfe\udcff")
 
 
@@ -30,7 +30,7 @@ def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
     Raises:
         UserError: there is no header or no row, the file is damaged, or not UTF-8.
     """
-    csv.field_size_limit(_MAX_CELL)
+    csv.field_size_limit(MAX_LINE)
     try:
         # what is no UTF-8 becomes lone surrogates, so that it breaks its row alone
         with (
@@ -41,18 +41,31 @@ def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
     except PermissionError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except DAMAGED as error:
-        raise UserError(f"{path}: damaged data ({error}); get the file anew") from None
+        raise damaged(error, path) from None
     except csv.Error as error:
         raise UserError(f"{path}: not readable as a table ({error})") from None
 
 
+def _lines(path: Path, file: io.TextIOWrapper) -> Iterator[str]:
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise UserError(
+                f"{path}:{number}: the line is longer than {MAX_LINE >> 20} MiB, which no row is; check what "
+                "the file holds"
+            )
+        yield line
+
+
 def _rows(path: Path, file: io.TextIOWrapper) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    blank, first = next(((n, line) for n, line in enumerate(file) if line.strip()), (0, ""))
+    lines = _lines(path, file)
+    blank, first = next(((n, line) for n, line in enumerate(lines) if line.strip()), (0, ""))
     if not first:
         raise UserError(f"{path}: the file is empty")
     if first.startswith(_UTF16):
         raise UserError(f"{path}: the file is UTF-16; save it as UTF-8")
-    reader = csv.reader(chain([first], file), delimiter=_separator(path, first))
+    reader = csv.reader(chain([first], lines), delimiter=_separator(path, first))
     header = next(reader)
     names = [name for name in header if name]
     if len({*names}) < len(names) or not names:
@@ -87,7 +100,7 @@ def _row(header: list[str], cells: list[str]) -> dict[str, Any] | str:
 def _value(cell: str) -> Any:
     """A cell's text, or the turns it holds."""
     start = cell.lstrip()[:1]
-    if start not in ("[", "{"):
+    if start not in ("[", "{") or len(cell) > _MAX_TURNS:
         return cell
     found = parsed(cell)
     if isinstance(found, str):

@@ -125,12 +125,28 @@ def _unpacked(file: Path) -> Iterator[tuple[str, Any]]:
         yield str(file), whole
 
 
+_MAX_OBJECT = 512 << 20  # the largest of those projects' files has some 100 MB
+
+
+def _whole_text(file: Path) -> bytes:
+    """All of a file, or nothing where that is too much for one object; a packed one is measured first."""
+    with open_packed(file) as opened:
+        size = 0
+        while block := opened.read(1 << 20):
+            if not size and not block.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+                return b""
+            size += len(block)
+            if size > _MAX_OBJECT:
+                return b""
+    with open_packed(file) as opened:
+        return opened.read(_MAX_OBJECT)
+
+
 def _one_object(file: Path) -> Row | None:
     """The object that the whole file is, or None where it is a list or lines."""
     if file.name.endswith(".parquet"):
         return None
-    with open_packed(file) as opened:
-        text = opened.read()
+    text = _whole_text(file)
     if not text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return None
     try:

@@ -19,6 +19,8 @@ from megatron.core import parallel_state
 
 from reasongrm_nemo.data import JsonlAppender
 from reasongrm_nemo.data.base_record import Record
+from reasongrm_nemo.data.jsonl import MAX_OWN_LINE, read_dicts
+from reasongrm_nemo.documents import shaped
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files import write_text
 from reasongrm_nemo.rollout import (
@@ -34,6 +36,7 @@ from reasongrm_nemo.rollout.transports import transport
 from reasongrm_nemo.rollout.worker import Worker
 
 Completions = list[list[Completion]]
+_ANSWER = {"prompt_id": str, "completions": [dict]}
 _PUSH, _DONE, _LOST = "push", "done", "lost"
 # Gloo needs a bound. Rollouts have none, and a rank that dies is seen by its closed connections.
 _LONGER_THAN_ANY_ROLLOUT = timedelta(days=30)
@@ -268,21 +271,29 @@ def _one_thread() -> Iterator[None]:
 def _ask(rollouts: Rollouts, file: Path, part: Part) -> Completions:
     aside = file.with_name(file.name + ".partial")
     with JsonlAppender(aside) as appender:
-        lines = aside.read_bytes().splitlines()
-        done = {row["prompt_id"]: row["completions"] for row in map(json.loads, lines)}
+        rows = (shaped(row, _ANSWER, where) for where, row in read_dicts(aside, MAX_OWN_LINE))
+        done = {row["prompt_id"]: row["completions"] for row in rows}
         missing = [prompt for prompt in part.prompts if prompt.id not in done]
         for answer in rollouts.stream(missing, part.sampling, timeout_s=part.timeout_s):
             kept = _Answer(answer[0].prompt_id, [asdict(completion) for completion in answer])
             appender.append([kept])
             done[kept.prompt_id] = kept.completions
-    rows = [done.get(prompt.id, []) for prompt in part.prompts]
-    write_text(file, "\n".join(json.dumps(row) for row in rows) + "\n")
+    answers = [done.get(prompt.id, []) for prompt in part.prompts]
+    write_text(file, "\n".join(json.dumps(row) for row in answers) + "\n")
     aside.unlink()
-    return [[Completion(**fields) for fields in row] for row in rows]
+    return [_completions(row, str(file)) for row in answers]
 
 
 def _kept(file: Path) -> Completions | None:
     if not file.exists():
         return None
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return [[Completion(**fields) for fields in json.loads(line)] for line in lines]
+    return [_completions(row, where) for where, row in read_dicts(file, MAX_OWN_LINE)]
+
+
+def _completions(row: Any, where: str) -> list[Completion]:
+    try:
+        return [Completion(**fields) for fields in shaped(row, [dict], where)]
+    except TypeError as error:
+        raise UserError(
+            f"{where}: not a completion ({error}); remove the file to have them drawn again"
+        ) from None

@@ -8,10 +8,12 @@ A trained judge is a model and the form that it learned: the wording of the prom
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from reasongrm_nemo.documents import read_json
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.judge.parse import POLICIES
 from reasongrm_nemo.judge.template import Template, load_template
@@ -152,7 +154,7 @@ def read_settings(folder: Path) -> JudgeSettings | None:
         UserError: the file cannot be read, or is of another form.
     """
     file = folder / FILE
-    if not file.is_file():
+    if not os.path.lexists(file):
         return None
     data = _read(file)
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
@@ -185,7 +187,7 @@ def published_sampling(folder: Path) -> JudgeSampling:
     if settings is not None and settings.sampling is not None:
         return settings.sampling
     file = folder / "generation_config.json"
-    if not file.is_file():
+    if not os.path.lexists(file):
         return JudgeSampling()
     data = _read(file)
     if not isinstance(data, dict):
@@ -197,6 +199,6 @@ def published_sampling(folder: Path) -> JudgeSampling:
 
 def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return read_json(file)
+    except UserError as error:
         raise UserError(f"{file} cannot be read as JSON: {error}") from None

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from reasongrm_nemo.documents import YAML_LIMIT, check_size, read_text
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.judge.sanitize import CHAT_SPECIAL_TOKENS, sanitize
 
@@ -66,8 +67,8 @@ def load_template(name_or_path: str | Path) -> Template:
     given = str(name_or_path)
     if given.endswith((".yaml", ".yml")) or "/" in given:
         try:
-            text = Path(given).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(Path(given), YAML_LIMIT)
+        except UserError as error:
             raise UserError(f"Template {given} cannot be read: {error}") from None
         return _parse(text, Path(given).stem, given)
     known = built_in_templates()
@@ -137,8 +138,11 @@ def _parse(text: str, name: str, where: str) -> Template:
         return UserError(f"Template {where} {what}")
 
     try:
+        check_size(yaml.compose(text, Loader=yaml.SafeLoader))
         data: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise wrong("is not valid YAML: it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise wrong(f"is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise wrong("must be a mapping with the keys description, user and, at will, system")

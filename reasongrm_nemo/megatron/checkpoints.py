@@ -8,7 +8,6 @@ and nothing unpickled but plain data (``weights.plain``).
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from reasongrm_nemo.documents import NUMBER, read_json, shaped
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files import disk_full, full_disk, says_full, sync_tree, write_json
 from reasongrm_nemo.megatron.background_save import BackgroundSave
@@ -179,7 +179,7 @@ class Checkpoints:
 
     def _scores(self) -> dict[str, float]:
         path = self.folder / _SCORES
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return shaped(read_json(path), {...: NUMBER}, str(path)) if path.exists() else {}
 
     def _unwritten(self, step: int, why: str, needed: int | None = None) -> str:
         """The sentence, made while what was written still fills the disk."""

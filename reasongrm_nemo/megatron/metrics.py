@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.files import write_text
+from reasongrm_nemo.files import read_figures, write_text
 
 
 class MetricsLog:
@@ -28,12 +28,8 @@ class MetricsLog:
     def resume(self, step: int) -> None:
         """Forget what a killed run wrote after ``step``, the checkpoint it resumes from."""
         for path in self._paths():
-            lines = []
-            if path.exists():
-                for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-                    # a torn last line is after the checkpoint in any case
-                    if line.endswith("\n") and json.loads(line)["step"] <= step:
-                        lines.append(line)
+            # a torn last line is after the checkpoint in any case
+            lines = [line for line, figures in read_figures(path) if figures["step"] <= step]
             write_text(path, "".join(lines))
 
     def log(self, step: int, figures: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from reasongrm_nemo.documents import read_json, shaped
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json, write_json
+from reasongrm_nemo.files import write_json
 
 
 def make_trackers(recipe: DictConfig, work: Path) -> list[Any]:
@@ -69,7 +70,7 @@ def _mlflow(recipe: DictConfig, work: Path) -> Any:
         tracking_uri=recipe.tracking.mlflow_uri,
         save_dir=str(work / "mlruns"),
         run_name=recipe.name,
-        run_id=read_json(note)["run_id"] if note.exists() else None,
+        run_id=shaped(read_json(note), {"run_id": str}, str(note))["run_id"] if note.exists() else None,
     )
     write_json(note, {"run_id": logger.run_id})
     return logger

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from reasongrm_nemo.data.jsonl import bounded_lines, open_packed
 from reasongrm_nemo.errors import UserError
 
 Drawn = NDArray[np.int64]
@@ -104,18 +105,18 @@ def read_paths(path: Path) -> tuple[list[list[int]], list[list[bool]]]:
         what = "is no file" if path.exists() else "does not exist"
         raise UserError(f"--lengths: {path} {what}; it is the paths.jsonl of a generate stage")
     try:
-        file = path.open("rb")  # json decodes it, and what is no text is no reasoning path
+        file = open_packed(path)  # json decodes it, and what is no text is no reasoning path
     except OSError as error:
         raise UserError(f"--lengths: {path} cannot be read: {error.strerror}") from None
     lengths: dict[str, list[int]] = {}
     cut: dict[str, list[bool]] = {}
     with file as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(bounded_lines(lines, path), 1):
             try:
                 row = json.loads(line)
                 task, tokens = row["task_id"], int(row["reasoning_tokens"]) + int(row["answer_tokens"])
                 ended = row["finish_reason"] == "length"
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 raise UserError(
                     f"{path}:{number}: not a reasoning path; --lengths takes a generate stage's paths.jsonl"
                 ) from None

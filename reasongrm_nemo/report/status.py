@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reasongrm_nemo.data.jsonl import bounded_lines, open_packed
+from reasongrm_nemo.documents import object_at, read_json, read_text
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json
+from reasongrm_nemo.files import read_figures
 from reasongrm_nemo.work_order import losses
 
 _FIELDS = {"id": "%A", "task": "%K", "state": "%T", "why": "%r", "left": "%L", "nodes": "%N"}
@@ -85,14 +86,16 @@ def _jobs(book: Path) -> list[dict[str, Any]]:
     """What was submitted by pipeline.sh (name.id) and what began (<job>.job, <job>.summary), oldest first."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(book.glob("*.id"), key=lambda path: path.stat().st_mtime):
-        number = path.read_text().strip()
+        number = read_text(path).strip()
         found[number] = {"name": path.stem, "job": number, "log": "", "began": False, "summary": ""}
     for path in sorted(book.glob("*.job"), key=lambda path: path.stat().st_mtime):
-        name, log = path.read_text().rstrip("\n").split("\t")
+        name, tab, log = read_text(path).rstrip("\n").partition("\t")
+        if not tab:
+            raise UserError(f"{path} names no job and log; it is written by launch/common.sh: remove it")
         found[path.stem] = {"name": name, "job": path.stem, "log": log, "began": True, "summary": ""}
     for path in book.glob("*.summary"):
         if path.stem in found:
-            found[path.stem] |= {"summary": path.read_text(), "began": True}
+            found[path.stem] |= {"summary": read_text(path), "began": True}
     return list(found.values())
 
 
@@ -124,15 +127,14 @@ def _progress(folder: Path) -> dict[str, Any]:
     metrics, order = folder / "metrics.jsonl", folder / "work_order.json"
     if not metrics.exists():
         return {}
-    lines = [line for line in metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    if not lines:
-        return {}
-    figures = json.loads(lines[-1])
+    figures: dict[str, Any] = {}
+    for _, each in read_figures(metrics):
+        figures = each
     found = {name: figures[name] for name in ("step", "reward", "loss") if figures.get(name) is not None}
     if order.exists():
-        recipe = read_json(order)["recipe"]
-        if recipe["stage"] == "grpo":
-            found["steps"] = recipe["grpo"]["steps"]
+        steps = object_at(read_json(order), "recipe", "grpo").get("steps")
+        if isinstance(steps, int):
+            found["steps"] = steps
     return found
 
 
@@ -141,7 +143,9 @@ def _last_error(log: Path) -> str | None:
     if not log.exists():
         return f"{log} was never written: the folder is missing on the job's first node, or cannot be written"
     found = None
-    for number, line in enumerate(log.read_text(errors="replace").splitlines(), 1):
+    with open_packed(log) as file:
+        lines = [line.decode(errors="replace") for line in bounded_lines(file, log)]
+    for number, line in enumerate(lines, 1):
         if _ERROR.search(line):
             found = f"{log}:{number}: {line.strip()}"
     return found

@@ -9,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reasongrm_nemo.documents import NUMBER, read_json, shaped
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json, readable_bytes
+from reasongrm_nemo.files import readable_bytes
 from reasongrm_nemo.manifest import flatten, read_manifest, verify
 from reasongrm_nemo.report.console import duration
 from reasongrm_nemo.report.text import aligned, markdown, markdown_table, printable
@@ -19,6 +20,9 @@ from reasongrm_nemo.work_order import LOSSES
 
 if TYPE_CHECKING:
     from reasongrm_nemo.stages.context import Outcome
+
+
+_TIMED = {"name": str, "stage": str, "timings": {"seconds": NUMBER}}
 
 
 def build(
@@ -76,7 +80,7 @@ def _stages(runs_dir: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(runs_dir.glob("*/manifest.json")):
         with suppress(UserError):  # a stray folder; a stage's own is checked when it is used
-            manifest = read_manifest(path)
+            manifest = shaped(read_json(path), _TIMED, str(path))
             seconds = manifest["timings"]["seconds"]
             found.append({"name": manifest["name"], "stage": manifest["stage"], "seconds": seconds})
     return found

@@ -72,6 +72,9 @@ class ThisMachine:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((self.address, wanted or 0))
+                probe.listen(1)
+                # where the interface is down an address can be bound all the same, and nobody reaches it
+                socket.create_connection(probe.getsockname(), timeout=10).close()
             except OSError as error:
                 if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                     raise

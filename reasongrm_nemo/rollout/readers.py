@@ -11,11 +11,13 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo.documents import parse_json, shaped
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files import read_json, remember, remembered, write_json
 from reasongrm_nemo.rollout import read_config, versions
@@ -58,12 +60,20 @@ def check_config(config: Mapping[str, Any], where: str, interpreters: Iterable[s
     # the weights' dtype, which a conversion finds out late, changes nothing
     stated = {name: value for name, value in config.items() if name not in ("torch_dtype", "dtype")}
     key = _key(stated, found)
-    known = remembered(_KEPT, key)  # an engine takes seconds to import
-    answers = read([config], found)[0] if known is None else json.loads(known)
+    known = _remembered(key)  # an engine takes seconds to import
+    answers = read([config], found)[0] if known is None else known
     engines = [held(answer, ours, where) for answer in answers]
     if known is None:
         remember(_KEPT, key, json.dumps(answers))
     return engines
+
+
+def _remembered(key: str) -> list[dict[str, Any]] | None:
+    """The answers that an earlier run kept; None where there are none, or what is kept is damaged."""
+    with suppress(UserError):
+        if (kept := remembered(_KEPT, key)) is not None:
+            return shaped(parse_json(kept, key), [{"engine": str, "read?": dict, "error?": str}], key)  # type: ignore[no-any-return]
+    return None
 
 
 def _key(config: Mapping[str, Any], interpreters: Sequence[str]) -> str:

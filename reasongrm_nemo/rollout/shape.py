@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from reasongrm_nemo.documents import read_object
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.rope import Rope
 
@@ -36,7 +36,7 @@ def same_shape(first: Path, second: Path) -> bool:
 
 
 def _shape(folder: Path) -> dict[str, Any]:
-    config = json.loads((folder / "config.json").read_text())
+    config = read_object(folder / "config.json")
     shape = {key: config.get(key) for key in _KEYS}
     heads = config.get("num_attention_heads") or 1
     shape["head_dim"] = config.get("head_dim") or (config.get("hidden_size") or 0) // heads

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.data.jsonl import read_tasks
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import read_figures
 from reasongrm_nemo.plan.times import grpo_steps
 from reasongrm_nemo.rewards import Rewarder
 from reasongrm_nemo.stages.context import StageContext
@@ -49,9 +49,9 @@ def run(ctx: StageContext) -> dict[str, Any]:
 
 def _warnings(ctx: StageContext, metrics: Path) -> dict[str, int]:
     """Say what should not pass for a run that went well, and count the steps that warned themselves."""
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    if lines and not any(line["kept"] for line in lines):
-        unread = sum(line["no_verdict"] for line in lines) / len(lines)
+    lines = [figures for _, figures in read_figures(metrics)]
+    if lines and not any(line.get("kept") for line in lines):
+        unread = sum(line.get("no_verdict") or 0.0 for line in lines) / len(lines)
         ctx.console.warn(
             f"no group of {ctx.cfg.name} had both right and wrong answers, so nothing was learned: hf/ holds "
             f"the weights it began with ({unread:.0%} of the answers had no readable verdict)"

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from reasongrm_nemo import limits, placement
 from reasongrm_nemo.allocator import KEEPS_FREED
 from reasongrm_nemo.errors import StageFailed
+from reasongrm_nemo.files import read_figures
 from reasongrm_nemo.report.console import figures_line
 from reasongrm_nemo.rollout.process import describe_exit
 from reasongrm_nemo.stages.context import StageContext
@@ -149,8 +150,7 @@ class _Metrics:
         return fresh
 
     def _lines(self) -> list[dict]:
-        text = self._path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [figures for _, figures in read_figures(self._path)]
 
 
 def _end(process: subprocess.Popen[bytes] | LocalRanks) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from reasongrm_nemo.architecture import exported_config
 from reasongrm_nemo.conversions import check_same_weights
-from reasongrm_nemo.files import read_json
+from reasongrm_nemo.files import read_figures, read_json
 from reasongrm_nemo.judge import JudgeSettings, published_sampling
 from reasongrm_nemo.manifest import HashCache
 from reasongrm_nemo.rollout import readers
@@ -22,8 +21,9 @@ from reasongrm_nemo.work_order import write_left_out
 
 def last_figures(metrics: Path, names: Sequence[str]) -> dict[str, Any]:
     """The number of steps and the named figures of the last one."""
-    lines = metrics.read_text(encoding="utf-8").splitlines()
-    last = json.loads(lines[-1]) if lines else {}
+    last: dict[str, Any] = {}
+    for _, each in read_figures(metrics):
+        last = each
     return {"steps": last.get("step", 0)} | {name: last[name] for name in names if name in last}
 
 

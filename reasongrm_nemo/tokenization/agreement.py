@@ -145,6 +145,7 @@ def _key(folder: Path, environments: Sequence[tuple[str, str]]) -> str:
     files = {path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()}
     for root, paths in ((folder, files), (_SOURCES, _SOURCES.glob("*.py"))):
         for path in sorted(paths):
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
             digest.update(f"{path.relative_to(root)}\0{content}\n".encode())
     return digest.hexdigest()

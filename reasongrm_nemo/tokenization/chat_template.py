@@ -8,11 +8,13 @@ renders the same prompts on each day and every rank.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from reasongrm_nemo.documents import read_text
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.tokenization.folder import json_object
 
@@ -77,11 +79,8 @@ def template_text(folder: Path) -> str:
         UserError: there is none, or it is no text.
     """
     for name in ("chat_template.jinja", "additional_chat_templates/default.jinja"):
-        if (folder / name).is_file():
-            try:
-                return (folder / name).read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{folder / name} is not UTF-8 text ({error})") from None
+        if os.path.lexists(folder / name):
+            return read_text(folder / name)
     file = folder / "tokenizer_config.json"
     template = json_object(file).get("chat_template")
     if template is None:

@@ -8,12 +8,13 @@ defaults. What this does not know shows when its tokens are compared with transf
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from reasongrm_nemo.documents import check_file, read_json, too_long
 from reasongrm_nemo.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     _Value: TypeAlias = str | AddedToken
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_MAX_BYTES = 256 << 20  # of tokenizer.json; that of Gemma 3, with 262,144 tokens, has 33 MB
 _END_OF_TEXT = "<|endoftext|>"
 # What a class sets where the configuration is silent.
 _DEFAULTS: dict[str, dict[str, str]] = {
@@ -67,11 +69,11 @@ def json_object(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is no JSON, or no object.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return {}
-    except (ValueError, RecursionError) as error:
+    try:
+        found = read_json(path)
+    except UserError as error:
         raise UserError(f"{path} is not valid JSON ({error})") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object")
@@ -90,6 +92,8 @@ def read_folder(folder: Path) -> TokenizerFolder:
         raise UserError(
             f"{folder} holds no tokenizer.json; it is not a Hugging Face model folder with a fast tokenizer"
         )
+    if check_file(folder / "tokenizer.json") > _MAX_BYTES:
+        raise too_long(folder / "tokenizer.json", _MAX_BYTES)
     config = json_object(folder / "tokenizer_config.json")
     try:
         fast = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -216,7 +216,7 @@ def test_a_recipe_that_cannot_be_read_says_why(recipe, text, says):
 def test_bytes_that_are_no_text(recipe):
     path = recipe("")
     path.write_bytes(b"\xff\xfe\x00")
-    assert "not valid YAML" in refusal(path)
+    assert "is not UTF-8 text (byte 1): save it as UTF-8" in refusal(path)
 
 
 def test_a_missing_recipe_names_the_nearest_file(recipe):

@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from reasongrm_nemo.architecture import exported_config
+from reasongrm_nemo.documents import check_file, read_json, shaped, shown
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import StreamedFile, read_json, write_json
+from reasongrm_nemo.files import StreamedFile, write_json
 from reasongrm_nemo.tensors import TensorInfo
 
 # What a model folder needs beside its weights to be loaded by transformers and vLLM.
@@ -79,11 +80,15 @@ class HFTensors:
         if not index.exists():
             self._refuse_without_index()
             return set(), [SINGLE]
-        try:
-            weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            return set(weight_map), sorted(set(weight_map.values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"The checkpoint at {self.folder} is damaged: {INDEX}: {error}.") from None
+        found = shaped(read_json(index), {"weight_map": {...: str}}, str(index))
+        weight_map: dict[str, str] = found["weight_map"]
+        for name in weight_map.values():
+            if name in ("", ".", "..") or "/" in name or "\0" in name:
+                raise UserError(
+                    f"The checkpoint at {self.folder} is damaged: {INDEX} names the file {shown(name)!r}, "
+                    "which is not one beside the index."
+                )
+        return set(weight_map), sorted(set(weight_map.values()))
 
     def _refuse_without_index(self) -> None:
         shards, single = sorted(self.folder.glob("model-*-of-*.safetensors")), self.folder / SINGLE
@@ -126,6 +131,8 @@ class HFTensors:
         return all(torch.equal(one, two) for one, two in pairs)
 
     def _read_header(self, path: Path) -> None:
+        if path.exists():
+            check_file(path)
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - it is no mapping

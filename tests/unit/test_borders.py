@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every border that a command reads, with every fault: one sentence that names the path, no traceback."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import faults
+import pytest
+from click.testing import CliRunner
+from fake_pool import TINY
+
+from reasongrm_nemo.architecture import Architecture
+from reasongrm_nemo.cli import main
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files import read_figures
+from reasongrm_nemo.judge import published_sampling, read_settings
+from reasongrm_nemo.judge.settings import JudgeSettings
+from reasongrm_nemo.judge.template import load_template
+from reasongrm_nemo.rollout import readers
+from reasongrm_nemo.stages import filter as filter_stage
+from reasongrm_nemo.stages import rollout_pool
+from reasongrm_nemo.tokenization import load_tokenizer
+
+RECIPE = "defaults: [base/filter]\nruns_dir: runs\nname: {}\ninputs: {{paths: '{}', tasks: p.jsonl}}\n"
+GRPO = str(Path(__file__).resolve().parents[2] / "recipes" / "tiny" / "1_grpo_zero.yaml")
+
+# command line -> the files that it reads whole, and the kinds of fault that each must be refused with
+JSON = faults.PATHS | faults.SYNTAX | faults.SHAPES
+LINES = faults.PATHS | {
+    k: faults.SYNTAX[k] for k in ("nuls", "words", "half", "utf16", "binary", "deep_lists")
+}
+TEXT = faults.PATHS | {
+    k: faults.SYNTAX[k] for k in ("nuls", "utf16", "latin", "binary", "deep_lists", "gigabyte")
+}
+TABLE = [
+    ("run demo/1_first.yaml", "demo/1_first.yaml", TEXT),
+    ("run demo/1_first.yaml", "runs/first/manifest.json", JSON),
+    ("run demo/1_first.yaml", "p.jsonl", {k: faults.PATHS[k] for k in ("dangling_link", "looping_link")}),
+    ("run demo/1_first.yaml filter.strategy=shortest", "runs/first/manifest.json", JSON),
+    ("run demo/2_second.yaml", "runs/first/manifest.json", faults.SYNTAX | faults.SHAPES),
+    ("run third.yaml", "runs/.partial/third/stage.json", faults.SYNTAX | faults.SHAPES),
+    ("run third.yaml filter.strategy=shortest", "runs/.partial/third/stage.json", faults.SHAPES),
+    ("pipeline demo", "demo/2_second.yaml", TEXT),
+    ("pipeline demo", "runs/first/manifest.json", JSON),
+    ("chain demo", "demo/1_first.yaml", TEXT),
+    ("chain demo", "runs/first/manifest.json", JSON),
+    ("plan demo/1_first.yaml", "demo/1_first.yaml", TEXT),
+    ("plan demo", "demo/2_second.yaml", TEXT),
+    ("preflight --dry-run demo/1_first.yaml", "demo/1_first.yaml", TEXT),
+    ("show runs/first", "runs/first/manifest.json", JSON),
+    ("show --verify runs/first", "runs/first/manifest.json", JSON),
+    ("show --json runs/first", "runs/first/manifest.json", faults.SHAPES),
+    ("score rewardbench log.jsonl", "log.jsonl", LINES | faults.SHAPES),
+    ("score rewardbench --from rewardbench log.jsonl", "log.jsonl", LINES),
+    ("plan GRPO --rollouts --lengths log.jsonl", "log.jsonl", LINES | faults.SHAPES),
+    ("serve GRPO model.hf_path=hf runs_dir=runs", "hf/config.json", JSON),
+    ("status runs", "runs/.launch/7.job", faults.PATHS | {"words": faults.SYNTAX["words"]}),
+]
+# readers that stages share, and the same
+READERS = {
+    "architecture": (Architecture.from_folder, ["config.json"]),
+    "tokenizer": (load_tokenizer, ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]),
+    "settings": (read_settings, ["judge.json"]),
+    "sampling": (published_sampling, ["generation_config.json"]),
+    "template": (lambda folder: load_template(str(folder / "t.yaml")), ["t.yaml"]),
+}
+
+
+REACHED = "all was read, and a server would start"
+
+
+def no_server(*_):
+    raise UserError(REACHED)
+
+
+@pytest.fixture(scope="module")
+def place():
+    """A folder with all of it whole, which another user can pass through, too."""
+    folder = Path(tempfile.mkdtemp(prefix="reasongrm-borders-"))
+    folder.chmod(0o755)
+    before = Path.cwd()
+    os.chdir(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setattr(filter_stage, "run", lambda ctx: (ctx.work / "out.jsonl").write_text("x") and None)
+        patch.setattr(rollout_pool.RolloutPool, "get", no_server)
+        Path("demo").mkdir()
+        Path("p.jsonl").write_text("p")
+        Path("demo/1_first.yaml").write_text(RECIPE.format("first", "p.jsonl"))
+        Path("demo/2_second.yaml").write_text(RECIPE.format("second", "@first/out.jsonl"))
+        Path("third.yaml").write_text(RECIPE.format("third", "p.jsonl"))
+        Path("log.jsonl").write_text("{}\n")
+        shutil.copytree(TINY, "hf", copy_function=shutil.copyfile)
+        template = load_template("reasongrm")
+        JudgeSettings(template).write(Path("hf"))
+        Path("hf/chat_template.jinja").write_text(
+            json.loads(Path("hf/tokenizer_config.json").read_text())["chat_template"]
+        )
+        Path("hf/t.yaml").write_text("description: d\nuser: '{question} {answer_a} {answer_b}'\n")
+        assert call("run demo/1_first.yaml").exit_code == 0
+        work = Path("runs/.partial/third")
+        work.mkdir(parents=True)
+        state = {"key": "k", "identity": {}, "sessions": [{"start": 1.0}], "inputs": {}}
+        (work / "stage.json").write_text(json.dumps(state))
+        (work / "metrics.jsonl").write_text('{"step": 1}\n')
+        Path("runs/.launch").mkdir()
+        Path("runs/.launch/7.job").write_text("third\tlog.txt\n")
+        assert call("status runs").exit_code == 0
+        yield folder
+    os.chdir(before)
+    shutil.rmtree(folder)
+
+
+def call(line):
+    return CliRunner().invoke(main, [GRPO if word == "GRPO" else word for word in line.split()])
+
+
+def wrong(result, path):
+    """What is wrong with how a command ended; nothing where it said one sentence that names the path."""
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        return f"raised {result.exception!r}"[:300]
+    said = [line for line in result.stderr.splitlines() if line.startswith("reasongrm: ")]
+    if result.exit_code != 2 or len(said) != 1 or "Traceback" in result.output:
+        return f"ended with {result.exit_code}: {result.output[-300:]}"
+    if REACHED in result.stderr:
+        return "the server was started"
+    name = Path(path).parent if Path(path).name in ("manifest.json", "config.json") else path
+    return "" if str(name) in said[0] else f"named no path: {said[0]}"
+
+
+@contextmanager
+def damaged(path, damage):
+    """A file with the damage done to it, put back as it was."""
+    path = Path(path)
+    data = path.read_bytes()
+    try:
+        damage(path)
+        yield
+    finally:
+        faults.clear(path)
+        path.parent.mkdir(parents=True, exist_ok=True)  # a stage that ended well has moved it
+        path.write_bytes(data)
+
+
+def test_the_table_is_large():
+    assert sum(len(kinds) for _, _, kinds in TABLE) >= 200
+    assert {line.split()[0] for line, _, _ in TABLE} >= {
+        "run",
+        "pipeline",
+        "chain",
+        "plan",
+        "show",
+        "score",
+        "serve",
+        "status",
+        "preflight",
+    }
+
+
+@pytest.mark.parametrize(("line", "path", "kinds"), TABLE, ids=[f"{line}: {path}" for line, path, _ in TABLE])
+def test_a_command_says_one_sentence_of_each_fault(place, line, path, kinds):
+    failed = {}
+    for name, damage in kinds.items():
+        with damaged(path, damage):
+            if said := wrong(call(line), path):
+                failed[name] = said
+    assert not failed
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_reader_says_one_sentence_of_each_fault(place, reader):
+    read, names = READERS[reader]
+    kinds = TEXT if reader == "template" else JSON
+    failed = {}
+    for name in names:
+        read(Path("hf"))
+        for fault, damage in kinds.items():
+            if name.endswith(".jinja") and fault not in (
+                *faults.PATHS,
+                "utf16",
+                "latin",
+                "binary",
+                "gigabyte",
+            ):
+                continue
+            with damaged(f"hf/{name}", damage):
+                try:
+                    read(Path("hf"))
+                    failed[name, fault] = "was read"
+                except UserError as error:
+                    if "hf" not in str(error) or "\n" in str(error):
+                        failed[name, fault] = str(error)
+                except Exception as error:
+                    failed[name, fault] = repr(error)[:300]
+    assert not failed
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("show runs/first", "runs/first/manifest.json"),
+        ("show --verify runs/first", "runs/first/manifest.json"),
+        ("run third.yaml", "runs/.partial/third/stage.json"),
+        ("serve GRPO model.hf_path=hf runs_dir=runs", "hf/config.json"),
+    ],
+)
+def test_no_value_of_another_type_is_a_traceback(place, line, path):
+    """Each value of the file in turn as null, a number, text, a list, an object; many of them do no harm."""
+    if path.endswith("manifest.json"):  # else its digest says that it was changed
+        manifest = json.loads(Path(path).read_text())
+        manifest.pop("digest", None)
+        manifest["recipe"] = {"stage": "filter"}
+        Path(path).write_text(json.dumps(manifest))
+    failed, count = {}, 0
+    for name, damage in faults.every_value(Path(path), limit=60):
+        with damaged(path, damage):
+            result = call(line)
+            count += 1
+            if result.exit_code or result.exception:
+                said = wrong(result, path)
+                if said and REACHED not in result.stderr:
+                    failed[name] = said
+        if line.startswith("run"):
+            shutil.rmtree("runs/third", ignore_errors=True)
+    assert not failed and count
+
+
+RUNS = {
+    "a file": lambda path: path.write_text("x"),
+    "a dangling link": lambda path: path.symlink_to("nowhere/at/all"),
+    "a loop": lambda path: path.symlink_to(path.name),
+    "a pipe": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/null"),
+}
+
+
+@pytest.mark.parametrize("command", ["run third.yaml", "pipeline demo", "chain demo", "status"])
+def test_a_runs_folder_that_is_none(place, command):
+    failed = {}
+    for name, make in RUNS.items():
+        path = Path("odd")
+        try:
+            make(path)
+            line = f"status {path}" if command == "status" else f"{command} runs_dir={path}"
+            result = call(line)
+            if result.exception is None and command in ("chain demo",):
+                continue  # it reads, and there is nothing to read
+            if said := wrong(result, path):
+                failed[name] = said
+        finally:
+            faults.clear(path)
+    for name in ("x" * 300, "/proc/nothing", "/dev/null/below", "x/" * 3000):
+        line = f"status {name}" if command == "status" else f"{command} runs_dir={name}"
+        result = call(line)
+        if result.exception is not None and (said := wrong(result, name[:40])):
+            failed[name[:40]] = said
+    assert not failed
+
+
+def test_strange_things_in_a_runs_folder_harm_nobody(place):
+    strange = Path("runs")
+    (strange / "stray").mkdir()
+    for number, damage in enumerate((faults.SYNTAX | faults.SHAPES | faults.PATHS).values()):
+        (strange / f"s{number}").mkdir()
+        (strange / f"s{number}" / "manifest.json").write_text("{}")
+        damage(strange / f"s{number}" / "manifest.json")
+    (strange / "file").write_text("x")
+    (strange / "new\nline").mkdir()
+    (strange / os.fsdecode(b"no-utf8-\xff")).mkdir()
+    os.mkfifo(strange / "pipe")
+    (strange / ".partial" / "stray").mkdir()
+    (strange / ".partial" / "file").write_text("x")
+    for line in ("run demo/1_first.yaml", "chain demo", "status runs", "show runs/first", "pipeline demo"):
+        result = call(line)
+        assert result.exit_code == 0, (line, result.output, result.exception)
+    for child in strange.iterdir():
+        if child.name not in ("first", "second") and not child.name.startswith("."):
+            faults.clear(child)
+
+
+def test_what_no_user_may_read_is_said(place):
+    """As another user, since root may read all."""
+    failed = {}
+    for line, path in (
+        ("run demo/1_first.yaml", "demo/1_first.yaml"),
+        ("show runs/first", "runs/first/manifest.json"),
+        ("show runs/first", "runs/first"),
+        ("chain demo", "runs/first/manifest.json"),
+        ("pipeline demo", "demo"),
+        ("status runs", "runs"),
+        ("score rewardbench log.jsonl", "log.jsonl"),
+        ("serve GRPO model.hf_path=hf runs_dir=runs", "hf/config.json"),
+        ("run third.yaml", "runs"),
+        ("run third.yaml runs_dir=new/runs", "new"),
+    ):
+        mode = os.stat(path).st_mode if os.path.exists(path) else None
+        if "third" not in line:  # that would be done then
+            call(line)  # what is imported late may lie where the other user cannot look
+        try:
+            if mode is not None:
+                os.chmod(path, 0)
+            result = as_nobody(line)
+        finally:
+            if mode is not None:
+                os.chmod(path, mode)
+        if said := wrong(result, path):
+            failed[line, path] = said
+    assert not failed
+
+
+def as_nobody(line):
+    if os.geteuid() != 0:
+        return call(line)
+    os.seteuid(65534)
+    try:
+        return call(line)
+    finally:
+        os.seteuid(0)
+
+
+def test_names_that_no_file_can_have(place):
+    failed = {}
+    for value in (
+        '"a\\0b"',
+        '"\\ud83d"',
+        "x" * 400,
+        "a/" * 2500,
+        '"new\\nline"',
+        '"\\e[31m"',
+        "/proc/self/mem",
+    ):
+        Path("odd.yaml").write_text(RECIPE.replace("'{}'", "{}").format("odd", value))
+        result = call("run odd.yaml")
+        if said := wrong(
+            result, "/proc" if value[0] == "/" else "inputs.paths" if len(value) < 400 else value[:40]
+        ):
+            failed[value[:30]] = said
+        Path("odd.yaml").write_text(
+            RECIPE.format("odd", "p.jsonl").replace("runs_dir: runs", f"runs_dir: {value}")
+        )
+        result = call("run odd.yaml")
+        if result.exception is not None and (said := wrong(result, "")):
+            failed[f"runs_dir {value[:30]}"] = said
+    assert not failed
+
+
+def test_figures_of_another_shape(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    for line in (
+        "null",
+        "7",
+        "[]",
+        "{}",
+        '{"step": null}',
+        '{"step": "1"}',
+        '{"step": true}',
+        "{",
+        "\0\0",
+        "[" * 10**5,
+    ):
+        file.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+        with pytest.raises(UserError, match=r"metrics\.jsonl:2: "):
+            list(read_figures(file))
+    file.write_text('{"step": 1}\n{"st')
+    assert [figures for _, figures in read_figures(file)] == [{"step": 1}]
+
+
+def test_damaged_notes_in_the_user_s_cache_count_for_nothing(monkeypatch):
+    for kept in ("", "null", "7", "[7]", '[{"engine": 7}]', "{", "[" * 10**5):
+        monkeypatch.setattr(readers, "remembered", lambda *_, kept=kept: kept)
+        assert readers._remembered("key") is None
+    monkeypatch.setattr(readers, "remembered", lambda *_: '[{"engine": "e", "read": {}}]')
+    assert readers._remembered("key") == [{"engine": "e", "read": {}}]
+
+
+def test_a_machine_without_a_loopback_address(tmp_path):
+    """In a network namespace of its own, where lo is down."""
+    command = [
+        "unshare",
+        "--net",
+        *(["--map-root-user"] if os.geteuid() else []),
+        sys.executable,
+        "-m",
+        "reasongrm_nemo",
+    ]
+    command += ["serve", GRPO, "model.hf_path=asset:tiny_judge", f"runs_dir={tmp_path}"]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+    said = [line for line in done.stderr.splitlines() if line.startswith("reasongrm: ")]
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert len(said) == 1
+    assert said[0].startswith("reasongrm: this machine has no address 127.0.0.1 to work over (")
+    assert said[0].endswith("bring the loopback interface up, `ip link set lo up`")

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What unpacks, expands or claims to be endless is refused in one sentence, and never in memory as a whole.
+
+Every bomb is read in one process of its own, which this file is when it is run, and whose peak is watched.
+"""
+
+import gzip
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+MIB = 1 << 20
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def packed(path: Path, start: bytes, block: bytes, count: int) -> Path:
+    """A gzip file of a start and a block of a MiB, repeated in so many members."""
+    member = gzip.compress(block * (MIB // len(block)), 9)
+    with path.open("wb") as file:
+        file.write(gzip.compress(start))
+        for _ in range(count):
+            file.write(member)
+    return path
+
+
+def zstd(path: Path, start: bytes, mib: int) -> Path:
+    import pyarrow as pa
+
+    with pa.output_stream(str(path), compression="zstd") as file:
+        file.write(start)
+        for _ in range(mib):
+            file.write(b"a" * MIB)
+    return path
+
+
+def sparse(path: Path, size: int = 1 << 30) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+def text(path: Path, content: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def aliases(levels: int, merge: bool = False) -> str:
+    lines = ["defaults: [base/filter]", "a0: &a0 {x: 1}"]
+    for n in range(1, levels):
+        below = ", ".join([f"*a{n - 1}"] * 9)
+        lines.append(f"a{n}: &a{n} " + (f"{{<<: [{below}]}}" if merge else f"[{below}]"))
+    return "\n".join(lines)
+
+
+def dictionary_bomb(path: Path) -> Path:
+    """A cell of 4 MiB that a thousand rows repeat, in a few kilobytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    cell = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array(["a" * (4 * MIB)]))
+    pq.write_table(pa.table({"prompt": cell.cast(pa.dictionary(pa.int32(), pa.string()))}), path)
+    return path
+
+
+def consume(rows) -> None:
+    for _ in rows:
+        pass
+
+
+def bombs(at: Path):
+    """Name, what its sentence must say, and a call that must be refused."""
+    from reasongrm_nemo import files
+    from reasongrm_nemo.architecture import Architecture
+    from reasongrm_nemo.config import load_recipe
+    from reasongrm_nemo.data import rows
+    from reasongrm_nemo.data.jsonl import PlacedJsonl, read_dicts, task_from_dict
+    from reasongrm_nemo.evaluation.benchmarks import score_log
+    from reasongrm_nemo.judge import load_template, read_settings
+    from reasongrm_nemo.manifest import read_manifest
+    from reasongrm_nemo.plan.lengths import read_paths
+    from reasongrm_nemo.tokenization.folder import read_folder
+
+    line = packed(at / "line.jsonl.gz", b'{"prompt": "', b"a", 4096)
+    assert line.stat().st_size < 5 * MIB
+    too_long = r"line.jsonl.gz:1: the line is longer than 16 MiB"
+    yield "records", too_long, lambda: consume(read_dicts(line))
+    yield "source", too_long, lambda: consume(rows.read_rows(line))
+    yield "score", too_long, lambda: score_log("rewardbench", [line])
+    yield "score --from", too_long, lambda: score_log("rewardbench", [line], project="rewardbench")
+    other = zstd(at / "line.jsonl.zst", b'{"prompt": "', 600)
+    yield "zst", "line.jsonl.zst:1: the line is longer", lambda: consume(read_dicts(other))
+    blank = packed(at / "blank.jsonl.gz", b"", b" ", 64)
+    yield "blank", "blank.jsonl.gz:1: the line is longer", lambda: consume(read_dicts(blank))
+    item = packed(at / "item.json.gz", b'[{"prompt": "', b"a", 512)
+    yield (
+        "item",
+        r"item.json.gz: .* after 0 rows \(an item is longer than 16 MiB",
+        lambda: consume(rows.read_rows(item)),
+    )
+    cell = packed(at / "cell.csv.gz", b"prompt,chosen\n", b"a", 512)
+    yield "cell", "cell.csv.gz:2: the line is longer than 16 MiB", lambda: consume(rows.read_rows(cell))
+    quoted = packed(at / "quoted.csv.gz", b'prompt,chosen\n"', b"a\n", 128)
+    yield (
+        "quoted cell",
+        r"quoted.csv.gz: .*field larger than field limit",
+        lambda: consume(rows.read_rows(quoted)),
+    )
+    turns = text(at / "turns.csv", "prompt,chosen\n" + "[" * (2 * MIB) + ",b\n")
+    yield "turns", None, lambda: consume(rows.read_rows(turns))
+    plain = sparse(at / "endless.jsonl")
+    yield "placed", "endless.jsonl:1: the line is", lambda: consume(PlacedJsonl(plain, task_from_dict).scan())
+    yield "lengths", "endless.jsonl:1: the line is longer", lambda: read_paths(plain)
+    yield "metrics", "endless.jsonl:1: the line is longer", lambda: consume(files.read_figures(plain))
+    table = dictionary_bomb(at / "cells.parquet")
+    rows.MAX_BATCH = 16 * MIB
+    yield "repeated cell", None, lambda: consume(rows.read_rows(table))
+    yield (
+        "column",
+        r"cells.parquet: column prompt of row group 0 has 4 MiB unpacked; at most 1 MiB",
+        lambda: (setattr(rows, "MAX_COLUMN", MIB), consume(rows.read_rows(table))),
+    )
+
+    for name, content, says in (
+        (
+            "aliases",
+            aliases(14),
+            r"not valid YAML: its aliases written out come to \S+ values, at most 100,000",
+        ),
+        ("merges", aliases(12, merge=True), "its aliases written out come to"),
+        ("lists", "defaults: " + "[" * 50_000, "nested too deeply"),
+        ("mappings", "".join(f"{' ' * n}a:\n" for n in range(600)), "nested too deeply"),
+        ("digits", f"defaults: [base/filter]\nseed: {'9' * 100_000}", ":2: .*number of more than 64 bits"),
+        ("hex", f"defaults: [base/filter]\nseed: 0x{'f' * 100_000}", ":2: .*number of more than 64 bits"),
+        ("past 64", "defaults: [base/filter]\nseed: 9223372036854775808", "number of more than 64 bits"),
+        ("tail", "a: 1\n" * 60_000, "is longer than the 256 KiB"),
+        ("itself", "defaults: &a [*a]\n", "nested too deeply|inherits|defaults is a list"),
+    ):
+        recipe = text(at / f"{name}.yaml".replace(" ", ""), content)
+        yield f"recipe of {name}", says, lambda recipe=recipe: load_recipe(recipe)
+        yield (
+            f"template of {name}",
+            "^Template .*",
+            (lambda recipe=recipe: load_template(str(recipe))),
+        )
+    word = "grpo.steps=" + "9" * 50_000
+    yield (
+        "word",
+        r"^command line: .*is not a YAML value",
+        lambda: load_recipe(REPOSITORY / "recipes/tiny/1_grpo_zero.yaml", [word]),
+    )
+    bomb = "{" + ", ".join(aliases(9).split("\n")[1:]) + "}"
+    yield (
+        "word of aliases",
+        r"^command line: .*is not a YAML value",
+        lambda: load_recipe(REPOSITORY / "recipes/tiny/1_grpo_zero.yaml", [f"rollout.extra_env={bomb}"]),
+    )
+
+    models = {
+        "config.json": lambda folder: Architecture.from_folder(folder),
+        "tokenizer.json": read_folder,
+        "judge.json": read_settings,
+        "manifest.json": lambda folder: read_manifest(folder / "manifest.json"),
+    }
+    for name, read in models.items():
+        folder = sparse(at / f"huge {name}" / name).parent
+        yield f"huge {name}", rf"{name} is longer than the \d+ MiB", lambda f=folder, r=read: r(f)
+        if name == "tokenizer.json":
+            continue
+        for what, content in (("deep", "[" * 10**6), ("digits", '{"hidden_size": ' + "9" * 10**6 + "}")):
+            folder = text(at / f"{what} {name}" / name, content).parent
+            yield f"{what} {name}", rf"{name}.*(too deeply|digits)", lambda f=folder, r=read: r(f)
+    sparse(at / "huge index" / "model.safetensors.index.json")
+    text(at / "header" / "model.safetensors", "")
+    (at / "header" / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b"{}" * 50)
+
+
+def watched(at: Path) -> None:
+    """Set off every bomb; a line of JSON each, its end the MiB of memory at the peak above now."""
+    from reasongrm_nemo.errors import UserError
+
+    def memory(field: str) -> float:
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(rf"{field}:\s+(\d+)", status)[1]) / 1024
+
+    import pyarrow.parquet  # noqa: F401 - what is imported is no part of a peak
+
+    for name, says, call in bombs(at):
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        before, said, kind = memory("VmRSS"), "", ""
+        try:
+            call()
+        except BaseException as error:
+            said, kind = str(error), type(error).__name__
+            good = isinstance(error, UserError) and says and re.search(says, said)
+        else:
+            good = says is None
+        peak = memory("VmHWM") - before
+        print(json.dumps([name, bool(good), kind, said[:300], round(peak)]), flush=True)
+
+
+def test_bombs_are_refused_while_they_are_read(tmp_path):
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, __file__, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) >= 45
+    assert not [row for row in rows if not row[1]]
+    assert not [row for row in rows if row[3].count("\n")]
+    assert not [row for row in rows if row[4] > 200]
+
+
+def test_weights_whose_header_claims_to_be_endless_are_refused(tmp_path):
+    import pytest
+
+    from reasongrm_nemo.errors import UserError
+    from reasongrm_nemo.megatron.weights.hf_folder import HFTensors
+
+    file = tmp_path / "model.safetensors"
+    for size in (1 << 60, 2**64 - 1, 200 << 20, 0):
+        file.write_bytes(struct.pack("<Q", size) + b"{}" * 50)
+        with pytest.raises(UserError, match=r"damaged: model\.safetensors: "):
+            HFTensors(tmp_path)
+    sparse(tmp_path / "model.safetensors.index.json")
+    with pytest.raises(UserError, match=r"index\.json is longer than the 16 MiB"):
+        HFTensors(tmp_path)
+
+
+if __name__ == "__main__":
+    watched(Path(sys.argv[1]))
