@@ -133,7 +133,7 @@ def _files():
 def _network():
     yield Fault("no network, loopback down, no server", shell=_NO_NET)
     yield Fault("loopback down, with a server", "2_generate", shell=_NO_NET, must="either",
-                heal=lambda runs: None)  # fmt: skip
+                more=("rollout.start_timeout_s=20",), heal=lambda runs: None)  # fmt: skip
     yield Fault("loopback down, in SFT", "4_sft", shell=_NO_NET, must="either", heal=lambda runs: None)
     yield Fault("loopback alone", "2_generate", shell=_LO_UP)
     yield Fault("proxies are set", "2_generate", env=_PROXY)
