@@ -78,7 +78,7 @@ def _environment():
 
 
 def _disk():
-    yield Fault("a disk of 64 KiB", shell=_MOUNT.format("-o size=64k", "RUNS"), must="refused",
+    yield Fault("a disk of 16 KiB", shell=_MOUNT.format("-o size=16k", "RUNS"), must="refused",
                 heal=lambda runs: None)  # fmt: skip
     yield Fault("a disk of 12 inodes", shell=_MOUNT.format("-o nr_inodes=12", "RUNS"), must="refused",
                 heal=lambda runs: None)  # fmt: skip

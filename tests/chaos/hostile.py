@@ -97,6 +97,21 @@ def _convert(file):
     return make
 
 
+def _poisoned_megatron(folder, name):
+    """A Megatron checkpoint of which one file is a pickle that runs a command."""
+    forks.run(folder, [TINY, folder / "megatron"], "conversion/hf_to_megatron.py")
+    (folder / "megatron" / "model_weights" / name).write_bytes(contents.poisoned_pickle(folder / "poisoned"))
+    return [folder / "megatron", folder / "hf"], "conversion/megatron_to_hf.py"
+
+
+def _poisoned_model(folder, name):
+    """A Hugging Face folder with such a file in place of its weights."""
+    shutil.copytree(TINY, folder / "model")
+    (folder / "model" / "model.safetensors").unlink()
+    (folder / "model" / name).write_bytes(contents.poisoned_pickle(folder / "poisoned"))
+    return [folder / "model", folder / "megatron"], "conversion/hf_to_megatron.py"
+
+
 READERS = {
     "prepare.source .jsonl": _source(".jsonl"),
     "prepare.source .json": _source(".json"),
@@ -119,6 +134,16 @@ READERS = {
     "convert model.safetensors": _convert("model.safetensors"),
     "convert config.json": _convert("config.json"),
 }
+PICKLES = {
+    "poisoned Megatron checkpoint": (
+        _poisoned_megatron,
+        ("common.pt", ".metadata", "metadata.json", "__0_0.distcp", "__objects.distcp"),
+    ),
+    "poisoned model": (
+        _poisoned_model,
+        ("pytorch_model.bin", "model.safetensors", "model.pt", "consolidated.00.pth"),
+    ),
+}
 # every third content for a reader, shifted from one to the next: each content is read by six or seven of them
 _EVERY = 3
 
@@ -130,11 +155,14 @@ def table():
         for number, name in enumerate(names):
             if (number + shift) % _EVERY == 0:
                 yield reader, name
+    for reader, (_, names) in PICKLES.items():
+        yield from ((reader, name) for name in names)
 
 
 def run(reader, name, folder):
     """One file; what is wrong, and the output."""
-    words, script = READERS[reader](folder, name)
+    make = READERS.get(reader) or PICKLES[reader][0]
+    words, script = make(folder, name)
     status, output = forks.run(folder, words, script)
     wrong = one_sentence(status, output)
     signs = [os.path.join(root, "poisoned") for root, _, names in os.walk(folder) if "poisoned" in names]
