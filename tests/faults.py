@@ -142,7 +142,10 @@ SHAPES = {
 """JSON, and no object."""
 
 
-def every_value(path: Path, limit: int = 400):
+OTHERS = (None, 7, "text", [], {}, [{}], True, -1)
+
+
+def every_value(path: Path, limit: int = 400, others=OTHERS):
     """Name and function of each way to give one value of a JSON file another type, keys in turn."""
     whole = json.loads(path.read_text())
 
@@ -163,13 +166,6 @@ def every_value(path: Path, limit: int = 400):
         below[at[-1]] = new
         return _replace(json.dumps(copy).encode())
 
-    others = (None, 7, "text", [], {}, [{}], True, -1)
     for at in list(places(whole))[:limit]:
         for new in others:
             yield f"{'.'.join(map(str, at))}={json.dumps(new)}", changed(at, new)
-
-
-def every_file(folder: Path) -> list[Path]:
-    """The files of an artefact that its manifest lists, by name."""
-    outputs = json.loads((folder / "manifest.json").read_text())["outputs"]
-    return [folder / name for name in sorted(outputs)]

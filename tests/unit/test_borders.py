@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from fake_pool import TINY
 
+from reasongrm_nemo import config
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.cli import main
 from reasongrm_nemo.errors import UserError
@@ -25,6 +26,7 @@ from reasongrm_nemo.judge.template import load_template
 from reasongrm_nemo.rollout import readers
 from reasongrm_nemo.stages import filter as filter_stage
 from reasongrm_nemo.stages import rollout_pool
+from reasongrm_nemo.stages.context import check_checkpoint
 from reasongrm_nemo.tokenization import load_tokenizer
 
 RECIPE = "defaults: [base/filter]\nruns_dir: runs\nname: {}\ninputs: {{paths: '{}', tasks: p.jsonl}}\n"
@@ -79,6 +81,20 @@ def no_server(*_):
     raise UserError(REACHED)
 
 
+LOADED = {}
+
+
+def loaded(path, overrides=(), load=config.load_recipe):
+    """`load_recipe`, once a text: most faults are in other files, and it takes longer than all the rest."""
+    overrides = tuple(overrides)
+    if not Path(path).is_file() or Path(path).stat().st_size > 1 << 16:
+        return load(path, overrides)
+    key = str(path), overrides, Path(path).read_bytes()
+    if key not in LOADED:
+        LOADED[key] = load(path, overrides)
+    return LOADED[key]
+
+
 @pytest.fixture(scope="module")
 def place():
     """A folder with all of it whole, which another user can pass through, too."""
@@ -89,6 +105,7 @@ def place():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setattr(filter_stage, "run", lambda ctx: (ctx.work / "out.jsonl").write_text("x") and None)
+        patch.setattr(config, "load_recipe", loaded)
         patch.setattr(rollout_pool.RolloutPool, "get", no_server)
         Path("demo").mkdir()
         Path("p.jsonl").write_text("p")
@@ -202,15 +219,15 @@ def test_a_reader_says_one_sentence_of_each_fault(place, reader):
 
 
 @pytest.mark.parametrize(
-    ("line", "path"),
+    ("line", "path", "others"),
     [
-        ("show runs/first", "runs/first/manifest.json"),
-        ("show --verify runs/first", "runs/first/manifest.json"),
-        ("run third.yaml", "runs/.partial/third/stage.json"),
-        ("serve GRPO model.hf_path=hf runs_dir=runs", "hf/config.json"),
+        ("show runs/first", "runs/first/manifest.json", faults.OTHERS),
+        ("show --verify runs/first", "runs/first/manifest.json", (None, [])),
+        ("run third.yaml", "runs/.partial/third/stage.json", (None, 7, [])),
+        ("serve GRPO model.hf_path=hf runs_dir=runs", "hf/config.json", ([{}],)),
     ],
 )
-def test_no_value_of_another_type_is_a_traceback(place, line, path):
+def test_no_value_of_another_type_is_a_traceback(place, line, path, others):
     """Each value of the file in turn as null, a number, text, a list, an object; many of them do no harm."""
     if path.endswith("manifest.json"):  # else its digest says that it was changed
         manifest = json.loads(Path(path).read_text())
@@ -218,7 +235,7 @@ def test_no_value_of_another_type_is_a_traceback(place, line, path):
         manifest["recipe"] = {"stage": "filter"}
         Path(path).write_text(json.dumps(manifest))
     failed, count = {}, 0
-    for name, damage in faults.every_value(Path(path), limit=60):
+    for name, damage in faults.every_value(Path(path), 60, others):
         with damaged(path, damage):
             result = call(line)
             count += 1
@@ -229,6 +246,20 @@ def test_no_value_of_another_type_is_a_traceback(place, line, path):
         if line.startswith("run"):
             shutil.rmtree("runs/third", ignore_errors=True)
     assert not failed and count
+
+
+def test_no_value_of_a_config_is_a_traceback(place):
+    cfg, failed = config.load_recipe(GRPO), {}
+    for name, damage in faults.every_value(Path("hf/config.json")):
+        with damaged("hf/config.json", damage):
+            try:
+                check_checkpoint(cfg, Path("hf"), "model.hf_path")
+            except UserError as error:
+                if "hf" not in str(error):
+                    failed[name] = str(error)
+            except Exception as error:
+                failed[name] = repr(error)
+    assert not failed
 
 
 RUNS = {
