@@ -279,5 +279,6 @@ def test_training_stages_start_dry_and_read_all_their_keys():
 @pytest.mark.runs("plan", "--simulate")
 @pytest.mark.runs("-m reasongrm_nemo.simulation.ranks")
 def test_the_command_simulates_a_step(small):
-    told = CliRunner().invoke(main, ["plan", str(small[0]), "--simulate"])
-    assert told.exit_code == 0 and "simulat" in told.stdout, told.output
+    words = [str(small[0]), "--simulate", f"plan.config={small[1]}"]
+    told = CliRunner().invoke(main, ["plan", *words])
+    assert told.exit_code == 0 and "simulated rank" in told.stdout, told.output
