@@ -100,17 +100,17 @@ def check_path(path: Path, key: str, cache: HashCache | None = None) -> None:
 
 
 def _maker(place: Path) -> Path | None:
-    """The artefact that a path is in: the nearest folder above it with a manifest of this package."""
+    """The artefact that a path is in: the nearest folder above it that a stage has finished."""
     for folder in (place, *place.parents):
+        if (folder / BESIDE[1]).is_file():  # also where the manifest is gone; an unfinished one has none yet
+            return None if folder.parent.name == ".partial" else folder
         if (folder / NAME).is_file():
             return folder if _is_ours(folder) else None
     return None
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a manifest.json is an artefact's, damaged perhaps; other programs write such files too."""
-    if (folder / "stage.log").exists():
-        return True
+    """Whether a manifest.json is an artefact's; other programs write such files too."""
     try:
         found = read_json(folder / NAME)
     except UserError:

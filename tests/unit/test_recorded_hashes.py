@@ -170,6 +170,26 @@ def test_a_manifest_without_hashes_is_still_read(ran):
         go(reader("@first/hf"))
 
 
+@pytest.mark.parametrize("value", ["@first/hf", "@first/tasks.jsonl", "runs/first/hf"])
+def test_an_artefact_without_its_manifest_is_no_input(ran, value):
+    """Nothing could say what was made; of what a run has not finished, nobody has said yet."""
+    file = inside("manifest.json")
+    file.unlink()
+    with pytest.raises(UserError, match=r"first/manifest\.json.* does not exist"):
+        go(reader(value))
+    file.symlink_to("manifest.json")
+    with pytest.raises(UserError, match=r"first/manifest\.json is a link that leads back to itself"):
+        go(reader(value))
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(UserError, match=r"first/manifest\.json is a folder, and a file is due"):
+        go(reader(value))
+    file.rmdir()
+    Path("runs/.partial").mkdir(exist_ok=True)
+    Path("runs/first").rename("runs/.partial/first")
+    go(reader("runs/.partial/first/hf"))
+
+
 def test_a_changed_manifest_is_refused(ran):
     file = inside("manifest.json")
     text = file.read_text()
