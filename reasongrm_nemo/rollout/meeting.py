@@ -15,14 +15,16 @@ import io
 import os
 import pickle
 import secrets
+import shutil
 import socket
-import tempfile
+import weakref
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.placement import RUN_KEY
+from reasongrm_nemo.rollout import scratch
 
 MEETING = "REASONGRM_MEETING"
 """Of a rank: the file in which the ranks of this machine meet; not set: rank 0 listens at MASTER_ADDR."""
@@ -33,12 +35,18 @@ class PrivateFile:
     """A file's path in a new folder that only this user can enter; gone with this object."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="reasongrm-", ignore_cleanup_errors=True)
-        self.path = Path(self._folder.name) / "store"
+        folder, handle = scratch.new_folder(scratch.MEETING)
+        self.path = folder / "store"
+        self._cleanup = weakref.finalize(self, _remove, folder, handle)
 
     def close(self) -> None:
-        """Remove it."""
-        self._folder.cleanup()
+        """Remove the file and its folder."""
+        self._cleanup()
+
+
+def _remove(folder: Path, handle: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(handle)
 
 
 def listen(address: str, port: int, world_size: int, timeout_s: float) -> Any:

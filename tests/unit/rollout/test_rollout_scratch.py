@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[3]
 # As vLLM does: files in TMPDIR, and a semaphore that a child of a spawn context could open by its name.
 LEAVES = """
 import multiprocessing, tempfile, time
-from reasongrm_nemo.rollout import scratch
+from reasongrm_nemo.rollout import meeting, scratch
+file = meeting.PrivateFile()
 scratch.enter()
 tempfile.mkstemp("socket")
 lock = multiprocessing.get_context("spawn").Lock()
@@ -59,9 +60,14 @@ def semaphores(folder):
     return list(Path("/dev/shm").glob(f"sem.{folder.name}-*"))
 
 
+def meetings(base):
+    return list(base.glob("reasongrm-meeting-*"))
+
+
 def test_all_that_a_killed_server_left_goes_and_a_living_one_keeps_its_own(leave, shallow):
     (killed, left), (_, kept) = leave(), leave()
     assert left.parent == shallow and len(list(left.iterdir())) == 1
+    assert len(meetings(shallow)) == 2
     assert len(semaphores(left)) == len(semaphores(kept)) == 1
     (shallow / "reasongrm-server-mine.txt").touch()  # no folder: nobody's
     os.killpg(killed.pid, signal.SIGKILL)
@@ -71,6 +77,7 @@ def test_all_that_a_killed_server_left_goes_and_a_living_one_keeps_its_own(leave
     while left.exists() and time.monotonic() < deadline:
         scratch.sweep()  # what the next server does first
     assert not left.exists() and not semaphores(left)
+    assert len(meetings(shallow)) == 1
     assert len(list(kept.iterdir())) == 1 and len(semaphores(kept)) == 1
 
 
@@ -81,4 +88,4 @@ def test_where_the_folder_of_temporary_files_is_too_deep_for_a_socket_it_is_tmp(
     assert scratch._base() == "/tmp"
     monkeypatch.setattr(tempfile, "tempdir", "/var/tmp")
     assert scratch._base() == "/var/tmp"
-    assert len(f"/var/tmp/{scratch._PREFIX}12345678/82e8f3c0-2203-47aa-a27e-2f1c4f6407aa") < 108
+    assert len(f"/var/tmp/{scratch._SERVER}12345678/82e8f3c0-2203-47aa-a27e-2f1c4f6407aa") < 108
