@@ -133,6 +133,7 @@ class _Metrics:
         self._path = path
         self._step = 0
         self._began: int | None = None
+        self._size = 0
         if path.exists():
             self._step = max((figures["step"] for figures in self._lines()), default=0)
             self._began = path.stat().st_ino
@@ -140,9 +141,13 @@ class _Metrics:
     def new(self) -> list[dict]:
         if not self._path.exists():
             return []
-        if self._path.stat().st_ino != self._began:
+        found = self._path.stat()
+        if found.st_ino == self._began and found.st_size == self._size:
+            return []  # several times a second; a long run's file takes a while to read
+        self._size = found.st_size
+        if found.st_ino != self._began:
             # rewritten by the trainer: what stands there now is what it resumed from
-            self._began = self._path.stat().st_ino
+            self._began = found.st_ino
             self._step = max((figures["step"] for figures in self._lines()), default=0)
             return []
         fresh = [figures for figures in self._lines() if figures["step"] > self._step]
