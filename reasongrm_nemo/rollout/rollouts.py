@@ -138,7 +138,8 @@ class Rollouts:
                     if server in lost:
                         raise event.cause
                     lost.add(server)
-                    again = f" {event.asked} prompts are asked again." if event.asked else ""
+                    are = "prompt is" if event.asked == 1 else "prompts are"
+                    again = f" {event.asked} {are} asked again." if event.asked else ""
                     self.tell(f"{server.cause_of(event.cause)}{again}")
                     restarts.begin(server)
                 elif isinstance(event, _Up):

@@ -62,6 +62,9 @@ def main(work, *overrides):
         def pause(self):
             pass
 
+        def losses(self):
+            return 0
+
     question = "Q:a={};b=a+2;c=b*2;c?\n surely four(A)\n maybe six(B)"
     tasks = [
         JudgeTask(

@@ -34,7 +34,7 @@ def test_there_are_500_outputs_and_a_column_for_each_policy():
     assert len(ROWS) * len(SURROUNDINGS) >= 500
     assert {tuple(row.values[1]) for row in ROWS} == {tuple(POLICIES)}
     seen = {status for row in ROWS for status in row.values[1].values()}
-    assert seen == {"A", "B", "unfinished", "no_verdict", "conflicting"}
+    assert seen == {"A", "B", "unfinished", "no_verdict", "conflicting", "no_think_close"}
     assert max(len(row.values[0]) for row in ROWS) > 180_000
 
 

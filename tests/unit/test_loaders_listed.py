@@ -16,7 +16,7 @@ CALLS = {
     "get_tokenizer": ("trust_remote_code", False),
     "load_dataset": ("trust_remote_code", False),
     "yaml.load": ("Loader", "_Loader"),
-    "yaml.compose": ("Loader", "_Loader"),
+    "yaml.compose": ("Loader", "_Loader", "yaml.SafeLoader"),
     "yaml.load_all": ("Loader", "UniqueKeyLoader"),
     "pickle.load": None,
     "pickle.loads": None,
@@ -92,7 +92,9 @@ def unguarded():
                 name = name_of(call)
                 for known, guard in CALLS.items():
                     meant = name == known or (known not in BUILT_IN and name.endswith(f".{known}"))
-                    if meant and (guard is None or keywords(call, tree).get(guard[0]) != str(guard[1])):
+                    if meant and (
+                        guard is None or keywords(call, tree).get(guard[0]) not in map(str, guard[1:])
+                    ):
                         yield path.relative_to(ROOT).as_posix(), known, call.lineno
 
 

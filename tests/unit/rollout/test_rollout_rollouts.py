@@ -25,7 +25,10 @@ class Handle:
         return self.alive
 
     def cause_of(self, loss):
-        return str(loss) if self.alive else "it was killed"
+        return str(loss) if self.alive else "it was killed."
+
+    def vanished(self):
+        return False
 
     def restart(self):
         self.events.append("restart")
@@ -90,7 +93,7 @@ def test_the_process_knows_the_cause_better(fake, rollouts):
 
     fake.plan = [dies]
     assert len(rollouts.generate(prompts(), SAMPLING)) == 5
-    assert rollouts.losses == ["it was killed"]
+    assert rollouts.losses == ["it was killed. 1 prompt is asked again."]
 
 
 def test_a_server_that_does_not_run_is_brought_up_first(fake, rollouts):
