@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The servers of a run: one log each, handed from stage to stage, ended when a recipe wants others."""
 
+import io
 import os
 
 import pytest
@@ -61,11 +62,12 @@ def test_servers_are_handed_on_or_ended(pool, tmp_path):
     assert made[-1].events == ["c", "stop"]
 
 
-def test_a_loss_is_told_to_the_stage_that_uses_the_servers(capsys, pool, tmp_path):
+def test_a_loss_is_told_to_the_stage_that_uses_the_servers(pool, tmp_path):
+    pool.console = Console(io.StringIO())
     rollouts = pool.get(recipe("rollout.servers=2"), tmp_path / "a")
     rollouts.tell("gone")
     told = []
     pool.on_loss = told.append
     made[1].on_failed_start("it ended")
     assert told == ["it ended"] and rollouts.losses == ["gone", "it ended"]
-    assert "warning: a rollout server was lost and is started again: gone" in capsys.readouterr().err
+    assert "warning: a rollout server was lost and is started again: gone" in pool.console.stream.getvalue()
