@@ -99,7 +99,7 @@ def test_each_writer_says_a_full_disk(recipe, stage, tmp_path, monkeypatch):
         return also
 
     def log(ctx):
-        ctx.log.handlers[0].stream = open("/dev/full", "w")  # noqa: SIM115
+        ctx.log.handlers[-1].stream = open("/dev/full", "w")  # noqa: SIM115
         ctx.log.info("x")
 
     def append(ctx):
