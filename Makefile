@@ -18,7 +18,7 @@ help:
 	@echo 'make test-unit   the unit tests alone, seconds'
 	@echo 'make test-slurm  the cluster templates on a Slurm of four pseudo-nodes (root on Debian)'
 	@echo 'make soak        1,000 GRPO steps of the tiny judge, a server killed every 100: what grows (an hour)'
-	@echo 'make chaos       kills, faults and hostile files against every stage (ARGS="--only kill"; under 45 min)'
+	@echo 'make chaos       kills, faults and hostile files against every stage (long; ARGS="--only kill": a part)'
 	@echo 'make lint        ruff, mypy, shellcheck and shfmt'
 	@echo 'make format      ruff, changing files'
 	@echo 'make smollm2     the method on SmolLM2-135M, CPU, long'
