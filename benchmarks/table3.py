@@ -25,7 +25,8 @@ from statistics import mean, stdev
 from scipy.stats import t as student
 
 from reasongrm_nemo.config import load_recipe
-from reasongrm_nemo.files import RunsLock, write_text
+from reasongrm_nemo.files.locks import RunsLock
+from reasongrm_nemo.files.writes import write_text
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.stages.context import run_stage
 from reasongrm_nemo.stages.rollout_pool import RolloutPool

@@ -15,8 +15,9 @@ import click
 from shared import common_options, run
 
 from reasongrm_nemo.cli import Command
-from reasongrm_nemo.documents import object_at, read_json, shaped
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.files.shapes import object_at, shaped
 from reasongrm_nemo.megatron.checkpoints import Checkpoints
 from reasongrm_nemo.megatron.weights.convert import megatron_to_hf
 

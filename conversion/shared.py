@@ -17,7 +17,8 @@ import torch
 from reasongrm_nemo import conversions
 from reasongrm_nemo.architecture import exported_config
 from reasongrm_nemo.config import load_recipe
-from reasongrm_nemo.files import read_json, readable_bytes
+from reasongrm_nemo.files.disk import readable_bytes
+from reasongrm_nemo.files.documents import read_json
 from reasongrm_nemo.manifest import HashCache, check_path
 from reasongrm_nemo.megatron.weights import convert
 from reasongrm_nemo.megatron.weights.hf_folder import RECIPE_DTYPES

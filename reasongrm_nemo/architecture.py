@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.documents import read_object, shaped
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import read_object
+from reasongrm_nemo.files.shapes import shaped
 from reasongrm_nemo.rope import Rope, reach
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import click
 
 from reasongrm_nemo import __version__
-from reasongrm_nemo.documents import sentence
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.refusals import sentence
 from reasongrm_nemo.limits import Stopped, note_job_start, stop_on_signal
 
 _INTERRUPTED = 130
@@ -137,7 +137,7 @@ def main() -> None:
 def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Run one stage's RECIPE; what is done and unchanged is not done again, what was cut off is resumed."""
     from reasongrm_nemo.config import artefacts_elsewhere, artefacts_read, load_recipe
-    from reasongrm_nemo.files import RunsLock
+    from reasongrm_nemo.files.locks import RunsLock
     from reasongrm_nemo.stages.context import run_stage
     from reasongrm_nemo.stages.rollout_pool import RolloutPool
 

@@ -22,8 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from reasongrm_nemo import checks
 from reasongrm_nemo.checks import near
-from reasongrm_nemo.documents import check_file, sentence
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import check_file
+from reasongrm_nemo.files.refusals import sentence
 from reasongrm_nemo.recipe_yaml import AS_WRITTEN, Source, command_line, misread, read_as, read_source
 from reasongrm_nemo.secret_values import hide_all
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json
+from reasongrm_nemo.files.documents import read_json
 from reasongrm_nemo.manifest import HashCache, content_hash
 
 NOTE = "conversion.json"

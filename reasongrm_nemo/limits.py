@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.documents import read_object
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import write_json
+from reasongrm_nemo.files.documents import read_object
+from reasongrm_nemo.files.writes import write_json
 
 STOP_FILE = "stop"
 """In the runs folder: whoever makes it asks all running stages to save and end; `stop.<name>` asks one."""

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from reasongrm_nemo import config
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import RunsLock
+from reasongrm_nemo.files.locks import RunsLock
 from reasongrm_nemo.limits import stop_on_signal
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.stages.context import Outcome, run_stage

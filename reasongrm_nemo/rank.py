@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 
 from reasongrm_nemo import placement
-from reasongrm_nemo.files import own_scratch
+from reasongrm_nemo.node_scratch import own_scratch
 
 
 def environment(slurm: Mapping[str, str], interface: str | None) -> dict[str, str]:

@@ -21,8 +21,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from reasongrm_nemo.documents import YAML_LIMIT, check_size, read_text, shown
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import YAML_LIMIT, check_size, read_text
+from reasongrm_nemo.files.refusals import shown
 
 AS_WRITTEN = "rollout.extra_env"
 """Values below this key are handed on as text: 1.10 is not 1.1, nor true True, to who reads the variable."""

@@ -15,9 +15,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from reasongrm_nemo.documents import LIMIT, read_json, sentence, shaped
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import disk_full, read_figures, write_json
+from reasongrm_nemo.files.disk import disk_full
+from reasongrm_nemo.files.documents import LIMIT, read_json
+from reasongrm_nemo.files.figures import read_figures
+from reasongrm_nemo.files.refusals import sentence
+from reasongrm_nemo.files.shapes import shaped
+from reasongrm_nemo.files.writes import write_json
 from reasongrm_nemo.limits import ask_on_signal
 from reasongrm_nemo.rollout.process import die_with_parent
 from reasongrm_nemo.secret_values import strike

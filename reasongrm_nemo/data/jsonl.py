@@ -3,12 +3,8 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import os
-import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -16,115 +12,17 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 from reasongrm_nemo.data.base_record import Record
 from reasongrm_nemo.data.records import AnswerTask, HardTask, JudgeTask
-from reasongrm_nemo.documents import refuse_special, sentence
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.lines import (
+    MAX_OWN_LINE,
+    bounded_lines,
+    open_packed,
+    parse_json,
+    read_dicts,
+    sync_directory,
+)
 
 R = TypeVar("R", bound=Record)
-
-_BOM = b"\xef\xbb\xbf"
-_DECODER = json.JSONDecoder()
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-MAX_LINE = 16 << 20
-"""Bytes of a line, or of an item of an array. The longest row of a published data set has 2 MB."""
-MAX_OWN_LINE = 256 << 20
-"""The same of what this package wrote: a task's rollouts are one line."""
-DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
-"""What reading damaged data raises (Zstandard's reader: a plain OSError)."""
-
-
-def open_packed(path: Path) -> BinaryIO:
-    """The bytes of a file, unpacked where its name ends in `.gz` or `.zst`.
-
-    Raises:
-        UserError: it is a pipe, a socket or a device, which would be waited for or never end.
-        OSError: it cannot be opened.
-    """
-    refuse_special(path)
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.suffix == ".zst":
-        import pyarrow as pa
-
-        path.open("rb").close()  # for the usual errors of a file that cannot be opened
-        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"), 1 << 20)  # type: ignore[no-any-return]
-    return path.open("rb")
-
-
-def damaged(error: Exception, path: Path, row: str = "") -> UserError:
-    """The refusal of a file that stopped being readable at a row."""
-    if isinstance(error, OSError) and error.errno:
-        return UserError(sentence(error, path))
-    after = " after this line" if row else ""
-    return UserError(f"{path}{row}: damaged data{after} ({error}); get the file anew")
-
-
-def bounded_lines(file: BinaryIO, path: Path, limit: int = MAX_LINE) -> Iterator[bytes]:
-    """The lines of a file; UserError at one that is too long, which is not read to its end."""
-    number = 0
-    while line := file.readline(limit + 1):
-        number += 1
-        if len(line) > limit:
-            raise UserError(
-                f"{path}:{number}: the line is longer than {limit >> 20} MiB, which no record is; it may "
-                "be an array or a binary file under this name: give one record a line"
-            )
-        yield line
-
-
-def read_lines(path: str | Path, limit: int = MAX_LINE) -> Iterator[tuple[int, bytes]]:
-    """Number (from 1) and raw bytes of every line that is not blank; `.gz` and `.zst` are unpacked.
-
-    Lines end at a line feed only, so that separators such as U+2028 inside a text do no harm.
-
-    Raises:
-        UserError: the file is missing, the compressed data is damaged (naming the last good line), or a line
-            is longer than `limit` bytes.
-    """
-    path = Path(path)
-    number = 0
-    try:
-        with open_packed(path) as file:
-            for number, line in enumerate(bounded_lines(file, path, limit), start=1):
-                if number == 1 and line.startswith(_BOM):
-                    line = line[3:]
-                if line.strip():
-                    yield number, line
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except DAMAGED as error:
-        raise damaged(error, path, f":{number}") from None
-
-
-def parse_json(line: bytes) -> Any:
-    """The value of one line of UTF-8 JSON.
-
-    Raises:
-        ValueError: not JSON, or not UTF-8.
-        RecursionError: nested too deeply.
-    """
-    # The codec utf-8-sig and json.loads cost as much again as the scanning, over a log of 200,000 lines.
-    text = line.decode("utf-8-sig" if line.startswith(_BOM) else "utf-8").strip(" \t\r\n")
-    value, end = _DECODER.raw_decode(text)
-    if end != len(text):
-        raise json.JSONDecodeError("Extra data", text, end)
-    return value
-
-
-def read_dicts(path: str | Path, limit: int = MAX_LINE) -> Iterator[tuple[str, Any]]:
-    """Place ("file:line") and parsed JSON value of every line.
-
-    Raises:
-        UserError: a line is not JSON, or not UTF-8.
-    """
-    for number, line in read_lines(path, limit):
-        where = f"{path}:{number}"
-        try:
-            yield where, parse_json(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not a JSON line ({error})") from None
 
 
 def read_jsonl(path: str | Path, cls: type[R]) -> Iterator[R]:
@@ -228,20 +126,6 @@ def encode(record: Record) -> bytes:
         return text.encode("utf-8") + b"\n"
     except UnicodeEncodeError:
         return json.dumps(data, allow_nan=False).encode("ascii") + b"\n"
-
-
-def encodable(text: str) -> str:
-    """The text with U+FFFD in place of what UTF-8 cannot hold (lone surrogates), to be shown."""
-    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def sync_directory(path: Path) -> None:
-    """Make a creation or a rename inside `path` durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:

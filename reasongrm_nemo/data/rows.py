@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from reasongrm_nemo.data.jsonl import DAMAGED, MAX_LINE, damaged, open_packed, parse_json, read_lines
 from reasongrm_nemo.data.tables import SUFFIXES as TABLES
 from reasongrm_nemo.data.tables import read_table
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.lines import DAMAGED, MAX_LINE, damaged, open_packed, parse_json, read_lines
 
 SUFFIXES = (
     *(

@@ -14,9 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.data.jsonl import DAMAGED, MAX_LINE, damaged, open_packed
 from reasongrm_nemo.data.tool_calls import parsed
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.lines import DAMAGED, MAX_LINE, damaged, open_packed
 
 SUFFIXES = (".csv", ".tsv")
 _SEPARATORS = ",;\t|"

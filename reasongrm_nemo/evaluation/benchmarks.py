@@ -10,7 +10,6 @@ from pathlib import Path
 from sys import intern
 from typing import Any, Protocol
 
-from reasongrm_nemo.data.jsonl import encodable, read_dicts
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
@@ -20,6 +19,7 @@ from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes, Witness, collect
 from reasongrm_nemo.evaluation.policies import Policy, get_policy, nearest
 from reasongrm_nemo.evaluation.resample import DRAWS, Elements, bootstrap, interval
 from reasongrm_nemo.evaluation.result import Result, truncated
+from reasongrm_nemo.files.lines import encodable, read_dicts
 
 
 class Benchmark(Protocol):

@@ -21,13 +21,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.data.jsonl import open_packed, parse_json, read_lines
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.data.rows import BrokenRow, find_files, read_rows
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
 from reasongrm_nemo.evaluation.foreign_row import FIELDS, SCORES, Row, said, styled, verdict
 from reasongrm_nemo.evaluation.policies import nearest
+from reasongrm_nemo.files.lines import open_packed, parse_json, read_lines
 
 SUMMARIES = frozenset(
     {

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reasongrm_nemo.data.jsonl import encodable
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.policies import Policy, nearest
+from reasongrm_nemo.files.lines import encodable
 from reasongrm_nemo.judge.parse import POLICIES, parse_verdict
 from reasongrm_nemo.judge.settings import DEFAULT_POLICY
 

@@ -19,10 +19,10 @@ from megatron.core import parallel_state
 
 from reasongrm_nemo.data import JsonlAppender
 from reasongrm_nemo.data.base_record import Record
-from reasongrm_nemo.data.jsonl import MAX_OWN_LINE, read_dicts
-from reasongrm_nemo.documents import shaped
 from reasongrm_nemo.errors import StageFailed, UserError
-from reasongrm_nemo.files import write_text
+from reasongrm_nemo.files.lines import MAX_OWN_LINE, read_dicts
+from reasongrm_nemo.files.shapes import shaped
+from reasongrm_nemo.files.writes import write_text
 from reasongrm_nemo.rollout import (
     Completion,
     Prompt,

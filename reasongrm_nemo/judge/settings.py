@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.documents import read_json
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import read_json
 from reasongrm_nemo.judge.parse import POLICIES
 from reasongrm_nemo.judge.template import Template, load_template
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from reasongrm_nemo.documents import YAML_LIMIT, check_size, read_text
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import YAML_LIMIT, check_size, read_text
 from reasongrm_nemo.judge.sanitize import CHAT_SPECIAL_TOKENS, sanitize
 
 Message = dict[str, str]

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.data.jsonl import sync_directory
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import sync_tree, write_json
+from reasongrm_nemo.files.lines import sync_directory
+from reasongrm_nemo.files.writes import sync_tree, write_json
 from reasongrm_nemo.manifest.hashes import HashCache
 from reasongrm_nemo.manifest.key import what_changed
 from reasongrm_nemo.manifest.record import NAME, digest_of, read_manifest, read_state

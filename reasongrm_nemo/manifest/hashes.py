@@ -17,9 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.documents import sentence
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import readable_bytes, remember, remembered
+from reasongrm_nemo.files.cache import remember, remembered
+from reasongrm_nemo.files.disk import readable_bytes
+from reasongrm_nemo.files.refusals import sentence
 
 _BLOCK = 1 << 20
 _LARGE = 1 << 20  # of a smaller one the cache would take as long to read as the file

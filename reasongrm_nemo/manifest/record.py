@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from reasongrm_nemo.documents import NUMBER, read_json, shaped, shown
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.files.refusals import shown
+from reasongrm_nemo.files.shapes import NUMBER, shaped
 
 NAME = "manifest.json"
 _LIMIT = 64 << 20  # a stage may have read a folder of many thousands of files

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.documents import object_at, read_json, shown
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.files.refusals import shown
+from reasongrm_nemo.files.shapes import object_at
 from reasongrm_nemo.manifest.hashes import HashCache
 from reasongrm_nemo.manifest.record import NAME, read_manifest
 

@@ -16,9 +16,11 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from reasongrm_nemo.documents import NUMBER, read_json, shaped
 from reasongrm_nemo.errors import StageFailed, UserError
-from reasongrm_nemo.files import disk_full, full_disk, says_full, sync_tree, write_json
+from reasongrm_nemo.files.disk import disk_full, full_disk, says_full
+from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.files.shapes import NUMBER, shaped
+from reasongrm_nemo.files.writes import sync_tree, write_json
 from reasongrm_nemo.megatron.background_save import BackgroundSave
 from reasongrm_nemo.megatron.weights import plain
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.files import read_figures, write_text
+from reasongrm_nemo.files.figures import read_figures
+from reasongrm_nemo.files.writes import write_text
 
 
 class MetricsLog:

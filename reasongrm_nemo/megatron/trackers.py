@@ -10,9 +10,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from reasongrm_nemo.documents import read_json, shaped
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import write_json
+from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.files.shapes import shaped
+from reasongrm_nemo.files.writes import write_json
 
 
 def make_trackers(recipe: DictConfig, work: Path) -> list[Any]:

@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from reasongrm_nemo.data.jsonl import bounded_lines, open_packed
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.lines import bounded_lines, open_packed
 
 Drawn = NDArray[np.int64]
 _ROUNDS = 500

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from reasongrm_nemo import checks, config
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json
+from reasongrm_nemo.files.documents import read_json
 
 
 class ShapeUnknown(UserError):

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from reasongrm_nemo import config, placement
 from reasongrm_nemo import plan as plans
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import readable_bytes
+from reasongrm_nemo.files.disk import readable_bytes
 from reasongrm_nemo.manifest import PACKAGES, Artefact
 from reasongrm_nemo.preflight import node as node_check
 from reasongrm_nemo.preflight.collective import SAID

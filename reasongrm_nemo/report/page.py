@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.data.jsonl import encodable, read_jsonl
+from reasongrm_nemo.data.jsonl import read_jsonl
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.evaluation.benchmarks import Run
 from reasongrm_nemo.evaluation.details import SAID
 from reasongrm_nemo.evaluation.tasks import BenchmarkTask
+from reasongrm_nemo.files.lines import encodable
 from reasongrm_nemo.report.scores import details_lines, percent
 from reasongrm_nemo.report.text import markdown, markdown_table, printable
 

@@ -13,7 +13,7 @@ from reasongrm_nemo.evaluation.benchmarks import log_name, read_log, score_log
 from reasongrm_nemo.evaluation.compare import compare
 from reasongrm_nemo.evaluation.foreign import PROJECTS
 from reasongrm_nemo.evaluation.policies import get_policy, nearest
-from reasongrm_nemo.files import write_text
+from reasongrm_nemo.files.writes import write_text
 from reasongrm_nemo.report import paper_tables
 from reasongrm_nemo.report.page import Disagreements, page
 from reasongrm_nemo.report.scores import comparison_lines, run_as_text

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.data.jsonl import bounded_lines, open_packed
-from reasongrm_nemo.documents import object_at, read_json, read_text
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_figures
+from reasongrm_nemo.files.documents import read_json, read_text
+from reasongrm_nemo.files.figures import read_figures
+from reasongrm_nemo.files.lines import bounded_lines, open_packed
+from reasongrm_nemo.files.shapes import object_at
 from reasongrm_nemo.work_order import losses
 
 _FIELDS = {"id": "%A", "task": "%K", "state": "%T", "why": "%r", "left": "%L", "nodes": "%N"}

@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reasongrm_nemo.documents import NUMBER, read_json, shaped
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import readable_bytes
+from reasongrm_nemo.files.disk import readable_bytes
+from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.files.shapes import NUMBER, shaped
 from reasongrm_nemo.manifest import flatten, read_manifest, verify
 from reasongrm_nemo.report.console import duration
 from reasongrm_nemo.report.text import aligned, markdown, markdown_table, printable

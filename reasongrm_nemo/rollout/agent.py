@@ -22,7 +22,7 @@ from typing import Any
 
 from reasongrm_nemo import placement
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import own_scratch
+from reasongrm_nemo.node_scratch import own_scratch
 from reasongrm_nemo.rollout.hosts import ThisMachine
 from reasongrm_nemo.rollout.settings import RolloutSettings
 

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.architecture import Architecture
-from reasongrm_nemo.documents import parse_json, shaped
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json, remember, remembered, write_json
+from reasongrm_nemo.files.cache import remember, remembered
+from reasongrm_nemo.files.documents import parse_json, read_json
+from reasongrm_nemo.files.shapes import shaped
+from reasongrm_nemo.files.writes import write_json
 from reasongrm_nemo.rollout import read_config, versions
 from reasongrm_nemo.rollout.settings import PYTHON_VARIABLE
 

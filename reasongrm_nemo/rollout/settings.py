@@ -13,7 +13,7 @@ from typing import Any
 from reasongrm_nemo.allocator import KEEPS_FREED
 from reasongrm_nemo.architecture import served_config
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_json
+from reasongrm_nemo.files.documents import read_json
 from reasongrm_nemo.placement import INTERFACE, Spot, interface_of
 from reasongrm_nemo.secret_values import hide_all, reveal
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.documents import read_object
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import read_object
 from reasongrm_nemo.rope import Rope
 
 # What decides the parameters' shapes and the computation.  Names that only describe the file (who wrote it,

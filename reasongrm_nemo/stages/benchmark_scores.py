@@ -12,7 +12,7 @@ from reasongrm_nemo.evaluation.accuracy import Accuracy
 from reasongrm_nemo.evaluation.benchmarks import MODULES, Run, read_log, score_log
 from reasongrm_nemo.evaluation.compare import compare
 from reasongrm_nemo.evaluation.policies import get_policy
-from reasongrm_nemo.files import write_text
+from reasongrm_nemo.files.writes import write_text
 from reasongrm_nemo.judge import JudgeSampling
 from reasongrm_nemo.report import paper_tables
 from reasongrm_nemo.report.page import Disagreements, page

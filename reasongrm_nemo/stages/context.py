@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo import checks, config
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import disk_full, read_json
+from reasongrm_nemo.files.disk import disk_full
+from reasongrm_nemo.files.documents import read_json
 from reasongrm_nemo.limits import MARKER, Limits, Stopped, mark
 from reasongrm_nemo.manifest import (
     RELEVANT,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.files import write_json, write_text
+from reasongrm_nemo.files.writes import write_json, write_text
 from reasongrm_nemo.report import summary
 from reasongrm_nemo.stages.benchmark_scores import BenchmarkScores
 from reasongrm_nemo.stages.context import StageContext

@@ -13,7 +13,7 @@ from typing import Any
 
 from reasongrm_nemo.data import PlacedJsonl, ReasoningPath, SftExample, any_task_from_dict, write_jsonl
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import write_json, write_text
+from reasongrm_nemo.files.writes import write_json, write_text
 from reasongrm_nemo.rstar import (
     Floors,
     HesitationCounter,

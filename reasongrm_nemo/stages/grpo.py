@@ -9,7 +9,7 @@ from typing import Any
 
 from reasongrm_nemo.data.jsonl import read_tasks
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_figures
+from reasongrm_nemo.files.figures import read_figures
 from reasongrm_nemo.plan.times import grpo_steps
 from reasongrm_nemo.rewards import Rewarder
 from reasongrm_nemo.stages.context import StageContext

@@ -28,7 +28,7 @@ from reasongrm_nemo.data.sources import Dropped, Loaded, read_pairs
 from reasongrm_nemo.data.tasks import make_tasks, split_pairs
 from reasongrm_nemo.data.tiny_judge import questions
 from reasongrm_nemo.errors import StageFailed, UserError
-from reasongrm_nemo.files import write_json
+from reasongrm_nemo.files.writes import write_json
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, forgeries, load_template
 from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.tasks import Task

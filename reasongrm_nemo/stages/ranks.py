@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from reasongrm_nemo import limits, placement
 from reasongrm_nemo.allocator import KEEPS_FREED
 from reasongrm_nemo.errors import StageFailed
-from reasongrm_nemo.files import read_figures
+from reasongrm_nemo.files.figures import read_figures
 from reasongrm_nemo.report.console import figures_line
 from reasongrm_nemo.rollout.process import describe_exit
 from reasongrm_nemo.stages.context import StageContext

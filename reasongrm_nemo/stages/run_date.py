@@ -14,9 +14,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.config import artefacts_elsewhere
-from reasongrm_nemo.documents import object_at, read_json
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import write_text
+from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.files.shapes import object_at
+from reasongrm_nemo.files.writes import write_text
 
 _NOTE = ".date"
 

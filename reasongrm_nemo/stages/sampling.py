@@ -31,10 +31,11 @@ from reasongrm_nemo.data import (
     read_jsonl,
     write_jsonl,
 )
-from reasongrm_nemo.data.jsonl import encode, open_packed, parse_json
+from reasongrm_nemo.data.jsonl import encode
 from reasongrm_nemo.data.token_probs import TokenProbs, merge_token_probs, unpack, write_token_probs
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import sync_directory
+from reasongrm_nemo.files.lines import open_packed, parse_json
+from reasongrm_nemo.files.writes import sync_directory
 from reasongrm_nemo.judge import JudgeSampling, begun_by
 from reasongrm_nemo.judge.open_answers import Equivalence, exact
 from reasongrm_nemo.rollout import Prompt, Sampling

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from reasongrm_nemo.config import artefacts_elsewhere, artefacts_read, require_path
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import RunsLock
+from reasongrm_nemo.files.locks import RunsLock
 from reasongrm_nemo.manifest import check_path
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.rollout import RolloutServer

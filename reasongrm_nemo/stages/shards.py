@@ -9,8 +9,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from reasongrm_nemo.documents import read_json, shaped
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.files.shapes import shaped
 from reasongrm_nemo.manifest import what_changed
 
 # What is worked out from the whole, after the shards are put together: it may differ from theirs.

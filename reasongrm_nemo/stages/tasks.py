@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from reasongrm_nemo.data import AnswerTask, JudgeTask, any_task_from_dict, derive_seed, task_from_dict
-from reasongrm_nemo.data.jsonl import read_dicts
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.lines import read_dicts
 
 Task: TypeAlias = JudgeTask | AnswerTask
 T = TypeVar("T", bound=Task)

@@ -10,7 +10,8 @@ from typing import Any
 
 from reasongrm_nemo.architecture import exported_config
 from reasongrm_nemo.conversions import check_same_weights
-from reasongrm_nemo.files import read_figures, read_json
+from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.files.figures import read_figures
 from reasongrm_nemo.judge import JudgeSettings, published_sampling
 from reasongrm_nemo.manifest import HashCache
 from reasongrm_nemo.rollout import readers

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import remember, remembered
+from reasongrm_nemo.files.cache import remember, remembered
 from reasongrm_nemo.tokenization.folder import json_object
 from reasongrm_nemo.tokenization.tokenizer import JudgeTokenizer
 

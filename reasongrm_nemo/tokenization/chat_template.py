@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.documents import read_text
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import read_text
 from reasongrm_nemo.tokenization.folder import json_object
 
 

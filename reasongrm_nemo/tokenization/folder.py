@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from reasongrm_nemo.documents import check_file, read_json, too_long
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import check_file, read_json, too_long
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer

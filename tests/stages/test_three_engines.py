@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from reasongrm_nemo.config import load_recipe, resolve_path
 from reasongrm_nemo.data import ReasoningPath
-from reasongrm_nemo.files import read_json
+from reasongrm_nemo.files.documents import read_json
 from reasongrm_nemo.rollout import Prompt, Rollouts, RolloutServer, RolloutSettings, Sampling, Scoring
 from reasongrm_nemo.rope import Rope
 from reasongrm_nemo.rstar import path_sums, score_sums

@@ -19,7 +19,7 @@ from reasongrm_nemo import config
 from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.cli import main
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import read_figures
+from reasongrm_nemo.files.figures import read_figures
 from reasongrm_nemo.judge import published_sampling, read_settings
 from reasongrm_nemo.judge.settings import JudgeSettings
 from reasongrm_nemo.judge.template import load_template

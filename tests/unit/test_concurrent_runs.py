@@ -8,7 +8,7 @@ import pytest
 
 from reasongrm_nemo import limits
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import RunsLock
+from reasongrm_nemo.files.locks import RunsLock
 
 
 def test_artefacts_are_made_side_by_side_each_by_one(tmp_path):

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from fake_pool import TINY
 
-from reasongrm_nemo import files
 from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.data import JsonlAppender, JudgeTask, write_jsonl
 from reasongrm_nemo.data.token_probs import TokenProbs, write_token_probs
 from reasongrm_nemo.errors import StageFailed, UserError
-from reasongrm_nemo.files import disk_full, says_full, whole_folder, write_json
+from reasongrm_nemo.files import cache
+from reasongrm_nemo.files.disk import disk_full, says_full
+from reasongrm_nemo.files.writes import whole_folder, write_json
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.stages import filter as filter_stage
 from reasongrm_nemo.stages.context import run_stage
@@ -129,7 +130,7 @@ def test_each_writer_says_a_full_disk(recipe, stage, tmp_path, monkeypatch):
             go(recipe)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
-        files.remember("kind", "key", "text")  # only time is lost
+        cache.remember("kind", "key", "text")  # only time is lost
     assert go(recipe).path.exists(), "the same command goes on"
 
 

@@ -75,12 +75,13 @@ def consume(rows) -> None:
 
 def bombs(at: Path):
     """Name, what its sentence must say, and a call that must be refused."""
-    from reasongrm_nemo import files
     from reasongrm_nemo.architecture import Architecture
     from reasongrm_nemo.config import load_recipe
     from reasongrm_nemo.data import rows
-    from reasongrm_nemo.data.jsonl import PlacedJsonl, read_dicts, task_from_dict
+    from reasongrm_nemo.data.jsonl import PlacedJsonl, task_from_dict
     from reasongrm_nemo.evaluation.benchmarks import score_log
+    from reasongrm_nemo.files import figures
+    from reasongrm_nemo.files.lines import read_dicts
     from reasongrm_nemo.judge import load_template, read_settings
     from reasongrm_nemo.manifest import read_manifest
     from reasongrm_nemo.plan.lengths import read_paths
@@ -116,7 +117,7 @@ def bombs(at: Path):
     plain = sparse(at / "endless.jsonl")
     yield "placed", "endless.jsonl:1: the line is", lambda: consume(PlacedJsonl(plain, task_from_dict).scan())
     yield "lengths", "endless.jsonl:1: the line is longer", lambda: read_paths(plain)
-    yield "metrics", "endless.jsonl:1: the line is longer", lambda: consume(files.read_figures(plain))
+    yield "metrics", "endless.jsonl:1: the line is longer", lambda: consume(figures.read_figures(plain))
     table = dictionary_bomb(at / "cells.parquet")
     rows.MAX_BATCH = 16 * MIB
     yield "repeated cell", None, lambda: consume(rows.read_rows(table))

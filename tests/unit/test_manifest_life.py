@@ -15,7 +15,9 @@ import pytest
 
 from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.errors import StageFailed, UserError
-from reasongrm_nemo.files import RunsLock, disk_full, readable_bytes, write_json
+from reasongrm_nemo.files.disk import disk_full, readable_bytes
+from reasongrm_nemo.files.locks import RunsLock
+from reasongrm_nemo.files.writes import write_json
 from reasongrm_nemo.manifest import Artefact, HashCache, content_hash, identity, stage_key, what_changed
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.stages import filter as filter_stage
@@ -333,7 +335,7 @@ from pathlib import Path
 from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.data.jsonl import JsonlAppender
 from reasongrm_nemo.data import HardTask, JudgeTask, read_tasks, write_jsonl
-from reasongrm_nemo.files import RunsLock
+from reasongrm_nemo.files.locks import RunsLock
 from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.stages import filter as stage
 from reasongrm_nemo.stages.context import run_stage
@@ -432,7 +434,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
 
 def test_a_killed_owner_frees_the_lock(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from reasongrm_nemo.files import RunsLock\n"
+        "import sys, time; from pathlib import Path; from reasongrm_nemo.files.locks import RunsLock\n"
         f"with RunsLock(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=ENVIRONMENT)

@@ -126,7 +126,7 @@ def test_a_report_of_an_earlier_version_is_still_shown(report):
 
 
 def test_the_end_of_a_pipeline(report, tmp_path):
-    from reasongrm_nemo.files import write_json
+    from reasongrm_nemo.files.writes import write_json
 
     write_json(tmp_path / "report.json", report)
     manifest = {"stage": "evaluate", "timings": {"seconds": 60.0}, "drops": {"too long": 2}}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import whole_folder, write_json
+from reasongrm_nemo.files.writes import whole_folder, write_json
 from reasongrm_nemo.megatron.weights import torch_dist
 from reasongrm_nemo.megatron.weights.hf_folder import (
     HFTensors,

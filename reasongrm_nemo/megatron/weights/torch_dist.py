@@ -37,7 +37,7 @@ from torch.distributed.checkpoint.utils import _create_file_view
 from torch.futures import Future
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files import StreamedFile
+from reasongrm_nemo.files.writes import StreamedFile
 from reasongrm_nemo.megatron.weights.description import read_description
 from reasongrm_nemo.megatron.weights.mappings import Box
 

@@ -118,7 +118,7 @@ NAMES = (
     ("torch.distributed.checkpoint.filesystem", "open"),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo.__init__.__globals__"),
     ("numpy", "load"),
-    ("reasongrm_nemo.files", "write_text"),
+    ("reasongrm_nemo.files.writes", "write_text"),
 )
 
 

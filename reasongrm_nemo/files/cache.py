@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts kept in the user's cache between commands."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reasongrm_nemo.files.documents import read_json as read_json
+
+if TYPE_CHECKING:
+    pass
+
+
+def remembered(kind: str, key: str) -> str | None:
+    """What `remember` kept under a key, in this run or an earlier one; None where nothing is kept."""
+    with suppress(OSError, RuntimeError, UnicodeDecodeError):
+        return (_memory(kind) / key).read_text(encoding="utf-8") or None
+    return None
+
+
+def remember(kind: str, key: str, text: str) -> None:
+    """Keep a text in the user's cache; only time is lost where that cannot be written.
+
+    Args:
+        kind: of things kept, a folder of the cache.
+        key: a hash of all that the text depends on.
+        text: not empty.
+    """
+    with suppress(OSError, RuntimeError):
+        folder = _memory(kind)
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f"{key}.{os.getpid()}"
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, folder / key)
+
+
+def _memory(kind: str) -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "reasongrm" / kind

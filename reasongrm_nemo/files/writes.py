@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes that survive a kill: whole files, whole folders, and what reaches the disk."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import read_json as read_json
+from reasongrm_nemo.files.lines import sync_directory
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+from reasongrm_nemo.files.disk import _SAID, full_disk, readable_bytes, says_full
+
+
+def write_text(path: Path, text: str) -> None:
+    r"""Write a whole file or nothing: beside it, synced, then renamed over it.
+
+    Half a surrogate pair, which a model may write, is no UTF-8; it becomes `\ud83d`, JSON's own escape.
+    """
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("w", encoding="utf-8", errors="backslashreplace") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(aside, path)
+    sync_directory(path.parent)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """`write_text` of indented JSON."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+class StreamedFile(io.FileIO):
+    """A file that is written once from start to end and goes to the disk meanwhile, not at the end.
+
+    Without it a large checkpoint fills the page cache with what nobody will read, at the cost of clearing
+    that memory first, and then waits for the disk.
+    """
+
+    _EVERY = 128 << 20
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "wb")
+        self._waiting = 0
+
+    def write(self, data: Buffer, /) -> int:
+        """All of ``data``."""
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left:
+            left = left[super().write(left) :]
+        self._waiting += size
+        if self._waiting >= self._EVERY:
+            self.settle()
+        return size
+
+    def settle(self) -> None:
+        """Wait until the disk has what was written, and let its memory go."""
+        os.fdatasync(self.fileno())
+        os.posix_fadvise(self.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self._waiting = 0
+
+
+@contextmanager
+def whole_folder(folder: Path, nbytes: int) -> Iterator[Path]:
+    """A folder to be filled, which appears under its name when the block ends well, and else not at all.
+
+    Args:
+        folder: must not exist.
+        nbytes: what will be written, so that a disk too small is refused before the work.
+
+    Raises:
+        UserError: the folder exists, or its disk is too small or filled up meanwhile.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists already: remove it, or name another folder.")
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        partial.mkdir(parents=True)
+        free = shutil.disk_usage(partial).free
+        if free < nbytes:
+            raise UserError(
+                f"no space left on the disk of {folder}: {readable_bytes(nbytes)} are needed, "
+                f"{readable_bytes(free)} free."
+            )
+        yield partial
+        sync_tree(partial)
+        partial.rename(folder)
+        sync_directory(folder.parent)
+    except BaseException as error:
+        full = full_disk(partial, nbytes) if says_full(error) and _SAID not in str(error) else ""
+        shutil.rmtree(partial, ignore_errors=True)  # only now: it is what fills the disk
+        if full:
+            raise UserError(f"{full.replace(str(partial), str(folder))}; nothing was kept.") from error
+        if isinstance(error, OSError):
+            raise UserError(f"{error.filename or folder} cannot be written: {error.strerror}.") from error
+        raise
+
+
+def sync_tree(folder: Path) -> None:
+    """Sync every file and folder below `folder`."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root) / name
+            if path.is_file():
+                with path.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        sync_directory(Path(root))
