@@ -25,13 +25,13 @@ from statistics import median
 
 import torch
 
-from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.megatron.weights.hf_folder import (
     shards,
     write_index,
     write_safetensors,
 )
 from reasongrm_nemo.megatron.weights.names import parameters, tensor_infos
+from reasongrm_nemo.models.architecture import Architecture
 
 ROOT = Path(__file__).resolve().parents[1]
 QWQ_32B = {

@@ -84,10 +84,10 @@ def contend(name: str, work: Path) -> dict[str, float]:
 
 
 def run_filter(work: Path, out: Path):
-    from reasongrm_nemo.config import load_recipe
-    from reasongrm_nemo.report.console import Console
+    from reasongrm_nemo.recipe.load import load_recipe
+    from reasongrm_nemo.run.console import Console
+    from reasongrm_nemo.run.stage import StageContext
     from reasongrm_nemo.stages import filter as stage
-    from reasongrm_nemo.stages.context import StageContext
 
     inputs = {name: work / f"{name}.jsonl" for name in ("paths", "tasks")}
     words = [f"inputs.{name}={path}" for name, path in inputs.items()]

@@ -120,8 +120,8 @@ def main() -> None:
 
 def run(args: Any, recipe: Any, model_dir: Path, tasks: Path, asked: list) -> tuple[dict, dict]:
     """Figures of both, and the machine's rate at the shapes of our micro-batches."""
+    from reasongrm_nemo.processes.work_order import WorkOrder
     from reasongrm_nemo.rollout import RolloutServer, RolloutSettings
-    from reasongrm_nemo.work_order import WorkOrder
 
     cfg, tokens = recipe.grpo, recipe.rollout.max_response_tokens
     work = args.work.resolve() / f"grpo_step_{args.model}"

@@ -154,7 +154,7 @@ def arguments(description: str, models: Iterable[str] = tuple(FOLDERS)) -> argpa
 
 def prepared(model: str, work: Path) -> tuple[Path, Path]:
     """(Hugging Face folder, tasks file) of a model's recipes; made by stage prepare, once a work folder."""
-    from reasongrm_nemo.config import load_recipe, resolve_path
+    from reasongrm_nemo.recipe.load import load_recipe, resolve_path
 
     folder = FOLDERS[model]
     runs = (work / model).resolve()
@@ -170,7 +170,7 @@ def prepared(model: str, work: Path) -> tuple[Path, Path]:
 
 def grpo_recipe(model: str, work: Path, overrides: Sequence[str] = ()) -> Any:
     """The model's first GRPO recipe."""
-    from reasongrm_nemo.config import load_recipe
+    from reasongrm_nemo.recipe.load import load_recipe
 
     path = ROOT / FOLDERS[model] / "1_grpo_zero.yaml"
     return load_recipe(path, [f"runs_dir={(work / model).resolve()}", *overrides])
@@ -179,7 +179,7 @@ def grpo_recipe(model: str, work: Path, overrides: Sequence[str] = ()) -> Any:
 def prompts(recipe: Any, model_dir: Path, tasks: Path, count: int) -> list[tuple[str, list[int]]]:
     """Text and tokens of the first ``count`` prompts, the file taken again where it is shorter."""
     from reasongrm_nemo.data.jsonl import read_tasks
-    from reasongrm_nemo.tokenization import load_tokenizer
+    from reasongrm_nemo.models.tokenization import load_tokenizer
 
     tokenizer = load_tokenizer(model_dir, recipe.judge.date)
     texts = [

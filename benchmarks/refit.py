@@ -30,7 +30,7 @@ def sync_worker(order_path: str) -> None:
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     from reasongrm_nemo.megatron.platform import load_platform
-    from reasongrm_nemo.work_order import WorkOrder
+    from reasongrm_nemo.processes.work_order import WorkOrder
 
     order = WorkOrder.read(order_path)
     recipe = order.recipe
@@ -103,8 +103,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
         return sync_worker(sys.argv[2])
     args = arguments(__doc__.splitlines()[0]).parse_args()
+    from reasongrm_nemo.processes.work_order import WorkOrder
     from reasongrm_nemo.rollout import RolloutServer, RolloutSettings
-    from reasongrm_nemo.work_order import WorkOrder
 
     model_dir, tasks = prepared(args.model, args.work)
     recipe = grpo_recipe(args.model, args.work, [f"cluster.threads_per_rank={args.threads}"])

@@ -15,7 +15,7 @@ from harness import answer, await_turn
 from step_ours import force_lengths
 
 from reasongrm_nemo.rollout import Prompt, Rollouts, Sampling
-from reasongrm_nemo.rollout.server import reset_prefix_cache
+from reasongrm_nemo.rollout.server.server import reset_prefix_cache
 
 
 def main() -> None:

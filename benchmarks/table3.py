@@ -24,12 +24,12 @@ from statistics import mean, stdev
 
 from scipy.stats import t as student
 
-from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.files.locks import RunsLock
 from reasongrm_nemo.files.writes import write_text
-from reasongrm_nemo.report.console import Console
-from reasongrm_nemo.stages.context import run_stage
-from reasongrm_nemo.stages.rollout_pool import RolloutPool
+from reasongrm_nemo.recipe.load import load_recipe
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.rollout_pool import RolloutPool
+from reasongrm_nemo.run.stage import run_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes" / "tiny"

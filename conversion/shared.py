@@ -14,15 +14,15 @@ from typing import Any
 import click
 import torch
 
-from reasongrm_nemo import conversions
-from reasongrm_nemo.architecture import exported_config
-from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.files.disk import readable_bytes
 from reasongrm_nemo.files.documents import read_json
-from reasongrm_nemo.manifest import HashCache, check_path
 from reasongrm_nemo.megatron.weights import convert
 from reasongrm_nemo.megatron.weights.hf_folder import RECIPE_DTYPES
-from reasongrm_nemo.rollout import readers
+from reasongrm_nemo.models.architecture import exported_config
+from reasongrm_nemo.recipe.load import load_recipe
+from reasongrm_nemo.rollout.server import readers
+from reasongrm_nemo.run import converted
+from reasongrm_nemo.run.manifest import HashCache, check_path
 
 Conversion = Callable[
     [torch.dtype | None, Mapping[str, Any] | None, int | None, Mapping[str, Any] | None], convert.Converted
@@ -87,14 +87,14 @@ def run(
     for source in {weights, megatron if target == hf else hf}:
         check_path(source, "source", cache)
     if if_changed:
-        if conversions.stands(target, weights, cache):
+        if converted.stands(target, weights, cache):
             click.echo(f"{target}: made of these weights before")
             return
-        if (target / conversions.NOTE).is_file():
+        if (target / converted.NOTE).is_file():
             shutil.rmtree(target)  # of other weights
     # a stage holds model.megatron_path against model.hf_path by it
     noted = weights.is_dir() and (if_changed or target == megatron)
-    beside = {conversions.NOTE: conversions.made_of(weights, cache)} if noted else None
+    beside = {converted.NOTE: converted.made_of(weights, cache)} if noted else None
     rope = None if recipe is None else load_recipe(recipe).model.rope
     if companions is not None:
         check_export(companions, rope)

@@ -8,7 +8,7 @@ Give it to the rollout environment's python:
 recipes/smollm2/0_prepare.yaml does the same by itself (`prepare.model_package`).
 """
 
-from reasongrm_nemo.smollm2 import main
+from reasongrm_nemo.demo.smollm2 import main
 
 if __name__ == "__main__":
     main()

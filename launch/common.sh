@@ -57,7 +57,7 @@ set_fabric() {
 set_scratch() {
   # compilers write thousands of small files and lock them; a shared file system is slow at both
   local scratch=${REASONGRM_SCRATCH:-/tmp}/reasongrm-$UID-${SLURM_JOB_ID:-dry}
-  # what is compiled there is run: on each node the folder must be made by this user (reasongrm_nemo/rank.py)
+  # what is compiled there is run: on each node the folder must be made by this user (reasongrm_nemo/processes/srun_rank.py)
   export REASONGRM_NODE_SCRATCH=$scratch
   if [ -n "${SLURM_JOB_ID:-}" ]; then
     mkdir -p "${scratch%/*}"
@@ -71,7 +71,7 @@ set_scratch() {
 
 quoted() { printf '%q ' "$@"; } # words that Python's shlex splits again
 
-set_containers() { # which srun options and prefixes start ranks and servers (reasongrm_nemo/placement.py)
+set_containers() { # which srun options and prefixes start ranks and servers (reasongrm_nemo/processes/placement.py)
   extra=() trainer=("${TRAINER_PYTHON:-python3}")
   local mounts=${REASONGRM_MOUNTS:-$PWD:$PWD}
   case ${REASONGRM_CONTAINER:-none} in

@@ -17,7 +17,7 @@ import click
 from reasongrm_nemo import __version__
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.refusals import sentence
-from reasongrm_nemo.limits import Stopped, note_job_start, stop_on_signal
+from reasongrm_nemo.processes.stop_requests import Stopped, note_job_start, stop_on_signal
 
 _INTERRUPTED = 130
 
@@ -57,8 +57,8 @@ class Command(click.Command):
 
 def _sentence(error: object) -> str:
     """On one line, with nothing that a terminal obeys and no secret."""
-    from reasongrm_nemo.report.text import printable
-    from reasongrm_nemo.secret_values import strike
+    from reasongrm_nemo.processes.secret_values import strike
+    from reasongrm_nemo.run.text import printable
 
     return printable(" ".join(strike(str(error)).split()))
 
@@ -104,13 +104,13 @@ def _interruptible(kept: str) -> Iterator[None]:
 
 
 def _console(as_json: bool) -> Any:
-    from reasongrm_nemo.report.console import Console
+    from reasongrm_nemo.run.console import Console
 
     return Console(quiet=as_json)
 
 
 def _print(as_json: bool, data: Any, text: str) -> None:
-    from reasongrm_nemo.report.text import in_json, printable
+    from reasongrm_nemo.run.text import in_json, printable
 
     if as_json:
         click.echo(in_json(json.dumps(data, indent=2, ensure_ascii=False)))
@@ -136,10 +136,10 @@ def main() -> None:
 @_JSON
 def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Run one stage's RECIPE; what is done and unchanged is not done again, what was cut off is resumed."""
-    from reasongrm_nemo.config import artefacts_elsewhere, artefacts_read, load_recipe
     from reasongrm_nemo.files.locks import RunsLock
-    from reasongrm_nemo.stages.context import run_stage
-    from reasongrm_nemo.stages.rollout_pool import RolloutPool
+    from reasongrm_nemo.recipe.load import artefacts_elsewhere, artefacts_read, load_recipe
+    from reasongrm_nemo.run.rollout_pool import RolloutPool
+    from reasongrm_nemo.run.stage import run_stage
 
     cfg = load_recipe(recipe, overrides)
     runs_dir, console = Path(cfg.runs_dir), _console(as_json)
@@ -167,8 +167,8 @@ def pipeline(
 
     A KEY=VALUE goes to every recipe that knows the key, 1_grpo_zero:KEY=VALUE to that one.
     """
-    from reasongrm_nemo.pipeline import run_pipeline
     from reasongrm_nemo.report import summary
+    from reasongrm_nemo.run.pipeline import run_pipeline
 
     console = _console(as_json)
     with _interruptible("finished artefacts and partial ones are kept; the same command goes on from there"):
@@ -206,9 +206,9 @@ def plan(
 
     RECIPE may be a folder, whose stages are then added up.
     """
-    from reasongrm_nemo import planning
-    from reasongrm_nemo.config import find_recipe
-    from reasongrm_nemo.manifest import check_path
+    from reasongrm_nemo.plan import command
+    from reasongrm_nemo.recipe.load import find_recipe
+    from reasongrm_nemo.run.manifest import check_path
 
     asked = {
         "--dry-start": dry_start,
@@ -233,15 +233,15 @@ def plan(
             f"{', '.join(given)}: of one recipe, and {recipe} is a folder; give one of its recipes"
         )
     if dry_start:
-        data, text, wrong = planning.of_dry_start(recipe, overrides)
+        data, text, wrong = command.of_dry_start(recipe, overrides)
     elif folder:
-        data, text, wrong = planning.of_folder(recipe, overrides)
+        data, text, wrong = command.of_folder(recipe, overrides)
     elif of_rollouts:
-        data, text, wrong = planning.of_rollouts(recipe, overrides, lengths, plot)
+        data, text, wrong = command.of_rollouts(recipe, overrides, lengths, plot)
     elif sweep is not None:
-        data, text, wrong = planning.of_layouts(recipe, overrides, sweep.split(","))
+        data, text, wrong = command.of_layouts(recipe, overrides, sweep.split(","))
     else:
-        data, text, wrong = planning.of_recipe(
+        data, text, wrong = command.of_recipe(
             recipe, overrides, simulate, not no_check, _console(as_json).line
         )
     _print(as_json, data, text)
@@ -270,8 +270,8 @@ def chain(
     shell: bool,
 ) -> None:
     """What launch/pipeline.sh submits for the recipes of DIR: a job a line, and whether it is done."""
-    from reasongrm_nemo.chain import as_lines
-    from reasongrm_nemo.chain import chain as jobs_of
+    from reasongrm_nemo.slurm.jobs import as_lines
+    from reasongrm_nemo.slurm.jobs import chain as jobs_of
 
     found = jobs_of(folder, overrides, shards, first, last, not no_conversion)
     click.echo("\n".join(as_lines(found)) if shell else json.dumps(found, indent=2))
@@ -282,7 +282,7 @@ def chain(
 @_JSON
 def status(runs_dir: Path, as_json: bool) -> None:
     """Where the jobs of RUNS_DIR stand: stage, step, reward, time left, last error with its log line."""
-    from reasongrm_nemo.report import status as report
+    from reasongrm_nemo.slurm import status as report
 
     found = report.collect(runs_dir)
     _print(as_json, found, report.as_text(found))
@@ -306,7 +306,7 @@ def preflight(
     notes: Path | None,
 ) -> None:
     """Check the nodes of this Slurm job, or this machine, for RECIPE: before any model loads."""
-    from reasongrm_nemo.preflight.report import preflight as check
+    from reasongrm_nemo.slurm.preflight.command import preflight as check
 
     if not check(recipe, overrides, _console(False), quick, off, dry_run, job_nodes, notes):
         raise click.exceptions.Exit(2)
@@ -336,8 +336,8 @@ def preflight(
 @_JSON
 def score(words: tuple[Path, ...], origin: str | None, as_json: bool, **options: Any) -> None:
     """Score BENCHMARK (rewardbench, rm_bench or rmb) from its verdict log; several files are its shards."""
-    from reasongrm_nemo.manifest import check_path
     from reasongrm_nemo.report.score_command import ScoreOptions, benchmark_and_files, score_command
+    from reasongrm_nemo.run.manifest import check_path
 
     benchmark, files = benchmark_and_files(words, origin)
     for file in (*files, *options["compare"], *filter(None, [options["tasks"]])):
@@ -376,8 +376,8 @@ def serve(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     It answers like OpenAI's API (/v1/completions, /v1/chat/completions) under the model name "policy".
     """
-    from reasongrm_nemo.config import load_recipe
-    from reasongrm_nemo.stages.serving import as_text, described, served, watch
+    from reasongrm_nemo.recipe.load import load_recipe
+    from reasongrm_nemo.run.serving import as_text, described, served, watch
 
     cfg = load_recipe(recipe, overrides)
     with (

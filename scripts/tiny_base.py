@@ -13,12 +13,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from reasongrm_nemo.config import recipes_root
 from reasongrm_nemo.data import write_jsonl
-from reasongrm_nemo.data.tiny_base import base_examples, write_initial_model
+from reasongrm_nemo.demo.tiny_base import base_examples, write_initial_model
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.pipeline import run_pipeline
-from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.recipe.load import recipes_root
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.pipeline import run_pipeline
 
 RUNS = Path("runs/tiny_base")
 SHIPPED = Path(__file__).resolve().parents[1] / "reasongrm_nemo" / "assets" / "tiny_judge"

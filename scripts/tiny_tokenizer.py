@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from reasongrm_nemo.data.tiny_judge import STYLES, Habits, draw_question, trace
+from reasongrm_nemo.demo.tiny_judge import STYLES, Habits, draw_question, trace
 from reasongrm_nemo.judge import build_messages, load_template
 
 # Qwen2's, from its tokenizer.json.

@@ -6,7 +6,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reasongrm_nemo.data.tiny_judge import questions
+from reasongrm_nemo.demo.tiny_judge import questions
 from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
 
 

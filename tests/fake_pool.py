@@ -3,8 +3,8 @@
 
 from pathlib import Path
 
+from reasongrm_nemo.models.tokenization import load_tokenizer, response_ids
 from reasongrm_nemo.rollout import Completion, Scoring
-from reasongrm_nemo.tokenization import load_tokenizer, response_ids
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "tiny"
 TINY = RECIPES.parents[1] / "reasongrm_nemo" / "assets" / "tiny_judge"

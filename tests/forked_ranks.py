@@ -16,7 +16,7 @@ import traceback
 
 MODULES = (
     "transformers",
-    "reasongrm_nemo.config",
+    "reasongrm_nemo.recipe.load",
     "reasongrm_nemo.grpo.actor",
     "reasongrm_nemo.grpo.trainer",
     "reasongrm_nemo.sft.main",

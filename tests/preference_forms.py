@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reasongrm_nemo.data.tiny_judge import questions
+from reasongrm_nemo.demo.tiny_judge import questions
 
 ROOT = Path(__file__).resolve().parents[1]
 

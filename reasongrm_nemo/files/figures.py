@@ -23,7 +23,7 @@ def read_figures(path: Path, shape: Any = _STEP) -> Iterator[tuple[str, dict[str
     """Text and figures of each line of metrics.jsonl or its like; a last one that is torn is left out.
 
     Raises:
-        UserError: a line is too long, is no JSON, or has another shape (`documents.shaped`).
+        UserError: a line is too long, is no JSON, or has another shape (`shapes.shaped`).
     """
     if not path.exists():
         return

@@ -12,10 +12,10 @@ from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.grpo.advantages import group_advantages, keep_group
 from reasongrm_nemo.grpo.loss import sample_weights
 from reasongrm_nemo.megatron.micro_batches import Sample
+from reasongrm_nemo.models.tokenization import JudgeTokenizer, opens_think, prompt_ids
 from reasongrm_nemo.rewards import Rewarder, overlong_penalty
 from reasongrm_nemo.rollout import Completion, Prompt
 from reasongrm_nemo.rollout.reading import Reader, Reading
-from reasongrm_nemo.tokenization import JudgeTokenizer, opens_think, prompt_ids
 
 
 @dataclass(frozen=True)

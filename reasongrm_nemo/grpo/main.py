@@ -10,7 +10,7 @@ from functools import partial
 def main(path: str) -> None:
     """Train as the work order says (see ``work_order``); every rank runs this."""
     from reasongrm_nemo.megatron.platform import load_platform
-    from reasongrm_nemo.work_order import WorkOrder, first_rank, note_loss, rank_of_the_run
+    from reasongrm_nemo.processes.work_order import WorkOrder, first_rank, note_loss, rank_of_the_run
 
     order = WorkOrder.read(path)
     recipe = order.recipe
@@ -24,9 +24,9 @@ def main(path: str) -> None:
         from reasongrm_nemo.grpo.source import RolloutSource
         from reasongrm_nemo.grpo.trainer import GRPOTrainer
         from reasongrm_nemo.grpo.validation import Validation
+        from reasongrm_nemo.megatron.training_run import Run
+        from reasongrm_nemo.models.tokenization import load_tokenizer, stop_token_ids
         from reasongrm_nemo.rollout import Rollouts
-        from reasongrm_nemo.tokenization import load_tokenizer, stop_token_ids
-        from reasongrm_nemo.training import Run
 
         tasks = taken(
             order.inputs["tasks"], recipe.grpo.skip_tasks, recipe.grpo.max_tasks, order.left_out("tasks")

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from reasongrm_nemo.data.jsonl import read_tasks
 from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.data.seeds import derive_seed
-from reasongrm_nemo.plan.times import grpo_steps
+from reasongrm_nemo.grpo.steps import grpo_steps
 
 
 def taken(path: Path, skip: int, take: int | None, left_out: Collection[int] = ()) -> list[JudgeTask]:

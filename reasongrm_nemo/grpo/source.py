@@ -32,8 +32,8 @@ from reasongrm_nemo.rollout import (
     Sampling,
     WeightSender,
 )
-from reasongrm_nemo.rollout.transports import transport
-from reasongrm_nemo.rollout.worker import Worker
+from reasongrm_nemo.rollout.job_thread import Worker
+from reasongrm_nemo.rollout.weights.transports import transport
 
 Completions = list[list[Completion]]
 _ANSWER = {"prompt_id": str, "completions": [dict]}

@@ -22,15 +22,15 @@ from reasongrm_nemo.grpo.loss import kl_estimate
 from reasongrm_nemo.grpo.order import TaskOrder
 from reasongrm_nemo.grpo.source import Part, RolloutSource
 from reasongrm_nemo.grpo.validation import Validation
+from reasongrm_nemo.megatron.balance import costs, share
 from reasongrm_nemo.megatron.checkpoints import Checkpoints
 from reasongrm_nemo.megatron.early_stop import EarlyStop
 from reasongrm_nemo.megatron.finite_steps import FiniteSteps
 from reasongrm_nemo.megatron.metrics import MetricsLog
 from reasongrm_nemo.megatron.micro_batches import Sample
 from reasongrm_nemo.megatron.session import Session
-from reasongrm_nemo.plan.balance import costs, share
+from reasongrm_nemo.models.tokenization import JudgeTokenizer
 from reasongrm_nemo.rollout import Prompt, Sampling
-from reasongrm_nemo.tokenization import JudgeTokenizer
 
 # metrics of the policy that sampled: known before the first update, and where a step makes none
 _OF_THE_SAMPLER = ("entropy", "log_prob_error_mean", "log_prob_error_max", "warning")

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from omegaconf import DictConfig, OmegaConf
 
-from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.megatron.platform import Platform
 from reasongrm_nemo.megatron.rope import softmax_scale
+from reasongrm_nemo.models.architecture import Architecture, Layout
 
 # NeMo's keys for megatron-core's DistributedDataParallel (megatron_gpt_model.py, its setup_mcore_...).
 _DISTRIBUTED_OPTIMIZER = {

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reasongrm_nemo.rope import Rope
+from reasongrm_nemo.models.rope import Rope
 
 _LENGTHS = 4
 

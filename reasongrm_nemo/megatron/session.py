@@ -10,9 +10,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.megatron.platform import Platform
-from reasongrm_nemo.rollout.meeting import init_ranks
+from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.processes.meeting import init_ranks
 
 
 @dataclass

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reasongrm_nemo.architecture import Architecture, Layout
+from reasongrm_nemo.models.architecture import Architecture, Layout
 from reasongrm_nemo.plan.states import WIDTH
 
 SAVED = "saved"

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from reasongrm_nemo.architecture import Architecture, Layout
+from reasongrm_nemo.models.architecture import Architecture, Layout
 from reasongrm_nemo.plan import memory, storage
 from reasongrm_nemo.plan.serving import GIB, Server, server
 from reasongrm_nemo.plan.times import stated_lengths

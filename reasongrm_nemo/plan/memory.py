@@ -6,11 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reasongrm_nemo.architecture import Architecture, Layout
-from reasongrm_nemo.placement import servers_per_node
-from reasongrm_nemo.plan import activations, parameters, states
+from reasongrm_nemo.models import parameter_counts
+from reasongrm_nemo.models.architecture import Architecture, Layout
+from reasongrm_nemo.plan import activations, states
 from reasongrm_nemo.plan.serving import GIB, Server
 from reasongrm_nemo.plan.states import States
+from reasongrm_nemo.processes.placement import servers_per_node
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Rank:
 
     stage: int
     layers: int
-    count: parameters.Count
+    count: parameter_counts.Count
     states: States
     activations: dict[str, int]
 
@@ -56,7 +57,7 @@ def ranks(recipe: Any, architecture: Architecture, micro_batches: int | None = N
     assert layers is not None
     found = []
     for stage in range(layout.pipeline):
-        count = parameters.of_stage(architecture, layout, stage)
+        count = parameter_counts.of_stage(architecture, layout, stage)
         kept = states.of_rank(
             count.total, recipe.model.dtype, recipe.cluster.platform, data_parallel(recipe.cluster)
         )

@@ -9,10 +9,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from reasongrm_nemo import checks, config
-from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.recipe import checks, load
 
 
 class ShapeUnknown(UserError):
@@ -30,7 +30,7 @@ def config_folder(recipe: DictConfig) -> Path | None:
         value = recipe.model.hf_path if key == "hf_path" else recipe.plan.config
         if value is None:
             continue
-        folder = config.resolve_path(value, recipe.runs_dir)
+        folder = load.resolve_path(value, recipe.runs_dir)
         if (folder / "config.json").is_file():
             return folder
         tried.append(f"{'model' if key == 'hf_path' else 'plan'}.{key} {value}")
@@ -52,7 +52,7 @@ def _check_judges(recipe: DictConfig, own: Architecture) -> None:
         value = entry if isinstance(entry, str) else entry.hf_path
         if value == recipe.model.hf_path or value.startswith("@"):  # made of the model that is planned
             continue
-        file = config.resolve_path(value, recipe.runs_dir) / "config.json"
+        file = load.resolve_path(value, recipe.runs_dir) / "config.json"
         if not file.is_file():
             raise ShapeUnknown(
                 f"{recipe.name}: the shape of evaluate.models.{name} is not known, no config.json is in "

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reasongrm_nemo.architecture import Architecture
-from reasongrm_nemo.plan import parameters
+from reasongrm_nemo.models import parameter_counts
+from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan.states import WIDTH
 
 GIB = 2**30
@@ -51,7 +51,7 @@ def server(recipe: Any, architecture: Architecture) -> Server:
     """
     own, workers = recipe.rollout, recipe.rollout.tensor_parallel
     width = WIDTH[own.dtype]
-    held = parameters.of_model(architecture)
+    held = parameter_counts.of_model(architecture)
     weights = width * -(-held // workers)
     heads = max(1, architecture.kv_heads // workers)
     kv_token = 2 * width * architecture.layers * heads * architecture.head_dim

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from reasongrm_nemo.architecture import Architecture
-from reasongrm_nemo.plan import parameters, states, times
+from reasongrm_nemo.models import parameter_counts
+from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.plan import states, times
 
 # Bytes of a response token as JSON (measured): its text, its id in a path, its id and log-prob in rollouts/.
 _TEXT, _ID, _ROLLOUT = 5, 7, 27
@@ -22,7 +23,7 @@ def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) ->
     """
     stage = recipe.stage
     if stage in ("grpo", "sft"):
-        own, held = recipe[stage], parameters.of_model(architecture)
+        own, held = recipe[stage], parameter_counts.of_model(architecture)
         one = states.checkpoint_bytes(held, recipe.model.dtype, recipe.cluster.platform)
         kept = own.keep_checkpoints + recipe.checkpoints.keep_best
         steps = times.steps(recipe)
@@ -50,5 +51,5 @@ def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) ->
 
 def checkpoint(recipe: Any, architecture: Architecture) -> int:
     """Bytes of one checkpoint of a training stage."""
-    held = parameters.of_model(architecture)
+    held = parameter_counts.of_model(architecture)
     return states.checkpoint_bytes(held, recipe.model.dtype, recipe.cluster.platform)

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan import memory, times
 from reasongrm_nemo.plan.fit import TRAINED, changed, layouts, misfits
 

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from reasongrm_nemo.architecture import Architecture, Layout
-from reasongrm_nemo.checks import judges_benchmarks
 from reasongrm_nemo.data.seeds import derive_seed
-from reasongrm_nemo.placement import servers_per_node
-from reasongrm_nemo.plan import flops, parameters, schedule
-from reasongrm_nemo.plan.balance import costs, share
-from reasongrm_nemo.plan.batches import step_count, trained
-from reasongrm_nemo.plan.lengths import Drawn, Lengths, Lognormal
+from reasongrm_nemo.grpo.steps import grpo_steps
+from reasongrm_nemo.megatron.balance import costs, share
+from reasongrm_nemo.models import flops, parameter_counts
+from reasongrm_nemo.models.architecture import Architecture, Layout
+from reasongrm_nemo.plan import schedule
 from reasongrm_nemo.plan.memory import data_parallel
+from reasongrm_nemo.plan.rollouts.lengths import Drawn, Lengths, Lognormal
+from reasongrm_nemo.plan.rollouts.timeline import Rates, Servers, Timeline, roll_out
 from reasongrm_nemo.plan.serving import Server
 from reasongrm_nemo.plan.states import WIDTH
-from reasongrm_nemo.plan.timeline import Rates, Servers, Timeline, roll_out
+from reasongrm_nemo.processes.placement import servers_per_node
+from reasongrm_nemo.recipe.checks import judges_benchmarks
+from reasongrm_nemo.sft.steps import step_count, trained
 
 STEPS = 12  # simulated for a mean
 MOST = 65_536  # responses of a step that are simulated
@@ -71,7 +73,7 @@ def rates(recipe: Any, architecture: Architecture, server: Server) -> Rates:
     return Rates(
         fixed=own.decode_overhead_ms / 1e3,
         weights=server.weights / bandwidth,
-        sample=2 * parameters.of_model(architecture) / speed,
+        sample=2 * parameter_counts.of_model(architecture) / speed,
         token=server.kv_token / bandwidth,
     )
 
@@ -219,7 +221,7 @@ def _sft_batch(recipe: Any) -> int:
 
 def refit_bytes(recipe: Any, architecture: Architecture) -> int:
     """What one refit moves to each server: every weight once, in the served type."""
-    return WIDTH[recipe.rollout.dtype] * parameters.of_model(architecture)
+    return WIDTH[recipe.rollout.dtype] * parameter_counts.of_model(architecture)
 
 
 def of_stage(
@@ -275,13 +277,6 @@ def steps(recipe: Any) -> int | None:
     if recipe.stage == "grpo":
         return None if recipe.grpo.steps is None and count is None else grpo_steps(recipe.grpo, count or 0)
     return None if count is None else step_count(trained(count, recipe.sft), recipe.sft)
-
-
-def grpo_steps(grpo: Any, tasks: int) -> int:
-    """Steps of stage grpo: as said, or so many that each of ``epochs`` passes takes every task."""
-    if grpo.steps is not None:
-        return int(grpo.steps)
-    return -(-grpo.epochs * tasks // grpo.prompts_per_step)
 
 
 def tasks(recipe: Any) -> int | None:

@@ -9,12 +9,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.plan import memory, model, parameters, storage, times
+from reasongrm_nemo.models import parameter_counts
+from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.plan import memory, model, storage, times
 from reasongrm_nemo.plan.fit import SERVED, TRAINED, Misfit, misfits
-from reasongrm_nemo.plan.lengths import Lengths
 from reasongrm_nemo.plan.memory import Rank
+from reasongrm_nemo.plan.rollouts.lengths import Lengths
 from reasongrm_nemo.plan.serving import Server, server
 from reasongrm_nemo.plan.times import StageTime
 
@@ -73,7 +74,7 @@ def plan(recipe: DictConfig, lengths: Lengths | None = None) -> Plan | None:
     """The plan of a recipe, or None where its stage has no model (``prepare``, ``filter``).
 
     Args:
-        recipe: from ``config.load_recipe``.
+        recipe: from ``recipe.load.load_recipe``.
         lengths: of responses; None: as the recipe's ``plan.responses`` states.
 
     Raises:
@@ -104,7 +105,7 @@ def _plan(recipe: DictConfig, architecture: Architecture, lengths: Lengths | Non
         stage=stage,
         # what samples is of one machine
         devices=(recipe.cluster.nodes if trained else 1) * recipe.cluster.devices_per_node,
-        parameters=parameters.of_model(architecture),
+        parameters=parameter_counts.of_model(architecture),
         ranks=trained,
         server=serving,
         served=times.server_count(recipe) * recipe.rollout.tensor_parallel if serving else 0,
@@ -122,7 +123,7 @@ def check_fit(recipe: DictConfig) -> None:
     """Return if the recipe fits its cluster, by the same arithmetic; for a check before a job starts.
 
     Args:
-        recipe: from ``config.load_recipe``.
+        recipe: from ``recipe.load.load_recipe``.
 
     Raises:
         UserError: the first thing that does not, with the key to change; or the model's shape is not known.

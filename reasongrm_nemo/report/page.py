@@ -16,7 +16,7 @@ from reasongrm_nemo.evaluation.details import SAID
 from reasongrm_nemo.evaluation.tasks import BenchmarkTask
 from reasongrm_nemo.files.lines import encodable
 from reasongrm_nemo.report.scores import details_lines, percent
-from reasongrm_nemo.report.text import markdown, markdown_table, printable
+from reasongrm_nemo.run.text import markdown, markdown_table, printable
 
 WORST = 10
 MAX_CHARS = 3000

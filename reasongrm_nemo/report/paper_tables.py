@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from reasongrm_nemo.report.text import latex, markdown
+from reasongrm_nemo.run.text import latex, markdown
 
 KINDS = {"scalar": "Scalar reward models", "generative": "Generative reward models"}
 DAGGER, DOUBLE_DAGGER = "†", "‡"

@@ -10,7 +10,7 @@ from reasongrm_nemo.evaluation.accuracy import Accuracy
 from reasongrm_nemo.evaluation.benchmarks import Run
 from reasongrm_nemo.evaluation.compare import Comparison
 from reasongrm_nemo.evaluation.result import Result
-from reasongrm_nemo.report.text import aligned
+from reasongrm_nemo.run.text import aligned
 
 
 def as_text(result: Result) -> str:

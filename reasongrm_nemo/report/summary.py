@@ -13,14 +13,14 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.disk import readable_bytes
 from reasongrm_nemo.files.documents import read_json
 from reasongrm_nemo.files.shapes import NUMBER, shaped
-from reasongrm_nemo.manifest import flatten, read_manifest, verify
-from reasongrm_nemo.report.console import duration
-from reasongrm_nemo.report.text import aligned, markdown, markdown_table, printable
-from reasongrm_nemo.secret_values import masked
-from reasongrm_nemo.work_order import LOSSES
+from reasongrm_nemo.processes.secret_values import masked
+from reasongrm_nemo.processes.work_order import LOSSES
+from reasongrm_nemo.run.console import duration
+from reasongrm_nemo.run.manifest import flatten, read_manifest, verify
+from reasongrm_nemo.run.text import aligned, markdown, markdown_table, printable
 
 if TYPE_CHECKING:
-    from reasongrm_nemo.stages.context import Outcome
+    from reasongrm_nemo.run.stage import Outcome
 
 
 _TIMED = {"name": str, "stage": str, "timings": {"seconds": NUMBER}}

@@ -2,7 +2,7 @@
 """Rollouts by vLLM: the server as a child process, its HTTP client, and the channel that sends it weights.
 
 Imported in two environments: the trainer's, which has no vLLM, and the rollout's, whose processes load only
-`vllm_plugin`.  The names are therefore imported when they are first used.
+`server.vllm_plugin`.  The names are therefore imported when they are first used.
 """
 
 from importlib import import_module
@@ -12,15 +12,15 @@ _HOME = {
     "Completion": "types",
     "Prompt": "types",
     "RolloutClient": "client",
-    "RolloutServer": "server",
+    "RolloutServer": "server.server",
     "RolloutServerLost": "types",
-    "RolloutSettings": "settings",
+    "RolloutSettings": "server.settings",
     "Rollouts": "rollouts",
     "Sampling": "types",
     "Scoring": "types",
-    "TensorInfo": "weights",
-    "WeightSender": "weights",
-    "reasoning_path": "to_path",
+    "TensorInfo": "weights.sender",
+    "WeightSender": "weights.sender",
+    "reasoning_path": "completion_to_path",
 }
 
 __all__ = sorted(_HOME)

@@ -12,7 +12,7 @@ import aiohttp
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.rollout.http import message, reason
-from reasongrm_nemo.rollout.settings import SERVED_NAME
+from reasongrm_nemo.rollout.server.settings import SERVED_NAME
 from reasongrm_nemo.rollout.types import Completion, Prompt, RolloutServerLost, Sampling, Scoring
 
 _WATCH_S = 1.0

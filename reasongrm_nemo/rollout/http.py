@@ -8,8 +8,8 @@ import json
 import urllib.parse
 from typing import Any
 
+from reasongrm_nemo.processes.secret_values import strike
 from reasongrm_nemo.rollout.types import RolloutServerLost
-from reasongrm_nemo.secret_values import strike
 
 
 def call(

@@ -14,7 +14,7 @@ from reasongrm_nemo.rollout.types import Completion
 
 
 class Decoder(Protocol):
-    """The part of a tokenizer (`reasongrm_nemo.tokenization.JudgeTokenizer`) that reading needs."""
+    """The part of a tokenizer (`reasongrm_nemo.models.tokenization.JudgeTokenizer`) that reading needs."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, special ones included."""

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from reasongrm_nemo.rollout.client import RolloutClient
 from reasongrm_nemo.rollout.dispatch import Dispatch, Loss
-from reasongrm_nemo.rollout.server import RolloutServer
+from reasongrm_nemo.rollout.server.server import RolloutServer
 from reasongrm_nemo.rollout.types import Completion, Prompt, RolloutServerLost, Sampling, Scoring
 
 _BETWEEN = "The rollout server ended between two calls."

@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 from reasongrm_nemo.data.jsonl import read_jsonl
 from reasongrm_nemo.data.records import SftExample
 from reasongrm_nemo.data.seeds import derive_seed
+from reasongrm_nemo.megatron.balance import share
 from reasongrm_nemo.megatron.micro_batches import Sample
-from reasongrm_nemo.plan.balance import share
-from reasongrm_nemo.plan.batches import epoch_steps
 from reasongrm_nemo.sft.examples import Examples
+from reasongrm_nemo.sft.steps import epoch_steps
 
 
 def read_samples(

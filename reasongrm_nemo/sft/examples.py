@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from reasongrm_nemo.data.records import SftExample
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.tokenization import (
+from reasongrm_nemo.models.tokenization import (
     Response,
     Reteller,
     Unfit,

@@ -9,7 +9,7 @@ import sys
 def main(path: str) -> None:
     """Train as the work order says (see ``work_order``); every rank runs this."""
     from reasongrm_nemo.megatron.platform import load_platform
-    from reasongrm_nemo.work_order import WorkOrder, rank_of_the_run
+    from reasongrm_nemo.processes.work_order import WorkOrder, rank_of_the_run
 
     order = WorkOrder.read(path)
     recipe = order.recipe
@@ -18,11 +18,11 @@ def main(path: str) -> None:
         from reasongrm_nemo.megatron import session as sessions
 
         sessions.quiet_libraries()
-        from reasongrm_nemo.plan.batches import step_count
+        from reasongrm_nemo.megatron.training_run import Run
         from reasongrm_nemo.sft.data import read_samples
         from reasongrm_nemo.sft.model import SFTModel
+        from reasongrm_nemo.sft.steps import step_count
         from reasongrm_nemo.sft.trainer import make_trainer
-        from reasongrm_nemo.training import Run
 
         cfg = recipe.sft
         samples, held_out = read_samples(

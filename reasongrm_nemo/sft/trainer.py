@@ -12,13 +12,13 @@ from megatron.core import parallel_state
 from nemo_aligner.algorithms.supervised import SupervisedTrainer
 from omegaconf import DictConfig, OmegaConf
 
+from reasongrm_nemo.megatron.balance import costs, share
 from reasongrm_nemo.megatron.early_stop import EarlyStop
 from reasongrm_nemo.megatron.finite_steps import FiniteSteps, NotFinite
 from reasongrm_nemo.megatron.micro_batches import Sample
 from reasongrm_nemo.megatron.session import Session
-from reasongrm_nemo.plan.balance import costs, share
+from reasongrm_nemo.megatron.training_run import Run
 from reasongrm_nemo.sft.data import SeededBatchSampler, make_dataloader
-from reasongrm_nemo.training import Run
 
 
 def make_trainer(

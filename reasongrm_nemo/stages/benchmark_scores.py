@@ -17,7 +17,7 @@ from reasongrm_nemo.judge import JudgeSampling
 from reasongrm_nemo.report import paper_tables
 from reasongrm_nemo.report.page import Disagreements, page
 from reasongrm_nemo.report.scores import percent
-from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.run.stage import StageContext
 from reasongrm_nemo.stages.judges import Judge, Setting
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from reasongrm_nemo.files.writes import write_json, write_text
 from reasongrm_nemo.report import summary
+from reasongrm_nemo.run.stage import StageContext
 from reasongrm_nemo.stages.benchmark_scores import BenchmarkScores
-from reasongrm_nemo.stages.context import StageContext
 from reasongrm_nemo.stages.held_out_scores import HeldOutScores
 from reasongrm_nemo.stages.judges import Setting, judges
 from reasongrm_nemo.stages.judging import Judging

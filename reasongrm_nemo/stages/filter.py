@@ -25,7 +25,7 @@ from reasongrm_nemo.rstar import (
     to_sft_example,
 )
 from reasongrm_nemo.rstar.table import Rows
-from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.run.stage import StageContext
 
 
 def run(ctx: StageContext) -> dict[str, Any]:

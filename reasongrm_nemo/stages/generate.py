@@ -9,8 +9,8 @@ from typing import Any
 from reasongrm_nemo.data import JudgeTask, ReasoningPath, read_jsonl
 from reasongrm_nemo.evaluation.positions import Positions
 from reasongrm_nemo.judge import load_equivalence
-from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.stages.positions import tell_positions
+from reasongrm_nemo.report.positions import tell_positions
+from reasongrm_nemo.run.stage import StageContext
 from reasongrm_nemo.stages.sampling import Ask, rollout_sampling, sample_paths, shard_files
 from reasongrm_nemo.stages.scoring import Scorer, score_paths
 from reasongrm_nemo.stages.tasks import Task, load_any_tasks

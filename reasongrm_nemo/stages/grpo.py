@@ -10,19 +10,19 @@ from typing import Any
 from reasongrm_nemo.data.jsonl import read_tasks
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.figures import read_figures
-from reasongrm_nemo.plan.times import grpo_steps
+from reasongrm_nemo.grpo.steps import grpo_steps
+from reasongrm_nemo.models.tokenization import MessagesRefused, load_tokenizer, prompt_ids
 from reasongrm_nemo.rewards import Rewarder
-from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.stages.ranks import COUNTED, run_ranks
-from reasongrm_nemo.stages.sampling import REFUSED_TURNS
-from reasongrm_nemo.stages.training import (
+from reasongrm_nemo.run.stage import StageContext
+from reasongrm_nemo.run.trainer_ranks import COUNTED, run_ranks
+from reasongrm_nemo.run.training_stage import (
     check_export,
     check_start,
     last_figures,
     leave_out,
     write_judge_settings,
 )
-from reasongrm_nemo.tokenization import MessagesRefused, load_tokenizer, prompt_ids
+from reasongrm_nemo.stages.sampling import REFUSED_TURNS
 
 
 def run(ctx: StageContext) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.data import Verdict, read_jsonl
-from reasongrm_nemo.data.tiny_judge import mode as tiny_mode
+from reasongrm_nemo.demo.tiny_judge import mode as tiny_mode
 from reasongrm_nemo.evaluation import summarize_verdicts
-from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.run.stage import StageContext
 from reasongrm_nemo.stages.judges import Judge, Setting
 
 _PATH_MODES = {"tiny_judge": tiny_mode}

@@ -16,11 +16,11 @@ from reasongrm_nemo.data import PlacedJsonl, ReasoningPath, Verdict, read_jsonl,
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.tasks import REFUSED, TOO_LONG, BenchmarkTask, to_verdict, unasked
 from reasongrm_nemo.judge import JudgeSampling
-from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.models.tokenization import MessagesRefused, load_tokenizer, prompt_ids
+from reasongrm_nemo.run.stage import StageContext
 from reasongrm_nemo.stages.judges import Judge, Setting
 from reasongrm_nemo.stages.questions import HELD_OUT, Questions
 from reasongrm_nemo.stages.sampling import REFUSED_TURNS, Ask, sample_paths
-from reasongrm_nemo.tokenization import MessagesRefused, load_tokenizer, prompt_ids
 
 
 class Judging:

@@ -12,11 +12,11 @@ from omegaconf import DictConfig
 from reasongrm_nemo.data import HardTask, JudgeTask, PlacedJsonl, ReasoningPath, SftExample, write_jsonl
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.positions import Positions
+from reasongrm_nemo.report.positions import tell_positions
 from reasongrm_nemo.rewards import HardCase, choose_hard, find_hard, hard_task
 from reasongrm_nemo.rstar import TableBuilder
 from reasongrm_nemo.rstar.table import VERDICTS
-from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.stages.positions import tell_positions
+from reasongrm_nemo.run.stage import StageContext
 from reasongrm_nemo.stages.sampling import Ask, rollout_sampling, sample_paths, shard_files
 from reasongrm_nemo.stages.tasks import load_tasks, parse_shard
 

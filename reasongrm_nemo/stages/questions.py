@@ -12,10 +12,10 @@ from reasongrm_nemo.evaluation.benchmarks import MODULES
 from reasongrm_nemo.evaluation.files import REASONS, Item, read_items
 from reasongrm_nemo.evaluation.tasks import BenchmarkTask, benchmark_tasks, draw_items, held_out_task
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, Template
-from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.models.tokenization import load_tokenizer
+from reasongrm_nemo.run.stage import StageContext
 from reasongrm_nemo.stages.judges import Judge
 from reasongrm_nemo.stages.tasks import load_tasks, parse_shard, shard_of
-from reasongrm_nemo.tokenization import load_tokenizer
 
 HELD_OUT = "held_out"
 

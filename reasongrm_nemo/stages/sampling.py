@@ -38,18 +38,18 @@ from reasongrm_nemo.files.lines import open_packed, parse_json
 from reasongrm_nemo.files.writes import sync_directory
 from reasongrm_nemo.judge import JudgeSampling, begun_by
 from reasongrm_nemo.judge.open_answers import Equivalence, exact
-from reasongrm_nemo.rollout import Prompt, Sampling
-from reasongrm_nemo.rollout.reading import Reader
-from reasongrm_nemo.rollout.to_path import reasoning_path
-from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.stages.tasks import T, Task, take_shard
-from reasongrm_nemo.tokenization import (
+from reasongrm_nemo.models.tokenization import (
     JudgeTokenizer,
     MessagesRefused,
     load_tokenizer,
     prompt_ids,
     stop_token_ids,
 )
+from reasongrm_nemo.rollout import Prompt, Sampling
+from reasongrm_nemo.rollout.completion_to_path import reasoning_path
+from reasongrm_nemo.rollout.reading import Reader
+from reasongrm_nemo.run.stage import StageContext
+from reasongrm_nemo.stages.tasks import T, Task, take_shard
 
 REFUSED_TURNS = "task whose turns the chat template refuses"
 PROBS = "probs.parquet"

@@ -17,12 +17,19 @@ from pathlib import Path
 from reasongrm_nemo.data import JsonlAppender, SampledPath, read_jsonl
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.judge import answer_start
+from reasongrm_nemo.models.tokenization import (
+    JudgeTokenizer,
+    Response,
+    Reteller,
+    Unfit,
+    load_tokenizer,
+    prompt_ids,
+)
 from reasongrm_nemo.rollout import Prompt, Scoring
-from reasongrm_nemo.rollout.to_path import with_probs
-from reasongrm_nemo.stages.context import StageContext
+from reasongrm_nemo.rollout.completion_to_path import with_probs
+from reasongrm_nemo.run.stage import StageContext
 from reasongrm_nemo.stages.sampling import put_in_order
 from reasongrm_nemo.stages.tasks import Task
-from reasongrm_nemo.tokenization import JudgeTokenizer, Response, Reteller, Unfit, load_tokenizer, prompt_ids
 
 _AT_ONCE = 4096  # paths whose tokens are in memory at once
 

@@ -9,17 +9,17 @@ from typing import Any
 from reasongrm_nemo.data.jsonl import read_jsonl
 from reasongrm_nemo.data.records import SftExample
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.plan.batches import step_count
-from reasongrm_nemo.sft.examples import Examples
-from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.stages.ranks import run_ranks
-from reasongrm_nemo.stages.training import (
+from reasongrm_nemo.run.stage import StageContext
+from reasongrm_nemo.run.trainer_ranks import run_ranks
+from reasongrm_nemo.run.training_stage import (
     check_export,
     check_start,
     last_figures,
     leave_out,
     write_judge_settings,
 )
+from reasongrm_nemo.sft.examples import Examples
+from reasongrm_nemo.sft.steps import step_count
 
 
 def run(ctx: StageContext) -> dict[str, Any]:

@@ -23,12 +23,12 @@ ROOT = Path(__file__).resolve().parents[2]
 def main(words):
     """Stand in for the rollout environment's python."""
     sys.path.insert(0, str(ROOT))
-    if words[:2] == ["-m", "reasongrm_nemo.rollout.process"]:
-        from reasongrm_nemo.rollout.process import die_with_parent
+    if words[:2] == ["-m", "reasongrm_nemo.processes.child"]:
+        from reasongrm_nemo.processes.child import die_with_parent
 
         die_with_parent(int(words[2]))
         os.execv(words[3], words[3:])
-    if words[:2] == ["-m", "reasongrm_nemo.rollout.vllm_main"]:
+    if words[:2] == ["-m", "reasongrm_nemo.rollout.server.vllm_main"]:
         serve(words[2:])
     else:
         os.environ["PYTHONPATH"] = str(ROOT)
@@ -89,8 +89,8 @@ class Model:
 
     def meet(self, info):
         """Join the trainer's group, as the engine of `rollout.vllm_engines` does."""
-        from reasongrm_nemo.rollout import meeting
-        from reasongrm_nemo.rollout.group import Group
+        from reasongrm_nemo.processes import meeting
+        from reasongrm_nemo.rollout.weights.broadcast_group import Group
 
         host, world, timeout_s = info["master_host"], info["world_size"], info["timeout_s"]
         store = meeting.join(info["file"], host, info["master_port"], world, timeout_s)
@@ -100,7 +100,7 @@ class Model:
         """Take what the trainer broadcasts."""
         import torch
 
-        from reasongrm_nemo.rollout.group import Flight, tensors_ahead
+        from reasongrm_nemo.rollout.weights.broadcast_group import Flight, tensors_ahead
 
         flight, parts = Flight(self.group, tensors_ahead("gloo")), {}
 

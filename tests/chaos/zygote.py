@@ -22,16 +22,16 @@ _MEMORY = 6 << 30
 def warm(script):
     """Import before the fork what the command will import."""
     import reasongrm_nemo.cli
-    import reasongrm_nemo.pipeline
-    import reasongrm_nemo.planning
+    import reasongrm_nemo.plan.command
     import reasongrm_nemo.report.score_command
-    import reasongrm_nemo.report.status
     import reasongrm_nemo.report.summary
+    import reasongrm_nemo.run.pipeline
+    import reasongrm_nemo.slurm.status
     import reasongrm_nemo.stages.filter
     import reasongrm_nemo.stages.generate
     import reasongrm_nemo.stages.prepare
-    from reasongrm_nemo.rollout import versions
-    from reasongrm_nemo.tokenization import load_tokenizer
+    from reasongrm_nemo.models.tokenization import load_tokenizer
+    from reasongrm_nemo.rollout.server import versions
 
     versions.package_versions(os.environ["REASONGRM_ROLLOUT_PYTHON"])  # asked once a process
     load_tokenizer(ROOT / "reasongrm_nemo/assets/tiny_judge")

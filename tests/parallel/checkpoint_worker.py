@@ -14,11 +14,11 @@ def main(folder, small_disk):
     import torch
     import torch.distributed as dist
 
-    from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
     from reasongrm_nemo.errors import StageFailed
     from reasongrm_nemo.grpo.actor import GRPOActor
     from reasongrm_nemo.megatron import session as sessions
     from reasongrm_nemo.megatron.checkpoints import Checkpoints
+    from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
 
     sessions.quiet_libraries()
     settings = ["cluster.devices_per_node=2", "cluster.tensor_parallel=2"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def recipe_of(spec):
-    from reasongrm_nemo.config import load_recipe, recipes_root
+    from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
     rope = [f"model.rope.{key}={value}" for key, value in spec["rope"].items() if value is not None]
     return load_recipe(
@@ -67,10 +67,10 @@ def restore_with_nemo_aligner(recipe, optim, spec, platform):
     from nemo_aligner.utils.train_script_utils import resolve_and_create_trainer
     from nemo_aligner.utils.utils import load_and_override_model_config, load_from_nemo
 
-    from reasongrm_nemo.architecture import Architecture
     from reasongrm_nemo.grpo.actor import GRPOActor
     from reasongrm_nemo.megatron import rope
     from reasongrm_nemo.megatron.nemo_config import nemo_config
+    from reasongrm_nemo.models.architecture import Architecture
 
     architecture = Architecture.from_folder(Path(spec["hf"]), recipe.model.rope)
     config = nemo_config(recipe, optim, architecture, platform)

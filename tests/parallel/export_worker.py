@@ -19,10 +19,10 @@ def main(hf_path, tensor_parallel, pipeline_parallel, out):
     import torch.distributed as dist
     from safetensors.torch import save_file
 
-    from reasongrm_nemo.config import load_recipe, recipes_root
     from reasongrm_nemo.grpo.actor import GRPOActor
     from reasongrm_nemo.megatron import session as sessions
-    from reasongrm_nemo.rollout import ipc
+    from reasongrm_nemo.recipe.load import load_recipe, recipes_root
+    from reasongrm_nemo.rollout.weights import ipc
 
     sessions.quiet_libraries()
     overrides = [

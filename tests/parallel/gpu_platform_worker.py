@@ -24,13 +24,13 @@ def main(hf_path, name, tensor_parallel, pipeline_parallel, out):
     from megatron.core import fp8_utils, parallel_state
     from omegaconf import OmegaConf
 
-    from reasongrm_nemo.config import load_recipe, recipes_root
     from reasongrm_nemo.grpo.actor import GRPOActor
     from reasongrm_nemo.megatron import session as sessions
+    from reasongrm_nemo.megatron.balance import share
     from reasongrm_nemo.megatron.checkpoints import Checkpoints
     from reasongrm_nemo.megatron.micro_batches import Sample
     from reasongrm_nemo.megatron.offload import _states
-    from reasongrm_nemo.plan.balance import share
+    from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
     sessions.quiet_libraries()
     # megatron-core's optimizer sorts parameters by the name of their type, of which it knows those on CUDA

@@ -23,7 +23,7 @@ def main(out):
     from megatron.core import parallel_state
 
     from reasongrm_nemo.megatron.log_probs import chunked_log_probs
-    from reasongrm_nemo.rollout.meeting import init_ranks
+    from reasongrm_nemo.processes.meeting import init_ranks
 
     init_ranks("gloo")
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=2)

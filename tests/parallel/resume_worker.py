@@ -16,16 +16,16 @@ def main(work, *overrides):
     from reasongrm_nemo.megatron.platform import load_platform
 
     platform = load_platform("cpu")
-    from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
     from reasongrm_nemo.data.records import JudgeTask
     from reasongrm_nemo.grpo.actor import GRPOActor
     from reasongrm_nemo.grpo.trainer import GRPOTrainer
     from reasongrm_nemo.megatron import session as sessions
     from reasongrm_nemo.megatron.checkpoints import Checkpoints
     from reasongrm_nemo.megatron.metrics import MetricsLog
+    from reasongrm_nemo.models.tokenization import load_tokenizer, response_ids
+    from reasongrm_nemo.processes.work_order import first_rank
+    from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
     from reasongrm_nemo.rollout import Completion
-    from reasongrm_nemo.tokenization import load_tokenizer, response_ids
-    from reasongrm_nemo.work_order import first_rank
 
     sessions.quiet_libraries()
     # the log-probs given below are drawn: no policy of this run sampled them

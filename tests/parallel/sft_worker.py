@@ -21,9 +21,9 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
     from megatron.core import parallel_state
     from transformers import AutoModelForCausalLM
 
-    from reasongrm_nemo.config import load_recipe, recipes_root
     from reasongrm_nemo.megatron import session as sessions
     from reasongrm_nemo.megatron.micro_batches import Sample
+    from reasongrm_nemo.recipe.load import load_recipe, recipes_root
     from reasongrm_nemo.sft.model import SFTModel
 
     sessions.quiet_libraries()

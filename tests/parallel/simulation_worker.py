@@ -43,12 +43,12 @@ def main(recipe, hf_path, how):
     from reasongrm_nemo.megatron import session
 
     session.quiet_libraries()
-    from reasongrm_nemo.config import load_recipe
-    from reasongrm_nemo.simulation import ranks, storages
+    from reasongrm_nemo.plan.simulation import fake_rank, storages
+    from reasongrm_nemo.recipe.load import load_recipe
 
     if how == "allocator":
         storages.LiveStorages = Allocator
-    report = ranks.simulate_rank(load_recipe(recipe), Path(hf_path), 0, fake=how == "fake")
+    report = fake_rank.simulate_rank(load_recipe(recipe), Path(hf_path), 0, fake=how == "fake")
     print("peak", report.activations)
 
 

@@ -11,8 +11,8 @@ def main(work):
     import torch.distributed as dist
 
     from reasongrm_nemo.grpo import source as sources
+    from reasongrm_nemo.processes.meeting import init_ranks
     from reasongrm_nemo.rollout import Completion, Prompt, Sampling
-    from reasongrm_nemo.rollout.meeting import init_ranks
 
     init_ranks("gloo", 2.0)
     first = dist.get_rank() == 0

@@ -13,7 +13,7 @@ def main(marker):
     import torch.distributed as dist
     from stranger import Payload, as_nobody
 
-    from reasongrm_nemo.rollout.meeting import init_ranks
+    from reasongrm_nemo.processes.meeting import init_ranks
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     os.environ["WORLD_SIZE"] = "2"

@@ -9,7 +9,7 @@ from pathlib import Path
 def main(seconds, ready):
     import torch.distributed as dist
 
-    from reasongrm_nemo.rollout.meeting import init_ranks
+    from reasongrm_nemo.processes.meeting import init_ranks
 
     init_ranks("gloo", 60.0)
     end = time.monotonic() + float(seconds)

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from small_models import write_model
 
-from reasongrm_nemo.architecture import Layout
-from reasongrm_nemo.config import resolve_path
 from reasongrm_nemo.megatron.weights import convert
-from reasongrm_nemo.tokenization import load_tokenizer
+from reasongrm_nemo.models.architecture import Layout
+from reasongrm_nemo.models.tokenization import load_tokenizer
+from reasongrm_nemo.recipe.load import resolve_path
 
 HERE = Path(__file__).parent
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from reasongrm_nemo.architecture import Architecture, exported_config
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.rollout import readers
+from reasongrm_nemo.models.architecture import Architecture, exported_config
+from reasongrm_nemo.rollout.server import readers
 
 # as transformers 5 saves a Qwen2: theta stands among the rope's parameters alone
 SAVED_BY_5 = {

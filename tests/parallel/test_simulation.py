@@ -17,17 +17,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from reasongrm_nemo import planning
-from reasongrm_nemo.architecture import Architecture, Layout
-from reasongrm_nemo.checks import check_model
 from reasongrm_nemo.cli import main
-from reasongrm_nemo.config import load_recipe, recipes_root
-from reasongrm_nemo.dry_start import dry_start
 from reasongrm_nemo.errors import StageFailed, UserError
-from reasongrm_nemo.plan import activations, memory
-from reasongrm_nemo.report import planning as planning_report
-from reasongrm_nemo.simulation import Request, rank_of_stage, simulate
-from reasongrm_nemo.simulation.compare import Comparison, lines
+from reasongrm_nemo.models.architecture import Architecture, Layout
+from reasongrm_nemo.plan import activations, command, memory
+from reasongrm_nemo.plan import text as planning_report
+from reasongrm_nemo.plan.dry_start import dry_start
+from reasongrm_nemo.plan.simulation import Request, rank_of_stage, simulate
+from reasongrm_nemo.plan.simulation.compare import Comparison, lines
+from reasongrm_nemo.recipe.checks import check_model
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
 CONFIGS = Path(__file__).parents[2] / "reasongrm_nemo" / "assets" / "configs"
 QWQ = recipes_root() / "qwq_32b" / "1_grpo_zero.yaml"
@@ -217,9 +216,9 @@ def test_the_plan_says_what_is_measured_however_the_model_is_cut(name, cuts):
 
 def test_a_plan_is_checked_by_the_model_s_own_code(monkeypatch):
     """One micro-batch at both ends of the pipeline; said, and loudly where it is not as reckoned."""
-    said, reports, simulated = [], [], planning.check
-    monkeypatch.setattr(planning, "check", lambda *a: reports.extend(simulated(*a)) or reports)
-    data, text, wrong = planning.of_recipe(QWQ, [], say=said.append)
+    said, reports, simulated = [], [], command.check
+    monkeypatch.setattr(command, "check", lambda *a: reports.extend(simulated(*a)) or reports)
+    data, text, wrong = command.of_recipe(QWQ, [], say=said.append)
     assert wrong is None and "--no-check" in said[0]
     assert [(rank["rank"], rank["stage"]) for rank in data["check"]] == [(0, 0), (24, 3)]
     last = text.splitlines()[-1]
@@ -240,8 +239,8 @@ def test_a_model_that_cannot_be_built_is_refused_after_its_figures(monkeypatch):
     def failed(*_):
         raise StageFailed("the simulation failed: no such layer")
 
-    monkeypatch.setattr(planning, "check", failed)
-    data, text, wrong = planning.of_recipe(QWQ, [])
+    monkeypatch.setattr(command, "check", failed)
+    data, text, wrong = command.of_recipe(QWQ, [])
     assert isinstance(wrong, StageFailed) and "check" not in data and "GPU-hours" in text
 
 
@@ -277,7 +276,7 @@ def test_training_stages_start_dry_and_read_all_their_keys():
 
 
 @pytest.mark.runs("plan", "--simulate")
-@pytest.mark.runs("-m reasongrm_nemo.simulation.ranks")
+@pytest.mark.runs("-m reasongrm_nemo.plan.simulation.fake_rank")
 def test_the_command_simulates_a_step(small):
     words = [str(small[0]), "--simulate", f"plan.config={small[1]}"]
     told = CliRunner().invoke(main, ["plan", *words])

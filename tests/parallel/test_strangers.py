@@ -10,7 +10,7 @@ from pathlib import Path
 from listeners import descendants_of, listening, open_to_strangers
 from stranger import as_nobody, attack
 
-from reasongrm_nemo.stages.local_ranks import LocalRanks
+from reasongrm_nemo.run.local_ranks import LocalRanks
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).resolve().parents[2]
 

@@ -24,11 +24,11 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
-    from reasongrm_nemo.config import load_recipe, recipes_root
     from reasongrm_nemo.grpo.actor import GRPOActor
     from reasongrm_nemo.megatron import session as sessions
+    from reasongrm_nemo.megatron.balance import share
     from reasongrm_nemo.megatron.micro_batches import Sample
-    from reasongrm_nemo.plan.balance import share
+    from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
     sessions.quiet_libraries()
     recipe = load_recipe(

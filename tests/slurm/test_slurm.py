@@ -13,11 +13,11 @@ import success
 from listeners import Watch, open_to_strangers, python_in_jobs
 from safetensors.torch import load_file
 
-from reasongrm_nemo.config import load_recipe, resolve_path
 from reasongrm_nemo.data.jsonl import write_jsonl
 from reasongrm_nemo.data.records import SftExample
+from reasongrm_nemo.processes.work_order import WorkOrder
+from reasongrm_nemo.recipe.load import load_recipe, resolve_path
 from reasongrm_nemo.rollout import RolloutServer, RolloutSettings
-from reasongrm_nemo.work_order import WorkOrder
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 LAUNCH = CHECKOUT / "launch"
@@ -69,9 +69,9 @@ def ids(output):
 @pytest.mark.runs("launch/prepare.sbatch")
 @pytest.mark.runs("launch/sft.sbatch")
 @pytest.mark.runs("launch/status")
-@pytest.mark.runs("-m reasongrm_nemo.rank")
-@pytest.mark.runs("-m reasongrm_nemo.rollout.agent")
-@pytest.mark.runs("-m reasongrm_nemo.preflight.collective")
+@pytest.mark.runs("-m reasongrm_nemo.processes.srun_rank")
+@pytest.mark.runs("-m reasongrm_nemo.rollout.server.agent")
+@pytest.mark.runs("-m reasongrm_nemo.slurm.preflight.collective")
 @pytest.mark.timeout(2700)  # it may have to wait for another test run's cluster to end
 def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     recipes, runs = write_recipes(cluster.space / "my recipes"), cluster.space / "runs" / "mine"

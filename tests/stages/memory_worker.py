@@ -23,12 +23,12 @@ def main(recipe_path, hf_path, out, *overrides):
     platform = load_platform("cpu")
     import torch
 
-    from reasongrm_nemo.config import load_recipe
     from reasongrm_nemo.grpo.actor import GRPOActor
     from reasongrm_nemo.megatron import session as sessions
     from reasongrm_nemo.megatron.micro_batches import Sample
     from reasongrm_nemo.plan.activations import micro_batch
-    from reasongrm_nemo.simulation.storages import LiveStorages
+    from reasongrm_nemo.plan.simulation.storages import LiveStorages
+    from reasongrm_nemo.recipe.load import load_recipe
 
     libc = ctypes.CDLL("libc.so.6")
     for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):

@@ -13,10 +13,10 @@ def main(hf_path, sequences, out, recipe, *overrides):
     from reasongrm_nemo.megatron.platform import load_platform
 
     platform = load_platform("cpu")
-    from reasongrm_nemo.config import load_recipe
     from reasongrm_nemo.grpo.actor import GRPOActor
     from reasongrm_nemo.megatron import session as sessions
     from reasongrm_nemo.megatron.micro_batches import Sample
+    from reasongrm_nemo.recipe.load import load_recipe
 
     sessions.quiet_libraries()
     recipe = load_recipe(recipe, overrides)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo.config import load_recipe, resolve_path
 from reasongrm_nemo.data.jsonl import read_tasks, write_jsonl
 from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.grpo.order import TaskOrder
+from reasongrm_nemo.processes.work_order import WorkOrder
+from reasongrm_nemo.recipe.load import load_recipe, resolve_path
 from reasongrm_nemo.rollout import Rollouts, RolloutServer, RolloutSettings
-from reasongrm_nemo.stages.local_ranks import LocalRanks
-from reasongrm_nemo.work_order import WorkOrder
+from reasongrm_nemo.run.local_ranks import LocalRanks
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERRIDES = ["grpo.steps=5", "grpo.prompts_per_step=4", "grpo.samples_per_prompt=4", "grpo.save_every=5"]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from reasongrm_nemo.config import load_recipe, resolve_path
 from reasongrm_nemo.data.jsonl import read_tasks
-from reasongrm_nemo.report.console import Console
-from reasongrm_nemo.stages.context import run_stage
-from reasongrm_nemo.stages.rollout_pool import RolloutPool
-from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
+from reasongrm_nemo.models.tokenization import load_tokenizer, prompt_ids
+from reasongrm_nemo.recipe.load import load_recipe, resolve_path
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.rollout_pool import RolloutPool
+from reasongrm_nemo.run.stage import run_stage
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "tiny"
 TASKS = "0_prepare/tasks.jsonl"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo.config import load_recipe
-from reasongrm_nemo.report.console import Console
-from reasongrm_nemo.stages.context import run_stage
-from reasongrm_nemo.stages.rollout_pool import RolloutPool
+from reasongrm_nemo.recipe.load import load_recipe
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.rollout_pool import RolloutPool
+from reasongrm_nemo.run.stage import run_stage
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "tiny"
 STEPS = 10

@@ -21,7 +21,7 @@ import success
 from listeners import Watch, descendants_of, open_to_strangers
 
 from reasongrm_nemo.data import HardTask, JudgeTask, ReasoningPath, SftExample, read_jsonl
-from reasongrm_nemo.data.tiny_judge import mode
+from reasongrm_nemo.demo.tiny_judge import mode
 from reasongrm_nemo.rstar import score_sums
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,10 +101,10 @@ def test_everything_listens_on_loopback_alone(run):
 
 @pytest.mark.runs("-m reasongrm_nemo.grpo.main")
 @pytest.mark.runs("-m reasongrm_nemo.sft.main")
-@pytest.mark.runs("-m reasongrm_nemo.rollout.process")
-@pytest.mark.runs("-m reasongrm_nemo.rollout.vllm_main")
-@pytest.mark.runs("-m reasongrm_nemo.rollout.read_config")
-@pytest.mark.runs("-m reasongrm_nemo.tokenization.theirs")
+@pytest.mark.runs("-m reasongrm_nemo.processes.child")
+@pytest.mark.runs("-m reasongrm_nemo.rollout.server.vllm_main")
+@pytest.mark.runs("-m reasongrm_nemo.rollout.server.read_config")
+@pytest.mark.runs("-m reasongrm_nemo.models.tokenization.theirs")
 def test_every_artefact_is_whole(run):
     runs = run[0]
     for stage in [*KILLS, "3_filter"]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo.architecture import Architecture
-from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
+from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan import memory
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
 
 WORKER = str(Path(__file__).parent / "memory_worker.py")
 # as the recipe has it; and a quarter as long as the recipe has it, which is a quarter of the wait

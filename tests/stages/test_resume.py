@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo.architecture import Layout
-from reasongrm_nemo.config import load_recipe, resolve_path
 from reasongrm_nemo.data.jsonl import write_jsonl
 from reasongrm_nemo.data.records import JudgeTask, SftExample
 from reasongrm_nemo.megatron.weights import convert
+from reasongrm_nemo.models.architecture import Layout
+from reasongrm_nemo.processes.work_order import WorkOrder
+from reasongrm_nemo.recipe.load import load_recipe, resolve_path
 from reasongrm_nemo.rollout import RolloutServer, RolloutSettings
-from reasongrm_nemo.work_order import WorkOrder
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "asset:tiny_judge"

@@ -12,13 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 from reasongrm_nemo.cli import main
-from reasongrm_nemo.config import recipes_root
 from reasongrm_nemo.data.tasks import make_tasks
-from reasongrm_nemo.data.tiny_judge import questions
+from reasongrm_nemo.demo.tiny_judge import questions
 from reasongrm_nemo.judge import load_template, parse_verdict
-from reasongrm_nemo.report.console import Console
-from reasongrm_nemo.rollout import process
-from reasongrm_nemo.stages import serving
+from reasongrm_nemo.processes import child
+from reasongrm_nemo.recipe.load import recipes_root
+from reasongrm_nemo.run import serving
+from reasongrm_nemo.run.console import Console
 
 RECIPE = str(recipes_root() / "tiny" / "2_generate.yaml")
 
@@ -79,7 +79,7 @@ def test_it_answers_until_it_is_told_to_end(tmp_path, monkeypatch, rollout_pytho
     assert said["url"].startswith("http://127.0.0.1:") and said["model"] == "policy" and said["token"]
     assert found["completion"] and found["stranger"] == 401
     assert parse_verdict(found["judgement"], "last").verdict in ("A", "B"), found["judgement"]
-    assert not process._group(found["pid"], 0), "no process is left"
+    assert not child._group(found["pid"], 0), "no process is left"
     (spec,) = tmp_path.rglob("*.spec.json")
     assert said["token"] not in spec.read_text()
 

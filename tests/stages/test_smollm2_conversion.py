@@ -6,8 +6,8 @@ import success
 import torch
 from safetensors.torch import load_file
 
-from reasongrm_nemo.architecture import Layout
 from reasongrm_nemo.megatron.weights import convert
+from reasongrm_nemo.models.architecture import Layout
 
 
 @pytest.mark.runs("conversion/smollm2_from_package.py")

@@ -15,14 +15,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from reasongrm_nemo.config import load_recipe, resolve_path
 from reasongrm_nemo.data import ReasoningPath
 from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.models.rope import Rope
+from reasongrm_nemo.models.tokenization import load_tokenizer, prompt_ids, stop_token_ids
+from reasongrm_nemo.recipe.load import load_recipe, resolve_path
 from reasongrm_nemo.rollout import Prompt, Rollouts, RolloutServer, RolloutSettings, Sampling, Scoring
-from reasongrm_nemo.rope import Rope
 from reasongrm_nemo.rstar import path_sums, score_sums
-from reasongrm_nemo.stages.local_ranks import LocalRanks
-from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids, stop_token_ids
+from reasongrm_nemo.run.local_ranks import LocalRanks
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTION = (

@@ -11,9 +11,9 @@ from fake_pool import RECIPES
 @pytest.fixture
 def context(tmp_path):
     """``context(recipe, *overrides, pool=None, work="work")``: what a stage's run() takes."""
-    from reasongrm_nemo.config import input_paths, load_recipe, require_path
-    from reasongrm_nemo.report.console import Console
-    from reasongrm_nemo.stages.context import StageContext
+    from reasongrm_nemo.recipe.load import input_paths, load_recipe, require_path
+    from reasongrm_nemo.run.console import Console
+    from reasongrm_nemo.run.stage import StageContext
 
     def make(recipe, *overrides, pool=None, work="work"):
         cfg = load_recipe(RECIPES / f"{recipe}.yaml", [f"runs_dir={tmp_path / 'runs'}", *overrides])

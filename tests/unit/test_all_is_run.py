@@ -28,7 +28,7 @@ NOT_RUN = {
     "benchmarks/rollout_vllm.py": "a part of rollout_rate.py, minutes",
     "scripts/tiny_base.py": "seven minutes of training by recipes/tiny_base; --help is run",
     "scripts/check_shell.py": "`make lint` runs it before any test",
-    "-m reasongrm_nemo.smollm2": "what conversion/smollm2_from_package.py runs",
+    "-m reasongrm_nemo.demo.smollm2": "what conversion/smollm2_from_package.py runs",
     "scripts/setup_env.py": "builds environments; each `make` target runs it first",
 }
 HELPED = (

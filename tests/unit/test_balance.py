@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from reasongrm_nemo.architecture import Architecture
-from reasongrm_nemo.plan.balance import costs, share
+from reasongrm_nemo.megatron.balance import costs, share
+from reasongrm_nemo.models.architecture import Architecture
 
 given_costs = st.lists(st.floats(1, 1e15), max_size=40)
 QWQ = {

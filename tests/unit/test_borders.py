@@ -15,19 +15,19 @@ import pytest
 from click.testing import CliRunner
 from fake_pool import TINY
 
-from reasongrm_nemo import config
-from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.cli import main
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.figures import read_figures
 from reasongrm_nemo.judge import published_sampling, read_settings
 from reasongrm_nemo.judge.settings import JudgeSettings
 from reasongrm_nemo.judge.template import load_template
-from reasongrm_nemo.rollout import readers
+from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.models.tokenization import load_tokenizer
+from reasongrm_nemo.recipe import load
+from reasongrm_nemo.rollout.server import readers
+from reasongrm_nemo.run import rollout_pool
+from reasongrm_nemo.run.stage import check_checkpoint
 from reasongrm_nemo.stages import filter as filter_stage
-from reasongrm_nemo.stages import rollout_pool
-from reasongrm_nemo.stages.context import check_checkpoint
-from reasongrm_nemo.tokenization import load_tokenizer
 
 RECIPE = "defaults: [base/filter]\nruns_dir: runs\nname: {}\ninputs: {{paths: '{}', tasks: p.jsonl}}\n"
 GRPO = str(Path(__file__).resolve().parents[2] / "recipes" / "tiny" / "1_grpo_zero.yaml")
@@ -84,14 +84,14 @@ def no_server(*_):
 LOADED = {}
 
 
-def loaded(path, overrides=(), load=config.load_recipe):
+def loaded(path, overrides=(), read=load.load_recipe):
     """`load_recipe`, once a text: most faults are in other files, and it takes longer than all the rest."""
     overrides = tuple(overrides)
     if not Path(path).is_file() or Path(path).stat().st_size > 1 << 16:
-        return load(path, overrides)
+        return read(path, overrides)
     key = str(path), overrides, Path(path).read_bytes()
     if key not in LOADED:
-        LOADED[key] = load(path, overrides)
+        LOADED[key] = read(path, overrides)
     return LOADED[key]
 
 
@@ -105,7 +105,7 @@ def place():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setattr(filter_stage, "run", lambda ctx: (ctx.work / "out.jsonl").write_text("x") and None)
-        patch.setattr(config, "load_recipe", loaded)
+        patch.setattr(load, "load_recipe", loaded)
         patch.setattr(rollout_pool.RolloutPool, "get", no_server)
         Path("demo").mkdir()
         Path("p.jsonl").write_text("p")
@@ -249,7 +249,7 @@ def test_no_value_of_another_type_is_a_traceback(place, line, path, others):
 
 
 def test_no_value_of_a_config_is_a_traceback(place):
-    cfg, failed = config.load_recipe(GRPO), {}
+    cfg, failed = load.load_recipe(GRPO), {}
     for name, damage in faults.every_value(Path("hf/config.json")):
         with damaged("hf/config.json", damage):
             try:

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from reasongrm_nemo import plan as plans
-from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
 
 SHIPPED = json.loads((resolve_path("asset:configs/qwq_32b", "") / "config.json").read_text())
 

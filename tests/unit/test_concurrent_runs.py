@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
-from reasongrm_nemo import limits
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.locks import RunsLock
+from reasongrm_nemo.processes import stop_requests
 
 
 def test_artefacts_are_made_side_by_side_each_by_one(tmp_path):
@@ -54,30 +54,30 @@ def test_what_is_read_in_another_runs_folder_is_not_made_anew_meanwhile(tmp_path
 
 
 def test_a_signal_asks_its_own_stage_alone_and_a_file_asks_all(tmp_path):
-    mine, other = (limits.Limits(tmp_path, None, name=name) for name in ("a", "b"))
-    with limits.stop_on_signal(tmp_path, "a"):
+    mine, other = (stop_requests.Limits(tmp_path, None, name=name) for name in ("a", "b"))
+    with stop_requests.stop_on_signal(tmp_path, "a"):
         os.kill(os.getpid(), signal.SIGUSR1)
         assert "stop.a" in mine.reached() and other.reached() is None
-        with limits.stop_on_signal(tmp_path, "b"):
+        with stop_requests.stop_on_signal(tmp_path, "b"):
             assert mine.reached(), "another's start takes nothing back"
     assert mine.reached() is None
-    (tmp_path / limits.STOP_FILE).touch()
+    (tmp_path / stop_requests.STOP_FILE).touch()
     assert mine.reached() and other.reached()
 
 
 def test_a_pipeline_clears_what_single_stages_left(tmp_path):
-    limits.stop_file(tmp_path, "a").touch()
-    with limits.stop_on_signal(tmp_path):
-        assert limits.Limits(tmp_path, None, name="a").reached() is None
+    stop_requests.stop_file(tmp_path, "a").touch()
+    with stop_requests.stop_on_signal(tmp_path):
+        assert stop_requests.Limits(tmp_path, None, name="a").reached() is None
 
 
 def test_in_a_slurm_job_sigterm_asks_for_a_save(tmp_path, monkeypatch):
-    mine, before = limits.Limits(tmp_path, None, name="a"), signal.getsignal(signal.SIGTERM)
+    mine, before = stop_requests.Limits(tmp_path, None, name="a"), signal.getsignal(signal.SIGTERM)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    with limits.stop_on_signal(tmp_path, "a"):
+    with stop_requests.stop_on_signal(tmp_path, "a"):
         os.kill(os.getpid(), signal.SIGTERM)
         assert mine.reached()
     assert signal.getsignal(signal.SIGTERM) == before
     monkeypatch.delenv("SLURM_JOB_ID")
-    with limits.stop_on_signal(tmp_path, "a"):
+    with stop_requests.stop_on_signal(tmp_path, "a"):
         assert signal.getsignal(signal.SIGTERM) == before

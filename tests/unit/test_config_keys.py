@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from reasongrm_nemo.config import (
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.recipe.load import (
     artefacts_elsewhere,
     artefacts_read,
     has_key,
@@ -15,7 +16,6 @@ from reasongrm_nemo.config import (
     require_path,
     resolve_path,
 )
-from reasongrm_nemo.errors import UserError
 
 GRPO = """
 defaults: [base/grpo, model/tiny, cluster/cpu]

@@ -4,8 +4,8 @@
 import pytest
 from omegaconf import OmegaConf
 
-from reasongrm_nemo.config import _leaves, load_recipe, recipes_root
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.recipe.load import _leaves, load_recipe, recipes_root
 
 QWQ = recipes_root() / "qwq_32b"
 GRPO, GENERATE, EVALUATE = (QWQ / f"{name}.yaml" for name in ("1_grpo_zero", "2_generate", "7_evaluate"))

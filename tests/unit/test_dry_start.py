@@ -3,9 +3,9 @@
 
 import pytest
 
-from reasongrm_nemo.config import load_recipe, recipes_root
-from reasongrm_nemo.dry_start import dry_start
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.plan.dry_start import dry_start
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
 ROOT = recipes_root()
 # Keys of blocks that a sampling stage shares with the trainers, which alone read these.

@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 from benchmark_files import write_rewardbench
 
-from reasongrm_nemo.config import input_paths, load_recipe, recipes_root, require_path
 from reasongrm_nemo.data import JudgeTask, Verdict, read_jsonl, write_jsonl
 from reasongrm_nemo.evaluation.benchmarks import score_log
 from reasongrm_nemo.evaluation.tasks import BenchmarkTask
 from reasongrm_nemo.judge import JudgeSampling, JudgeSettings, load_template
-from reasongrm_nemo.manifest import identity
-from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.models.tokenization import load_tokenizer, response_ids
+from reasongrm_nemo.recipe.load import input_paths, load_recipe, recipes_root, require_path
 from reasongrm_nemo.rollout import Completion
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.manifest import identity
+from reasongrm_nemo.run.stage import StageContext
 from reasongrm_nemo.stages import evaluate
-from reasongrm_nemo.stages.context import StageContext
-from reasongrm_nemo.tokenization import load_tokenizer, response_ids
 
 TINY = Path(__file__).resolve().parents[2] / "reasongrm_nemo" / "assets" / "tiny_judge"
 RECIPES = [

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from fake_pool import TINY
 
-from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.data import JsonlAppender, JudgeTask, write_jsonl
 from reasongrm_nemo.data.token_probs import TokenProbs, write_token_probs
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files import cache
 from reasongrm_nemo.files.disk import disk_full, says_full
 from reasongrm_nemo.files.writes import whole_folder, write_json
-from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.processes.work_order import WorkOrder, rank_of_the_run
+from reasongrm_nemo.recipe.load import load_recipe
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.stage import run_stage
 from reasongrm_nemo.stages import filter as filter_stage
-from reasongrm_nemo.stages.context import run_stage
-from reasongrm_nemo.work_order import WorkOrder, rank_of_the_run
 
 HALF = np.array([0.5], np.float16)
 EXAMPLE = JudgeTask("t", "p", "s", [{"role": "user", "content": "?"}], "A", "chosen_first")
@@ -125,7 +125,7 @@ def test_each_writer_says_a_full_disk(recipe, stage, tmp_path, monkeypatch):
         assert "\n" not in said
     stage.also = lambda ctx: None
     with monkeypatch.context() as patch:
-        patch.setattr("reasongrm_nemo.manifest.artefact.write_json", full)
+        patch.setattr("reasongrm_nemo.run.manifest.artefact.write_json", full)
         with pytest.raises(StageFailed, match="no space left on the disk of"):
             go(recipe)
     with monkeypatch.context() as patch:
@@ -150,7 +150,7 @@ def test_a_rank_says_it_itself_and_where_it_cannot_ends_without_a_traceback(
     import signal
 
     before = signal.getsignal(signal.SIGUSR1)
-    monkeypatch.setattr("reasongrm_nemo.work_order.die_with_parent", lambda parent: None)
+    monkeypatch.setattr("reasongrm_nemo.processes.work_order.die_with_parent", lambda parent: None)
     order = WorkOrder(load_recipe(recipe), tmp_path, TINY, {})
     try:
         with pytest.raises(SystemExit) as ended, rank_of_the_run(order):

@@ -9,9 +9,9 @@ import unicodedata
 
 import pytest
 
-from reasongrm_nemo.report.console import Console
 from reasongrm_nemo.report.paper_tables import TableRun, as_latex, as_markdown, build
-from reasongrm_nemo.report.text import aligned, in_json, latex, markdown, markdown_table, printable
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.text import aligned, in_json, latex, markdown, markdown_table, printable
 
 SCORES = {"Chat": 0.5, "Score": 0.96}
 NAMES = [
@@ -104,7 +104,7 @@ def test_the_papers_tables(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_console_and_the_log(name, tmp_path):
-    from reasongrm_nemo.stages.context import _logger
+    from reasongrm_nemo.run.stage import _logger
 
     for plain in (True, False):
         out = io.StringIO()

@@ -139,7 +139,12 @@ def test_two_checkouts_over_one_environment_each_run_their_own_code(
         for environment in ("trainer", "rollout"):
             answer = run(folder / ".envs" / environment / "bin" / "python", "-c", QUESTION).split("|")
             package = str(folder / "reasongrm_nemo" / "__init__.py")
-            assert answer == [package, environment, "1.2.3", "reasongrm_nemo.rollout.vllm_plugin:register"]
+            assert answer == [
+                package,
+                environment,
+                "1.2.3",
+                "reasongrm_nemo.rollout.server.vllm_plugin:register",
+            ]
         answer = run(folder / ".envs/bin/reasongrm", "plan", "a b").split("|")
         assert answer == [name, "plan", "a b", str(folder / ".envs/rollout/bin/python")]
         script = f'. "{folder / ".envs/env.sh"}"; echo "$TRAINER_PYTHON"; command -v reasongrm'

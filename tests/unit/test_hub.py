@@ -7,10 +7,10 @@ import json
 import huggingface_hub
 import pytest
 
-from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.data import JudgeTask, read_jsonl
 from reasongrm_nemo.data.hub import HubName, fetch_dataset
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.recipe.load import load_recipe
 from reasongrm_nemo.stages import prepare
 
 
@@ -91,7 +91,7 @@ def test_without_a_network_or_the_client_one_sentence_says_what_to_do(monkeypatc
 def test_the_name_is_part_of_what_an_artefact_is(tmp_path):
     from fake_pool import RECIPES
 
-    from reasongrm_nemo.manifest import identity
+    from reasongrm_nemo.run.manifest import identity
 
     keys = [
         identity(load_recipe(RECIPES / "0_prepare.yaml", [f"prepare.source=hf://o/n@{commit}"]), {})

@@ -75,17 +75,17 @@ def consume(rows) -> None:
 
 def bombs(at: Path):
     """Name, what its sentence must say, and a call that must be refused."""
-    from reasongrm_nemo.architecture import Architecture
-    from reasongrm_nemo.config import load_recipe
     from reasongrm_nemo.data import rows
     from reasongrm_nemo.data.jsonl import PlacedJsonl, task_from_dict
     from reasongrm_nemo.evaluation.benchmarks import score_log
     from reasongrm_nemo.files import figures
     from reasongrm_nemo.files.lines import read_dicts
     from reasongrm_nemo.judge import load_template, read_settings
-    from reasongrm_nemo.manifest import read_manifest
-    from reasongrm_nemo.plan.lengths import read_paths
-    from reasongrm_nemo.tokenization.folder import read_folder
+    from reasongrm_nemo.models.architecture import Architecture
+    from reasongrm_nemo.models.tokenization.folder import read_folder
+    from reasongrm_nemo.plan.rollouts.lengths import read_paths
+    from reasongrm_nemo.recipe.load import load_recipe
+    from reasongrm_nemo.run.manifest import read_manifest
 
     line = packed(at / "line.jsonl.gz", b'{"prompt": "', b"a", 4096)
     assert line.stat().st_size < 5 * MIB

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.judge import (
     JudgeSampling,
@@ -17,6 +16,7 @@ from reasongrm_nemo.judge import (
     read_settings,
 )
 from reasongrm_nemo.judge.settings import DEFAULT_POLICY, DEFAULT_TEMPLATE
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
 
 def test_settings_come_back_as_they_were_written(tmp_path):

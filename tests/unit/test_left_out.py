@@ -12,9 +12,9 @@ from fake_pool import TINY, FakePool
 from reasongrm_nemo.data import JudgeTask, SftExample, read_tasks, write_jsonl
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.grpo.order import taken
+from reasongrm_nemo.models.tokenization import load_tokenizer, prompt_ids
+from reasongrm_nemo.processes.work_order import WorkOrder
 from reasongrm_nemo.stages import evaluate, generate, grpo, mine, sft
-from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
-from reasongrm_nemo.work_order import WorkOrder
 
 LONG = "example longer than model.max_model_len"
 

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from reasongrm_nemo import limits
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.processes import stop_requests
 
 
 @pytest.mark.parametrize(
@@ -15,19 +15,19 @@ from reasongrm_nemo.errors import UserError
     [("03:45:00", 13500), ("1:00:00:05", 86405), ("00:00:30", 30), ("100:00:00", 360000), (90, 90)],
 )
 def test_durations(text, expected):
-    assert limits.seconds(text) == expected
+    assert stop_requests.seconds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "3h", "12:60:00", "1:2", "-1:00:00", "1:1:1:1:1"])
 def test_other_forms_are_refused(text):
     with pytest.raises(UserError, match="HH:MM:SS"):
-        limits.seconds(text)
+        stop_requests.seconds(text)
 
 
 def test_the_wall_time_counts_from_the_start_of_the_job(tmp_path, monkeypatch):
     monkeypatch.setenv("REASONGRM_JOB_START", "1000")
     now = [1000.0]
-    own = limits.Limits(tmp_path, "00:10:00", now=lambda: now[0])
+    own = stop_requests.Limits(tmp_path, "00:10:00", now=lambda: now[0])
     assert own.reached() is None
     now[0] = 1499.0
     assert own.reached(100.0) is None
@@ -39,25 +39,25 @@ def test_the_wall_time_counts_from_the_start_of_the_job(tmp_path, monkeypatch):
 def test_the_start_of_the_job_is_slurms_where_it_says_one(monkeypatch):
     monkeypatch.delenv("REASONGRM_JOB_START", raising=False)
     monkeypatch.setenv("SLURM_JOB_START_TIME", "1234")
-    limits.note_job_start()
+    stop_requests.note_job_start()
     assert os.environ["REASONGRM_JOB_START"] == "1234"
     monkeypatch.setenv("SLURM_JOB_START_TIME", "9999")
-    limits.note_job_start()  # a process that the run started keeps the run's
+    stop_requests.note_job_start()  # a process that the run started keeps the run's
     assert os.environ["REASONGRM_JOB_START"] == "1234"
 
 
 def test_a_signal_makes_the_stop_file_and_an_old_one_does_not_count(tmp_path):
-    (tmp_path / limits.STOP_FILE).touch()
-    own = limits.Limits(tmp_path, None)
-    with limits.stop_on_signal(tmp_path):
+    (tmp_path / stop_requests.STOP_FILE).touch()
+    own = stop_requests.Limits(tmp_path, None)
+    with stop_requests.stop_on_signal(tmp_path):
         assert own.reached() is None
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert str(tmp_path / limits.STOP_FILE) in own.reached()
+        assert str(tmp_path / stop_requests.STOP_FILE) in own.reached()
     assert own.reached() is None
 
 
 def test_the_marker(tmp_path):
-    assert limits.marked(tmp_path) is None
-    limits.mark(tmp_path, "asked", step=3)
-    assert limits.marked(tmp_path)["reason"] == "asked"
-    assert limits.marked(tmp_path)["step"] == 3
+    assert stop_requests.marked(tmp_path) is None
+    stop_requests.mark(tmp_path, "asked", step=3)
+    assert stop_requests.marked(tmp_path)["reason"] == "asked"
+    assert stop_requests.marked(tmp_path)["step"] == 3

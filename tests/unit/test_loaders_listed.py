@@ -47,15 +47,18 @@ CALLS = {
 BUILT_IN = {"eval", "exec", "__import__"}
 # where one stands all the same, and why
 KNOWN = {
-    ("reasongrm_nemo/rollout/meeting.py", "pickle.loads"): "after the signature was checked",
+    ("reasongrm_nemo/processes/meeting.py", "pickle.loads"): "after the signature was checked",
     ("reasongrm_nemo/megatron/weights/plain.py", "dist_checkpointing.load"): "the one guarded way to it",
     ("reasongrm_nemo/judge/functions.py", "import_module"): "the user's function, named in the recipe",
     ("reasongrm_nemo/judge/symbolic.py", "import_module"): "math_verify, by a fixed name",
     ("reasongrm_nemo/rollout/__init__.py", "import_module"): "this package's modules",
-    ("reasongrm_nemo/stages/context.py", "import_module"): "this package's stages",
-    ("reasongrm_nemo/dry_start/run.py", "import_module"): "this package's stages",
-    ("reasongrm_nemo/rank.py", "run_module"): "this package's module, from srun's command line",
-    ("reasongrm_nemo/rollout/vllm_main.py", "run_module"): "vLLM's server, by a fixed name",
+    ("reasongrm_nemo/run/stage.py", "import_module"): "this package's stages",
+    ("reasongrm_nemo/plan/dry_start/run.py", "import_module"): "this package's stages",
+    (
+        "reasongrm_nemo/processes/srun_rank.py",
+        "run_module",
+    ): "this package's module, from srun's command line",
+    ("reasongrm_nemo/rollout/server/vllm_main.py", "run_module"): "vLLM's server, by a fixed name",
 }
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo.stages import local_ranks
-from reasongrm_nemo.stages.local_ranks import LocalRanks
-from reasongrm_nemo.stages.ranks import _cause
+from reasongrm_nemo.run import local_ranks
+from reasongrm_nemo.run.local_ranks import LocalRanks
+from reasongrm_nemo.run.trainer_ranks import _cause
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,7 +113,7 @@ def test_what_a_rank_started_ends_with_it_and_deaf_ones_are_killed(start, tmp_pa
 
 def test_ranks_die_with_whoever_started_them_and_sigusr1_is_no_end(tmp_path):
     code = "import os, sys, time; from pathlib import Path\n"
-    code += "from reasongrm_nemo.stages.local_ranks import LocalRanks\n"
+    code += "from reasongrm_nemo.run.local_ranks import LocalRanks\n"
     code += "rank = [sys.executable, '-c', 'import time; time.sleep(100)']\n"
     code += "ranks = LocalRanks(rank, 2, os.environ, Path(sys.argv[1]))\n"
     code += "print(*ranks.pids, flush=True); time.sleep(100)"

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files.disk import disk_full, readable_bytes
 from reasongrm_nemo.files.locks import RunsLock
 from reasongrm_nemo.files.writes import write_json
-from reasongrm_nemo.manifest import Artefact, HashCache, content_hash, identity, stage_key, what_changed
-from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.manifest import Artefact, HashCache, content_hash, identity, stage_key, what_changed
+from reasongrm_nemo.run.stage import run_stage
 from reasongrm_nemo.stages import filter as filter_stage
-from reasongrm_nemo.stages.context import run_stage
 
 RECIPE = """
 defaults: [base/filter]
@@ -332,13 +332,13 @@ def test_identity_and_reasons(recipe):
 WORKER = """
 import sys, time
 from pathlib import Path
-from reasongrm_nemo.config import load_recipe, recipes_root
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 from reasongrm_nemo.data.jsonl import JsonlAppender
 from reasongrm_nemo.data import HardTask, JudgeTask, read_tasks, write_jsonl
 from reasongrm_nemo.files.locks import RunsLock
-from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.run.console import Console
 from reasongrm_nemo.stages import filter as stage
-from reasongrm_nemo.stages.context import run_stage
+from reasongrm_nemo.run.stage import run_stage
 
 def run(ctx):
     path = ctx.work / "out.jsonl"
@@ -405,7 +405,7 @@ def test_killed_while_taking_its_place(recipe, stage, monkeypatch, tmp_path, mom
 
     with monkeypatch.context() as patch:
         if moment == "synced":
-            patch.setattr("reasongrm_nemo.manifest.artefact.sync_tree", kill)
+            patch.setattr("reasongrm_nemo.run.manifest.artefact.sync_tree", kill)
         elif moment == "described":
             patch.setattr(Artefact, "_place", kill)
         else:

@@ -3,9 +3,9 @@
 
 import pytest
 
-from reasongrm_nemo import architecture
-from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.models import architecture
+from reasongrm_nemo.models.architecture import Architecture
 
 SIZES = {
     "hidden_size": 64,

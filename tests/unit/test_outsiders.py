@@ -5,14 +5,14 @@ import json
 
 import pytest
 
-from reasongrm_nemo.architecture import Architecture
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.data.rows import read_rows
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.foreign import is_foreign
-from reasongrm_nemo.pipeline import run_pipeline
-from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.pipeline import run_pipeline
 
 TINY = recipes_root() / "tiny"
 SIZES = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.node_scratch import SCRATCH, own_scratch
+from reasongrm_nemo.processes.node_scratch import SCRATCH, own_scratch
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import pytest
 
-from reasongrm_nemo import pipeline
-from reasongrm_nemo.config import recipes_root
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files.locks import RunsLock
-from reasongrm_nemo.pipeline import find_stage, load_all, recipe_files, run_pipeline
-from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.recipe.load import recipes_root
+from reasongrm_nemo.run import pipeline
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.pipeline import find_stage, load_all, recipe_files, run_pipeline
 from reasongrm_nemo.stages import filter as filter_stage
 from reasongrm_nemo.stages import mine as mine_stage
 from reasongrm_nemo.stages import prepare as prepare_stage

@@ -3,9 +3,9 @@
 
 import pytest
 
-from reasongrm_nemo import placement, rank
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.processes import placement, srun_rank
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 from reasongrm_nemo.rollout import RolloutSettings
 
 FOUR = {"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "a,b,c,d"}
@@ -126,7 +126,7 @@ def test_a_ranks_environment_is_torchruns_and_not_slurms():
         "SLURM_JOB_ID": "77",
         "PMI_RANK": "5",
     }
-    env = rank.environment(task | {"MASTER_ADDR": "x", "HOME": "/h"}, "eth0")
+    env = srun_rank.environment(task | {"MASTER_ADDR": "x", "HOME": "/h"}, "eth0")
     assert env == {
         "RANK": "5",
         "LOCAL_RANK": "1",
@@ -136,7 +136,7 @@ def test_a_ranks_environment_is_torchruns_and_not_slurms():
         "MASTER_ADDR": "x",
         "HOME": "/h",
     }
-    assert rank.environment(task | {"GLOO_SOCKET_IFNAME": "ib0"}, "eth0")["GLOO_SOCKET_IFNAME"] == "ib0"
+    assert srun_rank.environment(task | {"GLOO_SOCKET_IFNAME": "ib0"}, "eth0")["GLOO_SOCKET_IFNAME"] == "ib0"
 
 
 def test_what_the_batch_script_was_told_of_itself_does_not_reach_srun():

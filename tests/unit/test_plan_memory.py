@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from reasongrm_nemo import plan as plans
-from reasongrm_nemo.architecture import Architecture, Layout
-from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
-from reasongrm_nemo.plan import flops, memory, parameters, states
+from reasongrm_nemo.models import flops, parameter_counts
+from reasongrm_nemo.models.architecture import Architecture, Layout
+from reasongrm_nemo.plan import memory, states
 from reasongrm_nemo.plan.serving import server
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
 
 GIB = 2**30
 QWQ = recipes_root() / "qwq_32b" / "1_grpo_zero.yaml"
@@ -35,22 +36,22 @@ def words(tensor, pipeline, **more):
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_are_those_of_the_model_cards(name):
     """As the checkpoints' indices state them (7.62, 14.77, 8.03 B); SmolLM2's as transformers counts them."""
-    assert parameters.of_model(shape(name)) == MODELS[name]
+    assert parameter_counts.of_model(shape(name)) == MODELS[name]
 
 
 @pytest.mark.parametrize("tensor", [1, 2, 4, 8])
 @pytest.mark.parametrize("pipeline", [1, 2, 4])
 def test_ranks_together_hold_every_parameter_once(tensor, pipeline):
     qwq = shape("qwq_32b")
-    stages = [parameters.of_stage(qwq, Layout(tensor, pipeline), stage) for stage in range(pipeline)]
+    stages = [parameter_counts.of_stage(qwq, Layout(tensor, pipeline), stage) for stage in range(pipeline)]
     assert sum(s.sharded * tensor + s.replicated for s in stages) == MODELS["qwq_32b"]
 
 
 def test_a_tied_output_weight_is_held_again_by_another_stage_alone():
     small = shape("smollm2_135m")
     table = small.vocab * small.hidden
-    assert parameters.of_stage(small, Layout(), 0).total == MODELS["smollm2_135m"]
-    first, last = (parameters.of_stage(small, Layout(1, 2), stage) for stage in (0, 1))
+    assert parameter_counts.of_stage(small, Layout(), 0).total == MODELS["smollm2_135m"]
+    first, last = (parameter_counts.of_stage(small, Layout(1, 2), stage) for stage in (0, 1))
     assert first.total + last.total == MODELS["smollm2_135m"] + table
 
 

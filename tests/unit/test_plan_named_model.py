@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from reasongrm_nemo import plan as plans
 from reasongrm_nemo.cli import main
-from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
-from reasongrm_nemo.report.planning import pipeline_text
+from reasongrm_nemo.plan.text import pipeline_text
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
 
 QWQ = recipes_root() / "qwq_32b"
 GRPO, EVALUATE = QWQ / "1_grpo_zero.yaml", QWQ / "7_evaluate.yaml"

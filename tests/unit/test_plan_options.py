@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from reasongrm_nemo.cli import main
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.plan.lengths import read_paths
+from reasongrm_nemo.plan.rollouts.lengths import read_paths
 
 GRPO = "recipes/qwq_32b/1_grpo_zero.yaml"
 PREPARE = "recipes/qwq_32b/0_prepare.yaml"

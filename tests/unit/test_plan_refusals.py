@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from reasongrm_nemo import plan as plans
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
 GRPO = recipes_root() / "qwq_32b" / "1_grpo_zero.yaml"
 SFT = recipes_root() / "qwq_32b" / "4_sft.yaml"

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.plan.lengths import Lognormal, Sampled, fit, read_paths
-from reasongrm_nemo.plan.timeline import Rates, Servers, roll_out, steps_in_time
+from reasongrm_nemo.plan.rollouts.lengths import Lognormal, Sampled, fit, read_paths
+from reasongrm_nemo.plan.rollouts.timeline import Rates, Servers, roll_out, steps_in_time
 
 RATES = Rates(fixed=2e-3, weights=5e-3, sample=1e-4, token=1e-8)
 PLENTY = 10**9

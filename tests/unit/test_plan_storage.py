@@ -3,9 +3,9 @@
 
 import pytest
 
-from reasongrm_nemo.architecture import Architecture
-from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
+from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan.storage import checkpoint, disk_bytes
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
 
 QWQ = Architecture.from_folder(resolve_path("asset:configs/qwq_32b", "."))
 PARAMETERS = 32_763_876_352

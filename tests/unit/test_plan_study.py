@@ -4,12 +4,12 @@
 import numpy as np
 import pytest
 
-from reasongrm_nemo.architecture import Architecture
-from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan import times
-from reasongrm_nemo.plan.rollouts import study
+from reasongrm_nemo.plan.rollout_study import study
 from reasongrm_nemo.plan.serving import server
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
 
 QWQ = Architecture.from_folder(resolve_path("asset:configs/qwq_32b", "."))
 SHORT, LONG = 1000, 20000

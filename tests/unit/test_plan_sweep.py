@@ -4,11 +4,11 @@
 import pytest
 
 from reasongrm_nemo import plan as plans
-from reasongrm_nemo.architecture import Architecture
-from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan import memory
 from reasongrm_nemo.plan.sweep import sweep
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
 
 QWQ = Architecture.from_folder(resolve_path("asset:configs/qwq_32b", "."))
 

@@ -4,11 +4,11 @@
 import numpy as np
 import pytest
 
-from reasongrm_nemo.architecture import Architecture
-from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
+from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan import times
+from reasongrm_nemo.plan.rollouts.timeline import roll_out
 from reasongrm_nemo.plan.serving import server
-from reasongrm_nemo.plan.timeline import roll_out
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
 
 QWQ = Architecture.from_folder(resolve_path("asset:configs/qwq_32b", "."))
 PARAMETERS = 32_763_876_352

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo import placement
-from reasongrm_nemo.config import load_recipe, recipes_root
-from reasongrm_nemo.preflight import checks, node
-from reasongrm_nemo.preflight.report import preflight
-from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.processes import placement
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.slurm.preflight import checks, node
+from reasongrm_nemo.slurm.preflight.command import preflight
 
 ROOT = Path(__file__).parents[2]
 APART = ["rollout.sleep=false", "rollout.servers=2", "rollout.nodes=2"]
@@ -135,7 +135,7 @@ def test_a_layout_that_does_not_fit_the_card_is_a_problem(tmp_path):
     assert "does not fit" in found.problems[0] or "GiB" in found.problems[0]
 
 
-@pytest.mark.runs("-m reasongrm_nemo.preflight.node")
+@pytest.mark.runs("-m reasongrm_nemo.slurm.preflight.node")
 def test_a_node_says_what_it_sees(tmp_path):
     (tmp_path / "token").write_text("abc")
     with socket.socket() as other:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from reasongrm_nemo.stages.ranks import _cause
+from reasongrm_nemo.run.trainer_ranks import _cause
 
 PEER = (0, 5.0, False, "RuntimeError: Connection closed by peer")
 MEMORY = "(was killed by SIGKILL, probably out of memory)"

@@ -3,9 +3,9 @@
 
 import pytest
 
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.limits import seconds
+from reasongrm_nemo.processes.stop_requests import seconds
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
 GRPO = recipes_root() / "tiny" / "1_grpo_zero.yaml"
 

@@ -9,12 +9,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from reasongrm_nemo.checks import STAGES, check_model
-from reasongrm_nemo.config import load_recipe, recipes_root, require_path
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.judge import load_template
 from reasongrm_nemo.judge.settings import DEFAULT_TEMPLATE
-from reasongrm_nemo.pipeline import load_all, recipe_files
+from reasongrm_nemo.recipe.checks import STAGES, check_model
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root, require_path
+from reasongrm_nemo.run.pipeline import load_all, recipe_files
 
 ROOT = recipes_root()
 PARTS = ("base", "model", "cluster", "loss")

@@ -14,12 +14,12 @@ from click.testing import CliRunner
 from fake_pool import TINY
 
 from reasongrm_nemo.cli import main
-from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.manifest import HashCache, check_path
-from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.recipe.load import load_recipe
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.manifest import HashCache, check_path
+from reasongrm_nemo.run.stage import is_done, run_stage
 from reasongrm_nemo.stages import filter as filter_stage
-from reasongrm_nemo.stages.context import is_done, run_stage
 
 RECIPE = "defaults: [base/filter]\nruns_dir: runs\nname: {}\ninputs: {{paths: '{}', tasks: '{}'}}\n"
 FILES = [

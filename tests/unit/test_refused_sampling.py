@@ -6,11 +6,11 @@ import subprocess
 
 import pytest
 
-from reasongrm_nemo.checks import check_model
-from reasongrm_nemo.checks.sampling import MOST_SAMPLES
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.judge.settings import fits_temperature
+from reasongrm_nemo.recipe.checks import check_model
+from reasongrm_nemo.recipe.checks.sampling import MOST_SAMPLES
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
 QWQ = recipes_root() / "qwq_32b"
 GRPO, GENERATE, MINE, EVALUATE = (

@@ -8,8 +8,8 @@ import pytest
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.report import summary
-from reasongrm_nemo.report.console import Console, duration, figures_line
-from reasongrm_nemo.stages.context import Outcome
+from reasongrm_nemo.run.console import Console, duration, figures_line
+from reasongrm_nemo.run.stage import Outcome
 
 
 def test_durations():

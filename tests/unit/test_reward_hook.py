@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.manifest import identity
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 from reasongrm_nemo.rewards import Reward, Rewarder
+from reasongrm_nemo.run.manifest import identity
 
 TASK = SimpleNamespace(id="t7", label="A")
 

@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from reasongrm_nemo.config import load_recipe, recipes_root
-from reasongrm_nemo.report.console import Console
-from reasongrm_nemo.rollout.settings import PYTHON_VARIABLE
-from reasongrm_nemo.stages import rollout_pool
-from reasongrm_nemo.stages.rollout_pool import RolloutPool
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
+from reasongrm_nemo.rollout.server.settings import PYTHON_VARIABLE
+from reasongrm_nemo.run import rollout_pool
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.rollout_pool import RolloutPool
 
 made = []
 

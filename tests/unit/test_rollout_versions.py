@@ -8,11 +8,11 @@ from importlib import metadata
 import pytest
 from fake_pool import RECIPES, FakePool
 
-from reasongrm_nemo.config import load_recipe
-from reasongrm_nemo.manifest import identity
-from reasongrm_nemo.report.console import Console
-from reasongrm_nemo.rollout import versions
-from reasongrm_nemo.stages.context import run_stage
+from reasongrm_nemo.recipe.load import load_recipe
+from reasongrm_nemo.rollout.server import versions
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.manifest import identity
+from reasongrm_nemo.run.stage import run_stage
 
 
 def python(path, says):

@@ -8,13 +8,13 @@ from datetime import date
 import pytest
 from fake_pool import RECIPES, TINY, FakePool
 
-from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.manifest import identity
-from reasongrm_nemo.report.console import Console
-from reasongrm_nemo.stages import run_date
-from reasongrm_nemo.stages.context import is_done, run_stage
-from reasongrm_nemo.tokenization import load_tokenizer
+from reasongrm_nemo.models.tokenization import load_tokenizer
+from reasongrm_nemo.recipe.load import load_recipe
+from reasongrm_nemo.run import run_date
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.manifest import identity
+from reasongrm_nemo.run.stage import is_done, run_stage
 
 ASKS = (
     "{{ strftime_now('%d %b %Y') }}\n{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 from fake_pool import RECIPES, TINY, FakePool
 
-from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.data import ReasoningPath, SftExample, read_jsonl, write_jsonl
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.models.tokenization import prompt_ids
+from reasongrm_nemo.recipe.load import load_recipe
 from reasongrm_nemo.rollout import Completion
 from reasongrm_nemo.sft.examples import Examples
 from reasongrm_nemo.stages import filter as filter_stage
 from reasongrm_nemo.stages import generate
-from reasongrm_nemo.tokenization import prompt_ids
 
 BASE = "model.hf_path=asset:tiny_judge"
 ALL = ["generate.skip_tasks=0", "generate.max_tasks=null", "generate.samples=3", BASE]

@@ -8,16 +8,16 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from reasongrm_nemo import secret_values
-from reasongrm_nemo.chain import chain
 from reasongrm_nemo.cli import main
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.manifest import identity
+from reasongrm_nemo.processes import secret_values
+from reasongrm_nemo.processes.work_order import WorkOrder
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 from reasongrm_nemo.rollout import RolloutServer, RolloutSettings
-from reasongrm_nemo.rollout.log import last_words
+from reasongrm_nemo.rollout.server.vllm_log import last_words
+from reasongrm_nemo.run.manifest import identity
+from reasongrm_nemo.slurm.jobs import chain
 from reasongrm_nemo.stages import filter as filter_stage
-from reasongrm_nemo.work_order import WorkOrder
 
 GENERATE = recipes_root() / "tiny" / "2_generate.yaml"
 SECRETS = {

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo import chain as chains
-from reasongrm_nemo.config import recipes_root
-from reasongrm_nemo.conversions import NOTE, made_of
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.manifest import HashCache
-from reasongrm_nemo.report import status
+from reasongrm_nemo.recipe.load import recipes_root
+from reasongrm_nemo.run.converted import NOTE, made_of
+from reasongrm_nemo.run.manifest import HashCache
+from reasongrm_nemo.slurm import jobs as chains
+from reasongrm_nemo.slurm import status
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"

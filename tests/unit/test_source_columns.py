@@ -7,10 +7,10 @@ import re
 import pytest
 from fake_pool import RECIPES
 
-from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.data import read_pairs
 from reasongrm_nemo.data.questions import read_questions
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.recipe.load import load_recipe
 
 TURN = {"role": "user", "content": "Which sea?"}
 

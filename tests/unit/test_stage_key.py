@@ -4,11 +4,11 @@
 import pytest
 from fake_pool import RECIPES
 
-from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.manifest import identity, what_changed
-from reasongrm_nemo.report.console import Console
-from reasongrm_nemo.stages.context import is_done, run_stage
+from reasongrm_nemo.recipe.load import load_recipe
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.manifest import identity, what_changed
+from reasongrm_nemo.run.stage import is_done, run_stage
 
 TEMPLATE = "description: mine\nuser: |\n  {question} {answer_a} {answer_b} %s\n"
 

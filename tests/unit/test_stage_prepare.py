@@ -8,12 +8,12 @@ from collections import Counter
 import pytest
 from fake_pool import RECIPES, TINY
 
-from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.data import JudgeTask, read_jsonl, read_tasks
 from reasongrm_nemo.data.sources import Dropped
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.models.tokenization import load_tokenizer, response_ids
+from reasongrm_nemo.recipe.load import load_recipe
 from reasongrm_nemo.stages import prepare
-from reasongrm_nemo.tokenization import load_tokenizer, response_ids
 
 
 def test_prepare_the_generated_task(context):

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 from fake_pool import RECIPES, TINY, FakePool
 
-from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.data import read_tasks
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation import rm_bench
-from reasongrm_nemo.report.console import Console
-from reasongrm_nemo.stages.context import run_stage
+from reasongrm_nemo.recipe.load import load_recipe
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.stage import run_stage
 
 RECIPE = {"generate": "2_generate", "mine": "5_mine", "evaluate": "7_evaluate"}
 OWN = {

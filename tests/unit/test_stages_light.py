@@ -9,7 +9,6 @@ from collections import Counter
 import pytest
 from fake_pool import RECIPES, TINY, FakePool
 
-from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.data import (
     HardTask,
     ReasoningPath,
@@ -18,12 +17,13 @@ from reasongrm_nemo.data import (
     write_jsonl,
 )
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.limits import STOP_FILE, Stopped, marked
+from reasongrm_nemo.models.tokenization import load_tokenizer, prompt_ids
+from reasongrm_nemo.processes.stop_requests import STOP_FILE, Stopped, marked
+from reasongrm_nemo.recipe.load import load_recipe
 from reasongrm_nemo.rstar import score_sums, select_paths
 from reasongrm_nemo.stages import filter as filter_stage
 from reasongrm_nemo.stages import generate, mine
 from reasongrm_nemo.stages.tasks import load_tasks, take_shard
-from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
 
 
 def check(recipe, *overrides):

@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from fake_pool import RECIPES, TINY, FakePool
 
-from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.data import AnswerTask, ReasoningPath, SftExample, read_jsonl
 from reasongrm_nemo.data.token_probs import GROUP_PATHS, TokenProbs, read_token_probs, write_token_probs
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.models.tokenization import prompt_ids, response_ids
+from reasongrm_nemo.recipe.load import load_recipe
 from reasongrm_nemo.rollout import Completion
 from reasongrm_nemo.rstar import ineligible, score_path, score_sums
 from reasongrm_nemo.stages import filter as filter_stage
 from reasongrm_nemo.stages import generate, mine, prepare
-from reasongrm_nemo.tokenization import prompt_ids, response_ids
 
 BASE = "model.hf_path=asset:tiny_judge"
 ALL = ["generate.skip_tasks=0", "generate.max_tasks=null", "generate.samples=3", BASE]

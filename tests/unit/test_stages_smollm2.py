@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from reasongrm_nemo import smollm2
-from reasongrm_nemo.config import load_recipe, recipes_root, resolve_path
+from reasongrm_nemo.demo import smollm2
 from reasongrm_nemo.errors import StageFailed, UserError
-from reasongrm_nemo.report.console import Console
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.stage import StageContext
 from reasongrm_nemo.stages import prepare
-from reasongrm_nemo.stages.context import StageContext
 
 
 def test_transformers_4_finds_theta_and_template(tmp_path):

@@ -12,16 +12,23 @@ import pytest
 from chat_families import FAMILIES, write_family
 from fake_pool import FakePool
 
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.data import JudgeTask, ReasoningPath, SampledPath, SftExample, read_jsonl, write_jsonl
 from reasongrm_nemo.judge.think import begun_by, rest_of_turn, whole_turn
+from reasongrm_nemo.models.tokenization import (
+    Response,
+    Reteller,
+    Unfit,
+    load_tokenizer,
+    prompt_ids,
+    response_ids,
+)
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 from reasongrm_nemo.rewards import mine_hard_cases
 from reasongrm_nemo.rollout import Completion, reasoning_path
 from reasongrm_nemo.rollout.reading import Reader
 from reasongrm_nemo.rstar import ineligible, selection_report, to_sft_example
 from reasongrm_nemo.sft.examples import Examples
 from reasongrm_nemo.stages.scoring import Scorer, score_paths
-from reasongrm_nemo.tokenization import Response, Reteller, Unfit, load_tokenizer, prompt_ids, response_ids
 
 PAIRS = list(product(FAMILIES, FAMILIES))
 TASK = JudgeTask("t", "p", "s", [{"role": "user", "content": "A or B?"}], "A", "chosen_first")

@@ -10,14 +10,14 @@ from importlib import resources
 import pytest
 
 from reasongrm_nemo.data import SftExample, make_tasks
-from reasongrm_nemo.data.tiny_base import (
+from reasongrm_nemo.demo.tiny_base import (
     PHASES,
     base_config,
     base_examples,
     initial_weights,
     write_initial_model,
 )
-from reasongrm_nemo.data.tiny_judge import (
+from reasongrm_nemo.demo.tiny_judge import (
     BASE,
     CLEAN,
     DIGITS,
@@ -261,7 +261,7 @@ class TestTokenizer:
     def test_the_chat_template_opens_the_reasoning(self):
         pytest.importorskip("tokenizers")
         pytest.importorskip("jinja2")
-        from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
+        from reasongrm_nemo.models.tokenization import load_tokenizer, prompt_ids
 
         tokenizer = load_tokenizer(ASSET)
         messages = [{"role": "user", "content": "Q:a=7;a?\n surely seven(A)\n maybe one(B)"}]

@@ -9,12 +9,12 @@ import pytest
 from fake_pool import RECIPES, TINY, FakePool
 from tokenizer_cases import ABSENT, CASES, DECODER, OLDER, bare_byte_level, write
 
-from reasongrm_nemo.config import load_recipe
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.pipeline import run_pipeline
-from reasongrm_nemo.report.console import Console
-from reasongrm_nemo.stages.context import run_stage
-from reasongrm_nemo.tokenization import agreement, load_tokenizer
+from reasongrm_nemo.models.tokenization import agreement, load_tokenizer
+from reasongrm_nemo.recipe.load import load_recipe
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.pipeline import run_pipeline
+from reasongrm_nemo.run.stage import run_stage
 
 HERE = [(sys.executable, metadata.version("transformers"))]
 # A class whose defaults, four further tokens, this package does not know.
@@ -169,7 +169,7 @@ def test_a_stage_compares_before_it_begins_and_writes_down_what_with(tmp_path, t
 
 
 def test_a_stage_without_transformers_goes_on_and_says_so(tmp_path, tasks, monkeypatch, capsys):
-    from reasongrm_nemo.stages import tokenizers
+    from reasongrm_nemo.run import tokenizers
 
     monkeypatch.setattr(tokenizers, "_environments", lambda cfg: [])
     manifest = run_stage(generate(tmp_path, TINY), Console(), FakePool(tasks)).manifest

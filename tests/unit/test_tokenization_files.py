@@ -5,7 +5,7 @@ import pytest
 from tokenizer_cases import ABSENT, CASES, DECODER, OLDER, bare_byte_level, token, write
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.tokenization import load_tokenizer, stop_token_ids
+from reasongrm_nemo.models.tokenization import load_tokenizer, stop_token_ids
 
 TEXTS = (
     "a <x> b<x>c <|user|>\n<|end|>  <y>z <think> <|im_end|> word",

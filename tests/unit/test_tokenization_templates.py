@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.tokenization import (
+from reasongrm_nemo.models.tokenization import (
     asks_for_date,
     load_tokenizer,
     prompt_ids,

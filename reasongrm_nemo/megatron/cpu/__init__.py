@@ -22,10 +22,10 @@ def install() -> None:
     global _installed
     if _installed:
         return
-    from reasongrm_nemo import mkl
     from reasongrm_nemo.megatron.cpu import apex, device, gaps
+    from reasongrm_nemo.processes import cpu_math
 
-    mkl.settle()
+    cpu_math.settle()
     device.install()
     gaps.before_nemo()
     apex.install()

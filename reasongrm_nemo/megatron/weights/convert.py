@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.writes import whole_folder, write_json
 from reasongrm_nemo.megatron.weights import torch_dist
@@ -34,7 +33,8 @@ from reasongrm_nemo.megatron.weights.hf_folder import (
 from reasongrm_nemo.megatron.weights.mappings import Box
 from reasongrm_nemo.megatron.weights.names import Parameter, empty_objects, parameters, tensor_infos
 from reasongrm_nemo.megatron.weights.nemo_folder import WEIGHTS, weights_folder, write_model_config
-from reasongrm_nemo.tensors import TensorInfo
+from reasongrm_nemo.models.architecture import Architecture, Layout
+from reasongrm_nemo.models.tensor_info import TensorInfo
 
 
 def default_threads() -> int:

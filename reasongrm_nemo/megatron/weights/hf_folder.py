@@ -13,13 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from reasongrm_nemo.architecture import exported_config
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import check_file, read_json
 from reasongrm_nemo.files.refusals import shown
 from reasongrm_nemo.files.shapes import shaped
 from reasongrm_nemo.files.writes import StreamedFile, write_json
-from reasongrm_nemo.tensors import TensorInfo
+from reasongrm_nemo.models.architecture import exported_config
+from reasongrm_nemo.models.tensor_info import TensorInfo
 
 # What a model folder needs beside its weights to be loaded by transformers and vLLM.
 COMPANIONS = (

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.megatron.weights.mappings import (
     QKV,
     Box,
@@ -18,7 +17,8 @@ from reasongrm_nemo.megatron.weights.mappings import (
     RowParallel,
     Vocabulary,
 )
-from reasongrm_nemo.tensors import TensorInfo
+from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.models.tensor_info import TensorInfo
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from reasongrm_nemo.architecture import Architecture, Layout
 from reasongrm_nemo.megatron.nemo_config import model_keys
+from reasongrm_nemo.models.architecture import Architecture, Layout
 
 WEIGHTS = "model_weights"
 """Where NeMo's save-restore connector looks for a torch_dist checkpoint."""

@@ -13,7 +13,6 @@ from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from torch import Tensor
 
-from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron.checkpoints import fill, without_extra_state
 from reasongrm_nemo.megatron.gpt import ScoringGPTModel
@@ -21,7 +20,8 @@ from reasongrm_nemo.megatron.weights import plain
 from reasongrm_nemo.megatron.weights.hf_folder import HFTensors
 from reasongrm_nemo.megatron.weights.names import EMBEDDING, Parameter, parameters, tensor_infos
 from reasongrm_nemo.megatron.weights.nemo_folder import weights_folder
-from reasongrm_nemo.tensors import TensorInfo
+from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.models.tensor_info import TensorInfo
 
 
 class WeightTransfer:

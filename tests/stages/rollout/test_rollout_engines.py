@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import torch
 from types import SimpleNamespace
-from reasongrm_nemo.rollout import ipc, vllm_plugin
-from reasongrm_nemo.rollout.settings import ENGINES
-from reasongrm_nemo.tensors import TensorInfo
+from reasongrm_nemo.rollout.server import vllm_plugin
+from reasongrm_nemo.rollout.weights import ipc
+from reasongrm_nemo.rollout.server.settings import ENGINES
+from reasongrm_nemo.models.tensor_info import TensorInfo
 
 vllm_plugin.register()
 vllm_plugin.register()  # vLLM calls it in each process, and may do so again

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo.rollout import Rollouts, RolloutServer, process
+from reasongrm_nemo.processes import child
+from reasongrm_nemo.rollout import Rollouts, RolloutServer
 
 pytestmark = pytest.mark.stages
 
@@ -66,15 +67,15 @@ def test_dies_with_its_parent(models, make_settings, tmp_path, when):
             spec = log.with_suffix(".spec.json")
             until(lambda: spec.exists() and json.loads(spec.read_text())["pid"], 60)
             leader = json.loads(spec.read_text())["pid"]
-            until(lambda: any(map(is_engine_core, process._group(leader, 0))), 300)
+            until(lambda: any(map(is_engine_core, child._group(leader, 0))), 300)
         leader = json.loads(log.with_suffix(".spec.json").read_text())["pid"]
-        members = process._group(leader, 0)
+        members = child._group(leader, 0)
         assert len(members) > 1
     finally:
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
     begin = time.monotonic()
-    until(lambda: not process._group(leader, 0), 90)
+    until(lambda: not child._group(leader, 0), 90)
     print(f"\n{len(members)} processes gone {time.monotonic() - begin:.1f} s after the parent ({when})")
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.processes import child
 from reasongrm_nemo.rollout import (
     Prompt,
     RolloutServer,
@@ -22,7 +23,6 @@ from reasongrm_nemo.rollout import (
     Scoring,
     TensorInfo,
     WeightSender,
-    process,
 )
 from reasongrm_nemo.rollout.http import call
 
@@ -90,7 +90,7 @@ def push(sender, model, version=1):
 def engine(server):
     """Process id of the engine core."""
     state = server.state()
-    for pid in process._group(state["pid"], state["ticks"]):
+    for pid in child._group(state["pid"], state["ticks"]):
         with open(f"/proc/{pid}/comm") as file:
             if "EngineCor" in file.read():
                 return pid
@@ -279,7 +279,7 @@ def test_a_stopped_engine_is_noticed(rollouts, models):
     print(f"\nengine stopped: noticed after {took:.1f} s: {rollouts.losses}")
     assert took < 90
     assert worst(models["a"][1], asked, answers) < 1e-4
-    assert not process._stat(stopped)
+    assert not child._stat(stopped)
     rollouts.on_loss = None
 
 

@@ -13,11 +13,12 @@ torch = pytest.importorskip("torch", reason="the trainer environment's tests")
 from listeners import listening, open_to_strangers  # noqa: E402
 from torch.distributed import distributed_c10d as c10d  # noqa: E402
 
-from reasongrm_nemo.config import load_recipe, recipes_root  # noqa: E402
 from reasongrm_nemo.errors import UserError  # noqa: E402
-from reasongrm_nemo.rollout import RolloutSettings, meeting  # noqa: E402
-from reasongrm_nemo.rollout import settings as settings_module  # noqa: E402
-from reasongrm_nemo.rollout.settings import HOST  # noqa: E402
+from reasongrm_nemo.processes import meeting  # noqa: E402
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root  # noqa: E402
+from reasongrm_nemo.rollout import RolloutSettings  # noqa: E402
+from reasongrm_nemo.rollout.server import settings as settings_module  # noqa: E402
+from reasongrm_nemo.rollout.server.settings import HOST  # noqa: E402
 
 
 def test_a_store_listens_on_its_address_alone():

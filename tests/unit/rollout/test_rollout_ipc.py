@@ -8,8 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the trainer environment's tests")
 
-from reasongrm_nemo.rollout import TensorInfo, ipc  # noqa: E402
-from reasongrm_nemo.rollout.transports import IpcLine, IpcTransport, Posts  # noqa: E402
+from reasongrm_nemo.rollout import TensorInfo  # noqa: E402
+from reasongrm_nemo.rollout.weights import ipc  # noqa: E402
+from reasongrm_nemo.rollout.weights.transports import IpcLine, IpcTransport, Posts  # noqa: E402
 
 TENSORS = {
     "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo.rollout import process
+from reasongrm_nemo.processes import child
 
 ROOT = Path(__file__).parents[3]
 ENV = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
@@ -33,12 +33,12 @@ def until(condition, seconds=30.0):
 
 
 def running(pid):
-    fields = process._stat(pid)
+    fields = child._stat(pid)
     return fields is not None and fields[0] != "Z"
 
 
 def spawn(log, *words):
-    pid = process.spawn([sys.executable, "-c", LEADER, *words], ENV, log)
+    pid = child.spawn([sys.executable, "-c", LEADER, *words], ENV, log)
     until(lambda: len(log.read_text().split()) == 2)
     leader, helper = map(int, log.read_text().split())
     assert leader == pid  # it became the command
@@ -48,22 +48,22 @@ def spawn(log, *words):
 @pytest.mark.parametrize("words", [(), ("deaf",)])
 def test_end_group_ends_all(tmp_path, words):
     pid, helper = spawn(tmp_path / "log", *words)
-    ticks = process.start_ticks(pid)
-    assert process.alive(pid, ticks) and not process.alive(pid, ticks + 1)
-    process.end_group(pid, ticks, grace_s=0.5)
+    ticks = child.start_ticks(pid)
+    assert child.alive(pid, ticks) and not child.alive(pid, ticks + 1)
+    child.end_group(pid, ticks, grace_s=0.5)
     assert not running(pid) and not running(helper)
-    process.end_group(pid, ticks, grace_s=0.5)  # again: nothing to do
+    child.end_group(pid, ticks, grace_s=0.5)  # again: nothing to do
 
 
 def test_end_group_ends_a_stopped_process_and_those_a_dead_leader_left(tmp_path):
     pid, helper = spawn(tmp_path / "log")
-    ticks = process.start_ticks(pid)
+    ticks = child.start_ticks(pid)
     os.kill(helper, signal.SIGSTOP)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not process.alive(pid, ticks))
-    assert process.exit_cause(pid) == "was killed by SIGKILL, probably out of memory"
+    until(lambda: not child.alive(pid, ticks))
+    assert child.exit_cause(pid) == "was killed by SIGKILL, probably out of memory"
     assert running(helper)
-    process.end_group(pid, ticks, grace_s=5)
+    child.end_group(pid, ticks, grace_s=5)
     assert not running(helper)
 
 
@@ -74,31 +74,31 @@ def test_outlives_the_thread_that_asked(tmp_path):
     thread.join()
     time.sleep(0.3)
     pid, _ = got[0]
-    ticks = process.start_ticks(pid)
-    assert process.alive(pid, ticks)
-    process.end_group(pid, ticks, 0)
+    ticks = child.start_ticks(pid)
+    assert child.alive(pid, ticks)
+    child.end_group(pid, ticks, 0)
 
 
 def test_dies_with_a_killed_parent(tmp_path):
     program = (
-        "import sys, time; from pathlib import Path; from reasongrm_nemo.rollout import process\n"
-        "print(process.spawn([sys.executable, '-c', 'import time; time.sleep(60)'], "
+        "import sys, time; from pathlib import Path; from reasongrm_nemo.processes import child\n"
+        "print(child.spawn([sys.executable, '-c', 'import time; time.sleep(60)'], "
         f"{ENV!r}, Path(sys.argv[1])), flush=True)\n"
         "time.sleep(60)"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "log")], env=ENV, stdout=subprocess.PIPE, text=True
     )
-    child = int(parent.stdout.readline())
+    pid = int(parent.stdout.readline())
     time.sleep(0.5)  # until it has tied itself
-    assert running(child)
+    assert running(pid)
     parent.kill()
     parent.wait()
-    until(lambda: not running(child))
+    until(lambda: not running(pid))
 
 
 def test_dies_when_its_parent_was_gone_before(tmp_path):
-    command = [sys.executable, "-m", process.__name__, "1", sys.executable, "-c", "print('lived')"]
+    command = [sys.executable, "-m", child.__name__, "1", sys.executable, "-c", "print('lived')"]
     if os.getppid() == 1:
         command[3] = "2"
     done = subprocess.run(command, env=ENV, capture_output=True, text=True)
@@ -108,7 +108,7 @@ def test_dies_when_its_parent_was_gone_before(tmp_path):
 
 def test_spawn_says_when_there_is_no_such_interpreter(tmp_path):
     with pytest.raises(FileNotFoundError):
-        process.spawn([str(tmp_path / "python")], ENV, tmp_path / "log")
+        child.spawn([str(tmp_path / "python")], ENV, tmp_path / "log")
 
 
 @pytest.mark.parametrize(
@@ -133,4 +133,4 @@ def test_spawn_says_when_there_is_no_such_interpreter(tmp_path):
     ],
 )
 def test_an_exit_status_in_words(code, says):
-    assert process.describe_exit(code) == says
+    assert child.describe_exit(code) == says

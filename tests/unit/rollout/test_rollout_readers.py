@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from reasongrm_nemo.config import resolve_path
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import read_json
-from reasongrm_nemo.rollout import readers, versions
+from reasongrm_nemo.recipe.load import resolve_path
+from reasongrm_nemo.rollout.server import readers, versions
 
 CONFIG = read_json(resolve_path("asset:tiny_judge", ".") / "config.json")
 

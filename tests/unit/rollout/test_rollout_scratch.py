@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo.rollout import scratch
-from reasongrm_nemo.rollout.hosts import ThisMachine
-from reasongrm_nemo.rollout.process import start_ticks
+from reasongrm_nemo.processes import scratch
+from reasongrm_nemo.processes.child import start_ticks
+from reasongrm_nemo.rollout.server.hosts import ThisMachine
 
 ROOT = Path(__file__).parents[3]
 # As vLLM does: files in TMPDIR, and a semaphore that a child of a spawn context could open by its name.
 LEAVES = """
 import multiprocessing, tempfile, time
-from reasongrm_nemo.rollout import meeting, scratch
+from reasongrm_nemo.processes import meeting, scratch
 file = meeting.PrivateFile()
 scratch.enter()
 tempfile.mkstemp("socket")

@@ -13,8 +13,8 @@ import pytest
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.rollout import RolloutServer, RolloutServerLost, RolloutSettings
-from reasongrm_nemo.rollout.hosts import AgentStep
 from reasongrm_nemo.rollout.http import call
+from reasongrm_nemo.rollout.server.hosts import AgentStep
 
 ROOT = Path(__file__).parents[3]
 
@@ -435,7 +435,7 @@ def agent(make, tmp_path, monkeypatch):
     step.close()
 
 
-AGENT = [sys.executable, "-m", "reasongrm_nemo.rollout.agent"]
+AGENT = [sys.executable, "-m", "reasongrm_nemo.rollout.server.agent"]
 
 
 def test_a_server_on_a_node_is_started_watched_and_ended_through_its_agent(make, agent):

@@ -9,8 +9,8 @@ import pytest
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.rollout import RolloutSettings
-from reasongrm_nemo.rollout.log import last_words
-from reasongrm_nemo.rollout.shape import same_shape, weights_stamp
+from reasongrm_nemo.rollout.server.same_shape import same_shape, weights_stamp
+from reasongrm_nemo.rollout.server.vllm_log import last_words
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="the trainer environment's tests")
 
 from reasongrm_nemo.errors import UserError  # noqa: E402
-from reasongrm_nemo.rollout import RolloutServerLost, TensorInfo, WeightSender, meeting  # noqa: E402
-from reasongrm_nemo.rollout.group import Group, check_nccl, tensors_ahead  # noqa: E402
+from reasongrm_nemo.processes import meeting  # noqa: E402
+from reasongrm_nemo.rollout import RolloutServerLost, TensorInfo, WeightSender  # noqa: E402
+from reasongrm_nemo.rollout.weights.broadcast_group import Group, check_nccl, tensors_ahead  # noqa: E402
 
 TENSORS = {
     "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),

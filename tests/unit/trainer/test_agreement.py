@@ -3,8 +3,8 @@
 
 import pytest
 
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.grpo.agreement import Agreement, Disagreement, ages
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 from reasongrm_nemo.rollout import Completion
 
 GRPO = recipes_root() / "tiny" / "1_grpo_zero.yaml"

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_models import write_model
 
-from reasongrm_nemo.architecture import Layout
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron.weights import convert
 from reasongrm_nemo.megatron.weights.hf_folder import INDEX, HFTensors
+from reasongrm_nemo.models.architecture import Layout
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 

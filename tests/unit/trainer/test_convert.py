@@ -17,11 +17,11 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from small_models import LLAMA_31, write_model
 
-from reasongrm_nemo.architecture import Layout
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron.weights import convert, torch_dist
 from reasongrm_nemo.megatron.weights.hf_folder import HFTensors, shards, write_safetensors
-from reasongrm_nemo.tensors import TensorInfo
+from reasongrm_nemo.models.architecture import Layout
+from reasongrm_nemo.models.tensor_info import TensorInfo
 
 ROOT = Path(__file__).resolve().parents[3]
 LAYOUTS = [Layout(t, p) for t, p in itertools.product((1, 2, 4), (1, 2, 4))]

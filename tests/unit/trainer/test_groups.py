@@ -4,9 +4,9 @@
 import pytest
 from omegaconf import OmegaConf
 
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.data import JudgeTask
 from reasongrm_nemo.grpo.groups import Judge, rollout_figures, shaped_rewards, to_samples, weighed
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 from reasongrm_nemo.rollout import Completion, Prompt
 
 TASK = JudgeTask("t", "p", "test", [{"role": "user", "content": "?"}], "A", "chosen_first")

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reasongrm_nemo.megatron.balance import share
 from reasongrm_nemo.megatron.micro_batches import (
     Sample,
     collate,
     laid_out,
     plan,
 )
-from reasongrm_nemo.plan.balance import share
 
 lengths = st.lists(st.integers(2, 500), max_size=40)
 

@@ -7,7 +7,7 @@ import sys
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reasongrm_nemo import mkl
+from reasongrm_nemo.processes import cpu_math
 
 
 class Calls(TorchDispatchMode):
@@ -23,15 +23,15 @@ class Calls(TorchDispatchMode):
 
 def test_each_function_is_called_in_both_precisions_on_few_elements():
     with Calls() as calls:
-        mkl.settle()
+        cpu_math.settle()
     for name in ("cos", "sin", "exp", "log", "sqrt", "tanh"):
         assert calls.seen[name] == {(torch.float32, 64), (torch.float64, 64)}, name
 
 
 def test_the_cpu_platform_does_so_before_anything_else():
     code = (
-        "from reasongrm_nemo import mkl; import sys; "
-        "mkl.settle = lambda: sys.exit(7 if 'megatron' not in sys.modules else 1); "
+        "from reasongrm_nemo.processes import cpu_math; import sys; "
+        "cpu_math.settle = lambda: sys.exit(7 if 'megatron' not in sys.modules else 1); "
         "from reasongrm_nemo.megatron.platform import load_platform; load_platform('cpu')"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 7

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from reasongrm_nemo.architecture import Architecture
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.megatron.nemo_config import nemo_config
 from reasongrm_nemo.megatron.platform import CPU, GPU
+from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
 CONFIGS = Path(__file__).parents[3] / "reasongrm_nemo" / "assets" / "configs"
 

@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 from omegaconf import OmegaConf
 
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.grpo.order import TaskOrder, with_steps
 from reasongrm_nemo.megatron.schedule import learning_rate_factor
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
 
 def make_tasks(count):

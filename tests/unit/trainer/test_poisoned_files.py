@@ -206,7 +206,7 @@ def hf_folder(tmp_path, marker):
 
 
 def test_a_hugging_face_folder_runs_nothing(tmp_path, marker):
-    from reasongrm_nemo.rollout.read_config import by_transformers
+    from reasongrm_nemo.rollout.server.read_config import by_transformers
 
     folder = hf_folder(tmp_path, marker)
     with pytest.raises(UserError, match="runs code when it is read"):
@@ -225,8 +225,8 @@ ESCAPES = (
 
 @pytest.mark.parametrize("escape", ESCAPES)
 def test_a_chat_template_stays_in_its_sandbox(escape, tmp_path, marker):
-    from reasongrm_nemo.config import resolve_path
-    from reasongrm_nemo.tokenization import load_tokenizer, prompt_ids
+    from reasongrm_nemo.models.tokenization import load_tokenizer, prompt_ids
+    from reasongrm_nemo.recipe.load import resolve_path
 
     folder = tmp_path / "model"
     shutil.copytree(resolve_path("asset:tiny_judge", tmp_path), folder)
@@ -238,8 +238,8 @@ def test_a_chat_template_stays_in_its_sandbox(escape, tmp_path, marker):
 
 
 def test_yaml_makes_no_objects(tmp_path, marker):
-    from reasongrm_nemo.config import load_recipe, recipes_root
     from reasongrm_nemo.judge.template import load_template
+    from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
     call = f"!!python/object/apply:os.system [\"touch '{marker}'\"]"
     recipe = tmp_path / "1_grpo_zero.yaml"

@@ -12,7 +12,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron.rope import apply, inverse_frequencies, softmax_scale
-from reasongrm_nemo.rope import Rope, reach
+from reasongrm_nemo.models.rope import Rope, reach
 
 LLAMA_31 = {
     "rope_type": "llama3",

@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.grpo import trainer as trainers
 from reasongrm_nemo.grpo.agreement import Agreement, Disagreement
 from reasongrm_nemo.grpo.source import RolloutsLost
@@ -18,6 +17,7 @@ from reasongrm_nemo.grpo.trainer import GRPOTrainer
 from reasongrm_nemo.megatron.early_stop import EarlyStop
 from reasongrm_nemo.megatron.finite_steps import FiniteSteps, NotFinite
 from reasongrm_nemo.megatron.timers import Timers
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
 RECIPE = recipes_root() / "tiny" / "1_grpo_zero.yaml"
 

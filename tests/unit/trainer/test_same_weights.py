@@ -11,10 +11,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 from small_models import write_model
 
-from reasongrm_nemo.architecture import Layout
-from reasongrm_nemo.conversions import NOTE, check_same_weights
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron.weights import convert
+from reasongrm_nemo.models.architecture import Layout
+from reasongrm_nemo.run.converted import NOTE, check_same_weights
 
 ROOT = Path(__file__).resolve().parents[3]
 SAYS = r"^model.megatron_path: \S+ was not converted from model.hf_path \S+, .*; convert that one"

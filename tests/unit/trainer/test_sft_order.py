@@ -6,8 +6,8 @@ import itertools
 import pytest
 from omegaconf import OmegaConf
 
-from reasongrm_nemo.plan.batches import epoch_steps, step_count
 from reasongrm_nemo.sft.data import SeededBatchSampler
+from reasongrm_nemo.sft.steps import epoch_steps, step_count
 
 COSTS = [float(1 + index * 7 % 40) for index in range(50)]
 

@@ -10,10 +10,10 @@ from itertools import product
 import pytest
 import torch
 
-from reasongrm_nemo.config import load_recipe, recipes_root
 from reasongrm_nemo.grpo.loss import micro_batch_loss
 from reasongrm_nemo.megatron.log_probs import chunked_log_probs
 from reasongrm_nemo.megatron.micro_batches import Sample, collate
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
 VOCAB, WIDTH, START = 5, 4, 0
 ANSWERS = list(product(range(VOCAB), repeat=2))

@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 
-from reasongrm_nemo.architecture import Architecture
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron.weights.hf_folder import HFTensors
 from reasongrm_nemo.megatron.weights.mappings import QKV, GateUp, Replicated, RowParallel, Vocabulary
 from reasongrm_nemo.megatron.weights.names import parameters
+from reasongrm_nemo.models.architecture import Architecture
 
 MAPPINGS = [
     Replicated("n", ("n",), ((8,),)),

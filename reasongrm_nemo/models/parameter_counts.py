@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many parameters a rank holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reasongrm_nemo.models.architecture import Architecture, Layout
+
+
+@dataclass(frozen=True)
+class Count:
+    """Parameters of one rank.
+
+    Attributes:
+        sharded: those that its tensor-parallel peers hold other parts of.
+        replicated: those that they hold too (norms).
+        embedding: of the sharded ones, rows of the embedding and of the output weight.
+    """
+
+    sharded: int
+    replicated: int
+    embedding: int = 0
+
+    @property
+    def total(self) -> int:
+        """All that the rank holds."""
+        return self.sharded + self.replicated
+
+
+def of_layer(architecture: Architecture, tensor: int) -> Count:
+    """One decoder layer, on one of ``tensor`` ranks that share it."""
+    a = architecture
+    qkv = (a.heads + 2 * a.kv_heads) * a.head_dim
+    biases = qkv if a.qkv_bias else 0
+    shared = a.hidden * (qkv + a.heads * a.head_dim + 3 * a.ffn) + biases
+    norms = 2 * a.hidden + (2 * a.head_dim if a.qk_norm else 0)
+    return Count(shared // tensor, norms)
+
+
+def of_stage(architecture: Architecture, layout: Layout, stage: int) -> Count:
+    """One rank of a pipeline stage, as megatron-core deals layers, embedding and output weight out.
+
+    Args:
+        architecture: shape of the model; the layout must divide it.
+        layout: how it is cut.
+        stage: from 0.
+    """
+    counts = layout.stages(architecture.layers)
+    assert counts is not None
+    layer = of_layer(architecture, layout.tensor)
+    table = layout.padded_vocab(architecture.vocab) // layout.tensor * architecture.hidden
+    first, last = stage == 0, stage == layout.pipeline - 1
+    # a tied output weight is the first stage's embedding; another stage needs a copy of its own
+    tables = first + (last and not (architecture.tied and first))
+    return Count(
+        sharded=counts[stage] * layer.sharded + tables * table,
+        replicated=counts[stage] * layer.replicated + (architecture.hidden if last else 0),
+        embedding=tables * table,
+    )
+
+
+def of_model(architecture: Architecture) -> int:
+    """The whole model, each parameter once, without rows that pad the vocabulary."""
+    return of_stage(architecture, Layout(), 0).total
+
+
+def matrices_of_layer(architecture: Architecture) -> int:
+    """Elements of a layer's weight matrices: what a token is multiplied with."""
+    a = architecture
+    return a.hidden * ((2 * a.heads + 2 * a.kv_heads) * a.head_dim + 3 * a.ffn)

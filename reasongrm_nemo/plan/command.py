@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `reasongrm plan` tells: figures as data and as text, and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from reasongrm_nemo import plan as plans
+from reasongrm_nemo.errors import StageFailed, UserError
+from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.plan import text as report
+from reasongrm_nemo.plan.dry_start import dry_start
+from reasongrm_nemo.plan.model import config_folder
+from reasongrm_nemo.plan.rollout_plot import draw
+from reasongrm_nemo.plan.rollout_study import study
+from reasongrm_nemo.plan.rollouts.lengths import Sampled, fit, read_paths
+from reasongrm_nemo.plan.simulation.compare import check, compare, has_trainer
+from reasongrm_nemo.plan.sweep import sweep
+from reasongrm_nemo.plan.whole import refuse
+from reasongrm_nemo.recipe.load import find_recipe, load_recipe, load_with_origins
+from reasongrm_nemo.report.summary import resolved_recipe
+from reasongrm_nemo.run.pipeline import load_all, recipe_files
+
+Told = tuple[Any, str, UserError | None]
+"""For JSON, for people, and the refusal to end with."""
+
+
+def of_recipe(
+    path: Path,
+    overrides: Iterable[str],
+    simulated: bool = False,
+    checked: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+) -> Told:
+    """One recipe: every key and its origin, then its plan.
+
+    Where the model's shape is not known there is no plan, and a sentence says so; it is a refusal where
+    ``plan.config`` names a folder for it, or a simulation is asked for. The plan of a stage that
+    trains is checked by one micro-batch through the model's own code.
+
+    Args:
+        path: the recipe.
+        overrides: ``key=value`` words.
+        simulated: hold the plan against a simulation of each distinct rank.
+        checked: False leaves out the check, which takes some 15 seconds.
+        say: told what takes so long.
+
+    Raises:
+        UserError: the recipe is wrong, the model does not fit its layout, or it cannot be simulated.
+        StageFailed: the simulation ended badly.
+    """
+    recipe, origins = load_with_origins(path, overrides)
+    resolved: Any = OmegaConf.to_container(recipe)
+    keys = resolved_recipe(resolved, origins)
+    try:
+        made = plans.plan(recipe)
+    except plans.ShapeUnknown as unknown:
+        stated = simulated or recipe.plan.config is not None
+        return resolved | {"figures": None}, f"{keys}\n\nno figures: {unknown}", unknown if stated else None
+    if made is None and simulated:
+        raise UserError(f"--simulate: stage {recipe.stage} has no model, so it has no step to simulate")
+    if made is None:
+        return resolved | {"figures": None}, keys, None
+    data, text = resolved | {"figures": made.to_dict()}, f"{keys}\n\n{report.as_text(made, recipe)}"
+    shape, folder = plans.architecture(recipe), config_folder(recipe)
+    assert shape is not None and folder is not None  # there is a plan
+    if simulated:
+        compared = compare(recipe, folder, shape)
+        data |= {"simulation": report.comparison_data(compared)}
+        text += "\n\n" + report.comparison_text(compared)
+    elif checked and made.ranks and not made.misfits:
+        found, line, failure = _check(recipe, folder, shape, say)
+        return data | found, f"{text}\n\n{line}", failure
+    return data, text, _refusal(recipe.name, made.misfits)
+
+
+def _check(recipe: DictConfig, folder: Path, shape: Architecture, say: Callable[[str], None]) -> Told:
+    if not has_trainer(recipe):
+        line = "not checked against the model's own code: no NeMo-Aligner here (cluster.trainer_python)"
+        return {}, line, None
+    say("checking one micro-batch with the model's own code (some 15 s; --no-check leaves it out)")
+    try:
+        found = check(recipe, folder, shape)
+    except StageFailed as failure:
+        return {}, "the model's own code could not take one micro-batch", failure
+    return {"check": report.comparison_data(found)}, report.check_text(found, recipe), None
+
+
+def of_rollouts(path: Path, overrides: Iterable[str], sample: Path | None, plot: Path | None) -> Told:
+    """The simulated rollouts of a GRPO recipe.
+
+    Args:
+        path: the recipe.
+        overrides: ``key=value`` words.
+        sample: a ``paths.jsonl``; its lengths go before the recipe's ``plan.responses``.
+        plot: where the picture of the first step goes.
+
+    Raises:
+        UserError: the recipe is wrong, or nothing can be simulated.
+    """
+    recipe = load_recipe(path, overrides)
+    shape = plans.architecture(recipe)
+    fitted, lengths = None, None
+    if sample is not None:
+        limit = recipe.rollout.max_response_tokens
+        tasks, cut = read_paths(sample)
+        fitted, lengths = fit(tasks, cut, limit), Sampled(tasks, limit)
+    if shape is None:
+        raise UserError(f"--rollouts simulates the steps of grpo; {recipe.name} is of stage {recipe.stage}")
+    found = study(recipe, shape, lengths)
+    if plot is not None:
+        draw(found.timelines[0], plot, f"{recipe.name}: the rollouts of one step")
+    data = found.to_dict() | {"fit": None if fitted is None else asdict(fitted)}
+    return data, report.rollouts_text(found, recipe, fitted), None
+
+
+def of_dry_start(path: Path, overrides: Iterable[str]) -> Told:
+    """A recipe, or every recipe of a folder, started with all but a GPU.
+
+    Raises:
+        UserError: what a stage itself would refuse.
+        StageFailed: the trainer's part ended badly.
+    """
+    folder = find_recipe(path).is_dir()
+    recipes = load_all(recipe_files(path), overrides) if folder else [load_recipe(path, overrides)]
+    found = [dry_start(recipe) for recipe in recipes]
+    return [asdict(each) for each in found], "\n".join(map(report.dry_start_text, found)), None
+
+
+def of_folder(path: Path, overrides: Iterable[str]) -> Told:
+    """A pipeline: a line a stage, and the sums."""
+    recipes = _made_of(load_all(recipe_files(path), overrides))
+    made = [(recipe.name, plans.plan(recipe)) for recipe in recipes]
+    data = {name: None if plan is None else plan.to_dict() for name, plan in made}
+    wrong = next((_refusal(name, plan.misfits) for name, plan in made if plan and plan.misfits), None)
+    return data, report.pipeline_text(made), wrong
+
+
+def _made_of(recipes: Sequence[DictConfig]) -> list[DictConfig]:
+    """The recipes, each whose model an earlier one makes with the shape of what that is made of."""
+    found: dict[str, DictConfig] = {}
+    for recipe in recipes:
+        value = recipe.model.hf_path
+        maker = found.get(value[1:].split("/")[0]) if value and value.startswith("@") else None
+        if maker is not None and maker.stage not in ("prepare", "filter"):
+            recipe = OmegaConf.create(OmegaConf.to_container(recipe))  # type: ignore[assignment]
+            recipe.plan.config = str(config_folder(maker))
+        found[recipe.name] = recipe
+    return [*found.values()]
+
+
+def of_layouts(path: Path, overrides: Iterable[str], axes: Sequence[str]) -> Told:
+    """The layouts that the recipe could have.
+
+    Raises:
+        UserError: the recipe or an axis is wrong, or its stage trains nothing.
+    """
+    recipe = load_recipe(path, overrides)
+    shape = plans.architecture(recipe)
+    if shape is None:
+        raise UserError(f"--sweep: stage {recipe.stage} has no model, so it has no layouts to compare")
+    rows = sweep(recipe, shape, axes)
+    return [row.__dict__ for row in rows], report.sweep_text(rows, recipe, axes), None
+
+
+def _refusal(name: str, misfits: Sequence[plans.Misfit]) -> UserError | None:
+    try:
+        refuse(name, misfits)
+    except UserError as error:
+        return error
+    return None

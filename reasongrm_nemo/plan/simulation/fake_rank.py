@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Simulated ranks: ``python -m reasongrm_nemo.plan.simulation.fake_rank`` reads orders in JSON from stdin.
+
+Each order gets a forked process of its own, since the fake process group, NeMo's global state and the
+stand-ins hold for a whole process; the imports, which take longest, are done once.
+
+What is real: NeMo-Aligner's model class with our layers, built by NeMo from ``nemo_config``; the log-probs,
+loss and gradients; megatron-core's pipeline schedule, recomputation and sequence parallelism. What is not:
+tensors have no data (``FakeTensorMode``), messages to other ranks are not sent, layers are those of
+``layers.plain_spec`` rather than Transformer Engine's, and gradients are dropped as soon as they are there,
+where megatron-core adds them to a buffer, which is counted as ``gradients``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from reasongrm_nemo.megatron.platform import CPU, GPU, Platform, load_platform
+from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.plan.simulation.simulate import RankReport, report_line
+
+if TYPE_CHECKING:
+    from reasongrm_nemo.plan.simulation.storages import LiveStorages
+
+# As on a GPU, save for the layers: Transformer Engine cannot be imported without one.
+SIMULATED_GPU = Platform("gpu", "cpu", transformer_engine=False, optimizer=GPU.optimizer, amp_o2=GPU.amp_o2)
+
+
+def main() -> None:
+    """Simulate what standard input orders and print a line for each."""
+    orders = json.load(sys.stdin)
+    load_platform("cpu")
+    from reasongrm_nemo.megatron import session
+
+    session.quiet_libraries()
+    import reasongrm_nemo.grpo.actor
+    import reasongrm_nemo.sft.model  # noqa: F401
+
+    # a process each
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        for report in pool.imap(_simulate, orders, chunksize=1):
+            print(report_line(report), flush=True)
+
+
+def _simulate(order: dict[str, Any]) -> RankReport:
+    recipe = OmegaConf.create(order["recipe"])
+    folder, rank = Path(order["hf_path"]), order["rank"]
+    how = {name: order[name] for name in ("train", "micro_batches", "flops")}
+    if order["dry"] is None:
+        return simulate_rank(recipe, folder, rank, **how)
+    from reasongrm_nemo.plan.simulation.keys_read import keys_read
+    from reasongrm_nemo.plan.simulation.trainers import run_dry
+
+    read: set[str] = set()
+    with keys_read(read):
+        report = simulate_rank(recipe, folder, rank, **how)
+        if order["dry"]:
+            run_dry(recipe, order["dry"])
+    return replace(report, keys=sorted(read))
+
+
+def simulate_rank(
+    recipe: DictConfig,
+    hf_path: Path,
+    rank: int,
+    train: bool = True,
+    fake: bool = True,
+    micro_batches: int | None = None,
+    flops: bool = False,
+) -> RankReport:
+    """Be ``rank`` of the recipe's cluster: build its part of the model and take a step. Once a process.
+
+    Args:
+        recipe: resolved recipe.
+        hf_path: folder of the model's config.json.
+        rank: global rank.
+        train: take a step.
+        fake: False runs on real tensors, to check the count itself (small models on one rank only).
+        micro_batches: of that step; None: as many as the pipeline holds.
+        flops: take a second step and count its operations (they keep tensors alive that the first must not).
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    architecture = Architecture.from_folder(hf_path, recipe.model.rope)
+    with _world(recipe.cluster, rank), FakeTensorMode(allow_non_fake_inputs=True) if fake else _nothing():
+        began = time.monotonic()
+        model = build(recipe, architecture)
+        parameters = list(model.core_module().parameters())
+        built = time.monotonic()
+        held = micro_batches or recipe.cluster.pipeline_parallel
+        live = storages_of_step(model, recipe, parameters, held) if train else None
+        stepped = time.monotonic()
+        operations = flops_of_step(model, recipe, parameters) if flops else 0
+    from megatron.core import parallel_state
+
+    count = sum(p.numel() for p in parameters)
+    halves = all(p.dtype is torch.bfloat16 for p in parameters)
+    # the distributed optimizer deals its states out to the data-parallel ranks; the CPU's does not
+    optimizer = 12 * count // parallel_state.get_data_parallel_world_size() if halves else 8 * count
+    return RankReport(
+        rank=rank,
+        stage=parallel_state.get_pipeline_model_parallel_rank(),
+        parameters=count,
+        replicated=sum(p.numel() for p in parameters if not getattr(p, "tensor_model_parallel", False)),
+        weights=sum(p.numel() * p.element_size() for p in parameters),
+        gradients=4 * count,
+        optimizer=optimizer,
+        activations=live.peak if live else 0,
+        parts={part: size for part, size in live.at_peak.items() if size} if live else {},
+        flops=operations,
+        keys=[],
+        build_s=built - began,
+        step_s=stepped - built,
+    )
+
+
+def build(recipe: DictConfig, architecture: Architecture) -> Any:
+    """The recipe's model on this rank, by NeMo, without weights or optimizer."""
+    from nemo_aligner.utils.train_script_utils import resolve_and_create_trainer
+
+    from reasongrm_nemo.grpo.actor import GRPOActor
+    from reasongrm_nemo.megatron import rope
+    from reasongrm_nemo.megatron.nemo_config import nemo_config
+    from reasongrm_nemo.sft.model import SFTModel
+
+    stage = recipe[recipe.stage]
+    platform = SIMULATED_GPU if recipe.cluster.platform == "gpu" else CPU
+    config = nemo_config(recipe, stage.optim, architecture, platform)
+    trainer = resolve_and_create_trainer(config, "aligner")
+    model: Any = {"grpo": GRPOActor, "sft": SFTModel}[recipe.stage](config.model, trainer)
+    rope.apply(model.core_module(), architecture.rope, architecture.head_dim)
+    model.core_module().train()
+    # fixed shapes: the message that announces one cannot be read without data
+    model.transformer_config.variable_seq_lengths = False
+    if recipe.stage == "grpo":
+        model.grpo = stage
+    return model
+
+
+def storages_of_step(
+    model: Any, recipe: DictConfig, parameters: list[Any], micro_batches: int
+) -> LiveStorages:
+    """What was alive in a step over so many full micro-batches, at the most."""
+    from reasongrm_nemo.plan.simulation.parts import told_apart
+    from reasongrm_nemo.plan.simulation.storages import LiveStorages
+
+    live = LiveStorages(parameters)
+    for parameter in parameters:
+        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    with (
+        _step_of(model, recipe, micro_batches) as step,
+        told_apart(model.core_module(), live),
+        live,
+    ):
+        step()
+    return live
+
+
+def flops_of_step(model: Any, recipe: DictConfig, parameters: list[Any]) -> int:
+    """Floating-point operations of this rank for one full micro-batch, forward and backward."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # causal: half of the scores; backward forms them again and takes four products more
+    def attention(query: Any, key: Any, value: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
+        return 2 * query.numel() * key.shape[2]
+
+    def attention_backward(grad: Any, query: Any, key: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
+        return 5 * query.numel() * key.shape[2]
+
+    attention._get_raw = attention_backward._get_raw = True  # type: ignore[attr-defined]
+    own = torch.ops.aten
+    mapping: dict[Any, Any] = {
+        own._scaled_dot_product_flash_attention_for_cpu: attention,
+        own._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
+    with _step_of(model, recipe, 1) as step, counter:
+        step()
+    return int(counter.get_total_flops())
+
+
+@contextlib.contextmanager
+def _step_of(model: Any, recipe: DictConfig, micro_batches: int) -> Iterator[Any]:
+    """A call that takes one step over so many full micro-batches."""
+    from reasongrm_nemo.megatron.forward_backward import run_schedule
+    from reasongrm_nemo.megatron.micro_batches import Sample, collate
+    from reasongrm_nemo.plan.activations import fullest
+
+    rows, length = fullest(recipe)
+    names = ("rollout", "old", "reference") if recipe.stage == "grpo" else ()
+    sample = Sample((0,) * length, 1, per_token=dict.fromkeys(names, (0.0,) * (length - 1)))
+    batch = collate([sample], [0] * rows, model.length_multiple())
+    loss_function = model.loss_function([] if recipe.stage == "grpo" else 1.0)
+    yield lambda: run_schedule(
+        model.model, [batch] * micro_batches, loss_function, entropy=recipe.stage == "grpo"
+    )
+
+
+def _drop_gradient(parameter: Any) -> None:
+    parameter.grad = None
+
+
+@contextlib.contextmanager
+def _world(cluster: DictConfig, rank: int) -> Iterator[None]:
+    """This process as one rank of the cluster, over a process group that sends nothing."""
+    import torch
+    import torch.distributed as dist
+    from megatron.core import parallel_state, tensor_parallel
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    world = cluster.nodes * cluster.devices_per_node
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_RANK": str(rank % cluster.devices_per_node),
+        "GROUP_RANK": str(rank // cluster.devices_per_node),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+        # Lightning knows torchrun by it
+        "TORCHELASTIC_RUN_ID": "simulation",
+    }
+    torch.set_num_threads(1)
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=cluster.tensor_parallel,
+        pipeline_model_parallel_size=cluster.pipeline_parallel,
+        create_gloo_process_groups=False,
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    _stand_ins()
+    yield
+
+
+def _stand_ins() -> None:
+    """What cannot be done to a tensor without data."""
+    from megatron.core.tensor_parallel import random
+
+    from reasongrm_nemo.megatron.gpt import ScoringGPTModel
+
+    # a generator's state is read out as numbers; nothing is drawn, for dropout is 0
+    random.CudaRNGStatesTracker.fork = lambda self, name=None: contextlib.nullcontext()
+    random._get_all_rng_states = tuple
+    random._set_all_rng_states = lambda *_: None
+    random._fork_rng = contextlib.nullcontext
+    # NeMo's O2 wrapper casts what megatron-core has already made in bf16
+    ScoringGPTModel.bfloat16 = lambda self: self
+
+
+def _nothing() -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+if __name__ == "__main__":
+    main()

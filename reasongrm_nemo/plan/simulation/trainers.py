@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe's trainer with stand-ins for what needs weights: its loop, schedule, groups, validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+_STEPS = 2  # of the loop
+
+
+def run_dry(recipe: DictConfig, inputs: Mapping[str, str]) -> None:
+    """Make the recipe's trainer as its ``main`` does, and let GRPO's run some steps.
+
+    Args:
+        recipe: resolved.
+        inputs: made-up files by name, with ``model`` (a folder with a tokenizer) and ``work``.
+    """
+    {"grpo": _grpo, "sft": _sft}[recipe.stage](recipe, {name: Path(path) for name, path in inputs.items()})
+
+
+def _grpo(recipe: DictConfig, inputs: dict[str, Path]) -> None:
+    from reasongrm_nemo.data.jsonl import read_tasks
+    from reasongrm_nemo.grpo.order import with_steps
+    from reasongrm_nemo.grpo.trainer import GRPOTrainer
+    from reasongrm_nemo.grpo.validation import Validation
+    from reasongrm_nemo.models.tokenization import load_tokenizer, stop_token_ids
+
+    tokenizer = load_tokenizer(inputs["model"], recipe.judge.date)
+    stop_tokens = stop_token_ids(tokenizer, inputs["model"])
+    tasks = list(read_tasks(inputs["tasks"]))
+    tasks = tasks[recipe.grpo.skip_tasks :] or tasks
+    tasks = tasks if recipe.grpo.max_tasks is None else tasks[: recipe.grpo.max_tasks]
+    recipe = with_steps(recipe, len(tasks))
+    cfg = recipe.grpo
+    run = _run(recipe, inputs, cfg)
+    trainer = GRPOTrainer(
+        _session(recipe, inputs, cfg.optim, cfg.steps * cfg.optimizer_steps),
+        recipe,
+        tasks,
+        tokenizer,
+        stop_tokens,
+        _Source(tokenizer),  # type: ignore[arg-type]
+        run.checkpoints,
+        run.metrics,
+        Validation.of_recipe(recipe, inputs, stop_tokens),
+        run.reason_to_stop,
+    )
+    shorter: Any = OmegaConf.create(OmegaConf.to_container(recipe))
+    shorter.grpo.steps = min(cfg.steps, _STEPS)
+    trainer.recipe, trainer.cfg = shorter, shorter.grpo
+    trainer.fit()
+
+
+def _sft(recipe: DictConfig, inputs: dict[str, Path]) -> None:
+    from reasongrm_nemo.sft.data import read_samples
+    from reasongrm_nemo.sft.steps import step_count
+    from reasongrm_nemo.sft.trainer import make_trainer
+
+    cfg = recipe.sft
+    samples, held_out = read_samples(inputs["examples"], recipe, inputs["model"])
+    session = _session(recipe, inputs, cfg.optim, step_count(len(samples), cfg))
+    make_trainer(session, recipe, samples, held_out, _run(recipe, inputs, cfg))
+
+
+def _run(recipe: DictConfig, inputs: dict[str, Path], cfg: DictConfig) -> Any:
+    from reasongrm_nemo.megatron.training_run import Run
+    from reasongrm_nemo.processes.work_order import WorkOrder
+
+    run = Run(WorkOrder(recipe, inputs["work"], inputs["model"], {}), cfg)
+    assert cfg.validation.export in ("last", "best")  # read when training has ended
+    run.checkpoints = _Checkpoints()  # type: ignore[assignment]
+    return run
+
+
+def _session(recipe: DictConfig, inputs: dict[str, Path], optim: DictConfig, steps: int) -> Any:
+    import torch
+
+    from reasongrm_nemo.megatron.schedule import make_scheduler
+    from reasongrm_nemo.models.architecture import Architecture
+
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=optim.lr)
+    scheduler = make_scheduler(optimizer, steps, optim)
+    architecture = Architecture.from_folder(inputs["model"])
+    return SimpleNamespace(
+        model=_Model(), optimizer=optimizer, scheduler=scheduler, architecture=architecture
+    )
+
+
+class _Checkpoints:
+    longest_save_s = 0.0
+
+    def load_latest(self, model: Any, scheduler: Any) -> None:
+        return None
+
+    def save(self, *arguments: Any) -> None:
+        pass
+
+    def poll(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+class _Model:
+    """Scores everything 0 and learns nothing."""
+
+    def __init__(self) -> None:
+        from reasongrm_nemo.megatron.timers import Timers
+
+        self.timers = Timers()
+        self.cfg = SimpleNamespace(global_batch_size=0)
+
+    def get_loss_and_metrics(
+        self, batch: dict[str, Any], forward_only: bool
+    ) -> tuple[float, dict[str, float]]:
+        names = ("loss", "clip_share", "kl", "entropy", "log_prob_error_mean", "log_prob_error_max", "packed")
+        return 0.0, dict.fromkeys(names, 0.0)
+
+    def get_inference_log_probs(self, samples: Any) -> list[list[float]]:
+        return [[0.0] * sample.response_length for sample in samples]
+
+    get_init_policy_logprobs = get_inference_log_probs
+
+    def clip_gradients(self, limit: float) -> float:
+        return 1.0
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("prepare_for_training", "finish_training", "keep_reference"):
+            return lambda: None
+        if name in ("prepare_for_training_step", "finish_training_step"):
+            return lambda: None
+        raise AttributeError(name)
+
+
+class _Source:
+    def __init__(self, tokenizer: Any) -> None:
+        self._answers = [tokenizer.encode(text) for text in ("short.</think>[[A]]", "long.</think>[[B]]")]
+
+    def begin(self, part: Any) -> None:
+        pass
+
+    push = pause = sleep = lambda self, *_: None
+
+    def losses(self) -> int:
+        return 0
+
+    def collect(self, part: Any) -> list[list[Any]]:
+        from reasongrm_nemo.rollout import Completion
+
+        chosen = [self._answers[sample % 2] for sample in range(part.sampling.n)]
+        return [
+            [Completion(p.id, i, list(ids), [-0.5] * len(ids), "stop") for i, ids in enumerate(chosen)]
+            for p in part.prompts
+        ]

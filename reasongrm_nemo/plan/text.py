@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans for people: one stage, a pipeline, layouts side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.plan import Plan
+from reasongrm_nemo.plan.rollout_study import Study
+from reasongrm_nemo.plan.rollouts.lengths import Fit
+from reasongrm_nemo.plan.sweep import Row
+from reasongrm_nemo.plan.times import StageTime
+from reasongrm_nemo.report.summary import aligned
+from reasongrm_nemo.run.console import duration
+
+if TYPE_CHECKING:
+    from reasongrm_nemo.plan.dry_start import DryStart
+    from reasongrm_nemo.plan.simulation.compare import Comparison, Line
+
+GIB = 2**30
+
+
+def as_text(plan: Plan, recipe: DictConfig) -> str:
+    """A stage's plan."""
+    cluster, own = recipe.cluster, recipe.plan
+    unit = "GPU" if cluster.platform == "gpu" else "rank"
+    size = f"{plan.parameters / 1e9:.3f} B" if plan.parameters >= 1e8 else f"{plan.parameters / 1e6:.3f} M"
+    lines = [f"{plan.recipe} ({plan.stage}): {size} parameters, {_layout(plan, recipe)}"]
+    if plan.ranks:
+        head = [
+            "GiB a rank",
+            "layers",
+            "parameters",
+            "weights",
+            "gradients",
+            "optimizer",
+            "activations",
+            "peak",
+        ]
+        rows = [
+            [
+                f"stage {rank.stage}",
+                str(rank.layers),
+                f"{rank.count.total:,}",
+                *map(_gib, (rank.states.weights, rank.states.gradients, rank.states.optimizer)),
+                _gib(sum(rank.activations.values())),
+                _gib(rank.peak),
+            ]
+            for rank in plan.ranks
+        ]
+        lines += ["", *aligned(head, rows)]
+        worst = max(plan.ranks, key=lambda rank: rank.peak)
+        lines += [f"activations of stage {worst.stage}: {_listed(worst.activations)}", ""]
+    words: list[tuple[str, str]] = []
+    if plan.moments:
+        room = own.device_memory_gib - own.reserve_gib
+        words.append(("a GPU holds", f"{_listed(plan.moments)}; {room:.1f} GiB are there"))
+    if plan.server is not None and (plan.moments or cluster.platform == "cpu"):
+        words.append(("servers", _servers(plan, recipe, unit)))
+    words.append(("host memory", f"{_listed(plan.host)} GiB a node"))
+    if plan.disk:
+        words.append(("disk", f"{_listed(plan.disk)} GiB, {sum(plan.disk.values()) / GIB:,.0f} in all"))
+    if plan.refit:
+        words.append(("a refit", f"{plan.refit / 1e9:.3g} GB to each server"))
+    words.append(("time", _time(plan)))
+    lines += [f"{name:<12}  {text}" for name, text in words]
+    return "\n".join(lines)
+
+
+def _layout(plan: Plan, recipe: DictConfig) -> str:
+    cluster = recipe.cluster
+    what = f"{plan.devices} {'GPUs' if cluster.platform == 'gpu' else 'CPU ranks'}"
+    if not plan.ranks:
+        return what
+    parallel = cluster.tensor_parallel * cluster.pipeline_parallel
+    what += f", TP{cluster.tensor_parallel} × PP{cluster.pipeline_parallel} × DP{plan.devices // parallel}"
+    what += ", sequence parallel" if cluster.sequence_parallel else ""
+    budget = recipe[recipe.stage].max_tokens_per_micro_batch
+    return f"{what}, recomputation {recipe.model.recompute}, micro-batches of {budget:,} tokens"
+
+
+def _servers(plan: Plan, recipe: DictConfig, unit: str) -> str:
+    server = plan.server
+    assert server is not None
+    longest = recipe.model.max_model_len
+    mean = round(recipe.plan.prompt_tokens + recipe.plan.responses.median)
+    text = f"{plan.served // server.workers} of {server.workers} {unit}{'s' if server.workers > 1 else ''}"
+    if plan.devices > plan.served and recipe.cluster.platform == "gpu":
+        text += f" ({plan.devices - plan.served} of {plan.devices} GPUs serve nothing)"
+    text += f"; weights {_gib(server.weights)} GiB, KV cache {_gib(server.kv_cache)} GiB a {unit}"
+    text += f"; at once {server.sequences(longest)} sequences of {longest:,} tokens"
+    return text + (f", {server.sequences(mean)} of {mean:,}" if mean < longest else "") + " at each"
+
+
+def _time(plan: Plan) -> str:
+    time = plan.time
+    if not isinstance(time, StageTime):
+        return time
+    parts = []
+    if time.rollouts and time.steps > 1:
+        parts.append(f"rollouts {duration(time.rollouts)} (90 % after {duration(time.slowest)})")
+    if time.training:
+        parts.append(f"training {duration(time.training)}")
+    if time.refit:
+        parts.append(f"refit {duration(time.refit)}")
+    if time.offload:
+        parts.append(f"offload {duration(time.offload)}")
+    step = (
+        f"{time.steps} steps of {duration(time.seconds / time.steps)}: {', '.join(parts)}; " if parts else ""
+    )
+    return f"{step}{duration(time.seconds)} in all, {time.device_hours:,.0f} GPU-hours (from stated rates)"
+
+
+def pipeline_text(plans: Sequence[tuple[str, Plan | None]]) -> str:
+    """All stages of a folder, and their sums."""
+    head = ["stage", "GPUs", "GiB a GPU", "GiB on disk", "time", "GPU-hours", "does not fit"]
+    rows, hours, seconds, disk = [], 0.0, 0.0, 0
+    unknown: set[str] = set()
+    for name, plan in plans:
+        if plan is None:
+            rows.append([name, "-", "-", "-", "-", "-", ""])
+            continue
+        if isinstance(plan.time, str) and not plan.misfits:
+            unknown.add(plan.time)
+        if isinstance(plan.time, StageTime):
+            hours, seconds = hours + plan.time.device_hours, seconds + plan.time.seconds
+        disk += sum(plan.disk.values())
+        most = max(plan.moments.values(), default=0)
+        rows.append(
+            [
+                name,
+                str(plan.devices),
+                _gib(most) if most else "-",
+                f"{sum(plan.disk.values()) / GIB:,.0f}",
+                duration(plan.time.seconds) if isinstance(plan.time, StageTime) else "?",
+                f"{plan.time.device_hours:,.0f}" if isinstance(plan.time, StageTime) else "?",
+                ", ".join(misfit.key for misfit in plan.misfits),
+            ]
+        )
+    times = [duration(seconds), f"{hours:,.0f}"]
+    if any(
+        plan is not None and isinstance(plan.time, str) for _, plan in plans
+    ):  # no sum of what is not known
+        times = [f"over {each}" if seconds else "?" for each in times]
+    rows.append(["in all", "", "", f"{disk / GIB:,.0f}", *times, ""])
+    return "\n".join([*aligned(head, rows, left=(0, 6)), *(f"? {why}" for why in sorted(unknown))])
+
+
+def sweep_text(rows: Sequence[Row], recipe: DictConfig, axes: Sequence[str]) -> str:
+    """Layouts side by side, the recipe's own marked."""
+    cluster = recipe.cluster
+    own = (cluster.tensor_parallel, cluster.pipeline_parallel)
+    head = ["layout", "states", "activations", "peak GiB", "training", "does not fit"]
+    table = [
+        [
+            f"TP{row.tensor} × PP{row.pipeline} × DP{row.data}"
+            + (" (the recipe's)" if (row.tensor, row.pipeline) == own else ""),
+            *map(_gib, (row.states, row.activations, row.peak)),
+            duration(row.training) if row.training is not None else "-",
+            row.misfit or "",
+        ]
+        for row in rows
+    ]
+    lines = aligned(head, table, left=(0, 5))
+    if "cp" in axes:
+        lines += ["", "CP is 1 throughout: this trainer does not cut micro-batches along the sequence."]
+    return "\n".join(lines)
+
+
+def _gib(size: float) -> str:
+    value = size / GIB
+    return f"{value:.1f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def _listed(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {_gib(size)}" for name, size in sizes.items())
+
+
+def comparison_text(found: Sequence[Comparison]) -> str:
+    """Arithmetic against simulation: a line a component of each rank."""
+    head = ["simulated rank", "component", "plan", "measured", "difference"]
+    rows = []
+    for comparison in found:
+        label = f"{comparison.report.rank} (stage {comparison.stage})"
+        for line in comparison.lines:
+            rows.append([label, line.name, *_amounts(line), f"{100 * line.difference:+.2f} %"])
+            label = ""
+    lines = aligned(head, rows, left=(0, 1))
+    worst = _worst(found)
+    seconds = sum(each.report.build_s + each.report.step_s for each in found)
+    lines += [
+        "",
+        f"Largest difference: {_off(worst)}. Memory in GiB; one "
+        "micro-batch's operations in TFLOP; gradients and optimizer states are arithmetic on both sides. "
+        f"{seconds:.0f} s of building and stepping.",
+    ]
+    return "\n".join(lines)
+
+
+def check_text(found: Sequence[Comparison], recipe: DictConfig) -> str:
+    """What a single micro-batch through the model's own code says of the arithmetic, in a line."""
+    ends = "the first and last pipeline stage" if len(found) > 1 else "one rank"
+    how = f"one micro-batch of {recipe.model.max_model_len:,} tokens on fake tensors, {ends}"
+    worst = _worst(found)
+    if abs(worst.worst.difference) > _AGREES:
+        return (
+            f"NOT AS RECKONED by the model's own code ({how}): {_off(worst)} off. Trust what --simulate "
+            "measures, component by component, not these figures."
+        )
+    return f"checked against the model's own code ({how}): no component off by more than {_off(worst)}"
+
+
+_AGREES = 0.05
+
+
+def _worst(found: Sequence[Comparison]) -> Comparison:
+    return max(found, key=lambda each: abs(each.worst.difference))
+
+
+def _off(comparison: Comparison) -> str:
+    line = comparison.worst
+    return f"{abs(100 * line.difference):.2f} % ({line.name} of stage {comparison.stage})"
+
+
+def _amounts(line: Line) -> list[str]:
+    if line.name == "parameters":
+        return [f"{line.reckoned:,}", f"{line.measured:,}"]
+    scale = 1e12 if line.name == "FLOPs" else GIB
+    return [f"{line.reckoned / scale:,.3f}", f"{line.measured / scale:,.3f}"]
+
+
+def comparison_data(found: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """For JSON."""
+    return [
+        {
+            "rank": each.report.rank,
+            "stage": each.stage,
+            "worst": abs(each.worst.difference),
+            "components": {
+                line.name: {"plan": line.reckoned, "measured": line.measured, "difference": line.difference}
+                for line in each.lines
+            },
+        }
+        for each in found
+    ]
+
+
+def rollouts_text(found: Study, recipe: DictConfig, fitted: Fit | None) -> str:
+    """Simulated steps, and what would shorten them."""
+    own, servers = recipe.grpo, found.servers
+    stated = recipe.plan.responses
+    if fitted is None:
+        source = (
+            f"lognormal, median {stated.median:,.0f}, sigma {stated.sigma:g}, alike {stated.alike:g} (stated)"
+        )
+    else:
+        near = fitted.lognormal
+        source = (
+            f"drawn from {fitted.responses:,} paths, {fitted.cut:.1%} cut; the nearest lognormal has "
+            f"median {near.median:,.0f}, sigma {near.sigma:.2f}, alike {near.alike:.2f}, and is off by "
+            f"{fitted.distance:.3f}"
+        )
+    answers = own.prompts_per_step * own.samples_per_prompt
+    tail = 1 - found.done[0.9] / found.done[1.0]
+    slots = min(servers.count * servers.slots, answers)
+    lines = [
+        f"{recipe.name}: {len(found.timelines)} simulated steps of {own.prompts_per_step} × "
+        f"{own.samples_per_prompt} answers",
+        f"servers      {servers.count} of {recipe.rollout.tensor_parallel} GPUs, each {servers.slots} slots "
+        f"and {servers.cache:,} tokens of KV cache",
+        f"lengths      {source}; mean {found.tokens:,.0f}, a step's longest {found.longest:,.0f}",
+        "answers      "
+        + ", ".join(f"{share:.0%} after {duration(time)}" for share, time in found.done.items()),
+        f"tail         the last tenth of the answers takes {tail:.0%} of the time; on average "
+        f"{found.running:.0f} of {slots} slots run, {found.rate:,.0f} tokens/s; servers idle for "
+        f"{found.idle:.0%} of it",
+        f"training     {duration(found.training)}, refit and offload included",
+        "",
+    ]
+    head = ["way", "a step", "saves", "groups lost", "length of what is kept"]
+    first = found.choices[0].step
+    rows = [
+        [
+            choice.name,
+            duration(choice.step),
+            f"{1 - choice.step / first:.0%}",
+            f"{choice.lost:.1%}",
+            f"{choice.length:.2f}",
+        ]
+        for choice in found.choices
+    ]
+    lines += aligned(head, rows)
+    lines += [
+        "",
+        "A lag needs GPUs for servers and trainer apart (no rollout.sleep); speeds are taken as the same.",
+    ]
+    return "\n".join(lines)
+
+
+def dry_start_text(found: DryStart) -> str:
+    """What was done, and which keys that left unread."""
+    lines = [f"{found.recipe}: {len(found.read)} keys read, {len(found.unread)} not"]
+    lines += [f"  {what}" for what in found.done]
+    return "\n".join([*lines, *([f"  not read: {', '.join(found.unread)}"] if found.unread else [])])

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks across a recipe's keys, made before anything heavy starts. Each refusal names the key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from omegaconf import DictConfig, OmegaConf
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.models import rope
+from reasongrm_nemo.processes.secret_values import has_password
+from reasongrm_nemo.recipe.checks.judges import check_judge_form, check_templates
+from reasongrm_nemo.recipe.checks.refusal import Refuse, origin_of
+from reasongrm_nemo.recipe.checks.sampling import check_sampling
+from reasongrm_nemo.recipe.checks.sampling_stages import (
+    check_evaluate,
+    check_filter,
+    check_mine,
+    check_prepare,
+    check_shards,
+)
+from reasongrm_nemo.recipe.checks.servers import check_servers
+from reasongrm_nemo.recipe.checks.training_stages import check_grpo, check_long_run, check_sft
+from reasongrm_nemo.recipe.checks.values import check_values
+
+_OF_STAGE = {
+    "prepare": (check_prepare, check_templates),
+    "grpo": (check_long_run, check_grpo),
+    "generate": (check_shards,),
+    "filter": (check_filter,),
+    "sft": (check_long_run, check_sft),
+    "mine": (check_shards, check_mine),
+    "evaluate": (check_shards, check_evaluate, check_templates),
+}
+
+
+def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> None:
+    """Everything that can be known from the recipe alone.
+
+    Args:
+        cfg: the resolved recipe.
+        recipe: its path, for the message.
+        origin: dotted key -> "file:line" of where its value was set last.
+
+    Raises:
+        UserError: the first thing found wrong.
+    """
+
+    def refuse(key: str, why: str) -> NoReturn:
+        raise UserError(f"{origin_of(key, origin, recipe)}: {key} {why}")
+
+    _check_secrets(cfg, refuse)
+    check_values(cfg, refuse)
+    check_judge_form(cfg, refuse)
+    _check_lengths(cfg, refuse)
+    _check_rope(cfg.model, refuse)
+    _check_megatron(cfg, refuse)
+    _check_cluster(cfg, refuse)
+    check_servers(cfg, refuse)
+    check_sampling(cfg, refuse)
+    for check in _OF_STAGE[cfg.stage]:
+        check(cfg, refuse)
+
+
+def _check_secrets(cfg: DictConfig, refuse: Refuse) -> None:
+    """A recipe is copied into manifests, logs and trackers; only the server's variables are kept out."""
+
+    def look(key: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, below in value.items():
+                look(f"{key}.{name}" if key else str(name), below)
+        elif isinstance(value, list):
+            for index, below in enumerate(value):
+                look(f"{key}[{index}]", below)
+        elif isinstance(value, str) and has_password(value) and not key.startswith("rollout.extra_env."):
+            refuse(
+                key,
+                "has a name or password in its URL, and a recipe is copied into manifests and logs: leave "
+                "it out, and give it by the environment (MLFLOW_TRACKING_USERNAME and _PASSWORD, HF_TOKEN)",
+            )
+
+    look("", OmegaConf.to_container(cfg))
+
+
+def _check_lengths(cfg: DictConfig, refuse: Refuse) -> None:
+    room = cfg.judge.max_prompt_tokens + cfg.rollout.max_response_tokens
+    if cfg.stage in ("grpo", "generate", "mine", "evaluate") and room > cfg.model.max_model_len:
+        refuse(
+            "model.max_model_len",
+            f"is {cfg.model.max_model_len}, less than "
+            f"judge.max_prompt_tokens {cfg.judge.max_prompt_tokens} + "
+            f"rollout.max_response_tokens {cfg.rollout.max_response_tokens} = {room}",
+        )
+
+
+def _check_rope(model: DictConfig, refuse: Refuse) -> None:
+    own = model.rope
+    if own.type is None:
+        return
+    for key in ("factor", "original_max_position_embeddings"):
+        if own[key] is None:
+            refuse(f"model.rope.{key}", f"is null; model.rope.type {own.type} needs it")
+    reach = rope.reach(own)
+    if reach and model.max_model_len > reach:
+        refuse(
+            "model.max_model_len",
+            f"is {model.max_model_len}, past the {reach} positions that model.rope gives "
+            f"(its factor {own.factor} × {own.original_max_position_embeddings})",
+        )
+
+
+def _check_megatron(cfg: DictConfig, refuse: Refuse) -> None:
+    if cfg.model.megatron_path is not None and cfg.stage not in ("grpo", "sft"):
+        refuse(
+            "model.megatron_path",
+            f"is {cfg.model.megatron_path}, but stage {cfg.stage} reads model.hf_path alone; leave it null",
+        )
+
+
+def _check_cluster(cfg: DictConfig, refuse: Refuse) -> None:
+    cluster = cfg.cluster
+    world = cluster.nodes * cluster.devices_per_node
+    trained = cfg.stage in ("grpo", "sft")  # the others have no use for the trainer's layout
+    if trained and world % (cluster.tensor_parallel * cluster.pipeline_parallel):
+        refuse(
+            "cluster.tensor_parallel",
+            f"{cluster.tensor_parallel} × cluster.pipeline_parallel {cluster.pipeline_parallel} does not "
+            f"divide the {world} devices "
+            f"(cluster.nodes {cluster.nodes} × cluster.devices_per_node {cluster.devices_per_node})",
+        )
+    if trained and cluster.sequence_parallel and cluster.tensor_parallel == 1:
+        refuse(
+            "cluster.sequence_parallel", "is true with cluster.tensor_parallel 1; it needs tensor parallelism"
+        )
+    if cluster.platform == "cpu" and cluster.weight_transfer != "gloo":
+        refuse(
+            "cluster.weight_transfer",
+            f"is {cluster.weight_transfer} on cluster.platform cpu; only gloo works there",
+        )
+    if cluster.platform == "cpu" and cluster.offload_optimizer:
+        refuse("cluster.offload_optimizer", "is true on cluster.platform cpu; only a GPU's memory needs it")
+    if cluster.platform == "gpu" and trained and cfg.model.dtype != "bf16":
+        refuse(
+            "model.dtype",
+            f"is {cfg.model.dtype} on cluster.platform gpu; its optimizer trains bf16 weights from fp32 ones",
+        )

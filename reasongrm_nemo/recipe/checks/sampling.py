@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sampling that vLLM refuses, or changes without a word, at the first request, which may be hours away."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.recipe.checks.refusal import Refuse
+
+MOST_SAMPLES = 16384
+"""Of one request; vLLM's VLLM_MAX_N_SEQUENCES."""
+
+
+def check_draws(key: str, samples: int, temperature_key: str, temperature: float, refuse: Refuse) -> None:
+    """Refuse samples that would all be the same, or too many for one request.
+
+    Args:
+        key: of the samples, for the message.
+        samples: of a prompt.
+        temperature_key: of the temperature.
+        temperature: 0 is greedy.
+        refuse: says no.
+    """
+    if samples > MOST_SAMPLES:
+        refuse(key, f"is {samples}; vLLM draws at most {MOST_SAMPLES} samples of a prompt")
+    if samples > 1 and temperature == 0:
+        refuse(
+            key,
+            f"is {samples} with {temperature_key} 0: greedy answers are all the same, and vLLM refuses more "
+            "than one; take 1 sample, or a temperature above 0",
+        )
+
+
+def check_sampling(cfg: DictConfig, refuse: Refuse) -> None:
+    """The samples of stages grpo (its validation too), generate and mine."""
+    own = cfg.rollout
+    if cfg.stage == "grpo":
+        grpo, held_out = cfg.grpo, cfg.grpo.validation
+        check_draws("grpo.samples_per_prompt", grpo.samples_per_prompt, "rollout.temperature", 1, refuse)
+        key = "grpo.validation.samples"
+        at = "grpo.validation.temperature"
+        if held_out.every:
+            check_draws(key, held_out.samples, at, held_out.temperature, refuse)
+    if cfg.stage in ("generate", "mine"):
+        samples = cfg[cfg.stage].samples
+        check_draws(f"{cfg.stage}.samples", samples, "rollout.temperature", own.temperature, refuse)
+    if cfg.stage in ("grpo", "generate") and own.temperature == 0:
+        refuse("rollout.temperature", f"is 0; {cfg.stage} needs samples that differ")

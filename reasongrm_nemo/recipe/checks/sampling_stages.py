@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the blocks of the stages that do not train."""
+
+from __future__ import annotations
+
+import re
+
+from omegaconf import DictConfig, ListConfig
+
+from reasongrm_nemo.recipe.checks.judges import check_models, check_settings
+from reasongrm_nemo.recipe.checks.refusal import Refuse
+from reasongrm_nemo.recipe.checks.values import NAME
+
+GENERATED_SOURCES = ("tiny_judge",)
+SHARD = re.compile(r"\d{1,6}/\d{1,6}")
+
+
+def made_or_fetched(source: str) -> bool:
+    """Whether `prepare.source` is no path: generated, or a data set's name on a hub."""
+    return source in GENERATED_SOURCES or source.startswith("hf://")
+
+
+def check_prepare(cfg: DictConfig, refuse: Refuse) -> None:
+    """Where pairs come from, and what is taken out of them."""
+    own = cfg.prepare
+    if own.model_package and cfg.model.hf_path:
+        refuse(
+            "model.hf_path",
+            "is given beside prepare.model_package; the package's model is the one measured: set one",
+        )
+    if own.kind == "questions" and own.source in GENERATED_SOURCES:
+        refuse("prepare.kind", f"is questions, and prepare.source {own.source} makes pairs")
+    _check_columns(own.columns, own.kind, refuse)
+    if not all(isinstance(path, str) for path in own.decontaminate):
+        refuse("prepare.decontaminate", f"is {list(own.decontaminate)}; it must be a list of paths")
+    if not 0 <= own.validation_fraction < 1:
+        refuse("prepare.validation_fraction", f"is {own.validation_fraction}; it must be from 0 to below 1")
+
+
+_OF_PAIRS = ("chosen", "rejected", "a", "b", "label", "a_wins", "b_wins")
+
+
+def _check_columns(columns: DictConfig, kind: str, refuse: Refuse) -> None:
+    """What goes with what: both answers, and the label's values for both."""
+    given = {str(key) for key, value in columns.items() if value is not None}
+    for key in sorted(given & {*(_OF_PAIRS if kind == "questions" else ("reference",))}):
+        refuse(f"prepare.columns.{key}", f"is given, and prepare.kind {kind} has no use for it")
+    for pair in (("chosen", "rejected"), ("a", "b"), ("a_wins", "b_wins")):
+        for one, other in (pair, pair[::-1]):
+            if one in given and other not in given:
+                refuse(f"prepare.columns.{other}", f"is missing beside prepare.columns.{one}; give both")
+    if given >= {"chosen", "a"}:
+        refuse("prepare.columns.a", "is given beside prepare.columns.chosen; give one or the other")
+    if "a_wins" in given and str(columns.a_wins) == str(columns.b_wins):
+        refuse("prepare.columns.b_wins", "is the same as prepare.columns.a_wins")
+
+
+def check_shards(cfg: DictConfig, refuse: Refuse) -> None:
+    """Which part of the tasks a run does, or which parts it puts together."""
+    stage, own = cfg.stage, cfg[cfg.stage]
+    if own.shard is not None and not SHARD.fullmatch(str(own.shard)):
+        refuse(f"{stage}.shard", f"is {own.shard!r}; it must be i/n, such as 3/7, or null")
+    if own.shard is not None:
+        index, count = map(int, own.shard.split("/"))
+        if count < 1:
+            refuse(f"{stage}.shard", f"is {own.shard}; it must be i/n with n of 1 or more, or null")
+        if not 1 <= index <= count:
+            refuse(f"{stage}.shard", f"is {own.shard}; shards are counted from 1/{count} to {count}/{count}")
+        if own.shards:
+            refuse(
+                f"{stage}.shards", f"is given beside {stage}.shard; shards are put together in a run apart"
+            )
+    if not all(isinstance(path, str) for path in own.shards):
+        refuse(f"{stage}.shards", f"is {list(own.shards)}; it must be a list of paths")
+
+
+def check_mine(cfg: DictConfig, refuse: Refuse) -> None:
+    """The bands of success rates that count as hard."""
+    for band in cfg.mine.bands:
+        numbers = [*band] if isinstance(band, ListConfig) else []
+        real = all(isinstance(each, (int, float)) for each in numbers)
+        if len(numbers) != 2 or not real or not 0 <= numbers[0] <= numbers[1] <= 1:
+            refuse("mine.bands", f"has the band {band}; each is [low, high] with 0 <= low <= high <= 1")
+
+
+def check_filter(cfg: DictConfig, refuse: Refuse) -> None:
+    """The least that scores from 0 to 1 may be."""
+    for name in ("min_r_star", "min_self_consistency", "min_validity"):
+        if cfg.filter[name] > 1:
+            refuse(f"filter.{name}", f"is {cfg.filter[name]}; it must be from 0 to 1")
+
+
+def check_evaluate(cfg: DictConfig, refuse: Refuse) -> None:
+    """What is judged, by which models, and how their answers are drawn."""
+    own = cfg.evaluate
+    if all(path is None for path in cfg.inputs.values()):
+        refuse("inputs", f"has nothing to judge; give at least one of {', '.join(cfg.inputs)}")
+    check_models(cfg, refuse)
+    for name, path in own.logs.items():
+        if not NAME.fullmatch(str(name)):
+            refuse(
+                "evaluate.logs",
+                f'has the name "{name}"; names are made of letters, digits, "_", "-" and "."',
+            )
+        if not isinstance(path, str):
+            refuse(f"evaluate.logs.{name}", f"is {path!r}; it must be the path of a folder of verdict logs")
+    if taken := own.models.keys() & own.logs.keys():
+        refuse("evaluate.logs", f"has the name {min(taken)} of evaluate.models too; rows need other names")
+    check_settings(cfg, refuse)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the rollout servers: how many, on which GPUs, and beside which ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.processes.placement import servers_per_node
+from reasongrm_nemo.recipe.checks.refusal import Refuse
+
+
+def check_servers(cfg: DictConfig, refuse: Refuse) -> None:
+    """How many servers, where, and by which transfer they get weights."""
+    own, cluster = cfg.rollout, cfg.cluster
+    if own.sleep and cluster.platform == "cpu":
+        refuse("rollout.sleep", "is true on cluster.platform cpu; vLLM's sleep mode exists on GPUs alone")
+    on_a_node = servers_per_node(cfg)
+    if own.port is not None and own.port + on_a_node - 1 > 65535:
+        refuse("rollout.port", f"is {own.port}; a node's {on_a_node} servers need ports up to 65535")
+    for gpu in own.gpus:
+        if type(gpu) is not int or gpu < 0:
+            refuse("rollout.gpus", f"names {gpu!r}; a node's GPUs are counted from 0, in whole numbers")
+    wanted = on_a_node * own.tensor_parallel
+    if own.gpus and len(set(own.gpus)) != wanted:
+        nodes = own.nodes or cluster.nodes
+        on = f", on {nodes} nodes {on_a_node} each," if nodes > 1 else ""
+        refuse(
+            "rollout.gpus",
+            f"names {len(set(own.gpus))} different GPUs; rollout.servers {own.servers}{on} × "
+            f"rollout.tensor_parallel {own.tensor_parallel} needs {wanted}",
+        )
+    served = cfg.stage in ("grpo", "generate", "mine", "evaluate")
+    if served and cluster.platform == "gpu" and not own.gpus and wanted > cluster.devices_per_node:
+        has = f"GPUs, it has cluster.devices_per_node {cluster.devices_per_node}"
+        if own.tensor_parallel > cluster.devices_per_node:
+            why = f"is {own.tensor_parallel}: a server needs as many of a node's {has}"
+            refuse("rollout.tensor_parallel", why)
+        refuse(
+            "rollout.servers",
+            f"is {own.servers}: with rollout.tensor_parallel {own.tensor_parallel} those of a node need "
+            f"{wanted} {has}",
+        )
+    if own.nodes and cluster.launcher == "local":
+        refuse(
+            "rollout.nodes", f"is {own.nodes} with cluster.launcher local; only a Slurm job has other nodes"
+        )
+    if own.nodes and own.servers < own.nodes:
+        refuse(
+            "rollout.nodes", f"is {own.nodes}, more than the rollout.servers {own.servers}: some would idle"
+        )
+    if own.nodes and cluster.weight_transfer == "ipc":
+        refuse(
+            "rollout.nodes",
+            f"is {own.nodes}, and cluster.weight_transfer ipc needs trainer and server on one GPU; take nccl",
+        )
+    beside_ranks = cfg.stage == "grpo" and cluster.platform == "gpu" and not own.nodes
+    if beside_ranks and cluster.weight_transfer != "gloo":
+        _check_gpus(cluster, set(own.gpus or range(wanted)), refuse)
+
+
+def _check_gpus(cluster: DictConfig, served: set[int], refuse: Refuse) -> None:
+    """NCCL wants servers and ranks on different GPUs of a node, CUDA IPC on the same."""
+    trained = set(range(cluster.devices_per_node))  # the GPUs of the trainer's ranks
+    if cluster.weight_transfer == "nccl" and served & trained:
+        refuse(
+            "cluster.weight_transfer",
+            f"is nccl, and GPUs {_listed(served & trained)} would hold a trainer's rank and a server's "
+            "worker, which NCCL refuses; give the servers others by rollout.gpus, or take ipc",
+        )
+    if cluster.weight_transfer == "ipc" and served - trained:
+        refuse(
+            "cluster.weight_transfer",
+            f"is ipc, and GPUs {_listed(served - trained)} of the servers have no trainer's rank "
+            f"(cluster.devices_per_node {cluster.devices_per_node}); take nccl, or others by rollout.gpus",
+        )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the blocks of the stages that train."""
+
+from __future__ import annotations
+
+import re
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.processes.stop_requests import seconds
+from reasongrm_nemo.recipe.checks.refusal import Refuse
+
+FUNCTION = re.compile(r"\w[\w.]*:\w+")
+LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.01, 2.0
+"""What vLLM 0.32 takes as it is: it samples at 0.01 where a recipe says less, and refuses more than 2."""
+
+
+def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
+    """When to save, validate and end, of stages grpo and sft, and their optimizer's betas."""
+    own, stage = cfg[cfg.stage], cfg.stage
+    betas = list(own.optim.betas)
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        refuse(f"{stage}.optim.betas", f"is {betas}; it must be two numbers from 0 to below 1")
+    limit = cfg.checkpoints.checkpoint_must_save_by
+    if limit is not None:
+        try:
+            some = type(limit) in (int, str) and seconds(limit) > 0
+        except UserError as error:
+            refuse("checkpoints.checkpoint_must_save_by", f"is {error}")
+        if not some:
+            refuse("checkpoints.checkpoint_must_save_by", f"is {limit!r}; it must be a time above 0, or null")
+    if not own.validation.every:
+        for key, value in (("patience", 0), ("export", "last")):
+            if own.validation[key] != value:
+                refuse(f"{stage}.validation.{key}", f"needs {stage}.validation.every above 0")
+        if cfg.checkpoints.keep_best:
+            refuse("checkpoints.keep_best", f"needs {stage}.validation.every above 0")
+        return
+    if own.save_every % own.validation.every:
+        refuse(
+            f"{stage}.validation.every",
+            f"is {own.validation.every}; it must divide {stage}.save_every {own.save_every}",
+        )
+    if cfg.checkpoints.keep_best and own.save_every != own.validation.every:
+        refuse(
+            "checkpoints.keep_best",
+            f"is {cfg.checkpoints.keep_best}, but {stage}.save_every {own.save_every} leaves validations "
+            f"without a checkpoint; make it {own.validation.every}, as {stage}.validation.every",
+        )
+    if own.validation.export == "best" and not cfg.checkpoints.keep_best:
+        refuse(f"{stage}.validation.export", "is best, which needs checkpoints.keep_best above 0")
+    if stage == "grpo" and cfg.inputs.validation is None:
+        refuse("inputs.validation", "is null; grpo.validation.every needs held-out tasks")
+    if stage == "sft" and not 0 < own.validation.fraction < 1:
+        refuse("sft.validation.fraction", f"is {own.validation.fraction}; it must be between 0 and 1")
+
+
+def check_grpo(cfg: DictConfig, refuse: Refuse) -> None:
+    """What a step takes, and how its loss is formed."""
+    grpo, cluster = cfg.grpo, cfg.cluster
+    _check_extent(grpo, refuse)
+    if grpo.reward != "outcome" and not FUNCTION.fullmatch(grpo.reward):
+        refuse("grpo.reward", f'is "{grpo.reward}"; it can be outcome or module:function')
+    if grpo.samples_per_prompt < 2:
+        refuse("grpo.samples_per_prompt", f"is {grpo.samples_per_prompt}; a group needs 2 samples or more")
+    product = grpo.prompts_per_step * grpo.samples_per_prompt
+    if grpo.global_batch is not None and grpo.global_batch != product:
+        refuse(
+            "grpo.global_batch",
+            f"is {grpo.global_batch}, but grpo.prompts_per_step {grpo.prompts_per_step} × "
+            f"grpo.samples_per_prompt {grpo.samples_per_prompt} = {product}; "
+            "make them agree or leave it null",
+        )
+    if grpo.prompts_per_step % grpo.optimizer_steps:
+        refuse(
+            "grpo.optimizer_steps",
+            f"is {grpo.optimizer_steps}; it must divide grpo.prompts_per_step {grpo.prompts_per_step}",
+        )
+    if grpo.max_lag:
+        _check_lag(cfg, refuse)
+    ranks = cluster.nodes * cluster.devices_per_node
+    data_parallel = ranks // (cluster.tensor_parallel * cluster.pipeline_parallel)
+    if product < data_parallel:
+        refuse(
+            "grpo.prompts_per_step",
+            f"gives {product} sequences a step, fewer than the {data_parallel} data-parallel ranks",
+        )
+    room = cfg.judge.max_prompt_tokens + cfg.rollout.max_response_tokens
+    if grpo.max_tokens_per_micro_batch < room:
+        refuse(
+            "grpo.max_tokens_per_micro_batch",
+            f"is {grpo.max_tokens_per_micro_batch}, less than one full sequence "
+            f"(judge.max_prompt_tokens + rollout.max_response_tokens = {room})",
+        )
+    for kind, bound in grpo.log_prob_gap.warn.items():
+        if bound > grpo.log_prob_gap.stop[kind]:
+            refuse(
+                f"grpo.log_prob_gap.warn.{kind}",
+                f"is {bound}, more than grpo.log_prob_gap.stop.{kind} {grpo.log_prob_gap.stop[kind]}",
+            )
+    if grpo.importance.high <= grpo.importance.low:
+        refuse("grpo.importance.high", f"is {grpo.importance.high}, not above low {grpo.importance.low}")
+    if grpo.overlong.buffer > cfg.rollout.max_response_tokens:
+        refuse(
+            "grpo.overlong.buffer",
+            f"is {grpo.overlong.buffer}, more than rollout.max_response_tokens, "
+            f"{cfg.rollout.max_response_tokens}",
+        )
+    _check_formulas(cfg, refuse)
+    if grpo.clip_low >= 1:
+        refuse("grpo.clip_low", f"is {grpo.clip_low}; it must be below 1")
+
+
+def check_sft(cfg: DictConfig, refuse: Refuse) -> None:
+    """That one full sequence fits a micro-batch."""
+    own = cfg.sft
+    if own.max_tokens_per_micro_batch < cfg.model.max_model_len:
+        refuse(
+            "sft.max_tokens_per_micro_batch",
+            f"is {own.max_tokens_per_micro_batch}, less than "
+            f"model.max_model_len {cfg.model.max_model_len}: one full sequence must fit",
+        )
+
+
+def _check_extent(grpo: DictConfig, refuse: Refuse) -> None:
+    """That how long to train is said once."""
+    if grpo.steps is None and grpo.epochs is None:
+        refuse("grpo.steps", "is null, and so is grpo.epochs; give one of them")
+    if grpo.steps is not None and grpo.epochs is not None:
+        refuse(
+            "grpo.epochs",
+            f"is {grpo.epochs} beside grpo.steps {grpo.steps}; give one, and null for the other",
+        )
+    if grpo.epochs is not None and grpo.refill_rounds:
+        refuse(
+            "grpo.epochs",
+            f"is {grpo.epochs} with grpo.refill_rounds, where a step takes as many tasks as it needs; "
+            "give grpo.steps",
+        )
+
+
+def _check_formulas(cfg: DictConfig, refuse: Refuse) -> None:
+    """Settings under which the loss would not be the formula that it is named after."""
+    rollout, grpo = cfg.rollout, cfg.grpo
+    for key, off in (("top_p", 1), ("top_k", -1)):
+        if rollout[key] != off:
+            refuse(
+                f"rollout.{key}",
+                f"is {rollout[key]}; GRPO's ratios are of the whole distribution, and narrowed sampling "
+                f"draws from another: leave it at {off} in stage grpo",
+            )
+    if grpo.kl_in == "loss" and grpo.kl_estimator == "k1":
+        refuse(
+            "grpo.kl_estimator",
+            "is k1 with grpo.kl_in loss, where its gradient does not depend on the reference; take k2 or "
+            "k3, or grpo.kl_in reward",
+        )
+
+
+def _check_lag(cfg: DictConfig, refuse: Refuse) -> None:
+    why = f"is {cfg.grpo.max_lag}, but "
+    if cfg.grpo.refill_rounds:
+        refuse("grpo.max_lag", why + "with grpo.refill_rounds the next step's tasks are not known before")
+    if cfg.rollout.sleep:
+        refuse("grpo.max_lag", why + "with rollout.sleep the servers sleep while a step trains")
+    if cfg.grpo.importance.correction != "none":
+        refuse(
+            "grpo.max_lag",
+            why + "grpo.importance.correction has nothing to correct: the ratio is against vLLM's log-probs",
+        )

@@ -1,0 +1,468 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes: difference-only YAML over bases that hold every key.
+
+A recipe names what it inherits in `defaults` and says only what differs. The files under `base/` are the
+schema: a key that none of them holds is an error that names the nearest known one, and a value's type
+follows the base's. `null` in a base means any scalar, `???` means required, an empty mapping takes any
+names, and the first element of a base's list is the pattern of every element.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import check_file
+from reasongrm_nemo.files.refusals import sentence
+from reasongrm_nemo.processes.secret_values import hide_all
+from reasongrm_nemo.recipe import checks
+from reasongrm_nemo.recipe.checks import near
+from reasongrm_nemo.recipe.yaml_files import AS_WRITTEN, Source, command_line, misread, read_as, read_source
+
+MISSING = "???"
+# "@3_filter/examples.jsonl", in the run's own folder, or "@qwq_32b:3_filter/examples.jsonl", in one beside it
+_REFERENCE = re.compile(r"@(?:(?P<folder>\w[\w.-]*):)?(?P<place>(?P<artefact>\w[^/:]*)(?:/.*)?)", re.DOTALL)
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def recipes_root(recipe: Path | None = None) -> Path:
+    """The folder that `defaults` are relative to.
+
+    It is the nearest folder above `recipe` that has a `base` folder, else the folder that REASONGRM_RECIPES
+    names, else the recipes that come with this package.
+    """
+    if recipe is not None:
+        for folder in Path(os.path.realpath(recipe)).parents:
+            if (folder / "base").is_dir():
+                return folder
+    if os.environ.get("REASONGRM_RECIPES"):
+        return Path(os.environ["REASONGRM_RECIPES"])
+    # Beside the package in a checkout, inside it in a wheel.
+    beside = _PACKAGE.parent / "recipes"
+    return beside if (beside / "base").is_dir() else _PACKAGE / "_recipes"
+
+
+def find_recipe(path: str | Path) -> Path:
+    """`path`; or, where nothing is there and it begins with `recipes/`, what ships under that name."""
+    path = Path(path)
+    if path.parts[:1] == ("recipes",) and not path.exists():
+        shipped = recipes_root().joinpath(*path.parts[1:])
+        return shipped if shipped.exists() else path
+    return path
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
+    """Read, merge, resolve and check one recipe.
+
+    Args:
+        path: the recipe's YAML file.
+        overrides: `key=value` words; the value is read as YAML.
+
+    Returns:
+        The whole recipe, every key present, read-only. `name` and `runs_dir` are filled in.
+
+    Raises:
+        UserError: a missing file, bad YAML, an unknown key, a wrong type, a required key without a value,
+            or a check across fields; the sentence names the file and the key.
+    """
+    return load_with_origins(path, overrides)[0]
+
+
+def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[DictConfig, dict[str, str]]:
+    """`load_recipe`, and for each dotted key the "file:line" (or "command line") that set its value last."""
+    path = find_recipe(path)
+    sources = _gather(path, recipes_root(path))
+    command = command_line(overrides)
+    schema = _schema(sources)
+    if not schema:
+        raise UserError(
+            f'{path}: inherits no base; add "defaults: [base/<stage>]" (see {recipes_root()}/base)'
+        )
+    layered: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for source in [*sources, command]:
+        checks.spell_out_models(source.data)
+        if not source.is_base:
+            _check_keys(source, source.data, schema, "")
+        for key in source.replaces:
+            _clear(layered, schema, key.split("."))
+        layered = _merged(layered, source.data)
+        origin |= {key: source.where(key) for key, _ in _leaves(source.data)}
+    merged: Any = OmegaConf.create(layered)
+    if _shape_of_another([*sources, command]):
+        merged.plan.config = None
+        origin["plan.config"] = origin["model.hf_path"]
+    try:
+        # select names the key where a value cannot be resolved
+        if OmegaConf.select(merged, "runs_dir") is None:
+            merged.runs_dir = f"runs/{Path(os.path.realpath(path)).parent.name}"
+        if OmegaConf.select(merged, "name") is None:
+            merged.name = path.stem
+        resolved = OmegaConf.to_container(merged, resolve=True)
+        _hide_secrets(resolved)
+    except OmegaConfBaseException as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{path}: {first} (key {error.full_key})") from None
+    resolved = _typed(resolved, schema, "", origin, str(path))
+    stage, own = resolved.get("stage"), schema.get("stage")
+    if stage != own and stage in checks.STAGES:
+        raise UserError(
+            f"{origin['stage']}: stage is {stage}, but the recipe inherits "
+            f"{'base/common alone' if own == MISSING else f'base/{own}'}; name base/{stage} in its defaults"
+        )
+    cfg = OmegaConf.create(resolved)
+    checks.check_recipe(cfg, str(path), origin)
+    for key, value in input_paths(cfg).values():
+        if value.startswith("@") and not _REFERENCE.fullmatch(value):
+            raise UserError(
+                f"{checks.origin_of(key, origin, str(path))}: {key} is {value}, which names no artefact; "
+                "give @<artefact>/<file>, or @<runs folder>:<artefact>/<file>"
+            )
+    OmegaConf.set_readonly(cfg, True)
+    return cfg, origin
+
+
+def _clear(data: Any, schema: Any, parts: list[str]) -> None:
+    """Forget the names below a dotted key, where the schema leaves names free."""
+    for part in parts[:-1]:
+        data, schema = data.get(part), schema.get(part)
+        if not isinstance(data, dict) or not isinstance(schema, dict):
+            return
+    if schema.get(parts[-1]) == {}:
+        data[parts[-1]] = {}
+
+
+def _hide_secrets(resolved: Any) -> None:
+    """Put stand-ins for the secrets of the server's environment, before anything can be said of them."""
+    rollout = resolved.get("rollout")
+    if isinstance(rollout, dict) and isinstance(env := rollout.get("extra_env"), dict):
+        rollout["extra_env"] = hide_all(env)
+
+
+def has_key(path: str | Path, key: str) -> bool:
+    """Whether the recipe at `path` knows the dotted `key`; used where overrides go to several recipes."""
+    path = Path(path)
+    return _known(_schema(_gather(path, recipes_root(path))), key.split("."))
+
+
+def stated(path: str | Path, key: str) -> Any:
+    """What the recipe at `path`, without overrides, has under the dotted `key`; None where nothing."""
+    path = Path(path)
+    merged = _layers(_gather(path, recipes_root(path)))
+    try:
+        return OmegaConf.select(OmegaConf.create(merged), key, throw_on_missing=False)
+    except OmegaConfBaseException:  # it needs what is not there; an override may replace it
+        return None
+
+
+def known_keys(path: str | Path) -> list[str]:
+    """Every dotted key of the recipe's bases."""
+    path = Path(path)
+    return [key for key, _ in _leaves(_schema(_gather(path, recipes_root(path))))]
+
+
+def resolve_path(value: str, runs_dir: str | Path) -> Path:
+    """A recipe's path as a real one: `@artefact/file`, `asset:name`, `~` and plain paths.
+
+    `@1_grpo_zero/hf` is inside the artefact 1_grpo_zero under `runs_dir`, `@qwq_32b:1_grpo_zero/hf` inside
+    that of the runs folder qwq_32b beside it; `asset:tiny_judge` and `asset:examples/preferences.jsonl` ship
+    with the package, wherever it is; anything else is relative to the current folder.
+    """
+    if reference := _REFERENCE.fullmatch(value):
+        return _folder(reference, runs_dir) / reference["place"]
+    if value.startswith("asset:"):
+        name = value.removeprefix("asset:")
+        inside = _PACKAGE / "assets" / name
+        # A checkout has the examples at its top, where people look for them; a wheel among the assets.
+        beside = _PACKAGE.parent / name
+        return beside if name.startswith("examples/") and not inside.exists() else inside
+    return Path(value).expanduser()
+
+
+def require_path(value: str, runs_dir: str | Path, key: str) -> Path:
+    """`resolve_path`, refusing with the key's name and near file names where nothing is there."""
+    path = resolve_path(value, runs_dir)
+    if path.exists():
+        return path
+    if os.path.islink(path):
+        raise UserError(f"{key}: {_unreachable(path)}")
+    if reference := _REFERENCE.fullmatch(value):
+        folder, artefact = _folder(reference, runs_dir), reference["artefact"]
+        if not (folder / artefact).exists():
+            raise UserError(
+                f"{key}: {value} is inside artefact {artefact}, which {folder} does not have; "
+                f"run stage {artefact} first" + (f" (of {folder.name})" if reference["folder"] else "")
+            )
+    raise UserError(f"{key}: {path} does not exist{_near_file(path)}")
+
+
+def input_paths(cfg: DictConfig) -> dict[str, tuple[str, str]]:
+    """Every input of a recipe: name -> (dotted key, value). Keys without a value are left out.
+
+    The names are those of `inputs`, `model` for model.hf_path, `megatron` for model.megatron_path, `source`
+    for prepare.source where it is a path, `decontaminate.<index>`, `shards.<index>`, `scorer` for
+    generate.scorer.hf_path, and `models.<name>` and `logs.<name>` for evaluate.models and evaluate.logs.
+    """
+    found = {name: (f"inputs.{name}", value) for name, value in (cfg.get("inputs") or {}).items()}
+    if cfg.model.hf_path:
+        found["model"] = ("model.hf_path", cfg.model.hf_path)
+    if cfg.stage in ("grpo", "sft"):
+        found["megatron"] = ("model.megatron_path", cfg.model.megatron_path)
+    if cfg.stage == "prepare" and not checks.made_or_fetched(cfg.prepare.source):
+        found["source"] = ("prepare.source", cfg.prepare.source)
+    if cfg.stage == "prepare":
+        for index, value in enumerate(cfg.prepare.decontaminate):
+            found[f"decontaminate.{index}"] = ("prepare.decontaminate", value)
+    if cfg.stage in ("generate", "mine", "evaluate"):
+        for index, value in enumerate(cfg[cfg.stage].shards):
+            found[f"shards.{index}"] = (f"{cfg.stage}.shards", value)
+    if cfg.stage == "generate":
+        found["scorer"] = ("generate.scorer.hf_path", cfg.generate.scorer.hf_path)
+    if cfg.stage == "evaluate":
+        for name, entry in cfg.evaluate.models.items():
+            found[f"models.{name}"] = (f"evaluate.models.{name}", entry.hf_path)
+        for name, value in cfg.evaluate.logs.items():
+            found[f"logs.{name}"] = (f"evaluate.logs.{name}", value)
+    return {name: pair for name, pair in found.items() if pair[1] is not None}
+
+
+def is_model_input(name: str) -> bool:
+    """Whether an input of that name (see `input_paths`) is a Hugging Face model folder."""
+    return name in ("model", "scorer") or name.startswith("models.")
+
+
+def artefact_of(value: str) -> str | None:
+    """The artefact of the run's own folder that a path is in, such as 3_filter; None for another path."""
+    reference = _REFERENCE.fullmatch(value)
+    return reference["artefact"] if reference and not reference["folder"] else None
+
+
+def artefacts_read(cfg: DictConfig) -> set[str]:
+    """The artefacts of its own runs folder that a recipe's inputs are in."""
+    names = {artefact_of(value) for _, value in input_paths(cfg).values()}
+    return {name for name in names if name is not None} - {cfg.name}
+
+
+def artefacts_elsewhere(cfg: DictConfig) -> set[Path]:
+    """The artefacts of runs folders beside its own that a recipe's inputs are in."""
+    found = (_REFERENCE.fullmatch(value) for _, value in input_paths(cfg).values())
+    return {_folder(one, cfg.runs_dir) / one["artefact"] for one in found if one and one["folder"]}
+
+
+def _folder(reference: re.Match[str], runs_dir: str | Path) -> Path:
+    """The runs folder that a reference is to."""
+    name = reference["folder"]
+    return Path(os.path.abspath(runs_dir)).parent / name if name else Path(runs_dir)
+
+
+# -- reading files ---------------------------------------------------------------------------------------
+
+
+def _unreachable(path: Path) -> str:
+    """What is wrong with a link that leads nowhere."""
+    try:
+        path.stat()
+    except OSError as error:
+        return sentence(error, path)
+    return f"{path} does not exist"
+
+
+def _near_file(path: Path) -> str:
+    folder = path.parent
+    while not folder.is_dir():
+        if folder == folder.parent:
+            return ""
+        path, folder = folder, folder.parent
+    try:
+        hint = near(path.name, (entry.name for entry in folder.iterdir()))
+    except OSError:  # a folder that may be passed through, not listed
+        return ""
+    return hint or (f" (nor does the folder {path})" if not path.exists() and path.suffix == "" else "")
+
+
+def _gather(path: Path, root: Path, seen: tuple[Path, ...] = ()) -> list[Source]:
+    """The file's defaults, depth first, then the file itself."""
+    here = Path(os.path.realpath(path))  # Path.resolve raises of a link that leads to itself
+    if here in seen:
+        raise UserError(f"{path}: inherits itself through its defaults")
+    label = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    if not path.is_file():
+        if os.path.lexists(path):
+            check_file(path)
+        raise UserError(f"recipe {label} does not exist{_near_file(path)}")
+    source = read_source(path, str(label), path.parent.name == "base")
+    defaults = source.data.pop("defaults", None) or []
+    if not isinstance(defaults, list) or not all(isinstance(name, str) for name in defaults):
+        raise UserError(f"{source.where('defaults')}: defaults is a list of recipe names such as [base/grpo]")
+    gathered: list[Source] = []
+    for name in defaults:
+        file = root / f"{name}.yaml"
+        if not file.is_file() and (recipes_root() / f"{name}.yaml").is_file():
+            file = recipes_root() / f"{name}.yaml"
+        if not file.is_file():
+            known = {str(other.relative_to(root).with_suffix("")) for other in root.glob("*/*.yaml")}
+            raise UserError(
+                f"{source.where('defaults')}: defaults names {name}, {file} does not exist{near(name, known)}"
+            )
+        for inherited in _gather(file, root, (*seen, here)):
+            # Two files may share a base; a base is merged once, where it is first met.
+            if not (inherited.is_base and any(inherited.label == other.label for other in gathered)):
+                gathered.append(inherited)
+    return [*gathered, source]
+
+
+def _shape_of_another(sources: Iterable[Source]) -> bool:
+    """Whether `plan.config` was given for another model than the one that a later source names.
+
+    A recipe that only puts the same model elsewhere keeps the last part of its path; an artefact is made of
+    the model that `plan.config` is of.
+    """
+    named: Any = None
+    shown: Any = None
+    for source in sources:
+        model, own = source.data.get("model"), source.data.get("plan")
+        if isinstance(model, dict):
+            named = model.get("hf_path", named)
+        if isinstance(own, dict) and own.get("config") is not None:
+            shown = named
+    known = [value for value in (named, shown) if isinstance(value, str) and value != MISSING]
+    if len(known) < 2 or named.startswith("@"):
+        return False
+    return Path(named).name != Path(shown).name
+
+
+# -- keys and types --------------------------------------------------------------------------------------
+
+
+def _schema(sources: list[Source]) -> dict[str, Any]:
+    return _layers(source for source in sources if source.is_base)
+
+
+def _layers(sources: Iterable[Source]) -> dict[str, Any]:
+    return functools.reduce(_merged, (source.data for source in sources), {})
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two mappings as one, key by key; `above` counts, unless the value is still required there."""
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, dict):
+            inner = merged.get(key)
+            merged[key] = _merged(inner if isinstance(inner, dict) else {}, value)
+        elif value != MISSING or key not in merged:
+            merged[key] = value
+    return merged
+
+
+def _leaves(data: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in data.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+
+
+def _known(schema: Any, parts: list[str]) -> bool:
+    for part in parts:
+        if not isinstance(schema, dict):
+            return False
+        if not schema:
+            return True
+        if part not in schema:
+            return False
+        schema = schema[part]
+    return True
+
+
+def _check_keys(source: Source, data: dict[str, Any], schema: dict[str, Any], prefix: str) -> None:
+    for key, value in data.items():
+        dotted = f"{prefix}{key}"
+        if key not in schema:
+            known = [name for name, _ in _leaves(schema, prefix)]
+            hint = near(dotted, known) or near(str(key), schema)
+            raise UserError(f'{source.where(dotted)}: unknown key "{dotted}"{hint}')
+        below = schema[key]
+        if isinstance(value, dict) and isinstance(below, dict) and below:
+            _check_keys(source, value, below, dotted + ".")
+        elif isinstance(value, dict) != isinstance(below, dict):
+            wanted = "a mapping" if isinstance(below, dict) else "a single value"
+            raise UserError(f"{source.where(dotted)}: {dotted} must be {wanted}, not {_show(value)}")
+
+
+def _is_text(value: str) -> bool:
+    """Whether a text can be a file's name: no NUL, and no half of a surrogate pair but for foreign bytes."""
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+
+
+def _show(value: Any) -> str:
+    return "null" if value is None else "a mapping" if isinstance(value, dict) else repr(value)
+
+
+def _typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str) -> Any:
+    """`value` with the base's type (whole numbers become floats where the base has one), or UserError."""
+    place = origin.get(key, recipe)
+    if isinstance(base, dict):
+        if not isinstance(value, dict):
+            raise UserError(f"{place}: {key} must be a mapping, not {_show(value)}")
+        if not base:  # of free names: null takes an inherited one out
+            value = {name: item for name, item in value.items() if item is not None}
+        below = {name: (base[name] if base else None) for name in value}
+        prefix = f"{key}." if key else ""
+        return {name: _typed(value[name], below[name], f"{prefix}{name}", origin, recipe) for name in value}
+    if isinstance(value, str) and value == MISSING:
+        raise UserError(f"{recipe}: {key} is required; give it in the recipe or as {key}=VALUE")
+    if value is None and base == MISSING:
+        raise UserError(f"{place}: {key} is null, but required; give it in the recipe or as {key}=VALUE")
+    if isinstance(value, str) and not _is_text(value):
+        raise UserError(f"{place}: {key} is {value!a}, which has a NUL or half a character in it; correct it")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{place}: {key} must be a finite number, not {value}")
+    if isinstance(value, dict) and key.startswith("evaluate.models."):
+        return value  # checks.check_models looks into it
+    if base is None and checks.may_be_null(key):
+        value = read_as(int, value)
+    if base is None or base == MISSING:
+        if isinstance(value, (dict, list)):
+            shown = "a list" if key.startswith(f"{AS_WRITTEN}.") else _show(value)  # it may be a secret
+            raise UserError(f"{place}: {key} must be a single value, not {shown}")
+        return value
+    if value is None and checks.may_be_null(key):
+        return None
+    kind = type(base)
+    value = read_as(kind, value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{place}: {key} must be {_KINDS[kind]}, not {_show(value)}{misread(value)}")
+    if kind is list and base:
+        return [
+            _item(item, base[0], f"{key}[{i}]", origin | {f"{key}[{i}]": place}, recipe)
+            for i, item in enumerate(value)
+        ]
+    return value
+
+
+def _item(value: Any, pattern: Any, key: str, origin: dict[str, str], recipe: str) -> Any:
+    if isinstance(pattern, dict) and isinstance(value, dict):
+        for name in value:
+            if name not in pattern:
+                raise UserError(f'{origin[key]}: unknown key "{name}" in {key}{near(name, pattern)}')
+        for name in pattern:
+            if name not in value and pattern[name] is not None:
+                raise UserError(f"{origin[key]}: {key} lacks {name}")
+        value = {name: value.get(name) for name in pattern}
+    return _typed(value, pattern, key, origin, recipe)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer's side of vLLM's weight transfer: push new weights into running servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from reasongrm_nemo.models.tensor_info import TensorInfo
+from reasongrm_nemo.rollout.server.server import RolloutServer, reset_prefix_cache
+from reasongrm_nemo.rollout.types import RolloutServerLost
+from reasongrm_nemo.rollout.weights.transports import Line, NamedTensors, Posts, Transport, transport
+
+_PAUSE = "/pause?mode=keep"
+
+
+class WeightSender:
+    """Pushes weights into rollout servers, by vLLM's weight-transfer protocol.
+
+    Used on one trainer rank, in one thread.  It meets a server anew after each start of it.
+
+    Args:
+        servers: whose weights to replace; may be started or restarted by anybody between pushes.
+        keep_copy: keep the last pushed tensors in this process's memory, for `resend`.
+
+    Raises:
+        UserError: tensors cannot travel as the recipe says.
+    """
+
+    def __init__(self, servers: Sequence[RolloutServer], keep_copy: bool = False):
+        self._transport = transport(servers[0].settings.weight_transfer)
+        self._ends = {server: _End(server, self._transport) for server in servers}
+        self._keep_copy = keep_copy
+        self._copy: tuple[list[TensorInfo], list[tuple[str, torch.Tensor]], int] | None = None
+
+    def pause(self) -> None:
+        """Begin now the pause that the next push needs (vLLM takes 20 ms over it); it ends with that push.
+
+        Nothing may be asked of the servers until then. One that cannot pause is left for the push to lose.
+        """
+        for end in self._ends.values():
+            with suppress(RolloutServerLost):
+                end.pause()
+
+    def push(
+        self,
+        metadata: Sequence[TensorInfo],
+        named_tensors: NamedTensors,
+        version: int,
+        servers: Sequence[RolloutServer] | None = None,
+    ) -> None:
+        """Replace the servers' weights.  Requests in flight pause and go on with the new ones.
+
+        Args:
+            metadata: of every tensor, in the order in which they come.
+            named_tensors: (Hugging Face name, whole tensor), taken one at a time.  It is used up even when
+                servers are lost on the way, so that ranks which gather the tensors together stay together.
+            version: reported by a server's /weight_info.
+            servers: only these; None: all.
+
+        Raises:
+            RolloutServerLost: its `servers` must be restarted before they are used again; the others have the
+                new weights.
+            ValueError: the tensors are not those of `metadata`.
+        """
+        kept: list[tuple[str, torch.Tensor]] = []
+        tensors = _checked(metadata, named_tensors, kept if self._keep_copy else None)
+        try:
+            self._push(metadata, tensors, version, servers)
+        finally:
+            if self._keep_copy and len(kept) == len(metadata):
+                self._copy = (list(metadata), kept, version)
+
+    def resend(self, servers: Sequence[RolloutServer] | None = None) -> None:
+        """Push the copy of the last pushed weights again, to servers that were restarted.
+
+        Raises:
+            RolloutServerLost: as `push`.
+            RuntimeError: nothing was pushed yet, or no copy is kept.
+        """
+        if self._copy is None:
+            raise RuntimeError("resend() needs keep_copy=True and an earlier push")
+        metadata, tensors, version = self._copy
+        self._push(metadata, iter(tensors), version, servers)
+
+    def _push(
+        self,
+        metadata: Sequence[TensorInfo],
+        tensors: Iterator[tuple[str, torch.Tensor]],
+        version: int,
+        servers: Sequence[RolloutServer] | None,
+    ) -> None:
+        parcels = self._transport.parcels(metadata, tensors)
+        ends = [self._ends[server] for server in (self._ends if servers is None else servers)]
+        lost: dict[RolloutServer, RolloutServerLost] = {}
+
+        def each(work: Callable[[_End], None]) -> None:
+            for end in ends:
+                if end.server not in lost:
+                    try:
+                        work(end)
+                    except RolloutServerLost as loss:
+                        end.line = None
+                        lost[end.server] = loss
+
+        try:
+            each(lambda end: end.begin(metadata))
+            for parcel in parcels:
+                each(lambda end, parcel=parcel: end.open_line.send(parcel))  # type: ignore[misc]
+                each(lambda end, parcel=parcel: end.open_line.settle(parcel))  # type: ignore[misc]
+            each(lambda end: end.finish(version))
+        except BaseException:
+            for end in ends:
+                end.line = None
+            raise
+        finally:
+            for _ in parcels:
+                pass
+            self._transport.settle()
+        if lost:
+            raise RolloutServerLost(" ".join(str(loss) for loss in lost.values()), list(lost))
+
+
+class _End:
+    """One server, before and after the tensors."""
+
+    def __init__(self, server: RolloutServer, transport: Transport) -> None:
+        self.server = server
+        self._posts = Posts(server)
+        self._transport = transport
+        self._starts = -1
+        self.line: Line | None = None
+        self._pausing: tuple[int, Future[Any]] | None = None
+
+    @property
+    def open_line(self) -> Line:
+        assert self.line is not None
+        return self.line
+
+    def pause(self) -> None:
+        self._pausing = self.server.starts, self._posts.aside(_PAUSE, {}, self._posts.timeout_s)
+
+    def begin(self, metadata: Sequence[TensorInfo]) -> None:
+        starts = self.server.starts
+        if self.line is None or self._starts != starts:
+            self.line, self._starts = self._transport.open(self._posts), starts
+        self.server.wake("weights")
+        self.server.forget_weights()
+        self._await_pause(starts)
+        self._posts.post("/start_weight_update")
+        self.line.begin(metadata)
+
+    def _await_pause(self, starts: int) -> None:
+        begun, self._pausing = self._pausing, None
+        if begun is not None and begun[0] == starts:
+            self._posts.answer(begun[1], _PAUSE)
+        else:
+            self._posts.post(_PAUSE)
+
+    def finish(self, version: int) -> None:
+        self.open_line.end()
+        self._posts.post("/finish_weight_update", {"weight_version": str(version)})
+        self.server.wake("kv_cache")
+        reset_prefix_cache(self.server)
+        self._posts.post("/resume")
+
+
+def _checked(
+    metadata: Sequence[TensorInfo], named_tensors: NamedTensors, kept: list[tuple[str, torch.Tensor]] | None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    expected = iter(metadata)
+    for name, tensor in named_tensors:
+        meta = next(expected, None)
+        if meta != TensorInfo.of(name, tensor):
+            raise ValueError(
+                f"tensor {name} {tensor.dtype} {tuple(tensor.shape)} comes where {meta} was announced"
+            )
+        if kept is not None:
+            kept.append((name, tensor.detach().to("cpu", copy=True)))
+        yield name, tensor
+    missing = next(expected, None)
+    if missing is not None:
+        raise ValueError(f"the tensors ended before {missing.name}")

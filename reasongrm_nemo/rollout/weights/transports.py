@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How tensors reach a server's workers, by `cluster.weight_transfer`."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import urllib.parse
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+import torch
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.models.tensor_info import TensorInfo
+from reasongrm_nemo.processes import meeting
+from reasongrm_nemo.processes.placement import address_towards
+from reasongrm_nemo.rollout.http import call, reason
+from reasongrm_nemo.rollout.server.server import RolloutServer
+from reasongrm_nemo.rollout.server.settings import HOST
+from reasongrm_nemo.rollout.types import RolloutServerLost
+from reasongrm_nemo.rollout.weights import ipc
+from reasongrm_nemo.rollout.weights.broadcast_group import Flight, Group, nccl_version, tensors_ahead
+
+NamedTensors = Iterable[tuple[str, torch.Tensor]]
+
+
+class Posts:
+    """Requests to one server that a push makes, some while it does something else."""
+
+    def __init__(self, server: RolloutServer) -> None:
+        self.server = server
+        self.timeout_s = float(server.settings.stall_timeout_s)
+
+    def get(self, path: str) -> Any:
+        """A parsed answer."""
+        return call(self.server.url, self.server.token, "GET", path, self.timeout_s)
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """A parsed answer."""
+        return call(self.server.url, self.server.token, "POST", path, self.timeout_s, body)
+
+    def aside(self, path: str, body: dict[str, Any], timeout_s: float | None) -> Future[Any]:
+        """The same on a thread, which a server that never answers must not keep this process alive with."""
+        url, token = self.server.url, self.server.token
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(call(url, token, "POST", path, timeout_s, body))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=run, name="weights", daemon=True).start()
+        return future
+
+    def answer(self, future: Future[Any], path: str) -> Any:
+        """The answer to `aside`."""
+        try:
+            return future.result(timeout=self.timeout_s)
+        except TimeoutError:
+            raise RolloutServerLost(
+                f"The rollout server did not answer {path} within {self.timeout_s:g} s."
+            ) from None
+
+    def lost(self, other: Future[Any], error: BaseException, name: str = "") -> RolloutServerLost:
+        """The server's own words where it gives any, else ours."""
+        with contextlib.suppress(Exception):
+            cause = other.exception(timeout=2.0)
+            if isinstance(cause, RolloutServerLost):
+                return cause
+        what = f"while it was sent {name}" if name else "before it was sent weights"
+        return RolloutServerLost(f"The rollout server was lost {what}: {reason(error)}.")
+
+
+class Line(Protocol):
+    """One server's end of a transport, open for one start of that server.
+
+    Every method raises `RolloutServerLost`.
+    """
+
+    def begin(self, metadata: Sequence[TensorInfo]) -> None:
+        """The server has begun an update."""
+
+    def send(self, parcel: Any) -> None:
+        """Begin to send; several servers are sent the same parcel at the same time."""
+
+    def settle(self, parcel: Any) -> None:
+        """It may be let go of: it is sent, or the line itself holds it until it is."""
+
+    def end(self) -> None:
+        """The server has loaded all."""
+
+
+class Transport(Protocol):
+    """A way for tensors to travel.
+
+    Attributes:
+        everywhere: every trainer rank takes part, with the whole tensors; otherwise those of the first
+            replica, and the first rank's tensors alone count.
+    """
+
+    everywhere: bool
+
+    def parcels(self, metadata: Sequence[TensorInfo], named_tensors: NamedTensors) -> Iterator[Any]:
+        """What is sent at a time, on each rank that takes part; all must use it up, only one sends."""
+
+    def open(self, posts: Posts) -> Line:
+        """Meet a server that runs."""
+
+    def settle(self) -> None:
+        """Free what `parcels` held; to be called on each rank when a push has ended everywhere."""
+
+
+class BroadcastTransport:
+    """A broadcast for each tensor, through a group with each server (`group.Group`).
+
+    A few parameters at a time are in flight (`group.tensors_ahead`); they go to all servers at once.
+
+    Raises:
+        UserError: NCCL, where torch has no GPU.
+    """
+
+    everywhere = False
+
+    def __init__(self, backend: str) -> None:
+        if backend == "nccl":
+            _need_cuda("nccl")
+        self._backend = backend
+
+    def parcels(self, metadata: Sequence[TensorInfo], named_tensors: NamedTensors) -> Iterator[Any]:
+        """(name, contiguous tensor on the backend's device)."""
+        device = "cuda" if self._backend == "nccl" else "cpu"
+        for name, tensor in named_tensors:
+            yield name, tensor.detach().to(device).contiguous()
+
+    def open(self, posts: Posts) -> Line:
+        """Meet the workers of a server in a group."""
+        return _BroadcastLine(self._backend, posts)
+
+    def settle(self) -> None:
+        """Nothing: tensors went one at a time."""
+
+
+class _BroadcastLine:
+    def __init__(self, backend: str, posts: Posts) -> None:
+        self._posts = posts
+        world = 1 + int(posts.get("/get_world_size")["world_size"])
+        own = address_towards(urllib.parse.urlsplit(posts.server.url).hostname or "")
+        store, where = self._meeting_place(own, world)
+        info = {
+            **where,
+            "master_host": own,
+            "world_size": world,
+            "timeout_s": posts.timeout_s,
+            "nccl": nccl_version(),
+        }
+        path = "/init_weight_transfer_engine"
+        joining = posts.aside(path, {"init_info": info}, posts.timeout_s)
+        try:
+            self._group = Group(backend, store, own, 0, world, posts.timeout_s)
+        except RuntimeError as error:
+            raise posts.lost(joining, error) from error
+        self._ahead = tensors_ahead(backend)
+        posts.answer(joining, path)
+
+    def _meeting_place(self, own: str, world: int) -> tuple[Any, dict[str, Any]]:
+        """The group's store, and what tells the workers of it."""
+        if own == HOST:
+            self._file = meeting.PrivateFile()
+            store = meeting.in_file(self._file.path, world, self._posts.timeout_s)
+            return store, {"file": str(self._file.path), "master_port": 0}
+        store = meeting.listen(own, 0, world, self._posts.timeout_s)
+        return store, {"file": None, "master_port": store.port}
+
+    def begin(self, metadata: Sequence[TensorInfo]) -> None:
+        info = {
+            "names": [m.name for m in metadata],
+            "dtype_names": [str(m.dtype).removeprefix("torch.") for m in metadata],
+            "shapes": [list(m.shape) for m in metadata],
+        }
+        # The server answers when it has loaded the last tensor.
+        self._update = self._posts.aside("/update_weights", {"update_info": info}, None)
+        self._flight = Flight(self._group, self._ahead)
+
+    def send(self, parcel: tuple[str, torch.Tensor]) -> None:
+        if self._update.done():  # refused: nobody receives
+            self._posts.answer(self._update, "/update_weights")
+        with self._guarded(parcel[0]):
+            self._flight.begin(*parcel)
+
+    def settle(self, parcel: tuple[str, torch.Tensor]) -> None:
+        self._land()
+
+    def end(self) -> None:
+        self._land(all_of_them=True)
+        self._posts.answer(self._update, "/update_weights")
+
+    def _land(self, all_of_them: bool = False) -> None:
+        with self._guarded():
+            for _ in self._flight.land(all_of_them):
+                pass
+
+    @contextlib.contextmanager
+    def _guarded(self, name: str = "") -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._posts.lost(self._update, error, name or self._flight.oldest) from error
+
+
+class IpcTransport:
+    """Buckets in memory that trainer and workers share on each GPU (`ipc`).
+
+    Raises:
+        UserError: torch has no GPU.
+    """
+
+    everywhere = True
+
+    def __init__(self) -> None:
+        _need_cuda("ipc")
+        from torch.multiprocessing.reductions import reduce_tensor
+
+        self._exports = ipc.Exports(reduce_tensor, torch.UntypedStorage._release_ipc_counter)
+
+    def parcels(self, metadata: Sequence[TensorInfo], named_tensors: NamedTensors) -> Iterator[ipc.Bucket]:
+        """Buckets, with the handles of all ranks' buffers."""
+        self._exports.let_go()
+        torch.cuda.ipc_collect()
+        index = torch.cuda.current_device()
+        uuid = str(torch.cuda.get_device_properties(index).uuid)
+        yield from ipc.buckets(metadata, named_tensors, torch.device("cuda", index), uuid, self._exports)
+
+    def open(self, posts: Posts) -> Line:
+        """Tell the workers to make ready."""
+        return IpcLine(posts)
+
+    def settle(self) -> None:
+        """Free the buffer, if the worker has let go of it."""
+        self._exports.settle()
+        torch.cuda.ipc_collect()
+
+
+class IpcLine:
+    """Buckets announced by HTTP; the answer says that they were copied."""
+
+    def __init__(self, posts: Posts) -> None:
+        self._posts = posts
+        posts.post("/init_weight_transfer_engine", {"init_info": {}})
+
+    def begin(self, metadata: Sequence[TensorInfo]) -> None:
+        """Nothing: each bucket is an update of its own."""
+
+    def send(self, parcel: ipc.Bucket) -> None:
+        """Announce it."""
+        body = {"update_info": parcel.update_info()}
+        self._update = self._posts.aside("/update_weights", body, None)
+
+    def settle(self, parcel: ipc.Bucket) -> None:
+        """It was copied."""
+        self._posts.answer(self._update, "/update_weights")
+
+    def end(self) -> None:
+        """Nothing more."""
+
+
+def _need_cuda(how: str) -> None:
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"cluster.weight_transfer is {how}, but torch finds no GPU in the trainer's environment; "
+            "set it to gloo, with cluster.platform cpu."
+        )
+
+
+def transport(how: str) -> Transport:
+    """That of `cluster.weight_transfer`.
+
+    Raises:
+        UserError: it needs a GPU, and there is none.
+    """
+    return IpcTransport() if how == "ipc" else BroadcastTransport(how)

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an artefact was made of: its key, its files' hashes, its manifest, its life."""
+
+from reasongrm_nemo.run.manifest.artefact import Artefact
+from reasongrm_nemo.run.manifest.hashes import HashCache, content_hash
+from reasongrm_nemo.run.manifest.key import RELEVANT, flatten, identity, stage_key, what_changed
+from reasongrm_nemo.run.manifest.record import read_manifest
+from reasongrm_nemo.run.manifest.verify import check_made, check_path
+from reasongrm_nemo.run.manifest.versions import PACKAGES, code_version, package_versions
+
+__all__ = [
+    "PACKAGES",
+    "RELEVANT",
+    "Artefact",
+    "HashCache",
+    "check_made",
+    "check_path",
+    "code_version",
+    "content_hash",
+    "flatten",
+    "identity",
+    "package_versions",
+    "read_manifest",
+    "stage_key",
+    "what_changed",
+]

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An artefact's life: a partial folder, then whole under its name, then stale.
+
+runs_dir/.partial/<name>/   being written; stage.json says for which key; survives a kill
+runs_dir/<name>/            whole: appears by a rename, with manifest.json
+runs_dir/.stale/<name>/     what the newest re-run replaced; one is kept
+runs_dir/.stale/<name>.unfinished/  a partial with training checkpoints that was for another key; one is kept
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.lines import sync_directory
+from reasongrm_nemo.files.writes import sync_tree, write_json
+from reasongrm_nemo.run.manifest.hashes import HashCache
+from reasongrm_nemo.run.manifest.key import what_changed
+from reasongrm_nemo.run.manifest.record import NAME, digest_of, read_manifest, read_state
+
+# Inside an artefact: what others may still write to, and nothing reads.
+_UNHASHED = ("logs", "tensorboard", "wandb", "mlruns")
+
+
+@dataclass
+class Artefact:
+    """One stage's result under `runs_dir`, in whatever state it is."""
+
+    runs_dir: Path
+    name: str
+    started: float = field(default_factory=time.time)
+
+    @property
+    def path(self) -> Path:
+        """Where it is when whole."""
+        return self.runs_dir / self.name
+
+    @property
+    def work(self) -> Path:
+        """Where it is while being written."""
+        return self.runs_dir / ".partial" / self.name
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The finished artefact's manifest; None where there is none.
+
+        Raises:
+            UserError: a folder of that name stands there without a manifest, or with a damaged one.
+        """
+        if not os.path.lexists(self.path):
+            return None
+        if not (self.path / NAME).is_file():
+            raise UserError(
+                f"{self.path} exists but has no manifest.json, so it is not ours to replace; move it away"
+            )
+        return read_manifest(self.path / NAME)
+
+    def damage(self, manifest: Mapping[str, Any], cache: HashCache) -> str | None:
+        """What is wrong with the first file that is not as the manifest lists it; None: all are."""
+        hashed = []
+        for name, entry in manifest["outputs"].items():
+            path = self.path / name
+            if not path.is_file() or path.stat().st_size != entry["size"]:
+                return f"{name} is missing or cut short"
+            if "sha256" in entry:
+                hashed.append((name, entry["sha256"]))
+        found = cache.files(self.path / name for name, _ in hashed)
+        for (name, due), file in zip(hashed, found, strict=True):
+            if file["sha256"] != due:
+                return f"{name} is not what was made (its SHA-256 differs from the manifest)"
+        return None
+
+    def recover(self) -> None:
+        """Put a partial that was already whole when its run was killed in its place."""
+        if (self.work / NAME).is_file():
+            read_manifest(self.work / NAME)
+            self._place()
+
+    def begin(self, key: str, ident: Mapping[str, Any], inputs: Mapping[str, Any]) -> tuple[bool, str | None]:
+        """Open the partial folder for `key`.
+
+        A partial of another key makes room; one with training checkpoints, which took days perhaps, is set
+        aside, and taken up again when its own key comes back.
+
+        Returns:
+            (resumed, what became of a partial of another key and why, or None).
+        """
+        note, state = self.work / "stage.json", None
+        gone = None
+        if note.is_file():
+            state = read_state(note)
+            if state["key"] != key:
+                gone, state = f"{self._make_room()}: {what_changed(state['identity'], ident)}", None
+        aside = self._aside / "stage.json"
+        if state is None and aside.is_file() and read_state(aside)["key"] == key:
+            self._discard(self.work)
+            os.rename(self._aside, self.work)
+            state = read_state(note)
+        if state is None:
+            self._discard(self.work)
+            self.work.mkdir(parents=True)
+            state = {"key": key, "identity": dict(ident), "sessions": []}
+        elif state["sessions"]:
+            # A killed session left no end; the newest file it wrote is the best witness.
+            last = max((p.stat().st_mtime for p in self.work.rglob("*") if p.is_file()), default=0.0)
+            state["sessions"][-1].setdefault("end", max(last, state["sessions"][-1]["start"]))
+        resumed = bool(state["sessions"])
+        state["inputs"] = dict(inputs)
+        state["sessions"].append({"start": self.started})
+        write_json(note, state)
+        return resumed, gone
+
+    def finish(self, manifest: dict[str, Any], cache: HashCache) -> dict[str, Any]:
+        """Complete the manifest, sync everything, and rename the partial into place."""
+        state = read_state(self.work / "stage.json")
+        state["sessions"][-1]["end"] = time.time()
+        seconds = sum(s["end"] - s["start"] for s in state["sessions"])
+        manifest = manifest | {
+            "key": state["key"],
+            "identity": state["identity"],
+            "inputs": state["inputs"],
+            "timings": manifest.get("timings", {})
+            | {"seconds": round(seconds, 2), "sessions": state["sessions"]},
+            "outputs": self._outputs(cache),
+        }
+        # as it will be read: what JSON turns into text or lists is so in the digest, too
+        manifest["digest"] = digest_of(json.loads(json.dumps(manifest)))
+        sync_tree(self.work)
+        write_json(self.work / NAME, manifest)
+        (self.work / "stage.json").unlink()  # from here on the manifest says it all, see `recover`
+        self._place()
+        return manifest
+
+    def _outputs(self, cache: HashCache) -> dict[str, Any]:
+        """Every file that was written, by name."""
+        paths = {str(path.relative_to(self.work)): path for path in sorted(self.work.rglob("*"))}
+        paths = {
+            name: path
+            for name, path in paths.items()
+            if path.is_file() and name.split("/")[0] not in ("stage.json", "stage.log")
+        }
+        hashed = [name for name in paths if name.split("/")[0] not in _UNHASHED]
+        found = dict(zip(hashed, cache.files(paths[name] for name in hashed), strict=True))
+        return {name: found.get(name) or {"size": path.stat().st_size} for name, path in paths.items()}
+
+    @property
+    def _aside(self) -> Path:
+        return self.runs_dir / ".stale" / f"{self.name}.unfinished"
+
+    def _make_room(self) -> str:
+        if not any(self.work.glob("checkpoints/*")):
+            self._discard(self.work)
+            return "discarded"
+        self._discard(self._aside)
+        self._aside.parent.mkdir(exist_ok=True)
+        os.rename(self.work, self._aside)
+        return f"set aside in {self._aside}"
+
+    def _place(self) -> None:
+        if self.path.exists():
+            stale = self.runs_dir / ".stale" / self.name
+            self._discard(stale)
+            stale.parent.mkdir(exist_ok=True)
+            os.rename(self.path, stale)
+        os.rename(self.work, self.path)
+        sync_directory(self.runs_dir)
+
+    @staticmethod
+    def _discard(folder: Path) -> None:
+        if folder.exists():
+            # First what makes it look resumable, so that a kill here leaves nothing that looks whole.
+            for name in ("stage.json", NAME):
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder)

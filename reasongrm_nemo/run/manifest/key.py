@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stage key: a hash of the recipe keys that matter to a stage's result, and of its inputs' contents."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from reasongrm_nemo.judge import built_in_templates, load_template
+from reasongrm_nemo.judge.functions import source_digest
+from reasongrm_nemo.models.tokenization import asks_for_date
+from reasongrm_nemo.recipe.checks import templates
+from reasongrm_nemo.recipe.load import is_model_input
+from reasongrm_nemo.rewards import OUTCOME
+
+# The blocks of a recipe that a stage's result depends on; `seed` and `stage` always count.
+RELEVANT = {
+    "prepare": ("model", "judge", "prepare"),
+    "grpo": ("model", "judge", "rollout", "cluster", "grpo"),
+    "generate": ("model", "judge", "rollout", "cluster", "generate"),
+    "filter": ("judge", "filter"),
+    "sft": ("model", "judge", "cluster", "sft"),
+    "mine": ("model", "judge", "rollout", "cluster", "mine"),
+    "evaluate": ("model", "judge", "rollout", "cluster", "evaluate"),
+}
+# Keys that say where and how fast, not what. Paths of inputs are here because their contents are hashed.
+_VOLATILE = (
+    "model.hf_path",
+    "model.recompute",
+    "model.log_prob_chunk",
+    "prepare.source",
+    "prepare.decontaminate",
+    "generate.scorer.hf_path",
+    "generate.shards",
+    "mine.shards",
+    "evaluate.models",
+    "evaluate.logs",
+    "evaluate.shards",
+    "rollout.port",
+    "rollout.threads",
+    "rollout.servers",
+    "rollout.nodes",
+    "rollout.tensor_parallel",
+    "rollout.gpus",
+    "rollout.gpu_memory_utilization",
+    "rollout.sleep",
+    "rollout.enforce_eager",
+    "rollout.extra_env",
+    "rollout.straggler_timeout_s",
+    "rollout.concurrency",
+    "rollout.max_num_seqs",
+    "rollout.kv_cache_gib",
+    "rollout.stall_timeout_s",
+    "rollout.start_timeout_s",
+    # the gradient does not depend on how the work is cut, so a run may go on at another layout
+    "cluster.launcher",
+    "cluster.nodes",
+    "cluster.devices_per_node",
+    "cluster.tensor_parallel",
+    "cluster.pipeline_parallel",
+    "cluster.layers_in_first_stage",
+    "cluster.layers_in_last_stage",
+    "cluster.sequence_parallel",
+    "cluster.weight_transfer",
+    "cluster.offload_optimizer",
+    "cluster.threads_per_rank",
+    "cluster.trainer_python",
+    "cluster.rollout_python",
+    "grpo.max_tokens_per_micro_batch",
+    "sft.max_tokens_per_micro_batch",
+    "grpo.log_prob_gap",  # a run that was stopped by it may go on past it
+    "grpo.save_every",
+    "grpo.keep_checkpoints",
+    "sft.save_every",
+    "sft.keep_checkpoints",
+)
+
+
+def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the stage key is a hash of: dotted recipe keys that matter, and the inputs' content hashes.
+
+    Args:
+        cfg: the resolved recipe.
+        inputs: name -> `{sha256, path, ...}`.
+
+    Raises:
+        UserError: the template is a file that cannot be read any more.
+    """
+    whole: Any = OmegaConf.to_container(cfg)
+    kept = {block: whole[block] for block in RELEVANT[cfg.stage]}
+    flat = {"stage": cfg.stage, "seed": cfg.seed} | flatten(kept)
+    flat = {
+        key: value
+        for key, value in flat.items()
+        if not any(key == v or key.startswith(v + ".") for v in _VOLATILE)
+    }
+    if cfg.stage == "prepare" and "source" not in inputs:
+        flat["prepare.source"] = cfg.prepare.source
+    if cfg.stage == "evaluate":  # the order of rows, and the first model is what the others are compared with
+        flat |= {f"evaluate.{key}": list(cfg.evaluate[key]) for key in ("models", "logs")}
+        for name, entry in whole["evaluate"]["models"].items():
+            flat |= {f"evaluate.models.{name}.{key}": entry[key] for key in entry if key != "hf_path"}
+    if not _asks_for_date(inputs):
+        flat.pop("judge.date", None)
+    # A built-in template changes with the package alone, which counts towards no key.
+    for key, template in templates(cfg).items():
+        if template not in built_in_templates():
+            flat[f"input {key}"] = load_template(template).digest
+    if cfg.stage == "grpo" and cfg.grpo.reward != OUTCOME:
+        flat["input grpo.reward"] = source_digest(cfg.grpo.reward, "grpo.reward")
+    return flat | {f"input {name}": item["sha256"] for name, item in inputs.items()}
+
+
+def _asks_for_date(inputs: Mapping[str, Any]) -> bool:
+    """Whether the chat template of a model among the inputs does."""
+    return any(
+        is_model_input(name) and "path" in item and asks_for_date(Path(item["path"]))
+        for name, item in inputs.items()
+    )
+
+
+def stage_key(ident: Mapping[str, Any]) -> str:
+    """A hash of `identity`'s answer."""
+    lines = "\n".join(f"{key}={ident[key]!r}" for key in sorted(ident))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def what_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """A short reason for a re-run: the first few keys or inputs that differ."""
+    changed = []
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            is_input = key.startswith("input ")
+            changed.append(f"{key} changed" if is_input else f"{key} {old.get(key)} → {new.get(key)}")
+    return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one of dotted keys; lists and empty mappings are values."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every recipe of a folder in the order of its numbers: skips what stands, resumes what was cut off."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.locks import RunsLock
+from reasongrm_nemo.processes.stop_requests import stop_on_signal
+from reasongrm_nemo.recipe import load
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.rollout_pool import RolloutPool
+from reasongrm_nemo.run.stage import Outcome, run_stage
+from reasongrm_nemo.run.tokenizers import compare_given
+
+_MEGATRON = "model.megatron_path"
+_NUMBERED = re.compile(r"(\d+)_.+\.yaml")
+
+
+def recipe_files(folder: Path) -> list[Path]:
+    """The recipes `<number>_<name>.yaml` of a folder (see `recipe.load.find_recipe`), by number.
+
+    Raises:
+        UserError: no such folder, none in it, or two of the same number.
+    """
+    folder = load.find_recipe(folder)
+    if not folder.is_dir():
+        known = (
+            (path.name for path in folder.parent.iterdir() if path.is_dir()) if folder.parent.is_dir() else ()
+        )
+        raise UserError(f"pipeline folder {folder} does not exist{load.near(folder.name, known)}")
+    numbered = [
+        (int(match[1]), path) for path in folder.iterdir() if (match := _NUMBERED.fullmatch(path.name))
+    ]
+    if not numbered:
+        raise UserError(f"{folder} holds no recipes named <number>_<name>.yaml")
+    numbered.sort()
+    for (number, path), (other, second) in pairwise(numbered):
+        if number == other:
+            raise UserError(f"{folder}: {path.name} and {second.name} have the same number")
+    return [path for _, path in numbered]
+
+
+def find_stage(files: Sequence[Path], word: str, option: str) -> int:
+    """The position of the recipe that `word` names: its file's stem, its number, or what follows that.
+
+    Raises:
+        UserError: none or several.
+    """
+    stems = [path.stem for path in files]
+    found = [i for i, stem in enumerate(stems) if word in (stem, stem.split("_")[0], stem.partition("_")[2])]
+    if len(found) != 1:
+        raise UserError(
+            f'{option} "{word}" is not a stage of this pipeline{load.near(word, stems)}; '
+            f"it has {', '.join(stems)}"
+        )
+    return found[0]
+
+
+def assign(files: Sequence[Path], overrides: Iterable[str]) -> dict[Path, list[str]]:
+    """The overrides that each recipe gets, in their order.
+
+    An override goes to each recipe that knows its key, and at least one must; `1_grpo_zero:grpo.steps=5`
+    goes to that one alone. Where a recipe has another stage's artefact under the key, an override for all
+    is not for it: `model.hf_path=/data/QwQ-32B` is the base that training begins with, not the model whose
+    paths are sampled. Nor is `model.megatron_path`, the base in another form, for a recipe that begins with
+    another stage's model.
+
+    Raises:
+        UserError: nothing knows the key, or which of several artefacts is meant is not said.
+    """
+    mine: dict[Path, list[str]] = {path: [] for path in files}
+    for word in overrides:
+        stage, colon, rest = word.partition(":")
+        if colon and "=" not in stage:
+            mine[files[find_stage(files, stage, "override for")]].append(rest)
+        else:
+            for path in _takers(files, word):
+                mine[path].append(word)
+    return mine
+
+
+def _takers(files: Sequence[Path], word: str) -> list[Path]:
+    key, equals, _ = (part.strip() for part in word.partition("="))
+    takers = [path for path in files if load.has_key(path, key)]
+    if not equals:
+        raise UserError(f'command line: "{word}" is not of the form key=value')
+    if not takers:
+        known = sorted({name for path in files for name in load.known_keys(path)})
+        raise UserError(f'command line: unknown key "{key}"{load.near(key, known)}; no stage here has it')
+    if key == _MEGATRON:
+        takers = _beginning_with_the_base(takers, word)
+    has = {path: load.stated(path, key) for path in takers}
+    artefacts = [path for path in takers if str(has[path]).startswith("@")]
+    if not artefacts:
+        return takers
+    if any(has[path] is not None for path in takers if path not in artefacts):
+        return [path for path in takers if path not in artefacts]
+    if len(artefacts) > 1:
+        stems = ", ".join(path.stem for path in artefacts)
+        raise UserError(
+            f"command line: {key} is another stage's artefact in {stems}; "
+            f"say which one is meant, such as {artefacts[0].stem}:{word}"
+        )
+    return artefacts
+
+
+def _beginning_with_the_base(files: Sequence[Path], word: str) -> list[Path]:
+    """The recipes that train from a model which no stage here made; the same weights are for them alone."""
+    trained = [path for path in files if load.stated(path, "stage") in ("grpo", "sft")]
+    takers = [path for path in trained if not str(load.stated(path, "model.hf_path")).startswith("@")]
+    if not takers:
+        such_as = f", such as {trained[0].stem}:{word}" if trained else ""
+        raise UserError(
+            f"command line: {_MEGATRON} is for no stage here: none trains from a model that is not another "
+            f"stage's; say which one is meant{such_as}"
+        )
+    return takers
+
+
+def load_all(files: Sequence[Path], overrides: Iterable[str]) -> list[DictConfig]:
+    """Every recipe with its overrides (see `assign`), checked before anything runs."""
+    return load_assigned(assign(files, overrides))
+
+
+def load_assigned(given: Mapping[Path, Sequence[str]]) -> list[DictConfig]:
+    """`load_all` of what `assign` gave."""
+    recipes = [load.load_recipe(path, words) for path, words in given.items()]
+    folders = {cfg.runs_dir for cfg in recipes}
+    if len(folders) > 1:
+        raise UserError(
+            f"the recipes of a pipeline share one runs_dir, these have {', '.join(sorted(folders))}"
+        )
+    names = [cfg.name for cfg in recipes]
+    for path, cfg in zip(given, recipes, strict=True):
+        if names.count(cfg.name) > 1:
+            raise UserError(f"{path}: name {cfg.name} is used by two recipes of this pipeline")
+    return recipes
+
+
+def run_pipeline(
+    folder: Path,
+    console: Console,
+    first: str | None = None,
+    last: str | None = None,
+    overrides: Iterable[str] = (),
+) -> list[Outcome]:
+    """Run a folder's recipes from `first` to `last`, both included.
+
+    What is whole and unchanged is skipped; what was cut off is resumed; what changed, itself or upstream, is
+    done again. One rollout server serves all stages that need one.
+
+    Raises:
+        UserError: before anything starts where a recipe is wrong; else from the stage that cannot go on.
+    """
+    files = recipe_files(folder)
+    start = find_stage(files, first, "--from") if first else 0
+    stop = find_stage(files, last, "--to") if last else len(files) - 1
+    if stop < start:
+        raise UserError(f"--from {first} comes after --to {last}")
+    recipes = load_all(files, overrides)
+    _check_references(files, recipes)
+    chosen = recipes[start : stop + 1]
+    runs_dir = Path(chosen[0].runs_dir)
+    outcomes = []
+    if limits := _limits(chosen):
+        console.line(limits)
+    _check_paths(files[start : stop + 1], chosen)
+    elsewhere = {path for cfg in chosen for path in load.artefacts_elsewhere(cfg)}
+    with (
+        RunsLock(runs_dir, elsewhere=elsewhere),
+        stop_on_signal(runs_dir),
+        RolloutPool(runs_dir / ".logs", console) as pool,
+    ):
+        for cfg in chosen:
+            compare_given(cfg, console.line)
+        for number, cfg in enumerate(chosen, 1):
+            outcomes.append(run_stage(cfg, console, pool, f"{number}/{len(chosen)}"))
+    return outcomes
+
+
+_COUNTED = {
+    "prepare": ("max_tasks", "max_validation"),
+    "generate": ("max_tasks",),
+    "mine": ("max_tasks",),
+    "evaluate": ("max_tasks", "max_items"),
+}
+
+
+def _limits(recipes: Sequence[DictConfig]) -> str:
+    """What to say of keys by which recipes take a part of what they are given; nothing where none does."""
+    words = []
+    for cfg in recipes:
+        for key in _COUNTED.get(cfg.stage, ()):
+            if (limit := cfg[cfg.stage][key]) is not None:
+                words.append(f"{cfg.name}:{cfg.stage}.{key}={limit}")
+        if cfg.stage == "grpo" and (steps := cfg.grpo.get("steps")) is not None:
+            tasks = steps * cfg.grpo.prompts_per_step
+            words.append(f"{cfg.name}:grpo.steps={steps} ({tasks} tasks)")
+    return f"tasks are limited by {', '.join(words)}; a maximum of null takes all" if words else ""
+
+
+def _check_references(files: Sequence[Path], recipes: Sequence[DictConfig]) -> None:
+    """An `@artefact` must be made by an earlier recipe, or be there already."""
+    made: list[str] = []
+    for path, cfg in zip(files, recipes, strict=True):
+        for key, value in load.input_paths(cfg).values():
+            artefact = load.artefact_of(value)
+            if artefact is None or artefact in made or (Path(cfg.runs_dir) / artefact).exists():
+                continue
+            raise UserError(
+                f"{path}: {key} is {value}, but no earlier recipe makes it{load.near(artefact, made)}"
+            )
+        _check_megatron(path, cfg)
+        made.append(cfg.name)
+
+
+def _check_paths(files: Sequence[Path], recipes: Sequence[DictConfig]) -> None:
+    """A path that no stage makes must be there before the first one starts."""
+    for file, cfg in zip(files, recipes, strict=True):
+        made_here = Path(cfg.runs_dir).absolute()
+        for key, value in load.input_paths(cfg).values():
+            path = load.resolve_path(value, cfg.runs_dir).absolute()
+            if load.artefact_of(value) is None and not path.is_relative_to(made_here):
+                load.require_path(value, cfg.runs_dir, f"{file}: {key}")
+
+
+def _check_megatron(path: Path, cfg: DictConfig) -> None:
+    """A Megatron checkpoint cannot have been converted from a model that is yet to be made."""
+    source, converted = str(cfg.model.hf_path), cfg.model.megatron_path
+    if converted is None or not source.startswith("@") or converted.startswith("@"):
+        return
+    if not load.resolve_path(source, cfg.runs_dir).exists():
+        raise UserError(
+            f"{path}: {_MEGATRON} is {converted}, which cannot have been converted from model.hf_path "
+            f"{source}: that is yet to be made"
+        )

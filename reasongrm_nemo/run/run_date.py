@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The date of a run, which chat templates that ask for today's are told: the day its first stage began.
+
+runs_dir/.date holds it, so that resumed stages, shards and later stages render the prompts of the first day.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.files.shapes import object_at
+from reasongrm_nemo.files.writes import write_text
+from reasongrm_nemo.recipe.load import artefacts_elsewhere
+
+_NOTE = ".date"
+
+
+def dated(cfg: DictConfig, keep: bool = False) -> DictConfig:
+    """The recipe with `judge.date` filled in, where that is null.
+
+    Args:
+        cfg: the resolved recipe.
+        keep: write the date down if it is new.
+
+    Raises:
+        UserError: what is written down is no date.
+    """
+    if cfg.judge.date is not None:
+        return cfg
+    runs_dir = Path(cfg.runs_dir)
+    day = _kept(runs_dir) or _of_artefacts(cfg) or date.today().isoformat()
+    if keep:
+        day = _keep(runs_dir, day)
+    filled = OmegaConf.merge(cfg, {"judge": {"date": day}})
+    assert isinstance(filled, DictConfig)
+    return filled
+
+
+def _kept(runs_dir: Path) -> str | None:
+    note = runs_dir / _NOTE
+    try:
+        day = note.read_text(encoding="utf-8").strip()
+        return date.fromisoformat(day).isoformat()
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise UserError(f"{note} holds no date such as 2026-11-29; write the run's date into it") from None
+
+
+def _of_artefacts(cfg: DictConfig) -> str | None:
+    """The earliest date in manifests of artefacts that were brought here, or that are read elsewhere."""
+    found = []
+    for path in [*Path(cfg.runs_dir).glob("*/manifest.json"), *_manifests_elsewhere(cfg)]:
+        with suppress(UserError):  # a stray folder; what a stage reads is checked when it is read
+            day = object_at(read_json(path), "recipe", "judge").get("date")
+            found.append(day if isinstance(day, str) else None)
+    return min(filter(None, found), default=None)
+
+
+def _manifests_elsewhere(cfg: DictConfig) -> list[Path]:
+    paths = (folder / "manifest.json" for folder in sorted(artefacts_elsewhere(cfg)))
+    return [path for path in paths if path.is_file()]
+
+
+def _keep(runs_dir: Path, day: str) -> str:
+    """The date as written down: by this process, or by one that began at the same time and was first."""
+    note, aside = runs_dir / _NOTE, runs_dir / f"{_NOTE}.{os.getpid()}"
+    if not note.exists():
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        write_text(aside, f"{day}\n")
+        try:
+            os.link(aside, note)
+        except FileExistsError:
+            pass
+        finally:
+            aside.unlink()
+    return _kept(runs_dir) or day

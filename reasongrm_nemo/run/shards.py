@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the shards that a recipe puts together were made by that very recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.files.shapes import shaped
+from reasongrm_nemo.run.manifest import what_changed
+
+# What is worked out from the whole, after the shards are put together: it may differ from theirs.
+_OF_THE_WHOLE = {
+    "generate": (),
+    "mine": ("mine.bands", "mine.drop_never_right", "mine.max_per_source", "input examples"),
+    "evaluate": (
+        "evaluate.models",  # their order; each is an input too. How each is asked must be the same
+        "evaluate.logs",
+        "evaluate.policy",
+        "evaluate.path_modes",
+        "evaluate.note",
+        "input logs",
+    ),
+}
+
+
+def check_shards(cfg: DictConfig, paths: Mapping[str, Path], ident: Mapping[str, Any]) -> None:
+    """Hold the manifest of each shard, where there is one, against the recipe.
+
+    Args:
+        cfg: the recipe that puts shards together, or does not.
+        paths: its inputs by name, see `recipe.load.input_paths`.
+        ident: from `manifest.identity`.
+
+    Raises:
+        UserError: a shard was made by another recipe, or from other inputs.
+    """
+    if cfg.stage not in _OF_THE_WHOLE:
+        return
+    for index in range(len(cfg[cfg.stage].shards)):
+        given = paths[f"shards.{index}"]
+        folder = given if given.is_dir() else given.parent
+        if not (folder / "manifest.json").is_file():
+            continue
+        made = shaped(read_json(folder / "manifest.json"), {"identity?": dict}, str(folder)).get(
+            "identity", {}
+        )
+        changed = what_changed(_shared(cfg.stage, made), _shared(cfg.stage, ident))
+        if made and changed:
+            raise UserError(
+                f"{cfg.stage}.shards: {folder} was made by another recipe than this one ({changed}); run "
+                "that shard again, or put the shards together with their own recipe"
+            )
+
+
+def _shared(stage: str, ident: Mapping[str, Any]) -> dict[str, Any]:
+    """What a shard has in common with the whole."""
+    whole = (f"{stage}.shard", "input shards", *_OF_THE_WHOLE[stage])
+    inputs = tuple(f"{name}." for name in whole if name.startswith("input "))
+    return {key: value for key, value in ident.items() if key not in whole and not key.startswith(inputs)}

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one stage: finds its inputs, skips or resumes it, and makes its artefact whole."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.disk import disk_full
+from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.processes.secret_values import strike
+from reasongrm_nemo.processes.stop_requests import MARKER, Limits, Stopped, mark
+from reasongrm_nemo.processes.work_order import losses, note_loss
+from reasongrm_nemo.recipe import checks, load
+from reasongrm_nemo.rollout.server import versions
+from reasongrm_nemo.rollout.server.settings import PYTHON_VARIABLE
+from reasongrm_nemo.run.console import Console, duration
+from reasongrm_nemo.run.manifest import (
+    RELEVANT,
+    Artefact,
+    HashCache,
+    check_made,
+    code_version,
+    content_hash,
+    identity,
+    package_versions,
+    stage_key,
+    what_changed,
+)
+from reasongrm_nemo.run.run_date import dated
+from reasongrm_nemo.run.shards import check_shards
+from reasongrm_nemo.run.text import printable
+from reasongrm_nemo.run.tokenizers import compare_tokenizers
+
+if TYPE_CHECKING:
+    from reasongrm_nemo.rollout import Rollouts
+    from reasongrm_nemo.run.rollout_pool import RolloutPool
+
+
+# How long before its wall time a stage that samples ends: the answers in flight are lost in any case.
+_WORK_S = 30.0
+
+
+@dataclass
+class StageContext:
+    """What a stage's `run(ctx)` has to hand.
+
+    Attributes:
+        cfg: the resolved recipe, read-only.
+        work: the artefact being written; it survives a kill, and a resumed stage finds its files there.
+        inputs: name -> existing path; names as in `recipe.load.input_paths`.
+        console: where to speak to the user.
+        log: goes to stage.log in the artefact.
+        resumed: whether an earlier run left something in `work`.
+        drops: records dropped, by reason; use `drop`.
+    """
+
+    cfg: DictConfig
+    work: Path
+    inputs: dict[str, Path]
+    console: Console
+    log: logging.Logger
+    pool: RolloutPool
+    resumed: bool = False
+    drops: Counter[str] = field(default_factory=Counter)
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count dropped records; the stage's end prints them and the manifest keeps them."""
+        if count:
+            self.drops[reason] += count
+
+    def stop_if_asked(self) -> None:
+        """For stages that can end anywhere because they write as they go.
+
+        Raises:
+            Stopped: the run was asked to end; the marker is left.
+        """
+        must_save_by = self.cfg.checkpoints.checkpoint_must_save_by
+        limits = Limits(Path(self.cfg.runs_dir), must_save_by, name=self.cfg.name)
+        if reason := limits.reached(_WORK_S):
+            mark(self.work, reason)
+            raise Stopped(f"{self.cfg.name} has ended, what it sampled is kept: {reason}")
+
+    def rollouts(self, model_dir: Path | None = None) -> Rollouts:
+        """The shared rollout server, started at the first call, serving `model_dir` (or the model input)."""
+        self.pool.on_loss = self._lost
+        return self.pool.get(self.cfg, model_dir or self.inputs["model"])
+
+    def _lost(self, cause: str) -> None:
+        note_loss(self.work, cause)
+        self.say_loss(cause)
+
+    def say_loss(self, cause: str) -> None:
+        """On screen and in the log: a rollout server was lost, or did not start at once."""
+        self.console.warn(f"a rollout server was lost and is started again: {cause}")
+        self.log.warning("a rollout server was lost: %s", cause)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a stage.
+
+    Attributes:
+        name: the artefact's.
+        path: where it is.
+        skipped: it was there, whole and for the same key.
+        manifest: its manifest.
+    """
+
+    name: str
+    path: Path
+    skipped: bool
+    manifest: dict[str, Any]
+
+
+def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: str = "") -> Outcome:
+    """Bring one recipe's artefact about. The caller holds the lock of the runs folder.
+
+    Args:
+        cfg: from `recipe.load.load_recipe`.
+        console: progress goes there.
+        pool: lends the rollout server.
+        headline: put before the stage's name, such as "2/8".
+
+    Raises:
+        UserError: an input is missing or does not fit the recipe, or the stage says what is wrong.
+        StageFailed: the disk is full, or the stage could not go on; what it computed is kept.
+    """
+    runs_dir = Path(cfg.runs_dir)
+    artefact = Artefact(runs_dir, cfg.name)
+    title = f"{headline} {cfg.name}".strip()
+    try:
+        cfg = dated(cfg, keep=True)
+        artefact.recover()
+        cache = HashCache(say=console.line)
+        paths, inputs = _inputs(cfg, runs_dir, cache)
+        ident = identity(cfg, inputs)
+        key = stage_key(ident)
+        manifest = artefact.manifest()
+        why = ""
+        if manifest is not None:
+            wrong = artefact.damage(manifest, cache) if manifest["key"] == key else None
+            if manifest["key"] == key and wrong is None:
+                console.stage(title, f"done before ({duration(manifest['timings']['seconds'])}), unchanged")
+                return Outcome(cfg.name, artefact.path, True, manifest)
+            why = wrong or what_changed(manifest["identity"], ident)
+        check_shards(cfg, paths, ident)
+        tokenizers = compare_tokenizers(cfg, paths, console.line)
+        resumed, gone = artefact.begin(key, ident, inputs)
+        (artefact.work / MARKER).unlink(missing_ok=True)
+        if gone:
+            console.line(f"  an unfinished {cfg.name} was for another recipe and is {gone}")
+        console.stage(title, "resuming" if resumed else f"again: {why}" if why else cfg.stage)
+        manifest = _run(cfg, artefact, cache, paths, resumed, console, pool, tokenizers)
+        return Outcome(cfg.name, artefact.path, False, manifest)
+    except Exception as error:
+        full = disk_full(error, artefact.work)
+        if full is not None:
+            raise full from error
+        raise
+
+
+def is_done(cfg: DictConfig) -> bool:
+    """Whether the recipe's artefact stands whole, made by this very recipe from the inputs as they are."""
+    cfg = dated(cfg)
+    runs_dir = Path(cfg.runs_dir)
+    artefact = Artefact(runs_dir, cfg.name)
+    manifest, cache = artefact.manifest(), HashCache()
+    if manifest is None:
+        return False
+    try:
+        _, inputs = _inputs(cfg, runs_dir, cache)
+    except UserError:
+        return False  # an input is not there any more, or not yet again
+    key = stage_key(identity(cfg, inputs))
+    return bool(manifest["key"] == key) and artefact.damage(manifest, cache) is None
+
+
+def _run(
+    cfg: DictConfig,
+    artefact: Artefact,
+    cache: HashCache,
+    paths: dict[str, Path],
+    resumed: bool,
+    console: Console,
+    pool: RolloutPool,
+    tokenizers: dict[str, str],
+) -> dict[str, Any]:
+    log, handler = _logger(cfg.name, artefact.work)
+    started = time.time()
+    try:
+        ctx = StageContext(cfg, artefact.work, paths, console, log, pool, resumed)
+        module = importlib.import_module(f"reasongrm_nemo.stages.{cfg.stage}")
+        result = dict(module.run(ctx) or {})
+        if lost := losses(artefact.work):
+            result["servers_lost"] = len(lost)
+        log.info("finished: %s", result)
+    except BaseException as error:
+        log.error("ended by %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+    console.drops(dict(ctx.drops))
+    manifest = artefact.finish(
+        {
+            "format": 1,
+            "name": cfg.name,
+            "stage": cfg.stage,
+            "seed": cfg.seed,
+            "code": code_version(),
+            "packages": package_versions(),
+            **_of_servers(cfg),
+            "tokenizers": tokenizers,
+            "result": result,
+            "drops": dict(sorted(ctx.drops.items())),
+            "recipe": OmegaConf.to_container(cfg),
+        },
+        cache,
+    )
+    console.line(f"  → {artefact.path}  ({duration(time.time() - started)})")
+    return manifest
+
+
+def _of_servers(cfg: DictConfig) -> dict[str, Any]:
+    """The packages that answered, where the stage asks a rollout server; part of no key."""
+    if "rollout" not in RELEVANT[cfg.stage] or cfg[cfg.stage].get("shards"):
+        return {}
+    python = cfg.cluster.rollout_python or os.environ.get(PYTHON_VARIABLE, "")
+    return {"rollout_packages": versions.package_versions(str(python))}
+
+
+class _StageLog(logging.FileHandler):
+    """Says a full disk like any other writer; logging's own would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
+class _OneLine(logging.Formatter):
+    """A line an entry, whatever a record's id holds, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(strike(super().format(record)), keep="\t")
+
+
+def _logger(name: str, work: Path) -> tuple[logging.Logger, logging.Handler]:
+    log = logging.getLogger(f"reasongrm.{name}")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    handler = _StageLog(work / "stage.log", encoding="utf-8")
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    return log, handler
+
+
+def _inputs(cfg: DictConfig, runs_dir: Path, cache: HashCache) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Existing paths by name, and what the manifest keeps of each."""
+    paths: dict[str, Path] = {}
+    kept: dict[str, Any] = {}
+    for name, (key, value) in load.input_paths(cfg).items():
+        path = load.require_path(value, runs_dir, key)
+        if load.is_model_input(name):
+            check_checkpoint(cfg, path, key)
+        files = cache.tree(path)
+        check_made(path, files, key)
+        paths[name] = path
+        kept[name] = {
+            "value": value,
+            "path": str(path.absolute()),
+            "sha256": content_hash(files),
+            "files": files,
+        }
+    return paths, kept
+
+
+def check_checkpoint(cfg: DictConfig, path: Path, key: str) -> Mapping[str, Any]:
+    """The config.json of a Hugging Face folder that fits the recipe; else a UserError that names `key`."""
+    file = path / "config.json"
+    if not file.is_file():
+        raise UserError(f"{key}: {path} holds no config.json; it must be a Hugging Face model folder")
+    hf_config: Mapping[str, Any] = read_json(file)
+    if cfg.stage != "prepare":
+        checks.check_model(cfg, hf_config, str(file))
+    return hf_config

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Before a stage works with a model's tokenizer: is it read as transformers reads it?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.models.tokenization import agreement
+from reasongrm_nemo.recipe.load import input_paths, is_model_input, resolve_path
+from reasongrm_nemo.rollout.server import versions
+from reasongrm_nemo.rollout.server.settings import PYTHON_VARIABLE
+
+
+def compare_tokenizers(
+    cfg: DictConfig, inputs: Mapping[str, Path], say: Callable[[str], None]
+) -> dict[str, str]:
+    """Hold the tokenizers of the models among a stage's inputs against transformers.
+
+    Args:
+        cfg: the recipe; it says where the two environments are.
+        inputs: by name.
+        say: told of a model that no environment could be asked about; the stage goes on.
+
+    Returns:
+        By name, in words, what the tokens are equal to; for the manifest.
+
+    Raises:
+        UserError: a tokenizer differs or cannot be read.
+    """
+    found = {}
+    for name, folder in inputs.items():
+        if is_model_input(name) and (folder / "tokenizer.json").is_file():  # else the stage refuses it
+            found[name] = agreement.compare(folder, _environments(cfg))
+            if found[name].startswith(agreement.NOT):
+                say(f"  the tokenizer of {folder} was {found[name]}")
+    return found
+
+
+def compare_given(cfg: DictConfig, say: Callable[[str], None]) -> None:
+    """`compare_tokenizers` of the models that are there before a pipeline's first stage."""
+    given = {
+        name: resolve_path(value, cfg.runs_dir)
+        for name, (_, value) in input_paths(cfg).items()
+        if not value.startswith("@")
+    }
+    compare_tokenizers(cfg, given, say)
+
+
+def _environments(cfg: DictConfig) -> list[tuple[str, str]]:
+    """The trainer's first: its transformers is of the time of the paper's base models."""
+    trainer = cfg.cluster.trainer_python or sys.executable
+    rollout = cfg.cluster.rollout_python or os.environ.get(PYTHON_VARIABLE)
+    pythons = dict.fromkeys(str(python) for python in (trainer, rollout) if python)
+    return [(python, version) for python in pythons if (version := _transformers(python)) is not None]
+
+
+def _transformers(python: str) -> str | None:
+    if python != sys.executable:
+        return versions.package_versions(python).get("transformers")
+    try:
+        return metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trainer ranks: started by a stage with a work order, watched through their metrics, ended with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.errors import StageFailed
+from reasongrm_nemo.files.figures import read_figures
+from reasongrm_nemo.processes import placement, stop_requests
+from reasongrm_nemo.processes.child import describe_exit
+from reasongrm_nemo.processes.cpu_memory import KEEPS_FREED
+from reasongrm_nemo.processes.work_order import WorkOrder, losses, own_caches, python_environment
+from reasongrm_nemo.run.console import figures_line
+from reasongrm_nemo.run.local_ranks import LocalRanks, begin_child
+from reasongrm_nemo.run.stage import StageContext
+
+_POLL_S = 0.2
+
+
+def run_ranks(ctx: StageContext, module: str, steps: int, servers: Sequence[Path] = ()) -> None:
+    """Run ``module`` on all ranks until they end, showing each step as it is logged.
+
+    Args:
+        ctx: the stage's.
+        module: with a ``main(work_order)``.
+        steps: steps of the whole run, for the progress.
+        servers: the rollout servers' describing files.
+
+    Raises:
+        StageFailed: a rank failed; the sentence is the first failure's, with the log's path.
+    """
+    place = placement.find(ctx.cfg)
+    inputs = {name: path for name, path in ctx.inputs.items() if name != "model"}
+    runs_dir = Path(ctx.cfg.runs_dir)
+    order = WorkOrder(ctx.cfg, ctx.work, ctx.inputs["model"], inputs, servers, runs_dir).write()
+    failures = ctx.work / "failures.jsonl"
+    failures.unlink(missing_ok=True)
+    log = ctx.work / "trainer.log"
+    said = log.stat().st_size if log.exists() else 0
+    process = _start(ctx.cfg.cluster, place, module, order, log)
+    try:
+        _watch(ctx, process, steps)
+    finally:
+        _end(process)
+    code = process.returncode
+    if code:
+        first = process.first_failure if isinstance(process, LocalRanks) else None
+        raise StageFailed(_cause(failures, log, said, code, first))
+    if marker := stop_requests.marked(ctx.work):
+        raise stop_requests.Stopped(f"{ctx.cfg.name} has saved and ended: {marker['reason']}")
+
+
+def _start(
+    cluster: DictConfig, place: placement.Placement, module: str, order: Path, log: Path
+) -> subprocess.Popen[bytes] | LocalRanks:
+    """The ranks of this machine, or srun, which starts them on their nodes."""
+    python, env = cluster.trainer_python or sys.executable, _environment(cluster)
+    per_node = cluster.devices_per_node
+    if not place.slurm:
+        return LocalRanks([python, "-m", module, str(order)], per_node, env, log)
+    command = place.rank_command(
+        python, per_node, ["-m", "reasongrm_nemo.processes.srun_rank", module, str(order)]
+    )
+    parent = os.getpid()
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=placement.srun_environment(env) | place.rank_environment(per_node),
+            start_new_session=True,
+            # srun then ends its ranks; of SIGKILL it would leave them
+            preexec_fn=lambda: begin_child(parent, signal.SIGTERM),
+        )
+
+
+def _environment(cluster: DictConfig) -> dict[str, str]:
+    env = (KEEPS_FREED if cluster.platform == "cpu" else {}) | own_caches()
+    env = env | python_environment()  # the user's own tunables come first
+    return env | {"OMP_NUM_THREADS": str(cluster.threads_per_rank), "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _watch(ctx: StageContext, process: subprocess.Popen[bytes] | LocalRanks, steps: int) -> None:
+    seen, validated = _Metrics(ctx.work / "metrics.jsonl"), _Metrics(ctx.work / "validation.jsonl")
+    told = len(losses(ctx.work))
+    with ctx.console.progress(ctx.cfg.stage, total=steps, done=0) as progress:
+        while True:
+            ended = process.poll() is not None
+            for cause in losses(ctx.work)[told:]:
+                ctx.say_loss(cause)
+                told += 1
+            for figures in seen.new():
+                shown = {k: v for k, v in figures.items() if k in _SHOWN or (k in COUNTED and v)}
+                progress.update(figures["step"], **shown)
+                if warning := figures.get("warning"):
+                    ctx.console.warn(warning)
+            for figures in validated.new():
+                shown = {k: v for k, v in figures.items() if k not in ("step", "time")}
+                ctx.console.line(f"  validation after step {figures['step']}: {figures_line(shown)}")
+            if ended:
+                return
+            time.sleep(_POLL_S)
+
+
+COUNTED = ("servers_lost", "stragglers", "spare_groups", "skipped")
+"""Figures of a step that are shown, and added up in the manifest, where there are any."""
+_SHOWN = (
+    "reward",
+    "kept",
+    "groups",
+    "loss",
+    "response_tokens",
+    "log_prob_error_mean",
+    "log_prob_error_max",
+    "tokens_per_second",
+)
+
+
+class _Metrics:
+    """Lines of metrics.jsonl that were not seen yet; the file is rewritten when a run resumes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._step = 0
+        self._began: int | None = None
+        self._size = 0
+        if path.exists():
+            self._step = max((figures["step"] for figures in self._lines()), default=0)
+            self._began = path.stat().st_ino
+
+    def new(self) -> list[dict]:
+        if not self._path.exists():
+            return []
+        found = self._path.stat()
+        if found.st_ino == self._began and found.st_size == self._size:
+            return []  # several times a second; a long run's file takes a while to read
+        self._size = found.st_size
+        if found.st_ino != self._began:
+            # rewritten by the trainer: what stands there now is what it resumed from
+            self._began = found.st_ino
+            self._step = max((figures["step"] for figures in self._lines()), default=0)
+            return []
+        fresh = [figures for figures in self._lines() if figures["step"] > self._step]
+        self._step = max((figures["step"] for figures in fresh), default=self._step)
+        return fresh
+
+    def _lines(self) -> list[dict]:
+        return [figures for _, figures in read_figures(self._path)]
+
+
+def _end(process: subprocess.Popen[bytes] | LocalRanks) -> None:
+    """Leave no rank behind, however the stage ends."""
+    if isinstance(process, LocalRanks):
+        process.end()
+    elif process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+# srun's own words on a task that failed: "srun: error: node3: task 5: Exited with exit code 7", "... Killed"
+_TASK = re.compile(rb"^srun: error: (\S+): tasks? ([\d,-]+): (.+)$", re.MULTILINE)
+
+
+def _cause(
+    failures: Path, log: Path, said: int, code: int, first_failure: tuple[int, int] | None = None
+) -> str:
+    """Why the ranks ended: the first that failed, in its own words or, where it has none, how it ended.
+
+    Args:
+        failures: where ranks leave their causes.
+        log: the ranks' output.
+        said: bytes of it that are older than this start.
+        code: the launcher's exit status; srun's is often not that of the task that failed.
+        first_failure: rank and exit status, where this process started the ranks itself.
+    """
+    rows = _failures(failures)
+    with log.open("rb") as handle:
+        handle.seek(said)
+        task = _TASK.search(handle.read())
+    named, where = [row for row in rows if row["user"]], ""
+    if task:
+        node, ranks, how = (part.decode(errors="replace") for part in task.groups())
+        where, how = f" on {node}:", _explained(how)
+    elif first_failure:
+        ranks, how = str(first_failure[0]), describe_exit(first_failure[1])
+    if (task or first_failure) and not named:
+        named = [row for row in rows if str(row["rank"]) in re.split(r"[,-]", ranks)]
+        if not named:
+            # it died without a word, and what the others say is of their lost peer
+            return f"rank {ranks}{where} {how} (the whole story: {log})"
+    if rows:
+        # a rank that lost its peers fails too, later and with less to say
+        first = min(named or rows, key=lambda row: row["time"])
+        return f"rank {first['rank']}: {first['error']} (the whole story: {log})"
+    return f"the trainer {describe_exit(code)}; its last words are in {log}"
+
+
+def _explained(how: str) -> str:
+    """Slurm's words on how a task ended, with what a signal among them means."""
+    code = re.fullmatch(r"Exited with exit code (\d+)", how)
+    status = int(code[1]) if code else next((-n for words, n in _SIGNALS.items() if words in how), 0)
+    words = describe_exit(status)
+    return f"{how} ({words})" if "killed" in words else how
+
+
+_SIGNALS = {  # as strsignal has them, and Slurm's own for its memory limit
+    "Out Of Memory": signal.SIGKILL,
+    "Killed": signal.SIGKILL,
+    "Segmentation fault": signal.SIGSEGV,
+    "Aborted": signal.SIGABRT,
+    "Bus error": signal.SIGBUS,
+    "Terminated": signal.SIGTERM,
+}
+
+
+def _failures(path: Path) -> list[dict]:
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # two nodes wrote at once, and not every shared file system keeps that apart
+    return rows

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of recipes as a chain of Slurm jobs: what launch/pipeline.sh submits, in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.processes.secret_values import is_secret
+from reasongrm_nemo.recipe import load
+from reasongrm_nemo.recipe.yaml_files import command_line
+from reasongrm_nemo.run.converted import stands
+from reasongrm_nemo.run.manifest import HashCache
+from reasongrm_nemo.run.pipeline import assign, find_stage, load_assigned, recipe_files
+from reasongrm_nemo.run.stage import is_done
+
+_SAMPLES = ("generate", "mine", "evaluate")
+_MEGATRON, _HF = "base_megatron", "reasongrm_hf"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of the chain.
+
+    Attributes:
+        name: of the artefact it makes; the shards' jobs have a name of their own.
+        template: launch/<template>.sbatch.
+        done: what it makes stands already, and nothing that it reads is yet to be made.
+        arguments: of the template.
+        array: its --array, for a job array that has all or some of `shards` tasks.
+        shards: how many there are in all.
+        nodes: its --nodes; None: as the template says.
+    """
+
+    name: str
+    template: str
+    done: bool
+    arguments: Sequence[str] = field(default_factory=list)
+    array: str | None = None
+    shards: int = 1
+    nodes: int | None = None
+
+
+def chain(
+    folder: Path, overrides: Sequence[str], shards: int, first: str | None, last: str | None, convert: bool
+) -> dict[str, Any]:
+    """The jobs from `first` to `last`, in order; each depends on the one before it.
+
+    Args:
+        folder: of numbered recipes.
+        overrides: as `reasongrm pipeline` takes them.
+        shards: tasks of each job array.
+        first: the recipe to begin with, None: the first.
+        last: the recipe to end with, None: the last.
+        convert: begin training from a Megatron checkpoint that is made first, and make the last one's
+            Hugging Face folder by conversion, too.
+
+    Returns:
+        `runs_dir` and `jobs`, as plain data.
+
+    Raises:
+        UserError: a recipe is wrong.
+    """
+    files = recipe_files(folder)
+    begin = find_stage(files, first, "--from") if first else 0
+    end = find_stage(files, last, "--to") if last else len(files) - 1
+    given = assign(files, overrides)
+    recipes = load_assigned(given)
+    runs_dir = Path(recipes[0].runs_dir).absolute()
+    # what the first training begins with: the others' base too
+    base = next((cfg.model.hf_path for cfg in recipes if cfg.stage == "grpo"), "")
+    convert = convert and bool(base)
+    cache = HashCache()
+    jobs: list[Job] = []
+    trained = [cfg.name for cfg in recipes if cfg.stage == "grpo"]
+    _refuse_secrets(word for words in given.values() for word in words)
+    for path, cfg in list(zip(files, recipes, strict=True))[begin : end + 1]:
+        words = given[path]
+        begins = cfg.stage in ("grpo", "sft") and cfg.model.hf_path == base
+        if convert and begins and cfg.model.megatron_path is None:
+            source = load.resolve_path(base, runs_dir).absolute()
+            target = runs_dir / _MEGATRON
+            if all(job.name != _MEGATRON for job in jobs):
+                arguments = [str(source), str(target), "--recipe", str(path)]
+                jobs.append(Job(_MEGATRON, "convert_to_megatron", stands(target, source, cache), arguments))
+            words = [*words, f"model.megatron_path=@{_MEGATRON}"]
+        if convert and cfg.stage == "evaluate" and trained and "final" in cfg.evaluate.models:
+            source, target = runs_dir / trained[-1], runs_dir / _HF
+            done = trained[-1] not in _to_be_made(jobs) and stands(target, source / "hf", cache)
+            jobs.append(Job(_HF, "convert_to_hf", done, [str(source), str(target)]))
+            words = [*words, f"evaluate.models.final=@{_HF}"]
+        cfg = load.load_recipe(path, words)
+        jobs += _stage_jobs(path, cfg, words, shards, bool(load.artefacts_read(cfg) & _to_be_made(jobs)))
+    return {"runs_dir": str(runs_dir), "jobs": [asdict(job) for job in jobs]}
+
+
+def _refuse_secrets(words: Iterable[str]) -> None:
+    """Words go to sbatch, whose command line and jobs every user of the cluster can see."""
+    for word in words:
+        for name, value in command_line([word]).variables().items():
+            key = f"rollout.extra_env.{name}"
+            if is_secret(name, value) and not str(value).startswith("${"):
+                raise UserError(
+                    f"{key} looks like a secret, and a job's words are shown to every user of the cluster: "
+                    f"export it, and write {key}='${{oc.env:NAME}}' or say that in the recipe"
+                )
+
+
+def as_lines(found: Mapping[str, Any]) -> list[str]:
+    """`chain`'s answer for a shell: the runs folder, then a line of words between tabs for each job.
+
+    Raises:
+        UserError: a word has a tab or a line's end in it.
+    """
+    for word in (word for job in found["jobs"] for word in job["arguments"]):
+        if "\t" in word or "\n" in word:
+            raise UserError(
+                f"{word!r} has a tab or a line's end in it, which cannot go to a job; put it into the recipe"
+            )
+    lines = [found["runs_dir"]]
+    for job in found["jobs"]:
+        state = "done" if job["done"] else "todo"
+        words = [job["name"], job["template"], state, job["array"] or "-", str(job["shards"])]
+        words.append(str(job["nodes"] or "-"))
+        lines.append("\t".join([*words, *job["arguments"]]))
+    return lines
+
+
+def _to_be_made(jobs: Iterable[Job]) -> set[str]:
+    return {job.name for job in jobs if not job.done}
+
+
+def _stage_jobs(
+    path: Path, cfg: DictConfig, words: Sequence[str], shards: int, outdated: bool
+) -> Iterable[Job]:
+    """A stage's jobs; none is done where it is `outdated`, because what it reads is made anew."""
+    arguments = [str(path), *words]
+    template = path.stem.partition("_")[2] if cfg.stage == "grpo" else cfg.stage
+    done = not outdated and is_done(cfg)
+    if cfg.stage not in _SAMPLES:
+        trains = cfg.stage in ("grpo", "sft")
+        apart = cfg.rollout.nodes if cfg.stage == "grpo" else 0
+        return [Job(cfg.name, template, done, arguments, nodes=cfg.cluster.nodes + apart if trains else None)]
+    if shards == 1 or not load.has_key(path, f"{cfg.stage}.shard"):
+        return [Job(cfg.name, template, done, arguments, "1")]
+    names = [f"{path.stem}.{index}of{shards}" for index in range(1, shards + 1)]
+    listed = ",".join(f'"@{name}"' for name in names)
+    # what was put together is told by its shards, too
+    put_together = load.load_recipe(path, [*words, f"{cfg.stage}.shards=[{listed}]"])
+    merged = done or (not outdated and is_done(put_together))
+    missing = [
+        index
+        for index, name in enumerate(names, 1)
+        if not merged
+        and (
+            outdated or not _shard_done(path, [*words, f"name={name}"], f"{cfg.stage}.shard={index}/{shards}")
+        )
+    ]
+    array = ",".join(map(str, missing)) or None
+    return [
+        Job(f"{cfg.name}.shards", template, not missing, arguments, array, shards),
+        Job(cfg.name, "merge", merged, [cfg.stage, str(shards), *arguments]),
+    ]
+
+
+def _shard_done(path: Path, words: Sequence[str], shard: str) -> bool:
+    return is_done(load.load_recipe(path, [*words, shard]))

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pre-flight checks of a job: asks every node, and judges the answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo import plan as plans
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.disk import readable_bytes
+from reasongrm_nemo.processes import placement
+from reasongrm_nemo.processes.work_order import python_environment
+from reasongrm_nemo.recipe import load
+from reasongrm_nemo.rollout.server import versions
+from reasongrm_nemo.rollout.server.settings import PYTHON_VARIABLE
+from reasongrm_nemo.run.manifest import PACKAGES, Artefact
+from reasongrm_nemo.slurm.preflight import node as node_check
+from reasongrm_nemo.slurm.preflight.collective import SAID
+
+_SAMPLES = ("grpo", "generate", "mine", "evaluate")
+_TRAINS = ("grpo", "sft")
+
+
+@dataclass
+class Findings:
+    """What a pre-flight found.
+
+    Attributes:
+        problems: sentences, each with what to do.
+        bad: nodes that fail where others do not; the job can go on without them.
+        good: what was found right.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    good: list[str] = field(default_factory=list)
+
+
+def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: float = 180.0) -> Findings:
+    """All checks that fit the recipe's stage.
+
+    Args:
+        cfg: the recipe.
+        place: where it runs.
+        quick: leave out the collective.
+        timeout_s: longest wait for the nodes' answers, and for the collective.
+    """
+    found = Findings()
+    for key, value in load.input_paths(cfg).values():
+        try:
+            load.require_path(value, cfg.runs_dir, key)
+        except UserError as error:
+            found.problems.append(str(error))
+    runs_dir = Path(cfg.runs_dir)
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found.problems.append(f"{runs_dir} cannot be made ({error.strerror}): correct runs_dir")
+        return found
+    token_file, token = runs_dir / f".preflight-{os.getpid()}", secrets.token_hex(8)
+    token_file.write_text(token)
+    by_nccl = cfg.stage == "grpo" and cfg.cluster.weight_transfer == "nccl"
+    try:
+        trainer = cfg.cluster.trainer_python or sys.executable
+        if cfg.stage in _TRAINS or not place.slurm:
+            asked = _asked(cfg, place, token_file, token, PACKAGES, {} if by_nccl else None)
+            trains = _ask(place, place.trainer_nodes, trainer, asked, timeout_s, True)
+            _judge(found, "trainer", trains, cfg)
+        if cfg.stage in _SAMPLES:
+            python = str(cfg.cluster.rollout_python or os.environ.get(PYTHON_VARIABLE) or "python3")
+            nodes = tuple(dict.fromkeys(spot.node for spot in place.spots if spot.node))
+            asked = _asked(
+                cfg, place, token_file, token, versions.PACKAGES, _loading(cfg) if by_nccl else None
+            )
+            samples = _ask(place, nodes, python, asked, timeout_s, False)
+            _judge(found, "rollout", samples, cfg)
+            if by_nccl:
+                _check_nccl(found, trains, samples)
+    finally:
+        token_file.unlink(missing_ok=True)
+    if not found.problems:
+        _check_plan(found, cfg)
+    if cfg.stage in _TRAINS and place.slurm and not quick and not found.problems:
+        _check_collective(found, cfg, place, timeout_s)
+    return found
+
+
+def _loading(cfg: DictConfig) -> dict[str, str]:
+    """What the servers' environment tells the loader; the rest may be secret, so stays off command lines."""
+    return {str(k): str(v) for k, v in cfg.rollout.extra_env.items() if str(k).startswith("LD_")}
+
+
+def _asked(
+    cfg: DictConfig,
+    place: placement.Placement,
+    token_file: Path,
+    token: str,
+    packages: Sequence[str],
+    nccl: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    return {
+        "token_file": str(token_file.resolve()),
+        "token": token,
+        "folders": {
+            "runs_dir": str(Path(cfg.runs_dir).resolve()),
+            "scratch": os.environ.get("TMPDIR", "/tmp"),
+        },
+        "packages": list(packages),
+        "gpu": cfg.cluster.platform == "gpu" and cfg.stage in _TRAINS + _SAMPLES,
+        "nccl": nccl,
+        "nodes": list(place.trainer_nodes),
+        "ports": list(placement.job_ports(place.job)) if place.job is not None else [],
+    }
+
+
+def _ask(
+    place: placement.Placement,
+    nodes: Sequence[str],
+    python: str,
+    asked: Mapping[str, Any],
+    timeout_s: float,
+    trains: bool,
+) -> dict[str, dict[str, Any] | None]:
+    """Each node's answer; None: it gave none."""
+    arguments = ["-m", node_check.__name__, json.dumps(asked)]
+    env = placement.srun_environment(python_environment())
+    command = [python, *arguments]
+    if place.slurm:
+        command = place.node_command(nodes, python, arguments, trains)
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout_s)
+        out, err = done.stdout, done.stderr
+    except subprocess.TimeoutExpired as error:
+        out, err = _text(error.stdout), _text(error.stderr)
+    except OSError as error:
+        raise UserError(f"{command[0]} cannot be run: {error.strerror}") from None
+    answers: dict[str, dict[str, Any] | None] = dict.fromkeys(node.split(".")[0] for node in nodes)
+    for line in out.splitlines():
+        if node_check.MARK in line:
+            said = json.loads(line.partition(node_check.MARK)[2])
+            answers[said["node"]] = said
+    if not any(answers.values()):
+        words = [line for line in err.splitlines() if line.strip()][-3:]
+        raise UserError(
+            f"no node could run {python} -m {node_check.__name__}: {' '.join(words) or 'no answer'}"
+        )
+    return answers
+
+
+def _text(output: bytes | str | None) -> str:
+    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+
+
+def _judge(found: Findings, what: str, answers: Mapping[str, dict[str, Any] | None], cfg: DictConfig) -> None:
+    """The nodes' answers, against what the recipe needs and against each other."""
+    said = {name: answer for name, answer in answers.items() if answer is not None}
+
+    def bad(name: str, sentence: str) -> None:
+        found.problems.append(f"{name}: {sentence}")
+        found.bad.append(name)
+
+    for name in answers:
+        if name not in said:
+            bad(name, "did not answer the pre-flight check; have it looked at")
+    for name, answer in said.items():
+        if answer["shared"]:
+            bad(name, f"{answer['shared']}; runs_dir must be on a file system that all nodes share")
+        for folder, free in answer["free"].items():
+            if isinstance(free, str):
+                bad(name, f"{folder}: {free}")
+        if "network" in answer:
+            bad(name, answer["network"])
+        elif answer["taken"]:
+            bad(name, f"the job's ports {answer['taken']} are taken there; see with `ss -ltnp` by what")
+        if "gpus" in answer:
+            wanted = cfg.cluster.devices_per_node
+            if isinstance(answer["gpus"], str):
+                bad(name, answer["gpus"])
+            elif len(answer["gpus"]) < wanted:
+                bad(
+                    name,
+                    f"shows {len(answer['gpus'])} GPUs, the recipe's cluster.devices_per_node is {wanted}",
+                )
+    nccl = {name: answer["nccl"] for name, answer in said.items() if "nccl" in answer}
+    _alike(found, what, "NCCL", nccl)
+    _alike(found, what, "python", {name: answer["python"] for name, answer in said.items()})
+    _alike(found, what, "reasongrm-nemo", {name: answer["code"] for name, answer in said.items()})
+    for package in next(iter(said.values()))["versions"]:
+        _alike(found, what, package, {name: answer["versions"][package] for name, answer in said.items()})
+    kinds = {name: answer["gpus"] for name, answer in said.items() if isinstance(answer.get("gpus"), list)}
+    for key in ("name", "driver"):
+        kind = {name: gpus[0][key] for name, gpus in kinds.items() if gpus}
+        _alike(found, what, f"GPU {key}", kind)
+    found.good.append(f"{what} environment on {', '.join(said)}")
+
+
+def _alike(found: Findings, what: str, thing: str, values: Mapping[str, Any]) -> None:
+    """The most frequent value is taken for right, and the nodes with another one for wrong."""
+    if len(set(values.values())) < 2:
+        return
+    right = max(values.values(), key=list(values.values()).count)
+    for name, value in values.items():
+        if value != right:
+            found.problems.append(
+                f"{name}: {thing} of its {what} environment is {value or 'missing'}, {right} on the others"
+            )
+            found.bad.append(name)
+
+
+def _check_nccl(
+    found: Findings, trains: Mapping[str, dict[str, Any] | None], samples: Mapping[str, dict[str, Any] | None]
+) -> None:
+    """Both ends of a weight push; where torch does not say, the first push refuses what does not fit."""
+    ours, theirs = (
+        next((answer["nccl"] for answer in answers.values() if answer is not None), None)
+        for answers in (trains, samples)
+    )
+    if ours and theirs and ours != theirs:
+        found.problems.append(versions.other_nccl(ours, theirs))
+
+
+def _check_plan(found: Findings, cfg: DictConfig) -> None:
+    """Memory and disk by arithmetic (`reasongrm plan`)."""
+    try:
+        plan = plans.plan(cfg)
+    except plans.ShapeUnknown as unknown:
+        found.good.append(f"memory is not checked: {unknown}")
+        return
+    if plan is None:
+        return
+    found.problems += [misfit.sentence for misfit in plan.misfits]
+    work = Artefact(Path(cfg.runs_dir), cfg.name).work
+    there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())  # of an earlier start
+    stat = os.statvfs(cfg.runs_dir)
+    free, needed = stat.f_bavail * stat.f_frsize + there, sum(plan.disk.values())
+    each = f" (checkpoints of {readable_bytes(plan.checkpoint)})" if plan.checkpoint else ""
+    words = f"{readable_bytes(needed)} of disk for {cfg.name}{each}, {readable_bytes(free)} free"
+    if free < needed:
+        found.problems.append(
+            f"runs_dir {cfg.runs_dir} is too small: {words}; free some, or keep fewer checkpoints"
+        )
+    elif needed:
+        found.good.append(words)
+
+
+def _check_collective(found: Findings, cfg: DictConfig, place: placement.Placement, timeout_s: float) -> None:
+    cluster = cfg.cluster
+    python = cluster.trainer_python or sys.executable
+    backend = "gloo" if cluster.platform == "cpu" else "nccl"
+    arguments = [
+        "-m",
+        "reasongrm_nemo.processes.srun_rank",
+        "reasongrm_nemo.slurm.preflight.collective",
+        backend,
+        str(timeout_s),
+    ]
+    command = place.rank_command(python, cluster.devices_per_node, arguments)
+    env = placement.srun_environment(python_environment()) | place.rank_environment(cluster.devices_per_node)
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=2 * timeout_s)
+        out, err = done.stdout, done.stderr
+    except subprocess.TimeoutExpired as error:
+        out, err = _text(error.stdout), _text(error.stderr)
+    said = [line for line in out.splitlines() if line.startswith(SAID)]
+    if said:
+        found.good.append(said[0])
+        return
+    words = [line for line in err.splitlines() if "Error" in line or "srun: error" in line][:2]
+    found.problems.append(
+        f"the ranks cannot reach each other by {backend} ({'; '.join(words) or 'no answer'}); see "
+        "REASONGRM_INTERFACE and REASONGRM_IB_HCA in launch/site.env, and set NCCL_DEBUG=INFO"
+    )
+
+
+def describe(cfg: DictConfig, place: placement.Placement) -> str:
+    """Where everything would run, and by which command lines."""
+    cluster, python = cfg.cluster, cfg.cluster.trainer_python or sys.executable
+    lines = []
+    if not place.slurm:
+        lines.append("everything on this machine")
+    if cfg.stage in _TRAINS and place.slurm:
+        layout = f"TP{cluster.tensor_parallel} × PP{cluster.pipeline_parallel}"
+        ranks = len(place.trainer_nodes) * cluster.devices_per_node
+        lines.append(f"{ranks} ranks ({layout}) on {', '.join(place.trainer_nodes)}:")
+        arguments = [
+            "-m",
+            "reasongrm_nemo.processes.srun_rank",
+            f"reasongrm_nemo.{cfg.stage}.main",
+            "WORK_ORDER",
+        ]
+        lines.append("  " + shlex.join(place.rank_command(python, cluster.devices_per_node, arguments)))
+    if cfg.stage in _SAMPLES:
+        for spot in place.spots:
+            where = spot.node or "this machine"
+            lines.append(
+                f"vLLM server, TP{cfg.rollout.tensor_parallel}, on {where}" + (":" if spot.node else "")
+            )
+            if spot.node:
+                command = place.server_command(
+                    spot, "ROLLOUT_PYTHON", ["-m", "reasongrm_nemo.rollout.server.agent"]
+                )
+                lines.append("  " + shlex.join(command))
+    return "\n".join(lines)
