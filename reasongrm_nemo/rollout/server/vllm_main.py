@@ -3,9 +3,10 @@
 
 The processes that vLLM spawns import their parent's main module before anything else.  That it is this one is
 what ties them: vLLM loads plug-ins later, after the engine core has waited minutes for a front end that may
-be gone.
+be gone. A child that is forked (see `vllm_plugin`) imports nothing and is tied by a hook.
 """
 
+import gc
 import os
 import runpy
 
@@ -14,11 +15,23 @@ from reasongrm_nemo.processes.child import die_with_parent
 
 _PARENT = "REASONGRM_PARENT"  # multiprocessing says who the parent is only later
 
-if __name__ == "__mp_main__":
+
+def _tie() -> None:
+    """In a new child: end with the parent, and be the parent of one's own children."""
     die_with_parent(int(os.environ[_PARENT]))
-if __name__ in ("__main__", "__mp_main__"):
     os.environ[_PARENT] = str(os.getpid())
+
+
+if __name__ == "__mp_main__":
+    _tie()
 if __name__ == "__main__":
+    os.environ[_PARENT] = str(os.getpid())
+    os.register_at_fork(after_in_child=_tie)
     os.umask(0o077)  # its sockets and the file where its workers meet are nobody else's
     scratch.enter()
+    # what is imported stays: looking through it for garbage takes a sixth of the imports' time
+    gc.disable()
+    import vllm.entrypoints.launchers.api_server.entry  # noqa: F401
+
+    gc.enable()
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")

@@ -35,6 +35,7 @@ def register() -> None:
                     name, "reasongrm_nemo.rollout.weights.vllm_engines", f"{how.title()}Engine"
                 )
         _repack_tied_heads()
+        _fork_the_engine_core()
     except (ImportError, AttributeError) as error:
         import vllm
 
@@ -68,6 +69,21 @@ def _repack_tied_heads() -> None:
 
     finalize_and_repack.repacks_tied_heads = True  # type: ignore[attr-defined]
     layerwise.finalize_layerwise_processing = finalize_and_repack
+
+
+def _fork_the_engine_core() -> None:
+    """On CPU with one thread, fork the engine core from the API server, which has imported all it needs.
+
+    vLLM 0.32 spawns it on CPU, and the second import of vLLM and torch is two fifths of a start. With more
+    threads it has to: GNU's OpenMP does not survive a fork, and vLLM preloads it for the new process.
+    """
+    import multiprocessing
+
+    from vllm.platforms import current_platform
+    from vllm.v1.engine import utils
+
+    if current_platform.is_cpu() and os.environ.get("OMP_NUM_THREADS") == "1":
+        utils.get_mp_context = lambda: multiprocessing.get_context("fork")
 
 
 class RequireToken:

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.stages
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
+import os
 import torch
 from types import SimpleNamespace
 from reasongrm_nemo.rollout.server import vllm_plugin
@@ -18,8 +19,14 @@ from reasongrm_nemo.rollout.weights import ipc
 from reasongrm_nemo.rollout.server.settings import ENGINES
 from reasongrm_nemo.models.tensor_info import TensorInfo
 
+from vllm.v1.engine import utils
+
+os.environ |= {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "OMP_NUM_THREADS": "2"}
 vllm_plugin.register()
+assert utils.get_mp_context().get_start_method() == "spawn", "threads do not survive a fork"
+os.environ["OMP_NUM_THREADS"] = "1"
 vllm_plugin.register()  # vLLM calls it in each process, and may do so again
+assert utils.get_mp_context().get_start_method() == "fork"
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory as factory
 
