@@ -86,6 +86,8 @@ def run(
     cache = HashCache()
     for source in {weights, megatron if target == hf else hf}:
         check_path(source, "source", cache)
+    if companions is not None:
+        check_path(companions, "--companions", cache)
     if if_changed:
         if converted.stands(target, weights, cache):
             click.echo(f"{target}: made of these weights before")
@@ -94,7 +96,7 @@ def run(
             shutil.rmtree(target)  # of other weights
     # a stage holds model.megatron_path against model.hf_path by it
     noted = weights.is_dir() and (if_changed or target == megatron)
-    beside = {converted.NOTE: converted.made_of(weights, cache)} if noted else None
+    beside = {converted.NOTE: converted.note_of(weights, cache)} if noted else None
     rope = None if recipe is None else load_recipe(recipe).model.rope
     if companions is not None:
         check_export(companions, rope)

@@ -13,6 +13,7 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import read_json
 from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.recipe import checks, load
+from reasongrm_nemo.run.manifest import check_path
 
 
 class ShapeUnknown(UserError):
@@ -80,6 +81,7 @@ def architecture(recipe: DictConfig) -> Architecture | None:
             f"{recipe.name}: plan.config is null; name a folder that has the model's config.json"
         )
     file = folder / "config.json"
+    check_path(file, "model.hf_path")
     found: Mapping[str, Any] = read_json(file)
     checks.check_model(recipe, found, str(file))
     served_only = recipe.stage not in ("grpo", "sft")

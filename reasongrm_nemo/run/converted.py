@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a converted folder still is what its source says: a note in it names the weights it was made of."""
+"""Whether a converted folder still is what its source says: a note in it names the weights it was made of.
+
+The note lists the folder's files too, which are held against it wherever they are read (`manifest.verify`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import read_json
-from reasongrm_nemo.run.manifest import HashCache, content_hash
+from reasongrm_nemo.run.manifest import HashCache, check_path, content_hash
+from reasongrm_nemo.run.manifest.record import CONVERSION
 
-NOTE = "conversion.json"
+NOTE = CONVERSION
 
 
 def made_of(source: Path, cache: HashCache) -> dict[str, str]:
@@ -26,11 +30,23 @@ def made_of(source: Path, cache: HashCache) -> dict[str, str]:
     return {"source": content_hash(files), "weights": content_hash(weights)}
 
 
+def note_of(source: Path, cache: HashCache) -> Callable[[Path], dict[str, Any]]:
+    """What writes the note: given the converted folder, it adds the size and SHA-256 of each file there."""
+    made = made_of(source, cache)
+
+    def note(folder: Path) -> dict[str, Any]:
+        files = cache.tree(folder)
+        return made | {"files": {n: {"size": f["size"], "sha256": f["sha256"]} for n, f in files.items()}}
+
+    return note
+
+
 def stands(target: Path, source: Path, cache: HashCache) -> bool:
-    """Whether `target` is there and was made of `source` as it is now; `cache` as for `made_of`."""
+    """Whether `target` is there as it was made, and of `source` as it is now; `cache` as for `made_of`."""
     try:
         noted = read_json(target / NOTE)
         noted["source"]
+        check_path(target, str(target), cache)
     except (UserError, OSError, KeyError, TypeError):
         return False
     return source.is_dir() and bool(noted["source"] == made_of(source, cache)["source"])

@@ -272,8 +272,7 @@ def _inputs(cfg: DictConfig, runs_dir: Path, cache: HashCache) -> tuple[dict[str
         path = load.require_path(value, runs_dir, key)
         if load.is_model_input(name):
             check_checkpoint(cfg, path, key)
-        files = cache.tree(path)
-        check_made(path, files, key)
+        files = check_made(path, cache.tree(path), key)
         paths[name] = path
         kept[name] = {
             "value": value,

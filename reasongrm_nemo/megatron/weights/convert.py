@@ -82,7 +82,7 @@ def hf_to_megatron(
         dtype: of the written weights; None: as stored.
         rope: a recipe's ``model.rope``; None: as config.json says.
         threads: files written at once; None: see ``default_threads``.
-        beside: JSON files that go into the folder too, by name.
+        beside: JSON files that go into the folder too, by name; what can be called is given the folder.
 
     Raises:
         UserError: the source is not what its config.json says, the layout does not divide the model, or
@@ -126,7 +126,7 @@ def megatron_to_hf(
         dtype: of the written tensors; None: as stored.
         rope: a recipe's ``model.rope``; None: as config.json says.
         threads: files written at once; None: see ``default_threads``.
-        beside: JSON files that go into the folder too, by name.
+        beside: JSON files that go into the folder too, by name; what can be called is given the folder.
 
     Raises:
         UserError: the checkpoint is not what config.json says, is damaged, or the disk is too small.
@@ -189,7 +189,7 @@ def verify(
 
 def _write_beside(folder: Path, beside: Mapping[str, Any] | None) -> None:
     for name, content in (beside or {}).items():
-        write_json(folder / name, content)
+        write_json(folder / name, content(folder) if callable(content) else content)
 
 
 def _digest(parts: Iterable[Tensor], dtype: torch.dtype) -> bytes:

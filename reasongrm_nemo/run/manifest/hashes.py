@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class HashCache:
         """Relative name -> `file`, of a folder; a single file has the name "."."""
         if path.is_file():
             return {".": self.files([path])[0]}
-        paths = sorted(p for p in path.rglob("*") if p.is_file())
+        paths = [p for p in entries(path) if p.is_file()]
         names = (str(p.relative_to(path)) for p in paths)
         return dict(zip(names, self.files(paths), strict=True))
 
@@ -104,6 +104,24 @@ class HashCache:
             if seen[1] >= _LARGE:
                 remember(_KIND, _name(seen), found)
         return found
+
+
+def entries(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """All that is below a folder and is no folder; links to folders are gone into, as readers do.
+
+    Args:
+        folder: nothing comes of one that is a file or not there.
+        above: the real folders that it is in, so that a link back to one of them ends here.
+    """
+    here = os.path.realpath(folder)
+    if here in above or not os.path.isdir(here):
+        return
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if os.path.isdir(path):
+            yield from entries(path, (*above, here))
+        else:
+            yield path
 
 
 def _seen(path: Path) -> _Seen:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""manifest.json and stage.json as files: their shape, and a hash of the manifest in itself."""
+"""manifest.json, stage.json and conversion.json: their shape, and a hash of the manifest in itself."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from reasongrm_nemo.files.refusals import shown
 from reasongrm_nemo.files.shapes import NUMBER, shaped
 
 NAME = "manifest.json"
+CONVERSION = "conversion.json"
+"""In a converted folder: of what it was made, and its files."""
 _LIMIT = 64 << 20  # a stage may have read a folder of many thousands of files
 _FILE = {"size": int, "mtime_ns?": int, "sha256?": str}
 _SESSIONS = [{"start": NUMBER, "end?": NUMBER}]
@@ -58,6 +60,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def read_state(path: Path) -> dict[str, Any]:
     """A partial artefact's stage.json; errors as ``read_manifest``."""
     return shaped(read_json(path, _LIMIT), _STATE, shown(str(path)))  # type: ignore[no-any-return]
+
+
+def read_conversion(path: Path) -> dict[str, Any]:
+    """A converted folder's note, whose files earlier versions did not list; errors as ``read_manifest``."""
+    return shaped(read_json(path, _LIMIT), {"files?": {...: _FILE}}, shown(str(path)))  # type: ignore[no-any-return]
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:

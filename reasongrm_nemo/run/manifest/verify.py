@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files held against the manifest of the artefact that they are in."""
+"""Files held against what the maker of their folder recorded: an artefact's manifest, a conversion's note."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import read_json
 from reasongrm_nemo.files.refusals import shown
 from reasongrm_nemo.files.shapes import object_at
-from reasongrm_nemo.run.manifest.hashes import HashCache
-from reasongrm_nemo.run.manifest.record import NAME, read_manifest
+from reasongrm_nemo.run.manifest.hashes import HashCache, entries
+from reasongrm_nemo.run.manifest.record import CONVERSION, NAME, read_conversion, read_manifest
 
-BESIDE = (NAME, "stage.log")
+_LOG = "stage.log"
+BESIDE = (NAME, _LOG)
 """Files of an artefact that its manifest does not list."""
 MISSING, CHANGED, UNKNOWN = "missing", "changed", "unknown"
 _WHY = {
@@ -24,11 +25,9 @@ _WHY = {
     CHANGED: "is not the file that {maker} made (its size or SHA-256 differs from the manifest)",
     UNKNOWN: "was added after {maker} was made (its manifest does not list the file)",
 }
-_WHAT_TO_DO = {
-    MISSING: "restore it, or run stage {maker} again",
-    CHANGED: "restore it, or run stage {maker} again",
-    UNKNOWN: "remove it",
-}
+_CONVERTED = "is not the file that the conversion wrote (its size or SHA-256 differs from the note beside it)"
+
+_Files = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -39,76 +38,143 @@ class Difference:
     kind: str
 
 
-def differences(
-    outputs: Mapping[str, Mapping[str, Any]], files: Mapping[str, Mapping[str, Any]]
-) -> list[Difference]:
+def differences(outputs: _Files, files: _Files, odd: Collection[str] = ()) -> list[Difference]:
     """How files differ from those that a manifest lists, by name.
 
     A file listed without a hash, as manifests of earlier versions do for checkpoints, is held against its
     size alone. Hidden files that are not listed are passed over: nothing loads them.
+
+    Args:
+        outputs: the manifest's.
+        files: what is there, see `HashCache.tree`.
+        odd: names of what is there and is no file, see `odd_names`.
     """
 
     def kind(name: str) -> str | None:
-        if name not in files:
-            return MISSING
         if name not in outputs:
-            return None if Path(name).name.startswith(".") or name in BESIDE else UNKNOWN
+            return None if _passed_over(name) else UNKNOWN
+        if name not in files:
+            return CHANGED if name in odd else MISSING
         due, there = outputs[name], files[name]
         same = due["size"] == there["size"] and due.get("sha256", there["sha256"]) == there["sha256"]
         return None if same else CHANGED
 
-    found = ((name, kind(name)) for name in sorted({*outputs, *files}))
+    found = ((name, kind(name)) for name in sorted({*outputs, *files, *odd}))
     return [Difference(name, what) for name, what in found if what is not None]
 
 
-def check_made(path: Path, files: Mapping[str, Mapping[str, Any]], key: str) -> None:
-    """Hold an input that is an artefact, or inside one, against the manifest; any other passes.
+def _passed_over(name: str) -> bool:
+    return Path(name).name.startswith(".") or name in BESIDE
+
+
+def odd_names(path: Path) -> list[str]:
+    """What is below a folder and is neither file nor folder: pipes, sockets, links that lead nowhere."""
+    return [str(each.relative_to(path)) for each in entries(path) if not each.is_file()]
+
+
+def check_made(path: Path, files: _Files, key: str) -> _Files:
+    """Hold an input that is an artefact or a converted folder, or in one, against what was recorded.
+
+    It counts as in one under the name it is given by and under that which its links lead to. Of a folder
+    that is in none, those of its files are held that are links into one.
 
     Args:
         path: the input, a file or a folder.
         files: `HashCache.tree` of it.
         key: the recipe's, for the message.
 
+    Returns:
+        The files that count for who reads the input: hidden ones of an artefact that were added later do not.
+
     Raises:
         UserError: naming the first file that differs, and what to do.
     """
-    place = Path(os.path.abspath(path))
-    folder = _maker(place)
-    if folder is None:
-        return
-    manifest = read_manifest(folder / NAME)
-    inside = "" if place == folder else place.relative_to(folder).as_posix()
-    prefix = f"{inside}/" if inside else ""
-    named = {inside if name == "." else prefix + name: entry for name, entry in files.items()}
-    due = {
-        name: entry
-        for name, entry in manifest["outputs"].items()
-        if name == inside or name.startswith(prefix)
-    }
-    wrong = differences(due, named)
-    if wrong:
-        maker = manifest["name"]
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise UserError(
-            f"{key}: {folder / shown(wrong[0].name)}{more} {_WHY[wrong[0].kind].format(maker=maker)}; "
-            f"{_WHAT_TO_DO[wrong[0].kind].format(maker=maker)}"
-        )
+    if (place := _in_record(path)) is not None:
+        return _hold(place, files, odd_names(path), key)
+    for name, entry in files.items():
+        if (path / name).is_symlink() and (place := _in_record(path / name)) is not None:
+            _hold(place, {".": entry}, (), key)
+    return files
 
 
 def check_path(path: Path, key: str, cache: HashCache | None = None) -> None:
-    """`check_made` of a path that a command was given; what is in no artefact is not read for it."""
-    if path.exists() and _maker(Path(os.path.abspath(path))) is not None:
-        check_made(path, (cache or HashCache()).tree(path), key)
+    """`check_made` of a path that a command was given; what is in no record is not read for it."""
+    cache = cache or HashCache()
+    if path.exists() and _in_record(path) is not None:
+        check_made(path, cache.tree(path), key)
+        return
+    for each in entries(path):
+        if each.is_symlink() and each.is_file() and _in_record(each) is not None:
+            check_made(each, cache.tree(each), key)
+
+
+def _hold(place: Path, files: _Files, odd: Collection[str], key: str) -> _Files:
+    folder = _maker(place)
+    assert folder is not None
+    inside = "" if place == folder else place.relative_to(folder).as_posix()
+    prefix = f"{inside}/" if inside else ""
+    converted = not _is_artefact(folder)
+    if not converted and not os.path.lexists(folder / NAME):
+        raise UserError(
+            f"{key}: {folder / NAME} does not exist, and it alone says what was made there; restore it, or "
+            "move the folder away and run its stage again"
+        )
+    manifest = {} if converted else read_manifest(folder / NAME)
+    listed = read_conversion(folder / CONVERSION)["files"] if converted else manifest["outputs"]
+    wrong = differences(
+        {name: entry for name, entry in listed.items() if name == inside or name.startswith(prefix)},
+        {inside if name == "." else prefix + name: entry for name, entry in files.items()},
+        [prefix + name for name in odd],
+    )
+    if converted:  # its folder is the user's, who may add to it
+        wrong = [each for each in wrong if each.kind != UNKNOWN]
+    if wrong:
+        maker = manifest.get("name", "")
+        kind = wrong[0].kind
+        why = _CONVERTED if converted and kind == CHANGED else _WHY[kind].format(maker=maker)
+        again = "convert again" if converted else f"run stage {maker} again"
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise UserError(
+            f"{key}: {folder / shown(wrong[0].name)}{more} {why}; "
+            + ("remove it" if kind == UNKNOWN else f"restore it, or {again}")
+        )
+    return {
+        name: entry
+        for name, entry in files.items()
+        if converted or prefix + name in listed or name == "." or prefix + name in BESIDE
+    }
+
+
+def _in_record(path: Path) -> Path | None:
+    """The path as it lies in an artefact or a converted folder; None where it is in none."""
+    places = dict.fromkeys((os.path.abspath(path), os.path.realpath(path)))
+    return next((Path(place) for place in places if _maker(Path(place)) is not None), None)
 
 
 def _maker(place: Path) -> Path | None:
-    """The artefact that a path is in: the nearest folder above it that a stage has finished."""
+    """The artefact or converted folder that a path is in: the nearest folder above it that is finished."""
     for folder in (place, *place.parents):
-        if (folder / BESIDE[1]).is_file():  # also where the manifest is gone; an unfinished one has none yet
+        if (folder / CONVERSION).is_file() and _is_converted(folder):
+            return folder
+        if (folder / _LOG).is_file():  # also where the manifest is gone; an unfinished one has none yet
             return None if folder.parent.name == ".partial" else folder
         if (folder / NAME).is_file():
             return folder if _is_ours(folder) else None
     return None
+
+
+def _is_artefact(folder: Path) -> bool:
+    return (folder / _LOG).is_file() or (folder / NAME).is_file()
+
+
+def _is_converted(folder: Path) -> bool:
+    """Whether a conversion.json is a converted folder's, with its files in it."""
+    try:
+        return "files" in read_conversion(folder / CONVERSION)
+    except UserError:
+        if (folder / "config.json").is_file():
+            raise
+        return False  # another program's
 
 
 def _is_ours(folder: Path) -> bool:
@@ -127,7 +193,7 @@ def verify(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[str]]:
     """
     files = HashCache(recall=False).tree(folder)
     listed: dict[str, list[str]] = {MISSING: [], CHANGED: [], UNKNOWN: [], "unhashed": [], "same": []}
-    for each in differences(manifest["outputs"], files):
+    for each in differences(manifest["outputs"], files, odd_names(folder)):
         listed[each.kind].append(each.name)
     wrong = {*listed[MISSING], *listed[CHANGED]}
     for name, entry in manifest["outputs"].items():

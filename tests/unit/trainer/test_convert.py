@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import faults
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -342,6 +343,8 @@ def test_a_conversion_is_made_anew_only_where_the_weights_changed(qwen2_untied, 
     status, said = convert_it()
     assert status == 0 and "made of these weights before" in said
     assert (target / "model_config.yaml").stat().st_mtime_ns == made
+    faults.flipped_byte_time_kept(target / "model_weights" / "__0_0.distcp")
+    assert convert_it()[0] == 0 and convert.verify(source, target), "a damaged one does not stand"
     weights = min(source.glob("*.safetensors"))
     save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
     assert convert_it()[0] == 0

@@ -56,7 +56,7 @@ def test_the_commands_go_there_and_back(qwen2_untied, tmp_path):
 
 def test_the_note_of_a_conversion_tells_it_without_reading(qwen2_untied, tmp_path, unread):
     megatron = by_command(qwen2_untied, tmp_path / "m")
-    assert set(json.loads((megatron / NOTE).read_text())) == {"source", "weights"}
+    assert set(json.loads((megatron / NOTE).read_text())) == {"source", "weights", "files"}
     check_same_weights(megatron, qwen2_untied, None)
     (qwen2_untied / "chat_template.jinja").write_text("another template, the same weights")
     check_same_weights(megatron, qwen2_untied, None)
