@@ -33,6 +33,7 @@ from reasongrm_nemo.run.manifest import (
     code_version,
     content_hash,
     identity,
+    note_whole,
     package_versions,
     stage_key,
     what_changed,
@@ -78,6 +79,10 @@ class StageContext:
         """Count dropped records; the stage's end prints them and the manifest keeps them."""
         if count:
             self.drops[reason] += count
+
+    def whole(self, *files: Path) -> None:
+        """Record files in `work` that are finished before the stage is: a resumed run compares them."""
+        note_whole(self.work, *files)
 
     def stop_if_asked(self) -> None:
         """For stages that can end anywhere because they write as they go.

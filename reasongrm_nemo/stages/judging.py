@@ -62,6 +62,7 @@ class Judging:
         if not file.exists():
             tasks = self._questions.of(benchmark, model.settings.template)
             self._write(tasks, ask, model, file, sampled)
+            self._ctx.whole(file)
         sampled.unlink(missing_ok=True)  # here, as a kill may have come after the log was written
         return file, ask.label
 

@@ -132,6 +132,7 @@ def sample_paths(
     order = {task.id: i for i, task in enumerate(kept)}
     if shards:
         merge_paths(shards, out, order, ask.samples, ask.keep_probs)
+        ctx.whole(*written(out, ask.keep_probs))
         return kept
     finished = _finished(aside, ask.samples)
     waiting = [task for task in kept if task.id not in finished]
@@ -140,6 +141,7 @@ def sample_paths(
     if not aside.exists():
         aside.touch()  # an empty shard
     put_in_order([aside], out, order, ask.keep_probs)
+    ctx.whole(*written(out, ask.keep_probs))
     aside.unlink()
     return kept
 
@@ -317,6 +319,11 @@ def put_in_order(
             os.fsync(target.fileno())
     os.replace(sorted_file, out)
     sync_directory(out.parent)
+
+
+def written(out: Path, keep_probs: bool) -> list[Path]:
+    """The files that `put_in_order` has written."""
+    return [out, out.with_name(PROBS)] if keep_probs else [out]
 
 
 def _to_look_up(file: Path, beside: Path) -> BinaryIO:

@@ -28,7 +28,7 @@ from reasongrm_nemo.models.tokenization import (
 from reasongrm_nemo.rollout import Prompt, Scoring
 from reasongrm_nemo.rollout.completion_to_path import with_probs
 from reasongrm_nemo.run.stage import StageContext
-from reasongrm_nemo.stages.sampling import put_in_order
+from reasongrm_nemo.stages.sampling import put_in_order, written
 from reasongrm_nemo.stages.tasks import Task
 
 _AT_ONCE = 4096  # paths whose tokens are in memory at once
@@ -79,6 +79,7 @@ def score_paths(ctx: StageContext, tasks: Sequence[Task], sampled: Path, out: Pa
                     ctx.stop_if_asked()
                     progress.advance()
     put_in_order([aside], out, {task.id: i for i, task in enumerate(tasks)}, scorer.keep_probs)
+    ctx.whole(*written(out, scorer.keep_probs))
     aside.unlink()
 
 

@@ -5,6 +5,7 @@ from reasongrm_nemo.run.manifest.artefact import Artefact
 from reasongrm_nemo.run.manifest.hashes import HashCache, content_hash
 from reasongrm_nemo.run.manifest.key import RELEVANT, flatten, identity, stage_key, what_changed
 from reasongrm_nemo.run.manifest.record import read_manifest
+from reasongrm_nemo.run.manifest.unfinished import note_whole
 from reasongrm_nemo.run.manifest.verify import check_made, check_path
 from reasongrm_nemo.run.manifest.versions import PACKAGES, code_version, package_versions
 
@@ -19,6 +20,7 @@ __all__ = [
     "content_hash",
     "flatten",
     "identity",
+    "note_whole",
     "package_versions",
     "read_manifest",
     "stage_key",

@@ -24,6 +24,7 @@ from reasongrm_nemo.files.writes import sync_tree, write_json
 from reasongrm_nemo.run.manifest.hashes import HashCache
 from reasongrm_nemo.run.manifest.key import what_changed
 from reasongrm_nemo.run.manifest.record import NAME, digest_of, read_manifest, read_state
+from reasongrm_nemo.run.manifest.unfinished import check_whole
 
 # Inside an artefact: what others may still write to, and nothing reads.
 _UNHASHED = ("logs", "tensorboard", "wandb", "mlruns")
@@ -90,6 +91,9 @@ class Artefact:
 
         Returns:
             (resumed, what became of a partial of another key and why, or None).
+
+        Raises:
+            UserError: what it goes on from is damaged.
         """
         note, state = self.work / "stage.json", None
         gone = None
@@ -107,6 +111,7 @@ class Artefact:
             self.work.mkdir(parents=True)
             state = {"key": key, "identity": dict(ident), "sessions": []}
         elif state["sessions"]:
+            check_whole(self.work, state)
             # A killed session left no end; the newest file it wrote is the best witness.
             last = max((p.stat().st_mtime for p in self.work.rglob("*") if p.is_file()), default=0.0)
             state["sessions"][-1].setdefault("end", max(last, state["sessions"][-1]["start"]))

@@ -15,6 +15,7 @@ from reasongrm_nemo.files.refusals import shown
 from reasongrm_nemo.files.shapes import NUMBER, shaped
 
 NAME = "manifest.json"
+STATE = "stage.json"
 CONVERSION = "conversion.json"
 """In a converted folder: of what it was made, and its files."""
 _LIMIT = 64 << 20  # a stage may have read a folder of many thousands of files
@@ -36,7 +37,8 @@ _MANIFEST = {
     "recipe": dict,
     "digest?": str,
 }
-_STATE = {"key": str, "identity": dict, "sessions": _SESSIONS, "inputs?": dict}
+_WHOLE = {"size": int, "mtime_ns": int, "sha256": str}
+_STATE = {"key": str, "identity": dict, "sessions": _SESSIONS, "inputs?": dict, "whole?": {...: _WHOLE}}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
