@@ -25,17 +25,14 @@ class WeightSender:
 
     Args:
         servers: whose weights to replace; may be started or restarted by anybody between pushes.
-        keep_copy: keep the last pushed tensors in this process's memory, for `resend`.
 
     Raises:
         UserError: tensors cannot travel as the recipe says.
     """
 
-    def __init__(self, servers: Sequence[RolloutServer], keep_copy: bool = False):
+    def __init__(self, servers: Sequence[RolloutServer]):
         self._transport = transport(servers[0].settings.weight_transfer)
         self._ends = {server: _End(server, self._transport) for server in servers}
-        self._keep_copy = keep_copy
-        self._copy: tuple[list[TensorInfo], list[tuple[str, torch.Tensor]], int] | None = None
 
     def pause(self) -> None:
         """Begin now the pause that the next push needs (vLLM takes 20 ms over it); it ends with that push.
@@ -67,34 +64,7 @@ class WeightSender:
                 new weights.
             ValueError: the tensors are not those of `metadata`.
         """
-        kept: list[tuple[str, torch.Tensor]] = []
-        tensors = _checked(metadata, named_tensors, kept if self._keep_copy else None)
-        try:
-            self._push(metadata, tensors, version, servers)
-        finally:
-            if self._keep_copy and len(kept) == len(metadata):
-                self._copy = (list(metadata), kept, version)
-
-    def resend(self, servers: Sequence[RolloutServer] | None = None) -> None:
-        """Push the copy of the last pushed weights again, to servers that were restarted.
-
-        Raises:
-            RolloutServerLost: as `push`.
-            RuntimeError: nothing was pushed yet, or no copy is kept.
-        """
-        if self._copy is None:
-            raise RuntimeError("resend() needs keep_copy=True and an earlier push")
-        metadata, tensors, version = self._copy
-        self._push(metadata, iter(tensors), version, servers)
-
-    def _push(
-        self,
-        metadata: Sequence[TensorInfo],
-        tensors: Iterator[tuple[str, torch.Tensor]],
-        version: int,
-        servers: Sequence[RolloutServer] | None,
-    ) -> None:
-        parcels = self._transport.parcels(metadata, tensors)
+        parcels = self._transport.parcels(metadata, _checked(metadata, named_tensors))
         ends = [self._ends[server] for server in (self._ends if servers is None else servers)]
         lost: dict[RolloutServer, RolloutServerLost] = {}
 
@@ -170,7 +140,7 @@ class _End:
 
 
 def _checked(
-    metadata: Sequence[TensorInfo], named_tensors: NamedTensors, kept: list[tuple[str, torch.Tensor]] | None
+    metadata: Sequence[TensorInfo], named_tensors: NamedTensors
 ) -> Iterator[tuple[str, torch.Tensor]]:
     expected = iter(metadata)
     for name, tensor in named_tensors:
@@ -179,8 +149,6 @@ def _checked(
             raise ValueError(
                 f"tensor {name} {tensor.dtype} {tuple(tensor.shape)} comes where {meta} was announced"
             )
-        if kept is not None:
-            kept.append((name, tensor.detach().to("cpu", copy=True)))
         yield name, tensor
     missing = next(expected, None)
     if missing is not None:

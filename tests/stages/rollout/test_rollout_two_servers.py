@@ -104,8 +104,8 @@ def test_one_killed_while_both_answer(pair, models):
     """All prompts are answered, once; the other server never stops; both then serve the pushed weights."""
     b = models["b"][1]
     tensors = {name: p for name, p in b.state_dict().items() if name != "lm_head.weight"}
-    sender = WeightSender(pair.servers, keep_copy=True)
-    sender.push([TensorInfo.of(n, t) for n, t in tensors.items()], iter(tensors.items()), 1)
+    sender, said = WeightSender(pair.servers), [TensorInfo.of(n, t) for n, t in tensors.items()]
+    sender.push(said, iter(tensors.items()), 1)
     asked = prompts(60)
     sampling = Sampling(n=4, max_tokens=100, stop_token_ids=(END,))
     expected = tokens(pair.generate(asked, sampling))
@@ -117,7 +117,7 @@ def test_one_killed_while_both_answer(pair, models):
     def resync(servers):
         assert servers == pair.servers[:1]
         down.clear()
-        sender.resend(servers)
+        sender.push(said, iter(tensors.items()), 1, servers)
 
     pair.resync, pair.on_loss = resync, lambda cause: down.set()
 

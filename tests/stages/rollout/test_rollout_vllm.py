@@ -235,9 +235,9 @@ def test_push_with_requests_in_flight(rollouts, models):
 def test_killed_in_the_middle(rollouts, models, whom):
     b = models["b"][1]
     server = rollouts.servers[0]
-    sender = WeightSender([server], keep_copy=True)
+    sender = WeightSender([server])
     push(sender, b)
-    rollouts.resync = sender.resend
+    rollouts.resync = lambda servers: push(sender, b)
     victim = server.state()["pid"] if whom == "server" else engine(server)
     times = {}
     rollouts.on_loss = lambda cause: times.update(noticed=time.monotonic())
@@ -285,7 +285,7 @@ def test_a_stopped_engine_is_noticed(rollouts, models):
 
 def test_push_to_a_stopped_engine_is_a_loss(rollouts, models):
     server = rollouts.servers[0]
-    sender = WeightSender([server], keep_copy=True)
+    sender = WeightSender([server])
     push(sender, models["b"][1])
     os.kill(engine(server), signal.SIGSTOP)
     begin = time.monotonic()
@@ -293,7 +293,7 @@ def test_push_to_a_stopped_engine_is_a_loss(rollouts, models):
         push(sender, models["a"][1])
     assert time.monotonic() - begin < 90
     server.restart()
-    sender.resend()
+    push(sender, models["a"][1])
     assert serves(rollouts, models["a"][1])
 
 

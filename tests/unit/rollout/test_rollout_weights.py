@@ -133,21 +133,6 @@ def test_no_tensor_is_sent_to_a_server_that_did_not_pause(fake):
     assert [c[0] for c in receiver.calls] == ["meet"]
 
 
-def test_resend(fake):
-    receiver, server = Receiver(fake), handle(fake)
-    sender = WeightSender([server], keep_copy=True)
-    with pytest.raises(RuntimeError, match="earlier push"):
-        sender.resend()
-    tensors = {name: tensor.clone() for name, tensor in TENSORS.items()}
-    sender.push(metadata(tensors), iter(tensors.items()), 1)
-    for tensor in tensors.values():
-        tensor.zero_()
-    receiver.got.clear()
-    server.starts = 2
-    sender.resend()
-    assert all(torch.equal(receiver.got[name], tensor) for name, tensor in TENSORS.items())
-
-
 @pytest.mark.parametrize(
     ("path", "answer", "words"),
     [
