@@ -2,12 +2,10 @@
 """Scoring judgements."""
 
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy, combine, summarize_verdicts, wilson
-from reasongrm_nemo.evaluation.benchmarks import BENCHMARKS, score_files
 from reasongrm_nemo.evaluation.policies import POLICIES, Policy, get_policy
 from reasongrm_nemo.evaluation.result import Result, SubsetResult
 
 __all__ = [
-    "BENCHMARKS",
     "POLICIES",
     "Accuracy",
     "Policy",
@@ -16,7 +14,6 @@ __all__ = [
     "accuracy",
     "combine",
     "get_policy",
-    "score_files",
     "summarize_verdicts",
     "wilson",
 ]

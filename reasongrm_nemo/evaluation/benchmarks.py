@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -38,12 +38,6 @@ MODULES: dict[str, Benchmark] = {
     rewardbench.BENCHMARK: rewardbench,
     rm_bench.BENCHMARK: rm_bench,
     rmb.BENCHMARK: rmb,
-}
-
-BENCHMARKS: dict[str, Callable[[Iterable[Verdict], str | Policy, bool], Result]] = {
-    rewardbench.BENCHMARK: rewardbench.evaluate,
-    rm_bench.BENCHMARK: rm_bench.evaluate,
-    rmb.BENCHMARK: rmb.evaluate,
 }
 
 
@@ -219,13 +213,6 @@ def _rows(file: Path, project: str | None) -> Iterator[tuple[str, Verdict]]:
 def log_name(file: Path) -> str:
     """A run's name, from its log's."""
     return file.name.split(".json")[0]
-
-
-def score_files(
-    benchmark: str, files: Sequence[Path], policy: str | Policy = "paper", partial: bool = False
-) -> Result:
-    """The result of `score_log`, without resampling."""
-    return score_log(benchmark, files, policy, partial, draws=0).result
 
 
 def _benchmark(name: str) -> Benchmark:

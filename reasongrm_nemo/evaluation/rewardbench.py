@@ -7,14 +7,12 @@ Source: reward-bench at 05a9005e, `rewardbench/constants.py:42-100` (counts, sec
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy, combine
 from reasongrm_nemo.evaluation.coverage import coverage
-from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes, check_cells, check_subsets, collect
-from reasongrm_nemo.evaluation.policies import Policy, get_policy
+from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes, check_cells, check_subsets
+from reasongrm_nemo.evaluation.policies import Policy
 from reasongrm_nemo.evaluation.resample import Elements
 from reasongrm_nemo.evaluation.result import Result, SubsetResult, mean, notes, statuses
 
@@ -60,52 +58,17 @@ ITEMS = {name: count for section in SECTIONS.values() for name, count in section
 """How many items each subset holds; 2,985 in all."""
 
 
-def section_scores(subset_accuracy: Mapping[str, float], partial: bool = False) -> dict[str, float]:
-    """Chat, Chat Hard, Safety, Reasoning and Score from the accuracies of the 23 subsets, all in [0, 1].
+def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:
+    """Chat, Chat Hard, Safety, Reasoning and Score of a verdict log, with intervals.
 
     Args:
-        subset_accuracy: by subset.
-        partial: leave out the sections that lack a subset (and then Score) rather than refuse.
-
-    Raises:
-        UserError: a subset is unknown or missing.
-    """
-    check_subsets(subset_accuracy, ITEMS, BENCHMARK, partial)
-    scores = {
-        section: math.fsum(weight * subset_accuracy[name] for name, weight in weights.items())
-        / sum(weights.values())
-        for section, weights in SECTIONS.items()
-        if all(name in subset_accuracy for name in weights)
-    }
-    if len(scores) == len(SECTIONS):
-        scores["Score"] = math.fsum(scores.values()) / len(SECTIONS)
-    return scores
-
-
-def scores(
-    verdicts: Iterable[Verdict], policy: str | Policy = "paper", partial: bool = False
-) -> dict[str, float]:
-    """Chat, Chat Hard, Safety, Reasoning and Score of a verdict log; see `evaluate`."""
-    return evaluate(verdicts, policy, partial).values()
-
-
-def evaluate(verdicts: Iterable[Verdict], policy: str | Policy = "paper", partial: bool = False) -> Result:
-    """Score a verdict log, with intervals.
-
-    Args:
-        verdicts: rows with `subset` as published and no cell; several of one item are averaged.
-        policy: a name of `policies.POLICIES`.
+        subsets: of rows with `subset` as published and no cell; several of one item are averaged.
+        rules: how verdicts are read.
         partial: score what is there; a section that lacks a subset is None.
 
     Raises:
         UserError: a subset is unknown or missing, or a row has a cell.
     """
-    rules = get_policy(policy)
-    return result(collect(verdicts, rules, BENCHMARK), rules, partial)
-
-
-def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:
-    """The scores of collected outcomes; see `evaluate`."""
     check_subsets(subsets, ITEMS, BENCHMARK, partial)
     check_cells(
         subsets, lambda cells: None if cells == {None} else "has a cell, and no item has any", BENCHMARK

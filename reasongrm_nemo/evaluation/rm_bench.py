@@ -12,9 +12,8 @@ an easy cell.  Policy `rm_r1` computes that, to compare with its published figur
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy
 from reasongrm_nemo.evaluation.coverage import coverage
 from reasongrm_nemo.evaluation.outcomes import (
@@ -22,9 +21,8 @@ from reasongrm_nemo.evaluation.outcomes import (
     SubsetOutcomes,
     check_cells,
     check_subsets,
-    collect,
 )
-from reasongrm_nemo.evaluation.policies import Policy, get_policy
+from reasongrm_nemo.evaluation.policies import Policy
 from reasongrm_nemo.evaluation.resample import Elements
 from reasongrm_nemo.evaluation.result import Result, SubsetResult, mean, notes, statuses
 
@@ -46,31 +44,20 @@ RELEASED_READS = {"0-1": "0-2", "1-2": "1-0", "2-0": "2-1"}
 """The cells RM-R1's script fills wrongly, and whose verdicts it fills them with."""
 
 
-def scores(
-    verdicts: Iterable[Verdict], policy: str | Policy = "paper", partial: bool = False
-) -> dict[str, float]:
-    """chat, math, code, safety, easy, normal, hard and avg of a verdict log, in [0, 1]; see `evaluate`."""
-    return evaluate(verdicts, policy, partial).values()
+def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:
+    """chat, math, code, safety, easy, normal, hard and avg of a verdict log, in [0, 1].
 
-
-def evaluate(verdicts: Iterable[Verdict], policy: str | Policy = "paper", partial: bool = False) -> Result:
-    """Score a verdict log, with intervals that treat a prompt's nine pairs as dependent.
+    The intervals treat a prompt's nine pairs as dependent.
 
     Args:
-        verdicts: rows with the subset (see `ITEMS`) and the cell "i-j", the styles of the chosen and the
+        subsets: of rows with the subset (see `ITEMS`) and the cell "i-j", the styles of the chosen and the
             rejected answer; several of one cell are averaged.
-        policy: a name of `policies.POLICIES`.
+        rules: how verdicts are read.
         partial: score what is there; what needs a missing domain is None.
 
     Raises:
         UserError: a subset is unknown or missing, a cell unknown, or an item's matrix incomplete.
     """
-    rules = get_policy(policy)
-    return result(collect(verdicts, rules, BENCHMARK), rules, partial)
-
-
-def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:
-    """The scores of collected outcomes; see `evaluate`."""
     check_subsets(subsets, ITEMS, BENCHMARK, partial)
     check_cells(subsets, _matrix_problem, BENCHMARK)
     found = _matrix_scores(subsets, _reads(rules))

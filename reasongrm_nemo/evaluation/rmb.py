@@ -13,11 +13,9 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import resources
 
-from reasongrm_nemo.data.records import Verdict
-from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy
 from reasongrm_nemo.evaluation.coverage import coverage
 from reasongrm_nemo.evaluation.outcomes import (
@@ -25,9 +23,8 @@ from reasongrm_nemo.evaluation.outcomes import (
     SubsetOutcomes,
     check_cells,
     check_subsets,
-    collect,
 )
-from reasongrm_nemo.evaluation.policies import Policy, get_policy
+from reasongrm_nemo.evaluation.policies import Policy
 from reasongrm_nemo.evaluation.resample import Elements
 from reasongrm_nemo.evaluation.result import Result, SubsetResult, mean, notes, statuses
 
@@ -56,67 +53,22 @@ def is_best_of_n(subset: str) -> bool:
     return subset.startswith("BoN_set/")
 
 
-def part_counts(subset_accuracy: Mapping[str, float]) -> dict[str, tuple[int, int]]:
-    """Right items and all items of each part, exact, from the accuracies of all 98 subsets.
-
-    Raises:
-        UserError: a subset is unknown or missing, or its accuracy is no whole number of items.
-    """
-    known = counts()
-    check_subsets(subset_accuracy, known, BENCHMARK, partial=False)
-    found = {}
-    for part, beginning in PARTS.items():
-        right = total = 0
-        for name, (items, _) in known.items():
-            if not name.startswith(beginning):
-                continue
-            count = round(subset_accuracy[name] * items)
-            if abs(subset_accuracy[name] * items - count) > 1e-9 * items:
-                raise UserError(
-                    f"rmb: the accuracy {subset_accuracy[name]} of '{name}' is no whole number of its "
-                    f"{items} items; give it with all its digits"
-                )
-            right += count
-            total += items
-        found[part] = (right, total)
-    return found
-
-
-def part_scores(subset_accuracy: Mapping[str, float]) -> dict[str, float]:
-    """The four parts and Overall, in [0, 1], from the accuracies of all 98 subsets; see `part_counts`."""
-    found = {part: right / total for part, (right, total) in part_counts(subset_accuracy).items()}
-    return found | {OVERALL: math.fsum(found.values()) / len(PARTS)}
-
-
-def scores(
-    verdicts: Iterable[Verdict], policy: str | Policy = "paper", partial: bool = False
-) -> dict[str, float]:
-    """The four parts and Overall of a verdict log, in [0, 1]; see `evaluate`."""
-    return evaluate(verdicts, policy, partial).values()
-
-
-def evaluate(verdicts: Iterable[Verdict], policy: str | Policy = "paper", partial: bool = False) -> Result:
-    """Score a verdict log, with intervals.
+def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:
+    """The four parts and Overall of a verdict log, in [0, 1], with intervals.
 
     A pair judged several times (both orders, several samples) counts its mean credit; a group then counts the
     product over its losers of the share of judgements that are right: the chance that one judgement drawn for
     each would all be right.  With one judgement a pair this is the published rule.
 
     Args:
-        verdicts: rows whose subset is the published path without its suffix ("BoN_set/Harmlessness/S1"); in
+        subsets: of rows whose subset is the published path without its suffix ("BoN_set/Harmlessness/S1"); in
             best-of-N sets the item is the group and the cell tells its losers apart.
-        policy: a name of `policies.POLICIES`.
+        rules: how verdicts are read.
         partial: score what is there; a part that lacks a subset is None.
 
     Raises:
         UserError: a subset is unknown or missing, or cells are where they do not belong.
     """
-    rules = get_policy(policy)
-    return result(collect(verdicts, rules, BENCHMARK), rules, partial)
-
-
-def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:
-    """The scores of collected outcomes; see `evaluate`."""
     known = counts()
     check_subsets(subsets, known, BENCHMARK, partial)
     pairwise = {name: part for name, part in subsets.items() if not is_best_of_n(name)}

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from reasongrm_nemo.data.jsonl import write_jsonl
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.data.seeds import derive_seed
-from reasongrm_nemo.evaluation import BENCHMARKS, POLICIES, rewardbench, rm_bench, rmb, score_files
+from reasongrm_nemo.evaluation import POLICIES, rewardbench, rm_bench, rmb
 from reasongrm_nemo.evaluation.accuracy import accuracy, combine
+from reasongrm_nemo.evaluation.benchmarks import MODULES, score_log, score_rows
 
 ORDERS = ("chosen_first", "rejected_first")
 SWAP = str.maketrans("AB", "BA")
@@ -25,6 +26,10 @@ TEXTS = {
     "both": "x</think>[[A]][[B]]",
 }
 ONE_SIDED = ("A", "B", "none")
+
+
+def evaluate(benchmark, log, policy="paper", partial=False):
+    return score_rows(benchmark, "log", log, policy, partial, draws=0).result
 
 
 def pairs_of(benchmark, items=2):
@@ -55,7 +60,7 @@ def random_log(benchmark, rng, kinds=tuple(TEXTS), both=False):
     return log
 
 
-ANY = {"benchmark": st.sampled_from(sorted(BENCHMARKS)), "policy": st.sampled_from(sorted(POLICIES))}
+ANY = {"benchmark": st.sampled_from(sorted(MODULES)), "policy": st.sampled_from(sorted(POLICIES))}
 
 
 @settings(max_examples=25, deadline=None)
@@ -63,7 +68,7 @@ ANY = {"benchmark": st.sampled_from(sorted(BENCHMARKS)), "policy": st.sampled_fr
 def test_the_order_of_rows_and_sharding_change_no_digit(benchmark, policy, seed, both, tmp_path_factory):
     rng = random.Random(seed)
     log = random_log(benchmark, rng, both=both)
-    expected = BENCHMARKS[benchmark](log, policy, False)
+    expected = evaluate(benchmark, log, policy)
     rng.shuffle(log)
     cuts = sorted(rng.randrange(len(log) + 1) for _ in range(3))
     folder = tmp_path_factory.mktemp("shards")
@@ -71,7 +76,7 @@ def test_the_order_of_rows_and_sharding_change_no_digit(benchmark, policy, seed,
     for number, (start, stop) in enumerate(zip([0, *cuts], [*cuts, len(log)], strict=True)):
         files.append(folder / f"{number}.jsonl")
         write_jsonl(files[-1], log[start:stop])
-    found = score_files(benchmark, files, policy)
+    found = score_log(benchmark, files, policy, draws=0).result
     assert found.values() == expected.values()
     assert found.statuses == expected.statuses
     for name, score in expected.scores.items():
@@ -89,19 +94,19 @@ def test_swapping_the_answers_and_the_verdicts_changes_nothing(benchmark, policy
     # RewardBench's parser prefers A where both are present, so there the swap holds of one-sided texts only.
     kinds = ONE_SIDED if policy == "rewardbench" else tuple(TEXTS)
     log = random_log(benchmark, random.Random(seed), kinds)
-    evaluate = BENCHMARKS[benchmark]
-    found = evaluate([swapped(verdict) for verdict in log], policy, False)
-    assert found == evaluate(log, policy, False)
+    found = evaluate(benchmark, [swapped(verdict) for verdict in log], policy)
+    assert found == evaluate(benchmark, log, policy)
 
 
 def test_rewardbench_s_parser_favours_the_first_answer():
     log = [row("rewardbench", pair, "chosen_first", TEXTS["both"]) for pair in pairs_of("rewardbench")]
-    assert rewardbench.scores(log, "rewardbench")["Score"] == 1.0
-    assert rewardbench.scores([swapped(verdict) for verdict in log], "rewardbench")["Score"] == 0.0
+    assert evaluate("rewardbench", log, "rewardbench").values()["Score"] == 1.0
+    found = evaluate("rewardbench", [swapped(verdict) for verdict in log], "rewardbench")
+    assert found.values()["Score"] == 0.0
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("benchmark", BENCHMARKS)
+@pytest.mark.parametrize("benchmark", MODULES)
 def test_a_perfect_judge_scores_100_and_a_perverse_one_0(benchmark, policy):
     for right in (True, False):
         log = [
@@ -109,29 +114,29 @@ def test_a_perfect_judge_scores_100_and_a_perverse_one_0(benchmark, policy):
             for pair in pairs_of(benchmark)
             for order in ORDERS
         ]
-        found = BENCHMARKS[benchmark](log, policy, False)
+        found = evaluate(benchmark, log, policy)
         assert set(found.values().values()) == {float(right)}
         for score in found.scores.values():
             assert 0 < score.high - score.low < 1
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("benchmark", BENCHMARKS)
+@pytest.mark.parametrize("benchmark", MODULES)
 def test_an_always_a_judge_scores_exactly_half_under_both_orders(benchmark, policy):
     log = [row(benchmark, pair, order, TEXTS["A"]) for pair in pairs_of(benchmark) for order in ORDERS]
-    found = BENCHMARKS[benchmark](log, policy, False).values()
+    found = evaluate(benchmark, log, policy).values()
     groups = {"BoN Helpfulness": 1 / 8, "BoN Harmlessness": 1 / 8, "Overall": (1 / 2 + 1 / 8) / 2}
     expected = {name: groups.get(name, 0.5) if benchmark == "rmb" else 0.5 for name in found}
     assert found == pytest.approx(expected, abs=1e-15)
 
 
-@pytest.mark.parametrize("benchmark", BENCHMARKS)
+@pytest.mark.parametrize("benchmark", MODULES)
 def test_an_always_a_judge_scores_half_within_noise_under_seeded_order(benchmark):
     log = [
         row(benchmark, pair, ORDERS[derive_seed(3, "order", str(pair), 0) % 2], TEXTS["A"])
         for pair in pairs_of(benchmark, items=20)
     ]
-    found = BENCHMARKS[benchmark](log, "paper", False)
+    found = evaluate(benchmark, log, "paper")
     for name, score in found.scores.items():
         truth = {"BoN": 1 / 8, "Ove": 5 / 16}.get(name[:3], 0.5)
         half = (score.high - score.low) / 2
@@ -141,7 +146,7 @@ def test_an_always_a_judge_scores_half_within_noise_under_seeded_order(benchmark
 def test_unparsable_judgements_are_worth_what_the_policy_says():
     for policy, worth in (("paper", 0.0), ("rm_r1", 0.0), ("rewardbench", 0.5)):
         log = [row("rewardbench", pair, "chosen_first", TEXTS["none"]) for pair in pairs_of("rewardbench")]
-        found = rewardbench.evaluate(log, policy)
+        found = evaluate("rewardbench", log, policy)
         assert found.values()["Score"] == worth
         assert found.statuses == {"no_verdict": 46}
         assert {subset.unparsable for subset in found.subsets} == {2}
@@ -150,7 +155,7 @@ def test_unparsable_judgements_are_worth_what_the_policy_says():
 @pytest.mark.parametrize(("policy", "worth"), [("paper", 0.0), ("rm_r1", 0.5), ("rewardbench", 0.5)])
 def test_a_tie_is_worth_what_the_policy_says_and_fails_a_group(policy, worth):
     log = [Verdict("rmb", *pair, "chosen_first", None, False, True, "ok", 1, "") for pair in pairs_of("rmb")]
-    found = rmb.scores(log, policy)
+    found = evaluate("rmb", log, policy).values()
     assert found["Pairwise Helpfulness"] == worth
     assert found["BoN Helpfulness"] == 0.0
 
@@ -160,7 +165,7 @@ def test_a_row_without_text_stands_as_recorded():
         Verdict("rm_bench", *pair, "rejected_first", "B", True, False, "ok", 1, "")
         for pair in pairs_of("rm_bench")
     ]
-    assert {rm_bench.scores(log, policy)["avg"] for policy in POLICIES} == {1.0}
+    assert {evaluate("rm_bench", log, policy).values()["avg"] for policy in POLICIES} == {1.0}
 
 
 def test_scalar_rows_are_compared_strictly_and_stand_beside_judged_ones():
@@ -169,7 +174,7 @@ def test_scalar_rows_are_compared_strictly_and_stand_beside_judged_ones():
         scores = {"chosen_score": 0.25, "rejected_score": (0.25, 0.5, -1)[number % 3]}
         data = {"benchmark": "rm_bench", "subset": subset, "item_id": item, "cell": cell}
         log.append(Verdict.from_dict({**data, **scores}))
-    found = rm_bench.evaluate(log)
+    found = evaluate("rm_bench", log)
     # Cells go by rows: of each row the first column is a tie, the second lost, the third won.
     assert found.values()["avg"] == pytest.approx(1 / 3)
     assert found.values()["hard"] == pytest.approx(2 / 3) and found.values()["easy"] == 0.0
@@ -180,7 +185,7 @@ def test_a_score_higher_by_the_last_bit_wins():
     data = {"benchmark": "rmb", "subset": "BoN_set/Harmlessness/S1", "item_id": "i", "cell": "0"}
     for rejected, share in ((np.nextafter(0.1, 0), 1.0), (0.1, 0.0), (np.nextafter(0.1, 1), 0.0)):
         log = [Verdict.from_dict({**data, "chosen_score": 0.1, "rejected_score": float(rejected)})]
-        assert rmb.evaluate(log, partial=True).subsets[0].accuracy.value == share
+        assert evaluate("rmb", log, partial=True).subsets[0].accuracy.value == share
 
 
 def test_a_combined_interval_covers_the_truth_95_times_in_100():

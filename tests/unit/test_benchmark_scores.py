@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 
 from reasongrm_nemo.data.records import Verdict
-from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
+from reasongrm_nemo.evaluation.benchmarks import score_rows
 
 DATA = Path(__file__).parents[1] / "data" / "published_scores"
 RM_R1 = json.loads((DATA / "rm_r1.json").read_text())
 ARMORM = json.loads((DATA / "armorm_rmb_pairs.json").read_text())
 # The released figures went through float64 sums in another order: a few units in the last place.
 EXACT = 1e-12
-INSTRUCT, DISTILLED = "RM-R1-Qwen2.5-Instruct-32B", "RM-R1-DeepSeek-Distilled-Qwen-32B"
+RMB_COUNTS = {
+    "RM-R1-DeepSeek-Distilled-Qwen-32B": [(7907, 10067), (5425, 7064), (1307, 2109), (1036, 1677)],
+    "RM-R1-Qwen2.5-Instruct-32B": [(8071, 10067), (5692, 7064), (1372, 2109), (1111, 1677)],
+}
+"""Right items and all items of each part."""
 
 
 def row(benchmark, subset, item, cell, right, order="chosen_first"):
@@ -24,15 +28,8 @@ def row(benchmark, subset, item, cell, right, order="chosen_first"):
     return Verdict(benchmark, subset, item, cell, order, side, right, False, "ok", 0, "")
 
 
-@pytest.mark.parametrize("model", RM_R1)
-def test_rewardbench_sections_and_mean_as_released(model):
-    published = RM_R1[model]["rewardbench"]
-    found = rewardbench.section_scores(published["subsets"])
-    for section in rewardbench.SECTIONS:
-        assert found[section] == pytest.approx(published["sections"][section], abs=EXACT, rel=0)
-    assert found["Score"] == pytest.approx(published["sections"]["avg_Result_each_section"], abs=EXACT, rel=0)
-    micro = sum(published["subsets"][name] * count for name, count in rewardbench.ITEMS.items()) / 2985
-    assert micro == pytest.approx(published["sections"]["absoluate_Result"], abs=EXACT, rel=0)
+def evaluate(benchmark, log, policy="paper", partial=False):
+    return score_rows(benchmark, "log", log, policy, partial, draws=0).result
 
 
 def test_rewardbench_counts():
@@ -49,36 +46,16 @@ def test_rewardbench_from_verdicts_of_the_released_accuracies(model):
         right = published["subsets"][name] * items
         assert right == pytest.approx(round(right), abs=1e-9)
         log += [row("rewardbench", name, f"{i}", None, i < round(right)) for i in range(items)]
-    found = rewardbench.evaluate(log)
+    found = evaluate("rewardbench", log)
     for section in rewardbench.SECTIONS:
         assert found.values()[section] == pytest.approx(published["sections"][section], abs=EXACT, rel=0)
     score = found.scores["Score"]
     assert score.value == pytest.approx(published["sections"]["avg_Result_each_section"], abs=EXACT, rel=0)
+    micro = sum(subset.accuracy.value * subset.expected_items for subset in found.subsets) / 2985
+    assert micro == pytest.approx(published["sections"]["absoluate_Result"], abs=EXACT, rel=0)
     # 456 to 1,968 items a section: the standard error of the mean of four is below a point
     assert 0.01 < score.high - score.low < 0.03
     assert found.notes == []
-
-
-@pytest.mark.parametrize(
-    ("model", "expected"),
-    [
-        (DISTILLED, [(7907, 10067), (5425, 7064), (1307, 2109), (1036, 1677)]),
-        (INSTRUCT, [(8071, 10067), (5692, 7064), (1372, 2109), (1111, 1677)]),
-    ],
-)
-def test_rmb_parts_are_exact_counts(model, expected):
-    published = RM_R1[model]["rmb"]
-    assert list(rmb.part_counts(published["subsets"]).values()) == expected
-    found = rmb.part_scores(published["subsets"])
-    for part in rmb.PARTS:
-        assert found[part] == published["parts"][part]
-    overall = published["parts"]["Accuracy Averaged from Four Sections"]
-    assert found["Overall"] == pytest.approx(overall, abs=EXACT, rel=0)
-    for (right, total), name in zip(
-        expected[2:], ("BoN_set/Helpfulness", "BoN_set/Harmlessness"), strict=True
-    ):
-        assert published["totals"][name]["BoN Absolute Number of Correct"] == right
-        assert published["totals"][name]["BoN Absolute Total Numbers"] == total
 
 
 def test_rmb_counts():
@@ -94,13 +71,6 @@ def test_rmb_counts():
         assert [sum(column) for column in zip(*counts, strict=True)] == [items, pairs]
 
 
-def test_an_rmb_accuracy_that_is_no_count_is_refused():
-    subsets = dict(RM_R1[INSTRUCT]["rmb"]["subsets"])
-    subsets["BoN_set/Harmlessness/S1"] = 0.75
-    with pytest.raises(UserError, match="no whole number of its 111 items"):
-        rmb.part_counts(subsets)
-
-
 @pytest.mark.parametrize("model", RM_R1)
 def test_rmb_from_verdicts_of_the_released_accuracies(model):
     published = RM_R1[model]["rmb"]
@@ -114,9 +84,15 @@ def test_rmb_from_verdicts_of_the_released_accuracies(model):
             losers = pairs // items + (i < pairs % items)
             # A lost group loses to one of its losers only.
             log += [row("rmb", name, f"{i}", f"{j}", i < right or j != i % losers) for j in range(losers)]
-    found = rmb.evaluate(log)
+    found = evaluate("rmb", log)
     for part in rmb.PARTS:
         assert found.values()[part] == pytest.approx(published["parts"][part], abs=EXACT, rel=0)
+    for part, (right, total) in zip(rmb.PARTS, RMB_COUNTS[model], strict=True):
+        assert found.values()[part] == pytest.approx(right / total, abs=EXACT, rel=0)
+    for name, counted in zip(("Helpfulness", "Harmlessness"), RMB_COUNTS[model][2:], strict=True):
+        totals = published["totals"][f"BoN_set/{name}"]
+        said = totals["BoN Absolute Number of Correct"], totals["BoN Absolute Total Numbers"]
+        assert said == counted
     overall = published["parts"]["Accuracy Averaged from Four Sections"]
     assert found.values()["Overall"] == pytest.approx(overall, abs=EXACT, rel=0)
     assert found.notes == []
@@ -130,7 +106,7 @@ def test_armorm_675_of_849_with_its_12_ties_wrong(policy):
         verdict = Verdict.from_dict({**data, "chosen_score": chosen, "rejected_score": rejected})
         assert verdict.correct == bool(correct)
         log.append(verdict)
-    found = rmb.evaluate(log, policy, partial=True)
+    found = evaluate("rmb", log, policy, partial=True)
     (subset,) = found.subsets
     assert subset.accuracy.value == 675 / 849
     assert (subset.ties, subset.unparsable, subset.judgements, subset.expected_items) == (12, 0, 849, 849)
@@ -170,7 +146,7 @@ def rm_bench_log(right_cells, items=3, subsets=rm_bench.ITEMS):
     ],
 )
 def test_rm_bench_matrix(right, easy, normal, hard):
-    found = rm_bench.scores(rm_bench_log(right))
+    found = evaluate("rm_bench", rm_bench_log(right)).values()
     expected = {"easy": easy, "normal": normal, "hard": hard, "avg": (easy + normal + hard) / Fraction(3)}
     for domain in rm_bench.DOMAINS:
         expected[domain] = expected["avg"]
@@ -181,7 +157,7 @@ def test_rm_bench_matrix(right, easy, normal, hard):
 def test_rm_bench_pools_safety_by_prompts_and_averages_domains_evenly():
     log = rm_bench_log(rm_bench.CELLS, 3, ["safety-refuse"])
     log += rm_bench_log(set(), 1, ["safety-response", "chat", "math", "code"])
-    found = rm_bench.scores(log)
+    found = evaluate("rm_bench", log).values()
     assert found["safety"] == 0.75
     assert found["avg"] == found["hard"] == pytest.approx(0.75 / 4)
 
@@ -199,20 +175,20 @@ def test_rm_bench_pools_safety_by_prompts_and_averages_domains_evenly():
 )
 def test_the_fault_of_rm_r1_s_rm_bench_aggregation(cell, easy, hard):
     log = rm_bench_log({cell})
-    released = rm_bench.scores(log, "rm_r1")
+    released = evaluate("rm_bench", log, "rm_r1").values()
     assert released["easy"] == pytest.approx(easy / 3, abs=EXACT)
     assert released["hard"] == pytest.approx(hard / 3, abs=EXACT)
     assert released["avg"] == pytest.approx((easy + hard) / 9, abs=EXACT)
-    right = rm_bench.scores(log)
+    right = evaluate("rm_bench", log).values()
     assert right["easy"] + right["hard"] == pytest.approx(1 / 3, abs=EXACT)
-    (note,) = [note for note in rm_bench.evaluate(log, "rm_r1").notes if "as released" in note]
+    (note,) = [note for note in evaluate("rm_bench", log, "rm_r1").notes if "as released" in note]
     assert "avg 11.11" in note
 
 
 def test_under_the_fault_hard_and_easy_have_equal_parity():
     """The mark by which the released figures look like it: 2 x + y against y + 2 z."""
     for number, cells in enumerate([{"0-2", "1-0"}, {"1-0", "2-1"}, {"0-1", "2-1"}, {"1-0"}, set()]):
-        found = rm_bench.scores(rm_bench_log(cells, 1 + number % 2), "rm_r1")
+        found = evaluate("rm_bench", rm_bench_log(cells, 1 + number % 2), "rm_r1").values()
         items = 1 + number % 2
         hard, easy = (round(found[name] * 3 * items) for name in ("hard", "easy"))
         assert (hard - easy) % 2 == 0
