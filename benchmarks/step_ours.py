@@ -90,7 +90,7 @@ def matmul_seconds(shapes: list[tuple[int, int, int, int]]) -> float:
 
 def main() -> None:
     """See the module."""
-    order, tokens = sys.argv[1], int(sys.argv[2])
+    tokens = int(sys.argv[2])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -100,9 +100,10 @@ def main() -> None:
         force_lengths(tokens)
     alternate_rewards()
     wait_at_each_step()
-    from reasongrm_nemo.grpo.main import main as train
+    from reasongrm_nemo.grpo.main import train
+    from reasongrm_nemo.megatron.rank_main import rank_main
 
-    train(order)
+    rank_main(train)  # reads the order that sys.argv names
 
 
 if __name__ == "__main__":

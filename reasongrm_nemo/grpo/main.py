@@ -3,68 +3,61 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 
+from reasongrm_nemo.megatron.platform import Platform
+from reasongrm_nemo.megatron.rank_main import rank_main
+from reasongrm_nemo.processes.work_order import WorkOrder, first_rank, note_loss
 
-def main(path: str) -> None:
-    """Train as the work order says (see ``work_order``); every rank runs this."""
-    from reasongrm_nemo.megatron.platform import load_platform
-    from reasongrm_nemo.processes.work_order import WorkOrder, first_rank, note_loss, rank_of_the_run
 
-    order = WorkOrder.read(path)
+def train(order: WorkOrder, platform: Platform) -> None:
+    """Train the policy; every rank runs this."""
+    from reasongrm_nemo.grpo.actor import GRPOActor
+    from reasongrm_nemo.grpo.order import taken, with_steps
+    from reasongrm_nemo.grpo.source import RolloutSource
+    from reasongrm_nemo.grpo.trainer import GRPOTrainer
+    from reasongrm_nemo.grpo.validation import Validation
+    from reasongrm_nemo.megatron import session as sessions
+    from reasongrm_nemo.megatron.training_run import Run
+    from reasongrm_nemo.models.tokenization import load_tokenizer, stop_token_ids
+    from reasongrm_nemo.rollout import Rollouts
+
     recipe = order.recipe
-    with rank_of_the_run(order):
-        platform = load_platform(recipe.cluster.platform)
-        from reasongrm_nemo.megatron import session as sessions
-
-        sessions.quiet_libraries()
-        from reasongrm_nemo.grpo.actor import GRPOActor
-        from reasongrm_nemo.grpo.order import taken, with_steps
-        from reasongrm_nemo.grpo.source import RolloutSource
-        from reasongrm_nemo.grpo.trainer import GRPOTrainer
-        from reasongrm_nemo.grpo.validation import Validation
-        from reasongrm_nemo.megatron.training_run import Run
-        from reasongrm_nemo.models.tokenization import load_tokenizer, stop_token_ids
-        from reasongrm_nemo.rollout import Rollouts
-
-        tasks = taken(
-            order.inputs["tasks"], recipe.grpo.skip_tasks, recipe.grpo.max_tasks, order.left_out("tasks")
-        )
-        recipe = with_steps(recipe, len(tasks))
-        cfg = recipe.grpo
-        session = sessions.start(
-            platform,
-            GRPOActor,
-            recipe,
-            cfg.optim,
-            cfg.steps * cfg.optimizer_steps,
-            order.model,
-            order.inputs.get("megatron"),
-        )
-        session.model.grpo = cfg
-        rollouts = Rollouts.from_specs(order.servers) if first_rank() else None
-        if rollouts is not None:
-            rollouts.on_loss = partial(note_loss, order.work)
-        tokenizer = load_tokenizer(order.model, recipe.judge.date)
-        stop_tokens = stop_token_ids(tokenizer, order.model)
-        run = Run(order, cfg)
-        trainer = GRPOTrainer(
-            session,
-            recipe,
-            tasks,
-            tokenizer,
-            stop_tokens,
-            RolloutSource(
-                rollouts, session.transfer, order.work / "rollouts", recipe.cluster.weight_transfer
-            ),
-            run.checkpoints,
-            run.metrics,
-            Validation.of_recipe(recipe, order.inputs, stop_tokens, order.left_out("validation")),
-            run.reason_to_stop,
-        )
-        run.go(session, trainer.fit)
+    tasks = taken(
+        order.inputs["tasks"], recipe.grpo.skip_tasks, recipe.grpo.max_tasks, order.left_out("tasks")
+    )
+    recipe = with_steps(recipe, len(tasks))
+    cfg = recipe.grpo
+    session = sessions.start(
+        platform,
+        GRPOActor,
+        recipe,
+        cfg.optim,
+        cfg.steps * cfg.optimizer_steps,
+        order.model,
+        order.inputs.get("megatron"),
+    )
+    session.model.grpo = cfg
+    rollouts = Rollouts.from_specs(order.servers) if first_rank() else None
+    if rollouts is not None:
+        rollouts.on_loss = partial(note_loss, order.work)
+    tokenizer = load_tokenizer(order.model, recipe.judge.date)
+    stop_tokens = stop_token_ids(tokenizer, order.model)
+    run = Run(order, cfg)
+    trainer = GRPOTrainer(
+        session,
+        recipe,
+        tasks,
+        tokenizer,
+        stop_tokens,
+        RolloutSource(rollouts, session.transfer, order.work / "rollouts", recipe.cluster.weight_transfer),
+        run.checkpoints,
+        run.metrics,
+        Validation.of_recipe(recipe, order.inputs, stop_tokens, order.left_out("validation")),
+        run.reason_to_stop,
+    )
+    run.go(session, trainer.fit)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    rank_main(train)
