@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from reasongrm_nemo.megatron.platform import Platform
 from reasongrm_nemo.megatron.rope import softmax_scale
 from reasongrm_nemo.models.architecture import Architecture, Layout
+from reasongrm_nemo.stage_kinds import kind_of
 
 # NeMo's keys for megatron-core's DistributedDataParallel (megatron_gpt_model.py, its setup_mcore_...).
 _DISTRIBUTED_OPTIMIZER = {
@@ -59,7 +60,7 @@ def nemo_config(
         "moe_token_dispatcher_type": "alltoall",
         "log_prob_chunk": recipe.model.log_prob_chunk,
         # GRPO trains, and holds against its reference, the distribution that it samples from
-        "temperature": recipe.rollout.temperature if recipe.stage == "grpo" else 1.0,
+        "temperature": recipe.rollout.temperature if kind_of(recipe).on_policy else 1.0,
         **model_keys(architecture, Layout.of_cluster(cluster)),
         **_recompute_keys(recipe.model.recompute),
         # some need CUDA kernels of Apex, some are compiled for one shape and ours vary; Transformer Engine's

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.stage_kinds import kind_of
 
 TRAINER_SRUN, ROLLOUT_SRUN = "REASONGRM_TRAINER_SRUN", "REASONGRM_ROLLOUT_SRUN"
 """Further options of srun for ranks and servers, such as pyxis' --container-image (launch/common.sh)."""
@@ -153,7 +154,8 @@ def find(cfg: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Pl
     """
     environ = os.environ if environ is None else environ
     cluster, rollout = cfg["cluster"], cfg["rollout"]
-    trains = cfg["stage"] in ("grpo", "sft")
+    kind = kind_of(cfg)
+    trains = kind.trains
     launcher, job = cluster["launcher"], environ.get("SLURM_JOB_ID")
     if launcher == "slurm" and not job:
         raise UserError(
@@ -171,10 +173,10 @@ def find(cfg: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Pl
         count = servers_per_node(cfg)
         return Placement(None, (), tuple(Spot(None, index, count) for index in range(count)))
     het = len(groups) > 1
-    apart = rollout["nodes"] if cfg["stage"] == "grpo" else 0
+    apart = rollout["nodes"] if kind.on_policy else 0
     wanted = cluster["nodes"] if trains else 1
     ranks, servers = groups[0][:wanted], groups[0]
-    if cfg["stage"] == "grpo":
+    if kind.on_policy:
         servers = ranks
         if apart:
             servers = groups[1][:apart] if het else groups[0][wanted : wanted + apart]

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reasongrm_nemo.errors import UserError
@@ -27,6 +27,7 @@ from reasongrm_nemo.processes.secret_values import hide_all
 from reasongrm_nemo.recipe import checks
 from reasongrm_nemo.recipe.checks import near
 from reasongrm_nemo.recipe.yaml_files import AS_WRITTEN, Source, command_line, misread, read_as, read_source
+from reasongrm_nemo.stage_kinds import KINDS, kind_of
 
 MISSING = "???"
 # "@3_filter/examples.jsonl", in the run's own folder, or "@qwq_32b:3_filter/examples.jsonl", in one beside it
@@ -114,7 +115,7 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
         raise UserError(f"{path}: {first} (key {error.full_key})") from None
     resolved = _typed(resolved, schema, "", origin, str(path))
     stage, own = resolved.get("stage"), schema.get("stage")
-    if stage != own and stage in checks.STAGES:
+    if stage != own and stage in KINDS:
         raise UserError(
             f"{origin['stage']}: stage is {stage}, but the recipe inherits "
             f"{'base/common alone' if own == MISSING else f'base/{own}'}; name base/{stage} in its defaults"
@@ -215,24 +216,23 @@ def input_paths(cfg: DictConfig) -> dict[str, tuple[str, str]]:
     found = {name: (f"inputs.{name}", value) for name, value in (cfg.get("inputs") or {}).items()}
     if cfg.model.hf_path:
         found["model"] = ("model.hf_path", cfg.model.hf_path)
-    if cfg.stage in ("grpo", "sft"):
+    if kind_of(cfg).trains:
         found["megatron"] = ("model.megatron_path", cfg.model.megatron_path)
-    if cfg.stage == "prepare" and not checks.made_or_fetched(cfg.prepare.source):
-        found["source"] = ("prepare.source", cfg.prepare.source)
-    if cfg.stage == "prepare":
-        for index, value in enumerate(cfg.prepare.decontaminate):
-            found[f"decontaminate.{index}"] = ("prepare.decontaminate", value)
-    if cfg.stage in ("generate", "mine", "evaluate"):
-        for index, value in enumerate(cfg[cfg.stage].shards):
-            found[f"shards.{index}"] = (f"{cfg.stage}.shards", value)
-    if cfg.stage == "generate":
-        found["scorer"] = ("generate.scorer.hf_path", cfg.generate.scorer.hf_path)
-    if cfg.stage == "evaluate":
-        for name, entry in cfg.evaluate.models.items():
-            found[f"models.{name}"] = (f"evaluate.models.{name}", entry.hf_path)
-        for name, value in cfg.evaluate.logs.items():
-            found[f"logs.{name}"] = (f"evaluate.logs.{name}", value)
+    for key in kind_of(cfg).paths:
+        found |= _stage_paths(key.split(".")[0], f"{cfg.stage}.{key}", cfg)
     return {name: pair for name, pair in found.items() if pair[1] is not None}
+
+
+def _stage_paths(name: str, key: str, cfg: DictConfig) -> dict[str, tuple[str, str]]:
+    """The inputs under one dotted key, which holds a path, a list of paths, or a mapping from names."""
+    value = OmegaConf.select(cfg, key)
+    if isinstance(value, ListConfig):
+        return {f"{name}.{index}": (key, path) for index, path in enumerate(value)}
+    if isinstance(value, DictConfig):
+        rows = ((str(row), entry) for row, entry in value.items())
+        return {f"{name}.{row}": (f"{key}.{row}", getattr(entry, "hf_path", entry)) for row, entry in rows}
+    is_path = key != "prepare.source" or not checks.made_or_fetched(value)
+    return {name: (key, value)} if is_path else {}
 
 
 def is_model_input(name: str) -> bool:

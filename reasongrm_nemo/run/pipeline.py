@@ -18,6 +18,7 @@ from reasongrm_nemo.run.console import Console
 from reasongrm_nemo.run.rollout_pool import RolloutPool
 from reasongrm_nemo.run.stage import Outcome, run_stage
 from reasongrm_nemo.run.tokenizers import compare_given
+from reasongrm_nemo.stage_kinds import KINDS, kind_of
 
 _MEGATRON = "model.megatron_path"
 _NUMBERED = re.compile(r"(\d+)_.+\.yaml")
@@ -113,7 +114,8 @@ def _takers(files: Sequence[Path], word: str) -> list[Path]:
 
 def _beginning_with_the_base(files: Sequence[Path], word: str) -> list[Path]:
     """The recipes that train from a model which no stage here made; the same weights are for them alone."""
-    trained = [path for path in files if load.stated(path, "stage") in ("grpo", "sft")]
+    training = [stage for stage, kind in KINDS.items() if kind.trains]
+    trained = [path for path in files if load.stated(path, "stage") in training]
     takers = [path for path in trained if not str(load.stated(path, "model.hf_path")).startswith("@")]
     if not takers:
         such_as = f", such as {trained[0].stem}:{word}" if trained else ""
@@ -185,22 +187,14 @@ def run_pipeline(
     return outcomes
 
 
-_COUNTED = {
-    "prepare": ("max_tasks", "max_validation"),
-    "generate": ("max_tasks",),
-    "mine": ("max_tasks",),
-    "evaluate": ("max_tasks", "max_items"),
-}
-
-
 def _limits(recipes: Sequence[DictConfig]) -> str:
     """What to say of keys by which recipes take a part of what they are given; nothing where none does."""
     words = []
     for cfg in recipes:
-        for key in _COUNTED.get(cfg.stage, ()):
+        for key in kind_of(cfg).limits:
             if (limit := cfg[cfg.stage][key]) is not None:
                 words.append(f"{cfg.name}:{cfg.stage}.{key}={limit}")
-        if cfg.stage == "grpo" and (steps := cfg.grpo.get("steps")) is not None:
+        if kind_of(cfg).on_policy and (steps := cfg.grpo.get("steps")) is not None:
             tasks = steps * cfg.grpo.prompts_per_step
             words.append(f"{cfg.name}:grpo.steps={steps} ({tasks} tasks)")
     return f"tasks are limited by {', '.join(words)}; a maximum of null takes all" if words else ""

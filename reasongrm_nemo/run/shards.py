@@ -13,20 +13,7 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import read_json
 from reasongrm_nemo.files.shapes import shaped
 from reasongrm_nemo.run.manifest import what_changed
-
-# What is worked out from the whole, after the shards are put together: it may differ from theirs.
-_OF_THE_WHOLE = {
-    "generate": (),
-    "mine": ("mine.bands", "mine.drop_never_right", "mine.max_per_source", "input examples"),
-    "evaluate": (
-        "evaluate.models",  # their order; each is an input too. How each is asked must be the same
-        "evaluate.logs",
-        "evaluate.policy",
-        "evaluate.path_modes",
-        "evaluate.note",
-        "input logs",
-    ),
-}
+from reasongrm_nemo.stage_kinds import KINDS, kind_of
 
 
 def check_shards(cfg: DictConfig, paths: Mapping[str, Path], ident: Mapping[str, Any]) -> None:
@@ -40,7 +27,7 @@ def check_shards(cfg: DictConfig, paths: Mapping[str, Path], ident: Mapping[str,
     Raises:
         UserError: a shard was made by another recipe, or from other inputs.
     """
-    if cfg.stage not in _OF_THE_WHOLE:
+    if not kind_of(cfg).sharded:
         return
     for index in range(len(cfg[cfg.stage].shards)):
         given = paths[f"shards.{index}"]
@@ -60,6 +47,6 @@ def check_shards(cfg: DictConfig, paths: Mapping[str, Path], ident: Mapping[str,
 
 def _shared(stage: str, ident: Mapping[str, Any]) -> dict[str, Any]:
     """What a shard has in common with the whole."""
-    whole = (f"{stage}.shard", "input shards", *_OF_THE_WHOLE[stage])
+    whole = (f"{stage}.shard", "input shards", *(KINDS[stage].after_shards or ()))
     inputs = tuple(f"{name}." for name in whole if name.startswith("input "))
     return {key: value for key, value in ident.items() if key not in whole and not key.startswith(inputs)}

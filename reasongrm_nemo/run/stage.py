@@ -26,7 +26,6 @@ from reasongrm_nemo.rollout.server import versions
 from reasongrm_nemo.rollout.server.settings import PYTHON_VARIABLE
 from reasongrm_nemo.run.console import Console, duration
 from reasongrm_nemo.run.manifest import (
-    RELEVANT,
     Artefact,
     HashCache,
     check_made,
@@ -42,6 +41,7 @@ from reasongrm_nemo.run.run_date import dated
 from reasongrm_nemo.run.shards import check_shards
 from reasongrm_nemo.run.text import printable
 from reasongrm_nemo.run.tokenizers import compare_tokenizers
+from reasongrm_nemo.stage_kinds import kind_of
 
 if TYPE_CHECKING:
     from reasongrm_nemo.rollout import Rollouts
@@ -239,7 +239,7 @@ def _run(
 
 def _of_servers(cfg: DictConfig) -> dict[str, Any]:
     """The packages that answered, where the stage asks a rollout server; part of no key."""
-    if "rollout" not in RELEVANT[cfg.stage] or cfg[cfg.stage].get("shards"):
+    if not kind_of(cfg).samples or cfg[cfg.stage].get("shards"):
         return {}
     python = cfg.cluster.rollout_python or os.environ.get(PYTHON_VARIABLE, "")
     return {"rollout_packages": versions.package_versions(str(python))}
@@ -294,6 +294,6 @@ def check_checkpoint(cfg: DictConfig, path: Path, key: str) -> Mapping[str, Any]
     if not file.is_file():
         raise UserError(f"{key}: {path} holds no config.json; it must be a Hugging Face model folder")
     hf_config: Mapping[str, Any] = read_json(file)
-    if cfg.stage != "prepare":
+    if kind_of(cfg).runs_model:
         checks.check_model(cfg, hf_config, str(file))
     return hf_config

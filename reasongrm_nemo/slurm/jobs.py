@@ -18,8 +18,8 @@ from reasongrm_nemo.run.converted import stands
 from reasongrm_nemo.run.manifest import HashCache
 from reasongrm_nemo.run.pipeline import assign, find_stage, load_assigned, recipe_files
 from reasongrm_nemo.run.stage import is_done
+from reasongrm_nemo.stage_kinds import kind_of
 
-_SAMPLES = ("generate", "mine", "evaluate")
 _MEGATRON, _HF = "base_megatron", "reasongrm_hf"
 
 
@@ -73,15 +73,15 @@ def chain(
     recipes = load_assigned(given)
     runs_dir = Path(recipes[0].runs_dir).absolute()
     # what the first training begins with: the others' base too
-    base = next((cfg.model.hf_path for cfg in recipes if cfg.stage == "grpo"), "")
+    base = next((cfg.model.hf_path for cfg in recipes if kind_of(cfg).on_policy), "")
     convert = convert and bool(base)
     cache = HashCache()
     jobs: list[Job] = []
-    trained = [cfg.name for cfg in recipes if cfg.stage == "grpo"]
+    trained = [cfg.name for cfg in recipes if kind_of(cfg).on_policy]
     _refuse_secrets(word for words in given.values() for word in words)
     for path, cfg in list(zip(files, recipes, strict=True))[begin : end + 1]:
         words = given[path]
-        begins = cfg.stage in ("grpo", "sft") and cfg.model.hf_path == base
+        begins = kind_of(cfg).trains and cfg.model.hf_path == base
         if convert and begins and cfg.model.megatron_path is None:
             source = load.resolve_path(base, runs_dir).absolute()
             target = runs_dir / _MEGATRON
@@ -89,7 +89,7 @@ def chain(
                 arguments = [str(source), str(target), "--recipe", str(path)]
                 jobs.append(Job(_MEGATRON, "convert_to_megatron", stands(target, source, cache), arguments))
             words = [*words, f"model.megatron_path=@{_MEGATRON}"]
-        if convert and cfg.stage == "evaluate" and trained and "final" in cfg.evaluate.models:
+        if convert and trained and "evaluate" in cfg and "final" in cfg.evaluate.models:
             source, target = runs_dir / trained[-1], runs_dir / _HF
             done = trained[-1] not in _to_be_made(jobs) and stands(target, source / "hf", cache)
             jobs.append(Job(_HF, "convert_to_hf", done, [str(source), str(target)]))
@@ -140,12 +140,13 @@ def _stage_jobs(
 ) -> Iterable[Job]:
     """A stage's jobs; none is done where it is `outdated`, because what it reads is made anew."""
     arguments = [str(path), *words]
-    template = path.stem.partition("_")[2] if cfg.stage == "grpo" else cfg.stage
+    kind = kind_of(cfg)
+    template = path.stem.partition("_")[2] if kind.on_policy else cfg.stage
     done = not outdated and is_done(cfg)
-    if cfg.stage not in _SAMPLES:
-        trains = cfg.stage in ("grpo", "sft")
-        apart = cfg.rollout.nodes if cfg.stage == "grpo" else 0
-        return [Job(cfg.name, template, done, arguments, nodes=cfg.cluster.nodes + apart if trains else None)]
+    if not kind.sharded:
+        apart = cfg.rollout.nodes if kind.on_policy else 0
+        nodes = cfg.cluster.nodes + apart if kind.trains else None
+        return [Job(cfg.name, template, done, arguments, nodes=nodes)]
     if shards == 1 or not load.has_key(path, f"{cfg.stage}.shard"):
         return [Job(cfg.name, template, done, arguments, "1")]
     names = [f"{path.stem}.{index}of{shards}" for index in range(1, shards + 1)]

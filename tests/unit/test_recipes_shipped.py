@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.judge import load_template
 from reasongrm_nemo.judge.settings import DEFAULT_TEMPLATE
-from reasongrm_nemo.recipe.checks import STAGES, check_model
+from reasongrm_nemo.recipe.checks import check_model
 from reasongrm_nemo.recipe.load import load_recipe, recipes_root, require_path
 from reasongrm_nemo.run.pipeline import load_all, recipe_files
+from reasongrm_nemo.stage_kinds import KINDS
 
 ROOT = recipes_root()
 PARTS = ("base", "model", "cluster", "loss")
@@ -81,7 +82,7 @@ BASES = sorted((ROOT / "base").glob("*.yaml"))
 
 
 def test_every_stage_has_a_base():
-    assert {path.stem for path in BASES} == {*STAGES, "common"}
+    assert {path.stem for path in BASES} == {*KINDS, "common"}
 
 
 @pytest.mark.parametrize("path", BASES, ids=lambda path: path.stem)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.models import rope
 from reasongrm_nemo.models.architecture import Architecture, Layout
+from reasongrm_nemo.stage_kinds import kind_of
 
 _SIZES = (
     "max_position_embeddings",
@@ -37,7 +38,7 @@ def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> No
     """
     if not isinstance(hf_config, Mapping):
         raise UserError(f"{where} is no mapping of keys; it must be a model's config.json")
-    trained = cfg.stage in ("grpo", "sft")
+    trained = kind_of(cfg).trains
     for key in _SIZES:
         value = hf_config.get(key)
         # what is only served may be any model that vLLM knows, such as one with a size for each layer
@@ -83,7 +84,7 @@ def _check_workers(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) ->
     """That the workers of a rollout server share out the model's layers, as vLLM wants them to."""
     workers = cfg.rollout.tensor_parallel
     sizes = [hf_config.get(f"num_{kind}_heads") for kind in ("attention", "key_value")]
-    if cfg.stage not in ("grpo", "generate", "mine", "evaluate") or type(sizes[0]) is not int:
+    if not kind_of(cfg).samples or type(sizes[0]) is not int:
         return
     heads, kv_heads = sizes[0], sizes[1] if type(sizes[1]) is int else sizes[0]
     if heads % workers:

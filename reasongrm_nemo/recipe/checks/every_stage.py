@@ -24,15 +24,15 @@ from reasongrm_nemo.recipe.checks.sampling_stages import (
 from reasongrm_nemo.recipe.checks.servers import check_servers
 from reasongrm_nemo.recipe.checks.training_stages import check_grpo, check_long_run, check_sft
 from reasongrm_nemo.recipe.checks.values import check_values
+from reasongrm_nemo.stage_kinds import kind_of
 
-_OF_STAGE = {
-    "prepare": (check_prepare, check_templates),
-    "grpo": (check_long_run, check_grpo),
-    "generate": (check_shards,),
-    "filter": (check_filter,),
-    "sft": (check_long_run, check_sft),
-    "mine": (check_shards, check_mine),
-    "evaluate": (check_shards, check_evaluate, check_templates),
+_OF_BLOCK = {
+    "prepare": check_prepare,
+    "grpo": check_grpo,
+    "filter": check_filter,
+    "sft": check_sft,
+    "mine": check_mine,
+    "evaluate": check_evaluate,
 }
 
 
@@ -60,8 +60,13 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
     _check_cluster(cfg, refuse)
     check_servers(cfg, refuse)
     check_sampling(cfg, refuse)
-    for check in _OF_STAGE[cfg.stage]:
+    if kind_of(cfg).trains:
+        check_long_run(cfg, refuse)
+    if kind_of(cfg).sharded:
+        check_shards(cfg, refuse)
+    if check := _OF_BLOCK.get(cfg.stage):
         check(cfg, refuse)
+    check_templates(cfg, refuse)
 
 
 def _check_secrets(cfg: DictConfig, refuse: Refuse) -> None:
@@ -86,7 +91,7 @@ def _check_secrets(cfg: DictConfig, refuse: Refuse) -> None:
 
 def _check_lengths(cfg: DictConfig, refuse: Refuse) -> None:
     room = cfg.judge.max_prompt_tokens + cfg.rollout.max_response_tokens
-    if cfg.stage in ("grpo", "generate", "mine", "evaluate") and room > cfg.model.max_model_len:
+    if kind_of(cfg).samples and room > cfg.model.max_model_len:
         refuse(
             "model.max_model_len",
             f"is {cfg.model.max_model_len}, less than "
@@ -112,7 +117,7 @@ def _check_rope(model: DictConfig, refuse: Refuse) -> None:
 
 
 def _check_megatron(cfg: DictConfig, refuse: Refuse) -> None:
-    if cfg.model.megatron_path is not None and cfg.stage not in ("grpo", "sft"):
+    if cfg.model.megatron_path is not None and not kind_of(cfg).trains:
         refuse(
             "model.megatron_path",
             f"is {cfg.model.megatron_path}, but stage {cfg.stage} reads model.hf_path alone; leave it null",
@@ -122,7 +127,7 @@ def _check_megatron(cfg: DictConfig, refuse: Refuse) -> None:
 def _check_cluster(cfg: DictConfig, refuse: Refuse) -> None:
     cluster = cfg.cluster
     world = cluster.nodes * cluster.devices_per_node
-    trained = cfg.stage in ("grpo", "sft")  # the others have no use for the trainer's layout
+    trained = kind_of(cfg).trains  # the others have no use for the trainer's layout
     if trained and world % (cluster.tensor_parallel * cluster.pipeline_parallel):
         refuse(
             "cluster.tensor_parallel",

@@ -12,6 +12,7 @@ from reasongrm_nemo.judge import POLICIES, JudgeSampling, load_template
 from reasongrm_nemo.recipe.checks.refusal import Refuse, near
 from reasongrm_nemo.recipe.checks.sampling import check_draws
 from reasongrm_nemo.recipe.checks.values import NAME
+from reasongrm_nemo.stage_kinds import kind_of
 
 ENTRY = ("hf_path", "template", "policy", "response_prefix", "sampling")
 """The keys of a model in `evaluate.models`; a path alone stands for its hf_path."""
@@ -27,12 +28,12 @@ def spell_out_models(data: dict[str, Any]) -> None:
 
 def judges_benchmarks(cfg: DictConfig) -> bool:
     """True if the stage judges published benchmarks, and not held-out tasks alone."""
-    return cfg.stage == "evaluate" and any(path for name, path in cfg.inputs.items() if name != "tasks")
+    return "evaluate" in cfg and any(path for name, path in cfg.inputs.items() if name != "tasks")
 
 
 def templates(cfg: DictConfig) -> dict[str, str]:
     """Dotted key -> template, of each one that the stage makes prompts from; elsewhere tasks bring theirs."""
-    if cfg.stage == "prepare":
+    if kind_of(cfg).makes_prompts:
         return {"judge.template": cfg.judge.template}
     if not judges_benchmarks(cfg):
         return {}

@@ -6,6 +6,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from reasongrm_nemo.recipe.checks.refusal import Refuse
+from reasongrm_nemo.stage_kinds import kind_of
 
 MOST_SAMPLES = 16384
 """Of one request; vLLM's VLLM_MAX_N_SEQUENCES."""
@@ -32,17 +33,16 @@ def check_draws(key: str, samples: int, temperature_key: str, temperature: float
 
 
 def check_sampling(cfg: DictConfig, refuse: Refuse) -> None:
-    """The samples of stages grpo (its validation too), generate and mine."""
+    """The samples of a prompt, training's validation too; evaluate's are in `check_settings`."""
     own = cfg.rollout
-    if cfg.stage == "grpo":
+    if kind_of(cfg).on_policy:
         grpo, held_out = cfg.grpo, cfg.grpo.validation
         check_draws("grpo.samples_per_prompt", grpo.samples_per_prompt, "rollout.temperature", 1, refuse)
         key = "grpo.validation.samples"
         at = "grpo.validation.temperature"
         if held_out.every:
             check_draws(key, held_out.samples, at, held_out.temperature, refuse)
-    if cfg.stage in ("generate", "mine"):
-        samples = cfg[cfg.stage].samples
+    if (samples := cfg[cfg.stage].get("samples")) is not None:
         check_draws(f"{cfg.stage}.samples", samples, "rollout.temperature", own.temperature, refuse)
-    if cfg.stage in ("grpo", "generate") and own.temperature == 0:
+    if kind_of(cfg).distinct and own.temperature == 0:
         refuse("rollout.temperature", f"is 0; {cfg.stage} needs samples that differ")

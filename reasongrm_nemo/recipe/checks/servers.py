@@ -9,11 +9,12 @@ from omegaconf import DictConfig
 
 from reasongrm_nemo.processes.placement import servers_per_node
 from reasongrm_nemo.recipe.checks.refusal import Refuse
+from reasongrm_nemo.stage_kinds import kind_of
 
 
 def check_servers(cfg: DictConfig, refuse: Refuse) -> None:
     """How many servers, where, and by which transfer they get weights."""
-    own, cluster = cfg.rollout, cfg.cluster
+    own, cluster, kind = cfg.rollout, cfg.cluster, kind_of(cfg)
     if own.sleep and cluster.platform == "cpu":
         refuse("rollout.sleep", "is true on cluster.platform cpu; vLLM's sleep mode exists on GPUs alone")
     on_a_node = servers_per_node(cfg)
@@ -31,8 +32,7 @@ def check_servers(cfg: DictConfig, refuse: Refuse) -> None:
             f"names {len(set(own.gpus))} different GPUs; rollout.servers {own.servers}{on} × "
             f"rollout.tensor_parallel {own.tensor_parallel} needs {wanted}",
         )
-    served = cfg.stage in ("grpo", "generate", "mine", "evaluate")
-    if served and cluster.platform == "gpu" and not own.gpus and wanted > cluster.devices_per_node:
+    if kind.samples and cluster.platform == "gpu" and not own.gpus and wanted > cluster.devices_per_node:
         has = f"GPUs, it has cluster.devices_per_node {cluster.devices_per_node}"
         if own.tensor_parallel > cluster.devices_per_node:
             why = f"is {own.tensor_parallel}: a server needs as many of a node's {has}"
@@ -55,7 +55,7 @@ def check_servers(cfg: DictConfig, refuse: Refuse) -> None:
             "rollout.nodes",
             f"is {own.nodes}, and cluster.weight_transfer ipc needs trainer and server on one GPU; take nccl",
         )
-    beside_ranks = cfg.stage == "grpo" and cluster.platform == "gpu" and not own.nodes
+    beside_ranks = kind.on_policy and cluster.platform == "gpu" and not own.nodes
     if beside_ranks and cluster.weight_transfer != "gloo":
         _check_gpus(cluster, set(own.gpus or range(wanted)), refuse)
 

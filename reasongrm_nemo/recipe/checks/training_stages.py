@@ -17,7 +17,7 @@ LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.01, 2.0
 
 
 def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
-    """When to save, validate and end, of stages grpo and sft, and their optimizer's betas."""
+    """When to save, validate and end, of a stage that trains, and its optimizer's betas."""
     own, stage = cfg[cfg.stage], cfg.stage
     betas = list(own.optim.betas)
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
@@ -50,15 +50,13 @@ def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
         )
     if own.validation.export == "best" and not cfg.checkpoints.keep_best:
         refuse(f"{stage}.validation.export", "is best, which needs checkpoints.keep_best above 0")
-    if stage == "grpo" and cfg.inputs.validation is None:
-        refuse("inputs.validation", "is null; grpo.validation.every needs held-out tasks")
-    if stage == "sft" and not 0 < own.validation.fraction < 1:
-        refuse("sft.validation.fraction", f"is {own.validation.fraction}; it must be between 0 and 1")
 
 
 def check_grpo(cfg: DictConfig, refuse: Refuse) -> None:
     """What a step takes, and how its loss is formed."""
     grpo, cluster = cfg.grpo, cfg.cluster
+    if grpo.validation.every and cfg.inputs.validation is None:
+        refuse("inputs.validation", "is null; grpo.validation.every needs held-out tasks")
     _check_extent(grpo, refuse)
     if grpo.reward != "outcome" and not FUNCTION.fullmatch(grpo.reward):
         refuse("grpo.reward", f'is "{grpo.reward}"; it can be outcome or module:function')
@@ -113,8 +111,10 @@ def check_grpo(cfg: DictConfig, refuse: Refuse) -> None:
 
 
 def check_sft(cfg: DictConfig, refuse: Refuse) -> None:
-    """That one full sequence fits a micro-batch."""
+    """That validation has examples, and one full sequence fits a micro-batch."""
     own = cfg.sft
+    if own.validation.every and not 0 < own.validation.fraction < 1:
+        refuse("sft.validation.fraction", f"is {own.validation.fraction}; it must be between 0 and 1")
     if own.max_tokens_per_micro_batch < cfg.model.max_model_len:
         refuse(
             "sft.max_tokens_per_micro_batch",

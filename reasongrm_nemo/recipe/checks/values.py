@@ -12,11 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.judge.settings import TEMPERATURE, fits_temperature
 from reasongrm_nemo.recipe.checks.refusal import Refuse, near
+from reasongrm_nemo.stage_kinds import KINDS
 
-STAGES = ("prepare", "grpo", "generate", "filter", "sft", "mine", "evaluate")
 NAME = re.compile(r"\w[\w.-]*")
 CHOICES: dict[str, tuple[str | None, ...]] = {
-    "stage": STAGES,
     "model.architecture": (None, "qwen2", "qwen3", "llama"),
     "model.rope.type": (None, "yarn", "linear"),
     "model.dtype": ("fp32", "bf16"),
@@ -187,7 +186,7 @@ TEXT: dict[str, tuple[str, ...]] = {
 
 def check_values(cfg: DictConfig, refuse: Refuse) -> None:
     """Choices, and the least that numbers may be; blocks and keys that the recipe lacks are left out."""
-    for key, known in CHOICES.items():
+    for key, known in {"stage": tuple(KINDS), **CHOICES}.items():
         value = OmegaConf.select(cfg, key, default=_ABSENT)
         if value is not _ABSENT and value not in known:
             names = [str(name) for name in known if name is not None]

@@ -16,6 +16,7 @@ from reasongrm_nemo.models.architecture import served_config
 from reasongrm_nemo.processes.cpu_memory import KEEPS_FREED
 from reasongrm_nemo.processes.placement import INTERFACE, Spot, interface_of
 from reasongrm_nemo.processes.secret_values import hide_all, reveal
+from reasongrm_nemo.stage_kinds import kind_of
 
 PYTHON_VARIABLE = "REASONGRM_ROLLOUT_PYTHON"
 HOST = "127.0.0.1"
@@ -223,7 +224,7 @@ def _log_probs(cfg: Mapping[str, Any]) -> str:
 
     At temperature 1 they are the same (GRPO refuses narrowed sampling), and stages then share servers.
     """
-    return "processed" if cfg["stage"] == "grpo" and cfg["rollout"]["temperature"] != 1 else "raw"
+    return "processed" if kind_of(cfg).on_policy and cfg["rollout"]["temperature"] != 1 else "raw"
 
 
 def _gpus(rollout: Mapping[str, Any], spot: Spot) -> tuple[int, ...] | None:

@@ -3,7 +3,7 @@
 
 from reasongrm_nemo.run.manifest.artefact import Artefact
 from reasongrm_nemo.run.manifest.hashes import HashCache, content_hash
-from reasongrm_nemo.run.manifest.key import RELEVANT, flatten, identity, stage_key, what_changed
+from reasongrm_nemo.run.manifest.key import flatten, identity, stage_key, what_changed
 from reasongrm_nemo.run.manifest.record import read_manifest
 from reasongrm_nemo.run.manifest.unfinished import note_whole
 from reasongrm_nemo.run.manifest.verify import check_made, check_path
@@ -11,7 +11,6 @@ from reasongrm_nemo.run.manifest.versions import PACKAGES, code_version, package
 
 __all__ = [
     "PACKAGES",
-    "RELEVANT",
     "Artefact",
     "HashCache",
     "check_made",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,30 +17,13 @@ from reasongrm_nemo.models.tokenization import asks_for_date
 from reasongrm_nemo.recipe.checks import templates
 from reasongrm_nemo.recipe.load import is_model_input
 from reasongrm_nemo.rewards import OUTCOME
+from reasongrm_nemo.stage_kinds import kind_of
 
-# The blocks of a recipe that a stage's result depends on; `seed` and `stage` always count.
-RELEVANT = {
-    "prepare": ("model", "judge", "prepare"),
-    "grpo": ("model", "judge", "rollout", "cluster", "grpo"),
-    "generate": ("model", "judge", "rollout", "cluster", "generate"),
-    "filter": ("judge", "filter"),
-    "sft": ("model", "judge", "cluster", "sft"),
-    "mine": ("model", "judge", "rollout", "cluster", "mine"),
-    "evaluate": ("model", "judge", "rollout", "cluster", "evaluate"),
-}
-# Keys that say where and how fast, not what. Paths of inputs are here because their contents are hashed.
+# Keys that say where and how fast, not what; so are paths of inputs, as their contents are hashed.
 _VOLATILE = (
     "model.hf_path",
     "model.recompute",
     "model.log_prob_chunk",
-    "prepare.source",
-    "prepare.decontaminate",
-    "generate.scorer.hf_path",
-    "generate.shards",
-    "mine.shards",
-    "evaluate.models",
-    "evaluate.logs",
-    "evaluate.shards",
     "rollout.port",
     "rollout.threads",
     "rollout.servers",
@@ -90,29 +74,47 @@ def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: the template is a file that cannot be read any more.
     """
+    kind = kind_of(cfg)
+    volatile = (*_VOLATILE, *(f"{cfg.stage}.{key}" for key in kind.paths))
     whole: Any = OmegaConf.to_container(cfg)
-    kept = {block: whole[block] for block in RELEVANT[cfg.stage]}
+    kept = {block: whole[block] for block in kind.blocks}
     flat = {"stage": cfg.stage, "seed": cfg.seed} | flatten(kept)
     flat = {
         key: value
         for key, value in flat.items()
-        if not any(key == v or key.startswith(v + ".") for v in _VOLATILE)
+        if not any(key == v or key.startswith(v + ".") for v in volatile)
     }
-    if cfg.stage == "prepare" and "source" not in inputs:
-        flat["prepare.source"] = cfg.prepare.source
-    if cfg.stage == "evaluate":  # the order of rows, and the first model is what the others are compared with
-        flat |= {f"evaluate.{key}": list(cfg.evaluate[key]) for key in ("models", "logs")}
-        for name, entry in whole["evaluate"]["models"].items():
-            flat |= {f"evaluate.models.{name}.{key}": entry[key] for key in entry if key != "hf_path"}
+    for key in kind.paths:
+        flat |= _beside_contents(f"{cfg.stage}.{key}", _at(whole[cfg.stage], key), inputs)
     if not _asks_for_date(inputs):
         flat.pop("judge.date", None)
     # A built-in template changes with the package alone, which counts towards no key.
     for key, template in templates(cfg).items():
         if template not in built_in_templates():
             flat[f"input {key}"] = load_template(template).digest
-    if cfg.stage == "grpo" and cfg.grpo.reward != OUTCOME:
-        flat["input grpo.reward"] = source_digest(cfg.grpo.reward, "grpo.reward")
+    if (reward := cfg[cfg.stage].get("reward", OUTCOME)) != OUTCOME:
+        flat[f"input {cfg.stage}.reward"] = source_digest(reward, f"{cfg.stage}.reward")
     return flat | {f"input {name}": item["sha256"] for name, item in inputs.items()}
+
+
+def _at(block: Any, key: str) -> Any:
+    return functools.reduce(lambda below, part: below[part], key.split("."), block)
+
+
+def _beside_contents(key: str, value: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What counts of an input's key beside the contents: the order of rows, and how each model is asked."""
+    if isinstance(value, dict):  # the first row is what the others are compared with
+        models = {row: entry for row, entry in value.items() if isinstance(entry, dict)}
+        asked = {
+            f"{key}.{row}.{part}": entry[part]
+            for row, entry in models.items()
+            for part in entry
+            if part != "hf_path"
+        }
+        return {key: list(value), **asked}
+    if isinstance(value, str) and key.split(".")[1] not in inputs:  # no path: its name says what is read
+        return {key: value}
+    return {}
 
 
 def _asks_for_date(inputs: Mapping[str, Any]) -> bool:

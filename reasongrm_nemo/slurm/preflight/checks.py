@@ -27,9 +27,7 @@ from reasongrm_nemo.rollout.server.settings import PYTHON_VARIABLE
 from reasongrm_nemo.run.manifest import PACKAGES, Artefact
 from reasongrm_nemo.slurm.preflight import node as node_check
 from reasongrm_nemo.slurm.preflight.collective import SAID
-
-_SAMPLES = ("grpo", "generate", "mine", "evaluate")
-_TRAINS = ("grpo", "sft")
+from reasongrm_nemo.stage_kinds import kind_of
 
 
 @dataclass
@@ -70,14 +68,15 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
         return found
     token_file, token = runs_dir / f".preflight-{os.getpid()}", secrets.token_hex(8)
     token_file.write_text(token)
-    by_nccl = cfg.stage == "grpo" and cfg.cluster.weight_transfer == "nccl"
+    kind = kind_of(cfg)
+    by_nccl = kind.on_policy and cfg.cluster.weight_transfer == "nccl"
     try:
         trainer = cfg.cluster.trainer_python or sys.executable
-        if cfg.stage in _TRAINS or not place.slurm:
+        if kind.trains or not place.slurm:
             asked = _asked(cfg, place, token_file, token, PACKAGES, {} if by_nccl else None)
             trains = _ask(place, place.trainer_nodes, trainer, asked, timeout_s, True)
             _judge(found, "trainer", trains, cfg)
-        if cfg.stage in _SAMPLES:
+        if kind.samples:
             python = str(cfg.cluster.rollout_python or os.environ.get(PYTHON_VARIABLE) or "python3")
             nodes = tuple(dict.fromkeys(spot.node for spot in place.spots if spot.node))
             asked = _asked(
@@ -91,7 +90,7 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
         token_file.unlink(missing_ok=True)
     if not found.problems:
         _check_plan(found, cfg)
-    if cfg.stage in _TRAINS and place.slurm and not quick and not found.problems:
+    if kind.trains and place.slurm and not quick and not found.problems:
         _check_collective(found, cfg, place, timeout_s)
     return found
 
@@ -117,7 +116,7 @@ def _asked(
             "scratch": os.environ.get("TMPDIR", "/tmp"),
         },
         "packages": list(packages),
-        "gpu": cfg.cluster.platform == "gpu" and cfg.stage in _TRAINS + _SAMPLES,
+        "gpu": cfg.cluster.platform == "gpu" and kind_of(cfg).runs_model,
         "nccl": nccl,
         "nodes": list(place.trainer_nodes),
         "ports": list(placement.job_ports(place.job)) if place.job is not None else [],
@@ -289,7 +288,7 @@ def describe(cfg: DictConfig, place: placement.Placement) -> str:
     lines = []
     if not place.slurm:
         lines.append("everything on this machine")
-    if cfg.stage in _TRAINS and place.slurm:
+    if kind_of(cfg).trains and place.slurm:
         layout = f"TP{cluster.tensor_parallel} × PP{cluster.pipeline_parallel}"
         ranks = len(place.trainer_nodes) * cluster.devices_per_node
         lines.append(f"{ranks} ranks ({layout}) on {', '.join(place.trainer_nodes)}:")
@@ -300,7 +299,7 @@ def describe(cfg: DictConfig, place: placement.Placement) -> str:
             "WORK_ORDER",
         ]
         lines.append("  " + shlex.join(place.rank_command(python, cluster.devices_per_node, arguments)))
-    if cfg.stage in _SAMPLES:
+    if kind_of(cfg).samples:
         for spot in place.spots:
             where = spot.node or "this machine"
             lines.append(
