@@ -13,6 +13,7 @@ from typing import Any
 
 from reasongrm_nemo.models.architecture import Architecture, Layout
 from reasongrm_nemo.plan.states import WIDTH
+from reasongrm_nemo.stage_kinds import kind_of
 
 SAVED = "saved"
 """What forward passes keep for backward passes: layers' inputs, and without recomputation all else."""
@@ -144,7 +145,7 @@ def fullest(recipe: Any) -> tuple[int, int]:
     better.
     """
     budget, longest = recipe[recipe.stage].max_tokens_per_micro_batch, recipe.model.max_model_len
-    if recipe.stage == "grpo":
+    if kind_of(recipe).on_policy:
         longest = min(longest, recipe.judge.max_prompt_tokens + recipe.rollout.max_response_tokens)
     rows = max(1, budget // longest)
     cuts = (rows, longest), (rows + 1, min(longest, budget // (rows + 1)))
@@ -214,7 +215,7 @@ def _head_moments(recipe: Any, architecture: Architecture, sizes: _Sizes, scored
     # a product in the weights' type, then in fp32, where that is another
     product = width + (4 if sizes.narrow else 0)
     # logits and their exponentials, or these in place of those
-    entropy = recipe.stage == "grpo"
+    entropy = kind_of(recipe).on_policy
     forward, slopes = (8 if entropy else 4), entropy and recipe.grpo.entropy_coefficient > 0
     backward = max(product, 8 if slopes else 4)
     gathered = sizes.shard if recipe.cluster.sequence_parallel else 0

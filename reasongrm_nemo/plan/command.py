@@ -25,6 +25,7 @@ from reasongrm_nemo.plan.whole import refuse
 from reasongrm_nemo.recipe.load import find_recipe, load_recipe, load_with_origins
 from reasongrm_nemo.report.summary import resolved_recipe
 from reasongrm_nemo.run.pipeline import load_all, recipe_files
+from reasongrm_nemo.stage_kinds import kind_of
 
 Told = tuple[Any, str, UserError | None]
 """For JSON, for people, and the refusal to end with."""
@@ -147,7 +148,7 @@ def _made_of(recipes: Sequence[DictConfig]) -> list[DictConfig]:
     for recipe in recipes:
         value = recipe.model.hf_path
         maker = found.get(value[1:].split("/")[0]) if value and value.startswith("@") else None
-        if maker is not None and maker.stage not in ("prepare", "filter"):
+        if maker is not None and kind_of(maker).runs_model:
             recipe = OmegaConf.create(OmegaConf.to_container(recipe))  # type: ignore[assignment]
             recipe.plan.config = str(config_folder(maker))
         found[recipe.name] = recipe

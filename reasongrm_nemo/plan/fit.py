@@ -14,9 +14,8 @@ from reasongrm_nemo.models.architecture import Architecture, Layout
 from reasongrm_nemo.plan import memory, storage
 from reasongrm_nemo.plan.serving import GIB, Server, server
 from reasongrm_nemo.plan.times import stated_lengths
+from reasongrm_nemo.stage_kinds import kind_of
 
-SERVED = ("grpo", "generate", "mine", "evaluate")
-TRAINED = ("grpo", "sft")
 _UNEVEN = ("cluster.layers_in_first_stage", "cluster.layers_in_last_stage")
 _SHORTEST = 16384  # tokens that are still worth proposing
 
@@ -45,12 +44,12 @@ def misfits(recipe: DictConfig, architecture: Architecture) -> list[Misfit]:
 
 
 def _misfits(recipe: DictConfig, architecture: Architecture) -> Iterator[Misfit]:
-    serving = server(recipe, architecture) if recipe.stage in SERVED else None
+    serving = server(recipe, architecture) if kind_of(recipe).samples else None
     if serving is not None:
         wrong = list(_of_server(recipe, architecture, serving))
         yield from wrong
         serving = None if wrong else serving  # what it holds is told once it can be
-    trained = memory.ranks(recipe, architecture) if recipe.stage in TRAINED else []
+    trained = memory.ranks(recipe, architecture) if kind_of(recipe).trains else []
     if recipe.plan.device_memory_gib and recipe.cluster.platform == "gpu":
         yield from _of_devices(recipe, architecture, trained, serving)
     yield from _of_host(recipe, architecture, trained, serving)
@@ -101,7 +100,7 @@ def _of_disk(recipe: DictConfig, architecture: Architecture) -> Iterator[Misfit]
 
 def _fewer(recipe: Any, architecture: Architecture, held: Mapping[str, int], excess: float) -> dict[str, int]:
     """Checkpoints to keep, so that they take ``excess`` bytes less, or as much less as there is to keep."""
-    if recipe.stage not in TRAINED:
+    if not kind_of(recipe).trains:
         return {}
     fewest = {
         f"{recipe.stage}.keep_checkpoints": 1,
@@ -247,8 +246,8 @@ def _first(
     """The first changes with which a step fits, and beside it some ``rollout.gpu_memory_utilization``."""
     for changes in tried:
         other = changed(recipe, changes)
-        trained = memory.ranks(other, architecture) if other.stage in TRAINED else []
-        serving = server(other, architecture) if other.stage in SERVED else None
+        trained = memory.ranks(other, architecture) if kind_of(other).trains else []
+        serving = server(other, architecture) if kind_of(other).samples else None
         if trained and _alone(other, trained, serving)["training"] > _room(other):
             continue
         if serving is not None:
@@ -260,7 +259,7 @@ def _first(
 
 def _asleep(recipe: Any) -> list[dict[str, Any]]:
     if (
-        recipe.stage != "grpo"
+        not kind_of(recipe).on_policy
         or recipe.rollout.sleep
         or recipe.grpo.max_lag
         or not memory.shares_gpus(recipe)
@@ -287,9 +286,9 @@ def _shorter(recipe: Any) -> Iterator[dict[str, Any]]:
     while full > _SHORTEST:
         full //= 2
         words = {"model.max_model_len": full}
-        if recipe.stage in TRAINED:
+        if kind_of(recipe).trains:
             words[f"{recipe.stage}.max_tokens_per_micro_batch"] = full
-        if recipe.stage in SERVED:
+        if kind_of(recipe).samples:
             words["rollout.max_response_tokens"] = full - recipe.judge.max_prompt_tokens
         yield words
 
@@ -349,7 +348,7 @@ def _remedies(recipe: DictConfig, architecture: Architecture) -> Iterator[dict[s
     cheap: list[dict[str, Any]] = []
     budget = f"{stage}.max_tokens_per_micro_batch"
     full = recipe.model.max_model_len
-    if stage == "grpo":
+    if kind_of(recipe).on_policy:
         full = recipe.judge.max_prompt_tokens + recipe.rollout.max_response_tokens
     if recipe[stage].max_tokens_per_micro_batch > full:
         cheap.append({budget: full})

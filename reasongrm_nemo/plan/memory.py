@@ -12,6 +12,7 @@ from reasongrm_nemo.plan import activations, states
 from reasongrm_nemo.plan.serving import GIB, Server
 from reasongrm_nemo.plan.states import States
 from reasongrm_nemo.processes.placement import servers_per_node
+from reasongrm_nemo.stage_kinds import kind_of
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def shares_gpus(recipe: Any) -> bool:
     """Whether a rollout server's worker and a trainer's rank are on one GPU."""
     own = recipe.rollout
     served = set(own.gpus or range(servers_per_node(recipe) * own.tensor_parallel))
-    both = recipe.stage == "grpo" and recipe.cluster.platform == "gpu" and not own.nodes
+    both = kind_of(recipe).on_policy and recipe.cluster.platform == "gpu" and not own.nodes
     return both and bool(served & set(range(recipe.cluster.devices_per_node)))
 
 
@@ -113,13 +114,13 @@ def host_bytes(recipe: Any, trained: list[Rank]) -> dict[str, int]:
     found = {"processes": devices * PROCESS}
     if recipe.cluster.platform == "cpu":
         found["ranks"] = devices * largest.peak
-    if recipe.cluster.offload_optimizer and recipe.stage == "grpo":
+    if recipe.cluster.offload_optimizer and kind_of(recipe).on_policy:
         found["optimizer"] = devices * kept.optimizer
     if recipe.checkpoints.asynchronous:
         # each tensor is written by one of the ranks that hold it
         shared = kept.optimizer if recipe.cluster.platform == "gpu" else kept.optimizer // copies
         found["checkpoint"] = devices * (kept.weights // copies + shared)
-    if recipe.stage == "grpo" and recipe.grpo.kl_coefficient > 0:
+    if kind_of(recipe).on_policy and recipe.grpo.kl_coefficient > 0:
         found["reference"] = devices * kept.weights
     return found
 

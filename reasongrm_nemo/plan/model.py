@@ -14,6 +14,7 @@ from reasongrm_nemo.files.documents import read_json
 from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.recipe import checks, load
 from reasongrm_nemo.run.manifest import check_path
+from reasongrm_nemo.stage_kinds import kind_of
 
 
 class ShapeUnknown(UserError):
@@ -73,7 +74,7 @@ def architecture(recipe: DictConfig) -> Architecture | None:
     Raises:
         UserError: as ``config_folder``, or the model does not fit the recipe.
     """
-    if recipe.stage in ("prepare", "filter"):
+    if not kind_of(recipe).runs_model:
         return None
     folder = config_folder(recipe)
     if folder is None:
@@ -84,8 +85,8 @@ def architecture(recipe: DictConfig) -> Architecture | None:
     check_path(file, "model.hf_path")
     found: Mapping[str, Any] = read_json(file)
     checks.check_model(recipe, found, str(file))
-    served_only = recipe.stage not in ("grpo", "sft")
+    served_only = not kind_of(recipe).trains
     own = Architecture.from_config(found, str(file), recipe.model.rope, served_only)
-    if recipe.stage == "evaluate":
+    if "evaluate" in recipe:
         _check_judges(recipe, own)
     return own

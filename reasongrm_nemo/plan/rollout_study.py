@@ -14,6 +14,7 @@ from reasongrm_nemo.plan import memory, times
 from reasongrm_nemo.plan.rollouts.lengths import Lengths
 from reasongrm_nemo.plan.rollouts.timeline import Servers, Timeline, steps_in_time
 from reasongrm_nemo.plan.serving import server
+from reasongrm_nemo.stage_kinds import kind_of
 
 _LAGS = (1, 2)
 _BUDGETS = (0.75, 0.5, 0.25)  # of the mean step's rollouts
@@ -103,7 +104,7 @@ def study(recipe: Any, architecture: Architecture, lengths: Lengths | None = Non
     Raises:
         UserError: another stage, or no rates.
     """
-    if recipe.stage != "grpo":
+    if not kind_of(recipe).on_policy:
         raise UserError(f"--rollouts simulates the steps of grpo; {recipe.name} is of stage {recipe.stage}")
     lengths = lengths or times.stated_lengths(recipe)
     serving = server(recipe, architecture)

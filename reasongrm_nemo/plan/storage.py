@@ -8,6 +8,7 @@ from typing import Any
 from reasongrm_nemo.models import parameter_counts
 from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan import states, times
+from reasongrm_nemo.stage_kinds import kind_of
 
 # Bytes of a response token as JSON (measured): its text, its id in a path, its id and log-prob in rollouts/.
 _TEXT, _ID, _ROLLOUT = 5, 7, 27
@@ -21,9 +22,9 @@ def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) ->
         architecture: shape of its model.
         mean_response: tokens.
     """
-    stage = recipe.stage
-    if stage in ("grpo", "sft"):
-        own, held = recipe[stage], parameter_counts.of_model(architecture)
+    own, kind = recipe[recipe.stage], kind_of(recipe)
+    if kind.trains:
+        held = parameter_counts.of_model(architecture)
         one = states.checkpoint_bytes(held, recipe.model.dtype, recipe.cluster.platform)
         kept = own.keep_checkpoints + recipe.checkpoints.keep_best
         steps = times.steps(recipe)
@@ -34,18 +35,15 @@ def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) ->
             "checkpoint_being_written": one if saved > kept else 0,
             "export": states.WIDTH[recipe.model.dtype] * held,
         }
-        if stage == "grpo":
+        if kind.on_policy:
             responses = (steps or 0) * own.prompts_per_step * own.samples_per_prompt
             found["rollouts"] = int(responses * mean_response * _ROLLOUT)
         return found
-    if stage in ("generate", "mine"):
-        count = times.tasks(recipe) or 0
-        width = _TEXT + (_ID if stage == "generate" and recipe.generate.keep_token_ids else 0)
-        return {"paths": int(count * recipe[stage].samples * mean_response * width)}
-    if stage == "evaluate":
-        own = recipe.evaluate
-        responses = sum(setting.samples for setting in own.settings) * len(own.models)
-        return {"verdicts": int((times.tasks(recipe) or 0) * responses * mean_response * _TEXT)}
+    if kind.samples:
+        responses = sum(samples * models for samples, models in times.passes(recipe))
+        width = _TEXT + (_ID if own.get("keep_token_ids") else 0)
+        name = "verdicts" if "evaluate" in recipe else "paths"
+        return {name: int((times.tasks(recipe) or 0) * responses * mean_response * width)}
     return {}
 
 

@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan import memory, times
-from reasongrm_nemo.plan.fit import TRAINED, changed, layouts, misfits
+from reasongrm_nemo.plan.fit import changed, layouts, misfits
+from reasongrm_nemo.stage_kinds import kind_of
 
 AXES = ("tp", "pp", "cp")
 
@@ -57,7 +58,7 @@ def sweep(recipe: DictConfig, architecture: Architecture, axes: Sequence[str]) -
     for axis in axes:
         if axis not in AXES:
             raise UserError(f'--sweep: "{axis}" is no axis; they are {", ".join(AXES)}')
-    if recipe.stage not in TRAINED:
+    if not kind_of(recipe).trains:
         raise UserError(f"--sweep: stage {recipe.stage} trains nothing, so it has no layouts to compare")
     cluster = recipe.cluster
     rows = []

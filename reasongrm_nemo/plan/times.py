@@ -23,6 +23,7 @@ from reasongrm_nemo.plan.states import WIDTH
 from reasongrm_nemo.processes.placement import servers_per_node
 from reasongrm_nemo.recipe.checks import judges_benchmarks
 from reasongrm_nemo.sft.steps import step_count, trained
+from reasongrm_nemo.stage_kinds import kind_of
 
 STEPS = 12  # simulated for a mean
 MOST = 65_536  # responses of a step that are simulated
@@ -90,7 +91,7 @@ def servers(recipe: Any, server: Server, samples: int) -> Servers:
 def server_count(recipe: Any) -> int:
     """Servers of the run; a stage that only samples has those of one node, whose shard it is."""
     own: int = recipe.rollout.servers
-    return own if recipe.stage == "grpo" else servers_per_node(recipe)
+    return own if kind_of(recipe).on_policy else servers_per_node(recipe)
 
 
 def stated_lengths(recipe: Any) -> Lognormal:
@@ -203,7 +204,7 @@ def step_training(recipe: Any, architecture: Architecture, lengths: Lengths | No
         lengths: of responses; None: as the recipe states.
     """
     lengths = lengths or stated_lengths(recipe)
-    if recipe.stage == "sft":
+    if not kind_of(recipe).on_policy:
         own = recipe.sft
         drawn = lengths.draw(_sft_batch(recipe), 1, derive_seed(recipe.seed, "plan", "sft"))
         return training_seconds(recipe, architecture, drawn, own.max_tokens_per_micro_batch)
@@ -239,11 +240,11 @@ def of_stage(
     own, cluster = recipe.plan, recipe.cluster
     if own.tflops is None or own.bandwidth_gb_s is None:
         return "plan.tflops or plan.bandwidth_gb_s is null: no time is reckoned"
-    if recipe.stage != "sft" and cluster.platform == "gpu" and own.device_memory_gib is None:
+    if kind_of(recipe).samples and cluster.platform == "gpu" and own.device_memory_gib is None:
         return "plan.device_memory_gib is null: how many sequences a server runs at once is not known"
     devices = _devices(recipe)
     lengths = lengths or stated_lengths(recipe)
-    if recipe.stage == "grpo":
+    if kind_of(recipe).on_policy:
         answers = recipe.grpo.prompts_per_step * recipe.grpo.samples_per_prompt
         if answers > MOST:
             return f"a step has {answers:,} responses, and no more than {MOST:,} are simulated"
@@ -253,7 +254,7 @@ def of_stage(
     count = tasks(recipe)
     if count is None:
         return "plan.tasks is null: how many records the stage goes over is not known"
-    if recipe.stage == "sft":
+    if kind_of(recipe).trains:
         training, number = step_training(recipe, architecture, lengths), steps(recipe) or 1
         # an epoch's last batch may be a smaller one
         seconds = training * recipe.sft.epochs * trained(count, recipe.sft) / _sft_batch(recipe)
@@ -265,7 +266,7 @@ def of_stage(
 def _devices(recipe: Any) -> int:
     """GPUs that a training stage holds: its ranks', its servers' beside them, and those of servers' nodes."""
     cluster, own = recipe.cluster, recipe.rollout
-    if recipe.stage != "grpo":
+    if not kind_of(recipe).on_policy:
         return int(cluster.nodes * cluster.devices_per_node)
     of_node = {*range(cluster.devices_per_node), *([] if own.nodes else own.gpus)}
     return int(cluster.nodes * len(of_node) + own.nodes * cluster.devices_per_node)
@@ -274,23 +275,31 @@ def _devices(recipe: Any) -> int:
 def steps(recipe: Any) -> int | None:
     """Steps of a training stage; None where it is not known over how many records it goes."""
     count = tasks(recipe)
-    if recipe.stage == "grpo":
+    if kind_of(recipe).on_policy:
         return None if recipe.grpo.steps is None and count is None else grpo_steps(recipe.grpo, count or 0)
     return None if count is None else step_count(trained(count, recipe.sft), recipe.sft)
 
 
 def tasks(recipe: Any) -> int | None:
     """Records that the stage goes over; None where the recipe does not say."""
-    own, stage = recipe[recipe.stage], recipe.stage
+    own, sharded = recipe[recipe.stage], kind_of(recipe).sharded
     found: int | None = recipe.plan.tasks
-    if stage in ("generate", "mine", "evaluate") and own.shards:
+    if sharded and own.shards:
         return 0  # they are put together
     # of evaluate's records it limits the held-out tasks alone, not a benchmark's items
-    if stage != "sft" and not judges_benchmarks(recipe) and own.max_tasks is not None:
+    if not judges_benchmarks(recipe) and own.get("max_tasks") is not None:
         found = min(own.max_tasks, found or own.max_tasks)
-    if found is not None and stage in ("generate", "mine", "evaluate") and own.shard is not None:
+    if found is not None and sharded and own.shard is not None:
         found = -(-found // int(own.shard.split("/")[1]))
     return found
+
+
+def passes(recipe: Any) -> list[tuple[int, int]]:
+    """(samples of a prompt, models) of each pass that a sampling stage makes over its records."""
+    own = recipe[recipe.stage]
+    if "settings" in own:
+        return [(setting.samples, len(own.models)) for setting in own.settings]
+    return [(own.samples, 1)]
 
 
 def _of_grpo(
@@ -322,9 +331,6 @@ def _of_sampling(
     recipe: Any, architecture: Architecture, server: Server, lengths: Lengths, tasks: int, devices: int
 ) -> StageTime:
     """Full batches to the end, and the longest answer alone after that."""
-    passes = [(recipe[recipe.stage].samples, 1)] if recipe.stage != "evaluate" else []
-    if recipe.stage == "evaluate":
-        passes = [(setting.samples, len(recipe.evaluate.models)) for setting in recipe.evaluate.settings]
     speed = rates(recipe, architecture, server)
     prompt = _prompt(recipe)
     drawn = lengths.draw(2048, 1, derive_seed(recipe.seed, "plan", "sampling")).astype(float)
@@ -332,7 +338,7 @@ def _of_sampling(
     context = prompt + float((drawn**2).mean() / drawn.mean()) / 2
     seconds = tail = 0.0
     count = server_count(recipe)
-    for samples, times in passes:
+    for samples, times in passes(recipe):
         most = server.tokens / context
         running = max(1, int(min(server.most_sequences, most, tasks * samples / count)))
         step = speed.steps(1, running, int(running * context))

@@ -13,11 +13,12 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.models import parameter_counts
 from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan import memory, model, storage, times
-from reasongrm_nemo.plan.fit import SERVED, TRAINED, Misfit, misfits
+from reasongrm_nemo.plan.fit import Misfit, misfits
 from reasongrm_nemo.plan.memory import Rank
 from reasongrm_nemo.plan.rollouts.lengths import Lengths
 from reasongrm_nemo.plan.serving import Server, server
 from reasongrm_nemo.plan.times import StageTime
+from reasongrm_nemo.stage_kinds import kind_of
 
 _DRAWN = 4096  # lengths, for a mean
 
@@ -85,10 +86,10 @@ def plan(recipe: DictConfig, lengths: Lengths | None = None) -> Plan | None:
 
 
 def _plan(recipe: DictConfig, architecture: Architecture, lengths: Lengths | None) -> Plan:
-    stage = recipe.stage
+    kind = kind_of(recipe)
     wrong = misfits(recipe, architecture)
-    trained = memory.ranks(recipe, architecture) if stage in TRAINED else []
-    serving = server(recipe, architecture) if stage in SERVED else None
+    trained = memory.ranks(recipe, architecture) if kind.trains else []
+    serving = server(recipe, architecture) if kind.samples else None
     mean = float((lengths or times.stated_lengths(recipe)).draw(_DRAWN, 1, 0).mean())
     on_gpu = recipe.cluster.platform == "gpu" and recipe.plan.device_memory_gib
     time: StageTime | str = "it does not fit"
@@ -102,7 +103,7 @@ def _plan(recipe: DictConfig, architecture: Architecture, lengths: Lengths | Non
         )
     return Plan(
         recipe=recipe.name,
-        stage=stage,
+        stage=recipe.stage,
         # what samples is of one machine
         devices=(recipe.cluster.nodes if trained else 1) * recipe.cluster.devices_per_node,
         parameters=parameter_counts.of_model(architecture),
@@ -113,7 +114,7 @@ def _plan(recipe: DictConfig, architecture: Architecture, lengths: Lengths | Non
         host=memory.host_bytes(recipe, trained),
         disk=storage.disk_bytes(recipe, architecture, mean),
         checkpoint=storage.checkpoint(recipe, architecture) if trained else 0,
-        refit=times.refit_bytes(recipe, architecture) if stage == "grpo" else 0,
+        refit=times.refit_bytes(recipe, architecture) if kind.on_policy else 0,
         time=time,
         misfits=wrong,
     )

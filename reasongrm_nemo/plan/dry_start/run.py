@@ -22,10 +22,10 @@ from reasongrm_nemo.plan.simulation import Request, rank_of_stage, simulate
 from reasongrm_nemo.plan.simulation.keys_read import keys_read
 from reasongrm_nemo.recipe.load import input_paths
 from reasongrm_nemo.run.console import Console
-from reasongrm_nemo.run.manifest import RELEVANT, flatten
+from reasongrm_nemo.run.manifest import flatten
 from reasongrm_nemo.run.stage import StageContext
+from reasongrm_nemo.stage_kinds import kind_of
 
-TRAINED = ("grpo", "sft")
 # Read before a stage is run, by `recipe.load` and the command line.
 _ELSEWHERE = ("model.trust_remote_code",)
 
@@ -38,7 +38,7 @@ class DryStart:
         recipe: its name.
         done: what was run, in words.
         read: dotted keys that were read on the way.
-        unread: keys of the stage's blocks (``manifest.RELEVANT``) that were not.
+        unread: keys of the stage's blocks (``stage_kinds``) that were not.
     """
 
     recipe: str
@@ -65,14 +65,14 @@ def dry_start(recipe: DictConfig) -> DryStart:
         made = write_inputs(recipe, Path(folder))
         missing = sorted(set(input_paths(recipe)) - set(made) - {"megatron"})
         pool = StandInPool()
-        if recipe.stage not in ("prepare", "filter"):
+        if kind_of(recipe).runs_model:
             plans.plan(recipe)
         if recipe.judge.template is not None:
             load_template(recipe.judge.template)
         work = Path(folder) / "artefact"
         work.mkdir()
-        if recipe.stage in TRAINED:
-            if recipe.stage == "grpo":
+        if kind_of(recipe).trains:
+            if kind_of(recipe).on_policy:
                 pool.get(recipe, made["model"])
             done += _train(recipe, made, work, read)
         else:
@@ -81,7 +81,7 @@ def dry_start(recipe: DictConfig) -> DryStart:
         done.insert(0, f"{len(set(pool.commands))} vLLM server(s) placed and configured")
     if missing:
         done.append(f"left out, for want of a made-up {' and '.join(missing)}: what reads it")
-    blocks = (*RELEVANT[recipe.stage], *(("checkpoints", "tracking") if recipe.stage in TRAINED else ()))
+    blocks = (*kind_of(recipe).blocks, *(("checkpoints", "tracking") if kind_of(recipe).trains else ()))
     resolved: Any = OmegaConf.to_container(recipe)
     whole = flatten(resolved)
     keys = {key for key in whole if key.split(".")[0] in blocks and key not in _ELSEWHERE}
@@ -126,6 +126,6 @@ def _train(recipe: DictConfig, made: dict[str, Path], work: Path, read: set[str]
     return [
         f"the model was built and stepped on fake tensors, on rank {ranks}",
         "the trainer's loop has run with a stand-in for the model"
-        if recipe.stage == "grpo"
+        if kind_of(recipe).on_policy
         else "examples were read and the trainer was made",
     ]

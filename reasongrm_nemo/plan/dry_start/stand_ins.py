@@ -18,6 +18,7 @@ from reasongrm_nemo.processes import placement
 from reasongrm_nemo.recipe.load import input_paths, is_model_input, resolve_path
 from reasongrm_nemo.rollout import Completion, Prompt, RolloutSettings, Sampling
 from reasongrm_nemo.rollout.server.settings import PYTHON_VARIABLE
+from reasongrm_nemo.stage_kinds import kind_of
 
 MODEL = "asset:tiny_judge"
 """Stands in for every model: its tokenizer is real, and any of them will do."""
@@ -83,7 +84,7 @@ class StandInPool:
 
     def get(self, recipe: DictConfig, model_dir: Path) -> StandInRollouts:
         """See ``RolloutPool.get``; the servers answer without a model."""
-        nodes = (recipe.cluster.nodes if recipe.stage == "grpo" else 1) + recipe.rollout.nodes
+        nodes = (recipe.cluster.nodes if kind_of(recipe).on_policy else 1) + recipe.rollout.nodes
         job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": ",".join(f"node{i + 1}" for i in range(nodes))}
         python = os.environ.get(PYTHON_VARIABLE, sys.executable)
         with patch.dict(os.environ, {PYTHON_VARIABLE: python}):

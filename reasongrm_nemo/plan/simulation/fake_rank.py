@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from reasongrm_nemo.megatron.platform import CPU, GPU, Platform, load_platform
 from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan.simulation.simulate import RankReport, report_line
+from reasongrm_nemo.stage_kinds import kind_of
 
 if TYPE_CHECKING:
     from reasongrm_nemo.plan.simulation.storages import LiveStorages
@@ -144,7 +145,7 @@ def build(recipe: DictConfig, architecture: Architecture) -> Any:
     model.core_module().train()
     # fixed shapes: the message that announces one cannot be read without data
     model.transformer_config.variable_seq_lengths = False
-    if recipe.stage == "grpo":
+    if kind_of(recipe).on_policy:
         model.grpo = stage
     return model
 
@@ -200,12 +201,12 @@ def _step_of(model: Any, recipe: DictConfig, micro_batches: int) -> Iterator[Any
     from reasongrm_nemo.plan.activations import fullest
 
     rows, length = fullest(recipe)
-    names = ("rollout", "old", "reference") if recipe.stage == "grpo" else ()
+    names = ("rollout", "old", "reference") if kind_of(recipe).on_policy else ()
     sample = Sample((0,) * length, 1, per_token=dict.fromkeys(names, (0.0,) * (length - 1)))
     batch = collate([sample], [0] * rows, model.length_multiple())
-    loss_function = model.loss_function([] if recipe.stage == "grpo" else 1.0)
+    loss_function = model.loss_function([] if kind_of(recipe).on_policy else 1.0)
     yield lambda: run_schedule(
-        model.model, [batch] * micro_batches, loss_function, entropy=recipe.stage == "grpo"
+        model.model, [batch] * micro_batches, loss_function, entropy=kind_of(recipe).on_policy
     )
 
 

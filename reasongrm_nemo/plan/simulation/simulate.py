@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.models.architecture import Architecture, Layout
 from reasongrm_nemo.processes.work_order import python_environment
+from reasongrm_nemo.stage_kinds import kind_of
 
 GIB = 2**30
 
@@ -148,7 +149,7 @@ def report_line(report: RankReport) -> str:
 
 def _check(request: Request) -> None:
     recipe, cluster = request.recipe, request.recipe.cluster
-    if recipe.stage not in ("grpo", "sft"):
+    if not kind_of(recipe).trains:
         raise UserError(
             f"stage {recipe.stage} trains nothing; only recipes of grpo and sft can be simulated."
         )
