@@ -360,8 +360,8 @@ def show(artefact: Path, verify: bool, as_json: bool) -> None:
         _print(as_json, found, text)
         if wrong := sum(len(found[kind]) for kind in ("missing", "changed", "unknown")):
             raise UserError(
-                f"{artefact}: {wrong} files are not as {manifest['name']} was made; restore them, or run the "
-                "stage again"
+                f"{artefact}: {wrong} {'files are' if wrong > 1 else 'file is'} not as {manifest['name']} "
+                f"was made; restore {'them' if wrong > 1 else 'it'}, or run the stage again"
             )
         return
     _print(as_json, manifest, summary.describe(artefact, manifest))

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 from reasongrm_nemo.data.base_record import Record
 from reasongrm_nemo.data.records import AnswerTask, HardTask, JudgeTask
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import check_file
 from reasongrm_nemo.files.lines import (
     MAX_OWN_LINE,
     bounded_lines,
@@ -161,6 +162,8 @@ class JsonlAppender:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         existed = self.path.exists()
+        if existed:
+            check_file(self.path)
         self._file: BinaryIO = self.path.open("r+b" if existed else "x+b")
         self.dropped_bytes = self._drop_torn_end()
         if not existed:

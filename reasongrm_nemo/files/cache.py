@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import LIMIT, read_text
 from reasongrm_nemo.files.documents import read_json as read_json
 
 if TYPE_CHECKING:
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 
 def remembered(kind: str, key: str) -> str | None:
     """What `remember` kept under a key, in this run or an earlier one; None where nothing is kept."""
-    with suppress(OSError, RuntimeError, UnicodeDecodeError):
-        return (_memory(kind) / key).read_text(encoding="utf-8") or None
+    with suppress(UserError, RuntimeError):
+        return read_text(_memory(kind) / key, LIMIT) or None
     return None
 
 

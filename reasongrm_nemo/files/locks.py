@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.documents import check_file
 from reasongrm_nemo.files.documents import read_json as read_json
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class RunsLock:
         return self
 
     def _take(self, path: Path, kind: int, what: Path) -> None:
+        if path.exists():
+            check_file(path)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         self._handles.append(handle)
         try:

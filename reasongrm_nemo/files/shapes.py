@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.refusals import shown
 
 NUMBER = (int, float)
+"""A finite one: Python's JSON reads NaN and Infinity, with which nothing can be reckoned."""
+FIGURE = (int, float, type(None))
+"""A measured number: NaN where a run diverged, null where nothing was measured."""
 TEXT_OR_NULL = (str, type(None))
 _KINDS = {
     str: "text",
@@ -63,10 +67,11 @@ def _dotted(key: str, name: object) -> str:
 
 
 def _check_kind(data: Any, kinds: tuple[type, ...], where: str, key: str) -> None:
-    if isinstance(data, kinds) and (not isinstance(data, bool) or bool in kinds):
+    finite = kinds != NUMBER or not isinstance(data, float) or math.isfinite(data)
+    if isinstance(data, kinds) and finite and (not isinstance(data, bool) or bool in kinds):
         return
     due = " or ".join(dict.fromkeys(_KINDS[kind] for kind in kinds))
-    due = "a number" if kinds == NUMBER else due
+    due = {NUMBER: "a finite number", FIGURE: "a number or null"}.get(kinds, due)
     what = f"{key} must be" if key else "it must hold"
     raise UserError(f"{where}: {what} {due}, not {_kind_of(data)}; restore the file, or remove it")
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.files.documents import read_json, read_text
 from reasongrm_nemo.files.shapes import object_at
 from reasongrm_nemo.files.writes import write_text
 from reasongrm_nemo.recipe.load import artefacts_elsewhere
 
 _NOTE = ".date"
+_LIMIT = 1 << 10
 
 
 def dated(cfg: DictConfig, keep: bool = False) -> DictConfig:
@@ -45,11 +46,11 @@ def dated(cfg: DictConfig, keep: bool = False) -> DictConfig:
 
 def _kept(runs_dir: Path) -> str | None:
     note = runs_dir / _NOTE
-    try:
-        day = note.read_text(encoding="utf-8").strip()
-        return date.fromisoformat(day).isoformat()
-    except FileNotFoundError:
+    if not os.path.lexists(note):
         return None
+    text = read_text(note, _LIMIT)
+    try:
+        return date.fromisoformat(text.strip()).isoformat()
     except ValueError:
         raise UserError(f"{note} holds no date such as 2026-11-29; write the run's date into it") from None
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.disk import disk_full
-from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.files.documents import check_file, read_json
 from reasongrm_nemo.processes.secret_values import strike
 from reasongrm_nemo.processes.stop_requests import MARKER, Limits, Stopped, mark
 from reasongrm_nemo.processes.work_order import losses, note_loss
@@ -263,7 +263,10 @@ def _logger(name: str, work: Path) -> tuple[logging.Logger, logging.Handler]:
     log = logging.getLogger(f"reasongrm.{name}")
     log.setLevel(logging.INFO)
     log.propagate = False
-    handler = _StageLog(work / "stage.log", encoding="utf-8")
+    file = work / "stage.log"
+    if os.path.lexists(file):
+        check_file(file)
+    handler = _StageLog(file, encoding="utf-8")
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     return log, handler

@@ -13,13 +13,14 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import read_json, read_text
 from reasongrm_nemo.files.figures import read_figures
 from reasongrm_nemo.files.lines import bounded_lines, open_packed
-from reasongrm_nemo.files.shapes import object_at
+from reasongrm_nemo.files.shapes import FIGURE, object_at
 from reasongrm_nemo.processes.work_order import losses
 
 _FIELDS = {"id": "%A", "task": "%K", "state": "%T", "why": "%r", "left": "%L", "nodes": "%N"}
 _ERROR = re.compile(
     r"^reasongrm: |pre-flight: FIX |[\w.]*(?:Error|Exception)\b: |srun: error: |slurmstepd.*error: "
 )
+_FIGURES = {"step": int, "reward?": FIGURE, "loss?": FIGURE}
 _STATES = ("failed", "requeued", "stopped", "done")
 
 
@@ -129,7 +130,7 @@ def _progress(folder: Path) -> dict[str, Any]:
     if not metrics.exists():
         return {}
     figures: dict[str, Any] = {}
-    for _, each in read_figures(metrics):
+    for _, each in read_figures(metrics, _FIGURES):
         figures = each
     found = {name: figures[name] for name in ("step", "reward", "loss") if figures.get(name) is not None}
     if order.exists():

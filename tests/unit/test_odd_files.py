@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pipes, endless devices and numbers that are none, where a run looks by itself: one sentence each."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from reasongrm_nemo.cli import main
+from reasongrm_nemo.data.jsonl import JsonlAppender
+from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.files.cache import remember, remembered
+from reasongrm_nemo.files.locks import RunsLock
+from reasongrm_nemo.files.shapes import FIGURE, NUMBER, shaped
+from reasongrm_nemo.recipe.load import load_recipe
+from reasongrm_nemo.run.console import Console
+from reasongrm_nemo.run.run_date import dated
+from reasongrm_nemo.run.stage import run_stage
+
+IS_ODD = "is a pipe, a socket or a device, and a file is due"
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("defaults: [base/filter]\nruns_dir: runs\ninputs: {paths: p, tasks: p}\n")
+    Path("p").write_text("p")
+    Path("runs").mkdir()
+    return load_recipe("a.yaml")
+
+
+def odd_ones(path):
+    """A pipe without a writer and a device without an end under the name, in turn."""
+    for make in (os.mkfifo, lambda p: Path(p).symlink_to("/dev/zero")):
+        make(path)
+        yield
+        Path(path).unlink()
+
+
+def test_the_files_of_a_runs_folder(recipe):
+    for _ in odd_ones("runs/.date"):
+        with pytest.raises(UserError, match=rf"\.date {IS_ODD}"):
+            dated(recipe)
+    Path("runs/.date").write_text("2026-11-29" + " " * 2000)
+    with pytest.raises(UserError, match=r"\.date is longer than the 1 KiB"):
+        dated(recipe)
+    Path("runs/.date").unlink()
+    Path("runs/.date").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"\.date is a link to nowhere"):
+        dated(recipe, keep=True)
+    Path("runs/.date").write_text("2026-11-29")  # through the link
+    for _ in odd_ones("runs/.lock"):
+        with pytest.raises(UserError, match=rf"\.lock {IS_ODD}"), RunsLock(Path("runs")):
+            pass
+    Path("runs/.partial").mkdir()
+    for name in ("stage.json", "stage.log"):
+        with pytest.raises(UserError):  # leaves an unfinished artefact
+            run_stage(recipe, Console(quiet=True), pool=None)
+        (Path("runs/.partial/a") / name).unlink()
+        for _ in odd_ones(f"runs/.partial/a/{name}"):
+            with pytest.raises(UserError) as refused:
+                run_stage(recipe, Console(quiet=True), pool=None)
+            if name == "stage.log":
+                assert IS_ODD in str(refused.value)
+
+
+def test_a_file_to_append_to_and_one_of_the_cache(tmp_path, monkeypatch):
+    for _ in odd_ones(tmp_path / "paths.jsonl.partial"):
+        with pytest.raises(UserError, match=IS_ODD):
+            JsonlAppender(tmp_path / "paths.jsonl.partial")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    remember("kind", "key", "text")
+    assert remembered("kind", "key") == "text"
+    file = tmp_path / "reasongrm" / "kind" / "key"
+    file.unlink()
+    for _ in odd_ones(file):
+        assert remembered("kind", "key") is None
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_nothing_can_be_reckoned_with(number, tmp_path):
+    value = json.loads(number)
+    with pytest.raises(UserError, match=r"^f: a must be a finite number, not -?(nan|inf)"):
+        shaped({"a": value}, {"a": NUMBER}, "f")
+    assert shaped({"a": value}, {"a": FIGURE}, "f") == {"a": value}
+
+
+def test_status_of_figures_that_are_none(tmp_path):
+    folder = tmp_path / "1_grpo"
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    for reward in ('"x"', "[1]", '{"a": 1}', "true"):
+        (folder / "metrics.jsonl").write_text(f'{{"step": 1, "reward": {reward}}}\n')
+        told = CliRunner().invoke(main, ["status", str(tmp_path)])
+        assert told.exit_code == 2 and "reward must be a number or null, not" in told.stderr, told
+    (folder / "metrics.jsonl").write_text('{"step": 7, "reward": null, "loss": NaN}\n')  # it diverged
+    told = CliRunner().invoke(main, ["status", str(tmp_path)])
+    assert told.exit_code == 0 and "step 7  loss nan" in told.stdout
