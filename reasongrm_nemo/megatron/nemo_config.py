@@ -131,8 +131,8 @@ def model_keys(architecture: Architecture, layout: Layout) -> dict[str, object]:
         "layernorm_epsilon": architecture.norm_eps,
         "activation": "fast-swiglu",
         "bias": False,
-        "qkv_bias": architecture.qkv_bias,
-        "qk_layernorm": architecture.qk_norm,
+        "qkv_bias": False,
+        "qk_layernorm": False,
         "position_embedding_type": "rope",
         "rotary_percentage": 1.0,
         "rotary_base": architecture.rope.theta,
@@ -141,6 +141,7 @@ def model_keys(architecture: Architecture, layout: Layout) -> dict[str, object]:
         "attention_dropout": 0.0,
         "ffn_dropout": 0.0,
         "init_method_std": 0.02,
+        **architecture.family.megatron,
     }
 
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from reasongrm_nemo.models.architecture import Architecture, Layout
+from reasongrm_nemo.models.decoder import Kind
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,9 @@ class Count:
 
 def of_layer(architecture: Architecture, tensor: int) -> Count:
     """One decoder layer, on one of ``tensor`` ranks that share it."""
-    a = architecture
-    qkv = (a.heads + 2 * a.kv_heads) * a.head_dim
-    biases = qkv if a.qkv_bias else 0
-    shared = a.hidden * (qkv + a.heads * a.head_dim + 3 * a.ffn) + biases
-    norms = 2 * a.hidden + (2 * a.head_dim if a.qk_norm else 0)
-    return Count(shared // tensor, norms)
+    weights = architecture.family.layer(architecture)
+    replicated = sum(weight.elements for weight in weights if weight.kind is Kind.REPLICATED)
+    return Count((sum(weight.elements for weight in weights) - replicated) // tensor, replicated)
 
 
 def of_stage(architecture: Architecture, layout: Layout, stage: int) -> Count:
@@ -65,7 +64,8 @@ def of_model(architecture: Architecture) -> int:
     return of_stage(architecture, Layout(), 0).total
 
 
+@cache
 def matrices_of_layer(architecture: Architecture) -> int:
     """Elements of a layer's weight matrices: what a token is multiplied with."""
-    a = architecture
-    return a.hidden * ((2 * a.heads + 2 * a.kv_heads) * a.head_dim + 3 * a.ffn)
+    weights = architecture.family.layer(architecture)
+    return sum(weight.elements for weight in weights if len(weight.shapes[0]) == 2)

@@ -159,7 +159,7 @@ def _sizes(recipe: Any, architecture: Architecture, rows: int, length: int) -> _
     heads, groups = a.heads // tensor, a.kv_heads // tensor
     projected = (heads + 2 * groups) * a.head_dim
     turned = (heads + groups) * a.head_dim
-    normed = turned if a.qk_norm else 0
+    further = a.family.kept_per_token(a) // tensor
     context = heads * a.head_dim
     angles = 4 * length * (a.head_dim // 2) * width
     table = -(-a.vocab // tensor)
@@ -168,7 +168,7 @@ def _sizes(recipe: Any, architecture: Architecture, rows: int, length: int) -> _
         shard=share * a.hidden * width,
         wide=share * a.hidden * 4,
         ffn=tokens * (a.ffn // tensor) * width,
-        attention=tokens * (projected + turned + normed + context) * width + angles + tokens * heads * 4,
+        attention=tokens * (projected + turned + further + context) * width + angles + tokens * heads * 4,
         norms=2 * share * 4,
         table=table * a.hidden * width,
         logits=table,

@@ -4,8 +4,9 @@
 import pytest
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.models import architecture
 from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.models.families import FAMILIES
+from reasongrm_nemo.models.family import Family
 
 SIZES = {
     "hidden_size": 64,
@@ -122,7 +123,8 @@ def test_a_head_width_that_one_engine_does_not_read_is_refused():
 
 def test_a_family_added_as_the_documents_say_is_held_to_its_keys(monkeypatch):
     """Mistral's window of 4,096 positions was trained with full attention."""
-    monkeypatch.setitem(architecture.FAMILIES, "mistral", architecture._Family())
+    llama = FAMILIES["llama"]
+    monkeypatch.setitem(FAMILIES, "mistral", Family("mistral", llama.layer))
     config = SIZES | {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
     assert Architecture.from_config(config | {"sliding_window": None}, "config.json").model_type == "mistral"
     with pytest.raises(

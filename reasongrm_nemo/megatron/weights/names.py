@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which mappings make up a model: the one place where both sides' tensor names stand."""
+"""The parameters of a whole model, each with the mapping that its family's weights name."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from reasongrm_nemo.megatron.weights.mappings import (
     Vocabulary,
 )
 from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.models.decoder import Kind, Weight, outside
 from reasongrm_nemo.models.tensor_info import TensorInfo
 
 
@@ -61,9 +62,11 @@ def parameters(architecture: Architecture, fused_norms: bool = True) -> Iterator
             the ones megatron-core stores whatever the layers are made of.
     """
     for layer in range(architecture.layers):
-        for mapping in _layer_mappings(architecture, fused_norms):
+        for weight in architecture.family.layer(architecture):
+            mapping = _mapping(weight, architecture, fused_norms)
             yield Parameter(mapping, layer, *mapping.at(layer))
-    for mapping in _outer_mappings(architecture):
+    for weight in outside(architecture):
+        mapping = _mapping(weight, architecture, fused_norms)
         yield Parameter(mapping, None, *mapping.at(0))
 
 
@@ -92,52 +95,16 @@ def empty_objects(architecture: Architecture) -> list[str]:
     return list(keys)
 
 
-EMBEDDING = "embedding.word_embeddings.weight"
+def _mapping(weight: Weight, a: Architecture, fused_norms: bool) -> Mapping:
+    name = weight.megatron if fused_norms or weight.plain is None else weight.plain
+    if weight.kind is Kind.QKV:
+        return QKV(name, weight.hf, weight.shapes, groups=a.kv_heads)
+    return _MAPPINGS[weight.kind](name, weight.hf, weight.shapes)
 
 
-def _outer_mappings(a: Architecture) -> Iterator[Mapping]:
-    vocabulary = ((a.vocab, a.hidden),)
-    yield Vocabulary(EMBEDDING, ("model.embed_tokens.weight",), vocabulary)
-    yield Replicated("decoder.final_layernorm.weight", ("model.norm.weight",), ((a.hidden,),))
-    if not a.tied:
-        yield Vocabulary("output_layer.weight", ("lm_head.weight",), vocabulary)
-
-
-def _layer_mappings(a: Architecture, fused_norms: bool) -> Iterator[Mapping]:
-    ours, theirs = "decoder.layers.{layer}.", "model.layers.{layer}."
-    attention = ours + "self_attention."
-    if fused_norms:
-        norms = ("self_attention.linear_qkv.layer_norm_weight", "mlp.linear_fc1.layer_norm_weight")
-    else:
-        norms = ("input_layernorm.weight", "pre_mlp_layernorm.weight")
-    queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
-
-    def projections(kind: str) -> tuple[str, ...]:
-        return tuple(f"{theirs}self_attn.{p}_proj.{kind}" for p in "qkv")
-
-    yield Replicated(ours + norms[0], (theirs + "input_layernorm.weight",), ((a.hidden,),))
-    yield QKV(
-        attention + "linear_qkv.weight",
-        projections("weight"),
-        ((queries, a.hidden), (keys, a.hidden), (keys, a.hidden)),
-        groups=a.kv_heads,
-    )
-    if a.qkv_bias:
-        shapes = ((queries,), (keys,), (keys,))
-        yield QKV(attention + "linear_qkv.bias", projections("bias"), shapes, groups=a.kv_heads)
-    if a.qk_norm:
-        for p in "qk":
-            name = f"{theirs}self_attn.{p}_norm.weight"
-            yield Replicated(f"{attention}{p}_layernorm.weight", (name,), ((a.head_dim,),))
-    yield RowParallel(
-        attention + "linear_proj.weight", (theirs + "self_attn.o_proj.weight",), ((a.hidden, queries),)
-    )
-    yield Replicated(ours + norms[1], (theirs + "post_attention_layernorm.weight",), ((a.hidden,),))
-    yield GateUp(
-        ours + "mlp.linear_fc1.weight",
-        (theirs + "mlp.gate_proj.weight", theirs + "mlp.up_proj.weight"),
-        ((a.ffn, a.hidden), (a.ffn, a.hidden)),
-    )
-    yield RowParallel(
-        ours + "mlp.linear_fc2.weight", (theirs + "mlp.down_proj.weight",), ((a.hidden, a.ffn),)
-    )
+_MAPPINGS: dict[Kind, type[Mapping]] = {
+    Kind.REPLICATED: Replicated,
+    Kind.ROW: RowParallel,
+    Kind.VOCABULARY: Vocabulary,
+    Kind.GATE_UP: GateUp,
+}

@@ -18,9 +18,10 @@ from reasongrm_nemo.megatron.checkpoints import fill, without_extra_state
 from reasongrm_nemo.megatron.gpt import ScoringGPTModel
 from reasongrm_nemo.megatron.weights import plain
 from reasongrm_nemo.megatron.weights.hf_folder import HFTensors
-from reasongrm_nemo.megatron.weights.names import EMBEDDING, Parameter, parameters, tensor_infos
+from reasongrm_nemo.megatron.weights.names import Parameter, parameters, tensor_infos
 from reasongrm_nemo.megatron.weights.nemo_folder import weights_folder
 from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.models.decoder import EMBEDDING
 from reasongrm_nemo.models.tensor_info import TensorInfo
 
 

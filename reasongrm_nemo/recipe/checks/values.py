@@ -11,12 +11,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.judge.settings import TEMPERATURE, fits_temperature
+from reasongrm_nemo.models.families import FAMILIES
 from reasongrm_nemo.recipe.checks.refusal import Refuse, near
 from reasongrm_nemo.stage_kinds import KINDS
 
 NAME = re.compile(r"\w[\w.-]*")
 CHOICES: dict[str, tuple[str | None, ...]] = {
-    "model.architecture": (None, "qwen2", "qwen3", "llama"),
+    "model.architecture": (None, *FAMILIES),
     "model.rope.type": (None, "yarn", "linear"),
     "model.dtype": ("fp32", "bf16"),
     "model.recompute": ("none", "full"),

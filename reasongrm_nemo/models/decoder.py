@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weights that decoder layers are made of: shapes, Hugging Face names, Megatron names."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reasongrm_nemo.models.architecture import Architecture
+
+
+class Kind(Enum):
+    """How tensor-parallel ranks share a weight, and how Megatron lays out its Hugging Face tensors."""
+
+    REPLICATED = auto()
+    """The same on every rank: norms."""
+    ROW = auto()
+    """Cut along the input dimension."""
+    VOCABULARY = auto()
+    """Cut along the vocabulary, which Megatron pads."""
+    QKV = auto()
+    """Query, key and value, which Megatron interleaves by key-value head."""
+    GATE_UP = auto()
+    """Gate above up; each rank holds a share of both. They may be one Hugging Face tensor or two."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One Megatron parameter of a layer, or outside the layers, and its Hugging Face tensors.
+
+    Attributes:
+        kind: see ``Kind``.
+        megatron: name in a GPTModel of Transformer Engine's layers, with ``{layer}`` for the layer's index. A
+            norm belongs to the projection after it there.
+        hf: names in the Hugging Face checkpoint, with the same placeholder.
+        shapes: of the Hugging Face tensors, in the same order.
+        plain: name in a GPTModel of plain PyTorch's layers; None: as ``megatron``.
+    """
+
+    kind: Kind
+    megatron: str
+    hf: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    plain: str | None = None
+
+    @property
+    def elements(self) -> int:
+        """Numbers in all its tensors."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+
+EMBEDDING = "embedding.word_embeddings.weight"
+OURS, THEIRS = "decoder.layers.{layer}.", "model.layers.{layer}."
+
+
+def outside(a: Architecture) -> list[Weight]:
+    """Embedding, final norm and, where it is not the embedding, the output weight."""
+    vocabulary = ((a.vocab, a.hidden),)
+    weights = [
+        Weight(Kind.VOCABULARY, EMBEDDING, ("model.embed_tokens.weight",), vocabulary),
+        Weight(Kind.REPLICATED, "decoder.final_layernorm.weight", ("model.norm.weight",), ((a.hidden,),)),
+    ]
+    if not a.tied:
+        weights.append(Weight(Kind.VOCABULARY, "output_layer.weight", ("lm_head.weight",), vocabulary))
+    return weights
+
+
+def input_norm(a: Architecture) -> Weight:
+    """The norm before attention."""
+    return Weight(
+        Kind.REPLICATED,
+        OURS + "self_attention.linear_qkv.layer_norm_weight",
+        (THEIRS + "input_layernorm.weight",),
+        ((a.hidden,),),
+        plain=OURS + "input_layernorm.weight",
+    )
+
+
+def qkv(a: Architecture) -> Weight:
+    """Query, key and value projections, three tensors."""
+    shapes = tuple((rows, a.hidden) for rows in a.qkv_rows)
+    return Weight(Kind.QKV, OURS + "self_attention.linear_qkv.weight", _projections("weight"), shapes)
+
+
+def qkv_bias(a: Architecture) -> Weight:
+    """Their biases."""
+    shapes = tuple((rows,) for rows in a.qkv_rows)
+    return Weight(Kind.QKV, OURS + "self_attention.linear_qkv.bias", _projections("bias"), shapes)
+
+
+def _projections(tensor: str) -> tuple[str, ...]:
+    return tuple(f"{THEIRS}self_attn.{name}_proj.{tensor}" for name in "qkv")
+
+
+def head_norm(a: Architecture, which: str) -> Weight:
+    """The norm of each head's query (``q``) or key (``k``), after its projection and before the rope."""
+    return Weight(
+        Kind.REPLICATED,
+        f"{OURS}self_attention.{which}_layernorm.weight",
+        (f"{THEIRS}self_attn.{which}_norm.weight",),
+        ((a.head_dim,),),
+    )
+
+
+def attention_output(a: Architecture) -> Weight:
+    """From all heads' values back to the hidden state."""
+    return Weight(
+        Kind.ROW,
+        OURS + "self_attention.linear_proj.weight",
+        (THEIRS + "self_attn.o_proj.weight",),
+        ((a.hidden, a.heads * a.head_dim),),
+    )
+
+
+def mlp_norm(a: Architecture) -> Weight:
+    """The norm between attention and MLP."""
+    return Weight(
+        Kind.REPLICATED,
+        OURS + "mlp.linear_fc1.layer_norm_weight",
+        (THEIRS + "post_attention_layernorm.weight",),
+        ((a.hidden,),),
+        plain=OURS + "pre_mlp_layernorm.weight",
+    )
+
+
+def gate_up(a: Architecture) -> Weight:
+    """SwiGLU's two projections, two tensors."""
+    return Weight(
+        Kind.GATE_UP,
+        OURS + "mlp.linear_fc1.weight",
+        (THEIRS + "mlp.gate_proj.weight", THEIRS + "mlp.up_proj.weight"),
+        ((a.ffn, a.hidden), (a.ffn, a.hidden)),
+    )
+
+
+def down(a: Architecture) -> Weight:
+    """The MLP's output projection."""
+    return Weight(
+        Kind.ROW,
+        OURS + "mlp.linear_fc2.weight",
+        (THEIRS + "mlp.down_proj.weight",),
+        ((a.hidden, a.ffn),),
+    )

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model families that can be trained and converted, by model_type; a new one is a line here."""
+
+from reasongrm_nemo.models.llama import LLAMA
+from reasongrm_nemo.models.qwen2 import QWEN2
+from reasongrm_nemo.models.qwen3 import QWEN3
+
+FAMILIES = {family.model_type: family for family in (QWEN2, QWEN3, LLAMA)}
