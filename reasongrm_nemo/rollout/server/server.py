@@ -3,23 +3,18 @@
 
 from __future__ import annotations
 
-import glob
-import json
 import os
 import secrets
-import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.processes import child
-from reasongrm_nemo.processes.secret_values import hide_all
 from reasongrm_nemo.rollout.http import call
-from reasongrm_nemo.rollout.server.hosts import Host, ThisMachine, from_description
+from reasongrm_nemo.rollout.server.described import STOPPED, DescribedServer, without_environment
+from reasongrm_nemo.rollout.server.hosts import Host, ThisMachine
 from reasongrm_nemo.rollout.server.same_shape import same_shape, weights_stamp
 from reasongrm_nemo.rollout.server.settings import RolloutSettings
 from reasongrm_nemo.rollout.server.vllm_log import last_words
@@ -27,17 +22,13 @@ from reasongrm_nemo.rollout.types import RolloutServerLost
 
 _STOP_GRACE_S = 10.0
 _PORT_TRIES = 3
-_STOPPED: dict[str, Any] = {"pid": 0, "ticks": 0, "url": "", "token": "", "weights": None, "asleep": False}
-# One for all files: several objects of a process may name the same one, and a write takes no time.
-_WRITING = threading.Lock()
 
 
-class RolloutServer:
+class RolloutServer(DescribedServer):
     """A vLLM server on this machine's loopback or on a node, described by a file that any process may open.
 
-    The file holds what to start, where it runs now and the API token; it is readable by its owner only and
-    rewritten whole at each start, so that a handle in another process follows a restart.  One process at a
-    time drives the server.  Whoever started it last is its parent: the server dies with that process.
+    One process at a time drives the server.  Whoever started it last is its parent: the server dies with that
+    process.
 
     vLLM's own key check guards /v1 only, not the routes that load weights; `vllm_plugin.RequireToken` guards
     all of them, and the server listens on its host's one address: loopback on this machine.
@@ -66,85 +57,7 @@ class RolloutServer:
         self.host = host or ThisMachine()
         self.log_path = Path(log_path).resolve()
         self._spec = Path(spec_path) if spec_path else self.log_path.with_suffix(".spec.json")
-        self._spec.parent.mkdir(parents=True, exist_ok=True)
-        # A file left by an earlier run describes a server that died with that run.
-        self._spec.unlink(missing_ok=True)
-        for left in self._spec.parent.glob(f"{glob.escape(self._spec.name)}.*.tmp"):
-            left.unlink(missing_ok=True)
-        self._write(
-            settings=settings.to_dict() | {"extra_env": hide_all(settings.extra_env)},
-            host=self.host.describe(),
-            log_path=str(self.log_path),
-            model_dir=str(Path(model_dir).resolve()),
-            starts=0,
-            log_start=0,
-            **_STOPPED,
-        )
-
-    # ---- the describing file
-
-    def spec(self) -> Path:
-        """The file from which another process makes its handle."""
-        return self._spec
-
-    @classmethod
-    def from_spec(cls, path: str | Path) -> RolloutServer:
-        """Take hold of a server that another process started.
-
-        Raises:
-            UserError: no such file, or not one of ours.
-        """
-        server = cls.__new__(cls)
-        server._spec = Path(path)
-        try:
-            state = server.state()
-            server.settings = RolloutSettings.from_dict(state["settings"])
-            server.host = from_description(state["host"])
-            server.log_path = Path(state["log_path"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} does not describe a rollout server ({error}).") from error
-        return server
-
-    def state(self) -> dict[str, Any]:
-        """What the file says now: settings, log_path, url, token, pid, ticks, starts, model_dir, weights."""
-        found: dict[str, Any] = json.loads(self._spec.read_text())
-        return found
-
-    def _write(self, **changes: Any) -> None:
-        """Change what the file says, whatever another thread changes in it (a restart during a push)."""
-        with _WRITING:
-            state = (self.state() if self._spec.exists() else {}) | changes
-            # Its own name, and readable by its owner only from the first.
-            handle, aside = tempfile.mkstemp(".tmp", self._spec.name + ".", self._spec.parent)
-            with os.fdopen(handle, "w") as out:
-                json.dump(state, out, indent=1)
-            os.replace(aside, self._spec)
-
-    @property
-    def url(self) -> str:
-        """`http://address:port` of the running server."""
-        return str(self._running()["url"])
-
-    @property
-    def token(self) -> str:
-        """Its API token."""
-        return str(self._running()["token"])
-
-    @property
-    def starts(self) -> int:
-        """How many times it was started: another number, another server."""
-        return int(self.state()["starts"])
-
-    @property
-    def model_dir(self) -> Path:
-        """The folder it was last asked to serve."""
-        return Path(self.state()["model_dir"])
-
-    def _running(self) -> dict[str, Any]:
-        state = self.state()
-        if not state["pid"]:
-            raise RolloutServerLost("The rollout server is not running.")
-        return state
+        self._describe(Path(model_dir))
 
     # ---- life
 
@@ -284,9 +197,8 @@ class RolloutServer:
         state = self.state()
         if state["pid"]:
             self.host.end_group(state["pid"], state["ticks"], grace_s)
-            own = self.settings.to_dict()
-            # who starts it again writes them again
-            self._write(settings=own | {"extra_env": hide_all(own["extra_env"])}, **_STOPPED)
+            # who starts it again writes the environment again
+            self._write(settings=without_environment(self.settings), **STOPPED)
 
     def kill(self, start: int | None = None) -> None:
         """End its processes at once, whatever another thread does with it; that one then sees it gone.
@@ -300,11 +212,6 @@ class RolloutServer:
             self.host.end_group(state["pid"], state["ticks"], 0)
 
     # ---- sleep
-
-    @property
-    def asleep(self) -> bool:
-        """Whether its weights and KV cache are off the GPU."""
-        return bool(self.state()["asleep"])
 
     def sleep(self) -> None:
         """Give up the GPU memory of weights and KV cache.  Nothing may be in flight; asleep: nothing is done.
