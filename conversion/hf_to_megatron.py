@@ -12,10 +12,10 @@ from typing import Any
 import click
 from shared import common_options, run
 
-from reasongrm_nemo.cli import Command
 from reasongrm_nemo.megatron.weights.convert import hf_to_megatron
 from reasongrm_nemo.models.architecture import Layout
 from reasongrm_nemo.recipe.load import load_recipe
+from reasongrm_nemo.run.commands import Command
 
 _COUNT = click.IntRange(1)
 

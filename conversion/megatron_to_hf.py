@@ -14,12 +14,12 @@ from typing import Any
 import click
 from shared import common_options, run
 
-from reasongrm_nemo.cli import Command
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import read_json
 from reasongrm_nemo.files.shapes import object_at, shaped
 from reasongrm_nemo.megatron.checkpoints import Checkpoints
 from reasongrm_nemo.megatron.weights.convert import megatron_to_hf
+from reasongrm_nemo.run.commands import Command
 
 
 @click.command(cls=Command)

@@ -4,11 +4,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,114 +13,12 @@ import click
 
 from reasongrm_nemo import __version__
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files.refusals import sentence
-from reasongrm_nemo.processes.stop_requests import Stopped, note_job_start, stop_on_signal
-
-_INTERRUPTED = 130
-
-
-class Command(click.Command):
-    """A command that takes --debug, and turns a UserError into one line and status 2."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; see the class."""
-        debug = ctx.params.pop("debug")
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            if debug:
-                raise
-            click.echo(f"reasongrm: {_sentence(error)}", err=True)
-            ctx.exit(2)
-        except BrokenPipeError:
-            # The reader of our output went away (| head): nothing is left to say to it.
-            sys.stderr.close()
-            ctx.exit(1)
-        except OSError as error:
-            if debug:
-                raise
-            click.echo(f"reasongrm: {_sentence(sentence(error))}", err=True)
-            ctx.exit(2)
-        except MemoryError:
-            if debug:
-                raise
-            click.echo("reasongrm: not enough memory: free some, or raise `ulimit -v`", err=True)
-            ctx.exit(2)
+from reasongrm_nemo.processes.stop_requests import note_job_start, stop_on_signal
+from reasongrm_nemo.run.commands import Group, as_json_option, interruptible, print_result
+from reasongrm_nemo.run.console import Console
 
 
-def _sentence(error: object) -> str:
-    """On one line, with nothing that a terminal obeys and no secret."""
-    from reasongrm_nemo.processes.secret_values import strike
-    from reasongrm_nemo.run.text import printable
-
-    return printable(" ".join(strike(str(error)).split()))
-
-
-class _Group(click.Group):
-    command_class = Command
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line, with something at each standard descriptor."""
-        _open_what_is_closed()
-        return super().main(*args, **kwargs)
-
-
-def _open_what_is_closed() -> None:
-    """Put /dev/null where a standard stream was closed; else the next file opened would get its number."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
-
-
-@contextmanager
-def _interruptible(kept: str) -> Iterator[None]:
-    """SIGTERM ends a run like Ctrl-C: cleanly, with a word on what is kept."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo(f"\nreasongrm: stopped; {kept}", err=True)
-        raise click.exceptions.Exit(_INTERRUPTED) from None
-    except Stopped as stopped:
-        click.echo(f"reasongrm: {_sentence(stopped)}; the same command goes on from there", err=True)
-        raise click.exceptions.Exit(0) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _console(as_json: bool) -> Any:
-    from reasongrm_nemo.run.console import Console
-
-    return Console(quiet=as_json)
-
-
-def _print(as_json: bool, data: Any, text: str) -> None:
-    from reasongrm_nemo.run.text import in_json, printable
-
-    if as_json:
-        click.echo(in_json(json.dumps(data, indent=2, ensure_ascii=False)))
-    else:
-        click.echo(printable(text, keep="\n\t"))
-
-
-_JSON = click.option(
-    "--json", "as_json", is_flag=True, help="Print figures as JSON on stdout, and nothing else."
-)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="reasongrm")
 def main() -> None:
     """ReasonGRM: generative reward models that reason, trained on NeMo-Aligner with vLLM rollouts."""
@@ -133,7 +28,7 @@ def main() -> None:
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@_JSON
+@as_json_option
 def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Run one stage's RECIPE; what is done and unchanged is not done again, what was cut off is resumed."""
     from reasongrm_nemo.files.locks import RunsLock
@@ -142,16 +37,16 @@ def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from reasongrm_nemo.run.stage import run_stage
 
     cfg = load_recipe(recipe, overrides)
-    runs_dir, console = Path(cfg.runs_dir), _console(as_json)
+    runs_dir, console = Path(cfg.runs_dir), Console(quiet=as_json)
     kept = f"{runs_dir / '.partial' / cfg.name} is kept; the same command goes on from there"
     with (
-        _interruptible(kept),
+        interruptible(kept),
         RunsLock(runs_dir, cfg.name, artefacts_read(cfg), artefacts_elsewhere(cfg)),
         stop_on_signal(runs_dir, cfg.name),
         RolloutPool(runs_dir / ".logs" / cfg.name, console) as pool,
     ):
         outcome = run_stage(cfg, console, pool)
-    _print(as_json, outcome.manifest, str(outcome.path))
+    print_result(as_json, outcome.manifest, str(outcome.path))
 
 
 @main.command()
@@ -159,7 +54,7 @@ def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--from", "first", metavar="STAGE", help="Begin at this recipe (its name or number).")
 @click.option("--to", "last", metavar="STAGE", help="End with this recipe, included.")
-@_JSON
+@as_json_option
 def pipeline(
     folder: Path, overrides: tuple[str, ...], first: str | None, last: str | None, as_json: bool
 ) -> None:
@@ -170,11 +65,11 @@ def pipeline(
     from reasongrm_nemo.report import summary
     from reasongrm_nemo.run.pipeline import run_pipeline
 
-    console = _console(as_json)
-    with _interruptible("finished artefacts and partial ones are kept; the same command goes on from there"):
+    console = Console(quiet=as_json)
+    with interruptible("finished artefacts and partial ones are kept; the same command goes on from there"):
         outcomes = run_pipeline(folder, console, first, last, overrides)
     report = summary.pipeline_report(folder, outcomes)
-    _print(as_json, report, summary.as_text(report))
+    print_result(as_json, report, summary.as_text(report))
 
 
 @main.command()
@@ -189,7 +84,7 @@ def pipeline(
 @click.option("--rollouts", is_flag=True, help="Simulate the rollouts of GRPO's steps.")
 @click.option("--lengths", type=click.Path(path_type=Path), help="Response lengths for it: a paths.jsonl.")
 @click.option("--plot", type=click.Path(path_type=Path), help="A picture of a step's rollouts.")
-@_JSON
+@as_json_option
 def plan(
     recipe: Path,
     overrides: tuple[str, ...],
@@ -242,9 +137,9 @@ def plan(
         data, text, wrong = command.of_layouts(recipe, overrides, sweep.split(","))
     else:
         data, text, wrong = command.of_recipe(
-            recipe, overrides, simulate, not no_check, _console(as_json).line
+            recipe, overrides, simulate, not no_check, Console(quiet=as_json).line
         )
-    _print(as_json, data, text)
+    print_result(as_json, data, text)
     if wrong:
         raise wrong
 
@@ -279,13 +174,13 @@ def chain(
 
 @main.command()
 @click.argument("runs_dir", type=click.Path(path_type=Path))
-@_JSON
+@as_json_option
 def status(runs_dir: Path, as_json: bool) -> None:
     """Where the jobs of RUNS_DIR stand: stage, step, reward, time left, last error with its log line."""
     from reasongrm_nemo.slurm import status as report
 
     found = report.collect(runs_dir)
-    _print(as_json, found, report.as_text(found))
+    print_result(as_json, found, report.as_text(found))
 
 
 @main.command()
@@ -308,7 +203,7 @@ def preflight(
     """Check the nodes of this Slurm job, or this machine, for RECIPE: before any model loads."""
     from reasongrm_nemo.slurm.preflight.command import preflight as check
 
-    if not check(recipe, overrides, _console(False), quick, off, dry_run, job_nodes, notes):
+    if not check(recipe, overrides, Console(), quick, off, dry_run, job_nodes, notes):
         raise click.exceptions.Exit(2)
 
 
@@ -333,7 +228,7 @@ def preflight(
 @click.option("--name", help="The run's name in tables; the log's, if not given.")
 @click.option("--page", type=_FILE, help="Write a page with the worst disagreements (Markdown).")
 @click.option("--tasks", type=_FILE, help="What the judge was shown (evaluate's tasks/*.jsonl), for it.")
-@_JSON
+@as_json_option
 def score(words: tuple[Path, ...], origin: str | None, as_json: bool, **options: Any) -> None:
     """Score BENCHMARK (rewardbench, rm_bench or rmb) from its verdict log; several files are its shards."""
     from reasongrm_nemo.report.score_command import ScoreOptions, benchmark_and_files, score_command
@@ -343,13 +238,13 @@ def score(words: tuple[Path, ...], origin: str | None, as_json: bool, **options:
     for file in (*files, *options["compare"], *filter(None, [options["tasks"]])):
         check_path(file, "score")
     data, text = score_command(benchmark, files, ScoreOptions(**options, origin=origin))
-    _print(as_json, data, text)
+    print_result(as_json, data, text)
 
 
 @main.command()
 @click.argument("artefact", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Read every file again; status 2 if one is not as it was made.")
-@_JSON
+@as_json_option
 def show(artefact: Path, verify: bool, as_json: bool) -> None:
     """What ARTEFACT is: its stage, inputs, figures, drops, timings and files."""
     from reasongrm_nemo.report import summary
@@ -357,20 +252,20 @@ def show(artefact: Path, verify: bool, as_json: bool) -> None:
     manifest = summary.read_artefact(artefact)
     if verify:
         found, text = summary.verified(artefact, manifest)
-        _print(as_json, found, text)
+        print_result(as_json, found, text)
         if wrong := sum(len(found[kind]) for kind in ("missing", "changed", "unknown")):
             raise UserError(
                 f"{artefact}: {wrong} {'files are' if wrong > 1 else 'file is'} not as {manifest['name']} "
                 f"was made; restore {'them' if wrong > 1 else 'it'}, or run the stage again"
             )
         return
-    _print(as_json, manifest, summary.describe(artefact, manifest))
+    print_result(as_json, manifest, summary.describe(artefact, manifest))
 
 
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@_JSON
+@as_json_option
 def serve(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Serve the model of RECIPE with its rollout settings until Ctrl-C; prints its URL and token.
 
@@ -381,10 +276,10 @@ def serve(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     cfg = load_recipe(recipe, overrides)
     with (
-        _interruptible("the server is down"),
-        served(cfg, str(recipe), _console(as_json)) as servers,
+        interruptible("the server is down"),
+        served(cfg, str(recipe), Console(quiet=as_json)) as servers,
         suppress(KeyboardInterrupt),  # the end it is meant to have
     ):
-        _print(as_json, described(servers), as_text(servers))
+        print_result(as_json, described(servers), as_text(servers))
         sys.stdout.flush()
         watch(servers)

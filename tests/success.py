@@ -40,9 +40,9 @@ def note_line(words):
 
 def watch(monkeypatch):
     """Record what this process runs, by the command line's own objects and by `subprocess.run`."""
-    from reasongrm_nemo import cli
+    from reasongrm_nemo.run import commands
 
-    invoke, run = cli.Command.invoke, subprocess.run
+    invoke, run = commands.Command.invoke, subprocess.run
 
     def recording_invoke(self, ctx):
         given = [_name(param) for param in self.params if _given(param, ctx)]
@@ -61,7 +61,7 @@ def watch(monkeypatch):
             note_line(command)
         return done
 
-    monkeypatch.setattr(cli.Command, "invoke", recording_invoke)
+    monkeypatch.setattr(commands.Command, "invoke", recording_invoke)
     monkeypatch.setattr(subprocess, "run", recording_run)
 
 
