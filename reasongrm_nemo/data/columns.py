@@ -91,7 +91,7 @@ class Columns:
                     raise RowProblem("wrong_type", f"there is no field {name!r}{hint}") from None
             else:
                 self.unmet.discard(name)
-        replaced = {each for key in self.fields for each in _STAND_FOR.get(key, ())}
+        replaced = {name for key in self.fields for name in _STAND_FOR.get(key, ())}
         answers = bool(self.fields.keys() & {"chosen", "a"})
         kept = {n: v for n, v in row.items() if n not in replaced and not (answers and is_answer_field(n))}
         return kept | values

@@ -91,9 +91,9 @@ def plain_rows(row: Any, numbers: Mapping[str, Numbers] = NO_NUMBERS) -> list[An
     asked = prompt_value(row)
     if (sides := answer_fields(row)) is not None:
         good, bad = row[sides[0]], row[sides[1]]
-    elif (found := labelled(row)) is not None:
-        asked, good, bad = _rounds(asked, *(_parsed_turns(row[name]) for name in (found.first, found.second)))
-        if not first_is_better(row, found, numbers):
+    elif (pair := labelled(row)) is not None:
+        asked, good, bad = _rounds(asked, *(_parsed_turns(row[name]) for name in (pair.first, pair.second)))
+        if not first_is_better(row, pair, numbers):
             good, bad = bad, good
     else:
         return [row]
@@ -117,8 +117,8 @@ def form_of(row: Any) -> str:
         return FORMS[-1].name if "loser_list" in row else FORMS[-2].name
     if (sides := answer_fields(row)) is not None:
         answers = " and ".join(sides)
-    elif (found := labelled(row)) is not None:
-        answers = found.name
+    elif (pair := labelled(row)) is not None:
+        answers = pair.name
     else:
         return ""
     prompt = _prompt_field(row)
@@ -139,11 +139,11 @@ def read_fields(row: dict[str, Any]) -> set[str]:
     """The fields of a row of a known form that say something of its pair; the others are not read."""
     if "conversation_input" in row:
         return {*row}
-    found = labelled(row)
-    answers = answer_fields(row) or (() if found is None else (found.first, found.second, found.label))
+    pair = labelled(row)
+    answers = answer_fields(row) or (() if pair is None else (pair.first, pair.second, pair.label))
     asked = _prompt_field(row)
     beside = {"instruction": {"input", "history"}}.get(asked or "", {"history"})
-    votes = {name for name in row if str(name).startswith(("annotator", "winner_"))} if found else set()
+    votes = {name for name in row if str(name).startswith(("annotator", "winner_"))} if pair else set()
     return {
         *KEPT_FIELDS,
         asked or "",
@@ -231,10 +231,10 @@ def _label_field(fields: tuple[Any, ...]) -> str | None:
 
 def _rounds(asked: Any, first: Any, second: Any) -> tuple[Any, Any, Any]:
     """Prompt and answers; whole conversations where all three are lists of as many texts (LMSYS)."""
-    questions, *answers = (_parsed_texts(each) for each in (asked, first, second))
-    if not questions or any(not each or len(each) != len(questions) for each in answers):
+    questions, *answers = (_parsed_texts(texts) for texts in (asked, first, second))
+    if not questions or any(not texts or len(texts) != len(questions) for texts in answers):
         return asked, first, second
-    better, worse = ([[*pair] for pair in zip(questions, each or [], strict=True)] for each in answers)
+    better, worse = ([[*pair] for pair in zip(questions, texts or [], strict=True)] for texts in answers)
     return None, _exchanges(better), _exchanges(worse)
 
 
@@ -253,15 +253,15 @@ def _exchanges(pairs: list[Any]) -> list[Any]:
 
 def _parsed_turns(value: Any) -> Any:
     """A list of turns that stands as JSON in a text; the value itself where it is none."""
-    found = _parsed_list(value)
-    return found if found and all(map(is_turn, found)) else value
+    turns = _parsed_list(value)
+    return turns if turns and all(map(is_turn, turns)) else value
 
 
 def _parsed_texts(value: Any) -> list[str] | None:
-    found = _parsed_list(value)
+    texts = _parsed_list(value)
     return (
-        [text or "" for text in found]
-        if found and all(t is None or isinstance(t, str) for t in found)
+        [text or "" for text in texts]
+        if texts and all(t is None or isinstance(t, str) for t in texts)
         else None
     )
 

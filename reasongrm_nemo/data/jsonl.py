@@ -210,9 +210,9 @@ class JsonlAppender:
         while end:
             begin = max(0, end - 65536)
             self._file.seek(begin)
-            found = self._file.read(end - begin).rfind(b"\n")
-            if found >= 0:
-                return begin + found + 1
+            last_feed = self._file.read(end - begin).rfind(b"\n")
+            if last_feed >= 0:
+                return begin + last_feed + 1
             end = begin
         return 0
 

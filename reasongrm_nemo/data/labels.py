@@ -68,38 +68,38 @@ class Labelled:
         return self.first.lower().startswith("human_ref")
 
 
-def counted(row: dict[str, Any], found: Labelled | None, numbers: Mapping[str, Numbers]) -> str:
+def counted(row: dict[str, Any], pair: Labelled | None, numbers: Mapping[str, Numbers]) -> str:
     """How a row's label is read where it is a number, for people: ` (0 for response_a, 1 for response_b)`."""
-    if found is None or found.number(row) is None or found.marks not in numbers:
+    if pair is None or pair.number(row) is None or pair.marks not in numbers:
         return ""
-    start = 0 if numbers[found.marks] == "from 0" else 1
-    return f" ({start} for {found.first}, {start + 1} for {found.second})"
+    start = 0 if numbers[pair.marks] == "from 0" else 1
+    return f" ({start} for {pair.first}, {start + 1} for {pair.second})"
 
 
-def first_is_better(row: dict[str, Any], found: Labelled, numbers: Mapping[str, Numbers]) -> bool:
+def first_is_better(row: dict[str, Any], pair: Labelled, numbers: Mapping[str, Numbers]) -> bool:
     """Whether a row prefers its first answer.
 
     Args:
         row: the row.
-        found: its answers and label.
+        pair: its answers and label.
         numbers: what numbers mean in this file, by the answers' marks.
 
     Raises:
         RowProblem: neither is better, or the label does not say.
     """
-    if found.label is None:
+    if pair.label is None:
         return _by_votes(row) if "annotator1" in row else _by_flags(row)
-    value = row.get(found.label)
-    if found.label.lower() in SIGNED_FIELDS:
+    value = row.get(pair.label)
+    if pair.label.lower() in SIGNED_FIELDS:
         return _by_sign(value)
     number = number_of(value)
     if number is not None:
-        if found.is_shp:
+        if pair.is_shp:
             return _one_of(number, 1, 0)
-        if found.marks not in numbers:
-            raise RowProblem("no_label", f"{found.label} is {str(value)[:60]!r}")
-        return _by_number(number, numbers[found.marks])
-    return _by_words(row, found, value)
+        if pair.marks not in numbers:
+            raise RowProblem("no_label", f"{pair.label} is {str(value)[:60]!r}")
+        return _by_number(number, numbers[pair.marks])
+    return _by_words(row, pair, value)
 
 
 def number_of(value: Any) -> int | None:
@@ -173,23 +173,23 @@ def _by_flags(row: dict[str, Any]) -> bool:
     raise RowProblem("tie" if flags == [0, 0] else "no_label")
 
 
-def _by_words(row: dict[str, Any], found: Labelled, value: Any) -> bool:
+def _by_words(row: dict[str, Any], pair: Labelled, value: Any) -> bool:
     said = value.strip() if isinstance(value, str) else ""
     word = said.casefold().strip("[].")
     models = [row.get("model_a"), row.get("model_b")]
     if models[0] != models[1] and said and said in models:
         return said == models[0]
     for names, first in (
-        ({found.first.casefold(), *_FIRST}, True),
-        ({found.second.casefold(), *_SECOND}, False),
+        ({pair.first.casefold(), *_FIRST}, True),
+        ({pair.second.casefold(), *_SECOND}, False),
     ):
         if word in names:
             return first
     match = _NAMED.fullmatch(word.strip("()"))
-    if match and not (found.marks == "01" and match[1] in "12"):  # "model 1" of 0 and 1, or of 1 and 2?
+    if match and not (pair.marks == "01" and match[1] in "12"):  # "model 1" of 0 and 1, or of 1 and 2?
         return match[1] in "a1"
     if (match := _COMPARED.fullmatch(word)) and match[1] != match[3]:
         return (match[1] == "a") == match[2].startswith(">")
     if word in _TIES:
         raise RowProblem("tie")
-    raise RowProblem("no_label", f"{found.label} is {str(value)[:60]!r}")
+    raise RowProblem("no_label", f"{pair.label} is {str(value)[:60]!r}")

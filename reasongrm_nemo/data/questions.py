@@ -59,16 +59,16 @@ def read_questions(
             no valid question is left.
     """
     loaded, mapped = LoadedQuestions(), Columns.of(columns)
-    found = gather(
+    placed = gather(
         paths,
         loaded,
         lambda _: lambda row: (mapped.apply(row),),
         lambda row, source: question_from_row(row, source, max_chars),
         _without_nul,
     )
-    if found:
+    if placed:
         mapped.check_met(str(paths))
-    _keep_distinct(found, loaded)
+    _keep_distinct(placed, loaded)
     if not loaded.questions:
         raise none_left(paths, loaded, "a question with a reference")
     return loaded
@@ -132,14 +132,14 @@ def make_answer_tasks(
         yield AnswerTask(question.id, question.source, messages, question.reference)
 
 
-def _keep_distinct(found: Sequence[tuple[str, QuestionAnswer]], loaded: LoadedQuestions) -> None:
+def _keep_distinct(placed: Sequence[tuple[str, QuestionAnswer]], loaded: LoadedQuestions) -> None:
     """Move questions into `loaded`, without copies, and without any that has several references."""
-    asked = [content_id(keyed(question.prompt)) for _, question in found]
+    asked = [content_id(keyed(question.prompt)) for _, question in placed]
     references: dict[str, set[str]] = {}
-    for key, (_, question) in zip(asked, found, strict=True):
+    for key, (_, question) in zip(asked, placed, strict=True):
         references.setdefault(key, set()).add(same_key(question.reference))
     seen: set[str] = set()
-    for key, (where, question) in zip(asked, found, strict=True):
+    for key, (where, question) in zip(asked, placed, strict=True):
         if len(references[key]) > 1:
             loaded.drop("other_reference", where, question.id)
         elif key in seen:
@@ -147,4 +147,6 @@ def _keep_distinct(found: Sequence[tuple[str, QuestionAnswer]], loaded: LoadedQu
         else:
             seen.add(key)
             loaded.questions.append(question)
-    loaded.questions = with_own_ids(loaded.questions, lambda each: content_id(each.prompt, each.reference))
+    loaded.questions = with_own_ids(
+        loaded.questions, lambda question: content_id(question.prompt, question.reference)
+    )

@@ -62,12 +62,12 @@ class Loaded:
     @property
     def examples(self) -> dict[str, list[str]]:
         """The first few places by reason."""
-        found: dict[str, list[str]] = {}
-        for each in self.dropped:
-            places = found.setdefault(each.reason, [])
-            if len(places) < EXAMPLES_KEPT and each.where:
-                places.append(each.where)
-        return found
+        examples: dict[str, list[str]] = {}
+        for drop in self.dropped:
+            places = examples.setdefault(drop.reason, [])
+            if len(places) < EXAMPLES_KEPT and drop.where:
+                places.append(drop.where)
+        return examples
 
     def drop(self, reason: str, where: str, pair_id: str | None = None, detail: str | None = None) -> None:
         """Count one record under a reason."""
@@ -127,12 +127,12 @@ def read_pairs(
 
         return offered
 
-    found = gather(
+    placed = gather(
         paths, loaded, opened, lambda row, source: pair_from_row(row, source, max_chars), without_nul
     )
-    if found:
+    if placed:
         mapped.check_met(", ".join(map(str, _listed(paths))))
-    _keep_distinct(found, loaded)
+    _keep_distinct(placed, loaded)
     if not loaded.pairs:
         raise none_left(paths, loaded, "a preference pair")
     return loaded
@@ -154,21 +154,21 @@ def gather(
         parse: a plain row and the file's name as a record; raises `RowProblem`.
         clean: the record without NUL; itself, or an equal one, where there is none.
     """
-    found: list[tuple[str, T]] = []
+    placed: list[tuple[str, T]] = []
     for file in [file for path in _listed(paths) for file in find_files(path)]:
         offered: Callable[[Any], Iterable[Any]] = opened(file)
         for where, row in read_rows(file):
             loaded.rows += 1
-            for each in _offers(where, row, offered, loaded):
+            for offer in _offers(where, row, offered, loaded):
                 try:
-                    record = parse(each, file.name.split(".")[0])
+                    record = parse(offer, file.name.split(".")[0])
                 except RowProblem as problem:
                     loaded.refuse(where, row, problem)
                     continue
                 cleaned = clean(record)
                 loaded.nul += cleaned != record
-                found.append((where, cleaned))
-    return found
+                placed.append((where, cleaned))
+    return placed
 
 
 def _offers(where: str, row: Any, offered: Callable[[Any], Iterable[Any]], loaded: Loaded) -> list[Any]:
@@ -198,11 +198,11 @@ def label_numbers(file: Path, columns: Columns) -> dict[str, Numbers]:
             row = columns.apply(row)
         except RowProblem:
             continue
-        found = labelled(row) if isinstance(row, dict) else None
-        number = None if found is None else found.number(row)
-        if found is not None and number is not None:
-            asked = asked or found.name
-            seen.setdefault(found.marks, set()).add(number)
+        pair = labelled(row) if isinstance(row, dict) else None
+        number = None if pair is None else pair.number(row)
+        if pair is not None and number is not None:
+            asked = asked or pair.name
+            seen.setdefault(pair.marks, set()).add(number)
     means = {marks: meaning(marks, numbers) for marks, numbers in seen.items()}
     for marks, numbers in seen.items():
         if means[marks] is None:
@@ -226,15 +226,15 @@ def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
     return [paths] if isinstance(paths, (str, Path)) else list(paths)
 
 
-def _keep_distinct(found: Sequence[tuple[str, PreferencePair]], loaded: LoadedPairs) -> None:
+def _keep_distinct(placed: Sequence[tuple[str, PreferencePair]], loaded: LoadedPairs) -> None:
     """Move pairs into `loaded`, without copies, and without any that the data itself contradicts."""
     contents = []
-    for _, pair in found:
+    for _, pair in placed:
         prompt, chosen, rejected = keyed(pair.prompt), same_key(pair.chosen), same_key(pair.rejected)
         contents.append((content_id(prompt, chosen, rejected), content_id(prompt, rejected, chosen)))
     present = {content for content, _ in contents}
     seen: set[str] = set()
-    for (where, pair), (content, mirror) in zip(found, contents, strict=True):
+    for (where, pair), (content, mirror) in zip(placed, contents, strict=True):
         if mirror in present:
             loaded.drop("contradiction", where, pair.id)
         elif content in seen:

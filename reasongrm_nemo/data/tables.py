@@ -70,13 +70,13 @@ def _rows(path: Path, file: io.TextIOWrapper) -> Iterator[tuple[str, dict[str, A
     names = [name for name in header if name]
     if len({*names}) < len(names) or not names:
         raise UserError(f"{path}: the header ({', '.join(header)[:200]}) must name each column once")
-    found, line = False, blank + reader.line_num + 1
+    any_row, line = False, blank + reader.line_num + 1
     for cells in reader:
         where, line = f"{path}:{line}", blank + reader.line_num + 1
         if cells:
-            found = True
+            any_row = True
             yield where, _row(header, cells)
-    if not found:
+    if not any_row:
         raise UserError(f"{path}: the file has a header and no rows")
 
 
@@ -102,14 +102,14 @@ def _value(cell: str) -> Any:
     start = cell.lstrip()[:1]
     if start not in ("[", "{") or len(cell) > _MAX_TURNS:
         return cell
-    found = parsed(cell)
-    if isinstance(found, str):
+    parsed_cell = parsed(cell)
+    if isinstance(parsed_cell, str):
         try:
-            found = ast.literal_eval(cell.strip())
+            parsed_cell = ast.literal_eval(cell.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return cell
-    turns = found if isinstance(found, list) else [found]
-    return found if turns and all(map(_is_turn, turns)) else cell
+    turns = parsed_cell if isinstance(parsed_cell, list) else [parsed_cell]
+    return parsed_cell if turns and all(map(_is_turn, turns)) else cell
 
 
 def _is_turn(value: Any) -> bool:

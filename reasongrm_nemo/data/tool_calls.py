@@ -38,7 +38,7 @@ class Calls:
         """A tool's turn or part: above the text what it is the result of, where the turn says so."""
         key = turn.get("tool_call_id") or turn.get("tool_use_id")
         shown = self._by_id.get(key) if isinstance(key, str) else None
-        of = next((each for each in (shown, turn.get("name"), key) if isinstance(each, str) and each), None)
+        of = next((name for name in (shown, turn.get("name"), key) if isinstance(name, str) and name), None)
         return text if of is None else f"{RESULT} of {of}]\n{text}"
 
 
@@ -83,7 +83,7 @@ def tools_text(tools: Any) -> str | None:
         tools = [tools]
     if not isinstance(tools, list):
         raise RowProblem("tool_call", "the tools are no list")
-    return "\n".join(["[tools]", *(each if isinstance(each, str) else _json(each) for each in tools)])
+    return "\n".join(["[tools]", *(tool if isinstance(tool, str) else _json(tool) for tool in tools)])
 
 
 def _json(value: Any) -> str:

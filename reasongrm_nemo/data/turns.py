@@ -77,14 +77,14 @@ def user_texts(value: Any) -> list[str]:
     if isinstance(value, str):
         turns = transcript(value)
         return [value] if turns is None else [t["content"] for t in turns if t["role"] == "user"]
-    found = []
+    texts = []
     for turn in value if isinstance(value, list) else []:
         try:
             (message,) = turns_of([turn])
         except RowProblem:
             continue
-        found += [message["content"]] if message["role"] == "user" else []
-    return found
+        texts += [message["content"]] if message["role"] == "user" else []
+    return texts
 
 
 def _turn(turn: Any, calls: Calls) -> Message:
@@ -120,7 +120,7 @@ def _calls_of(turn: dict[str, Any], calls: Calls) -> list[str]:
         raise RowProblem("tool_call", "the tool calls are no list")
     if turn.get("function_call"):
         made = [*made, turn["function_call"]]
-    return [calls.made(each) for each in made]
+    return [calls.made(call) for call in made]
 
 
 def _content(said: Any, calls: Calls) -> str:

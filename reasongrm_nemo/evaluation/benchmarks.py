@@ -114,9 +114,9 @@ def with_bootstrap(result: Result, elements: Elements, draws: int) -> Result:
     drawn = bootstrap(elements, draws)
     scores = dict(result.scores)
     for column, name in enumerate(elements.names):
-        score, found = scores.get(name), interval(drawn[:, column])
-        if score is not None and found is not None:
-            scores[name] = replace(score, low=found[0], high=found[1], method="bootstrap")
+        score, bounds = scores.get(name), interval(drawn[:, column])
+        if score is not None and bounds is not None:
+            scores[name] = replace(score, low=bounds[0], high=bounds[1], method="bootstrap")
     return replace(result, scores=scores)
 
 

@@ -116,12 +116,12 @@ def _differences(
         module.result(subsets, run.rules, partial=True).values()
         for subsets, run in ((ours, first), (theirs, second))
     ]
-    found: dict[str, dict[str, float | None]] = {}
+    differences: dict[str, dict[str, float | None]] = {}
     for column, name in enumerate(names):
         if name in values[0] and name in values[1]:
             low, high = interval(drawn[:, column]) or (None, None)
-            found[name] = {"difference": values[0][name] - values[1][name], "low": low, "high": high}
-    return found
+            differences[name] = {"difference": values[0][name] - values[1][name], "low": low, "high": high}
+    return differences
 
 
 def _shared(
@@ -140,8 +140,8 @@ def _shared(
         # both must be drawn alike, and a scalar model's log may name no prompts
         prompts = mine.prompts | other.prompts
         if items:
-            for found, subset in ((ours, mine), (theirs, other)):
-                found[name] = SubsetOutcomes({i: subset.items[i] for i in items}, subset.statuses, prompts)
+            for shared, subset in ((ours, mine), (theirs, other)):
+                shared[name] = SubsetOutcomes({i: subset.items[i] for i in items}, subset.statuses, prompts)
     return ours, theirs
 
 

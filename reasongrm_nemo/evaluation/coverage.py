@@ -44,7 +44,7 @@ class Coverage:
         """What a reader must know, nothing of a whole log."""
         said = []
         if self.lacking:
-            parts = _named(f"{name} ({found:,} of {of:,})" for name, (found, of) in self.lacking.items())
+            parts = _named(f"{name} ({count:,} of {of:,})" for name, (count, of) in self.lacking.items())
             said.append(f"not the whole benchmark: {self.missing} are there; incomplete are {parts}")
         if self.one_order:
             said.append(
@@ -52,7 +52,7 @@ class Coverage:
             )
         if self.extra:
             parts = _named(
-                f"{name} has {found:,} items, {of:,} as published" for name, (found, of) in self.extra.items()
+                f"{name} has {count:,} items, {of:,} as published" for name, (count, of) in self.extra.items()
             )
             said.append(f"more than the benchmark: {parts}")
         return said
@@ -78,9 +78,9 @@ def coverage(subsets: Mapping[str, SubsetOutcomes], published: Mapping[str, tupl
         elif len(subset.items) > items:
             extra[name] = (len(subset.items), items)
     total = sum(count for _, count in published.values()) * a_pair
-    found = sum(subset.judgements for subset in subsets.values())
+    judged = sum(subset.judgements for subset in subsets.values())
     one_order = both.count(False) if any(both) else 0
-    return Coverage(found, total, one_order, len(pairs), lacking, extra)
+    return Coverage(judged, total, one_order, len(pairs), lacking, extra)
 
 
 def _pairs(subset: SubsetOutcomes) -> Iterable[PairOutcome]:

@@ -39,13 +39,13 @@ class Details:
         self._prompt_tokens.append(verdict.prompt_tokens)
         self._turns.append(verdict.turns)
         self._longer.append(_longer(verdict, right, status))
-        found = self._confusion.setdefault(verdict.subset, Counter())
+        counts = self._confusion.setdefault(verdict.subset, Counter())
         if verdict.order is None:  # nobody knows which answer was A
             return
         label: Side = "A" if verdict.order == "chosen_first" else "B"
         other: Side = "B" if label == "A" else "A"
         side = (label if right else other) if status == "ok" else None
-        found[label, side or ("tie" if status == "tie" else "none")] += 1
+        counts[label, side or ("tie" if status == "tie" else "none")] += 1
         if verdict.chosen_score is None:
             pair = f"{verdict.subset}/{verdict.item_id}/{verdict.cell}"
             self._positions.add(pair, verdict.order, side)
@@ -106,14 +106,14 @@ class Details:
         shares = np.arange(1, LENGTH_BINS) / LENGTH_BINS
         edges = np.unique(np.quantile(tokens[tokens > 0], shares, method="higher"))
         place = np.where(tokens > 0, np.searchsorted(edges, tokens, side="right"), -1)
-        found = []
+        bins = []
         for number in range(len(edges) + 1):
             rows = np.flatnonzero(place == number)
             if len(rows):
                 lengths = tokens[rows]
                 shown = {"from": int(lengths.min()), "to": int(lengths.max())}
-                found.append({**shown, "accuracy": self._score(rows.tolist())})
-        return found
+                bins.append({**shown, "accuracy": self._score(rows.tolist())})
+        return bins
 
     def _cost(self) -> dict[str, Any]:
         tokens = np.array(self._tokens, dtype=np.float64)

@@ -87,17 +87,17 @@ def read_items(benchmark: str, path: str | Path) -> LoadedItems:
     """
     loaded = LoadedItems(benchmark)
     loaded.files, loaded.unread_files = _choose_files(benchmark, Path(path))
-    found: list[tuple[str, Item]] = []
+    placed: list[tuple[str, Item]] = []
     for file in loaded.files:
         for where, row in read_rows(file):
             loaded.read += 1
             try:
-                found.append((where, _item(benchmark, row, file, where)))
+                placed.append((where, _item(benchmark, row, file, where)))
             except RowProblem as problem:
                 loaded.drop(problem.reason, where)
             except _WrongForm:
                 loaded.drop("wrong_form", where)
-    loaded.items = list(_distinct(found, loaded))
+    loaded.items = list(_distinct(placed, loaded))
     if not loaded.items:
         first = loaded.dropped[0]
         counts = ", ".join(f"{count} {REASONS[reason]}" for reason, count in loaded.drops.most_common())
@@ -114,19 +114,19 @@ class _WrongForm(Exception):
 
 def _choose_files(benchmark: str, path: Path) -> tuple[list[Path], list[Path]]:
     """The benchmark's files at a path, and those there that are not read."""
-    found = find_files(path)
-    wanted = [file for file in found if _belongs(benchmark, file, path)] if path.is_dir() else found
+    files = find_files(path)
+    wanted = [file for file in files if _belongs(benchmark, file, path)] if path.is_dir() else files
     if benchmark == rm_bench.BENCHMARK:
         whole = [file for file in wanted if _stem(file) == "total_dataset"]
         wanted = whole or wanted
-        for file in wanted or found:
+        for file in wanted or files:
             if _ROTATED.fullmatch(_stem(file)):
                 raise UserError(
                     f"{file}: this is one of RM-R1's three rotated copies, in which the rejected answers' "
                     "styles are out of place; give RM-Bench's own total_dataset.json"
                 )
-    wanted = wanted or found
-    return wanted, [file for file in found if file not in set(wanted)]
+    wanted = wanted or files
+    return wanted, [file for file in files if file not in set(wanted)]
 
 
 def _belongs(benchmark: str, file: Path, folder: Path) -> bool:
@@ -159,8 +159,8 @@ def _item(benchmark: str, row: Any, file: Path, where: str) -> Item:
     if any(plain.get(side) is None for plain in offered for side in ("chosen", "rejected")):
         raise RowProblem("wrong_type")  # a benchmark's empty answer is written as one
     pairs = {
-        cell: without_nul(pair_from_row(each, subset, MAX_CHARS, _TOLERATED))
-        for cell, each in zip(cells, offered, strict=True)
+        cell: without_nul(pair_from_row(fields, subset, MAX_CHARS, _TOLERATED))
+        for cell, fields in zip(cells, offered, strict=True)
     }
     first = next(iter(pairs.values()))
     return Item(benchmark, subset, _name(name) or content_id(first.prompt, first.chosen), pairs)
@@ -252,14 +252,14 @@ def _name(value: Any) -> str | None:
     return text if 0 < len(text) <= 200 and text.isprintable() else None
 
 
-def _distinct(found: Sequence[tuple[str, Item]], loaded: LoadedItems) -> Iterator[Item]:
+def _distinct(placed: Sequence[tuple[str, Item]], loaded: LoadedItems) -> Iterator[Item]:
     """The items with ids that differ within a subset, once each."""
-    contents = [_content(item) for _, item in found]
+    contents = [_content(item) for _, item in placed]
     by_key: dict[str, set[str]] = {}
-    for (_, item), content in zip(found, contents, strict=True):
+    for (_, item), content in zip(placed, contents, strict=True):
         by_key.setdefault(item.key, set()).add(content)
     seen: set[tuple[str, str]] = set()
-    for (where, item), content in zip(found, contents, strict=True):
+    for (where, item), content in zip(placed, contents, strict=True):
         if (item.key, content) in seen:
             loaded.drop("repeated", where, item.item_id)
             continue

@@ -150,13 +150,11 @@ def _one_object(file: Path) -> Row | None:
     if not text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return None
     try:
-        found = json.loads(text)
+        data = json.loads(text)
     except (ValueError, RecursionError):
         return None  # lines; what is neither is refused by their reader
-    single = not FIELDS.isdisjoint(found) and not any(
-        isinstance(found[n], list) for n in FIELDS & found.keys()
-    )
-    return None if single else found
+    single = not FIELDS.isdisjoint(data) and not any(isinstance(data[n], list) for n in FIELDS & data.keys())
+    return None if single else data
 
 
 # -- the three projects ----------------------------------------------------------------------------------
@@ -205,8 +203,8 @@ def _cells(row: Row, file: Path, where: str) -> Iterator[tuple[int, int, Row]]:
             "the file's name alone; name it as RM-R1 does, total_dataset_1_*.json to total_dataset_3_*.json"
         )
     for i in MATRIX:
-        found = {name: value[i] for name, value in lists.items()}
-        yield i, (i + int(rotation[1]) - 1) % 3, found | {"rejected_style": i}
+        fields = {name: value[i] for name, value in lists.items()}
+        yield i, (i + int(rotation[1]) - 1) % 3, fields | {"rejected_style": i}
 
 
 def _rmb(file: Path) -> Iterator[Verdict]:

@@ -55,10 +55,10 @@ def verdict(where: str, row: Row, place: tuple[str, str, str, str | None], said:
 
 def _scores(row: Row, where: str) -> tuple[float, float] | None:
     for names in SCORES:
-        found = [_number(row.get(name), where, name) for name in names]
-        if found[0] is not None and found[1] is not None:
-            return found[0], found[1]
-        if found[0] is not None or found[1] is not None:
+        numbers = [_number(row.get(name), where, name) for name in names]
+        if numbers[0] is not None and numbers[1] is not None:
+            return numbers[0], numbers[1]
+        if numbers[0] is not None or numbers[1] is not None:
             raise UserError(f"{where}: has one of '{names[0]}' and '{names[1]}'; give both")
     return None
 
@@ -102,7 +102,7 @@ def said(row: Row) -> Row:
 def styled(row: Row, i: int, cell_row: Row) -> Row:
     """`said` of one of an item's pairs in RM-Bench."""
     texts = [row.get("chosen"), row.get("rejected")]
-    if not isinstance(row.get("prompt"), str) or not all(isinstance(each, list) for each in texts):
+    if not isinstance(row.get("prompt"), str) or not all(isinstance(text, list) for text in texts):
         return {}
     prompt = [{"role": "user", "content": row["prompt"]}]
     pair = {"text_chosen": [*prompt, _answer(texts[0], i)]}

@@ -162,14 +162,14 @@ def collect(
 def _vote(pair: PairOutcome, policy: Policy) -> None:
     """The sums over the orders' votes, in place of the ballots."""
     for ballots in (pair.ballots or {}).values():
-        right = sum(each[1] for each in ballots)
-        read = sum(each[2] == "ok" for each in ballots)
+        right = sum(ballot[1] for ballot in ballots)
+        read = sum(ballot[2] == "ok" for ballot in ballots)
         if len(ballots) == 1:
             credit = ballots[0][0]
         elif 2 * right != read:
             credit = float(2 * right > read)
         else:  # a draw; or nothing was read, and most may have called a tie
-            ties = sum(each[2] == "tie" for each in ballots)
+            ties = sum(ballot[2] == "tie" for ballot in ballots)
             credit = policy.tie if read or 2 * ties > len(ballots) else policy.unparsable
         pair.credit += credit
         pair.right += 2 * right > read
@@ -177,16 +177,16 @@ def _vote(pair: PairOutcome, policy: Policy) -> None:
     pair.ballots = None
 
 
-def check_subsets(found: Iterable[str], known: Mapping[str, object], benchmark: str, partial: bool) -> None:
+def check_subsets(names: Iterable[str], known: Mapping[str, object], benchmark: str, partial: bool) -> None:
     """See that the subsets are the benchmark's own, and all of them.
 
     Raises:
         UserError: naming an unknown subset and the nearest known one, or those that are missing.
     """
-    found = set(found)
-    for name in sorted(found - set(known)):
+    names = set(names)
+    for name in sorted(names - set(known)):
         raise UserError(f"{benchmark} has no subset '{name}'{nearest(name, known)}")
-    missing = [name for name in known if name not in found]
+    missing = [name for name in known if name not in names]
     if missing and not partial:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise UserError(

@@ -60,7 +60,7 @@ def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool =
     """
     check_subsets(subsets, ITEMS, BENCHMARK, partial)
     check_cells(subsets, _matrix_problem, BENCHMARK)
-    found = _matrix_scores(subsets, _reads(rules))
+    scores_by_name = _matrix_scores(subsets, _reads(rules))
     rows = [
         SubsetResult.of(name, _accuracy([subsets[name]], sorted(CELLS), {}), subsets[name], ITEMS[name])
         for name in ITEMS
@@ -70,7 +70,7 @@ def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool =
     said = notes(rules, covered)
     if rules.released_rm_bench:
         said.insert(0, _released_note(_matrix_scores(subsets, {})))
-    return Result(BENCHMARK, rules.name, found, rows, statuses(subsets), said, covered)
+    return Result(BENCHMARK, rules.name, scores_by_name, rows, statuses(subsets), said, covered)
 
 
 def elements(subsets: Mapping[str, SubsetOutcomes], rules: Policy) -> Elements:
@@ -99,19 +99,19 @@ def _matrix_scores(
     subsets: Mapping[str, SubsetOutcomes], reads: Mapping[str, str]
 ) -> dict[str, Accuracy | None]:
     """The eight figures; `reads` says which cells are filled from which others."""
-    found: dict[str, Accuracy | None] = {}
+    matrix: dict[str, Accuracy | None] = {}
     by_difficulty: dict[str, dict[str, Accuracy | None]] = {name: {} for name in DIFFICULTIES}
     for domain in DOMAINS:
         names = [name for name in ITEMS if name.startswith(domain)]
         parts = [subsets[name] for name in names if name in subsets]
         whole = len(parts) == len(names)
-        found[domain] = _accuracy(parts, sorted(CELLS), reads) if whole else None
+        matrix[domain] = _accuracy(parts, sorted(CELLS), reads) if whole else None
         for difficulty, cells in DIFFICULTIES.items():
             by_difficulty[difficulty][domain] = _accuracy(parts, cells, reads) if whole else None
     for difficulty, domains in by_difficulty.items():
-        found[difficulty] = mean(domains, DOMAINS)
-    found["avg"] = mean(found, DOMAINS)
-    return found
+        matrix[difficulty] = mean(domains, DOMAINS)
+    matrix["avg"] = mean(matrix, DOMAINS)
+    return matrix
 
 
 def _accuracy(parts: Sequence[SubsetOutcomes], cells: Sequence[str], reads: Mapping[str, str]) -> Accuracy:

@@ -82,19 +82,23 @@ def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool =
         BENCHMARK,
     )
     outcomes = {name: _outcomes(name, subset) for name, subset in subsets.items()}
-    found: dict[str, Accuracy | None] = {}
+    scores_by_name: dict[str, Accuracy | None] = {}
     for part, beginning in PARTS.items():
         names = [name for name in known if name.startswith(beginning)]
         whole = all(name in outcomes for name in names)
-        found[part] = accuracy([value for name in names for value in outcomes[name]]) if whole else None
-    found[OVERALL] = mean(found, list(PARTS))
+        scores_by_name[part] = (
+            accuracy([value for name in names for value in outcomes[name]]) if whole else None
+        )
+    scores_by_name[OVERALL] = mean(scores_by_name, list(PARTS))
     rows = [
         SubsetResult.of(name, accuracy(outcomes[name]), subsets[name], known[name][0])
         for name in known
         if name in subsets
     ]
     covered = coverage(subsets, known)
-    return Result(BENCHMARK, rules.name, found, rows, statuses(subsets), notes(rules, covered), covered)
+    return Result(
+        BENCHMARK, rules.name, scores_by_name, rows, statuses(subsets), notes(rules, covered), covered
+    )
 
 
 def elements(subsets: Mapping[str, SubsetOutcomes], rules: Policy) -> Elements:

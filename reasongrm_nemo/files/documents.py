@@ -32,16 +32,16 @@ def check_file(path: Path) -> int:
         UserError: it cannot be reached, or is something else.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError as error:
         raise UserError(sentence(error, path)) from None
     except ValueError as error:  # a NUL in the name
         raise UserError(f"{shown(str(path))} is no name of a file ({error})") from None
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise UserError(f"{shown(str(path))} {_REFUSALS[errno.EISDIR]}")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{shown(str(path))} {_REFUSALS[errno.ENXIO]}")
-    return found.st_size
+    return status.st_size
 
 
 def refuse_special(path: Path) -> None:
@@ -129,7 +129,7 @@ def _below(node: Any) -> list[Any]:
     value = node.value
     if not isinstance(value, list):
         return []
-    return [each for item in value for each in (item if isinstance(item, tuple) else (item,))]
+    return [child for item in value for child in (item if isinstance(item, tuple) else (item,))]
 
 
 def _written_out(node: Any) -> int:
@@ -142,9 +142,9 @@ def _written_out(node: Any) -> int:
             continue
         below = _below(one)
         if ready:
-            counts[id(one)] = 1 + sum(counts[id(each)] for each in below)
+            counts[id(one)] = 1 + sum(counts[id(child)] for child in below)
         else:
             counts[id(one)] = 0
             waiting.append((one, True))
-            waiting += [(each, False) for each in below]
+            waiting += [(child, False) for child in below]
     return counts[id(node)]

@@ -45,8 +45,8 @@ def shaped(data: Any, shape: Any, where: str, key: str = "") -> Any:
         _check_kind(data, (dict,), where, key)
         for name, below in shape.items():
             if name is ...:
-                for each in data:
-                    shaped(data[each], below, where, _dotted(key, each))
+                for name_in_data in data:
+                    shaped(data[name_in_data], below, where, _dotted(key, name_in_data))
                 continue
             plain = name.removesuffix("?")
             if plain in data:

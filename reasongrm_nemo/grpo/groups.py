@@ -86,9 +86,9 @@ def shaped_rewards(groups: Sequence[Group], cfg: DictConfig, limit: int) -> list
         cfg: the recipe's ``grpo``.
         limit: the longest response, in tokens.
     """
-    own = cfg.overlong
+    overlong = cfg.overlong
     return [
-        reward + own.penalty * overlong_penalty(len(completion.token_ids), limit, own.buffer)
+        reward + overlong.penalty * overlong_penalty(len(completion.token_ids), limit, overlong.buffer)
         for group in groups
         for reward, completion in zip(group.rewards, group.completions, strict=True)
     ]
@@ -105,9 +105,11 @@ def to_samples(groups: Sequence[Group], rewards: Sequence[float], cfg: DictConfi
     Returns:
         Samples whose weight is 1, or 0 for a truncated response that the recipe leaves out of the loss.
     """
-    own = cfg.advantage
+    options = cfg.advantage
     ids = [index for index, group in enumerate(groups) for _ in group.rewards]
-    advantages = group_advantages(rewards, ids, std=own.std, eps=own.eps, baseline=own.baseline).tolist()
+    advantages = group_advantages(
+        rewards, ids, std=options.std, eps=options.eps, baseline=options.baseline
+    ).tolist()
     responses = [(group.prompt, completion) for group in groups for completion in group.completions]
     return [
         Sample(

@@ -187,8 +187,8 @@ class RolloutSource:
 
     def losses(self) -> int:
         """Losses of servers, and failed starts, since it was last asked; 0 but on the first rank."""
-        found = len(self._rollouts.losses) if self._rollouts is not None else 0
-        fresh, self._counted = found - self._counted, found
+        total = len(self._rollouts.losses) if self._rollouts is not None else 0
+        fresh, self._counted = total - self._counted, total
         return fresh
 
     def _file(self, part: Part) -> Path:

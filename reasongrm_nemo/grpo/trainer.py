@@ -207,7 +207,7 @@ class GRPOTrainer:
         completions = self.source.collect(asked)
         self.asked += len(tasks)
         answered = zip(tasks, asked.prompts, completions, strict=True)
-        return [self.judge.group(*each) for each in answered if each[2]]
+        return [self.judge.group(*answer) for answer in answered if answer[2]]
 
     def _look_ahead(self) -> None:
         """Begin the rollouts that ``max_lag`` lets begin before this step has trained."""
@@ -228,19 +228,21 @@ class GRPOTrainer:
 
     def train(self, groups: Sequence[Group]) -> dict[str, Any]:
         """``optimizer_steps`` updates on the kept groups, each on its share of them."""
-        samples, own = self._samples(groups), {}
+        samples, of_step = self._samples(groups), {}
         if self.cfg.kl_coefficient > 0 and self.cfg.kl_in == "reward":
             kl = self._kl_of(samples)
-            own["kl"] = sum(kl) / sum(sample.response_length for sample in samples)
+            of_step["kl"] = sum(kl) / sum(sample.response_length for sample in samples)
             samples = self._samples(groups, kl)
         parts = [samples[i :: self.cfg.optimizer_steps] for i in range(self.cfg.optimizer_steps)]
         batches = [self._prepare(part) for part in parts if part]
         self.actor.prepare_for_training()
         metrics = [self.train_batch(batch, first=batch is batches[0]) for batch in batches]
         self.actor.finish_training()
-        own["skipped"] = max(figures["skipped"] for figures in metrics)
+        of_step["skipped"] = max(figures["skipped"] for figures in metrics)
         # the first update is the one whose log-probs are those of the policy that sampled
-        return metrics[-1] | {name: metrics[0][name] for name in _OF_THE_SAMPLER if name in metrics[0]} | own
+        return (
+            metrics[-1] | {name: metrics[0][name] for name in _OF_THE_SAMPLER if name in metrics[0]} | of_step
+        )
 
     def train_batch(self, batch: dict[str, Any], first: bool) -> dict[str, Any]:
         """One optimizer step; none where the loss or a gradient is not a number.
@@ -294,8 +296,11 @@ class GRPOTrainer:
     def _kl_of(self, samples: Sequence[Sample]) -> list[float]:
         """The KL estimate of each response, summed over its tokens; the same on every rank."""
         mine = self._mine(samples)
-        own = [samples[i] for i in mine]
-        policy, reference = self.actor.get_inference_log_probs(own), self.actor.get_init_policy_logprobs(own)
+        mine_of_rank = [samples[i] for i in mine]
+        policy, reference = (
+            self.actor.get_inference_log_probs(mine_of_rank),
+            self.actor.get_init_policy_logprobs(mine_of_rank),
+        )
         sums = {
             i: kl_estimate(torch.tensor(p), torch.tensor(r), self.cfg.kl_estimator).sum().item()
             for i, p, r in zip(mine, policy, reference, strict=True)
@@ -330,8 +335,8 @@ class GRPOTrainer:
 
     def _mine(self, samples: Sequence[Sample]) -> list[int]:
         sequences = ((len(sample.tokens), sample.response_length) for sample in samples)
-        own = costs(self.recipe, self.architecture, sequences)
-        shares = share(own, parallel_state.get_data_parallel_world_size())
+        sequence_costs = costs(self.recipe, self.architecture, sequences)
+        shares = share(sequence_costs, parallel_state.get_data_parallel_world_size())
         return shares[parallel_state.get_data_parallel_rank()]
 
     def _rollout_seed(self, step: int, place: int, task: JudgeTask) -> int:

@@ -27,11 +27,11 @@ class Validation:
 
     def __init__(self, tasks: Sequence[JudgeTask], recipe: DictConfig, stop_tokens: Sequence[int]) -> None:
         self.tasks, self.seed = tasks, recipe.seed
-        own = recipe.grpo.validation
+        options = recipe.grpo.validation
         self.sampling = Sampling(
-            n=own.samples,
+            n=options.samples,
             max_tokens=recipe.rollout.max_response_tokens,
-            temperature=own.temperature,
+            temperature=options.temperature,
             stop_token_ids=tuple(stop_tokens),
         )
 
@@ -44,10 +44,10 @@ class Validation:
         left_out: Collection[int] = (),
     ) -> Validation | None:
         """None where the recipe wants none; ``left_out`` as of `order.taken`."""
-        own = recipe.grpo.validation
-        if not own.every:
+        options = recipe.grpo.validation
+        if not options.every:
             return None
-        return cls(taken(inputs["validation"], 0, own.max_tasks, left_out), recipe, stop_tokens)
+        return cls(taken(inputs["validation"], 0, options.max_tasks, left_out), recipe, stop_tokens)
 
     def run(self, step: int, source: RolloutSource, judge: Judge) -> dict[str, float]:
         """Figures of the server's present weights: accuracy, reward and others; collective."""
@@ -56,6 +56,6 @@ class Validation:
             for task in self.tasks
         ]
         completions = source.collect(Part(step, "validation", prompts, self.sampling))
-        groups = [judge.group(*each) for each in zip(self.tasks, prompts, completions, strict=True)]
+        groups = [judge.group(*asked) for asked in zip(self.tasks, prompts, completions, strict=True)]
         figures = rollout_figures(groups)
         return {name: figures[name] for name in ("accuracy", "reward", "no_verdict", "response_tokens")}

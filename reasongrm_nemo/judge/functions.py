@@ -30,18 +30,18 @@ def load_function(name: str, key: str) -> Callable[..., Any]:
     if here not in sys.path:
         sys.path.append(here)  # last, so that no file there stands in for an installed package
     try:
-        found = getattr(importlib.import_module(module), function)
+        loaded = getattr(importlib.import_module(module), function)
     except Exception as error:
         raise UserError(f"{key}: {name} cannot be loaded: {type(error).__name__}: {error}") from None
-    if not callable(found):
-        raise UserError(f"{key}: {name} is {type(found).__name__}, not a function")
+    if not callable(loaded):
+        raise UserError(f"{key}: {name} is {type(loaded).__name__}, not a function")
     try:
-        inspect.signature(found).bind(None, None)
+        inspect.signature(loaded).bind(None, None)
     except TypeError as error:
         raise UserError(f"{key}: {name} cannot be called with two arguments: {error}") from None
     except ValueError:  # built in, without a signature
         pass
-    return found  # type: ignore[no-any-return]
+    return loaded  # type: ignore[no-any-return]
 
 
 def source_digest(name: str, key: str) -> str:

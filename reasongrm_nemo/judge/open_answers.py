@@ -65,13 +65,13 @@ def read_answer(
     if problem:
         return OpenAnswer(None, problem)
     said = after_reasoning(text)
-    found = _boxed(said)
-    if found is None:
+    answer = _boxed(said)
+    if answer is None:
         marks = list(_FINAL.finditer(said))
         rest = said[marks[-1].end() :].lstrip() if marks else said.strip()
-        found = rest.partition("\n")[0] if marks or "\n" not in rest else ""
-    found = found.strip().rstrip("*").removesuffix(".").strip("* \t\n")
-    return OpenAnswer(found, "ok") if 0 < len(found) <= _MAX_CHARS else OpenAnswer(None, "no_answer")
+        answer = rest.partition("\n")[0] if marks or "\n" not in rest else ""
+    answer = answer.strip().rstrip("*").removesuffix(".").strip("* \t\n")
+    return OpenAnswer(answer, "ok") if 0 < len(answer) <= _MAX_CHARS else OpenAnswer(None, "no_answer")
 
 
 def _boxed(text: str) -> str | None:

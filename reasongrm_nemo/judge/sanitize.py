@@ -42,7 +42,7 @@ def forgeries(
 ) -> set[str]:
     """Which of `KINDS` `sanitize` finds in a text; the arguments are the same."""
     tokens = tuple(special_tokens)
-    found = {"control token"} if any(token in text for token in tokens if len(token) == 1) else set()
+    kinds = {"control token"} if any(token in text for token in tokens if len(token) == 1) else set()
     pattern, delimiter = (
         _pattern(tuple(t for t in tokens if len(t) != 1), tuple(tags)),
         _delimiter(tuple(tags)),
@@ -50,14 +50,14 @@ def forgeries(
     for match in pattern.finditer(text):
         start = match.start()
         if _THINK.match(text, start):
-            found.add("think tag")
+            kinds.add("think tag")
         elif _VERDICT.match(text, start):
-            found.add("verdict")
+            kinds.add("verdict")
         elif delimiter is not None and delimiter.match(text, start):
-            found.add("template delimiter")
+            kinds.add("template delimiter")
         else:
-            found.add("control token")
-    return found
+            kinds.add("control token")
+    return kinds
 
 
 _THINK, _VERDICT = (re.compile(ALWAYS[index], re.IGNORECASE) for index in (2, 3))

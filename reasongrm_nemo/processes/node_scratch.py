@@ -33,8 +33,8 @@ def own_scratch() -> None:
     Path(name).parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         Path(name).mkdir(mode=0o700)
-    found = Path(name).lstat()
-    if not S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+    stat = Path(name).lstat()
+    if not S_ISDIR(stat.st_mode) or stat.st_uid != os.geteuid() or stat.st_mode & 0o022:
         raise UserError(
             f"{name} is not a folder in which only you can write: remove it, or name another place by "
             "REASONGRM_SCRATCH (launch/site.env)"

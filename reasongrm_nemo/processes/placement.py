@@ -259,14 +259,14 @@ def own_address(nodes: Sequence[str]) -> str:
         raise UserError(
             f"{INTERFACE} is {name}, but {socket.gethostname()} has only {have}: correct it (launch/site.env)"
         )
-    own = socket.gethostname().split(".")[0]
-    others = [node for node in nodes if node.split(".")[0] != own]
+    hostname = socket.gethostname().split(".")[0]
+    others = [node for node in nodes if node.split(".")[0] != hostname]
     # its own name may stand for loopback in /etc/hosts (Debian writes 127.0.1.1); another's never does
     target = others[0] if others else socket.gethostname()
     try:
         return address_towards(target)
     except OSError as error:
-        raise UserError(f"the node {target} cannot be reached from {own}: {error}") from None
+        raise UserError(f"the node {target} cannot be reached from {hostname}: {error}") from None
 
 
 def address_towards(host: str) -> str:

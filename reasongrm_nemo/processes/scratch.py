@@ -40,8 +40,8 @@ def new_folder(prefix: str) -> tuple[Path, int]:
 
 
 def _base() -> str:
-    found = tempfile.gettempdir()
-    return found if len(os.fsencode(found)) <= _LONGEST else "/tmp"
+    folder = tempfile.gettempdir()
+    return folder if len(os.fsencode(folder)) <= _LONGEST else "/tmp"
 
 
 def _hold(folder: Path) -> int | None:

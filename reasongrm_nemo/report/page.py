@@ -106,23 +106,23 @@ def page(run: Run, worst: Sequence[Pair], judgements: Iterable[Verdict], tasks: 
 
 def _judged(judgements: Iterable[Verdict], worst: Sequence[Pair]) -> dict[Pair, list[Verdict]]:
     """Of each pair one judgement in each order, the first of the log."""
-    found: dict[Pair, list[Verdict]] = {pair: [] for pair in worst}
+    verdicts: dict[Pair, list[Verdict]] = {pair: [] for pair in worst}
     for verdict in judgements:
-        kept = found.get((verdict.subset, verdict.item_id, verdict.cell))
+        kept = verdicts.get((verdict.subset, verdict.item_id, verdict.cell))
         if kept is not None and all(other.order != verdict.order for other in kept):
             kept.append(verdict)
-    return found
+    return verdicts
 
 
 def _shown(tasks: Path, worst: Sequence[Pair]) -> Mapping[tuple[Pair, str], str]:
     wanted = set(worst)
-    found: dict[tuple[Pair, str], str] = {}
+    prompts: dict[tuple[Pair, str], str] = {}
     for task in read_jsonl(tasks, BenchmarkTask):
         pair = (task.subset, task.item_id, task.cell)
         if pair in wanted:
             text = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in task.messages)
-            found[pair, task.order] = text
-    return found
+            prompts[pair, task.order] = text
+    return prompts
 
 
 def _judgement(verdict: Verdict) -> str:

@@ -82,32 +82,32 @@ def build(number: int, runs: Sequence[TableRun]) -> Table:
         for name, *values in data.get(kind, []):
             rows.append(Row(name, kind, tuple(values), here=False))
         for run in runs:
-            found = _values(columns, run)
-            if run.scalar == (kind == "scalar") and any(value is not None for value in found):
+            values = _values(columns, run)
+            if run.scalar == (kind == "scalar") and any(value is not None for value in values):
                 missing = tuple(
                     f"{BENCHMARK_NAMES[name]} {run.missing[name]}"
                     for name in BENCHMARK_NAMES
                     if name in run.missing and any(benchmark == name for benchmark, _ in columns)
                 )
-                rows.append(Row(run.name, kind, found, True, missing))
+                rows.append(Row(run.name, kind, values, True, missing))
     digits = 2 if number in (2, 3) else 1
     return Table(number, data["caption"], [head for head, _, _ in data["columns"]], rows, digits)
 
 
 def _values(columns: Sequence[tuple[str | None, str | None]], run: TableRun) -> tuple[float | None, ...]:
-    found = [
+    values = [
         None if benchmark is None or score is None else run.scores.get(benchmark, {}).get(score)
         for benchmark, score in columns
     ]
     if columns[-1][0] is None:  # the average of the columns before it, where all are there
-        known = [value for value in found[:-1] if value is not None]
-        found[-1] = sum(known) / len(known) if len(known) == len(found) - 1 else None
-    return tuple(None if value is None else 100 * value for value in found)
+        known = [value for value in values[:-1] if value is not None]
+        values[-1] = sum(known) / len(known) if len(known) == len(values) - 1 else None
+    return tuple(None if value is None else 100 * value for value in values)
 
 
 def _ranks(table: Table) -> dict[tuple[int, int], int]:
     """(row, column) -> 1 for the best shown figure of a column, 2 for the second best."""
-    found = {}
+    ranks = {}
     for column in range(len(table.head)):
         shown = [
             (round(value, table.digits), number)
@@ -115,8 +115,8 @@ def _ranks(table: Table) -> dict[tuple[int, int], int]:
             if (value := row.values[column]) is not None
         ]
         for rank, best in enumerate(sorted({value for value, _ in shown}, reverse=True)[:2], start=1):
-            found.update({(number, column): rank for value, number in shown if value == best})
-    return found
+            ranks.update({(number, column): rank for value, number in shown if value == best})
+    return ranks
 
 
 def _cells(table: Table, bold: str, underlined: str) -> list[list[str]]:

@@ -80,22 +80,22 @@ def score_command(benchmark: str, files: Sequence[Path], options: ScoreOptions) 
         score_log(benchmark, [file], rules, options.partial, name=name, project=options.origin)
         for file, name in zip(options.compare, _names(options.compare, run.name), strict=True)
     ]
-    found = [compare(run, other) for other in others]
+    comparisons = [compare(run, other) for other in others]
     data = run.to_dict()
-    if found:
-        data["comparisons"] = [each.to_dict() for each in found]
+    if comparisons:
+        data["comparisons"] = [item.to_dict() for item in comparisons]
     if options.page is not None:
         options.page.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.page, page(run, wrong.worst(), read_log(files, options.origin), options.tasks))
     if options.table is not None:
         rows = [
-            paper_tables.TableRun(each.name, each.scalar, {benchmark: each.result.values()}, each.missing)
-            for each in (run, *others)
+            paper_tables.TableRun(item.name, item.scalar, {benchmark: item.result.values()}, item.missing)
+            for item in (run, *others)
         ]
         table = paper_tables.build(paper_tables.OF_BENCHMARK[benchmark], rows)
         return data, paper_tables.FORMATS[options.table](table).rstrip("\n")
     text = run_as_text(run)
-    return data, "\n\n".join([text, *("\n".join(comparison_lines(each)) for each in found)])
+    return data, "\n\n".join([text, *("\n".join(comparison_lines(item)) for item in comparisons)])
 
 
 def _names(files: Sequence[Path], taken: str) -> list[str]:

@@ -95,24 +95,28 @@ def details_lines(figures: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def comparison_lines(found: Comparison) -> list[str]:
+def comparison_lines(comparison: Comparison) -> list[str]:
     """Two runs side by side, for people."""
-    test = found.mcnemar
+    test = comparison.mcnemar
     rows = [
-        [name, f"{100 * (each['difference'] or 0.0):+.2f}", _signed(each["low"], each["high"])]
-        for name, each in found.differences.items()
+        [
+            name,
+            f"{100 * (difference['difference'] or 0.0):+.2f}",
+            _signed(difference["low"], difference["high"]),
+        ]
+        for name, difference in comparison.differences.items()
     ]
-    left = f"; {found.left_out} judged by one alone are left out" if found.left_out else ""
+    left = f"; {comparison.left_out} judged by one alone are left out" if comparison.left_out else ""
     return [
-        f"{found.first} against {found.second}, {found.pairs} pairs judged by both{left}",
+        f"{comparison.first} against {comparison.second}, {comparison.pairs} pairs judged by both{left}",
         "",
         *aligned(["score", "difference", "95 % interval"], rows),
         "",
-        f"right: both {found.both}, only {found.first} {test.only_first}, only {found.second} "
-        f"{test.only_second}, neither {found.neither}; McNemar's test p = {test.exact:.3g} (mid-p "
+        f"right: both {comparison.both}, only {comparison.first} {test.only_first}, only {comparison.second} "
+        f"{test.only_second}, neither {comparison.neither}; McNemar's test p = {test.exact:.3g} (mid-p "
         f"{test.mid_p:.3g})",
         # those of the first run are said with its scores
-        *(f"note: {found.second}: {note}" for note in found.notes.get(found.second, [])),
+        *(f"note: {comparison.second}: {note}" for note in comparison.notes.get(comparison.second, [])),
     ]
 
 

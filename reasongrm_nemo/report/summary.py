@@ -78,13 +78,13 @@ def build(
 
 def _stages(runs_dir: Path) -> list[dict[str, Any]]:
     """Every finished artefact of a runs folder, by name."""
-    found = []
+    stages = []
     for path in sorted(runs_dir.glob("*/manifest.json")):
         with suppress(UserError):  # a stray folder; a stage's own is checked when it is used
             manifest = shaped(read_json(path), _TIMED, str(path))
             seconds = manifest["timings"]["seconds"]
-            found.append({"name": manifest["name"], "stage": manifest["stage"], "seconds": seconds})
-    return found
+            stages.append({"name": manifest["name"], "stage": manifest["stage"], "seconds": seconds})
+    return stages
 
 
 def pipeline_report(folder: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -158,24 +158,26 @@ def _held_out(report: Mapping[str, Any]) -> bool:
 
 def _benchmarks(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[list[str]], list[str]]]:
     """Name, head, rows and notes of each published benchmark's table."""
-    for name, found in report.get("benchmarks", {}).items():
+    for name, benchmark in report.get("benchmarks", {}).items():
         rows = [
             [row["run"], *(value for value, _ in row["scores"]), _share(row.get("truncated"))]
-            for row in found["rows"]
+            for row in benchmark["rows"]
         ]
         drawn = [
-            f"{row['run']} is drawn with {row['sampling']}" for row in found["rows"] if row.get("sampling")
+            f"{row['run']} is drawn with {row['sampling']}"
+            for row in benchmark["rows"]
+            if row.get("sampling")
         ]
-        yield name, ["%", *found["scores"], "cut off"], rows, [*found["notes"], *drawn]
+        yield name, ["%", *benchmark["scores"], "cut off"], rows, [*benchmark["notes"], *drawn]
 
 
-def _compared(found: Mapping[str, Any]) -> list[str]:
+def _compared(comparison: Mapping[str, Any]) -> list[str]:
     """A row on two runs, by the last score that both have."""
-    row = [found["first"], found["second"], "–", "–", "–", f"{found['mcnemar']['exact']:.3g}"]
-    for name, each in found["differences"].items():
-        low, high = each["low"], each["high"]
+    row = [comparison["first"], comparison["second"], "–", "–", "–", f"{comparison['mcnemar']['exact']:.3g}"]
+    for name, difference in comparison["differences"].items():
+        low, high = difference["low"], difference["high"]
         interval = "–" if low is None else f"[{100 * low:+.2f}, {100 * high:+.2f}]"
-        row[2:5] = [name, f"{100 * each['difference']:+.2f}", interval]
+        row[2:5] = [name, f"{100 * difference['difference']:+.2f}", interval]
     return row
 
 
@@ -214,7 +216,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     for name, head, rows, notes in _benchmarks(report):
         lines += [f"# {name}", "", *markdown_table(head, rows), ""]
         lines += [f"Note: {markdown(note)}.\n" for note in notes]
-        if compared := [_compared(each) for each in report["benchmarks"][name]["comparisons"]]:
+        if compared := [_compared(comparison) for comparison in report["benchmarks"][name]["comparisons"]]:
             columns = ["run", "against", "score", "difference", "95 % interval", "McNemar's p"]
             lines += [*markdown_table(columns, compared), ""]
     if report["note"]:
@@ -314,8 +316,8 @@ def read_artefact(path: Path) -> dict[str, Any]:
 
 def verified(path: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, list[str]], str]:
     """What every byte of an artefact says, as data and for people."""
-    found = verify.verify(path, manifest)
-    return found, "\n".join([f"{manifest['name']}  (stage {manifest['stage']})", *verify.report(found)])
+    findings = verify.verify(path, manifest)
+    return findings, "\n".join([f"{manifest['name']}  (stage {manifest['stage']})", *verify.report(findings)])
 
 
 def describe(path: Path, manifest: Mapping[str, Any]) -> str:

@@ -80,8 +80,8 @@ def mine_hard_cases(paths: Iterable[ReasoningPath]) -> list[HardCase[str]]:
 
 def hard_task(task: JudgeTask, case: HardCase[Any], rationale: str | None) -> HardTask:
     """The record of a case, for the last training stage."""
-    found = {"answers": list(case.answers), "accuracy": case.accuracy, "rationale": rationale}
-    return HardTask(**{**task.to_dict(), **found})
+    extra = {"answers": list(case.answers), "accuracy": case.accuracy, "rationale": rationale}
+    return HardTask(**{**task.to_dict(), **extra})
 
 
 def to_hard_tasks(

@@ -128,10 +128,10 @@ class _Lane:
         self.client, self.last_sign = client, last_sign
         self.asked: dict[str, tuple[Prompt, asyncio.Task[None]]] = {}
 
-    def drop(self, own: asyncio.Task[Any] | None = None) -> list[asyncio.Task[None]]:
+    def drop(self, keep: asyncio.Task[Any] | None = None) -> list[asyncio.Task[None]]:
         """Cancel what is in flight, but for the task that calls."""
         asked = [task for _, task in self.asked.values()]
-        tasks = [task for task in (*asked, self.watcher) if task is not own]
+        tasks = [task for task in (*asked, self.watcher) if task is not keep]
         for task in tasks:
             task.cancel()
         return tasks

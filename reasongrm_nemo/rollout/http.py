@@ -63,12 +63,12 @@ def reason(error: BaseException) -> str:
 def message(text: str) -> str:
     """The error message in a server's answer."""
     try:
-        found = json.loads(text)
-        if isinstance(found, dict):
-            found = found.get("error", found)
-        if isinstance(found, dict):
-            found = found.get("message", found)
-        text = str(found)
+        body = json.loads(text)
+        if isinstance(body, dict):
+            body = body.get("error", body)
+        if isinstance(body, dict):
+            body = body.get("message", body)
+        text = str(body)
     except json.JSONDecodeError:
         pass
     return " ".join(strike(text).split())[:300].rstrip(".") or "no message"

@@ -69,7 +69,7 @@ class LocalRanks:
         failed = [(rank, code) for rank in ended if (code := self.codes[rank])]
         if failed and self.first_failure is None:
             # of several at once it is the killed one: the others fail for want of their peer
-            self.first_failure = min(failed, key=lambda each: (each[1] > 0, each[0]))
+            self.first_failure = min(failed, key=lambda failure: (failure[1] > 0, failure[0]))
             self._deadline = time.monotonic() + _LAST_WORDS_S
         if self.returncode is not None:
             self._meeting.close()

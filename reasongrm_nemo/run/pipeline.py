@@ -55,13 +55,15 @@ def find_stage(files: Sequence[Path], word: str, option: str) -> int:
         UserError: none or several.
     """
     stems = [path.stem for path in files]
-    found = [i for i, stem in enumerate(stems) if word in (stem, stem.split("_")[0], stem.partition("_")[2])]
-    if len(found) != 1:
+    matches = [
+        i for i, stem in enumerate(stems) if word in (stem, stem.split("_")[0], stem.partition("_")[2])
+    ]
+    if len(matches) != 1:
         raise UserError(
             f'{option} "{word}" is not a stage of this pipeline{load.near(word, stems)}; '
             f"it has {', '.join(stems)}"
         )
-    return found[0]
+    return matches[0]
 
 
 def assign(files: Sequence[Path], overrides: Iterable[str]) -> dict[Path, list[str]]:

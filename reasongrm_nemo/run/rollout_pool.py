@@ -64,9 +64,9 @@ class RolloutPool:
         )
         self.console.line(f"  starting {what}: {logs[0]}){where}")
         servers = []
-        for (spot, each), log in zip(settings, logs, strict=True):
-            host = self._host(place, spot, each, log)
-            servers.append(RolloutServer(each, model_dir, log, host=host))
+        for (spot, server_settings), log in zip(settings, logs, strict=True):
+            host = self._host(place, spot, server_settings, log)
+            servers.append(RolloutServer(server_settings, model_dir, log, host=host))
         self._rollouts, self._settings = Rollouts(servers, on_loss=self._tell), settings
         self._rollouts.use(model_dir)
         ready = "rollout server" if count == 1 else "rollout servers"

@@ -57,12 +57,12 @@ def _kept(runs_dir: Path) -> str | None:
 
 def _of_artefacts(cfg: DictConfig) -> str | None:
     """The earliest date in manifests of artefacts that were brought here, or that are read elsewhere."""
-    found = []
+    days = []
     for path in [*Path(cfg.runs_dir).glob("*/manifest.json"), *_manifests_elsewhere(cfg)]:
         with suppress(UserError):  # a stray folder; what a stage reads is checked when it is read
             day = object_at(read_json(path), "recipe", "judge").get("date")
-            found.append(day if isinstance(day, str) else None)
-    return min(filter(None, found), default=None)
+            days.append(day if isinstance(day, str) else None)
+    return min(filter(None, days), default=None)
 
 
 def _manifests_elsewhere(cfg: DictConfig) -> list[Path]:

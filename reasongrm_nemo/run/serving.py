@@ -57,8 +57,8 @@ def served(cfg: DictConfig, recipe: str, console: Console) -> Iterator[list[Roll
 
 def described(servers: Sequence[RolloutServer]) -> dict[str, object]:
     """What a client needs: the first server's url and token, the model's name and folder, and all servers."""
-    each = [{"url": server.url, "token": server.token} for server in servers]
-    return each[0] | {"model": SERVED_NAME, "folder": str(servers[0].model_dir), "servers": each}
+    entries = [{"url": server.url, "token": server.token} for server in servers]
+    return entries[0] | {"model": SERVED_NAME, "folder": str(servers[0].model_dir), "servers": entries}
 
 
 def as_text(servers: Sequence[RolloutServer]) -> str:

@@ -33,13 +33,13 @@ def compare_tokenizers(
     Raises:
         UserError: a tokenizer differs or cannot be read.
     """
-    found = {}
+    agreements = {}
     for name, folder in inputs.items():
         if is_model_input(name) and (folder / "tokenizer.json").is_file():  # else the stage refuses it
-            found[name] = agreement.compare(folder, _environments(cfg))
-            if found[name].startswith(agreement.NOT):
-                say(f"  the tokenizer of {folder} was {found[name]}")
-    return found
+            agreements[name] = agreement.compare(folder, _environments(cfg))
+            if agreements[name].startswith(agreement.NOT):
+                say(f"  the tokenizer of {folder} was {agreements[name]}")
+    return agreements
 
 
 def compare_given(cfg: DictConfig, say: Callable[[str], None]) -> None:

@@ -143,13 +143,13 @@ class _Metrics:
     def new(self) -> list[dict]:
         if not self._path.exists():
             return []
-        found = self._path.stat()
-        if found.st_ino == self._began and found.st_size == self._size:
+        stat = self._path.stat()
+        if stat.st_ino == self._began and stat.st_size == self._size:
             return []  # several times a second; a long run's file takes a while to read
-        self._size = found.st_size
-        if found.st_ino != self._began:
+        self._size = stat.st_size
+        if stat.st_ino != self._began:
             # rewritten by the trainer: what stands there now is what it resumed from
-            self._began = found.st_ino
+            self._began = stat.st_ino
             self._step = max((figures["step"] for figures in self._lines()), default=0)
             return []
         fresh = [figures for figures in self._lines() if figures["step"] > self._step]

@@ -23,8 +23,8 @@ from reasongrm_nemo.run.stage import StageContext
 def last_figures(metrics: Path, names: Sequence[str]) -> dict[str, Any]:
     """The number of steps and the named figures of the last one."""
     last: dict[str, Any] = {}
-    for _, each in read_figures(metrics):
-        last = each
+    for _, figures in read_figures(metrics):
+        last = figures
     return {"steps": last.get("step", 0)} | {name: last[name] for name in names if name in last}
 
 

@@ -111,19 +111,19 @@ def _refuse_secrets(words: Iterable[str]) -> None:
                 )
 
 
-def as_lines(found: Mapping[str, Any]) -> list[str]:
+def as_lines(chain_of_jobs: Mapping[str, Any]) -> list[str]:
     """`chain`'s answer for a shell: the runs folder, then a line of words between tabs for each job.
 
     Raises:
         UserError: a word has a tab or a line's end in it.
     """
-    for word in (word for job in found["jobs"] for word in job["arguments"]):
+    for word in (word for job in chain_of_jobs["jobs"] for word in job["arguments"]):
         if "\t" in word or "\n" in word:
             raise UserError(
                 f"{word!r} has a tab or a line's end in it, which cannot go to a job; put it into the recipe"
             )
-    lines = [found["runs_dir"]]
-    for job in found["jobs"]:
+    lines = [chain_of_jobs["runs_dir"]]
+    for job in chain_of_jobs["jobs"]:
         state = "done" if job["done"] else "todo"
         words = [job["name"], job["template"], state, job["array"] or "-", str(job["shards"])]
         words.append(str(job["nodes"] or "-"))

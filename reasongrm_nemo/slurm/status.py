@@ -86,19 +86,19 @@ def _row(
 
 def _jobs(book: Path) -> list[dict[str, Any]]:
     """What was submitted by pipeline.sh (name.id) and what began (<job>.job, <job>.summary), oldest first."""
-    found: dict[str, dict[str, Any]] = {}
+    jobs: dict[str, dict[str, Any]] = {}
     for path in sorted(book.glob("*.id"), key=lambda path: path.stat().st_mtime):
         number = read_text(path).strip()
-        found[number] = {"name": path.stem, "job": number, "log": "", "began": False, "summary": ""}
+        jobs[number] = {"name": path.stem, "job": number, "log": "", "began": False, "summary": ""}
     for path in sorted(book.glob("*.job"), key=lambda path: path.stat().st_mtime):
         name, tab, log = read_text(path).rstrip("\n").partition("\t")
         if not tab:
             raise UserError(f"{path} names no job and log; it is written by launch/common.sh: remove it")
-        found[path.stem] = {"name": name, "job": path.stem, "log": log, "began": True, "summary": ""}
+        jobs[path.stem] = {"name": name, "job": path.stem, "log": log, "began": True, "summary": ""}
     for path in book.glob("*.summary"):
-        if path.stem in found:
-            found[path.stem] |= {"summary": read_text(path), "began": True}
-    return list(found.values())
+        if path.stem in jobs:
+            jobs[path.stem] |= {"summary": read_text(path), "began": True}
+    return list(jobs.values())
 
 
 def _queue(ids: list[str]) -> dict[str, dict[str, str]]:
@@ -130,34 +130,34 @@ def _progress(folder: Path) -> dict[str, Any]:
     if not metrics.exists():
         return {}
     figures: dict[str, Any] = {}
-    for _, each in read_figures(metrics, _FIGURES):
-        figures = each
-    found = {name: figures[name] for name in ("step", "reward", "loss") if figures.get(name) is not None}
+    for _, line_figures in read_figures(metrics, _FIGURES):
+        figures = line_figures
+    progress = {name: figures[name] for name in ("step", "reward", "loss") if figures.get(name) is not None}
     if order.exists():
         steps = object_at(read_json(order), "recipe", "grpo").get("steps")
         if isinstance(steps, int):
-            found["steps"] = steps
-    return found
+            progress["steps"] = steps
+    return progress
 
 
 def _last_error(log: Path) -> str | None:
     """The newest line that tells of an error, as FILE:LINE: text."""
     if not log.exists():
         return f"{log} was never written: the folder is missing on the job's first node, or cannot be written"
-    found = None
+    last = None
     with open_packed(log) as file:
         lines = [line.decode(errors="replace") for line in bounded_lines(file, log)]
     for number, line in enumerate(lines, 1):
         if _ERROR.search(line):
-            found = f"{log}:{number}: {line.strip()}"
-    return found
+            last = f"{log}:{number}: {line.strip()}"
+    return last
 
 
-def as_text(found: Mapping[str, Any]) -> str:
+def as_text(collected: Mapping[str, Any]) -> str:
     """A line a stage, and its last error below."""
-    lines = [found["runs_dir"]]
-    width = max((len(row["name"]) for row in found["stages"]), default=0)
-    for row in found["stages"]:
+    lines = [collected["runs_dir"]]
+    width = max((len(row["name"]) for row in collected["stages"]), default=0)
+    for row in collected["stages"]:
         words = [f"{row['name']:<{width}}", f"{row['state']:<10}"]
         if "step" in row:
             words.append(f"step {row['step']}" + (f"/{row['steps']}" if "steps" in row else ""))

@@ -84,14 +84,14 @@ class BenchmarkScores:
             UserError: one has no log of a benchmark.
         """
         for name in self._ctx.cfg.evaluate.logs:
-            folder, found = self._ctx.inputs[f"logs.{name}"], False
+            folder, any_log = self._ctx.inputs[f"logs.{name}"], False
             for benchmark in MODULES:
                 log = folder / f"{benchmark}.jsonl"
                 if log.is_file():
-                    run, found = self._score(benchmark, [log], name), True
+                    run, any_log = self._score(benchmark, [log], name), True
                     self._keep(_Scored(run, name))
                     self._ctx.console.line(f"  {benchmark}, {name}: {_words(run)}")
-            if not found:
+            if not any_log:
                 names = ", ".join(f"{benchmark}.jsonl" for benchmark in MODULES)
                 raise UserError(f"evaluate.logs.{name}: {folder} holds none of {names}")
 
@@ -99,10 +99,10 @@ class BenchmarkScores:
         """JSON-ready, by benchmark: every run with all its figures, each compared with the first model's."""
         return {
             benchmark: {
-                "runs": [scored.to_dict() for scored in found],
+                "runs": [scored.to_dict() for scored in judged],
                 "comparisons": self._comparisons(benchmark),
             }
-            for benchmark, found in self._found.items()
+            for benchmark, judged in self._found.items()
         }
 
     def write_tables(self) -> None:
@@ -116,22 +116,22 @@ class BenchmarkScores:
         """What report.json says of the benchmarks: the scores of every run, with intervals, and notes."""
         return {
             benchmark: {
-                "scores": list(found[0].run.result.scores),
+                "scores": list(judged[0].run.result.scores),
                 "rows": [
                     {
-                        "run": each.run.name,
-                        "sampling": each.sampling.words() if each.sampling else None,
-                        "truncated": each.run.result.truncated,
-                        "scores": [percent(s) for s in each.run.result.scores.values()],
-                        "judgements": each.run.result.coverage.judgements,
-                        "expected": each.run.result.coverage.expected,
+                        "run": scored.run.name,
+                        "sampling": scored.sampling.words() if scored.sampling else None,
+                        "truncated": scored.run.result.truncated,
+                        "scores": [percent(s) for s in scored.run.result.scores.values()],
+                        "judgements": scored.run.result.coverage.judgements,
+                        "expected": scored.run.result.coverage.expected,
                     }
-                    for each in found
+                    for scored in judged
                 ],
-                "notes": _notes([each.run for each in found]),
+                "notes": _notes([scored.run for scored in judged]),
                 "comparisons": self._comparisons(benchmark),
             }
-            for benchmark, found in self._found.items()
+            for benchmark, judged in self._found.items()
         }
 
     def _score(self, benchmark: str, files: list[Path], name: str, tasks: Path | None = None) -> Run:
@@ -157,13 +157,13 @@ class BenchmarkScores:
     def _table(self, number: int) -> paper_tables.Table | None:
         """One of the paper's tables, where a run here belongs into it."""
         runs: dict[str, paper_tables.TableRun] = {}
-        for benchmark, found in self._found.items():
-            for each in found:
-                name = _row_name(each)
-                run = runs.setdefault(name, paper_tables.TableRun(name, each.run.scalar, {}))
-                scores = {**run.scores, benchmark: each.run.result.values()}
-                missing = {**run.missing, **each.run.missing}
-                runs[name] = paper_tables.TableRun(name, each.run.scalar, scores, missing)
+        for benchmark, judged in self._found.items():
+            for scored in judged:
+                name = _row_name(scored)
+                run = runs.setdefault(name, paper_tables.TableRun(name, scored.run.scalar, {}))
+                scores = {**run.scores, benchmark: scored.run.result.values()}
+                missing = {**run.missing, **scored.run.missing}
+                runs[name] = paper_tables.TableRun(name, scored.run.scalar, scores, missing)
         table = paper_tables.build(number, list(runs.values()))
         return table if any(row.here for row in table.rows) else None
 

@@ -23,9 +23,9 @@ def run(ctx: StageContext) -> dict[str, Any]:
     tasks/ (`BenchmarkTask`, what was asked), pages/ to read, and the paper's tables as tables.md and
     tables.tex.
     """
-    cfg, own = ctx.cfg, ctx.cfg.evaluate
+    cfg, options = ctx.cfg, ctx.cfg.evaluate
     models = judges(cfg, ctx.inputs)
-    settings = [Setting.of(entry) for entry in own.settings]
+    settings = [Setting.of(entry) for entry in options.settings]
     questions = Questions(ctx, list(models.values()))
     judging, held_out, published = Judging(ctx, questions), HeldOutScores(ctx), BenchmarkScores(ctx)
     for model in models.values():
@@ -46,7 +46,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
     scores = {"benchmark": HELD_OUT, "tasks": count, "scores": held_out.scores}
     write_json(ctx.work / "scores.json", scores | {"benchmarks": published.scores()})
     made_of = {name: model.given for name, model in models.items()}
-    report = summary.build(held_out.scores, list(models), Path(cfg.runs_dir), made_of, own.note)
+    report = summary.build(held_out.scores, list(models), Path(cfg.runs_dir), made_of, options.note)
     report["benchmarks"] = published.report()
     write_json(ctx.work / "report.json", report)
     write_text(ctx.work / "report.md", summary.as_markdown(report))

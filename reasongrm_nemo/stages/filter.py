@@ -30,25 +30,25 @@ from reasongrm_nemo.run.stage import StageContext
 
 def run(ctx: StageContext) -> dict[str, Any]:
     """Write examples.jsonl and examples_random.jsonl (`SftExample`), report.json and extremes.txt."""
-    cfg, own = ctx.cfg, ctx.cfg.filter
+    cfg, options = ctx.cfg, ctx.cfg.filter
     source = _Source(ctx)
-    floors = Floors(own.min_r_star, own.min_self_consistency, own.min_validity)
+    floors = Floors(options.min_r_star, options.min_self_consistency, options.min_validity)
     selector = Selector(source.table, cfg.seed, floors)
     report = Report(selector)
     figures = report.figures()
     ctx.drop("task without an eligible right path", figures["tasks_without_eligible_path"])
     for reason, count in figures["ineligible_paths"].items():
         ctx.drop(f"path: {reason.replace('_', ' ')}", count)
-    chosen = selector.choose(own.strategy, own.top_k)
+    chosen = selector.choose(options.strategy, options.top_k)
     if not len(chosen):
         raise UserError(_nothing_left(ctx, figures, any(floors)))
     scores = array("d")
-    write_jsonl(ctx.work / "examples.jsonl", source.examples(chosen, own.strategy, scores))
-    if own.compare_random:
-        drawn = selector.choose("random", own.top_k)
+    write_jsonl(ctx.work / "examples.jsonl", source.examples(chosen, options.strategy, scores))
+    if options.compare_random:
+        drawn = selector.choose("random", options.top_k)
         write_jsonl(ctx.work / "examples_random.jsonl", source.examples(drawn, "random"))
     write_json(ctx.work / "report.json", figures)
-    write_text(ctx.work / "extremes.txt", source.extremes(report, own.extremes))
+    write_text(ctx.work / "extremes.txt", source.extremes(report, options.extremes))
     mean = math.fsum(scores) / len(scores)
     ctx.console.line(
         f"  {len(scores)} examples of {figures['tasks']} tasks, {figures['right_paths']} right paths of "
@@ -60,7 +60,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
         "right_paths": figures["right_paths"],
         "examples": len(scores),
         "mean_r_star": mean,
-        "strategy": own.strategy,
+        "strategy": options.strategy,
     }
 
 

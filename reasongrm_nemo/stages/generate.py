@@ -45,27 +45,29 @@ def run(ctx: StageContext) -> dict[str, Any]:
 
 def _paths(ctx: StageContext, tasks: list[Task]) -> list[Task]:
     """Sample, and have the scorer judge if there is one; the tasks that were asked."""
-    cfg, own, out = ctx.cfg, ctx.cfg.generate, ctx.work / "paths.jsonl"
+    cfg, options, out = ctx.cfg, ctx.cfg.generate, ctx.work / "paths.jsonl"
     ask = Ask(
         model_dir=ctx.inputs["model"],
         model=cfg.model.hf_path,
-        samples=own.samples,
+        samples=options.samples,
         policy=cfg.judge.policy,
         response_prefix=cfg.judge.response_prefix,
         sampling=rollout_sampling(cfg),
         purpose="generate",
         label="paths",
-        keep_token_ids=own.keep_token_ids,
-        keep_probs=own.keep_probs,
-        equivalent=load_equivalence(own.equivalence),
+        keep_token_ids=options.keep_token_ids,
+        keep_probs=options.keep_probs,
+        equivalent=load_equivalence(options.equivalence),
     )
     shards, sampled = shard_files(ctx), ctx.work / "sampled.jsonl"
     if "scorer" not in ctx.inputs or shards or out.exists():
-        asked = sample_paths(ctx, tasks, ask, out, own.shard, shards)
+        asked = sample_paths(ctx, tasks, ask, out, options.shard, shards)
     else:
         ask = replace(ask, keep_token_ids=True, keep_probs=False)
-        asked = sample_paths(ctx, tasks, ask, sampled, own.shard)
-        scorer = Scorer(ctx.inputs["scorer"], own.scorer.hf_path, own.keep_token_ids, own.keep_probs)
+        asked = sample_paths(ctx, tasks, ask, sampled, options.shard)
+        scorer = Scorer(
+            ctx.inputs["scorer"], options.scorer.hf_path, options.keep_token_ids, options.keep_probs
+        )
         score_paths(ctx, asked, sampled, out, scorer)
     sampled.unlink(missing_ok=True)  # also where a kill came after the paths were whole
     return asked

@@ -68,17 +68,17 @@ def _survey(ctx: StageContext) -> int:
     Raises:
         UserError: none is left to train on, or none to validate on.
     """
-    own, limit = ctx.cfg.grpo, ctx.cfg.judge.max_prompt_tokens
-    taken, unfit = _unfit(ctx, "tasks", own.skip_tasks, own.max_tasks)
+    options, limit = ctx.cfg.grpo, ctx.cfg.judge.max_prompt_tokens
+    taken, unfit = _unfit(ctx, "tasks", options.skip_tasks, options.max_tasks)
     if not taken:
         raise UserError(
-            f"inputs.tasks: {ctx.inputs['tasks']} has no tasks after the first {own.skip_tasks} "
+            f"inputs.tasks: {ctx.inputs['tasks']} has no tasks after the first {options.skip_tasks} "
             "(grpo.skip_tasks); nothing is left to train on"
         )
     left_out = {"tasks": unfit}
     counts = {"tasks": taken - sum(map(len, unfit.values()))}
-    if own.validation.every:
-        taken, unfit = _unfit(ctx, "validation", 0, own.validation.max_tasks)
+    if options.validation.every:
+        taken, unfit = _unfit(ctx, "validation", 0, options.validation.max_tasks)
         left_out["validation"] = {f"validation {reason}": indices for reason, indices in unfit.items()}
         counts["validation"] = taken - sum(map(len, unfit.values()))
     for name, count in counts.items():

@@ -106,13 +106,13 @@ class Judging:
 
     def _shards(self, file: Path) -> list[Path]:
         """The same log in the artefact of each shard that the recipe lists."""
-        found = []
+        shards = []
         for index in range(len(self._ctx.cfg.evaluate.shards)):
             shard = self._ctx.inputs[f"shards.{index}"] / file.relative_to(self._ctx.work)
             if not shard.is_file():
                 raise UserError(f"evaluate.shards: {shard} does not exist; give the artefacts of all shards")
-            found.append(shard)
-        return found
+            shards.append(shard)
+        return shards
 
 
 def _fits(length: int | None, limit: int) -> bool:

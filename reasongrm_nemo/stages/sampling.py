@@ -195,16 +195,16 @@ def merge_paths(
     seen: dict[str, set[int]] = {task: set() for task in order}
     for file in shards:
         for record in read_jsonl(file, ReasoningPath):
-            found = seen.get(record.task_id)
-            if found is None:
+            samples_seen = seen.get(record.task_id)
+            if samples_seen is None:
                 raise UserError(f"{file} has a path of the task {record.task_id}, which is not to be asked")
-            if record.sample in found or record.sample >= samples:
+            if record.sample in samples_seen or record.sample >= samples:
                 raise UserError(
                     f"{file}: sample {record.sample} of the task {record.task_id} comes twice or is past the "
                     f"{samples} samples of the recipe; give each shard of one run once"
                 )
-            found.add(record.sample)
-    missing = [task for task, found in seen.items() if len(found) < samples]
+            samples_seen.add(record.sample)
+    missing = [task for task, samples_seen in seen.items() if len(samples_seen) < samples]
     if missing:
         raise UserError(
             f"the shards lack paths of {len(missing)} of {len(seen)} tasks, such as {missing[0]}; run the "

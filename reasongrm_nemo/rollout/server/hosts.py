@@ -212,8 +212,8 @@ class AgentStep:
             assert self._step.stdout is not None
             for line in self._step.stdout:
                 if line.startswith(b'{"agent"'):  # what a container prints at its start is passed over
-                    found: dict[str, str] = json.loads(line)["agent"]
-                    return found
+                    agent: dict[str, str] = json.loads(line)["agent"]
+                    return agent
         finally:
             timer.cancel()
         self.close()

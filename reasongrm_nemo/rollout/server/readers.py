@@ -58,12 +58,12 @@ def check_config(config: Mapping[str, Any], where: str, interpreters: Iterable[s
         UserError: an engine refuses the file, or reads another shape or rope.
     """
     ours = Architecture.from_config(config, where)
-    found = [python for python in interpreters if Path(python).is_file()]
+    present = [python for python in interpreters if Path(python).is_file()]
     # the weights' dtype, which a conversion finds out late, changes nothing
     stated = {name: value for name, value in config.items() if name not in ("torch_dtype", "dtype")}
-    key = _key(stated, found)
+    key = _key(stated, present)
     known = _remembered(key)  # an engine takes seconds to import
-    answers = read([config], found)[0] if known is None else known
+    answers = read([config], present)[0] if known is None else known
     engines = [held(answer, ours, where) for answer in answers]
     if known is None:
         remember(_KEPT, key, json.dumps(answers))
@@ -98,7 +98,10 @@ def read(configs: Sequence[Mapping[str, Any]], interpreters: Sequence[str]) -> l
             write_json(folder / "config.json", config)
         with ThreadPoolExecutor(max(len(interpreters), 1)) as pool:
             answers = list(pool.map(lambda python: _ask(python, folders), interpreters))
-    return [[each for answer in answers for each in answer[number]] for number in range(len(configs))]
+    return [
+        [answer_of_config for answer in answers for answer_of_config in answer[number]]
+        for number in range(len(configs))
+    ]
 
 
 def held(answer: Mapping[str, Any], ours: Architecture, where: str) -> str:

@@ -22,15 +22,15 @@ def nccl_version() -> list[int]:
     return list(torch.cuda.nccl.version()) if torch.cuda.is_available() else []
 
 
-def check_nccl(trainers: Sequence[int], own: Sequence[int]) -> None:
+def check_nccl(trainers: Sequence[int], servers: Sequence[int]) -> None:
     """Of both ends of a group.
 
     Raises:
         RuntimeError: they differ. NCCL itself only says "invalid usage" then (init.cc, "Mismatched NCCL
             version detected").
     """
-    if list(trainers) != list(own):
-        theirs, ours = (".".join(map(str, version)) or "none" for version in (trainers, own))
+    if list(trainers) != list(servers):
+        theirs, ours = (".".join(map(str, version)) or "none" for version in (trainers, servers))
         raise RuntimeError(other_nccl(theirs, ours))
 
 

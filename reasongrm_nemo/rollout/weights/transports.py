@@ -147,11 +147,11 @@ class _BroadcastLine:
     def __init__(self, backend: str, posts: Posts) -> None:
         self._posts = posts
         world = 1 + int(posts.get("/get_world_size")["world_size"])
-        own = address_towards(urllib.parse.urlsplit(posts.server.url).hostname or "")
-        store, where = self._meeting_place(own, world)
+        address = address_towards(urllib.parse.urlsplit(posts.server.url).hostname or "")
+        store, where = self._meeting_place(address, world)
         info = {
             **where,
-            "master_host": own,
+            "master_host": address,
             "world_size": world,
             "timeout_s": posts.timeout_s,
             "nccl": nccl_version(),
@@ -159,19 +159,19 @@ class _BroadcastLine:
         path = "/init_weight_transfer_engine"
         joining = posts.aside(path, {"init_info": info}, posts.timeout_s)
         try:
-            self._group = Group(backend, store, own, 0, world, posts.timeout_s)
+            self._group = Group(backend, store, address, 0, world, posts.timeout_s)
         except RuntimeError as error:
             raise posts.lost(joining, error) from error
         self._ahead = tensors_ahead(backend)
         posts.answer(joining, path)
 
-    def _meeting_place(self, own: str, world: int) -> tuple[Any, dict[str, Any]]:
+    def _meeting_place(self, address: str, world: int) -> tuple[Any, dict[str, Any]]:
         """The group's store, and what tells the workers of it."""
-        if own == HOST:
+        if address == HOST:
             self._file = meeting.PrivateFile()
             store = meeting.in_file(self._file.path, world, self._posts.timeout_s)
             return store, {"file": str(self._file.path), "master_port": 0}
-        store = meeting.listen(own, 0, world, self._posts.timeout_s)
+        store = meeting.listen(address, 0, world, self._posts.timeout_s)
         return store, {"file": None, "master_port": store.port}
 
     def begin(self, metadata: Sequence[TensorInfo]) -> None:

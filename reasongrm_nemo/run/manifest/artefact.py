@@ -71,8 +71,8 @@ class Artefact:
                 return f"{name} is missing or cut short"
             if "sha256" in entry:
                 hashed.append((name, entry["sha256"]))
-        found = cache.files(self.path / name for name, _ in hashed)
-        for (name, due), file in zip(hashed, found, strict=True):
+        files = cache.files(self.path / name for name, _ in hashed)
+        for (name, due), file in zip(hashed, files, strict=True):
             if file["sha256"] != due:
                 return f"{name} is not what was made (its SHA-256 differs from the manifest)"
         return None
@@ -151,8 +151,8 @@ class Artefact:
             if path.is_file() and name.split("/")[0] not in ("stage.json", "stage.log")
         }
         hashed = [name for name in paths if name.split("/")[0] not in _UNHASHED]
-        found = dict(zip(hashed, cache.files(paths[name] for name in hashed), strict=True))
-        return {name: found.get(name) or {"size": path.stat().st_size} for name, path in paths.items()}
+        hashes = dict(zip(hashed, cache.files(paths[name] for name in hashed), strict=True))
+        return {name: hashes.get(name) or {"size": path.stat().st_size} for name, path in paths.items()}
 
     @property
     def _aside(self) -> Path:

@@ -97,13 +97,13 @@ class HashCache:
         with path.open("rb", buffering=0) as handle:
             while count := handle.readinto(block):
                 digest.update(view[:count])
-        found = digest.hexdigest()
+        hexdigest = digest.hexdigest()
         settled = time.time_ns() - max(seen[2], seen[3]) > _UNSETTLED_NS
         if settled and _seen(path) == seen:
-            self._known[seen] = found
+            self._known[seen] = hexdigest
             if seen[1] >= _LARGE:
-                remember(_KIND, _name(seen), found)
-        return found
+                remember(_KIND, _name(seen), hexdigest)
+        return hexdigest
 
 
 def entries(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
@@ -125,8 +125,8 @@ def entries(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
 
 
 def _seen(path: Path) -> _Seen:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _name(seen: _Seen) -> str:

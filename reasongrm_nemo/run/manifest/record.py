@@ -47,16 +47,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, is of another shape, or was changed after it was written.
     """
-    found = shaped(read_json(path, _LIMIT), _MANIFEST, shown(str(path)))
-    for name in found["outputs"]:
+    manifest = shaped(read_json(path, _LIMIT), _MANIFEST, shown(str(path)))
+    for name in manifest["outputs"]:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
             raise UserError(f"{path}: outputs names {shown(name)!r}, which is outside of the artefact")
-    if found.get("digest") not in (None, digest_of(found)):
+    if manifest.get("digest") not in (None, digest_of(manifest)):
         raise UserError(
             f"{path} was changed after it was written (it no longer has the SHA-256 in its digest); restore "
             "the file, or move the folder away to have the stage done again"
         )
-    return found  # type: ignore[no-any-return]
+    return manifest  # type: ignore[no-any-return]
 
 
 def read_state(path: Path) -> dict[str, Any]:

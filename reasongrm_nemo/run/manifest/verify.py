@@ -59,8 +59,8 @@ def differences(outputs: _Files, files: _Files, odd: Collection[str] = ()) -> li
         same = due["size"] == there["size"] and due.get("sha256", there["sha256"]) == there["sha256"]
         return None if same else CHANGED
 
-    found = ((name, kind(name)) for name in sorted({*outputs, *files, *odd}))
-    return [Difference(name, what) for name, what in found if what is not None]
+    kinds = ((name, kind(name)) for name in sorted({*outputs, *files, *odd}))
+    return [Difference(name, what) for name, what in kinds if what is not None]
 
 
 def _passed_over(name: str) -> bool:
@@ -180,10 +180,10 @@ def _is_converted(folder: Path) -> bool:
 def _is_ours(folder: Path) -> bool:
     """Whether a manifest.json is an artefact's; other programs write such files too."""
     try:
-        found = read_json(folder / NAME)
+        manifest = read_json(folder / NAME)
     except UserError:
         return False
-    return {"stage", "outputs"} <= object_at(found).keys()
+    return {"stage", "outputs"} <= object_at(manifest).keys()
 
 
 def verify(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -193,8 +193,8 @@ def verify(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[str]]:
     """
     files = HashCache(recall=False).tree(folder)
     listed: dict[str, list[str]] = {MISSING: [], CHANGED: [], UNKNOWN: [], "unhashed": [], "same": []}
-    for each in differences(manifest["outputs"], files, odd_names(folder)):
-        listed[each.kind].append(each.name)
+    for difference in differences(manifest["outputs"], files, odd_names(folder)):
+        listed[difference.kind].append(difference.name)
     wrong = {*listed[MISSING], *listed[CHANGED]}
     for name, entry in manifest["outputs"].items():
         if name not in wrong:
@@ -202,11 +202,11 @@ def verify(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[str]]:
     return listed
 
 
-def report(found: Mapping[str, list[str]]) -> Iterator[str]:
+def report(listed: Mapping[str, list[str]]) -> Iterator[str]:
     """`verify`'s answer in lines."""
     for kind in (MISSING, CHANGED, UNKNOWN):
-        for name in found[kind]:
+        for name in listed[kind]:
             yield f"  {kind:<9} {shown(name)}"
-    unhashed = len(found["unhashed"])
+    unhashed = len(listed["unhashed"])
     beside = f", {unhashed} more have their size alone recorded" if unhashed else ""
-    yield f"  {len(found['same'])} files are as they were made{beside}"
+    yield f"  {len(listed['same'])} files are as they were made{beside}"

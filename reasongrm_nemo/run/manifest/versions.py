@@ -41,10 +41,10 @@ def code_version() -> dict[str, Any]:
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that figures may depend on, those that are installed here."""
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -54,18 +54,18 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
         quick: leave out the collective.
         timeout_s: longest wait for the nodes' answers, and for the collective.
     """
-    found = Findings()
+    findings = Findings()
     for key, value in load.input_paths(cfg).values():
         try:
             load.require_path(value, cfg.runs_dir, key)
         except UserError as error:
-            found.problems.append(str(error))
+            findings.problems.append(str(error))
     runs_dir = Path(cfg.runs_dir)
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        found.problems.append(f"{runs_dir} cannot be made ({error.strerror}): correct runs_dir")
-        return found
+        findings.problems.append(f"{runs_dir} cannot be made ({error.strerror}): correct runs_dir")
+        return findings
     token_file, token = runs_dir / f".preflight-{os.getpid()}", secrets.token_hex(8)
     token_file.write_text(token)
     kind = kind_of(cfg)
@@ -75,7 +75,7 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
         if kind.trains or not place.slurm:
             asked = _asked(cfg, place, token_file, token, PACKAGES, {} if by_nccl else None)
             trains = _ask(place, place.trainer_nodes, trainer, asked, timeout_s, True)
-            _judge(found, "trainer", trains, cfg)
+            _judge(findings, "trainer", trains, cfg)
         if kind.samples:
             python = str(cfg.cluster.rollout_python or os.environ.get(PYTHON_VARIABLE) or "python3")
             nodes = tuple(dict.fromkeys(spot.node for spot in place.spots if spot.node))
@@ -83,16 +83,16 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
                 cfg, place, token_file, token, versions.PACKAGES, _loading(cfg) if by_nccl else None
             )
             samples = _ask(place, nodes, python, asked, timeout_s, False)
-            _judge(found, "rollout", samples, cfg)
+            _judge(findings, "rollout", samples, cfg)
             if by_nccl:
-                _check_nccl(found, trains, samples)
+                _check_nccl(findings, trains, samples)
     finally:
         token_file.unlink(missing_ok=True)
-    if not found.problems:
-        _check_plan(found, cfg)
-    if kind.trains and place.slurm and not quick and not found.problems:
-        _check_collective(found, cfg, place, timeout_s)
-    return found
+    if not findings.problems:
+        _check_plan(findings, cfg)
+    if kind.trains and place.slurm and not quick and not findings.problems:
+        _check_collective(findings, cfg, place, timeout_s)
+    return findings
 
 
 def _loading(cfg: DictConfig) -> dict[str, str]:
@@ -161,13 +161,15 @@ def _text(output: bytes | str | None) -> str:
     return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
 
 
-def _judge(found: Findings, what: str, answers: Mapping[str, dict[str, Any] | None], cfg: DictConfig) -> None:
+def _judge(
+    findings: Findings, what: str, answers: Mapping[str, dict[str, Any] | None], cfg: DictConfig
+) -> None:
     """The nodes' answers, against what the recipe needs and against each other."""
     said = {name: answer for name, answer in answers.items() if answer is not None}
 
     def bad(name: str, sentence: str) -> None:
-        found.problems.append(f"{name}: {sentence}")
-        found.bad.append(name)
+        findings.problems.append(f"{name}: {sentence}")
+        findings.bad.append(name)
 
     for name in answers:
         if name not in said:
@@ -192,33 +194,35 @@ def _judge(found: Findings, what: str, answers: Mapping[str, dict[str, Any] | No
                     f"shows {len(answer['gpus'])} GPUs, the recipe's cluster.devices_per_node is {wanted}",
                 )
     nccl = {name: answer["nccl"] for name, answer in said.items() if "nccl" in answer}
-    _alike(found, what, "NCCL", nccl)
-    _alike(found, what, "python", {name: answer["python"] for name, answer in said.items()})
-    _alike(found, what, "reasongrm-nemo", {name: answer["code"] for name, answer in said.items()})
+    _alike(findings, what, "NCCL", nccl)
+    _alike(findings, what, "python", {name: answer["python"] for name, answer in said.items()})
+    _alike(findings, what, "reasongrm-nemo", {name: answer["code"] for name, answer in said.items()})
     for package in next(iter(said.values()))["versions"]:
-        _alike(found, what, package, {name: answer["versions"][package] for name, answer in said.items()})
+        _alike(findings, what, package, {name: answer["versions"][package] for name, answer in said.items()})
     kinds = {name: answer["gpus"] for name, answer in said.items() if isinstance(answer.get("gpus"), list)}
     for key in ("name", "driver"):
         kind = {name: gpus[0][key] for name, gpus in kinds.items() if gpus}
-        _alike(found, what, f"GPU {key}", kind)
-    found.good.append(f"{what} environment on {', '.join(said)}")
+        _alike(findings, what, f"GPU {key}", kind)
+    findings.good.append(f"{what} environment on {', '.join(said)}")
 
 
-def _alike(found: Findings, what: str, thing: str, values: Mapping[str, Any]) -> None:
+def _alike(findings: Findings, what: str, thing: str, values: Mapping[str, Any]) -> None:
     """The most frequent value is taken for right, and the nodes with another one for wrong."""
     if len(set(values.values())) < 2:
         return
     right = max(values.values(), key=list(values.values()).count)
     for name, value in values.items():
         if value != right:
-            found.problems.append(
+            findings.problems.append(
                 f"{name}: {thing} of its {what} environment is {value or 'missing'}, {right} on the others"
             )
-            found.bad.append(name)
+            findings.bad.append(name)
 
 
 def _check_nccl(
-    found: Findings, trains: Mapping[str, dict[str, Any] | None], samples: Mapping[str, dict[str, Any] | None]
+    findings: Findings,
+    trains: Mapping[str, dict[str, Any] | None],
+    samples: Mapping[str, dict[str, Any] | None],
 ) -> None:
     """Both ends of a weight push; where torch does not say, the first push refuses what does not fit."""
     ours, theirs = (
@@ -226,34 +230,36 @@ def _check_nccl(
         for answers in (trains, samples)
     )
     if ours and theirs and ours != theirs:
-        found.problems.append(versions.other_nccl(ours, theirs))
+        findings.problems.append(versions.other_nccl(ours, theirs))
 
 
-def _check_plan(found: Findings, cfg: DictConfig) -> None:
+def _check_plan(findings: Findings, cfg: DictConfig) -> None:
     """Memory and disk by arithmetic (`reasongrm plan`)."""
     try:
         plan = plans.plan(cfg)
     except plans.ShapeUnknown as unknown:
-        found.good.append(f"memory is not checked: {unknown}")
+        findings.good.append(f"memory is not checked: {unknown}")
         return
     if plan is None:
         return
-    found.problems += [misfit.sentence for misfit in plan.misfits]
+    findings.problems += [misfit.sentence for misfit in plan.misfits]
     work = Artefact(Path(cfg.runs_dir), cfg.name).work
     there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())  # of an earlier start
     stat = os.statvfs(cfg.runs_dir)
     free, needed = stat.f_bavail * stat.f_frsize + there, sum(plan.disk.values())
-    each = f" (checkpoints of {readable_bytes(plan.checkpoint)})" if plan.checkpoint else ""
-    words = f"{readable_bytes(needed)} of disk for {cfg.name}{each}, {readable_bytes(free)} free"
+    checkpoints = f" (checkpoints of {readable_bytes(plan.checkpoint)})" if plan.checkpoint else ""
+    words = f"{readable_bytes(needed)} of disk for {cfg.name}{checkpoints}, {readable_bytes(free)} free"
     if free < needed:
-        found.problems.append(
+        findings.problems.append(
             f"runs_dir {cfg.runs_dir} is too small: {words}; free some, or keep fewer checkpoints"
         )
     elif needed:
-        found.good.append(words)
+        findings.good.append(words)
 
 
-def _check_collective(found: Findings, cfg: DictConfig, place: placement.Placement, timeout_s: float) -> None:
+def _check_collective(
+    findings: Findings, cfg: DictConfig, place: placement.Placement, timeout_s: float
+) -> None:
     cluster = cfg.cluster
     python = cluster.trainer_python or sys.executable
     backend = "gloo" if cluster.platform == "cpu" else "nccl"
@@ -273,10 +279,10 @@ def _check_collective(found: Findings, cfg: DictConfig, place: placement.Placeme
         out, err = _text(error.stdout), _text(error.stderr)
     said = [line for line in out.splitlines() if line.startswith(SAID)]
     if said:
-        found.good.append(said[0])
+        findings.good.append(said[0])
         return
     words = [line for line in err.splitlines() if "Error" in line or "srun: error" in line][:2]
-    found.problems.append(
+    findings.problems.append(
         f"the ranks cannot reach each other by {backend} ({'; '.join(words) or 'no answer'}); see "
         "REASONGRM_INTERFACE and REASONGRM_IB_HCA in launch/site.env, and set NCCL_DEBUG=INFO"
     )

@@ -53,16 +53,16 @@ def preflight(
         return True
     if off:
         return True
-    found = checks.run(cfg, place, quick)
-    for line in found.good:
+    findings = checks.run(cfg, place, quick)
+    for line in findings.good:
         console.line(f"pre-flight: {line}")
-    for line in found.problems:
+    for line in findings.problems:
         console.line(f"pre-flight: FIX {line}")
     nodes = {*place.trainer_nodes, *(spot.node for spot in place.spots)}
-    bad = sorted(set(found.bad))
+    bad = sorted(set(findings.bad))
     if bad and len(bad) < len(nodes):
         _write(notes, {"bad_nodes": ",".join(bad)})
-    return not found.problems
+    return not findings.problems
 
 
 def _write(notes: Path | None, values: dict[str, str]) -> None:
