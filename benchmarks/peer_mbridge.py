@@ -18,7 +18,7 @@ def stand_ins():
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from reasongrm_nemo.megatron.cpu import device, gaps
 
-    device.install()
+    device.install_device()
     gaps.before_nemo()
     for name, classes in {
         "gemma3": ["Gemma3Bridge"],

@@ -69,7 +69,7 @@ def pipeline(
     with interruptible("finished artefacts and partial ones are kept; the same command goes on from there"):
         outcomes = run_pipeline(folder, console, first, last, overrides)
     report = summary.pipeline_report(folder, outcomes)
-    print_result(as_json, report, summary.as_text(report))
+    print_result(as_json, report, summary.summary_as_text(report))
 
 
 @main.command()
@@ -166,7 +166,7 @@ def chain(
 ) -> None:
     """What launch/pipeline.sh submits for the recipes of DIR: a job a line, and whether it is done."""
     from reasongrm_nemo.slurm.jobs import as_lines
-    from reasongrm_nemo.slurm.jobs import chain as jobs_of
+    from reasongrm_nemo.slurm.jobs import pipeline_jobs as jobs_of
 
     found = jobs_of(folder, overrides, shards, first, last, not no_conversion)
     click.echo("\n".join(as_lines(found)) if shell else json.dumps(found, indent=2))
@@ -179,8 +179,8 @@ def status(runs_dir: Path, as_json: bool) -> None:
     """Where the jobs of RUNS_DIR stand: stage, step, reward, time left, last error with its log line."""
     from reasongrm_nemo.slurm import status as report
 
-    found = report.collect(runs_dir)
-    print_result(as_json, found, report.as_text(found))
+    found = report.collect_status(runs_dir)
+    print_result(as_json, found, report.status_as_text(found))
 
 
 @main.command()
@@ -259,7 +259,7 @@ def show(artefact: Path, verify: bool, as_json: bool) -> None:
                 f"was made; restore {'them' if wrong > 1 else 'it'}, or run the stage again"
             )
         return
-    print_result(as_json, manifest, summary.describe(artefact, manifest))
+    print_result(as_json, manifest, summary.describe_manifest(artefact, manifest))
 
 
 @main.command()
@@ -272,7 +272,7 @@ def serve(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     It answers like OpenAI's API (/v1/completions, /v1/chat/completions) under the model name "policy".
     """
     from reasongrm_nemo.recipe.load import load_recipe
-    from reasongrm_nemo.run.serving import as_text, described, served, watch
+    from reasongrm_nemo.run.serving import described, served, servers_as_text, watch
 
     cfg = load_recipe(recipe, overrides)
     with (
@@ -280,6 +280,6 @@ def serve(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         served(cfg, str(recipe), Console(quiet=as_json)) as servers,
         suppress(KeyboardInterrupt),  # the end it is meant to have
     ):
-        print_result(as_json, described(servers), as_text(servers))
+        print_result(as_json, described(servers), servers_as_text(servers))
         sys.stdout.flush()
         watch(servers)

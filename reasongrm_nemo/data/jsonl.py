@@ -18,7 +18,7 @@ from reasongrm_nemo.files.lines import (
     MAX_OWN_LINE,
     bounded_lines,
     open_packed,
-    parse_json,
+    parse_line,
     read_dicts,
     sync_directory,
 )
@@ -110,7 +110,7 @@ class PlacedJsonl(Generic[R]):
 
     def _parse(self, line: bytes, where: str) -> R:
         try:
-            data = parse_json(line)
+            data = parse_line(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not a JSON line ({error})") from None
         return self._make(data, where)

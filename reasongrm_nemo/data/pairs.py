@@ -24,7 +24,7 @@ _MAX_NAME = 200
 _MEDIA_FIELDS = ("image", "images", "video", "videos", "audio", "audios")
 
 
-def read_object(row: Any) -> dict[str, Any]:
+def row_as_object(row: Any) -> dict[str, Any]:
     """The row as the object that it must be; raises `RowProblem` otherwise."""
     if isinstance(row, BrokenRow):
         raise RowProblem("broken_line", row.problem)
@@ -48,7 +48,7 @@ def pair_from_row(
     Raises:
         RowProblem: with the reason.
     """
-    row = read_object(row)
+    row = row_as_object(row)
     if "chosen" not in row or "rejected" not in row:
         raise RowProblem("unknown_form")
     sides = [_side(row[name]) for name in ("chosen", "rejected")]

@@ -24,7 +24,7 @@ from reasongrm_nemo.data.pairs import (
     name_of,
     no_nul,
     prompt_turns,
-    read_object,
+    row_as_object,
     with_system,
 )
 from reasongrm_nemo.data.problems import RowProblem
@@ -87,7 +87,7 @@ def question_from_row(
     Raises:
         RowProblem: with the reason.
     """
-    row = read_object(row)
+    row = row_as_object(row)
     asked = next((row[name] for name in QUESTION_FIELDS if name in row), None)
     said = next((row[name] for name in REFERENCE_FIELDS if name in row), None)
     if type(said) is float and not math.isfinite(said):  # JSON's NaN and Infinity, and 1e999

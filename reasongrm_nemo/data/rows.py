@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from reasongrm_nemo.data.tables import SUFFIXES as TABLES
 from reasongrm_nemo.data.tables import read_table
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files.lines import DAMAGED, MAX_LINE, damaged, open_packed, parse_json, read_lines
+from reasongrm_nemo.files.lines import DAMAGED, MAX_LINE, damaged, open_packed, parse_line, read_lines
 
 SUFFIXES = (
     *(
@@ -211,7 +211,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
         where = f"{path}:{number}"
         value: Any
         try:
-            value = parse_json(line)
+            value = parse_line(line)
         except (ValueError, RecursionError) as error:
             value = BrokenRow(str(error))
         if held is None:

@@ -38,7 +38,7 @@ LENGTHS = (2, 3, 4, 5)
 """Operations in a chain; each length is as likely as the others."""
 
 
-def apply(value: int, operation: tuple[str, int]) -> int:
+def apply_operation(value: int, operation: tuple[str, int]) -> int:
     """One step of a chain, modulo ten."""
     sign, number = operation
     if sign == "*":
@@ -67,7 +67,7 @@ class Question:
         """The digit the chain comes to."""
         value = self.start
         for operation in self.operations:
-            value = apply(value, operation)
+            value = apply_operation(value, operation)
         return value
 
     @property
@@ -124,7 +124,7 @@ def draw_question(
         place, slip = rng.randrange(1, length + 1) if length else 0, rng.choice(SLIPS)
         wrong = start if place else (start + slip) % 10
         for i, operation in enumerate(operations):
-            wrong = (apply(wrong, operation) + (slip if i + 1 == place else 0)) % 10
+            wrong = (apply_operation(wrong, operation) + (slip if i + 1 == place else 0)) % 10
         question = Question(start, operations, wrong, words)
         # A slip may vanish on the way (5 * 2 is 0 * 2); then both answers would be the same.
         if wrong != question.right and split in (None, question.split):
@@ -243,7 +243,7 @@ def _chain(rng: random.Random, question: Question, slip: float, steps: int | Non
     value = question.start
     text = f"a={value}"
     for i, (sign, number) in enumerate(question.operations[:steps]):
-        result = apply(value, (sign, number))
+        result = apply_operation(value, (sign, number))
         if rng.random() < slip:
             result = (result + rng.randrange(1, 10)) % 10
         text += f";{VARIABLES[i + 1]}={value}{sign}{number}={result}"

@@ -15,7 +15,7 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
 from reasongrm_nemo.evaluation.details import Details
 from reasongrm_nemo.evaluation.foreign import PROJECTS, is_foreign, read_results
-from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes, Witness, collect
+from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes, Witness, collect_outcomes
 from reasongrm_nemo.evaluation.policies import Policy, get_policy, nearest
 from reasongrm_nemo.evaluation.resample import DRAWS, Elements, bootstrap, interval
 from reasongrm_nemo.evaluation.result import Result, truncated
@@ -42,7 +42,7 @@ MODULES: dict[str, Benchmark] = {
 
 
 @dataclass
-class Run:
+class ScoredRun:
     """A scored verdict log.
 
     `scalar` says whether its first row is a scalar reward model's; `details` is None unless asked for.
@@ -81,7 +81,7 @@ def score_rows(
     details: bool = False,
     draws: int = DRAWS,
     witnesses: Sequence[Witness] = (),
-) -> Run:
+) -> ScoredRun:
     """Score judgements, the scores' intervals by the bootstrap.
 
     Args:
@@ -102,11 +102,11 @@ def score_rows(
     watching = [*witnesses, *([gathered.add] if gathered else [])]
     rows = iter(rows)
     head = list(islice(rows, 1))
-    subsets = collect(chain(head, rows), rules, benchmark, watching)
+    subsets = collect_outcomes(chain(head, rows), rules, benchmark, watching)
     result = replace(module.result(subsets, rules, partial), truncated=truncated(subsets))
     if draws:
         result = with_bootstrap(result, module.elements(subsets, rules), draws)
-    return Run(name, rules, subsets, result, head[0].chosen_score is not None, gathered)
+    return ScoredRun(name, rules, subsets, result, head[0].chosen_score is not None, gathered)
 
 
 def with_bootstrap(result: Result, elements: Elements, draws: int) -> Result:
@@ -130,7 +130,7 @@ def score_log(
     name: str | None = None,
     witnesses: Sequence[Witness] = (),
     project: str | None = None,
-) -> Run:
+) -> ScoredRun:
     """`score_rows` of a verdict log, whole or in shards; its name is the first file's unless given.
 
     `project` says whose scripts wrote those of the files that are no verdict log (`foreign.PROJECTS`).

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.evaluation.benchmarks import MODULES, Run
+from reasongrm_nemo.evaluation.benchmarks import MODULES, ScoredRun
 from reasongrm_nemo.evaluation.outcomes import PairOutcome, SubsetOutcomes
 from reasongrm_nemo.evaluation.resample import DRAWS, bootstrap, interval
 
@@ -67,7 +67,7 @@ class Comparison:
         return asdict(self)
 
 
-def compare(first: Run, second: Run, draws: int = DRAWS) -> Comparison:
+def compare_runs(first: ScoredRun, second: ScoredRun, draws: int = DRAWS) -> Comparison:
     """Compare two runs.
 
     Raises:
@@ -101,8 +101,8 @@ def compare(first: Run, second: Run, draws: int = DRAWS) -> Comparison:
 
 
 def _differences(
-    first: Run,
-    second: Run,
+    first: ScoredRun,
+    second: ScoredRun,
     ours: Mapping[str, SubsetOutcomes],
     theirs: Mapping[str, SubsetOutcomes],
     draws: int,

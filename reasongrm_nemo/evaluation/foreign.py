@@ -27,7 +27,7 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
 from reasongrm_nemo.evaluation.foreign_row import FIELDS, SCORES, Row, said, styled, verdict
 from reasongrm_nemo.evaluation.policies import nearest
-from reasongrm_nemo.files.lines import open_packed, parse_json, read_lines
+from reasongrm_nemo.files.lines import open_packed, parse_line, read_lines
 
 SUMMARIES = frozenset(
     {
@@ -53,7 +53,7 @@ def is_foreign(path: Path) -> bool:
         return True
     _, line = next(read_lines(path), (0, b""))
     try:
-        first = parse_json(line)
+        first = parse_line(line)
     except (ValueError, RecursionError):
         return line.strip() == b"{" or line.strip().startswith(b"[")  # an indented file
     if isinstance(first, dict):

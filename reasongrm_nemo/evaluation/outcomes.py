@@ -107,7 +107,7 @@ Witness = Callable[[Verdict, float, bool, str], None]
 """Shown each judgement with its credit, whether it is right, and its status."""
 
 
-def collect(
+def collect_outcomes(
     verdicts: Iterable[Verdict], policy: Policy, benchmark: str, witnesses: Sequence[Witness] = ()
 ) -> dict[str, SubsetOutcomes]:
     """The outcomes by subset, whatever the order of the rows.

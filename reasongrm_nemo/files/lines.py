@@ -93,7 +93,7 @@ def read_lines(path: str | Path, limit: int = MAX_LINE) -> Iterator[tuple[int, b
         raise damaged(error, path, f":{number}") from None
 
 
-def parse_json(line: bytes) -> Any:
+def parse_line(line: bytes) -> Any:
     """The value of one line of UTF-8 JSON.
 
     Raises:
@@ -117,7 +117,7 @@ def read_dicts(path: str | Path, limit: int = MAX_LINE) -> Iterator[tuple[str, A
     for number, line in read_lines(path, limit):
         where = f"{path}:{number}"
         try:
-            yield where, parse_json(line)
+            yield where, parse_line(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not a JSON line ({error})") from None
 

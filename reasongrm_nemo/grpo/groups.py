@@ -15,7 +15,7 @@ from reasongrm_nemo.megatron.micro_batches import Sample
 from reasongrm_nemo.models.tokenization import JudgeTokenizer, opens_think, prompt_ids
 from reasongrm_nemo.rewards import Rewarder, overlong_penalty
 from reasongrm_nemo.rollout import Completion, Prompt
-from reasongrm_nemo.rollout.reading import Reader, Reading
+from reasongrm_nemo.rollout.reading import CompletionReader, Reading
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Group:
         return [reading.correct if right is None else right for right, reading in pairs]
 
 
-class Judge:
+class GroupJudge:
     """Turns tasks into prompts, and their completions into rewarded groups.
 
     Args:
@@ -64,7 +64,7 @@ class Judge:
     def __init__(self, tokenizer: JudgeTokenizer, recipe: DictConfig) -> None:
         self._tokenizer, self._prefix = tokenizer, recipe.judge.response_prefix
         self._reward = Rewarder(recipe.grpo.reward)
-        self._reader = Reader(tokenizer, recipe.judge.policy, opens_think(tokenizer, self._prefix))
+        self._reader = CompletionReader(tokenizer, recipe.judge.policy, opens_think(tokenizer, self._prefix))
 
     def prompt(self, task: JudgeTask) -> list[int]:
         """The tokens a judge is asked with."""

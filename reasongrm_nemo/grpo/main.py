@@ -18,7 +18,7 @@ def train(order: WorkOrder, platform: Platform) -> None:
     from reasongrm_nemo.grpo.trainer import GRPOTrainer
     from reasongrm_nemo.grpo.validation import Validation
     from reasongrm_nemo.megatron import session as sessions
-    from reasongrm_nemo.megatron.training_run import Run
+    from reasongrm_nemo.megatron.training_run import TrainingRun
     from reasongrm_nemo.models.tokenization import load_tokenizer, stop_token_ids
     from reasongrm_nemo.rollout import Rollouts
 
@@ -43,7 +43,7 @@ def train(order: WorkOrder, platform: Platform) -> None:
         rollouts.on_loss = partial(note_loss, order.work)
     tokenizer = load_tokenizer(order.model, recipe.judge.date)
     stop_tokens = stop_token_ids(tokenizer, order.model)
-    run = Run(order, cfg)
+    run = TrainingRun(order, cfg)
     trainer = GRPOTrainer(
         session,
         recipe,

@@ -17,7 +17,7 @@ from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.errors import StageFailed
 from reasongrm_nemo.grpo.agreement import Agreement, ages
-from reasongrm_nemo.grpo.groups import Group, Judge, rollout_figures, shaped_rewards, to_samples, weighed
+from reasongrm_nemo.grpo.groups import Group, GroupJudge, rollout_figures, shaped_rewards, to_samples, weighed
 from reasongrm_nemo.grpo.loss import kl_estimate
 from reasongrm_nemo.grpo.order import TaskOrder
 from reasongrm_nemo.grpo.source import Part, RolloutSource
@@ -67,7 +67,7 @@ class GRPOTrainer:
     ) -> None:
         self.actor, self.optimizer, self.scheduler = session.model, session.optimizer, session.scheduler
         self.recipe, self.cfg, self.architecture = recipe, recipe.grpo, session.architecture
-        self.judge = Judge(tokenizer, recipe)
+        self.judge = GroupJudge(tokenizer, recipe)
         self.source, self.checkpoints, self.metrics = source, checkpoints, metrics
         self.validation, self.reason_to_stop = validation, reason_to_stop
         self.agreement = Agreement(recipe)

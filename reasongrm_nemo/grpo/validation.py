@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from reasongrm_nemo.data.records import JudgeTask
 from reasongrm_nemo.data.seeds import derive_seed
-from reasongrm_nemo.grpo.groups import Judge, rollout_figures
+from reasongrm_nemo.grpo.groups import GroupJudge, rollout_figures
 from reasongrm_nemo.grpo.order import taken
 from reasongrm_nemo.grpo.source import Part, RolloutSource
 from reasongrm_nemo.rollout import Prompt, Sampling
@@ -49,7 +49,7 @@ class Validation:
             return None
         return cls(taken(inputs["validation"], 0, options.max_tasks, left_out), recipe, stop_tokens)
 
-    def run(self, step: int, source: RolloutSource, judge: Judge) -> dict[str, float]:
+    def run(self, step: int, source: RolloutSource, judge: GroupJudge) -> dict[str, float]:
         """Figures of the server's present weights: accuracy, reward and others; collective."""
         prompts = [
             Prompt(task.id, judge.prompt(task), derive_seed(self.seed, "grpo validation", task.id) % 2**31)

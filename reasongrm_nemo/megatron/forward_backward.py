@@ -12,7 +12,7 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import Tensor
 
-from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample, collate, laid_out, plan
+from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample, collate, laid_out, plan_micro_batches
 
 # (log-probs, entropies where asked for, micro-batch) -> (part of the loss, sums to add up)
 LossFunction = Callable[..., tuple[Tensor, dict[str, Tensor]]]
@@ -46,7 +46,7 @@ def run_micro_batches(
         sample's response in the order of ``samples``.
     """
     lengths = [len(s.tokens) for s in samples]
-    groups = plan(lengths, budget)
+    groups = plan_micro_batches(lengths, budget)
     if not groups:
         if _trains(loss_function):
             _finish_gradients(model)

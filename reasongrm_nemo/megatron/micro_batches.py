@@ -66,7 +66,7 @@ class MicroBatch:
 _OVERHEAD = 0.25
 
 
-def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def plan_micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Group sequences of like length so that rows x longest stays within ``budget`` tokens.
 
     Of all cuts of the sorted lengths the one with the least padding, where each further micro-batch counts

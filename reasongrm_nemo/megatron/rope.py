@@ -64,7 +64,7 @@ def softmax_scale(rope: Rope, head_dim: int) -> float | None:
     return None if rope.attention_factor == 1.0 else rope.attention_factor**2 / math.sqrt(head_dim)
 
 
-def apply(model: Any, rope: Rope, head_dim: int) -> None:
+def apply_rope(model: Any, rope: Rope, head_dim: int) -> None:
     """Give ``model``, a GPTModel on any pipeline stage, its frequencies; before its first forward."""
     embedding = model.rotary_pos_emb
     embedding.inv_freq = inverse_frequencies(rope, head_dim).to(embedding.inv_freq.device)

@@ -87,7 +87,7 @@ def start(
     init_using_ptl(trainer, model, placeholder, placeholder.dataset)
     optimizer, _ = extract_optimizer_scheduler_from_ptl_model(model)
     transfer = WeightTransfer(model.core_module(), architecture, platform.transformer_engine)
-    rope.apply(model.core_module(), architecture.rope, architecture.head_dim)
+    rope.apply_rope(model.core_module(), architecture.rope, architecture.head_dim)
     if megatron_path is None:
         transfer.load(hf_path)
     else:

@@ -16,7 +16,7 @@ from reasongrm_nemo.processes import stop_requests
 from reasongrm_nemo.processes.work_order import WorkOrder, first_rank
 
 
-class Run:
+class TrainingRun:
     """A training stage's run on this rank.
 
     Args:

@@ -32,7 +32,7 @@ def enter() -> None:
 
 def new_folder(prefix: str) -> tuple[Path, int]:
     """A folder that only this user can enter, and the descriptor that holds it; dead ones' are cleared."""
-    sweep()
+    sweep_dead_folders()
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=_base()))
         if (handle := _hold(folder)) is not None:
@@ -58,7 +58,7 @@ def _hold(folder: Path) -> int | None:
     return None
 
 
-def sweep() -> None:
+def sweep_dead_folders() -> None:
     """Remove the folders and semaphores of processes that are gone."""
     for base in {tempfile.gettempdir(), "/tmp"}:
         for folder in (path for prefix in _PREFIXES for path in Path(base).glob(f"{prefix}*")):

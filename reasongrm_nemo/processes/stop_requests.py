@@ -28,7 +28,7 @@ class Stopped(Exception):
     """A stage was asked to end, and what it has done is safe; the command line ends with status 0."""
 
 
-def seconds(duration: str | int) -> int:
+def parse_duration(duration: str | int) -> int:
     """Seconds of "[DD:]HH:MM:SS", or of Slurm's "DD-HH:MM:SS"; a whole number is seconds already.
 
     Raises:
@@ -72,7 +72,7 @@ class Limits:
         self._now = now
         self._deadline: float | None = None
         if must_save_by is not None:
-            self._deadline = float(os.environ.get(_JOB_START) or now()) + seconds(must_save_by)
+            self._deadline = float(os.environ.get(_JOB_START) or now()) + parse_duration(must_save_by)
 
     def reached(self, needed_s: float = 0.0) -> str | None:
         """Why to stop now, or None.

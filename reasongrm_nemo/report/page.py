@@ -11,7 +11,7 @@ from typing import Any
 from reasongrm_nemo.data.jsonl import read_jsonl
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.data.seeds import derive_seed
-from reasongrm_nemo.evaluation.benchmarks import Run
+from reasongrm_nemo.evaluation.benchmarks import ScoredRun
 from reasongrm_nemo.evaluation.details import SAID
 from reasongrm_nemo.evaluation.tasks import BenchmarkTask
 from reasongrm_nemo.files.lines import encodable
@@ -48,7 +48,9 @@ class Disagreements:
         return [pair for pair, _ in sorted(wrong, key=place)[:count]]
 
 
-def page(run: Run, worst: Sequence[Pair], judgements: Iterable[Verdict], tasks: Path | None = None) -> str:
+def page(
+    run: ScoredRun, worst: Sequence[Pair], judgements: Iterable[Verdict], tasks: Path | None = None
+) -> str:
     """The page as Markdown.
 
     Args:

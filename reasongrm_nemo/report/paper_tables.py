@@ -68,7 +68,7 @@ def published() -> dict[str, Any]:
     return yaml.safe_load(text)  # type: ignore[no-any-return]
 
 
-def build(number: int, runs: Sequence[TableRun]) -> Table:
+def build_tables(number: int, runs: Sequence[TableRun]) -> Table:
     """A table with the runs that have a figure for it, below the published rows of their kind.
 
     Args:
@@ -146,7 +146,7 @@ def _headed(table: Table) -> bool:
     return len({row.kind for row in table.rows}) > 1
 
 
-def as_markdown(table: Table) -> str:
+def tables_as_markdown(table: Table) -> str:
     """The table in Markdown."""
     lines = [_footnote(table, markdown), "", "| " + " | ".join(["model", *table.head]) + " |"]
     lines.append("|---|" + "--:|" * len(table.head))
@@ -185,4 +185,4 @@ def _latex_marks(row: Row) -> str:
     return r"$^\dagger$" if row.here else ""
 
 
-FORMATS = {"markdown": as_markdown, "latex": as_latex}
+FORMATS = {"markdown": tables_as_markdown, "latex": as_latex}

@@ -10,7 +10,7 @@ from typing import Any
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.benchmarks import log_name, read_log, score_log
-from reasongrm_nemo.evaluation.compare import compare
+from reasongrm_nemo.evaluation.compare import compare_runs
 from reasongrm_nemo.evaluation.foreign import PROJECTS
 from reasongrm_nemo.evaluation.policies import get_policy, nearest
 from reasongrm_nemo.files.writes import write_text
@@ -80,7 +80,7 @@ def score_command(benchmark: str, files: Sequence[Path], options: ScoreOptions) 
         score_log(benchmark, [file], rules, options.partial, name=name, project=options.origin)
         for file, name in zip(options.compare, _names(options.compare, run.name), strict=True)
     ]
-    comparisons = [compare(run, other) for other in others]
+    comparisons = [compare_runs(run, other) for other in others]
     data = run.to_dict()
     if comparisons:
         data["comparisons"] = [item.to_dict() for item in comparisons]
@@ -92,7 +92,7 @@ def score_command(benchmark: str, files: Sequence[Path], options: ScoreOptions) 
             paper_tables.TableRun(item.name, item.scalar, {benchmark: item.result.values()}, item.missing)
             for item in (run, *others)
         ]
-        table = paper_tables.build(paper_tables.OF_BENCHMARK[benchmark], rows)
+        table = paper_tables.build_tables(paper_tables.OF_BENCHMARK[benchmark], rows)
         return data, paper_tables.FORMATS[options.table](table).rstrip("\n")
     text = run_as_text(run)
     return data, "\n\n".join([text, *("\n".join(comparison_lines(item)) for item in comparisons)])

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from reasongrm_nemo.evaluation.accuracy import Accuracy
-from reasongrm_nemo.evaluation.benchmarks import Run
+from reasongrm_nemo.evaluation.benchmarks import ScoredRun
 from reasongrm_nemo.evaluation.compare import Comparison
 from reasongrm_nemo.evaluation.result import Result
 from reasongrm_nemo.run.text import aligned
 
 
-def as_text(result: Result) -> str:
+def scores_as_text(result: Result) -> str:
     """Scores and subsets with their intervals, and what became of the judgements."""
     scores = [[name, *percent(score)] for name, score in result.scores.items()]
     subsets = [
@@ -48,10 +48,10 @@ def _truncated_words(result: Result) -> str:
     return "" if result.truncated is None else f"; {100 * result.truncated:.2f} % cut at the limit"
 
 
-def run_as_text(run: Run) -> str:
-    """`as_text`, with the details if the run has any."""
+def run_as_text(run: ScoredRun) -> str:
+    """`scores_as_text`, with the details if the run has any."""
     details = [] if run.details is None else ["", *details_lines(run.details.figures())]
-    return "\n".join([as_text(run.result), *details])
+    return "\n".join([scores_as_text(run.result), *details])
 
 
 def details_lines(figures: Mapping[str, Any]) -> list[str]:

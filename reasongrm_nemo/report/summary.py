@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _TIMED = {"name": str, "stage": str, "timings": {"seconds": NUMBER}}
 
 
-def build(
+def build_summary(
     scores: Sequence[Mapping[str, Any]],
     models: Sequence[str],
     runs_dir: Path,
@@ -201,7 +201,7 @@ def _drawn(report: Mapping[str, Any]) -> str:
     return f" Published settings: {'; '.join(published)}." if published else ""
 
 
-def as_markdown(report: Mapping[str, Any]) -> str:
+def summary_as_markdown(report: Mapping[str, Any]) -> str:
     """report.md: the table, the stages' times, the note."""
     lines = []
     if _held_out(report):
@@ -226,7 +226,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_text(report: Mapping[str, Any]) -> str:
+def summary_as_text(report: Mapping[str, Any]) -> str:
     """The end of a pipeline on a terminal: stages, table, note, and what to try next."""
     lines = [""]
     evaluation = report["evaluation"]
@@ -316,11 +316,11 @@ def read_artefact(path: Path) -> dict[str, Any]:
 
 def verified(path: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, list[str]], str]:
     """What every byte of an artefact says, as data and for people."""
-    findings = verify.verify(path, manifest)
+    findings = verify.verify_files(path, manifest)
     return findings, "\n".join([f"{manifest['name']}  (stage {manifest['stage']})", *verify.report(findings)])
 
 
-def describe(path: Path, manifest: Mapping[str, Any]) -> str:
+def describe_manifest(path: Path, manifest: Mapping[str, Any]) -> str:
     """A manifest for people."""
     code = manifest["code"]
     lines = [

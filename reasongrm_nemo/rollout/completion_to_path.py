@@ -11,7 +11,7 @@ from typing import Protocol
 from reasongrm_nemo.data.records import AnswerTask, JudgeTask, SampledPath
 from reasongrm_nemo.data.token_probs import pack
 from reasongrm_nemo.judge import answer_start
-from reasongrm_nemo.rollout.reading import Decoder, Reader
+from reasongrm_nemo.rollout.reading import CompletionReader, Decoder
 from reasongrm_nemo.rollout.types import Completion
 
 
@@ -26,7 +26,7 @@ def reasoning_path(
     completion: Completion,
     task: JudgeTask | AnswerTask,
     tokenizer: Pieces,
-    reader: Reader,
+    reader: CompletionReader,
     model: str,
     keep_token_ids: bool = False,
     keep_probs: bool = False,

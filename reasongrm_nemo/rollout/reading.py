@@ -44,7 +44,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Reader:
+class CompletionReader:
     """Reads the completions of one model.
 
     Args:

@@ -61,7 +61,7 @@ def described(servers: Sequence[RolloutServer]) -> dict[str, object]:
     return entries[0] | {"model": SERVED_NAME, "folder": str(servers[0].model_dir), "servers": entries}
 
 
-def as_text(servers: Sequence[RolloutServer]) -> str:
+def servers_as_text(servers: Sequence[RolloutServer]) -> str:
     """The same as lines: one a server."""
     return "\n".join(
         f'{server.url}  (Authorization: Bearer {server.token}; model "{SERVED_NAME}")' for server in servers

@@ -16,7 +16,7 @@ from reasongrm_nemo.run.manifest import what_changed
 from reasongrm_nemo.stage_kinds import KINDS, kind_of
 
 
-def check_shards(cfg: DictConfig, paths: Mapping[str, Path], ident: Mapping[str, Any]) -> None:
+def check_shard_manifests(cfg: DictConfig, paths: Mapping[str, Path], ident: Mapping[str, Any]) -> None:
     """Hold the manifest of each shard, where there is one, against the recipe.
 
     Args:

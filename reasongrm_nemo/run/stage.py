@@ -38,7 +38,7 @@ from reasongrm_nemo.run.manifest import (
     what_changed,
 )
 from reasongrm_nemo.run.run_date import dated
-from reasongrm_nemo.run.shards import check_shards
+from reasongrm_nemo.run.shards import check_shard_manifests
 from reasongrm_nemo.run.text import printable
 from reasongrm_nemo.run.tokenizers import compare_tokenizers
 from reasongrm_nemo.stage_kinds import kind_of
@@ -159,7 +159,7 @@ def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: st
                 console.stage(title, f"done before ({duration(manifest['timings']['seconds'])}), unchanged")
                 return Outcome(cfg.name, artefact.path, True, manifest)
             why = wrong or what_changed(manifest["identity"], ident)
-        check_shards(cfg, paths, ident)
+        check_shard_manifests(cfg, paths, ident)
         tokenizers = compare_tokenizers(cfg, paths, console.line)
         resumed, gone = artefact.begin(key, ident, inputs)
         (artefact.work / MARKER).unlink(missing_ok=True)
@@ -242,7 +242,7 @@ def _of_servers(cfg: DictConfig) -> dict[str, Any]:
     if not kind_of(cfg).samples or cfg[cfg.stage].get("shards"):
         return {}
     python = cfg.cluster.rollout_python or os.environ.get(PYTHON_VARIABLE, "")
-    return {"rollout_packages": versions.package_versions(str(python))}
+    return {"rollout_packages": versions.installed_versions(str(python))}
 
 
 class _StageLog(logging.FileHandler):

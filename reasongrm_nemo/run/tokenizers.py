@@ -36,7 +36,7 @@ def compare_tokenizers(
     agreements = {}
     for name, folder in inputs.items():
         if is_model_input(name) and (folder / "tokenizer.json").is_file():  # else the stage refuses it
-            agreements[name] = agreement.compare(folder, _environments(cfg))
+            agreements[name] = agreement.check_agreement(folder, _environments(cfg))
             if agreements[name].startswith(agreement.NOT):
                 say(f"  the tokenizer of {folder} was {agreements[name]}")
     return agreements
@@ -62,7 +62,7 @@ def _environments(cfg: DictConfig) -> list[tuple[str, str]]:
 
 def _transformers(python: str) -> str | None:
     if python != sys.executable:
-        return versions.package_versions(python).get("transformers")
+        return versions.installed_versions(python).get("transformers")
     try:
         return metadata.version("transformers")
     except metadata.PackageNotFoundError:

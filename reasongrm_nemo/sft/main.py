@@ -11,7 +11,7 @@ from reasongrm_nemo.processes.work_order import WorkOrder
 def train(order: WorkOrder, platform: Platform) -> None:
     """Train the base model; every rank runs this."""
     from reasongrm_nemo.megatron import session as sessions
-    from reasongrm_nemo.megatron.training_run import Run
+    from reasongrm_nemo.megatron.training_run import TrainingRun
     from reasongrm_nemo.sft.data import read_samples
     from reasongrm_nemo.sft.model import SFTModel
     from reasongrm_nemo.sft.steps import step_count
@@ -30,7 +30,7 @@ def train(order: WorkOrder, platform: Platform) -> None:
         order.model,
         order.inputs.get("megatron"),
     )
-    run = Run(order, cfg)
+    run = TrainingRun(order, cfg)
     run.go(session, make_trainer(session, recipe, samples, held_out, run).fit)
 
 

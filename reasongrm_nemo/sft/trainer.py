@@ -17,12 +17,16 @@ from reasongrm_nemo.megatron.early_stop import EarlyStop
 from reasongrm_nemo.megatron.finite_steps import FiniteSteps, NotFinite
 from reasongrm_nemo.megatron.micro_batches import Sample
 from reasongrm_nemo.megatron.session import Session
-from reasongrm_nemo.megatron.training_run import Run
+from reasongrm_nemo.megatron.training_run import TrainingRun
 from reasongrm_nemo.sft.data import SeededBatchSampler, make_dataloader
 
 
 def make_trainer(
-    session: Session, recipe: DictConfig, samples: Sequence[Sample], held_out: Sequence[Sample], run: Run
+    session: Session,
+    recipe: DictConfig,
+    samples: Sequence[Sample],
+    held_out: Sequence[Sample],
+    run: TrainingRun,
 ) -> SFTTrainer:
     """The trainer, resumed from the newest checkpoint where there is one; collective.
 
@@ -149,7 +153,7 @@ class _NoLongerBetter(Exception):
 class _Timer:
     """Takes the place of NeMo-Aligner's timer: asked after each step whether to validate, save and end."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrainingRun) -> None:
         self.run = run
         self.reason: str | None = None
         self._began = 0.0
@@ -167,7 +171,7 @@ class _Timer:
 class _Saver:
     """Takes the place of NeMo's checkpoint callback."""
 
-    def __init__(self, run: Run, session: Session, early_stop: EarlyStop) -> None:
+    def __init__(self, run: TrainingRun, session: Session, early_stop: EarlyStop) -> None:
         self.run, self.session, self.early_stop = run, session, early_stop
 
     def custom_save(self, monitor_candidates: dict[str, torch.Tensor], is_train_end: bool) -> None:
@@ -183,7 +187,7 @@ class _Saver:
 class _Logger:
     """Takes the place of NeMo-Aligner's logger wrapper."""
 
-    def __init__(self, run: Run, early_stop: EarlyStop) -> None:
+    def __init__(self, run: TrainingRun, early_stop: EarlyStop) -> None:
         self.metrics, self.early_stop = run.metrics, early_stop
 
     def log_metrics(self, figures: dict[str, Any], step: int, prefix: str = "") -> None:

@@ -46,7 +46,7 @@ class Job:
     nodes: int | None = None
 
 
-def chain(
+def pipeline_jobs(
     folder: Path, overrides: Sequence[str], shards: int, first: str | None, last: str | None, convert: bool
 ) -> dict[str, Any]:
     """The jobs from `first` to `last`, in order; each depends on the one before it.
@@ -112,7 +112,7 @@ def _refuse_secrets(words: Iterable[str]) -> None:
 
 
 def as_lines(chain_of_jobs: Mapping[str, Any]) -> list[str]:
-    """`chain`'s answer for a shell: the runs folder, then a line of words between tabs for each job.
+    """`pipeline_jobs`'s answer for a shell: the runs folder, then a line of words between tabs for each job.
 
     Raises:
         UserError: a word has a tab or a line's end in it.

@@ -24,7 +24,7 @@ _FIGURES = {"step": int, "reward?": FIGURE, "loss?": FIGURE}
 _STATES = ("failed", "requeued", "stopped", "done")
 
 
-def collect(runs_dir: Path) -> dict[str, Any]:
+def collect_status(runs_dir: Path) -> dict[str, Any]:
     """What is known of each artefact, in the order of names.
 
     Raises:
@@ -153,7 +153,7 @@ def _last_error(log: Path) -> str | None:
     return last
 
 
-def as_text(collected: Mapping[str, Any]) -> str:
+def status_as_text(collected: Mapping[str, Any]) -> str:
     """A line a stage, and its last error below."""
     lines = [collected["runs_dir"]]
     width = max((len(row["name"]) for row in collected["stages"]), default=0)

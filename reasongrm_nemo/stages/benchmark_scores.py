@@ -9,8 +9,8 @@ from typing import Any
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.accuracy import Accuracy
-from reasongrm_nemo.evaluation.benchmarks import MODULES, Run, read_log, score_log
-from reasongrm_nemo.evaluation.compare import compare
+from reasongrm_nemo.evaluation.benchmarks import MODULES, ScoredRun, read_log, score_log
+from reasongrm_nemo.evaluation.compare import compare_runs
 from reasongrm_nemo.evaluation.policies import get_policy
 from reasongrm_nemo.files.writes import write_text
 from reasongrm_nemo.judge import JudgeSampling
@@ -25,7 +25,7 @@ from reasongrm_nemo.stages.judges import Judge, Setting
 class _Scored:
     """A run and what it was made with; a log that was given has no setting."""
 
-    run: Run
+    run: ScoredRun
     model: str
     setting: Setting | None = None
     sampling: JudgeSampling | None = None
@@ -109,7 +109,7 @@ class BenchmarkScores:
         """Write tables.md and tables.tex: the paper's tables that a run here belongs into."""
         if self._found:
             tables = [table for number in paper_tables.NUMBERS if (table := self._table(number))]
-            for suffix, form in (("md", paper_tables.as_markdown), ("tex", paper_tables.as_latex)):
+            for suffix, form in (("md", paper_tables.tables_as_markdown), ("tex", paper_tables.as_latex)):
                 write_text(self._ctx.work / f"tables.{suffix}", "\n".join(map(form, tables)))
 
     def report(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class BenchmarkScores:
             for benchmark, judged in self._found.items()
         }
 
-    def _score(self, benchmark: str, files: list[Path], name: str, tasks: Path | None = None) -> Run:
+    def _score(self, benchmark: str, files: list[Path], name: str, tasks: Path | None = None) -> ScoredRun:
         wrong = Disagreements()
         policy = self._ctx.cfg.evaluate.policy
         run = score_log(
@@ -164,11 +164,11 @@ class BenchmarkScores:
                 scores = {**run.scores, benchmark: scored.run.result.values()}
                 missing = {**run.missing, **scored.run.missing}
                 runs[name] = paper_tables.TableRun(name, scored.run.scalar, scores, missing)
-        table = paper_tables.build(number, list(runs.values()))
+        table = paper_tables.build_tables(number, list(runs.values()))
         return table if any(row.here for row in table.rows) else None
 
 
-def _notes(runs: list[Run]) -> list[str]:
+def _notes(runs: list[ScoredRun]) -> list[str]:
     """The runs' notes, each once; one that not all runs have says whose it is."""
     whose: dict[str, list[str]] = {}
     for run in runs:
@@ -197,13 +197,13 @@ def _compare_all(scored: list[_Scored]) -> list[dict[str, Any]]:
         for base in first:
             if run.model != base.model and run.setting in (base.setting, None):
                 try:
-                    compared.append(compare(run.run, base.run).to_dict())
+                    compared.append(compare_runs(run.run, base.run).to_dict())
                 except UserError:  # a given log of other items
                     continue
     return compared
 
 
-def _words(run: Run) -> str:
+def _words(run: ScoredRun) -> str:
     shown: list[tuple[str, Accuracy]] = [
         (name, score) for name, score in run.result.scores.items() if score and score.value is not None
     ]

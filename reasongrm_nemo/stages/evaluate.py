@@ -46,8 +46,8 @@ def run(ctx: StageContext) -> dict[str, Any]:
     scores = {"benchmark": HELD_OUT, "tasks": count, "scores": held_out.scores}
     write_json(ctx.work / "scores.json", scores | {"benchmarks": published.scores()})
     made_of = {name: model.given for name, model in models.items()}
-    report = summary.build(held_out.scores, list(models), Path(cfg.runs_dir), made_of, options.note)
+    report = summary.build_summary(held_out.scores, list(models), Path(cfg.runs_dir), made_of, options.note)
     report["benchmarks"] = published.report()
     write_json(ctx.work / "report.json", report)
-    write_text(ctx.work / "report.md", summary.as_markdown(report))
+    write_text(ctx.work / "report.md", summary.summary_as_markdown(report))
     return {"tasks": count, "models": list(models), "report": report}

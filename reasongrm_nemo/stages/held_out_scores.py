@@ -30,7 +30,7 @@ class HeldOutScores:
 
     def add(self, model: Judge, setting: Setting, log: Path, label: str) -> dict[str, int]:
         """Score a log; returns how often each status of parsing occurs."""
-        figures = score(read_jsonl(log, Verdict), self._ctx.cfg.evaluate.path_modes)
+        figures = score_held_out(read_jsonl(log, Verdict), self._ctx.cfg.evaluate.path_modes)
         sampling, samples = model.drawn(setting)
         drawn = {"setting": setting.words, "sampling": sampling.words(), "samples": samples}
         self.scores.append({"model": model.name, **drawn, "temperature": sampling.temperature, **figures})
@@ -47,7 +47,7 @@ def _cut_words(truncated: float | None) -> str:
     return f", {100 * truncated:.1f} % cut at the limit" if truncated else ""
 
 
-def score(verdicts: Iterator[Verdict], path_modes: str | None) -> dict[str, Any]:
+def score_held_out(verdicts: Iterator[Verdict], path_modes: str | None) -> dict[str, Any]:
     """The figures of one model at one setting.
 
     Args:

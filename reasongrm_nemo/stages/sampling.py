@@ -34,7 +34,7 @@ from reasongrm_nemo.data import (
 from reasongrm_nemo.data.jsonl import encode
 from reasongrm_nemo.data.token_probs import TokenProbs, merge_token_probs, unpack, write_token_probs
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files.lines import open_packed, parse_json
+from reasongrm_nemo.files.lines import open_packed, parse_line
 from reasongrm_nemo.files.writes import sync_directory
 from reasongrm_nemo.judge import JudgeSampling, begun_by
 from reasongrm_nemo.judge.open_answers import Equivalence, exact
@@ -47,7 +47,7 @@ from reasongrm_nemo.models.tokenization import (
 )
 from reasongrm_nemo.rollout import Prompt, Sampling
 from reasongrm_nemo.rollout.completion_to_path import reasoning_path
-from reasongrm_nemo.rollout.reading import Reader
+from reasongrm_nemo.rollout.reading import CompletionReader
 from reasongrm_nemo.run.stage import StageContext
 from reasongrm_nemo.stages.tasks import T, Task, take_shard
 
@@ -232,7 +232,7 @@ def _sample(
         stop_token_ids=tuple(stop_token_ids(tokenizer, ask.model_dir)),
     )
     begun = begun_by(tokenizer.opening + ask.response_prefix)
-    reader = Reader(tokenizer, ask.policy, bool(begun), ask.equivalent)
+    reader = CompletionReader(tokenizer, ask.policy, bool(begun), ask.equivalent)
     by_id = {task.id: task for task in waiting}
     asked = [
         Prompt(task.id, prompts[task.id], derive_seed(cfg.seed, ask.purpose, task.id) % _SEEDS)
@@ -297,7 +297,7 @@ def put_in_order(
         for number, source in enumerate(sources):
             offset = 0
             for line in source:
-                record = parse_json(line) if line.strip() else {}
+                record = parse_line(line) if line.strip() else {}
                 if record.get("task_id") in order:
                     places.append((order[record["task_id"]], record["sample"], number, offset, len(line)))
                 offset += len(line)
@@ -338,11 +338,11 @@ def _to_look_up(file: Path, beside: Path) -> BinaryIO:
 
 
 def _token_probs(line: bytes) -> TokenProbs:
-    path = SampledPath.from_dict(parse_json(line))
+    path = SampledPath.from_dict(parse_line(line))
     probs = unpack(path.probs or "")
     cut = path.reasoning_tokens
     return TokenProbs(path.task_id, path.sample, probs[:cut], probs[cut:])
 
 
 def _without_probs(line: bytes) -> bytes:
-    return encode(replace(SampledPath.from_dict(parse_json(line)), probs=None))
+    return encode(replace(SampledPath.from_dict(parse_line(line)), probs=None))

@@ -90,11 +90,11 @@ class Model:
     def meet(self, info):
         """Join the trainer's group, as the engine of `rollout.vllm_engines` does."""
         from reasongrm_nemo.processes import meeting
-        from reasongrm_nemo.rollout.weights.broadcast_group import Group
+        from reasongrm_nemo.rollout.weights.broadcast_group import BroadcastGroup
 
         host, world, timeout_s = info["master_host"], info["world_size"], info["timeout_s"]
         store = meeting.join(info["file"], host, info["master_port"], world, timeout_s)
-        self.group = Group("gloo", store, host, 1, world, timeout_s)
+        self.group = BroadcastGroup("gloo", store, host, 1, world, timeout_s)
 
     def receive(self, info):
         """Take what the trainer broadcasts."""

@@ -33,7 +33,7 @@ def warm(script):
     from reasongrm_nemo.models.tokenization import load_tokenizer
     from reasongrm_nemo.rollout.server import versions
 
-    versions.package_versions(os.environ["REASONGRM_ROLLOUT_PYTHON"])  # asked once a process
+    versions.installed_versions(os.environ["REASONGRM_ROLLOUT_PYTHON"])  # asked once a process
     load_tokenizer(ROOT / "reasongrm_nemo/assets/tiny_judge")
     if script:
         sys.path.insert(0, str((ROOT / script).parent))

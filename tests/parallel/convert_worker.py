@@ -81,7 +81,7 @@ def restore_with_nemo_aligner(recipe, optim, spec, platform):
     merged = load_and_override_model_config(spec["megatron"], config.model)
     merged.pop("tokenizer")
     model = load_from_nemo(GRPOActor, merged, trainer, strict=True, restore_path=spec["megatron"])
-    rope.apply(model.core_module(), architecture.rope, architecture.head_dim)
+    rope.apply_rope(model.core_module(), architecture.rope, architecture.head_dim)
     return model
 
 

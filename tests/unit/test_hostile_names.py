@@ -9,7 +9,7 @@ import unicodedata
 
 import pytest
 
-from reasongrm_nemo.report.paper_tables import TableRun, as_latex, as_markdown, build
+from reasongrm_nemo.report.paper_tables import TableRun, as_latex, build_tables, tables_as_markdown
 from reasongrm_nemo.run.console import Console
 from reasongrm_nemo.run.text import aligned, in_json, latex, markdown, markdown_table, printable
 
@@ -91,10 +91,10 @@ def test_json_for_a_terminal(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_papers_tables(name):
     run = TableRun(name, False, {"rewardbench": SCORES}, {"rewardbench": "1 of 2 judgements"})
-    table = build(4, [run])
-    text = as_markdown(table)
+    table = build_tables(4, [run])
+    text = tables_as_markdown(table)
     row = next(line for line in text.splitlines() if "†‡" in line and line.startswith("|"))
-    plain = as_markdown(build(4, [TableRun("n", False, {"rewardbench": SCORES})])).splitlines()
+    plain = tables_as_markdown(build_tables(4, [TableRun("n", False, {"rewardbench": SCORES})])).splitlines()
     assert len(re.findall(r"(?<!\\)\|", row)) == len(table.head) + 2
     assert len(text.splitlines()) == len(plain) and not obeyed(text)
     tex = as_latex(table)

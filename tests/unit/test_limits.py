@@ -15,13 +15,13 @@ from reasongrm_nemo.processes import stop_requests
     [("03:45:00", 13500), ("1:00:00:05", 86405), ("00:00:30", 30), ("100:00:00", 360000), (90, 90)],
 )
 def test_durations(text, expected):
-    assert stop_requests.seconds(text) == expected
+    assert stop_requests.parse_duration(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "3h", "12:60:00", "1:2", "-1:00:00", "1:1:1:1:1"])
 def test_other_forms_are_refused(text):
     with pytest.raises(UserError, match="HH:MM:SS"):
-        stop_requests.seconds(text)
+        stop_requests.parse_duration(text)
 
 
 def test_the_wall_time_counts_from_the_start_of_the_job(tmp_path, monkeypatch):

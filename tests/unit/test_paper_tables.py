@@ -12,7 +12,7 @@ from reasongrm_nemo.data.jsonl import write_jsonl
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.evaluation import rewardbench
 from reasongrm_nemo.evaluation.tasks import BenchmarkTask
-from reasongrm_nemo.report.paper_tables import TableRun, as_latex, as_markdown, build, published
+from reasongrm_nemo.report.paper_tables import TableRun, as_latex, build_tables, published, tables_as_markdown
 
 RUNS = [
     TableRun("my_judge & co", False, {"rewardbench": {"Score": 0.9601, "Chat": 0.5}}),
@@ -74,7 +74,7 @@ def test_the_printed_figures_agree_but_where_the_remarks_say_so():
 
 
 def test_runs_stand_below_their_kind_with_the_best_marked():
-    text = as_markdown(build(4, RUNS))
+    text = tables_as_markdown(build_tables(4, RUNS))
     lines = text.splitlines()
     assert lines[0] == "RewardBench (the paper's Table 4, in %). †: run here."
     assert "| scalar\\_rm † | – | – | – | – | 92.3 |" in lines
@@ -87,20 +87,20 @@ def test_runs_stand_below_their_kind_with_the_best_marked():
 
 
 def test_the_average_needs_all_three():
-    rows = {row.name: row.values for row in build(1, RUNS).rows if row.here}
+    rows = {row.name: row.values for row in build_tables(1, RUNS).rows if row.here}
     assert rows["scalar_rm"][:3] == pytest.approx((92.34, 70.0, 60.0))
     assert rows["scalar_rm"][3] == pytest.approx((92.34 + 70 + 60) / 3)
     assert rows["my_judge & co"] == (pytest.approx(96.01), None, None, None)
 
 
 def test_tables_of_stages_have_two_digits_and_no_kinds():
-    text = as_markdown(build(2, RUNS[:1]))
+    text = tables_as_markdown(build_tables(2, RUNS[:1]))
     assert "| my\\_judge & co † | 50.00 | – | – | – | **96.01** |" in text
     assert "*Scalar" not in text and "| QwQ + R\\* SFT + GRPO |" in text
 
 
 def test_latex_escapes_and_closes_what_it_opens():
-    text = as_latex(build(4, RUNS))
+    text = as_latex(build_tables(4, RUNS))
     assert r"my\_judge \& co$^\dagger$ & 50.0 & -- & -- & -- & \textbf{96.0} \\" in text
     assert r"\multicolumn{6}{l}{\textit{Scalar reward models}} \\" in text
     for name in ("table", "tabular"):
@@ -108,7 +108,7 @@ def test_latex_escapes_and_closes_what_it_opens():
     body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     assert {line.replace(r"\&", "").count("&") for line in body} == {5}
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
-    assert as_latex(build(4, [TableRun("a\\b~^{}%$#", False, RUNS[0].scores)])).count(
+    assert as_latex(build_tables(4, [TableRun("a\\b~^{}%$#", False, RUNS[0].scores)])).count(
         r"a\textbackslash{}b\textasciitilde{}\textasciicircum{}\{\}\%\$\#"
     )
 

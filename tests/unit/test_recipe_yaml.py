@@ -4,7 +4,7 @@
 import pytest
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.processes.stop_requests import seconds
+from reasongrm_nemo.processes.stop_requests import parse_duration
 from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
 GRPO = recipes_root() / "tiny" / "1_grpo_zero.yaml"
@@ -52,7 +52,7 @@ both = pytest.mark.parametrize("way", ["file", "command line"])
 )
 def test_a_wall_time_needs_no_quotes(tmp_path, way, written, expected):
     _, value = load(tmp_path, "checkpoints.checkpoint_must_save_by", written, way)
-    assert seconds(value) == expected
+    assert parse_duration(value) == expected
 
 
 @both

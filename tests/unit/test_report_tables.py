@@ -96,7 +96,7 @@ def entry(model, temperature, value, modes=None):
 @pytest.fixture
 def report(tmp_path):
     scores = [entry(m, t, v) for m, v in (("base", 0.528), ("final", 0.764)) for t in (1.0, 0.6, 0.0)]
-    return summary.build(
+    return summary.build_summary(
         scores, ["base", "final"], tmp_path, {"base": "x", "final": "@6_grpo_hard/hf"}, "No judge."
     )
 
@@ -105,16 +105,16 @@ def test_the_table(report):
     head, rows = summary.table(report)
     assert head == ["model", "T = 1", "T = 0.6", "greedy", "format", "cut off", "tokens", "time to make"]
     assert rows[0] == ["base", "52.8 ± 2.0", "52.8 ± 2.0", "52.8 ± 2.0", "97.0 %", "2.0 %", "41.3", ""]
-    text = summary.as_markdown(report)
+    text = summary.summary_as_markdown(report)
     assert "on 1000 held-out pairs" in text and text.endswith("|---|---|\n") and "No judge." in text
 
 
 def test_how_published_settings_draw_stands_below_the_table(tmp_path):
     scores = [entry(model, None, 0.5) for model in ("base", "final")]
     made_of = {"base": "x", "final": "y"}
-    report = summary.build(scores, ["base", "final"], tmp_path, made_of, None)
+    report = summary.build_summary(scores, ["base", "final"], tmp_path, made_of, None)
     assert summary.table(report)[0][1] == "published"
-    assert "Published settings: base: published!; final: published!." in summary.as_markdown(report)
+    assert "Published settings: base: published!; final: published!." in summary.summary_as_markdown(report)
 
 
 def test_a_report_of_an_earlier_version_is_still_shown(report):
@@ -131,12 +131,12 @@ def test_the_end_of_a_pipeline(report, tmp_path):
     write_json(tmp_path / "report.json", report)
     manifest = {"stage": "evaluate", "timings": {"seconds": 60.0}, "drops": {"too long": 2}}
     outcomes = [Outcome("7_evaluate", tmp_path, False, manifest)]
-    text = summary.as_text(summary.pipeline_report(Path("recipes/tiny"), outcomes))
+    text = summary.summary_as_text(summary.pipeline_report(Path("recipes/tiny"), outcomes))
     assert "All stages together: 1:00." in text
     assert "76.4 ± 2.0" in text and "No judge." in text
     assert str(tmp_path / "6_grpo_hard" / "hf") in text
     assert "reasongrm show" in text and "reasongrm pipeline recipes/tiny seed=2" in text
-    nothing = summary.as_text(
+    nothing = summary.summary_as_text(
         summary.pipeline_report(Path("x"), [Outcome("a", tmp_path, True, manifest | {"stage": "sft"})])
     )
     assert "unchanged" in nothing and "Next" not in nothing
@@ -163,14 +163,14 @@ def test_published_benchmarks_stand_below_or_alone(report, tmp_path):
         "comparisons": [compared],
     }
     report["benchmarks"] = {"rm_bench": found}
-    text = summary.as_markdown(report)
+    text = summary.summary_as_markdown(report)
     assert text.index("Held-out accuracy") < text.index("# rm_bench")
     assert "| a | – | 61.00 | 25.0 % |" in text and "a is drawn with T = 1" in text
     assert "Note: not the whole benchmark." in text
     assert "| b | a | avg | +2.00 | [-1.00, +5.00] | 0.25 |" in text
     for row in report["rows"]:
         row["settings"] = []
-    alone = summary.as_markdown(report)
+    alone = summary.summary_as_markdown(report)
     assert "Held-out" not in alone and "| a | – | 61.00 |" in alone
     manifest = {
         "name": "7_evaluate",
@@ -184,7 +184,7 @@ def test_published_benchmarks_stand_below_or_alone(report, tmp_path):
         "outputs": {},
         "result": {"report": report},
     }
-    assert "note: not the whole benchmark" in summary.describe(tmp_path, manifest)
+    assert "note: not the whole benchmark" in summary.describe_manifest(tmp_path, manifest)
 
 
 def test_what_is_no_artefact_is_named(tmp_path):

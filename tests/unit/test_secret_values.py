@@ -16,7 +16,7 @@ from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 from reasongrm_nemo.rollout import RolloutServer, RolloutSettings
 from reasongrm_nemo.rollout.server.vllm_log import last_words
 from reasongrm_nemo.run.manifest import identity
-from reasongrm_nemo.slurm.jobs import chain
+from reasongrm_nemo.slurm.jobs import pipeline_jobs
 from reasongrm_nemo.stages import filter as filter_stage
 
 GENERATE = recipes_root() / "tiny" / "2_generate.yaml"
@@ -171,12 +171,12 @@ def test_errors_do_not_say_them(tmp_path, recipe):
 def test_a_word_for_a_job_holds_none(tmp_path):
     words = [f"runs_dir={tmp_path}", "2_generate:rollout.extra_env={A: b, HF_TOKEN: open-sesame}"]
     with pytest.raises(UserError, match="shown to every user") as caught:
-        chain(GENERATE.parent, words, 1, None, None, False)
+        pipeline_jobs(GENERATE.parent, words, 1, None, None, False)
     assert not tells(str(caught.value))
     os.environ["VISIBLE_TEST"] = "open-sesame"
     try:
         words[1] = "2_generate:rollout.extra_env.HF_TOKEN=${oc.env:VISIBLE_TEST}"
-        jobs = chain(GENERATE.parent, words, 1, None, None, False)
+        jobs = pipeline_jobs(GENERATE.parent, words, 1, None, None, False)
         assert not tells(json.dumps(jobs)) and "oc.env" in json.dumps(jobs)
         assert not tells(str(load_recipe(GENERATE, [words[1].partition(":")[2]])))
     finally:

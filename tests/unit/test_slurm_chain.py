@@ -22,7 +22,7 @@ LAUNCH = ROOT / "launch"
 
 
 def jobs(*overrides, folder="tiny", shards=2, first=None, last=None, convert=True):
-    found = chains.chain(recipes_root() / folder, overrides, shards, first, last, convert)
+    found = chains.pipeline_jobs(recipes_root() / folder, overrides, shards, first, last, convert)
     return {job["name"]: job for job in found["jobs"]}
 
 
@@ -112,7 +112,7 @@ def runs(tmp_path, monkeypatch):
 
 
 def test_status(runs):
-    text = status.as_text(status.collect(runs))
+    text = status.status_as_text(status.collect_status(runs))
     assert re.search(r"1_grpo_zero +unfinished +step 2/9  reward 0.500", text), text
     assert re.search(r"3_filter +failed +job 12\n +inputs.paths: gone does not exist\n", text), text
     assert f"{runs}/.launch/3_filter-12.log:2: reasongrm: inputs.paths" in text
@@ -121,7 +121,7 @@ def test_status(runs):
 
 def test_status_of_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        status.collect(tmp_path / "nowhere")
+        status.collect_status(tmp_path / "nowhere")
 
 
 def dry_run(template, *words, **env):
@@ -221,6 +221,6 @@ def test_a_conversion_is_done_only_where_it_was_made_of_the_weights_as_they_are(
 
 def test_a_word_that_a_line_cannot_hold_is_refused(tmp_path):
     words = [f"runs_dir={tmp_path}", 'prepare.source="a\tb"']
-    found = chains.chain(recipes_root() / "tiny", words, 1, None, None, False)
+    found = chains.pipeline_jobs(recipes_root() / "tiny", words, 1, None, None, False)
     with pytest.raises(UserError, match="put it into the recipe"):
         chains.as_lines(found)

@@ -25,7 +25,7 @@ from reasongrm_nemo.models.tokenization import (
 from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 from reasongrm_nemo.rewards import mine_hard_cases
 from reasongrm_nemo.rollout import Completion, reasoning_path
-from reasongrm_nemo.rollout.reading import Reader
+from reasongrm_nemo.rollout.reading import CompletionReader
 from reasongrm_nemo.rstar import ineligible, selection_report, to_sft_example
 from reasongrm_nemo.sft.examples import Examples
 from reasongrm_nemo.stages.scoring import Scorer, score_paths
@@ -57,7 +57,7 @@ def sampled(tokenizer, ids, finish="stop"):
     whole = [*ids, tokenizer.eos_token_id] if finish == "stop" else list(ids)
     completion = Completion("t", 0, whole, [-0.1] * len(whole), finish)
     begun = begun_by(tokenizer.opening)
-    reader = Reader(tokenizer, "last", bool(begun))
+    reader = CompletionReader(tokenizer, "last", bool(begun))
     return reasoning_path(completion, TASK, tokenizer, reader, "m", True, False, begun, tokenizer.digest)
 
 

@@ -26,7 +26,7 @@ from reasongrm_nemo.demo.tiny_judge import (
     STYLES,
     Habits,
     Question,
-    apply,
+    apply_operation,
     draw_question,
     mode,
     questions,
@@ -61,7 +61,7 @@ def test_a_question_as_text():
     ("value", "operation", "result"), [(9, ("+", 2), 1), (1, ("-", 3), 8), (7, ("*", 3), 1)]
 )
 def test_steps_are_modulo_ten(value, operation, result):
-    assert apply(value, operation) == result
+    assert apply_operation(value, operation) == result
 
 
 @pytest.mark.parametrize("split", SPLITS)

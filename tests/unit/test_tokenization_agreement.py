@@ -56,24 +56,26 @@ def test_a_folder_is_compared_once_while_its_content_stays(tmp_path, monkeypatch
     asked = counted(monkeypatch)
     one = write(tmp_path / "one", {"added_tokens_decoder": DECODER})
     words = f"as transformers {HERE[0][1]} reads it"
-    assert agreement.compare(one, HERE) == words
-    assert agreement.compare(one, HERE) == words and len(asked) == 1
-    assert agreement.compare(shutil.copytree(one, tmp_path / "two"), HERE) == words and len(asked) == 1
+    assert agreement.check_agreement(one, HERE) == words
+    assert agreement.check_agreement(one, HERE) == words and len(asked) == 1
+    assert (
+        agreement.check_agreement(shutil.copytree(one, tmp_path / "two"), HERE) == words and len(asked) == 1
+    )
     write(one, {"added_tokens_decoder": DECODER, "cls_token": "<y>"})
-    assert agreement.compare(one, HERE) == words and len(asked) == 2
+    assert agreement.check_agreement(one, HERE) == words and len(asked) == 2
 
 
 def test_a_home_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert agreement.compare(TINY, HERE) == f"as transformers {HERE[0][1]} reads it"
+    assert agreement.check_agreement(TINY, HERE) == f"as transformers {HERE[0][1]} reads it"
 
 
 def test_other_tokens_are_refused_in_one_sentence_and_never_remembered(tmp_path, memory):
     folder = write(tmp_path / "model", UNKNOWN)
     for _ in range(2):
         with pytest.raises(UserError, match=r"otherwise than in transformers .*save_pretrained") as refusal:
-            agreement.compare(folder, HERE)
+            agreement.check_agreement(folder, HERE)
     assert "'<pad>': [30, 82, 67, 70, 32] here, [424] there" in str(refusal.value) and "\n" not in str(
         refusal.value
     )
@@ -114,8 +116,8 @@ def test_each_part_of_the_answer_is_compared(part, value, says):
 
 
 def test_where_no_python_has_transformers_it_says_so(tmp_path):
-    assert agreement.compare(TINY, []) == "not compared with transformers (no python here has it)"
-    words = agreement.compare(TINY, [(str(tmp_path / "none"), "5")])
+    assert agreement.check_agreement(TINY, []) == "not compared with transformers (no python here has it)"
+    words = agreement.check_agreement(TINY, [(str(tmp_path / "none"), "5")])
     assert (
         words.startswith("not compared with transformers (transformers 5: ") and "FileNotFoundError" in words
     )
@@ -147,8 +149,10 @@ def test_a_folder_that_the_trainer_s_transformers_cannot_read_is_compared_with_t
     tmp_path, rollout_python
 ):
     folder = write(tmp_path / "five", OF_5, {"config.json": {}})
-    assert agreement.compare(folder, HERE).startswith("not compared with transformers")
-    assert agreement.compare(folder, [*HERE, (str(rollout_python), "5")]) == "as transformers 5 reads it"
+    assert agreement.check_agreement(folder, HERE).startswith("not compared with transformers")
+    assert (
+        agreement.check_agreement(folder, [*HERE, (str(rollout_python), "5")]) == "as transformers 5 reads it"
+    )
 
 
 # -- stages ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation import resample, rewardbench, rm_bench, rmb
 from reasongrm_nemo.evaluation.benchmarks import MODULES, score_rows
-from reasongrm_nemo.evaluation.compare import compare, mcnemar
+from reasongrm_nemo.evaluation.compare import compare_runs, mcnemar
 from reasongrm_nemo.evaluation.policies import get_policy
 from reasongrm_nemo.evaluation.resample import Elements, bootstrap, interval
 from reasongrm_nemo.evaluation.tasks import TOO_LONG
@@ -164,7 +164,7 @@ def test_mcnemar_is_scipy_s_binomial_test(one, two):
 @pytest.mark.parametrize("benchmark", MODULES)
 def test_a_run_against_itself_differs_in_nothing(benchmark):
     run = score_rows(benchmark, "x", drawn_log(benchmark, 0.6, 1, items=3), draws=0)
-    found = compare(run, run, draws=50)
+    found = compare_runs(run, run, draws=50)
     assert found.left_out == 0 and found.both + found.neither == found.pairs == len(pairs_of(benchmark, 3))
     assert (found.mcnemar.only_first, found.mcnemar.only_second, found.mcnemar.exact) == (0, 0, 1.0)
     assert {each["difference"] for each in found.differences.values()} == {0.0}
@@ -182,14 +182,14 @@ def test_paired_intervals_are_narrower_where_judges_agree():
         name: score_rows("rewardbench", name, log)
         for name, log in {"base": base, "better": better, "other": other}.items()
     }
-    paired = compare(runs["better"], runs["base"]).differences["Score"]
-    apart = compare(runs["other"], runs["base"]).differences["Score"]
+    paired = compare_runs(runs["better"], runs["base"]).differences["Score"]
+    apart = compare_runs(runs["other"], runs["base"]).differences["Score"]
     assert paired["difference"] == pytest.approx(
         runs["better"].result.values()["Score"] - runs["base"].result.values()["Score"], abs=1e-12
     )
     assert 0 < paired["low"] < paired["difference"] < paired["high"]
     assert paired["high"] - paired["low"] < 0.6 * (apart["high"] - apart["low"])
-    test = compare(runs["better"], runs["base"]).mcnemar
+    test = compare_runs(runs["better"], runs["base"]).mcnemar
     assert test.only_second == 0 and test.exact < 1e-10
 
 
@@ -197,14 +197,14 @@ def test_only_items_that_both_judged_are_compared():
     log = drawn_log("rm_bench", 0.6, 1, items=4)
     some = [v for v in log if v.item_id != "0"]
     whole, part = score_rows("rm_bench", "whole", log), score_rows("rm_bench", "part", some)
-    found = compare(whole, part)
+    found = compare_runs(whole, part)
     assert (found.pairs, found.left_out) == (5 * 3 * 9, 5 * 9)
     assert {each["difference"] for each in found.differences.values()} == {0.0}
     with pytest.raises(UserError, match="whole and none have no item in common"):
         none = score_rows("rm_bench", "none", [dataclasses.replace(v, item_id="x") for v in log])
-        compare(whole, none)
+        compare_runs(whole, none)
     with pytest.raises(UserError, match="whole is of rm_bench, x of rmb"):
-        compare(whole, score_rows("rmb", "x", drawn_log("rmb", 0.5, 1, items=1)))
+        compare_runs(whole, score_rows("rmb", "x", drawn_log("rmb", 0.5, 1, items=1)))
 
 
 def test_a_scalar_model_s_log_compares_with_a_judge_s():
@@ -219,7 +219,7 @@ def test_a_scalar_model_s_log_compares_with_a_judge_s():
     ]
     one, two = score_rows("rewardbench", "judge", judge), score_rows("rewardbench", "scalar", scalar)
     assert (one.scalar, two.scalar) == (False, True)
-    found = compare(two, one)
+    found = compare_runs(two, one)
     assert found.mcnemar.exact == 1.0 and found.differences["Score"]["difference"] == 0.0
 
 

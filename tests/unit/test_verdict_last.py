@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reasongrm_nemo.data.records import AnswerTask, JudgeTask
 from reasongrm_nemo.judge import left_open, parse_verdict, read_answer
 from reasongrm_nemo.rollout import Completion
-from reasongrm_nemo.rollout.reading import Reader
+from reasongrm_nemo.rollout.reading import CompletionReader
 
 TASK = JudgeTask("t", "p", "s", [{"role": "user", "content": "?"}], "A", "chosen_first")
 
@@ -85,13 +85,16 @@ def completion(text, finish="stop"):
 
 
 def test_a_completion_is_read_once_with_all_that_decides():
-    reader = Reader(Letters(), "last", opened=False)
+    reader = CompletionReader(Letters(), "last", opened=False)
     reading = reader.read(completion("[[B]]? no.\n[[A]]"), TASK)
     assert (reading.verdict, reading.correct, reading.status) == ("A", True, "ok")
     assert reading.text == "[[B]]? no.\n[[A]]" and reading.tokens[-1] != 0
     cut = reader.read(completion("[[B]]? no.\n[[A]]", "length"), TASK)
     assert (cut.verdict, cut.correct, cut.status) == (None, False, "cut_off")
-    assert Reader(Letters(), "last", opened=True).read(completion("[[A]]"), TASK).status == "unfinished"
+    assert (
+        CompletionReader(Letters(), "last", opened=True).read(completion("[[A]]"), TASK).status
+        == "unfinished"
+    )
     question = AnswerTask("q", "s", [{"role": "user", "content": "2+2?"}], "4")
     said = reader.read(completion(r"so \boxed{4}"), question)
     assert (said.answer, said.verdict, said.correct) == ("4", None, True)

@@ -31,9 +31,9 @@ def install() -> None:
     gc.disable()
     try:
         cpu_math.settle()
-        device.install()
+        device.install_device()
         gaps.before_nemo()
-        apex.install()
+        apex.install_apex()
         gaps.after_nemo()
     finally:
         gc.enable()

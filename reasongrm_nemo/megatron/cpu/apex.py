@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 
-def install() -> None:
+def install_apex() -> None:
     """Put an ``apex`` and an ``amp_C`` into ``sys.modules``; megatron-core must be imported already."""
     from megatron.core.enums import ModelType
     from megatron.core.tensor_parallel import layers as tensor_parallel_layers

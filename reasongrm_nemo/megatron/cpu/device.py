@@ -16,7 +16,7 @@ _CPU = torch.device("cpu")
 _FACTORIES = ("tensor", "as_tensor", "zeros", "ones", "empty", "full", "arange", "rand", "randn", "randint")
 
 
-def install() -> None:
+def install_device() -> None:
     """Point ``torch.cuda`` and ``device="cuda"`` at the CPU in this process."""
     cuda = torch.cuda
     cuda.current_device = lambda: _CPU

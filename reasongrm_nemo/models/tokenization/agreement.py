@@ -42,7 +42,7 @@ _FILES = (
 _KEYS = ("model_type", "tokenizer_class", "auto_map", "model_name", "_name_or_path")
 
 
-def compare(folder: Path, environments: Sequence[tuple[str, str]]) -> str:
+def check_agreement(folder: Path, environments: Sequence[tuple[str, str]]) -> str:
     """Hold a folder's tokenizer against transformers' reading.
 
     Args:

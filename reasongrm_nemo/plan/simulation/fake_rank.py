@@ -141,7 +141,7 @@ def build(recipe: DictConfig, architecture: Architecture) -> Any:
     config = nemo_config(recipe, stage.optim, architecture, platform)
     trainer = resolve_and_create_trainer(config, "aligner")
     model: Any = {"grpo": GRPOActor, "sft": SFTModel}[recipe.stage](config.model, trainer)
-    rope.apply(model.core_module(), architecture.rope, architecture.head_dim)
+    rope.apply_rope(model.core_module(), architecture.rope, architecture.head_dim)
     model.core_module().train()
     # fixed shapes: the message that announces one cannot be read without data
     model.transformer_config.variable_seq_lengths = False

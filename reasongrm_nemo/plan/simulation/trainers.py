@@ -68,10 +68,10 @@ def _sft(recipe: DictConfig, inputs: dict[str, Path]) -> None:
 
 
 def _run(recipe: DictConfig, inputs: dict[str, Path], cfg: DictConfig) -> Any:
-    from reasongrm_nemo.megatron.training_run import Run
+    from reasongrm_nemo.megatron.training_run import TrainingRun
     from reasongrm_nemo.processes.work_order import WorkOrder
 
-    run = Run(WorkOrder(recipe, inputs["work"], inputs["model"], {}), cfg)
+    run = TrainingRun(WorkOrder(recipe, inputs["work"], inputs["model"], {}), cfg)
     assert cfg.validation.export in ("last", "best")  # read when training has ended
     run.checkpoints = _Checkpoints()  # type: ignore[assignment]
     return run

@@ -8,7 +8,7 @@ import re
 from omegaconf import DictConfig
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.processes.stop_requests import seconds
+from reasongrm_nemo.processes.stop_requests import parse_duration
 from reasongrm_nemo.recipe.checks.refusal import Refuse
 
 FUNCTION = re.compile(r"\w[\w.]*:\w+")
@@ -25,7 +25,7 @@ def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
     limit = cfg.checkpoints.checkpoint_must_save_by
     if limit is not None:
         try:
-            some = type(limit) in (int, str) and seconds(limit) > 0
+            some = type(limit) in (int, str) and parse_duration(limit) > 0
         except UserError as error:
             refuse("checkpoints.checkpoint_must_save_by", f"is {error}")
         if not some:

@@ -104,7 +104,7 @@ class ThisMachine:
     def end_group(self, pid: int, ticks: int, grace_s: float) -> None:
         """See `Host`."""
         child.end_group(pid, ticks, grace_s)
-        scratch.sweep()
+        scratch.sweep_dead_folders()
 
 
 class RemoteNode:

@@ -80,7 +80,7 @@ def _remembered(key: str) -> list[dict[str, Any]] | None:
 
 def _key(config: Mapping[str, Any], interpreters: Sequence[str]) -> str:
     """A hash of all that answers depend on: the config, how it is read, and the engines' versions."""
-    engines = [[python, versions.package_versions(python)] for python in interpreters]
+    engines = [[python, versions.installed_versions(python)] for python in interpreters]
     how = Path(read_config.__file__).read_text(encoding="utf-8")
     return hashlib.sha256(json.dumps([config, engines, how], sort_keys=True).encode()).hexdigest()
 

@@ -34,7 +34,7 @@ def other_nccl(trainers: str, servers: str) -> str:
 
 
 @cache
-def package_versions(python: str) -> dict[str, str]:
+def installed_versions(python: str) -> dict[str, str]:
     """Versions of those of `PACKAGES` that `python` has; none where it cannot be asked or does not say."""
     try:
         command = [python, "-c", _ASK, *PACKAGES]

@@ -34,7 +34,7 @@ def check_nccl(trainers: Sequence[int], servers: Sequence[int]) -> None:
         raise RuntimeError(other_nccl(theirs, ours))
 
 
-class Group:
+class BroadcastGroup:
     """Sender and receivers, apart from torch's default group.  Blocks until all have joined.
 
     Args:
@@ -86,7 +86,7 @@ class Flight:
         ahead: how many may be under way beyond the one that is waited for.
     """
 
-    def __init__(self, group: Group, ahead: int) -> None:
+    def __init__(self, group: BroadcastGroup, ahead: int) -> None:
         self._group, self._ahead = group, ahead
         self._flying: deque[tuple[str, torch.Tensor, Any]] = deque()
 

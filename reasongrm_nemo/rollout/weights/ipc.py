@@ -34,7 +34,7 @@ Reduce = Callable[[torch.Tensor], tuple[Any, tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
-class Piece:
+class BufferPiece:
     """Some of a tensor's bytes in a shared buffer.
 
     Attributes:
@@ -56,10 +56,10 @@ class Bucket:
 
     Attributes:
         pieces: what is there.
-        handles: GPU's UUID -> the buffer there (`describe`).
+        handles: GPU's UUID -> the buffer there (`describe_buffer`).
     """
 
-    pieces: Sequence[Piece]
+    pieces: Sequence[BufferPiece]
     handles: dict[str, dict[str, Any]]
 
     def update_info(self) -> dict[str, Any]:
@@ -76,9 +76,9 @@ class Bucket:
         }
 
 
-def plan(infos: Sequence[TensorInfo], limit: int) -> Iterator[list[Piece]]:
+def plan_buckets(infos: Sequence[TensorInfo], limit: int) -> Iterator[list[BufferPiece]]:
     """Tensors in their order, in buckets of at most `limit` bytes; a larger tensor is cut into pieces."""
-    bucket: list[Piece] = []
+    bucket: list[BufferPiece] = []
     end = 0
     for info in infos:
         start = 0
@@ -87,7 +87,7 @@ def plan(infos: Sequence[TensorInfo], limit: int) -> Iterator[list[Piece]]:
             if bucket and end + nbytes > limit:
                 yield bucket
                 bucket, end = [], 0
-            bucket.append(Piece(info, start, nbytes, end))
+            bucket.append(BufferPiece(info, start, nbytes, end))
             end += -(-nbytes // _ALIGN) * _ALIGN
             start += nbytes
             if start >= info.nbytes:
@@ -163,14 +163,14 @@ def buckets(
         reduce: torch's `reduce_tensor`, or `Exports`.
         limit: most bytes of tensors in the buffer.
     """
-    size = max(bucket[-1].offset + bucket[-1].nbytes for bucket in plan(infos, limit))
+    size = max(bucket[-1].offset + bucket[-1].nbytes for bucket in plan_buckets(infos, limit))
     buffer = torch.empty(size + 1, dtype=torch.uint8, device=device)
     buffer[-1] = 0  # see `mark_let_go`
     # Shared once: its reference count pairs one export with one import.
-    handles = _gathered({uuid: describe(reduce(buffer)[1])})
+    handles = _gathered({uuid: describe_buffer(reduce(buffer)[1])})
     tensors = iter(named_tensors)
     whole = torch.empty(0, dtype=torch.uint8)
-    for bucket in plan(infos, limit):
+    for bucket in plan_buckets(infos, limit):
         for piece in bucket:
             if piece.start == 0:
                 whole = _bytes(next(tensors)[1])
@@ -183,14 +183,14 @@ def buckets(
         pass
 
 
-def describe(arguments: Sequence[Any]) -> dict[str, Any]:
+def describe_buffer(arguments: Sequence[Any]) -> dict[str, Any]:
     """What another process needs of `reduce_tensor`'s arguments for a flat tensor of bytes, fit for JSON."""
     described = {name: b64encode(arguments[i]).decode("ascii") for name, i in _BYTES_AT.items()}
     return described | {name: arguments[i] for name, i in _PLAIN_AT.items()}
 
 
 def rebuild_arguments(described: dict[str, Any], device: int) -> tuple[Any, ...]:
-    """The inverse of `describe`, on another process's GPU `device`: arguments of `rebuild_cuda_tensor`.
+    """The inverse of `describe_buffer`, on another process's GPU `device`: for `rebuild_cuda_tensor`.
 
     Raises:
         KeyError, TypeError, ValueError: not a description.

@@ -21,7 +21,7 @@ from reasongrm_nemo.rollout.server.server import RolloutServer
 from reasongrm_nemo.rollout.server.settings import HOST
 from reasongrm_nemo.rollout.types import RolloutServerLost
 from reasongrm_nemo.rollout.weights import ipc
-from reasongrm_nemo.rollout.weights.broadcast_group import Flight, Group, nccl_version, tensors_ahead
+from reasongrm_nemo.rollout.weights.broadcast_group import BroadcastGroup, Flight, nccl_version, tensors_ahead
 
 NamedTensors = Iterable[tuple[str, torch.Tensor]]
 
@@ -159,7 +159,7 @@ class _BroadcastLine:
         path = "/init_weight_transfer_engine"
         joining = posts.aside(path, {"init_info": info}, posts.timeout_s)
         try:
-            self._group = Group(backend, store, address, 0, world, posts.timeout_s)
+            self._group = BroadcastGroup(backend, store, address, 0, world, posts.timeout_s)
         except RuntimeError as error:
             raise posts.lost(joining, error) from error
         self._ahead = tensors_ahead(backend)

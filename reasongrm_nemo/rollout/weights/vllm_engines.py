@@ -19,8 +19,8 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from reasongrm_nemo.processes import meeting
 from reasongrm_nemo.rollout.weights import ipc
 from reasongrm_nemo.rollout.weights.broadcast_group import (
+    BroadcastGroup,
     Flight,
-    Group,
     check_nccl,
     nccl_version,
     tensors_ahead,
@@ -66,7 +66,7 @@ class _GroupEngine(_Engine):
     init_info_cls = GroupInitInfo
     update_info_cls = GroupUpdateInfo
     backend: str
-    group: Group | None = None
+    group: BroadcastGroup | None = None
 
     def init_transfer_engine(self, init_info: GroupInitInfo) -> None:
         """Meet the trainer."""
@@ -74,7 +74,7 @@ class _GroupEngine(_Engine):
         rank = 1 + parallel.rank + parallel.data_parallel_index * parallel.world_size
         host, world, timeout_s = init_info.master_host, init_info.world_size, init_info.timeout_s
         store = meeting.join(init_info.file, host, init_info.master_port, world, timeout_s)
-        self.group = Group(self.backend, store, host, rank, world, timeout_s)
+        self.group = BroadcastGroup(self.backend, store, host, rank, world, timeout_s)
 
     def receive_weights(self, update_info: GroupUpdateInfo) -> None:
         """Load what comes."""
@@ -82,7 +82,7 @@ class _GroupEngine(_Engine):
             raise RuntimeError("update_weights came before init_weight_transfer_engine")
         self.model.load_weights(self._tensors(self.group, update_info))
 
-    def _tensors(self, group: Group, info: GroupUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
+    def _tensors(self, group: BroadcastGroup, info: GroupUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
         device = self.device if self.backend == "nccl" else torch.device("cpu")
         flight = Flight(group, tensors_ahead(self.backend))
         for name, dtype, shape in zip(info.names, info.dtype_names, info.shapes, strict=True):

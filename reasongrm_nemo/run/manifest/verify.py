@@ -186,7 +186,7 @@ def _is_ours(folder: Path) -> bool:
     return {"stage", "outputs"} <= object_at(manifest).keys()
 
 
-def verify(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[str]]:
+def verify_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[str]]:
     """Every file of an artefact, each byte read: the names that are missing, changed, unknown.
 
     Further ``unhashed``: those whose size alone could be compared, and ``same``.
@@ -203,7 +203,7 @@ def verify(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def report(listed: Mapping[str, list[str]]) -> Iterator[str]:
-    """`verify`'s answer in lines."""
+    """`verify_files`'s answer in lines."""
     for kind in (MISSING, CHANGED, UNKNOWN):
         for name in listed[kind]:
             yield f"  {kind:<9} {shown(name)}"

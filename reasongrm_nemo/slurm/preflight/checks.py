@@ -288,7 +288,7 @@ def _check_collective(
     )
 
 
-def describe(cfg: DictConfig, place: placement.Placement) -> str:
+def describe_placement(cfg: DictConfig, place: placement.Placement) -> str:
     """Where everything would run, and by which command lines."""
     cluster, python = cfg.cluster, cfg.cluster.trainer_python or sys.executable
     lines = []

@@ -48,7 +48,7 @@ def preflight(
         environ |= {"SLURM_JOB_ID": "0", "SLURM_JOB_NODELIST": ",".join(names)}
     place = placement.find(cfg, environ)
     if dry_run:
-        console.line(checks.describe(cfg, place))
+        console.line(checks.describe_placement(cfg, place))
         console.line(f"artefact {artefact.path.absolute()}")
         return True
     if off:

@@ -39,7 +39,7 @@ def install():
     from reasongrm_nemo.rollout.server import vllm_plugin
     from reasongrm_nemo.rollout.weights import broadcast_group
 
-    broadcast, call = broadcast_group.Group.broadcast, vllm_plugin.RequireToken.__call__
+    broadcast, call = broadcast_group.BroadcastGroup.broadcast, vllm_plugin.RequireToken.__call__
 
     def broadcast_or_cut(self, tensor):
         if armed("cut"):
@@ -53,7 +53,7 @@ def install():
             return
         await call(self, scope, receive, send)
 
-    broadcast_group.Group.broadcast = broadcast_or_cut
+    broadcast_group.BroadcastGroup.broadcast = broadcast_or_cut
     vllm_plugin.RequireToken.__call__ = answer_or_fail
 
 

@@ -162,7 +162,7 @@ def test_the_transport_makes_room_before_it_takes_some(monkeypatch):
 def test_a_handle_survives_json():
     """What another process rebuilds is what torch gave, but for the GPU's number there."""
     _, arguments = Shared().reduce(torch.zeros(600, dtype=torch.uint8))
-    described = json.loads(json.dumps(ipc.describe(arguments)))
+    described = json.loads(json.dumps(ipc.describe_buffer(arguments)))
     rebuilt = ipc.rebuild_arguments(described, 5)
     assert rebuilt[6] == 5
     theirs = list(arguments)
@@ -194,7 +194,7 @@ def test_arguments_are_in_the_places_that_torch_gives_them():
 def test_what_is_no_handle_is_refused(change):
     _, arguments = Shared().reduce(torch.zeros(8, dtype=torch.uint8))
     with pytest.raises((KeyError, TypeError, ValueError)):
-        ipc.rebuild_arguments(ipc.describe(arguments) | change, 0)
+        ipc.rebuild_arguments(ipc.describe_buffer(arguments) | change, 0)
 
 
 def test_each_bucket_is_an_update_of_its_own(fake):

@@ -24,7 +24,7 @@ def asked(monkeypatch, tmp_path):
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(readers, "read", read)
-    monkeypatch.setattr(versions, "package_versions", lambda python: {"transformers": "1"})
+    monkeypatch.setattr(versions, "installed_versions", lambda python: {"transformers": "1"})
     return seen, answer
 
 
@@ -38,7 +38,7 @@ def test_a_config_is_read_once_and_again_by_another_version(asked, monkeypatch):
     assert check({**CONFIG, "torch_dtype": "float32"}) == ["engine 1"] and len(seen) == 1
     check({**CONFIG, "vocab_size": CONFIG["vocab_size"] + 1})
     assert len(seen) == 2
-    monkeypatch.setattr(versions, "package_versions", lambda python: {"transformers": "2"})
+    monkeypatch.setattr(versions, "installed_versions", lambda python: {"transformers": "2"})
     check()
     assert len(seen) == 3
 

@@ -248,12 +248,12 @@ def test_to_path():
 
     from reasongrm_nemo.data.records import JudgeTask
     from reasongrm_nemo.rollout import Completion, reasoning_path
-    from reasongrm_nemo.rollout.reading import Reader
+    from reasongrm_nemo.rollout.reading import CompletionReader
 
     texts = ["it is", " B", "\n</think>", "\n\n", "[[B]]", "<|end|>"]
     tokenizer = SimpleNamespace(decode=lambda ids: "".join(texts[i] for i in ids), piece=texts.__getitem__)
     task = JudgeTask("t", "p", "s", [{"role": "user", "content": "?"}], "B", "rejected_first")
-    reader = Reader(tokenizer, "last", opened=True)
+    reader = CompletionReader(tokenizer, "last", opened=True)
     probs = [0.5, 0.25, 1.0, 0.5, 0.75, 0.125]
     whole = Completion("t", 3, list(range(6)), [log(p) for p in probs], "stop")
     path = reasoning_path(

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="the trainer environment's tests")
 from reasongrm_nemo.errors import UserError  # noqa: E402
 from reasongrm_nemo.processes import meeting  # noqa: E402
 from reasongrm_nemo.rollout import RolloutServerLost, TensorInfo, WeightSender  # noqa: E402
-from reasongrm_nemo.rollout.weights.broadcast_group import Group, check_nccl, tensors_ahead  # noqa: E402
+from reasongrm_nemo.rollout.weights.broadcast_group import BroadcastGroup, check_nccl, tensors_ahead  # noqa: E402
 
 TENSORS = {
     "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -47,7 +47,7 @@ class Receiver:
         self.calls.append(("meet", None))
         host, world, timeout_s = info["master_host"], info["world_size"], info["timeout_s"]
         store = meeting.in_file(info["file"], world, timeout_s)
-        self.group = Group("gloo", store, host, 1, world, timeout_s)
+        self.group = BroadcastGroup("gloo", store, host, 1, world, timeout_s)
         return 200, b"{}"
 
     def receive(self, body):
@@ -318,7 +318,7 @@ def test_an_nccl_group_outlives_its_peers(monkeypatch):
 
     monkeypatch.delenv("TORCH_NCCL_BLOCKING_WAIT", raising=False)
     monkeypatch.setattr("torch.distributed.ProcessGroupNCCL", FakeNccl, raising=False)
-    group = Group("nccl", meeting.listen("127.0.0.1", 0, 3, 4.0), "127.0.0.1", 0, 3, 4.0)
+    group = BroadcastGroup("nccl", meeting.listen("127.0.0.1", 0, 3, 4.0), "127.0.0.1", 0, 3, 4.0)
     assert made == [(0, 3, 4.0)] and "TORCH_NCCL_BLOCKING_WAIT" not in os.environ
     group.wait(group.broadcast(TENSORS["b.weight"]))
     assert sent == [(torch.uint8, 10, 0), 4.0]

@@ -5,7 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from reasongrm_nemo.data import JudgeTask
-from reasongrm_nemo.grpo.groups import Judge, rollout_figures, shaped_rewards, to_samples, weighed
+from reasongrm_nemo.grpo.groups import GroupJudge, rollout_figures, shaped_rewards, to_samples, weighed
 from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 from reasongrm_nemo.rollout import Completion, Prompt
 
@@ -33,7 +33,7 @@ def group(texts, lengths, finishes=None, words=()):
             return next(waiting)
 
     recipe = load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml", words)
-    return Judge(Tokenizer(), recipe).group(TASK, Prompt("t", [7, 7], 0), completions)
+    return GroupJudge(Tokenizer(), recipe).group(TASK, Prompt("t", [7, 7], 0), completions)
 
 
 RIGHT, WRONG = "</think>[[A]]", "</think>[[B]]"
@@ -82,7 +82,7 @@ def test_the_token_that_ends_a_response_is_no_part_of_its_text():
     recipe = load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml")
     answers = [([5, 2], "stop"), ([5, 6], "length"), ([2, 5], "length"), ([], "stop")]
     completions = [Completion("t", 0, ids, [-0.5] * len(ids), end) for ids, end in answers]
-    Judge(Tokenizer(), recipe).group(TASK, Prompt("t", [7, 7], 0), completions)
+    GroupJudge(Tokenizer(), recipe).group(TASK, Prompt("t", [7, 7], 0), completions)
     assert decoded == [[5], [5, 6], [2, 5], []]
 
 

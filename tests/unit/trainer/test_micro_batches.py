@@ -13,7 +13,7 @@ from reasongrm_nemo.megatron.micro_batches import (
     Sample,
     collate,
     laid_out,
-    plan,
+    plan_micro_batches,
 )
 
 lengths = st.lists(st.integers(2, 500), max_size=40)
@@ -21,7 +21,7 @@ lengths = st.lists(st.integers(2, 500), max_size=40)
 
 @given(lengths, st.integers(1, 1000))
 def test_plan_uses_each_sequence_once_within_the_budget(lengths, budget):
-    groups = plan(lengths, budget)
+    groups = plan_micro_batches(lengths, budget)
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
     for group in groups:
         assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget
@@ -47,7 +47,7 @@ def test_scored_places_are_those_of_the_mask():
 
 
 def test_every_row_of_a_micro_batch_is_as_long_as_its_longest():
-    assert laid_out([10, 10, 10], plan([10, 10, 10], 20)) == 30
+    assert laid_out([10, 10, 10], plan_micro_batches([10, 10, 10], 20)) == 30
     assert laid_out([10, 5], [[0, 1]]) == 20
 
 
@@ -55,7 +55,7 @@ def test_every_row_of_a_micro_batch_is_as_long_as_its_longest():
 def test_no_other_cut_of_the_sorted_lengths_has_less_padding_and_fewer_micro_batches(lengths, budget):
     """Against every cut there is."""
     ordered = sorted(lengths, reverse=True)
-    groups = plan(lengths, budget)
+    groups = plan_micro_batches(lengths, budget)
     ours = laid_out(lengths, groups)
     for cuts in itertools.product((False, True), repeat=len(ordered) - 1):
         edges = [0, *(i for i, yes in enumerate(cuts, 1) if yes), len(ordered)]
@@ -65,8 +65,8 @@ def test_no_other_cut_of_the_sorted_lengths_has_less_padding_and_fewer_micro_bat
 
 
 def test_another_micro_batch_is_worth_a_quarter_of_the_mean_length():
-    assert plan([10, 9], 100) == [[0, 1]]  # 1 token of padding against 2.4
-    assert plan([10, 9, 9, 9], 100) == [[0], [1, 2, 3]]  # 3 tokens against 2.3
+    assert plan_micro_batches([10, 9], 100) == [[0, 1]]  # 1 token of padding against 2.4
+    assert plan_micro_batches([10, 9, 9, 9], 100) == [[0], [1, 2, 3]]  # 3 tokens against 2.3
 
 
 @pytest.mark.parametrize("ranks", [1, 4])
@@ -78,5 +78,5 @@ def test_little_is_padded_at_realistic_lengths(seed, ranks):
     real = padded = 0
     for indices in share(lengths, ranks):
         mine = [lengths[i] for i in indices]
-        real, padded = real + sum(mine), padded + laid_out(mine, plan(mine, 65536))
+        real, padded = real + sum(mine), padded + laid_out(mine, plan_micro_batches(mine, 65536))
     assert real / padded >= 0.95

@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.megatron.rope import apply, inverse_frequencies, softmax_scale
+from reasongrm_nemo.megatron.rope import apply_rope, inverse_frequencies, softmax_scale
 from reasongrm_nemo.models.rope import Rope, reach
 
 LLAMA_31 = {
@@ -74,7 +74,7 @@ def test_angles_of_few_lengths_are_kept(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: "cpu")
     embedding = RotaryEmbedding(64, 1.0, use_cpu_initialization=True)
     rope = Rope.from_config({"rope_theta": 1e4, "max_position_embeddings": 128}, "config.json")
-    apply(SimpleNamespace(rotary_pos_emb=embedding), rope, 64)
+    apply_rope(SimpleNamespace(rotary_pos_emb=embedding), rope, 64)
     for length in range(16, 48):
         angles = embedding(length)
         assert angles.shape == (length, 1, 1, 64)
