@@ -113,3 +113,11 @@ def test_imports_with_torch_nemo_and_vllm_absent(parts):
     command = [sys.executable, "-c", BLOCKED_IMPORT, *(f"reasongrm_nemo.{part}" for part in parts)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.runs("scripts/house.py")
+def test_the_house_is_measured():
+    command = [sys.executable, str(ROOT / "scripts" / "house.py")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert f"{len(ROW_OF)} names at the top, {len(ROWS)} layers" in result.stdout

@@ -68,7 +68,7 @@ class WeightSender:
         ends = [self._ends[server] for server in (self._ends if servers is None else servers)]
         lost: dict[RolloutServer, RolloutServerLost] = {}
 
-        def each(work: Callable[[_End], None]) -> None:
+        def at_all(work: Callable[[_End], None]) -> None:
             for end in ends:
                 if end.server not in lost:
                     try:
@@ -78,11 +78,11 @@ class WeightSender:
                         lost[end.server] = loss
 
         try:
-            each(lambda end: end.begin(metadata))
+            at_all(lambda end: end.begin(metadata))
             for parcel in parcels:
-                each(lambda end, parcel=parcel: end.open_line.send(parcel))  # type: ignore[misc]
-                each(lambda end, parcel=parcel: end.open_line.settle(parcel))  # type: ignore[misc]
-            each(lambda end: end.finish(version))
+                at_all(lambda end, parcel=parcel: end.open_line.send(parcel))  # type: ignore[misc]
+                at_all(lambda end, parcel=parcel: end.open_line.settle(parcel))  # type: ignore[misc]
+            at_all(lambda end: end.finish(version))
         except BaseException:
             for end in ends:
                 end.line = None
