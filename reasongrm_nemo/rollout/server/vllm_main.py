@@ -30,8 +30,5 @@ if __name__ == "__main__":
     os.umask(0o077)  # its sockets and the file where its workers meet are nobody else's
     scratch.enter()
     # what is imported stays: looking through it for garbage takes a sixth of the imports' time
-    gc.disable()
-    import vllm.entrypoints.launchers.api_server.entry  # noqa: F401
-
-    gc.enable()
+    gc.disable()  # until the plug-in is loaded
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")

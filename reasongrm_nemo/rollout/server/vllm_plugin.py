@@ -7,6 +7,7 @@ core and every worker.  Written against vLLM 0.32.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import secrets
@@ -23,6 +24,7 @@ def register() -> None:
     Raises:
         RuntimeError: this vLLM has no weight-transfer engines that can be registered.
     """
+    gc.enable()  # see vllm_main
     cpu_math.settle()
     if token := os.environ.get("VLLM_API_KEY"):
         sign_objects(token)  # workers of one server broadcast objects to each other
