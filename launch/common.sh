@@ -65,6 +65,8 @@ set_scratch() {
     [ -d "$scratch" ] && [ -O "$scratch" ] && [ ! -L "$scratch" ] || die "$scratch is not yours: remove it, or set REASONGRM_SCRATCH"
     chmod 700 "$scratch"
   fi
+  # what reasongrm keeps (checkpoints' hashes, what engines answered) outlives the job: each one would work it out anew
+  export REASONGRM_CACHE=${REASONGRM_CACHE:-${XDG_CACHE_HOME:-${HOME:-$scratch}/.cache}/reasongrm}
   export TRITON_CACHE_DIR=$scratch/triton TORCHINDUCTOR_CACHE_DIR=$scratch/inductor VLLM_CACHE_ROOT=$scratch/vllm
   export XDG_CACHE_HOME=$scratch/cache
 }

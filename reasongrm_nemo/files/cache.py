@@ -40,5 +40,7 @@ def remember(kind: str, key: str, text: str) -> None:
 
 
 def _memory(kind: str) -> Path:
+    if given := os.environ.get("REASONGRM_CACHE"):  # launch/common.sh: XDG_CACHE_HOME is a job's own there
+        return Path(given) / kind
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "reasongrm" / kind

@@ -3,6 +3,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,9 @@ def test_another_users_is_refused(scratch, monkeypatch):
         own_scratch()
 
 
+KEEP = """from reasongrm_nemo.files.cache import remember; remember("kind", "key", "text")"""
+
+
 def test_a_jobs_script_makes_it_again_after_a_requeue_and_takes_no_other(tmp_path):
     """set_scratch of launch/common.sh, on the node that runs the script."""
     script = (ROOT / "launch/common.sh").read_text()
@@ -60,14 +64,19 @@ def test_a_jobs_script_makes_it_again_after_a_requeue_and_takes_no_other(tmp_pat
     # a function of the script, which says `set -e`
     words = (
         f'set -euo pipefail\ndie() {{ echo "$1"; exit 2; }}\n{function}\nset_scratch; set_scratch; echo made'
+        f"; {sys.executable} -c '{KEEP}'"
     )
     env = os.environ | {"SLURM_JOB_ID": "77", "REASONGRM_SCRATCH": str(tmp_path / "disk")}
+    env |= {"XDG_CACHE_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
 
     def run():
         return subprocess.run(["bash", "-c", words], env=env, capture_output=True, text=True)
 
     assert (run().returncode, run().stdout) == (0, "made\n")
     (folder,) = (tmp_path / "disk").iterdir()
+    # what compilers write goes with the job, what reasongrm keeps is there for the next one
+    assert not (folder / "cache").exists()
+    assert (tmp_path / "home/reasongrm/kind/key").read_text() == "text"
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.rmdir()
     folder.symlink_to(tmp_path)
