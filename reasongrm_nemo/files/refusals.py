@@ -22,11 +22,13 @@ _REFUSALS = {
     errno.ENXIO: "is a pipe, a socket or a device, and a file is due",
     errno.ENOSPC: "has no space left on its disk: free some and give the same command again",
     errno.EDQUOT: "is past the disk quota: free some space and give the same command again",
+    errno.EFBIG: "is as long as a file may become here: raise `ulimit -f`, or give another disk",
     errno.EIO: "cannot be read or written, its disk fails (input/output error): restore it from a copy",
     errno.ESTALE: "was lost by the file server (stale handle): give the same command again",
     errno.EMFILE: "cannot be opened, this process has too many files open: raise `ulimit -n`",
     errno.ENFILE: "cannot be opened, this machine has too many files open",
 }
+_OF_ANY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
 _NO_ADDRESS = (errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.ENETDOWN)
 
 
@@ -48,6 +50,10 @@ def sentence(error: OSError, path: object = None) -> str:
         )
     if error.errno == errno.EADDRINUSE:
         return "the port is in use by another process: give another rollout.port, or end that process"
+    if place is None and error.errno in _OF_ANY:
+        return f"a file, or what takes the output, {why}"
+    if place is None and error.errno == errno.ENOENT and _nowhere():
+        return "the folder that this command was given in does not exist any more: change to another"
     if place is None:
         return f"the system refuses ({error.strerror or error})"
     name = shown(os.fsdecode(place) if isinstance(place, bytes) else str(place))
@@ -62,6 +68,15 @@ def shown(text: str) -> str:
     """A name as it can stand in a line: what no terminal shows is escaped, a long one loses its middle."""
     plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return plain if len(plain) <= _SHOWN else f"{plain[: _SHOWN // 2]}…{plain[-_SHOWN // 2 :]}"
+
+
+def _nowhere() -> bool:
+    """Whether the current folder was removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _dangling(place: Any) -> str | None:

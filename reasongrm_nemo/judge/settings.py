@@ -15,8 +15,9 @@ from typing import Any
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import read_json
+from reasongrm_nemo.files.lines import encodable
 from reasongrm_nemo.judge.parse import POLICIES
-from reasongrm_nemo.judge.template import Template, load_template
+from reasongrm_nemo.judge.template import Template, check_placeholders, load_template
 
 FILE = "judge.json"
 DEFAULT_TEMPLATE, DEFAULT_POLICY = "reasongrm", "last"
@@ -90,10 +91,12 @@ def fits_temperature(value: float) -> bool:
     return value == 0 or 0.01 <= value <= 2
 
 
+TOP_K_MOST = (1 << 31) - 1
+"""vLLM keeps it in 32 bits."""
 _RANGES = {
     "temperature": TEMPERATURE,
     "top_p": "a number above 0 and at most 1",
-    "top_k": "a whole number from 1, or -1 or 0 for no limit",
+    "top_k": "a whole number from 1 to 2147483647, or -1 or 0 for no limit",
     "min_p": "a number from 0 to 1",
     "repetition_penalty": "a number above 0 and at most 2",
 }
@@ -103,7 +106,7 @@ def _fits(name: str, value: Any) -> bool:
     if type(value) not in (int, float):
         return False
     if name == "top_k":
-        return type(value) is int and value >= -1
+        return type(value) is int and -1 <= value <= TOP_K_MOST
     if name == "temperature":
         return fits_temperature(value)
     high = 2 if name == "repetition_penalty" else 1
@@ -163,12 +166,15 @@ def read_settings(folder: Path) -> JudgeSettings | None:
     if not isinstance(wording, dict) or not isinstance(wording.get("user"), str):
         raise UserError(f"{file}: template must hold name, user and, at will, system as texts")
     texts = {name: data.get(name) for name in ("policy", "response_prefix")}
-    texts |= {f"template.{name}": wording.get(name) or "" for name in ("name", "system")}
+    texts |= {f"template.{name}": wording.get(name) or "" for name in ("name", "system", "user")}
     for name, text in texts.items():
         if not isinstance(text, str):
             raise UserError(f"{file}: {name} is {text!r}; it must be text")
+        if text != encodable(text):
+            raise UserError(f"{file}: {name} has half a character in it; export the model again")
     if data["policy"] not in POLICIES:
         raise UserError(f"{file}: policy is '{data['policy']}'; it can be {', '.join(POLICIES)}")
+    check_placeholders(wording.get("system") or "", wording["user"], f"{file}: template")
     template = Template(wording.get("name") or FILE, "", wording["user"], wording.get("system"))
     sampling = data.get("sampling")
     drawn = None if sampling is None else JudgeSampling.of(sampling, f"{file}: sampling")

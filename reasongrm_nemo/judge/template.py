@@ -133,6 +133,23 @@ def _fill(text: str, values: dict[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda match: values[match.group(1)], text)
 
 
+def check_placeholders(system: str, user: str, where: str) -> None:
+    """Refuse a wording in which something of a question has no place, or that has an unknown one.
+
+    Raises:
+        UserError: naming the placeholder; ``where`` begins the sentence.
+    """
+    used = _PLACEHOLDER.findall(system + user)
+    for placeholder in used:
+        if placeholder not in PLACEHOLDERS:
+            known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
+            raise UserError(f"{where} has the unknown placeholder {{{placeholder}}}; known are {known}")
+    for wanted in (("answer_a",), ("answer_b",), ("conversation", "question")):
+        if not set(wanted) & set(used):
+            options = " or ".join(f"{{{option}}}" for option in wanted)
+            raise UserError(f"{where} lacks the placeholder {options}")
+
+
 def _parse(text: str, name: str, where: str) -> Template:
     def wrong(what: str) -> UserError:
         return UserError(f"Template {where} {what}")
@@ -154,14 +171,7 @@ def _parse(text: str, name: str, where: str) -> Template:
     for key in ("description", "user"):
         if key not in data:
             raise wrong(f"lacks the key '{key}'")
-    used = _PLACEHOLDER.findall(data.get("system", "") + data["user"])
-    for placeholder in used:
-        if placeholder not in PLACEHOLDERS:
-            known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
-            raise wrong(f"has the unknown placeholder {{{placeholder}}}; known are {known}")
-    for wanted in (("answer_a",), ("answer_b",), ("conversation", "question")):
-        if not set(wanted) & set(used):
-            raise wrong(f"lacks the placeholder {' or '.join(f'{{{option}}}' for option in wanted)}")
+    check_placeholders(data.get("system", ""), data["user"], f"Template {where}")
     system = data.get("system")
     return Template(
         name=name,

@@ -96,7 +96,7 @@ class Architecture:
             kv_heads=kv_heads,
             head_dim=_size(config, where, "head_dim", hidden // heads),
             vocab=_size(config, where, "vocab_size"),
-            norm_eps=_of_type(config.get("rms_norm_eps"), (int, float), "a number", where, "rms_norm_eps"),
+            norm_eps=_of_type(config.get("rms_norm_eps"), (int, float), "above 0", where, "rms_norm_eps"),
             tied=_of_type(
                 config.get("tie_word_embeddings") or False,
                 (bool,),
@@ -108,7 +108,9 @@ class Architecture:
         )
 
 
-_MOST = 1 << 40  # of anything a model has; from larger ones no memory can be reckoned
+_MOST = {
+    "num_hidden_layers": 1 << 14
+}  # listed one by one; past 1 << 40 of anything no memory can be reckoned
 
 
 def _size(config: Mapping[str, Any], where: str, key: str, otherwise: int | None = None) -> int:
@@ -120,7 +122,7 @@ def _size(config: Mapping[str, Any], where: str, key: str, otherwise: int | None
 def _of_type(value: Any, kinds: tuple[type, ...], words: str, where: str, key: str) -> Any:
     if value is None:
         raise UserError(f"{where}: {key} is missing.")
-    if type(value) not in kinds or (kinds == (int,) and not 1 <= value < _MOST):
+    if type(value) not in kinds or (bool not in kinds and not 0 < value < _MOST.get(key, 1 << 40)):
         raise UserError(f"{where}: {key} is {short(value)}; it must be {words}.")
     return value
 

@@ -22,6 +22,7 @@ _NEEDED = {
     "yarn": ("factor", "original_max_position_embeddings"),
 }
 _OPTIONAL = {"yarn": ("beta_fast", "beta_slow", "attention_factor", "truncate")}
+_MOST = 1e15  # NaN, Infinity and what no engine can hold apart from the next number are no positions
 _NUMBERS = {*_NEEDED["llama3"], *_OPTIONAL["yarn"]} - {"truncate"}
 
 
@@ -134,7 +135,7 @@ def check_types(config: Mapping[str, Any], where: str) -> None:
             raise UserError(f"{where}: {key} is {config[key]!r}; it must be a mapping")
     for keys in (config, config.get("rope_scaling") or {}, config.get("rope_parameters") or {}):
         theta = keys.get("rope_theta")
-        if theta is not None and (type(theta) not in (int, float) or not theta > 0):
+        if theta is not None and (type(theta) not in (int, float) or not 0 < theta < _MOST):
             raise UserError(f"{where}: rope_theta is {theta!r}; it must be a number above 0")
 
 
@@ -185,8 +186,8 @@ def _check_keys(kind: Any, stated: Mapping[str, Any], where: str) -> None:
     if missing:
         raise UserError(f"{where}: rope scaling {kind} lacks {', '.join(missing)}.")
     for key, value in stated.items():
-        if key in _NUMBERS and type(value) not in (int, float):
-            raise UserError(f"{where}: rope scaling {kind}: {key} is {value!r}; it must be a number.")
+        if key in _NUMBERS and (type(value) not in (int, float) or not abs(value) < _MOST):
+            raise UserError(f"{where}: rope scaling {kind}: {key} is {value!r}; it must be a finite number.")
     known = ("rope_theta", "rope_type", *_NEEDED[kind], *_OPTIONAL.get(kind, ()))
     extra = [key for key in stated if key not in known]
     if kind == "default" and stated.get("factor") == 1:

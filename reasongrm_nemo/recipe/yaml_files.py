@@ -171,7 +171,7 @@ def command_line(overrides: Iterable[str]) -> Source:
         except (yaml.YAMLError, ValueError, OmegaConfBaseException, RecursionError):
             # a value that may be a secret is not said again
             said = "its value" if key.startswith(AS_WRITTEN) else repr(shown(value))
-            raise UserError(f"command line: {key}: {said} is not a YAML value") from None
+            raise UserError(f"command line: {key}: {said} is not a YAML value{_quoted(key, value)}") from None
         node = item._get_node("value")
         if key.startswith("evaluate.models.") and key.count(".") == 2 and isinstance(node._value(), str):
             key += ".hf_path"  # so that a word on the same model's policy, before or after, stays
@@ -180,6 +180,15 @@ def command_line(overrides: Iterable[str]) -> Source:
         OmegaConf.update(merged, key, node, force_add=True)
     data: Any = OmegaConf.to_container(merged)
     return Source("command line", data, replaces=tuple(mappings))
+
+
+def _quoted(key: str, value: str) -> str:
+    """What to do about a value that YAML cannot read as it stands."""
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        return "; it has bytes that are no UTF-8: rename what it names, or set LC_ALL=C.UTF-8"
+    if key.startswith(AS_WRITTEN) or not value.isprintable():
+        return ""
+    return f"; if it is text, quote it for YAML, too: '{key}=\"...\"'"
 
 
 def _word(key: str, value: str) -> Any:

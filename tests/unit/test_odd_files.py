@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pipes, endless devices and numbers that are none, where a run looks by itself: one sentence each."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -13,8 +14,10 @@ from reasongrm_nemo.data.jsonl import JsonlAppender
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.cache import remember, remembered
 from reasongrm_nemo.files.locks import RunsLock
+from reasongrm_nemo.files.refusals import sentence
 from reasongrm_nemo.files.shapes import FIGURE, NUMBER, shaped
 from reasongrm_nemo.recipe.load import load_recipe
+from reasongrm_nemo.recipe.yaml_files import command_line
 from reasongrm_nemo.run.console import Console
 from reasongrm_nemo.run.run_date import dated
 from reasongrm_nemo.run.stage import run_stage
@@ -98,3 +101,31 @@ def test_status_of_figures_that_are_none(tmp_path):
     (folder / "metrics.jsonl").write_text('{"step": 7, "reward": null, "loss": NaN}\n')  # it diverged
     told = CliRunner().invoke(main, ["status", str(tmp_path)])
     assert told.exit_code == 0 and "step 7  loss nan" in told.stdout
+
+
+def test_what_the_system_refuses_without_a_name(tmp_path, monkeypatch):
+    for number, due in (
+        (errno.ENOSPC, "a file, or what takes the output, has no space left on its disk: free some"),
+        (errno.EFBIG, "a file, or what takes the output, is as long as a file may become here: raise"),
+        (errno.EINVAL, "the system refuses (Invalid argument)"),
+    ):
+        assert sentence(OSError(number, os.strerror(number))).startswith(due)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError) as lost:
+        os.getcwd()
+    assert sentence(lost.value).endswith("does not exist any more: change to another")
+
+
+@pytest.mark.parametrize(
+    ("word", "remedy"),
+    [
+        ("runs_dir=a: b", "; if it is text, quote it for YAML, too: 'runs_dir=\"...\"'"),
+        ("runs_dir=b\udcff", "; it has bytes that are no UTF-8: rename what it names, or set LC_ALL=C.UTF-8"),
+    ],
+)
+def test_a_word_that_yaml_does_not_read_says_what_to_do(word, remedy):
+    with pytest.raises(UserError) as refused:
+        command_line([word])
+    assert str(refused.value).endswith(f"is not a YAML value{remedy}")

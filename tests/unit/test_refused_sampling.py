@@ -66,8 +66,8 @@ def test_a_temperature_that_vllm_refuses_or_changes(key, value):
     [
         ("rollout.top_p", "0", "above 0 and at most 1"),
         ("rollout.top_p", "1.5", "above 0 and at most 1"),
-        ("rollout.top_k", "0", "1 or more, or -1 for no limit"),
-        ("rollout.top_k", "-2", "1 or more, or -1 for no limit"),
+        ("rollout.top_k", "0", "1 or more, or -1 for no limit, and at most 2147483647"),
+        ("rollout.top_k", "-2", "1 or more, or -1 for no limit, and at most 2147483647"),
         ("rollout.max_response_tokens", "0", "1 or more"),
         ("mine.samples", "0", "1 or more"),
         ("mine.samples", str(MOST_SAMPLES + 1), f"vLLM draws at most {MOST_SAMPLES} samples of a prompt"),

@@ -165,9 +165,12 @@ def stop_token_ids(tokenizer: JudgeTokenizer, hf_dir: str | Path) -> list[int]:
     return list(dict.fromkeys(ids))
 
 
+_MOST_TOKENS = 1 << 31  # engines keep a token in 32 bits
+
+
 def _ends(path: Path) -> Iterator[int]:
     value: Any = json_object(path).get("eos_token_id")
     for token in value if isinstance(value, list) else [] if value is None else [value]:
-        if type(token) is not int or token < 0:
+        if type(token) is not int or not 0 <= token < _MOST_TOKENS:
             raise UserError(f"{path}: eos_token_id is {value!r}, which is neither a token nor a list of them")
         yield token

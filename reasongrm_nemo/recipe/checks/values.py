@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from reasongrm_nemo.judge.settings import TEMPERATURE, fits_temperature
+from reasongrm_nemo.judge.settings import TEMPERATURE, TOP_K_MOST, fits_temperature
 from reasongrm_nemo.models.families import FAMILIES
 from reasongrm_nemo.recipe.checks.refusal import Refuse, near
 from reasongrm_nemo.stage_kinds import KINDS
@@ -136,7 +136,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], dict[str, tuple[str, ...]]]] = {
         fits_temperature,
         {"rollout": ("temperature",), "grpo": ("validation.temperature",)},
     ),
-    "1 or more, or -1 for no limit": (lambda it: it >= 1 or it == -1, {"rollout": ("top_k",)}),
+    f"1 or more, or -1 for no limit, and at most {TOP_K_MOST}": (
+        lambda it: 1 <= it <= TOP_K_MOST or it == -1,
+        {"rollout": ("top_k",)},
+    ),
     "above 0 and at most 1": (
         lambda it: 0 < it <= 1,
         {"rollout": ("top_p", "gpu_memory_utilization"), "plan": ("mfu", "bandwidth_share")},

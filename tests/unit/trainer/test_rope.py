@@ -113,7 +113,7 @@ def test_parameters_that_engines_read_otherwise_are_refused_wherever_they_stand(
         (YARN, YARN | {"factor": 2.0}, "factor is 4.0 in rope_scaling and 2.0 in rope_parameters"),
         (YARN | {"type": "linear"}, None, "rope_scaling has type 'linear' and rope_type 'yarn'"),
         ({"rope_type": "default", "mrope_section": [8, 8]}, None, "default has mrope_section"),
-        (YARN | {"factor": "4"}, None, "factor is '4'; it must be a number"),
+        (YARN | {"factor": "4"}, None, "factor is '4'; it must be a finite number"),
         ({"full_attention": YARN}, None, "default has full_attention"),
     ],
 )
