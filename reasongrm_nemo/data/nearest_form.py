@@ -23,7 +23,7 @@ def refusal(where: str, row: Any, problem: RowProblem) -> str:
     why = DROP_REASONS[problem.reason] + (f" ({problem.detail})" if problem.detail else "")
     if isinstance(row, BrokenRow) or not isinstance(row, dict):
         return f"{where} is left out: {why}"
-    said = f"{where} has the {fields_of(row)} and is left out: {why}"
+    said = f"{where} has {'the ' if row else ''}{fields_of(row)} and is left out: {why}"
     if problem.reason in ("unknown_form", "wrong_type") and (hint := _layout(row)):
         return f"{said}; {hint}"
     return said if problem.reason != "unknown_form" else f"{said}; {_nearest(row)}"

@@ -182,6 +182,11 @@ def read_log(files: Sequence[Path], project: str | None = None) -> Iterator[Verd
     """
     seen: set[tuple[str, str, str | None, str | None, int]] = set()
     for where, row in chain.from_iterable(_rows(file, project) for file in files):
+        for name in ("sample", "tokens", "prompt_tokens"):
+            if (getattr(row, name) or 0) < 0:
+                raise UserError(
+                    f"{where}: {name} is {getattr(row, name)}; it cannot be below 0, restore the log"
+                )
         if row.sample is not None:
             key = (intern(row.subset), row.item_id, row.cell, row.order and intern(row.order), row.sample)
             if key in seen:

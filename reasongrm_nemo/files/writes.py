@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,22 @@ from typing import TYPE_CHECKING, Any
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import read_json as read_json
 from reasongrm_nemo.files.lines import sync_directory
+from reasongrm_nemo.files.refusals import sentence
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 from reasongrm_nemo.files.disk import _SAID, full_disk, readable_bytes, says_full
+
+
+def refuse_to_overwrite(target: Path, read: Iterable[Path], option: str) -> None:
+    """Refuse to write what a command makes over one of the files that it reads.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for file in read:
+        if target.exists() and file.exists() and target.samefile(file):
+            raise UserError(f"{option} {target} is what is read here, and would be lost; name another file")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -26,6 +39,8 @@ def write_text(path: Path, text: str) -> None:
 
     Half a surrogate pair, which a model may write, is no UTF-8; it becomes `\ud83d`, JSON's own escape.
     """
+    if path.is_dir():
+        raise UserError(sentence(IsADirectoryError(errno.EISDIR, "", str(path))))
     aside = path.with_name(path.name + ".tmp")
     with aside.open("w", encoding="utf-8", errors="backslashreplace") as out:
         out.write(text)

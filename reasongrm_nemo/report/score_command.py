@@ -13,7 +13,7 @@ from reasongrm_nemo.evaluation.benchmarks import log_name, read_log, score_log
 from reasongrm_nemo.evaluation.compare import compare_runs
 from reasongrm_nemo.evaluation.foreign import PROJECTS
 from reasongrm_nemo.evaluation.policies import get_policy, nearest
-from reasongrm_nemo.files.writes import write_text
+from reasongrm_nemo.files.writes import refuse_to_overwrite, write_text
 from reasongrm_nemo.report import paper_tables
 from reasongrm_nemo.report.page import Disagreements, page
 from reasongrm_nemo.report.scores import comparison_lines, run_as_text
@@ -64,6 +64,9 @@ def score_command(benchmark: str, files: Sequence[Path], options: ScoreOptions) 
     """
     if options.tasks is not None and options.page is None:
         raise UserError("--tasks is what a page shows; give --page FILE too, or leave it out")
+    if options.page is not None:
+        read = (*files, *options.compare, *filter(None, [options.tasks]))
+        refuse_to_overwrite(options.page, read, "--page")
     rules = get_policy(options.policy, options.vote)
     wrong = Disagreements()
     run = score_log(
