@@ -189,7 +189,11 @@ def status(runs_dir: Path, as_json: bool) -> None:
 @click.option("--quick", is_flag=True, help="Leave out the collective over all ranks.")
 @click.option("--off", is_flag=True, help="Check the recipe and the number of nodes alone.")
 @click.option("--dry-run", is_flag=True, help="Print what would be run where; ask no node.")
-@click.option("--job-nodes", type=int, help="For --dry-run outside of a job: suppose one of so many nodes.")
+@click.option(
+    "--job-nodes",
+    type=click.IntRange(1),
+    help="For --dry-run outside of a job: suppose one of so many nodes.",
+)
 @click.option("--notes", type=click.Path(path_type=Path), help="Write shell variables for launch/common.sh.")
 def preflight(
     recipe: Path,

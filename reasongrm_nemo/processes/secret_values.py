@@ -15,7 +15,7 @@ from reasongrm_nemo.errors import UserError
 
 _NAME = re.compile(
     r"TOKEN$|(?:^|_)(?:API|ACCESS|PRIVATE|SECRET)?KEYS?(?:_ID)?$|PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIALS?$"
-    r"|CREDS$|_(?:PASS|PWD|PAT|AUTH|BEARER|COOKIES?|CERT_PEM)$|^(?:PASS|PWD_SECRET|COOKIE)$|APIKEY|AUTHORIZATION",
+    r"|CREDS$|_(?:PASS|PWD|PAT|AUTH|BEARER|COOKIES?|CERT_PEM)$|^(?:PASS|PG_?PASS|PWD_SECRET|COOKIE|AUTH|BEARER)$|APIKEY|AUTHORIZATION",
     re.IGNORECASE,
 )
 _IN_URL = re.compile(r"://[^/\s?#@]+@|[?&](?:[\w-]*token|[\w-]*key|password|secret|sig(?:nature)?)=", re.I)

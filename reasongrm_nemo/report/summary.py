@@ -311,6 +311,8 @@ def read_artefact(path: Path) -> dict[str, Any]:
         inside = sorted(child.parent.name for child in path.glob("*/manifest.json"))
         hint = f"; it holds the artefacts {', '.join(inside)}" if inside else ""
         raise UserError(f"{path} is not an artefact: it has no manifest.json{hint}")
+    if path.is_file():
+        raise UserError(f"{path} is a file; give the folder of its artefact")
     raise UserError(f"{path} does not exist")
 
 

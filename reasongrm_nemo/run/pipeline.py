@@ -31,6 +31,8 @@ def recipe_files(folder: Path) -> list[Path]:
         UserError: no such folder, none in it, or two of the same number.
     """
     folder = load.find_recipe(folder)
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; give the folder that its pipeline's recipes are in")
     if not folder.is_dir():
         known = (
             (path.name for path in folder.parent.iterdir() if path.is_dir()) if folder.parent.is_dir() else ()
@@ -164,8 +166,8 @@ def run_pipeline(
         UserError: before anything starts where a recipe is wrong; else from the stage that cannot go on.
     """
     files = recipe_files(folder)
-    start = find_stage(files, first, "--from") if first else 0
-    stop = find_stage(files, last, "--to") if last else len(files) - 1
+    start = find_stage(files, first, "--from") if first is not None else 0
+    stop = find_stage(files, last, "--to") if last is not None else len(files) - 1
     if stop < start:
         raise UserError(f"--from {first} comes after --to {last}")
     recipes = load_all(files, overrides)

@@ -67,8 +67,10 @@ def pipeline_jobs(
         UserError: a recipe is wrong.
     """
     files = recipe_files(folder)
-    begin = find_stage(files, first, "--from") if first else 0
-    end = find_stage(files, last, "--to") if last else len(files) - 1
+    begin = find_stage(files, first, "--from") if first is not None else 0
+    end = find_stage(files, last, "--to") if last is not None else len(files) - 1
+    if end < begin:
+        raise UserError(f"--from {first} comes after --to {last}")
     given = assign(files, overrides)
     recipes = load_assigned(given)
     runs_dir = Path(recipes[0].runs_dir).absolute()

@@ -31,9 +31,8 @@ def collect_status(runs_dir: Path) -> dict[str, Any]:
         UserError: no such folder.
     """
     if not runs_dir.is_dir():
-        raise UserError(
-            f"{runs_dir} does not exist; give the runs folder of a pipeline, such as runs/qwq_32b"
-        )
+        what = "is a file" if runs_dir.is_file() else "does not exist"
+        raise UserError(f"{runs_dir} {what}; give the runs folder of a pipeline, such as runs/qwq_32b")
     book = runs_dir / ".launch"
     jobs = _jobs(book)
     queue = _queue(sorted({job["job"] for job in jobs}))
