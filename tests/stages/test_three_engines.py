@@ -7,8 +7,6 @@ fp32; 1e-4 absolute on each log-prob, over at least 1,000 sampled tokens (seen: 
 """
 
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,6 @@ from reasongrm_nemo.models.tokenization import load_tokenizer, prompt_ids, stop_
 from reasongrm_nemo.recipe.load import load_recipe, resolve_path
 from reasongrm_nemo.rollout import Prompt, Rollouts, RolloutServer, RolloutSettings, Sampling, Scoring
 from reasongrm_nemo.rstar import path_sums, score_sums
-from reasongrm_nemo.run.local_ranks import LocalRanks
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTION = (
@@ -39,16 +36,10 @@ CASES = {
 }
 
 
-def score_with_megatron(folder, sequences, out, recipe):
+def score_with_megatron(launch, folder, sequences, out, recipe):
     file = out.with_suffix(".json")
     file.write_text(json.dumps(sequences))
-    command = [sys.executable, str(Path(__file__).parent / "score_worker.py")]
-    env, log = os.environ | {"PYTHONPATH": str(ROOT)}, out.with_suffix(".log")
-    ranks = LocalRanks([*command, str(folder), str(file), str(out), *recipe], 1, env, log)
-    try:
-        assert ranks.wait(600) == 0, log.read_text()[-6000:]
-    finally:
-        ranks.end()
+    launch(str(Path(__file__).parent / "score_worker.py"), 1, folder, file, out, *recipe)
     return json.loads((out / "log_probs.json").read_text())
 
 
@@ -79,7 +70,7 @@ def r_stars(log_probs):
 
 
 @pytest.mark.parametrize("name", list(CASES))
-def test_log_probs_and_greedy_tokens_agree(name, tmp_path, request):
+def test_log_probs_and_greedy_tokens_agree(name, launch, tmp_path, request):
     text, samples, changes = CASES[name]
     recipe = ROOT / "recipes" / name.split()[0] / "1_grpo_zero.yaml"
     cfg = load_recipe(recipe, changes)
@@ -102,7 +93,7 @@ def test_log_probs_and_greedy_tokens_agree(name, tmp_path, request):
         scored = [c.log_probs for (c,) in rollouts.generate(given, Scoring())]
     vllm = [c.log_probs for _, c in completions]
 
-    megatron = score_with_megatron(folder, sequences, tmp_path / "megatron", [str(recipe), *changes])
+    megatron = score_with_megatron(launch, folder, sequences, tmp_path / "megatron", [str(recipe), *changes])
     stated = Rope.from_config(read_json(folder / "config.json"), str(folder), cfg.model.rope)
     config = AutoConfig.from_pretrained(folder, **stated.spelled())
     model = AutoModelForCausalLM.from_pretrained(folder, config=config, torch_dtype=torch.float32).eval()
