@@ -17,7 +17,7 @@ from reasongrm_nemo.cli import main
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.recipe.load import load_recipe
 from reasongrm_nemo.run.console import Console
-from reasongrm_nemo.run.manifest import HashCache, check_path
+from reasongrm_nemo.run.manifest import HashCache, check_path, hashes
 from reasongrm_nemo.run.stage import is_done, run_stage
 from reasongrm_nemo.stages import filter as filter_stage
 
@@ -266,8 +266,10 @@ def test_a_hash_of_what_changed_while_it_was_read_is_not_kept(tmp_path, monkeypa
     file = tmp_path / "growing"
     file.write_bytes(b"x" * (2 << 20))
     cache = HashCache()
+    monkeypatch.setattr(hashes, "_UNSETTLED_NS", 3600 * 10**9)
     cache.file(file)  # just written: the file system's clock may not have ticked since
     assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(hashes, "_UNSETTLED_NS", 50 * 10**6)
     time.sleep(0.06)
     one = cache.file(file)
     faults.flipped_byte_time_kept(file)
