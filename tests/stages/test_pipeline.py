@@ -54,27 +54,33 @@ def start(runs, stage):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, rollout_python):
-    """The runs folder of a pipeline killed once in every stage, what it printed last, who listened where."""
-    runs, heard = tmp_path_factory.mktemp("pipeline") / "runs", set()
+    """The runs folder of a pipeline killed once in every stage, what it printed last, who listened where.
+
+    The same command resumes the killed stage and goes on to the next one, in which it is killed in its turn.
+    """
+    runs, heard, before = tmp_path_factory.mktemp("pipeline") / "runs", set(), None
     for stage, sign in KILLS.items():
         process = start(runs, stage)
         moment = runs / ".partial" / stage / sign
-        while process.poll() is None and not moment.exists():
-            time.sleep(0.02)
-        family = descendants_of(process.pid)[1:]
-        process.send_signal(signal.SIGKILL)
+        with Watch(lambda pid=process.pid: descendants_of(pid), every_s=0.5) as watch:
+            while process.poll() is None and not moment.exists():
+                time.sleep(0.02)
+            family = descendants_of(process.pid)[1:]
+            process.send_signal(signal.SIGKILL)
+        heard |= watch.found
         output = process.communicate()[0]
         assert moment.exists() or (runs / stage).exists(), output[-4000:]
+        assert before is None or (runs / before).exists(), f"{before} was not resumed: {output[-4000:]}"
+        before = stage
         end = time.monotonic() + 20
         while left := [pid for pid in family if Path(f"/proc/{pid}").exists() and not _zombie(pid)]:
             assert time.monotonic() < end, f"{stage}: processes outlived the killed pipeline: {left}"
             time.sleep(0.1)
-        process = start(runs, stage)
-        with Watch(lambda pid=process.pid: descendants_of(pid), every_s=0.5) as watch:
-            output = process.communicate(timeout=900)[0]
-        heard |= watch.found
-        assert process.returncode == 0, output[-6000:]
-    return runs, output, heard
+    process = start(runs, stage)
+    with Watch(lambda pid=process.pid: descendants_of(pid), every_s=0.5) as watch:
+        output = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, output[-6000:]
+    return runs, output, heard | watch.found
 
 
 def _zombie(pid):
