@@ -26,6 +26,16 @@ MODELS = {
     # as Qwen3 has it: heads wider than hidden / heads
     "qwen3": ("Qwen3", {"tie_word_embeddings": True, "rope_theta": 1e6, "head_dim": 16}),
     "llama_untied": ("Llama", {"tie_word_embeddings": False, "rope_theta": 1e5}),
+    # as Nemo has it
+    "mistral": (
+        "Mistral",
+        {"tie_word_embeddings": False, "rope_theta": 1e6, "head_dim": 16, "sliding_window": None},
+    ),
+    # transformers would leave the gradient of a padding token out
+    "phi3": (
+        "Phi3",
+        {"tie_word_embeddings": False, "rope_theta": 2.5e5, "pad_token_id": None, "eos_token_id": 1},
+    ),
     "llama_31": ("Llama", {"tie_word_embeddings": False, "rope_theta": 5e5, "rope_scaling": LLAMA_31}),
 }
 

@@ -79,15 +79,16 @@ class Architecture:
             raise UserError(
                 f"{where}: model_type {model_type!r} is not supported; known: {', '.join(FAMILIES)}."
             )
+        family = FAMILIES[model_type]
         if not served_only:
-            refuse_unsupported(config, where, FAMILIES[model_type])
+            refuse_unsupported(config, where, family)
         heads, hidden = _size(config, where, "num_attention_heads"), _size(config, where, "hidden_size")
         kv_heads = _size(config, where, "num_key_value_heads", heads)
         if heads % kv_heads:
             raise UserError(
                 f"{where}: num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}."
             )
-        return cls(
+        shape = cls(
             model_type=model_type,
             layers=_size(config, where, "num_hidden_layers"),
             hidden=hidden,
@@ -106,6 +107,12 @@ class Architecture:
             ),
             rope=Rope.from_config(config, where, rope),
         )
+        if not served_only and family.ropes and shape.rope.kind not in family.ropes:
+            raise UserError(
+                f"{where}: rope scaling {shape.rope.kind} is not supported for {model_type}; known: "
+                f"{', '.join(family.ropes)}."
+            )
+        return shape
 
 
 _MOST = {

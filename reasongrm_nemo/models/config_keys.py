@@ -89,6 +89,15 @@ def refuse_unsupported(config: Mapping[str, Any], where: str, family: Family) ->
                 f"{where}: {key} is {short(value)}, which is not supported for {family.model_type}; "
                 f"known: {known}."
             )
+    for key in family.stated:
+        if key not in config:
+            raise UserError(f"{where}: {key} is missing; write it out, defaults differ between engines.")
+    for key in family.absent:
+        if key in config:
+            raise UserError(
+                f"{where}: {key} is there, which makes engines read another model than {family.model_type}; "
+                "remove the key if all layers have full attention."
+            )
     _refuse_heads(config, where, family)
 
 

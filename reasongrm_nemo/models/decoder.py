@@ -23,6 +23,8 @@ class Kind(Enum):
     """Cut along the vocabulary, which Megatron pads."""
     QKV = auto()
     """Query, key and value, which Megatron interleaves by key-value head."""
+    FUSED_QKV = auto()
+    """The same, out of one Hugging Face tensor with query above key above value."""
     GATE_UP = auto()
     """Gate above up; each rank holds a share of both. They may be one Hugging Face tensor or two."""
 

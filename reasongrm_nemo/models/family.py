@@ -31,6 +31,9 @@ class Family:
             what every family's keeps; tensor-parallel ranks share them.
         unread: keys of config.json that change nothing, beside those of every family (``config_keys``).
         neutral: keys of config.json with the values that are taken, where those differ from every family's.
+        stated: keys that must be there, if only as null: engines do not take null for a missing one.
+        absent: keys that must not be there, not even as null: an engine would read another model.
+        ropes: kinds of rope that each engine computes for it; None: all that ``rope`` knows.
         wide_heads: head_dim may be another than hidden_size / num_attention_heads.
     """
 
@@ -40,4 +43,7 @@ class Family:
     kept_per_token: Callable[[Architecture], int] = _nothing
     unread: frozenset[str] = frozenset()
     neutral: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    stated: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    ropes: tuple[str, ...] | None = None
     wide_heads: bool = True

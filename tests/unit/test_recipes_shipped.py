@@ -188,7 +188,7 @@ def test_the_paper_s_run_states_the_paper_s_values():
             assert cfg.sft.batch_size == 256
 
 
-@pytest.mark.parametrize("model", ["llama3_1_8b", "qwen2_5_7b", "qwen2_5_14b"])
+@pytest.mark.parametrize("model", sorted(path.name for path in (ROOT / "ablation").iterdir()))
 def test_table_3_compares_nothing_but_the_choice_of_paths(model):
     random, r_star, evaluate = load_all(recipe_files(ROOT / "ablation" / model), [])
     apart = {

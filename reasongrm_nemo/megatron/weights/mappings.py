@@ -176,3 +176,40 @@ class QKV(Mapping):
         by_group = whole.view(self.groups, -1, *whole.shape[1:])
         own = [shape[0] // self.groups for shape in self.shapes]
         return tuple(part.flatten(0, 1) for part in by_group.split(own, 1))
+
+
+@dataclass(frozen=True)
+class FusedQKV(QKV):
+    """Query, key and value that are one Hugging Face tensor, query above key above value.
+
+    Attributes:
+        rows: of query, key and value.
+    """
+
+    rows: tuple[int, int, int]
+
+    @property
+    def _apart(self) -> QKV:
+        shapes = tuple((rows, *self.shapes[0][1:]) for rows in self.rows)
+        return QKV(self.megatron, self.hf * 3, shapes, groups=self.groups)
+
+    def read(self, sources: Sequence[Any], box: Box) -> Tensor:
+        """See QKV."""
+        starts = (0, self.rows[0], self.rows[0] + self.rows[1])
+        return self._apart.read([_From(sources[0], start) for start in starts], box)
+
+    def split(self, whole: Tensor) -> tuple[Tensor, ...]:
+        """See Mapping."""
+        return (torch.cat(self._apart.split(whole)),)
+
+
+@dataclass(frozen=True)
+class _From:
+    """A tensor, or anything that can be sliced like one, from a row on."""
+
+    whole: Any
+    first: int
+
+    def __getitem__(self, index: tuple[slice, ...]) -> Tensor:
+        rows, *columns = index
+        return self.whole[(slice(self.first + rows.start, self.first + rows.stop), *columns)]

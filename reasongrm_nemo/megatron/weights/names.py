@@ -11,6 +11,7 @@ import torch
 from reasongrm_nemo.megatron.weights.mappings import (
     QKV,
     Box,
+    FusedQKV,
     GateUp,
     Mapping,
     Replicated,
@@ -99,6 +100,8 @@ def _mapping(weight: Weight, a: Architecture, fused_norms: bool) -> Mapping:
     name = weight.megatron if fused_norms or weight.plain is None else weight.plain
     if weight.kind is Kind.QKV:
         return QKV(name, weight.hf, weight.shapes, groups=a.kv_heads)
+    if weight.kind is Kind.FUSED_QKV:
+        return FusedQKV(name, weight.hf, weight.shapes, groups=a.kv_heads, rows=a.qkv_rows)
     return _MAPPINGS[weight.kind](name, weight.hf, weight.shapes)
 
 

@@ -109,7 +109,7 @@ def held(answer: Mapping[str, Any], ours: Architecture, where: str) -> str:
     engine = str(answer["engine"])
     if "error" in answer:
         raise UserError(f"{engine} cannot read {where}: {answer['error']}")
-    if differences := _differences(ours, Architecture.from_config(answer["read"], where)):
+    if differences := _differences(ours, Architecture.from_config(answer["read"], where, served_only=True)):
         raise UserError(
             f"{engine} reads {where} otherwise than it is meant, as another model: {', '.join(differences)}"
         )

@@ -19,11 +19,12 @@ def rollout_python():
     return python
 
 
-def make_model(folder, seed, **changes):
-    """A Qwen2 of two layers whose distributions are neither flat nor certain; returns transformers' model."""
+def make_model(folder, seed, family="Qwen2", **changes):
+    """A model of two layers whose distributions are neither flat nor certain; returns transformers' model."""
     import torch
+    import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from transformers import PreTrainedTokenizerFast
 
     torch.manual_seed(seed)
     sizes = {
@@ -39,7 +40,8 @@ def make_model(folder, seed, **changes):
         "bos_token_id": None,
         "eos_token_id": END,
     }
-    model = Qwen2ForCausalLM(Qwen2Config(**(sizes | changes))).float().eval()
+    config = getattr(transformers, f"{family}Config")(**(sizes | changes))
+    model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval()
     model.save_pretrained(folder)
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -49,10 +51,23 @@ def make_model(folder, seed, **changes):
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """Name -> (folder, transformers' model): a and b differ in their weights, wide in its sizes."""
+    """Name -> (folder, transformers' model): a and b differ in their weights, wide in its sizes.
+
+    And two of each further family, which differ in their weights.
+    """
     root = tmp_path_factory.mktemp("models")
     out = {}
-    for name, seed, changes in (("a", 0, {}), ("b", 1, {}), ("wide", 2, {"intermediate_size": 128})):
+    mistral = {"family": "Mistral", "head_dim": 64, "sliding_window": None}
+    phi3 = {"family": "Phi3", "pad_token_id": 0}
+    for name, seed, changes in (
+        ("a", 0, {}),
+        ("b", 1, {}),
+        ("wide", 2, {"intermediate_size": 128}),
+        ("mistral a", 3, mistral),
+        ("mistral b", 4, mistral),
+        ("phi3 a", 3, phi3),
+        ("phi3 b", 4, phi3),
+    ):
         out[name] = (root / name, make_model(root / name, seed, **changes))
     return out
 

@@ -305,6 +305,16 @@ def test_another_shape_restarts(rollouts, models):
     assert serves(rollouts, wide)
 
 
+@pytest.mark.parametrize("family", ["mistral", "phi3"])
+def test_a_further_family_is_served_and_takes_pushed_weights(shared, models, family):
+    """Not the fixture `rollouts`: back to model a would be one more start for each."""
+    (folder_a, a), (_, b) = models[f"{family} a"], models[f"{family} b"]
+    shared.use(folder_a)
+    assert serves(shared, a) and not serves(shared, b)
+    push(WeightSender(shared.servers), b)
+    assert serves(shared, b)
+
+
 def test_a_model_vllm_cannot_serve(models, make_settings, tmp_path):
     server = RolloutServer(make_settings(max_model_len=100_000), models["a"][0], tmp_path / "server.log")
     with pytest.raises(UserError) as caught:

@@ -8,7 +8,14 @@ import torch
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron.weights.hf_folder import HFTensors
-from reasongrm_nemo.megatron.weights.mappings import QKV, GateUp, Replicated, RowParallel, Vocabulary
+from reasongrm_nemo.megatron.weights.mappings import (
+    QKV,
+    FusedQKV,
+    GateUp,
+    Replicated,
+    RowParallel,
+    Vocabulary,
+)
 from reasongrm_nemo.megatron.weights.names import parameters
 from reasongrm_nemo.models.architecture import Architecture
 
@@ -19,7 +26,9 @@ MAPPINGS = [
     Vocabulary("e", ("e",), ((9, 4),)),
     QKV("qkv", ("q", "k", "v"), ((24, 5), (8, 5), (8, 5)), groups=4),
     QKV("b", ("q", "k", "v"), ((24,), (8,), (8,)), groups=4),
+    FusedQKV("qkv", ("qkv",), ((40, 5),), groups=4, rows=(24, 8, 8)),
     GateUp("fc1", ("g", "u"), ((12, 4), (12, 4))),
+    GateUp("fc1", ("gu",), ((24, 4),)),
 ]
 
 
@@ -66,6 +75,8 @@ def test_qkv_is_interleaved_by_group():
     mapping = QKV("b", ("q", "k", "v"), ((8,), (4,), (4,)), groups=2)
     assert mapping.shard([q, k, v], 0, 1).tolist() == [0, 1, 2, 3, 10, 11, 20, 21, 4, 5, 6, 7, 12, 13, 22, 23]
     assert mapping.shard([q, k, v], 1, 2).tolist() == [4, 5, 6, 7, 12, 13, 22, 23]
+    fused = FusedQKV("b", ("qkv",), ((16,),), groups=2, rows=(8, 4, 4))
+    assert fused.shard([torch.cat([q, k, v])], 1, 2).tolist() == [4, 5, 6, 7, 12, 13, 22, 23]
 
 
 QWEN2 = {

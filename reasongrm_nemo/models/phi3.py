@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Phi-4, whose model_type is phi3: query, key and value are one tensor, and so are gate and up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reasongrm_nemo.models import decoder
+from reasongrm_nemo.models.decoder import OURS, THEIRS, Kind, Weight
+from reasongrm_nemo.models.family import Family
+
+if TYPE_CHECKING:
+    from reasongrm_nemo.models.architecture import Architecture
+
+
+def _layer(a: Architecture) -> list[Weight]:
+    return [
+        decoder.input_norm(a),
+        Weight(
+            Kind.FUSED_QKV,
+            OURS + "self_attention.linear_qkv.weight",
+            (THEIRS + "self_attn.qkv_proj.weight",),
+            ((sum(a.qkv_rows), a.hidden),),
+        ),
+        decoder.attention_output(a),
+        decoder.mlp_norm(a),
+        Weight(
+            Kind.GATE_UP,
+            OURS + "mlp.linear_fc1.weight",
+            (THEIRS + "mlp.gate_up_proj.weight",),
+            ((2 * a.ffn, a.hidden),),
+        ),
+        decoder.down(a),
+    ]
+
+
+PHI3 = Family(
+    "phi3",
+    _layer,
+    neutral={"sliding_window": (None,)},
+    # read where the rope is longrope, which is refused
+    unread=frozenset({"original_max_position_embeddings"}),
+    wide_heads=False,  # its config has no head_dim
+    ropes=("default",),  # besides longrope; transformers 5 takes yarn for that, 4 refuses yarn and linear
+)
