@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from reasongrm_nemo.models.architecture import Architecture
 
 
-class Kind(Enum):
+class WeightKind(Enum):
     """How tensor-parallel ranks share a weight, and how Megatron lays out its Hugging Face tensors."""
 
     REPLICATED = auto()
@@ -34,7 +34,7 @@ class Weight:
     """One Megatron parameter of a layer, or outside the layers, and its Hugging Face tensors.
 
     Attributes:
-        kind: see ``Kind``.
+        kind: see ``WeightKind``.
         megatron: name in a GPTModel of Transformer Engine's layers, with ``{layer}`` for the layer's index. A
             norm belongs to the projection after it there.
         hf: names in the Hugging Face checkpoint, with the same placeholder.
@@ -42,7 +42,7 @@ class Weight:
         plain: name in a GPTModel of plain PyTorch's layers; None: as ``megatron``.
     """
 
-    kind: Kind
+    kind: WeightKind
     megatron: str
     hf: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -62,18 +62,20 @@ def outside(a: Architecture) -> list[Weight]:
     """Embedding, final norm and, where it is not the embedding, the output weight."""
     vocabulary = ((a.vocab, a.hidden),)
     weights = [
-        Weight(Kind.VOCABULARY, EMBEDDING, ("model.embed_tokens.weight",), vocabulary),
-        Weight(Kind.REPLICATED, "decoder.final_layernorm.weight", ("model.norm.weight",), ((a.hidden,),)),
+        Weight(WeightKind.VOCABULARY, EMBEDDING, ("model.embed_tokens.weight",), vocabulary),
+        Weight(
+            WeightKind.REPLICATED, "decoder.final_layernorm.weight", ("model.norm.weight",), ((a.hidden,),)
+        ),
     ]
     if not a.tied:
-        weights.append(Weight(Kind.VOCABULARY, "output_layer.weight", ("lm_head.weight",), vocabulary))
+        weights.append(Weight(WeightKind.VOCABULARY, "output_layer.weight", ("lm_head.weight",), vocabulary))
     return weights
 
 
 def input_norm(a: Architecture) -> Weight:
     """The norm before attention."""
     return Weight(
-        Kind.REPLICATED,
+        WeightKind.REPLICATED,
         OURS + "self_attention.linear_qkv.layer_norm_weight",
         (THEIRS + "input_layernorm.weight",),
         ((a.hidden,),),
@@ -84,13 +86,13 @@ def input_norm(a: Architecture) -> Weight:
 def qkv(a: Architecture) -> Weight:
     """Query, key and value projections, three tensors."""
     shapes = tuple((rows, a.hidden) for rows in a.qkv_rows)
-    return Weight(Kind.QKV, OURS + "self_attention.linear_qkv.weight", _projections("weight"), shapes)
+    return Weight(WeightKind.QKV, OURS + "self_attention.linear_qkv.weight", _projections("weight"), shapes)
 
 
 def qkv_bias(a: Architecture) -> Weight:
     """Their biases."""
     shapes = tuple((rows,) for rows in a.qkv_rows)
-    return Weight(Kind.QKV, OURS + "self_attention.linear_qkv.bias", _projections("bias"), shapes)
+    return Weight(WeightKind.QKV, OURS + "self_attention.linear_qkv.bias", _projections("bias"), shapes)
 
 
 def _projections(tensor: str) -> tuple[str, ...]:
@@ -100,7 +102,7 @@ def _projections(tensor: str) -> tuple[str, ...]:
 def head_norm(a: Architecture, which: str) -> Weight:
     """The norm of each head's query (``q``) or key (``k``), after its projection and before the rope."""
     return Weight(
-        Kind.REPLICATED,
+        WeightKind.REPLICATED,
         f"{OURS}self_attention.{which}_layernorm.weight",
         (f"{THEIRS}self_attn.{which}_norm.weight",),
         ((a.head_dim,),),
@@ -110,7 +112,7 @@ def head_norm(a: Architecture, which: str) -> Weight:
 def attention_output(a: Architecture) -> Weight:
     """From all heads' values back to the hidden state."""
     return Weight(
-        Kind.ROW,
+        WeightKind.ROW,
         OURS + "self_attention.linear_proj.weight",
         (THEIRS + "self_attn.o_proj.weight",),
         ((a.hidden, a.heads * a.head_dim),),
@@ -120,7 +122,7 @@ def attention_output(a: Architecture) -> Weight:
 def mlp_norm(a: Architecture) -> Weight:
     """The norm between attention and MLP."""
     return Weight(
-        Kind.REPLICATED,
+        WeightKind.REPLICATED,
         OURS + "mlp.linear_fc1.layer_norm_weight",
         (THEIRS + "post_attention_layernorm.weight",),
         ((a.hidden,),),
@@ -131,7 +133,7 @@ def mlp_norm(a: Architecture) -> Weight:
 def gate_up(a: Architecture) -> Weight:
     """SwiGLU's two projections, two tensors."""
     return Weight(
-        Kind.GATE_UP,
+        WeightKind.GATE_UP,
         OURS + "mlp.linear_fc1.weight",
         (THEIRS + "mlp.gate_proj.weight", THEIRS + "mlp.up_proj.weight"),
         ((a.ffn, a.hidden), (a.ffn, a.hidden)),
@@ -141,7 +143,7 @@ def gate_up(a: Architecture) -> Weight:
 def down(a: Architecture) -> Weight:
     """The MLP's output projection."""
     return Weight(
-        Kind.ROW,
+        WeightKind.ROW,
         OURS + "mlp.linear_fc2.weight",
         (THEIRS + "mlp.down_proj.weight",),
         ((a.hidden, a.ffn),),

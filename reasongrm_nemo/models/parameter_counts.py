@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from reasongrm_nemo.models.architecture import Architecture, Layout
-from reasongrm_nemo.models.decoder import Kind
+from reasongrm_nemo.models.decoder import WeightKind
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Count:
 def of_layer(architecture: Architecture, tensor: int) -> Count:
     """One decoder layer, on one of ``tensor`` ranks that share it."""
     weights = architecture.family.layer(architecture)
-    replicated = sum(weight.elements for weight in weights if weight.kind is Kind.REPLICATED)
+    replicated = sum(weight.elements for weight in weights if weight.kind is WeightKind.REPLICATED)
     return Count((sum(weight.elements for weight in weights) - replicated) // tensor, replicated)
 
 

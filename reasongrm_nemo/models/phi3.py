@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reasongrm_nemo.models import decoder
-from reasongrm_nemo.models.decoder import OURS, THEIRS, Kind, Weight
+from reasongrm_nemo.models.decoder import OURS, THEIRS, Weight, WeightKind
 from reasongrm_nemo.models.family import Family
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def _layer(a: Architecture) -> list[Weight]:
     return [
         decoder.input_norm(a),
         Weight(
-            Kind.FUSED_QKV,
+            WeightKind.FUSED_QKV,
             OURS + "self_attention.linear_qkv.weight",
             (THEIRS + "self_attn.qkv_proj.weight",),
             ((sum(a.qkv_rows), a.hidden),),
@@ -25,7 +25,7 @@ def _layer(a: Architecture) -> list[Weight]:
         decoder.attention_output(a),
         decoder.mlp_norm(a),
         Weight(
-            Kind.GATE_UP,
+            WeightKind.GATE_UP,
             OURS + "mlp.linear_fc1.weight",
             (THEIRS + "mlp.gate_up_proj.weight",),
             ((2 * a.ffn, a.hidden),),

@@ -19,7 +19,7 @@ from reasongrm_nemo.megatron.weights.mappings import (
     Vocabulary,
 )
 from reasongrm_nemo.models.architecture import Architecture
-from reasongrm_nemo.models.decoder import Kind, Weight, outside
+from reasongrm_nemo.models.decoder import Weight, WeightKind, outside
 from reasongrm_nemo.models.tensor_info import TensorInfo
 
 
@@ -98,16 +98,16 @@ def empty_objects(architecture: Architecture) -> list[str]:
 
 def _mapping(weight: Weight, a: Architecture, fused_norms: bool) -> Mapping:
     name = weight.megatron if fused_norms or weight.plain is None else weight.plain
-    if weight.kind is Kind.QKV:
+    if weight.kind is WeightKind.QKV:
         return QKV(name, weight.hf, weight.shapes, groups=a.kv_heads)
-    if weight.kind is Kind.FUSED_QKV:
+    if weight.kind is WeightKind.FUSED_QKV:
         return FusedQKV(name, weight.hf, weight.shapes, groups=a.kv_heads, rows=a.qkv_rows)
     return _MAPPINGS[weight.kind](name, weight.hf, weight.shapes)
 
 
-_MAPPINGS: dict[Kind, type[Mapping]] = {
-    Kind.REPLICATED: Replicated,
-    Kind.ROW: RowParallel,
-    Kind.VOCABULARY: Vocabulary,
-    Kind.GATE_UP: GateUp,
+_MAPPINGS: dict[WeightKind, type[Mapping]] = {
+    WeightKind.REPLICATED: Replicated,
+    WeightKind.ROW: RowParallel,
+    WeightKind.VOCABULARY: Vocabulary,
+    WeightKind.GATE_UP: GateUp,
 }
