@@ -26,6 +26,7 @@ from reasongrm_nemo.files.refusals import sentence
 from reasongrm_nemo.processes.secret_values import hide_all
 from reasongrm_nemo.recipe import checks
 from reasongrm_nemo.recipe.checks import near
+from reasongrm_nemo.recipe.keys import may_be_null
 from reasongrm_nemo.recipe.yaml_files import AS_WRITTEN, Source, command_line, misread, read_as, read_source
 from reasongrm_nemo.stage_kinds import KINDS, kind_of
 
@@ -433,14 +434,14 @@ def _typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str)
         raise UserError(f"{place}: {key} must be a finite number, not {value}")
     if isinstance(value, dict) and key.startswith("evaluate.models."):
         return value  # checks.check_models looks into it
-    if base is None and checks.may_be_null(key):
+    if base is None and may_be_null(key):
         value = read_as(int, value)
     if base is None or base == MISSING:
         if isinstance(value, (dict, list)):
             shown = "a list" if key.startswith(f"{AS_WRITTEN}.") else _show(value)  # it may be a secret
             raise UserError(f"{place}: {key} must be a single value, not {shown}")
         return value
-    if value is None and checks.may_be_null(key):
+    if value is None and may_be_null(key):
         return None
     kind = type(base)
     value = read_as(kind, value)

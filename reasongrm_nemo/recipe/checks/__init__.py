@@ -6,14 +6,12 @@ from reasongrm_nemo.recipe.checks.every_stage import check_recipe
 from reasongrm_nemo.recipe.checks.judges import judges_benchmarks, spell_out_models, templates
 from reasongrm_nemo.recipe.checks.refusal import near, origin_of
 from reasongrm_nemo.recipe.checks.sampling_stages import made_or_fetched
-from reasongrm_nemo.recipe.checks.values import may_be_null
 
 __all__ = [
     "check_model",
     "check_recipe",
     "judges_benchmarks",
     "made_or_fetched",
-    "may_be_null",
     "near",
     "origin_of",
     "spell_out_models",

@@ -16,7 +16,6 @@ from reasongrm_nemo.recipe.checks.refusal import Refuse, origin_of
 from reasongrm_nemo.recipe.checks.sampling import check_sampling
 from reasongrm_nemo.recipe.checks.sampling_stages import (
     check_evaluate,
-    check_filter,
     check_mine,
     check_prepare,
     check_shards,
@@ -29,7 +28,6 @@ from reasongrm_nemo.stage_kinds import kind_of
 _OF_BLOCK = {
     "prepare": check_prepare,
     "grpo": check_grpo,
-    "filter": check_filter,
     "sft": check_sft,
     "mine": check_mine,
     "evaluate": check_evaluate,

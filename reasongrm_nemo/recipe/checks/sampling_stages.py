@@ -33,8 +33,6 @@ def check_prepare(cfg: DictConfig, refuse: Refuse) -> None:
     _check_columns(own.columns, own.kind, refuse)
     if not all(isinstance(path, str) for path in own.decontaminate):
         refuse("prepare.decontaminate", f"is {list(own.decontaminate)}; it must be a list of paths")
-    if not 0 <= own.validation_fraction < 1:
-        refuse("prepare.validation_fraction", f"is {own.validation_fraction}; it must be from 0 to below 1")
 
 
 _OF_PAIRS = ("chosen", "rejected", "a", "b", "label", "a_wins", "b_wins")
@@ -81,13 +79,6 @@ def check_mine(cfg: DictConfig, refuse: Refuse) -> None:
         real = all(isinstance(each, (int, float)) for each in numbers)
         if len(numbers) != 2 or not real or not 0 <= numbers[0] <= numbers[1] <= 1:
             refuse("mine.bands", f"has the band {band}; each is [low, high] with 0 <= low <= high <= 1")
-
-
-def check_filter(cfg: DictConfig, refuse: Refuse) -> None:
-    """The least that scores from 0 to 1 may be."""
-    for name in ("min_r_star", "min_self_consistency", "min_validity"):
-        if cfg.filter[name] > 1:
-            refuse(f"filter.{name}", f"is {cfg.filter[name]}; it must be from 0 to 1")
 
 
 def check_evaluate(cfg: DictConfig, refuse: Refuse) -> None:

@@ -12,8 +12,6 @@ from reasongrm_nemo.processes.stop_requests import parse_duration
 from reasongrm_nemo.recipe.checks.refusal import Refuse
 
 FUNCTION = re.compile(r"\w[\w.]*:\w+")
-LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.01, 2.0
-"""What vLLM 0.32 takes as it is: it samples at 0.01 where a recipe says less, and refuses more than 2."""
 
 
 def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
@@ -106,8 +104,6 @@ def check_grpo(cfg: DictConfig, refuse: Refuse) -> None:
             f"{cfg.rollout.max_response_tokens}",
         )
     _check_formulas(cfg, refuse)
-    if grpo.clip_low >= 1:
-        refuse("grpo.clip_low", f"is {grpo.clip_low}; it must be below 1")
 
 
 def check_sft(cfg: DictConfig, refuse: Refuse) -> None:

@@ -15,53 +15,10 @@ from reasongrm_nemo.judge import built_in_templates, load_template
 from reasongrm_nemo.judge.functions import source_digest
 from reasongrm_nemo.models.tokenization import asks_for_date
 from reasongrm_nemo.recipe.checks import templates
+from reasongrm_nemo.recipe.keys import counts
 from reasongrm_nemo.recipe.load import is_model_input
 from reasongrm_nemo.rewards import OUTCOME
 from reasongrm_nemo.stage_kinds import kind_of
-
-# Keys that say where and how fast, not what; so are paths of inputs, as their contents are hashed.
-_VOLATILE = (
-    "model.hf_path",
-    "model.recompute",
-    "model.log_prob_chunk",
-    "rollout.port",
-    "rollout.threads",
-    "rollout.servers",
-    "rollout.nodes",
-    "rollout.tensor_parallel",
-    "rollout.gpus",
-    "rollout.gpu_memory_utilization",
-    "rollout.sleep",
-    "rollout.enforce_eager",
-    "rollout.extra_env",
-    "rollout.straggler_timeout_s",
-    "rollout.concurrency",
-    "rollout.max_num_seqs",
-    "rollout.kv_cache_gib",
-    "rollout.stall_timeout_s",
-    "rollout.start_timeout_s",
-    # the gradient does not depend on how the work is cut, so a run may go on at another layout
-    "cluster.launcher",
-    "cluster.nodes",
-    "cluster.devices_per_node",
-    "cluster.tensor_parallel",
-    "cluster.pipeline_parallel",
-    "cluster.layers_in_first_stage",
-    "cluster.layers_in_last_stage",
-    "cluster.sequence_parallel",
-    "cluster.weight_transfer",
-    "cluster.offload_optimizer",
-    "cluster.threads_per_rank",
-    "cluster.trainer_python",
-    "cluster.rollout_python",
-    "grpo.max_tokens_per_micro_batch",
-    "sft.max_tokens_per_micro_batch",
-    "grpo.log_prob_gap",  # a run that was stopped by it may go on past it
-    "grpo.save_every",
-    "grpo.keep_checkpoints",
-    "sft.save_every",
-    "sft.keep_checkpoints",
-)
 
 
 def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,14 +32,14 @@ def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
         UserError: the template is a file that cannot be read any more.
     """
     kind = kind_of(cfg)
-    volatile = (*_VOLATILE, *(f"{cfg.stage}.{key}" for key in kind.paths))
+    paths = tuple(f"{cfg.stage}.{key}" for key in kind.paths)  # their contents are hashed
     whole: Any = OmegaConf.to_container(cfg)
     kept = {block: whole[block] for block in kind.blocks}
     flat = {"stage": cfg.stage, "seed": cfg.seed} | flatten(kept)
     flat = {
         key: value
         for key, value in flat.items()
-        if not any(key == v or key.startswith(v + ".") for v in volatile)
+        if counts(key) and not any(key == path or key.startswith(f"{path}.") for path in paths)
     }
     for key in kind.paths:
         flat |= _beside_contents(f"{cfg.stage}.{key}", _at(whole[cfg.stage], key), inputs)
