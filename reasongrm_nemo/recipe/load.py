@@ -9,8 +9,6 @@ names, and the first element of a base's list is the pattern of every element.
 
 from __future__ import annotations
 
-import functools
-import math
 import os
 import re
 from collections.abc import Iterable
@@ -26,11 +24,19 @@ from reasongrm_nemo.files.refusals import sentence
 from reasongrm_nemo.processes.secret_values import hide_all
 from reasongrm_nemo.recipe import checks
 from reasongrm_nemo.recipe.checks import near
-from reasongrm_nemo.recipe.keys import may_be_null
-from reasongrm_nemo.recipe.yaml_files import AS_WRITTEN, Source, command_line, misread, read_as, read_source
+from reasongrm_nemo.recipe.schema import (
+    MISSING,
+    check_keys,
+    is_known,
+    layers_of,
+    leaves,
+    put_over,
+    schema_of,
+    typed,
+)
+from reasongrm_nemo.recipe.yaml_files import Source, command_line, read_source
 from reasongrm_nemo.stage_kinds import KINDS, kind_of
 
-MISSING = "???"
 # "@3_filter/examples.jsonl", in the run's own folder, or "@qwq_32b:3_filter/examples.jsonl", in one beside it
 _REFERENCE = re.compile(r"@(?:(?P<folder>\w[\w.-]*):)?(?P<place>(?P<artefact>\w[^/:]*)(?:/.*)?)", re.DOTALL)
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -84,7 +90,7 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
     path = find_recipe(path)
     sources = _gather(path, recipes_root(path))
     command = command_line(overrides)
-    schema = _schema(sources)
+    schema = schema_of(sources)
     if not schema:
         raise UserError(
             f'{path}: inherits no base; add "defaults: [base/<stage>]" (see {recipes_root()}/base)'
@@ -94,11 +100,11 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
     for source in [*sources, command]:
         checks.spell_out_models(source.data)
         if not source.is_base:
-            _check_keys(source, source.data, schema, "")
+            check_keys(source, source.data, schema, "")
         for key in source.replaces:
             _clear(layered, schema, key.split("."))
-        layered = _merged(layered, source.data)
-        origin |= {key: source.where(key) for key, _ in _leaves(source.data)}
+        layered = put_over(layered, source.data)
+        origin |= {key: source.where(key) for key, _ in leaves(source.data)}
     merged: Any = OmegaConf.create(layered)
     if _shape_of_another([*sources, command]):
         merged.plan.config = None
@@ -114,7 +120,7 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path}: {first} (key {error.full_key})") from None
-    resolved = _typed(resolved, schema, "", origin, str(path))
+    resolved = typed(resolved, schema, "", origin, str(path))
     stage, own = resolved.get("stage"), schema.get("stage")
     if stage != own and stage in KINDS:
         raise UserError(
@@ -153,13 +159,13 @@ def _hide_secrets(resolved: Any) -> None:
 def has_key(path: str | Path, key: str) -> bool:
     """Whether the recipe at `path` knows the dotted `key`; used where overrides go to several recipes."""
     path = Path(path)
-    return _known(_schema(_gather(path, recipes_root(path))), key.split("."))
+    return is_known(schema_of(_gather(path, recipes_root(path))), key.split("."))
 
 
 def stated(path: str | Path, key: str) -> Any:
     """What the recipe at `path`, without overrides, has under the dotted `key`; None where nothing."""
     path = Path(path)
-    merged = _layers(_gather(path, recipes_root(path)))
+    merged = layers_of(_gather(path, recipes_root(path)))
     try:
         return OmegaConf.select(OmegaConf.create(merged), key, throw_on_missing=False)
     except OmegaConfBaseException:  # it needs what is not there; an override may replace it
@@ -169,7 +175,7 @@ def stated(path: str | Path, key: str) -> Any:
 def known_keys(path: str | Path) -> list[str]:
     """Every dotted key of the recipe's bases."""
     path = Path(path)
-    return [key for key, _ in _leaves(_schema(_gather(path, recipes_root(path))))]
+    return [key for key, _ in leaves(schema_of(_gather(path, recipes_root(path))))]
 
 
 def resolve_path(value: str, runs_dir: str | Path) -> Path:
@@ -339,131 +345,3 @@ def _shape_of_another(sources: Iterable[Source]) -> bool:
     if len(known) < 2 or named.startswith("@"):
         return False
     return Path(named).name != Path(shown).name
-
-
-# -- keys and types --------------------------------------------------------------------------------------
-
-
-def _schema(sources: list[Source]) -> dict[str, Any]:
-    return _layers(source for source in sources if source.is_base)
-
-
-def _layers(sources: Iterable[Source]) -> dict[str, Any]:
-    return functools.reduce(_merged, (source.data for source in sources), {})
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Two mappings as one, key by key; `above` counts, unless the value is still required there."""
-    merged = dict(below)
-    for key, value in above.items():
-        if isinstance(value, dict):
-            inner = merged.get(key)
-            merged[key] = _merged(inner if isinstance(inner, dict) else {}, value)
-        elif value != MISSING or key not in merged:
-            merged[key] = value
-    return merged
-
-
-def _leaves(data: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in data.items():
-        yield f"{prefix}{key}", value
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-
-
-def _known(schema: Any, parts: list[str]) -> bool:
-    for part in parts:
-        if not isinstance(schema, dict):
-            return False
-        if not schema:
-            return True
-        if part not in schema:
-            return False
-        schema = schema[part]
-    return True
-
-
-def _check_keys(source: Source, data: dict[str, Any], schema: dict[str, Any], prefix: str) -> None:
-    for key, value in data.items():
-        dotted = f"{prefix}{key}"
-        if key not in schema:
-            known = [name for name, _ in _leaves(schema, prefix)]
-            hint = near(dotted, known) or near(str(key), schema)
-            raise UserError(f'{source.where(dotted)}: unknown key "{dotted}"{hint}')
-        below = schema[key]
-        if isinstance(value, dict) and isinstance(below, dict) and below:
-            _check_keys(source, value, below, dotted + ".")
-        elif isinstance(value, dict) != isinstance(below, dict):
-            wanted = "a mapping" if isinstance(below, dict) else "a single value"
-            raise UserError(f"{source.where(dotted)}: {dotted} must be {wanted}, not {_show(value)}")
-
-
-def _is_text(value: str) -> bool:
-    """Whether a text can be a file's name: no NUL, and no half of a surrogate pair but for foreign bytes."""
-    try:
-        return b"\0" not in os.fsencode(value)
-    except UnicodeEncodeError:
-        return False
-
-
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
-
-
-def _show(value: Any) -> str:
-    return "null" if value is None else "a mapping" if isinstance(value, dict) else repr(value)
-
-
-def _typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str) -> Any:
-    """`value` with the base's type (whole numbers become floats where the base has one), or UserError."""
-    place = origin.get(key, recipe)
-    if isinstance(base, dict):
-        if not isinstance(value, dict):
-            raise UserError(f"{place}: {key} must be a mapping, not {_show(value)}")
-        if not base:  # of free names: null takes an inherited one out
-            value = {name: item for name, item in value.items() if item is not None}
-        below = {name: (base[name] if base else None) for name in value}
-        prefix = f"{key}." if key else ""
-        return {name: _typed(value[name], below[name], f"{prefix}{name}", origin, recipe) for name in value}
-    if isinstance(value, str) and value == MISSING:
-        raise UserError(f"{recipe}: {key} is required; give it in the recipe or as {key}=VALUE")
-    if value is None and base == MISSING:
-        raise UserError(f"{place}: {key} is null, but required; give it in the recipe or as {key}=VALUE")
-    if isinstance(value, str) and not _is_text(value):
-        raise UserError(f"{place}: {key} is {value!a}, which has a NUL or half a character in it; correct it")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{place}: {key} must be a finite number, not {value}")
-    if isinstance(value, dict) and key.startswith("evaluate.models."):
-        return value  # checks.check_models looks into it
-    if base is None and may_be_null(key):
-        value = read_as(int, value)
-    if base is None or base == MISSING:
-        if isinstance(value, (dict, list)):
-            shown = "a list" if key.startswith(f"{AS_WRITTEN}.") else _show(value)  # it may be a secret
-            raise UserError(f"{place}: {key} must be a single value, not {shown}")
-        return value
-    if value is None and may_be_null(key):
-        return None
-    kind = type(base)
-    value = read_as(kind, value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{place}: {key} must be {_KINDS[kind]}, not {_show(value)}{misread(value)}")
-    if kind is list and base:
-        return [
-            _item(item, base[0], f"{key}[{i}]", origin | {f"{key}[{i}]": place}, recipe)
-            for i, item in enumerate(value)
-        ]
-    return value
-
-
-def _item(value: Any, pattern: Any, key: str, origin: dict[str, str], recipe: str) -> Any:
-    if isinstance(pattern, dict) and isinstance(value, dict):
-        for name in value:
-            if name not in pattern:
-                raise UserError(f'{origin[key]}: unknown key "{name}" in {key}{near(name, pattern)}')
-        for name in pattern:
-            if name not in value and pattern[name] is not None:
-                raise UserError(f"{origin[key]}: {key} lacks {name}")
-        value = {name: value.get(name) for name in pattern}
-    return _typed(value, pattern, key, origin, recipe)

@@ -5,7 +5,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.recipe.load import _leaves, load_recipe, recipes_root
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root
+from reasongrm_nemo.recipe.schema import leaves
 
 QWQ = recipes_root() / "qwq_32b"
 GRPO, GENERATE, EVALUATE = (QWQ / f"{name}.yaml" for name in ("1_grpo_zero", "2_generate", "7_evaluate"))
@@ -22,7 +23,7 @@ def refusal(path, *overrides):
 def untyped(base):
     """The dotted keys of a base file whose value is null or ???."""
     stated = OmegaConf.to_container(OmegaConf.load(recipes_root() / "base" / f"{base}.yaml"))
-    return [key for key, value in _leaves(stated) if value is None or value == "???"]
+    return [key for key, value in leaves(stated) if value is None or value == "???"]
 
 
 PLAN = [
