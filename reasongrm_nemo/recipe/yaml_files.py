@@ -127,15 +127,12 @@ def read_source(path: Path, label: str, is_base: bool) -> Source:
 @lru_cache(maxsize=64)  # every recipe inherits the same few bases, and a pipeline reads each several times
 def _read(text: str) -> tuple[str, Any, dict[str, int]]:
     """What kind of YAML node a text is, its value, and the line of each dotted key."""
-    node = yaml.compose(text, Loader=_Loader)
-    check_size(node)
+    node, lines, data = _parsed(text)
     if node is None:
         return "map", {}, {}
     if not isinstance(node, yaml.MappingNode):
         return node.tag.split(":")[-1], None, {}
-    lines: dict[str, int] = {}
-    _note_lines(node, "", lines)
-    data = _written(node, _parsed(text), "")
+    data = _written(node, data, "")
     OmegaConf.create(data)  # refuses a ${...} that has no end
     return "map", data, lines
 
@@ -196,15 +193,24 @@ def _word(key: str, value: str) -> Any:
     if value.startswith("@"):  # a path inside an artefact; YAML wants that quoted, a shell strips quotes
         value = json.dumps(value)
     text = f"value: {value}" if value.strip() else "value: null"
-    node = yaml.compose(text, Loader=_Loader)
-    check_size(node)
-    data = _parsed(text)
+    node, _, data = _parsed(text)
     assert isinstance(node, yaml.MappingNode)
     return _written(node.value[0][1], data["value"], key)
 
 
-def _parsed(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)
+def _parsed(text: str) -> tuple[yaml.Node | None, dict[str, int], Any]:
+    """The node of a text, the line of each dotted key, and the value where the node is a mapping."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        check_size(node)
+        lines: dict[str, int] = {}
+        if not isinstance(node, yaml.MappingNode):
+            return node, lines, None
+        _note_lines(node, "", lines)  # before what merge keys take in stands in the node too
+        return node, lines, loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _note_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> None:
