@@ -16,7 +16,7 @@ from typing import Any
 
 from reasongrm_nemo.data.tool_calls import parsed
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files.lines import DAMAGED, MAX_LINE, damaged, open_packed
+from reasongrm_nemo.files.lines import DAMAGED, MAX_LINE, bounded_lines, damaged, open_packed
 
 SUFFIXES = (".csv", ".tsv")
 _SEPARATORS = ",;\t|"
@@ -46,20 +46,8 @@ def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
         raise UserError(f"{path}: not readable as a table ({error})") from None
 
 
-def _lines(path: Path, file: io.TextIOWrapper) -> Iterator[str]:
-    number = 0
-    while line := file.readline(MAX_LINE + 1):
-        number += 1
-        if len(line) > MAX_LINE:
-            raise UserError(
-                f"{path}:{number}: the line is longer than {MAX_LINE >> 20} MiB, which no row is; check what "
-                "the file holds"
-            )
-        yield line
-
-
 def _rows(path: Path, file: io.TextIOWrapper) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    lines = _lines(path, file)
+    lines = bounded_lines(file, path, no_record="no row is; check what the file holds")
     blank, first = next(((n, line) for n, line in enumerate(lines) if line.strip()), (0, ""))
     if not first:
         raise UserError(f"{path}: the file is empty")

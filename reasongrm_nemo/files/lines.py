@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, AnyStr, BinaryIO
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import refuse_special
@@ -24,6 +24,7 @@ MAX_LINE = 16 << 20
 """Bytes of a line, or of an item of an array. The longest row of a published data set has 2 MB."""
 MAX_OWN_LINE = 256 << 20
 """The same of what this package wrote: a task's rollouts are one line."""
+NO_RECORD = "no record is; it may be an array or a binary file under this name: give one record a line"
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
 """What reading damaged data raises (Zstandard's reader: a plain OSError)."""
 
@@ -54,16 +55,22 @@ def damaged(error: Exception, path: Path, row: str = "") -> UserError:
     return UserError(f"{path}{row}: damaged data{after} ({error}); get the file anew")
 
 
-def bounded_lines(file: BinaryIO, path: Path, limit: int = MAX_LINE) -> Iterator[bytes]:
-    """The lines of a file; UserError at one that is too long, which is not read to its end."""
+def bounded_lines(
+    file: IO[AnyStr], path: Path, limit: int = MAX_LINE, no_record: str = NO_RECORD
+) -> Iterator[AnyStr]:
+    """The lines of a file; UserError at one of more bytes (of a text: characters), which is not read whole.
+
+    Args:
+        file: bytes or text.
+        path: its name, for the message.
+        limit: the longest line that is read.
+        no_record: what a longer line is not, and what to do about it.
+    """
     number = 0
     while line := file.readline(limit + 1):
         number += 1
         if len(line) > limit:
-            raise UserError(
-                f"{path}:{number}: the line is longer than {limit >> 20} MiB, which no record is; it may "
-                "be an array or a binary file under this name: give one record a line"
-            )
+            raise UserError(f"{path}:{number}: the line is longer than {limit >> 20} MiB, which {no_record}")
         yield line
 
 
