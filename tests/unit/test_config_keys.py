@@ -163,7 +163,8 @@ def test_overrides_are_read_as_yaml(recipe, override, value):
 
 @pytest.mark.parametrize("value", ["&a {optim: *a}", "[" * 2000 + "]" * 2000])
 def test_an_override_that_has_no_end_is_no_yaml(recipe, value):
-    assert refusal(recipe(GRPO), f"grpo={value}").endswith("is not a YAML value")
+    says = "is not a YAML value; if it is text, quote it for YAML, too: 'grpo=\"...\"'"
+    assert refusal(recipe(GRPO), f"grpo={value}").endswith(says)
 
 
 def test_the_stage_is_the_bases(recipe):
