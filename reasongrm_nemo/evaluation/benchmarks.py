@@ -1,44 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks by name, and a verdict log scored by one of them."""
+"""A verdict log, or a result file of another project's scripts, scored by one of the benchmarks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from sys import intern
-from typing import Any, Protocol
+from typing import Any
 
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
 from reasongrm_nemo.evaluation.details import Details
-from reasongrm_nemo.evaluation.foreign import PROJECTS, is_foreign, read_results
+from reasongrm_nemo.evaluation.foreign_files import is_foreign, result_files
 from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes, Witness, collect_outcomes
 from reasongrm_nemo.evaluation.policies import Policy, get_policy, nearest
+from reasongrm_nemo.evaluation.registry import MODULES, Benchmark
 from reasongrm_nemo.evaluation.resample import DRAWS, Elements, bootstrap, interval
 from reasongrm_nemo.evaluation.result import Result, truncated
 from reasongrm_nemo.files.lines import encodable, read_dicts
-
-
-class Benchmark(Protocol):
-    """What the module of a benchmark offers."""
-
-    BENCHMARK: str
-
-    def result(self, subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:
-        """The scores of collected outcomes."""
-
-    def elements(self, subsets: Mapping[str, SubsetOutcomes], rules: Policy) -> Elements:
-        """What resampling needs."""
-
-
-MODULES: dict[str, Benchmark] = {
-    rewardbench.BENCHMARK: rewardbench,
-    rm_bench.BENCHMARK: rm_bench,
-    rmb.BENCHMARK: rmb,
-}
 
 
 @dataclass
@@ -133,7 +114,7 @@ def score_log(
 ) -> ScoredRun:
     """`score_rows` of a verdict log, whole or in shards; its name is the first file's unless given.
 
-    `project` says whose scripts wrote those of the files that are no verdict log (`foreign.PROJECTS`).
+    `project` says whose scripts wrote those of the files that are no verdict log (its benchmark's name).
 
     Raises:
         UserError: as `score_rows`; or two rows are the same sample of a judgement.
@@ -208,11 +189,12 @@ def _rows(file: Path, project: str | None) -> Iterator[tuple[str, Verdict]]:
     elif project is None:
         raise UserError(
             f"{file}: this is no verdict log; what the scripts of RewardBench, RM-Bench, RMB or RM-R1 wrote "
-            f"is read with --from {', --from '.join(PROJECTS)}"
+            f"is read with --from {', --from '.join(MODULES)}"
         )
     else:
-        for row in read_results(project, file):
-            yield str(file), row
+        for part in result_files(file):
+            for row in MODULES[project].read_results(part):
+                yield str(file), row
 
 
 def log_name(file: Path) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.evaluation.benchmarks import MODULES, ScoredRun
+from reasongrm_nemo.evaluation.benchmarks import ScoredRun
 from reasongrm_nemo.evaluation.outcomes import PairOutcome, SubsetOutcomes
+from reasongrm_nemo.evaluation.registry import MODULES
 from reasongrm_nemo.evaluation.resample import DRAWS, bootstrap, interval
 
 

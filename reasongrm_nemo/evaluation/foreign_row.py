@@ -99,20 +99,6 @@ def said(row: Row) -> Row:
     }
 
 
-def styled(row: Row, i: int, cell_row: Row) -> Row:
-    """`said` of one of an item's pairs in RM-Bench."""
-    texts = [row.get("chosen"), row.get("rejected")]
-    if not isinstance(row.get("prompt"), str) or not all(isinstance(text, list) for text in texts):
-        return {}
-    prompt = [{"role": "user", "content": row["prompt"]}]
-    pair = {"text_chosen": [*prompt, _answer(texts[0], i)]}
-    return said(pair | {"text_rejected": [*prompt, _answer(texts[1], cell_row["rejected_style"])]})
-
-
-def _answer(texts: Any, style: int) -> dict[str, Any]:
-    return {"role": "assistant", "content": texts[style] if style < len(texts) else None}
-
-
 def _messages(value: Any) -> bool:
     return (
         isinstance(value, list)

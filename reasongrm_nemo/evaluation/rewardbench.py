@@ -3,20 +3,29 @@
 
 Source: reward-bench at 05a9005e, `rewardbench/constants.py:42-100` (counts, sections) and
 `rewardbench/utils.py:75-91` (section scores).  The prior sets of the old leaderboard are not part of it.
+Published: rows of `prompt`, `chosen`, `rejected`, `subset`, `id` (Parquet or JSON); of a folder the files
+named `filtered*`, which are the 2,985 items, where there are such.  Results: the columns that `run_rm.py`,
+`run_dpo.py` and `run_generative.py` save as one object, and the rows of RM-R1's `log_result/logs.json`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy, combine
 from reasongrm_nemo.evaluation.coverage import coverage
+from reasongrm_nemo.evaluation.foreign_files import ItemNames, id_of, result_rows, subset_of, texts_id
+from reasongrm_nemo.evaluation.foreign_row import said, verdict
+from reasongrm_nemo.evaluation.items import WrongForm, known_subset
 from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes, check_cells, check_subsets
 from reasongrm_nemo.evaluation.policies import Policy
 from reasongrm_nemo.evaluation.resample import Elements
 from reasongrm_nemo.evaluation.result import Result, SubsetResult, mean, notes, statuses
 
-BENCHMARK = "rewardbench"
+BENCHMARK, TITLE, PAPER_TABLE = "rewardbench", "RewardBench", 4
 
 SECTIONS: dict[str, dict[str, int]] = {
     "Chat": {
@@ -56,6 +65,32 @@ the six code subsets together."""
 
 ITEMS = {name: count for section in SECTIONS.values() for name, count in section.items()} | {"math-prm": 447}
 """How many items each subset holds; 2,985 in all."""
+
+
+def own_files(files: Sequence[Path]) -> list[Path]:
+    """The files of the 2,985 items."""
+    return [file for file in files if file.name.startswith("filtered")]
+
+
+def subset_and_id(row: dict[str, Any], file: Path, where: str) -> tuple[str, Any]:
+    """As the row says."""
+    if not isinstance(row.get("chosen"), str) or not isinstance(row.get("subset"), str):
+        raise WrongForm
+    return known_subset(row["subset"], ITEMS, BENCHMARK, where), row.get("id")
+
+
+def cells_of(subset: str, row: dict[str, Any]) -> list[str | None]:
+    """An item is one pair."""
+    return [None]
+
+
+def read_results(file: Path) -> Iterator[Verdict]:
+    """A judgement a row."""
+    names = ItemNames()
+    for where, row in result_rows(file):
+        subset = subset_of(row.get("subset"), ITEMS, BENCHMARK, where, "subset")
+        item = names.once(subset, id_of(row.get("id")) or texts_id(row))
+        yield verdict(where, row, (BENCHMARK, subset, item, None), said(row))
 
 
 def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:

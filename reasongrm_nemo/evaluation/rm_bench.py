@@ -3,7 +3,8 @@
 
 Styles are concise, detailed plain, detailed markdown.  In the 3 × 3 matrix rows are the chosen answer's
 style, columns the rejected one's: above the diagonal the chosen answer is the plainer (hard), below it the
-fancier (easy).  Source: RM-Bench at 73c52d7b, `scripts/utils.py:34-106`.
+fancier (easy).  Source: RM-Bench at 73c52d7b, `scripts/utils.py:34-106`.  Published: `total_dataset.json`,
+whose rows say their `domain`, or `<subset>_filtered.json`; three `chosen` and three `rejected` answers a row.
 
 RM-R1's script (`eval/RM-Bench/scripts/process_final_result.py:25-32` at d4c2542f) reads its third result file
 twice and never the second, so three cells of its matrix hold the verdicts of three others, and "hard" holds
@@ -12,21 +13,25 @@ an easy cell.  Policy `rm_r1` computes that, to compare with its published figur
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from reasongrm_nemo.data.records import Verdict
+from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy
 from reasongrm_nemo.evaluation.coverage import coverage
-from reasongrm_nemo.evaluation.outcomes import (
-    PairOutcome,
-    SubsetOutcomes,
-    check_cells,
-    check_subsets,
-)
+from reasongrm_nemo.evaluation.foreign_files import ItemNames, id_of, result_rows, subset_of, texts_id
+from reasongrm_nemo.evaluation.foreign_matrix import matrix_cells, styled
+from reasongrm_nemo.evaluation.foreign_row import verdict
+from reasongrm_nemo.evaluation.items import WrongForm, known_subset, stem
+from reasongrm_nemo.evaluation.outcomes import PairOutcome, SubsetOutcomes, check_cells, check_subsets
 from reasongrm_nemo.evaluation.policies import Policy
 from reasongrm_nemo.evaluation.resample import Elements
 from reasongrm_nemo.evaluation.result import Result, SubsetResult, mean, notes, statuses
 
-BENCHMARK = "rm_bench"
+BENCHMARK, TITLE, PAPER_TABLE = "rm_bench", "RM-Bench", 5
 
 ITEMS = {"chat": 129, "math": 529, "code": 228, "safety-refuse": 284, "safety-response": 157}
 """Prompts by subset; 1,327 in all.  A domain pools the subsets that begin with its name."""
@@ -42,6 +47,56 @@ CELLS = frozenset(cell for cells in DIFFICULTIES.values() for cell in cells)
 
 RELEASED_READS = {"0-1": "0-2", "1-2": "1-0", "2-0": "2-1"}
 """The cells RM-R1's script fills wrongly, and whose verdicts it fills them with."""
+
+_ROTATED = re.compile(r"total_dataset_\d")
+_DOMAIN = re.compile(rf"({'|'.join(ITEMS)})_filtered")
+
+
+def own_files(files: Sequence[Path]) -> list[Path]:
+    """The whole dataset's file, or else those of the subsets."""
+    whole = [file for file in files if stem(file) == "total_dataset"]
+    return whole or [file for file in files if stem(file).removesuffix("_filtered") in ITEMS]
+
+
+def subset_and_id(row: dict[str, Any], file: Path, where: str) -> tuple[str, Any]:
+    """By the row's `domain`, or `<subset>_filtered.json`."""
+    if _ROTATED.fullmatch(stem(file)):
+        raise UserError(
+            f"{file}: this is one of RM-R1's three rotated copies, in which the rejected answers' "
+            "styles are out of place; give RM-Bench's own total_dataset.json"
+        )
+    if not isinstance(row.get("chosen"), list):
+        raise WrongForm
+    by_name, domain = stem(file).removesuffix("_filtered"), row.get("domain")
+    if isinstance(domain, str):
+        subset = known_subset(domain, ITEMS, BENCHMARK, where)
+        if by_name in ITEMS and by_name != subset:
+            raise UserError(f"{where}: the row's domain is '{subset}', its file's name says '{by_name}'")
+        return subset, row.get("id")
+    if by_name not in ITEMS:
+        raise UserError(
+            f"{where}: the row has no 'domain', and the file's name is not <domain>_filtered.json, with "
+            f"one of {', '.join(ITEMS)}"
+        )
+    return by_name, row.get("id")
+
+
+def cells_of(subset: str, row: dict[str, Any]) -> list[str | None]:
+    """Three styles of the chosen answer, each against three of the rejected one."""
+    if not all(isinstance(row.get(side), list) and len(row[side]) == 3 for side in ("chosen", "rejected")):
+        raise WrongForm
+    return [f"{i}-{j}" for i in STYLES for j in STYLES]
+
+
+def read_results(file: Path) -> Iterator[Verdict]:
+    """The judgements of an item a row; see `foreign_matrix`."""
+    names = ItemNames()
+    by_name = _DOMAIN.match(file.name)
+    for where, row in result_rows(file):
+        subset = subset_of(row.get("domain") or (by_name and by_name[1]), ITEMS, BENCHMARK, where, "domain")
+        item = names.once(subset, id_of(row.get("id")) or texts_id(row))
+        for i, j, cell_row in matrix_cells(row, file, where):
+            yield verdict(where, cell_row, (BENCHMARK, subset, item, f"{i}-{j}"), styled(row, i, cell_row))
 
 
 def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:

@@ -6,6 +6,8 @@ each judged as a pair of its own; a tie fails it.  Source: RM-R1 at d4c2542f, in
 `eval/RMB-Reward-Model-Benchmark/eval/scripts`: `run_generative.py:310-338`,
 `run_generative_bestofn.py:367-394`, `process_final_result.py`.  RMB's own code (2be31808) has neither
 best-of-N nor generative scoring; its `eval/scripts/my_run_rm.py:394-420` is the strict inequality.
+Published: the folders `Pairwise_set` and `BoN_set` (either or both, or a file in them); a row's
+`category_path`, or else the file's path, is its subset.
 """
 
 from __future__ import annotations
@@ -13,22 +15,25 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from pathlib import Path
+from typing import Any
 
+from reasongrm_nemo.data.records import Verdict
+from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy
 from reasongrm_nemo.evaluation.coverage import coverage
-from reasongrm_nemo.evaluation.outcomes import (
-    PairOutcome,
-    SubsetOutcomes,
-    check_cells,
-    check_subsets,
-)
+from reasongrm_nemo.evaluation.foreign_files import ItemNames, id_of, result_rows, subset_of, texts_id
+from reasongrm_nemo.evaluation.foreign_row import said, verdict
+from reasongrm_nemo.evaluation.items import WrongForm, known_subset, stem
+from reasongrm_nemo.evaluation.outcomes import PairOutcome, SubsetOutcomes, check_cells, check_subsets
 from reasongrm_nemo.evaluation.policies import Policy
 from reasongrm_nemo.evaluation.resample import Elements
 from reasongrm_nemo.evaluation.result import Result, SubsetResult, mean, notes, statuses
 
-BENCHMARK = "rmb"
+BENCHMARK, TITLE, PAPER_TABLE = "rmb", "RMB", 6
 
 PARTS = {
     "Pairwise Helpfulness": "Pairwise_set/Helpfulness/",
@@ -39,6 +44,7 @@ PARTS = {
 """The beginning of the subset names of each part."""
 
 OVERALL = "Overall"
+_SETS = ("Pairwise_set", "BoN_set")
 
 
 @functools.cache
@@ -51,6 +57,68 @@ def counts() -> dict[str, tuple[int, int]]:
 def is_best_of_n(subset: str) -> bool:
     """Whether a subset is of the best-of-N sets."""
     return subset.startswith("BoN_set/")
+
+
+def own_files(files: Sequence[Path]) -> list[Path]:
+    """Those in one of the two folders."""
+    return [file for file in files if any(part in _SETS for part in file.absolute().parts)]
+
+
+def subset_and_id(row: dict[str, Any], file: Path, where: str) -> tuple[str, Any]:
+    """By the row's `category_path`, or the file's place."""
+    if "conversation_input" not in row:
+        raise WrongForm
+    by_path = _place(file)
+    stated = row["category_path"] if isinstance(row.get("category_path"), str) else by_path
+    if stated is None:
+        raise UserError(
+            f"{where}: the row has no 'category_path', and the file is in no folder {' or '.join(_SETS)}"
+        )
+    subset = known_subset(stated, counts(), BENCHMARK, where)
+    if by_path in counts() and by_path != subset:
+        raise UserError(f"{where}: the row's category_path is '{subset}', its file lies at '{by_path}'")
+    if is_best_of_n(subset) != ("loser_list" in row):
+        raise WrongForm
+    return subset, row.get("bon_uid" if is_best_of_n(subset) else "pair_uid")
+
+
+def _place(file: Path) -> str | None:
+    """A file's place as RMB writes it: from `Pairwise_set` or `BoN_set` on, without suffixes."""
+    parts = file.absolute().parts
+    start = max((index for index, part in enumerate(parts) if part in _SETS), default=None)
+    return None if start is None else "/".join([*parts[start:-1], stem(file)])
+
+
+def cells_of(subset: str, row: dict[str, Any]) -> list[str | None]:
+    """A pair; or of a group the best answer against each loser."""
+    if not is_best_of_n(subset):
+        return [None]
+    if not isinstance(row.get("loser_list"), list):
+        raise WrongForm
+    return [str(number) for number in range(len(row["loser_list"]))]
+
+
+def read_results(file: Path) -> Iterator[Verdict]:
+    """A judgement a row, groups told apart by `bon_uid` or `idx`."""
+    names, losers = ItemNames(), Counter[tuple[str, str]]()
+    groups: dict[tuple[str, Any, Any], str] = {}
+    for where, row in result_rows(file):
+        path = row.get("category_path")
+        path = path.removesuffix(".json") if isinstance(path, str) else path
+        subset = subset_of(path, counts(), BENCHMARK, where, "category_path")
+        if not is_best_of_n(subset):
+            item = names.once(subset, id_of(row.get("pair_uid")) or texts_id(row))
+            yield verdict(where, row, (BENCHMARK, subset, item, None), said(row))
+            continue
+        group = (subset, row.get("bon_uid"), row.get("idx"))
+        if group[1:] == (None, None):
+            raise UserError(f"{where}: has neither 'bon_uid' nor 'idx', which tell the groups apart")
+        if group not in groups:
+            groups[group] = names.once(subset, id_of(group[1]) or f"{group[2]}")
+        item = groups[group]
+        cell = str(losers[subset, item])
+        losers[subset, item] += 1
+        yield verdict(where, row, (BENCHMARK, subset, item, cell), said(row))
 
 
 def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:

@@ -10,7 +10,7 @@ from typing import Any
 from reasongrm_nemo.data.records import JudgeTask, ReasoningPath, Verdict
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.data.tasks import make_tasks, prompt_key
-from reasongrm_nemo.evaluation.files import Item
+from reasongrm_nemo.evaluation.items import Item
 from reasongrm_nemo.judge import Template
 
 TOO_LONG, REFUSED = "prompt_too_long", "prompt_refused"

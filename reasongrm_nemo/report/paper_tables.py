@@ -15,12 +15,13 @@ from typing import Any
 
 import yaml
 
+from reasongrm_nemo.evaluation.registry import MODULES
 from reasongrm_nemo.run.text import latex, markdown
 
 KINDS = {"scalar": "Scalar reward models", "generative": "Generative reward models"}
 DAGGER, DOUBLE_DAGGER = "†", "‡"
-BENCHMARK_NAMES = {"rewardbench": "RewardBench", "rm_bench": "RM-Bench", "rmb": "RMB"}
-OF_BENCHMARK = {"rewardbench": 4, "rm_bench": 5, "rmb": 6}
+BENCHMARK_NAMES = {name: module.TITLE for name, module in MODULES.items()}
+OF_BENCHMARK = {name: module.PAPER_TABLE for name, module in MODULES.items()}
 """The table with all the scores of a benchmark."""
 NUMBERS = (1, 2, 3, 4, 5, 6)
 

@@ -11,8 +11,8 @@ from typing import Any
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.benchmarks import log_name, read_log, score_log
 from reasongrm_nemo.evaluation.compare import compare_runs
-from reasongrm_nemo.evaluation.foreign import PROJECTS
 from reasongrm_nemo.evaluation.policies import get_policy, nearest
+from reasongrm_nemo.evaluation.registry import MODULES
 from reasongrm_nemo.files.writes import refuse_to_overwrite, write_text
 from reasongrm_nemo.report import paper_tables
 from reasongrm_nemo.report.page import Disagreements, page
@@ -41,14 +41,14 @@ def benchmark_and_files(words: Sequence[Path], origin: str | None) -> tuple[str,
     Raises:
         UserError: no file is named, or `--from` is another benchmark.
     """
-    if origin is not None and origin not in PROJECTS:
-        raise UserError(f"--from: {origin} is none of {', '.join(PROJECTS)}{nearest(origin, PROJECTS)}")
+    if origin is not None and origin not in MODULES:
+        raise UserError(f"--from: {origin} is none of {', '.join(MODULES)}{nearest(origin, MODULES)}")
     first, rest = str(words[0]), words[1:]
-    if origin is None or (first in PROJECTS and rest):
+    if origin is None or (first in MODULES and rest):
         if origin not in (None, first):
             raise UserError(f"--from {origin} is of another benchmark than {first}; leave one of them out")
         if not rest:
-            raise UserError(f"{first}: give the benchmark ({', '.join(PROJECTS)}) and then its verdict log")
+            raise UserError(f"{first}: give the benchmark ({', '.join(MODULES)}) and then its verdict log")
         return first, rest
     return origin, words
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.accuracy import Accuracy
-from reasongrm_nemo.evaluation.benchmarks import MODULES, ScoredRun, read_log, score_log
+from reasongrm_nemo.evaluation.benchmarks import ScoredRun, read_log, score_log
 from reasongrm_nemo.evaluation.compare import compare_runs
 from reasongrm_nemo.evaluation.policies import get_policy
+from reasongrm_nemo.evaluation.registry import MODULES
 from reasongrm_nemo.files.writes import write_text
 from reasongrm_nemo.judge import JudgeSampling
 from reasongrm_nemo.report import paper_tables

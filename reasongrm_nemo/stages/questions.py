@@ -8,8 +8,9 @@ from pathlib import Path
 
 from reasongrm_nemo.data import write_jsonl
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.evaluation.benchmarks import MODULES
-from reasongrm_nemo.evaluation.files import REASONS, Item, read_items
+from reasongrm_nemo.evaluation.items import REASONS, Item
+from reasongrm_nemo.evaluation.published_files import read_items
+from reasongrm_nemo.evaluation.registry import MODULES
 from reasongrm_nemo.evaluation.tasks import BenchmarkTask, benchmark_tasks, draw_items, held_out_task
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, Template
 from reasongrm_nemo.models.tokenization import load_tokenizer

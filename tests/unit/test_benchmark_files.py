@@ -10,7 +10,8 @@ from benchmark_files import WRITERS, rm_bench_rows, write_rewardbench, write_rm_
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
-from reasongrm_nemo.evaluation.files import REASONS, read_items
+from reasongrm_nemo.evaluation.items import REASONS
+from reasongrm_nemo.evaluation.published_files import read_items
 from reasongrm_nemo.evaluation.tasks import BenchmarkTask, benchmark_tasks, draw_items
 from reasongrm_nemo.judge import load_template
 

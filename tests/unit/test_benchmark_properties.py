@@ -14,7 +14,8 @@ from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.evaluation import POLICIES, rewardbench, rm_bench, rmb
 from reasongrm_nemo.evaluation.accuracy import accuracy, combine
-from reasongrm_nemo.evaluation.benchmarks import MODULES, score_log, score_rows
+from reasongrm_nemo.evaluation.benchmarks import score_log, score_rows
+from reasongrm_nemo.evaluation.registry import MODULES
 
 ORDERS = ("chosen_first", "rejected_first")
 SWAP = str.maketrans("AB", "BA")

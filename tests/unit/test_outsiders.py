@@ -8,7 +8,7 @@ import pytest
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.data.rows import read_rows
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.evaluation.foreign import is_foreign
+from reasongrm_nemo.evaluation.foreign_files import is_foreign
 from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 from reasongrm_nemo.run.console import Console

@@ -13,9 +13,10 @@ from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation import resample, rewardbench, rm_bench, rmb
-from reasongrm_nemo.evaluation.benchmarks import MODULES, score_rows
+from reasongrm_nemo.evaluation.benchmarks import score_rows
 from reasongrm_nemo.evaluation.compare import compare_runs, mcnemar
 from reasongrm_nemo.evaluation.policies import get_policy
+from reasongrm_nemo.evaluation.registry import MODULES
 from reasongrm_nemo.evaluation.resample import Elements, bootstrap, interval
 from reasongrm_nemo.evaluation.tasks import TOO_LONG
 

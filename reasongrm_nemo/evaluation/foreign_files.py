@@ -1,32 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Result files of other projects' scripts, as rows of the verdict log.
+"""Result files of other projects' scripts: which of a folder's hold judgements, and their rows.
 
-- RewardBench (reward-bench 05a9005e): the columns that `run_rm.py`, `run_dpo.py` and `run_generative.py` save
-  as one object, and the rows of RM-R1's `log_result/logs.json`.
-- RM-Bench (73c52d7b): the items with three `score_chosen` and three `score_rejected` of `run_rm.py` and
-  `run_dpo.py`, and RM-R1's three files with three `result` and `output` an item.
-- RMB (2be31808): the rows of `my_run_rm.py`, and those of RM-R1's `logs.json`, `raw_logs.json` and
-  `group_by_same_id_logs.json`, of judges and of scalar models.
-
-`foreign_row` reads one judgement of any of them.
+A file may be a list, lines, one object of columns, or one of groups.  What a row says is read by the module
+of the benchmark whose scripts wrote it, with `foreign_row`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.data.rows import BrokenRow, find_files, read_rows
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.evaluation import rewardbench, rm_bench, rmb
-from reasongrm_nemo.evaluation.foreign_row import FIELDS, SCORES, Row, said, styled, verdict
-from reasongrm_nemo.evaluation.policies import nearest
+from reasongrm_nemo.evaluation.foreign_row import FIELDS, Row
+from reasongrm_nemo.evaluation.items import known_subset
 from reasongrm_nemo.files.lines import open_packed, parse_line, read_lines
 
 SUMMARIES = frozenset(
@@ -42,9 +33,6 @@ SUMMARIES = frozenset(
 )
 """Names of files that hold figures, no judgements."""
 _GROUPED = "group_by_same_id_logs"  # what raw_logs.json beside it holds too
-_ROTATION = re.compile(r"total_dataset_([123])(_|\.|$)")
-_DOMAIN = re.compile(rf"({'|'.join(rm_bench.ITEMS)})_filtered")
-MATRIX = range(3)
 
 
 def is_foreign(path: Path) -> bool:
@@ -61,22 +49,8 @@ def is_foreign(path: Path) -> bool:
     return isinstance(first, list)
 
 
-def read_results(project: str, path: Path) -> Iterator[Verdict]:
-    """The judgements of a result file, or of all in a folder.
-
-    Args:
-        project: whose script wrote it: `rewardbench`, `rm_bench` or `rmb`, which is the benchmark too.
-        path: the file or folder.
-
-    Raises:
-        UserError: nothing there holds judgements, a row is of no known form or names an unknown subset, or
-            its scores and its result disagree.
-    """
-    for file in _files(path):
-        yield from _READERS[project](file)
-
-
-def _files(path: Path) -> list[Path]:
+def result_files(path: Path) -> list[Path]:
+    """The file, or those of a folder that hold judgements; UserError where none does."""
     files = find_files(path)
     if not path.is_dir():
         return files
@@ -88,7 +62,7 @@ def _files(path: Path) -> list[Path]:
     return kept
 
 
-def _rows(file: Path) -> Iterator[tuple[str, Row]]:
+def result_rows(file: Path) -> Iterator[tuple[str, Row]]:
     """Place and row of each judgement or item in a file of any of the forms."""
     for where, row in _unpacked(file):
         if isinstance(row, BrokenRow):
@@ -157,114 +131,36 @@ def _one_object(file: Path) -> Row | None:
     return None if single else data
 
 
-# -- the three projects ----------------------------------------------------------------------------------
-
-
-def _rewardbench(file: Path) -> Iterator[Verdict]:
-    names = _Names()
-    for where, row in _rows(file):
-        subset = _known(row.get("subset"), rewardbench.ITEMS, "rewardbench", where, "subset")
-        item = names.once(subset, _id(row.get("id")) or _texts_id(row))
-        yield verdict(where, row, ("rewardbench", subset, item, None), said(row))
-
-
-def _rm_bench(file: Path) -> Iterator[Verdict]:
-    names = _Names()
-    by_name = _DOMAIN.match(file.name)
-    for where, row in _rows(file):
-        domain = row.get("domain") or (by_name and by_name[1])
-        subset = _known(domain, rm_bench.ITEMS, "rm_bench", where, "domain")
-        item = names.once(subset, _id(row.get("id")) or _texts_id(row))
-        for i, j, cell_row in _cells(row, file, where):
-            yield verdict(where, cell_row, ("rm_bench", subset, item, f"{i}-{j}"), styled(row, i, cell_row))
-
-
-def _cells(row: Row, file: Path, where: str) -> Iterator[tuple[int, int, Row]]:
-    """The styles of each of an item's pairs, and the row of its judgement alone."""
-    lists = {name: value for name in FIELDS if isinstance(value := row.get(name), list)}
-    for name, value in lists.items():
-        if len(value) != len(MATRIX):
-            raise UserError(
-                f"{where}: has {len(value)} values under '{name}'; an item has one a style, three"
-            )
-    if lists.keys() & {name for pair in SCORES for name in pair}:
-        chosen, rejected = next((pair for pair in SCORES if pair[0] in lists), SCORES[1])
-        if chosen not in lists or rejected not in lists:
-            raise UserError(f"{where}: has one of '{chosen}' and '{rejected}' as a list; give both")
-        for i in MATRIX:
-            for j in MATRIX:
-                scores = {chosen: lists[chosen][i], rejected: lists[rejected][j]}
-                yield i, j, scores | {"rejected_style": j}
-        return
-    rotation = _ROTATION.match(file.name)
-    if rotation is None:
-        raise UserError(
-            f"{where}: holds three judgements of an item, and which of the nine pairs they are of is said by "
-            "the file's name alone; name it as RM-R1 does, total_dataset_1_*.json to total_dataset_3_*.json"
-        )
-    for i in MATRIX:
-        fields = {name: value[i] for name, value in lists.items()}
-        yield i, (i + int(rotation[1]) - 1) % 3, fields | {"rejected_style": i}
-
-
-def _rmb(file: Path) -> Iterator[Verdict]:
-    names, losers = _Names(), Counter[tuple[str, str]]()
-    groups: dict[tuple[str, Any, Any], str] = {}
-    for where, row in _rows(file):
-        path = row.get("category_path")
-        path = path.removesuffix(".json") if isinstance(path, str) else path
-        subset = _known(path, rmb.counts(), "rmb", where, "category_path")
-        if not rmb.is_best_of_n(subset):
-            item = names.once(subset, _id(row.get("pair_uid")) or _texts_id(row))
-            yield verdict(where, row, ("rmb", subset, item, None), said(row))
-            continue
-        group = (subset, row.get("bon_uid"), row.get("idx"))
-        if group[1:] == (None, None):
-            raise UserError(f"{where}: has neither 'bon_uid' nor 'idx', which tell the groups apart")
-        if group not in groups:
-            groups[group] = names.once(subset, _id(group[1]) or f"{group[2]}")
-        item = groups[group]
-        cell = str(losers[subset, item])
-        losers[subset, item] += 1
-        yield verdict(where, row, ("rmb", subset, item, cell), said(row))
-
-
-_READERS = {"rewardbench": _rewardbench, "rm_bench": _rm_bench, "rmb": _rmb}
-PROJECTS = tuple(_READERS)
-
-
-# -- names -----------------------------------------------------------------------------------------------
-
-
-class _Names:
+class ItemNames:
     """The items' names in a file; one that is there again is another item, as the scripts count it."""
 
     def __init__(self) -> None:
         self._seen = Counter[tuple[str, str]]()
 
     def once(self, subset: str, name: str) -> str:
+        """The name, with a number where the subset had it before."""
         self._seen[subset, name] += 1
         count = self._seen[subset, name]
         return name if count == 1 else f"{name}-{count}"
 
 
-def _id(value: Any) -> str | None:
+def id_of(value: Any) -> str | None:
+    """An id as text; None where there is none."""
     return str(value) if type(value) in (int, str) and value != "" else None
 
 
-def _texts_id(row: Row) -> str:
+def texts_id(row: Row) -> str:
     """A name from what an item without one says."""
     texts = [row.get(name) for name in ("prompt", "text_chosen", "text_rejected", "chosen", "rejected")]
     return hashlib.sha256(json.dumps(texts).encode("ascii")).hexdigest()[:16]
 
 
-def _known(
+def subset_of(
     name: Any, known: Mapping[str, object] | Sequence[str], project: str, where: str, field: str
 ) -> str:
+    """The subset that a field names; UserError where it names none or one that the benchmark lacks."""
     if not isinstance(name, str):
         raise UserError(
             f"{where}: has no '{field}', which says the subset of {project}; give the file that has it"
         )
-    if name not in known:
-        raise UserError(f"{where}: {project} has no subset '{name[:80]}'{nearest(name, known)}")
-    return name
+    return known_subset(name, known, project, where)
