@@ -110,7 +110,7 @@ def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     for name in TINY:
         assert re.search(rf"{name} +done", status), status
     # ranks, agents and servers: each on its node's address in the network that they have in common
-    for name in ("grpo.main", "rollout.agent", "VLLM"):
+    for name in ("grpo.main", "rollout.server.agent", "VLLM"):
         assert any(name in words for words, _ in watch.found), name
     assert not open_to_strangers(watch.found, {f"10.77.0.{node}" for node in range(1, 5)} | {"127.0.0.1"})
     metrics = lines(runs / "1_grpo_zero" / "metrics.jsonl")
@@ -137,7 +137,7 @@ def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     templates = set(re.findall(r"^launch: \S+: job \d+, (\S+[.]sbatch)", submitted, re.MULTILINE))
     for name in (*templates, "common.sh", "pipeline.sh", "status"):
         success.note(f"launch/{name}")
-    for name in ("rank", "rollout.agent", "preflight.collective"):
+    for name in ("processes.srun_rank", "rollout.server.agent", "slurm.preflight.collective"):
         success.note(f"-m reasongrm_nemo.{name}")
 
 

@@ -120,9 +120,9 @@ def test_every_artefact_is_whole(run):
     logs = (runs / ".logs").rglob("rollout-server.log")
     assert any("Started server process" in log.read_text(errors="replace") for log in logs)
     # ranks, servers and the two that ask the engines: without each of them a stage fails
-    for name in ("grpo.main", "sft.main", "rollout.process", "rollout.vllm_main"):
+    for name in ("grpo.main", "sft.main", "processes.child", "rollout.server.vllm_main"):
         success.note(f"-m reasongrm_nemo.{name}")
-    for name in ("rollout.read_config", "tokenization.theirs"):
+    for name in ("rollout.server.read_config", "models.tokenization.theirs"):
         success.note(f"-m reasongrm_nemo.{name}")
 
 
