@@ -6,14 +6,9 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import LIMIT, read_text
-from reasongrm_nemo.files.documents import read_json as read_json
-
-if TYPE_CHECKING:
-    pass
 
 
 def remembered(kind: str, key: str) -> str | None:

@@ -9,14 +9,8 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from reasongrm_nemo.errors import StageFailed, UserError
-from reasongrm_nemo.files.documents import read_json as read_json
-
-if TYPE_CHECKING:
-    pass
-
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_WORDS = re.compile(

@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures a run appends line by line (metrics.jsonl and its like), read back."""
+"""Figures that a run appends line by line (metrics.jsonl and its like), read back whole or as they come."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reasongrm_nemo.files.documents import parse_json
-from reasongrm_nemo.files.documents import read_json as read_json
 from reasongrm_nemo.files.lines import bounded_lines, open_packed
 from reasongrm_nemo.files.shapes import shaped
-
-if TYPE_CHECKING:
-    pass
-
 
 _STEP = {"step": int}
 
@@ -33,3 +28,44 @@ def read_figures(path: Path, shape: Any = _STEP) -> Iterator[tuple[str, dict[str
                 return
             text, where = line.decode("utf-8", errors="replace"), f"{path}:{number}"
             yield text, shaped(parse_json(text, where), shape, where)
+
+
+class NewFigures:
+    """The lines of a file of figures that were not there at the last look.
+
+    Several looks a second at a file that grows by a line a step: only what was appended is read.
+
+    Args:
+        path: it may not exist yet; what it holds now counts as seen.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+        self._seen = 0
+        self.read()
+
+    def read(self) -> list[dict[str, Any]]:
+        """The new lines; none where the file was rewritten, which a run does with what it resumed from.
+
+        Raises:
+            UserError: as `read_figures`, of a new line.
+        """
+        if not self._path.exists():
+            return []
+        status = self._path.stat()
+        rewritten = status.st_ino != self._file or status.st_size < self._seen
+        start, self._file = 0 if rewritten else self._seen, status.st_ino
+        if status.st_size == start:
+            return []
+        with self._path.open("rb") as file:
+            file.seek(start)
+            lines = [line for line in bounded_lines(file, self._path) if line.endswith(b"\n")]
+        self._seen = start + sum(map(len, lines))
+        return [] if rewritten else [self._figures(line) for line in lines]
+
+    def _figures(self, line: bytes) -> dict[str, Any]:
+        figures: dict[str, Any] = shaped(
+            parse_json(line.decode("utf-8", errors="replace"), str(self._path)), _STEP, str(self._path)
+        )
+        return figures

@@ -9,14 +9,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import check_file
-from reasongrm_nemo.files.documents import read_json as read_json
-
-if TYPE_CHECKING:
-    pass
 
 
 class RunsLock:

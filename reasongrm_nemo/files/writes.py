@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files.documents import read_json as read_json
 from reasongrm_nemo.files.lines import sync_directory
 from reasongrm_nemo.files.refusals import sentence
 

@@ -7,14 +7,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR
-from typing import TYPE_CHECKING
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files.documents import read_json as read_json
-
-if TYPE_CHECKING:
-    pass
-
 
 SCRATCH = "REASONGRM_NODE_SCRATCH"
 """A job's folder on each node's own disk, for what compilers write and later run; set by launch/common.sh."""

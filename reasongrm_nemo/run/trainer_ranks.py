@@ -16,7 +16,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from reasongrm_nemo.errors import StageFailed
-from reasongrm_nemo.files.figures import read_figures
+from reasongrm_nemo.files.figures import NewFigures
 from reasongrm_nemo.processes import placement, stop_requests
 from reasongrm_nemo.processes.child import describe_exit
 from reasongrm_nemo.processes.cpu_memory import KEEPS_FREED
@@ -93,7 +93,7 @@ def _environment(cluster: DictConfig) -> dict[str, str]:
 
 
 def _watch(ctx: StageContext, process: subprocess.Popen[bytes] | LocalRanks, steps: int) -> None:
-    seen, validated = _Metrics(ctx.work / "metrics.jsonl"), _Metrics(ctx.work / "validation.jsonl")
+    seen, validated = NewFigures(ctx.work / "metrics.jsonl"), NewFigures(ctx.work / "validation.jsonl")
     told = len(losses(ctx.work))
     with ctx.console.progress(ctx.cfg.stage, total=steps, done=0) as progress:
         while True:
@@ -101,12 +101,12 @@ def _watch(ctx: StageContext, process: subprocess.Popen[bytes] | LocalRanks, ste
             for cause in losses(ctx.work)[told:]:
                 ctx.say_loss(cause)
                 told += 1
-            for figures in seen.new():
+            for figures in seen.read():
                 shown = {k: v for k, v in figures.items() if k in _SHOWN or (k in COUNTED and v)}
                 progress.update(figures["step"], **shown)
                 if warning := figures.get("warning"):
                     ctx.console.warn(warning)
-            for figures in validated.new():
+            for figures in validated.read():
                 shown = {k: v for k, v in figures.items() if k not in ("step", "time")}
                 ctx.console.line(f"  validation after step {figures['step']}: {figures_line(shown)}")
             if ended:
@@ -126,38 +126,6 @@ _SHOWN = (
     "log_prob_error_max",
     "tokens_per_second",
 )
-
-
-class _Metrics:
-    """Lines of metrics.jsonl that were not seen yet; the file is rewritten when a run resumes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._step = 0
-        self._began: int | None = None
-        self._size = 0
-        if path.exists():
-            self._step = max((figures["step"] for figures in self._lines()), default=0)
-            self._began = path.stat().st_ino
-
-    def new(self) -> list[dict]:
-        if not self._path.exists():
-            return []
-        stat = self._path.stat()
-        if stat.st_ino == self._began and stat.st_size == self._size:
-            return []  # several times a second; a long run's file takes a while to read
-        self._size = stat.st_size
-        if stat.st_ino != self._began:
-            # rewritten by the trainer: what stands there now is what it resumed from
-            self._began = stat.st_ino
-            self._step = max((figures["step"] for figures in self._lines()), default=0)
-            return []
-        fresh = [figures for figures in self._lines() if figures["step"] > self._step]
-        self._step = max((figures["step"] for figures in fresh), default=self._step)
-        return fresh
-
-    def _lines(self) -> list[dict]:
-        return [figures for _, figures in read_figures(self._path)]
 
 
 def _end(process: subprocess.Popen[bytes] | LocalRanks) -> None:
