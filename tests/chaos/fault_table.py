@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The faults: a row each."""
 
+from pathlib import Path
+
 import faults as file_faults
 
 from chaos.faults import Fault, damaged, folder_at, linked, removed, replaced
@@ -90,7 +92,8 @@ def _disk():
     yield Fault("no /dev/shm, with a server", "2_generate", shell=_MOUNT.format("-o size=4k,ro", "/dev/shm"),
                 must="either")  # fmt: skip
     yield Fault("no room in TMPDIR", shell=_MOUNT.format("-o size=4k", "/tmp/chaos-small"), must="either",
-                env={"TMPDIR": "/tmp/chaos-small"})  # fmt: skip
+                env={"TMPDIR": "/tmp/chaos-small"},
+                change=lambda runs: Path("/tmp/chaos-small").mkdir(exist_ok=True))  # fmt: skip
     yield Fault("a runs folder in /proc", more=("runs_dir=/proc/1/runs",), must="refused")
     yield Fault("a runs folder below a file", more=("runs_dir=/dev/null/runs",), must="refused")
     yield Fault("a runs folder in /sys", more=("runs_dir=/sys/runs",), must="refused")

@@ -63,7 +63,7 @@ def _training():
     yield Kill("interrupted in a checkpoint save", sft, "open", checkpoint, 2, signal=INT)
     yield Kill("command killed in the export", sft, "open", export, 2)
     yield Kill("rank ended in training", hard, "open", metrics, 2, who="self", signal=TERM)
-    yield Kill("server killed in the last rollout", hard, "open", r"rollouts/step_000002", who="server",
+    yield Kill("server killed in the last rollout", hard, "open", r"rollouts/step_000001", who="server",
                survives=True)  # fmt: skip
 
 
