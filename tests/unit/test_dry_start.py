@@ -27,7 +27,7 @@ TRAINERS = {
 # Keys that are read only where another one says so.
 DRAWN = {"rollout.temperature", "rollout.top_p", "rollout.top_k"}
 UNLESS = {
-    "2_generate": set(),
+    "2_generate": {"generate.scorer.hf_path"},  # an input: read by the scorer, where there is one
     "5_mine": set(),
     "3_filter": {"judge.date", "judge.max_prompt_tokens", "judge.policy", "judge.response_prefix"},
     # no benchmark is made up, and evaluate.settings say how answers are drawn
