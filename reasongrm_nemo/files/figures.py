@@ -26,8 +26,12 @@ def read_figures(path: Path, shape: Any = _STEP) -> Iterator[tuple[str, dict[str
         for number, line in enumerate(bounded_lines(file, path), 1):
             if not line.endswith(b"\n"):
                 return
-            text, where = line.decode("utf-8", errors="replace"), f"{path}:{number}"
-            yield text, shaped(parse_json(text, where), shape, where)
+            yield _parsed(line, f"{path}:{number}", shape)
+
+
+def _parsed(line: bytes, where: str, shape: Any) -> tuple[str, dict[str, Any]]:
+    text = line.decode("utf-8", errors="replace")
+    return text, shaped(parse_json(text, where), shape, where)
 
 
 class NewFigures:
@@ -42,7 +46,7 @@ class NewFigures:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: int | None = None
-        self._seen = 0
+        self._bytes = self._lines = 0
         self.read()
 
     def read(self) -> list[dict[str, Any]]:
@@ -54,18 +58,19 @@ class NewFigures:
         if not self._path.exists():
             return []
         status = self._path.stat()
-        rewritten = status.st_ino != self._file or status.st_size < self._seen
-        start, self._file = 0 if rewritten else self._seen, status.st_ino
-        if status.st_size == start:
+        rewritten = status.st_ino != self._file or status.st_size < self._bytes
+        if rewritten:
+            self._file, self._bytes, self._lines = status.st_ino, 0, 0
+        if status.st_size == self._bytes:
             return []
+        figures = []
         with self._path.open("rb") as file:
-            file.seek(start)
-            lines = [line for line in bounded_lines(file, self._path) if line.endswith(b"\n")]
-        self._seen = start + sum(map(len, lines))
-        return [] if rewritten else [self._figures(line) for line in lines]
-
-    def _figures(self, line: bytes) -> dict[str, Any]:
-        figures: dict[str, Any] = shaped(
-            parse_json(line.decode("utf-8", errors="replace"), str(self._path)), _STEP, str(self._path)
-        )
+            file.seek(self._bytes)
+            for line in bounded_lines(file, self._path, before=self._lines):
+                if not line.endswith(b"\n"):
+                    break
+                self._bytes += len(line)
+                self._lines += 1
+                if not rewritten:
+                    figures.append(_parsed(line, f"{self._path}:{self._lines}", _STEP)[1])
         return figures

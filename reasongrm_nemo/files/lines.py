@@ -56,7 +56,7 @@ def damaged(error: Exception, path: Path, row: str = "") -> UserError:
 
 
 def bounded_lines(
-    file: IO[AnyStr], path: Path, limit: int = MAX_LINE, no_record: str = NO_RECORD
+    file: IO[AnyStr], path: Path, limit: int = MAX_LINE, no_record: str = NO_RECORD, before: int = 0
 ) -> Iterator[AnyStr]:
     """The lines of a file; UserError at one of more bytes (of a text: characters), which is not read whole.
 
@@ -65,8 +65,9 @@ def bounded_lines(
         path: its name, for the message.
         limit: the longest line that is read.
         no_record: what a longer line is not, and what to do about it.
+        before: lines that were read before, for the number in the message.
     """
-    number = 0
+    number = before
     while line := file.readline(limit + 1):
         number += 1
         if len(line) > limit:

@@ -75,5 +75,5 @@ def test_a_misshapen_line_is_a_sentence(file):
     file.write_text(lines(1))
     figures = NewFigures(file)
     append(file, '{"loss": 1}\n')
-    with pytest.raises(UserError, match="step is missing"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl:2: step is missing"):
         figures.read()
