@@ -68,6 +68,19 @@ def find_stage(files: Sequence[Path], word: str, option: str) -> int:
     return matches[0]
 
 
+def find_part(files: Sequence[Path], first: str | None, last: str | None) -> slice:
+    """The recipes from `first` to `last`, both included; None: from the beginning, to the end.
+
+    Raises:
+        UserError: as `find_stage`, or `first` comes after `last`.
+    """
+    start = find_stage(files, first, "--from") if first is not None else 0
+    stop = find_stage(files, last, "--to") if last is not None else len(files) - 1
+    if stop < start:
+        raise UserError(f"--from {first} comes after --to {last}")
+    return slice(start, stop + 1)
+
+
 def assign(files: Sequence[Path], overrides: Iterable[str]) -> dict[Path, list[str]]:
     """The overrides that each recipe gets, in their order.
 
@@ -166,18 +179,15 @@ def run_pipeline(
         UserError: before anything starts where a recipe is wrong; else from the stage that cannot go on.
     """
     files = recipe_files(folder)
-    start = find_stage(files, first, "--from") if first is not None else 0
-    stop = find_stage(files, last, "--to") if last is not None else len(files) - 1
-    if stop < start:
-        raise UserError(f"--from {first} comes after --to {last}")
+    part = find_part(files, first, last)
     recipes = load_all(files, overrides)
     _check_references(files, recipes)
-    chosen = recipes[start : stop + 1]
+    chosen = recipes[part]
     runs_dir = Path(chosen[0].runs_dir)
     outcomes = []
     if limits := _limits(chosen):
         console.line(limits)
-    _check_paths(files[start : stop + 1], chosen)
+    _check_paths(files[part], chosen)
     elsewhere = {path for cfg in chosen for path in load.artefacts_elsewhere(cfg)}
     with (
         RunsLock(runs_dir, elsewhere=elsewhere),

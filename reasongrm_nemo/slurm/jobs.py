@@ -16,7 +16,7 @@ from reasongrm_nemo.recipe import load
 from reasongrm_nemo.recipe.yaml_files import command_line
 from reasongrm_nemo.run.converted import stands
 from reasongrm_nemo.run.manifest import HashCache
-from reasongrm_nemo.run.pipeline import assign, find_stage, load_assigned, recipe_files
+from reasongrm_nemo.run.pipeline import assign, find_part, load_assigned, recipe_files
 from reasongrm_nemo.run.stage import is_done
 from reasongrm_nemo.stage_kinds import kind_of
 
@@ -67,10 +67,7 @@ def pipeline_jobs(
         UserError: a recipe is wrong.
     """
     files = recipe_files(folder)
-    begin = find_stage(files, first, "--from") if first is not None else 0
-    end = find_stage(files, last, "--to") if last is not None else len(files) - 1
-    if end < begin:
-        raise UserError(f"--from {first} comes after --to {last}")
+    part = find_part(files, first, last)
     given = assign(files, overrides)
     recipes = load_assigned(given)
     runs_dir = Path(recipes[0].runs_dir).absolute()
@@ -81,7 +78,7 @@ def pipeline_jobs(
     jobs: list[Job] = []
     trained = [cfg.name for cfg in recipes if kind_of(cfg).on_policy]
     _refuse_secrets(word for words in given.values() for word in words)
-    for path, cfg in list(zip(files, recipes, strict=True))[begin : end + 1]:
+    for path, cfg in list(zip(files, recipes, strict=True))[part]:
         words = given[path]
         begins = kind_of(cfg).trains and cfg.model.hf_path == base
         if convert and begins and cfg.model.megatron_path is None:
