@@ -179,8 +179,8 @@ def status(runs_dir: Path, as_json: bool) -> None:
     """Where the jobs of RUNS_DIR stand: stage, step, reward, time left, last error with its log line."""
     from reasongrm_nemo.slurm import status as report
 
-    found = report.collect_status(runs_dir)
-    print_result(as_json, found, report.status_as_text(found))
+    collected = report.collect_status(runs_dir)
+    print_result(as_json, collected, report.status_as_text(collected))
 
 
 @main.command()

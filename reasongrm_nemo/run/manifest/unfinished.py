@@ -22,8 +22,8 @@ def note_whole(work: Path, *paths: Path) -> None:
     if not note.is_file():
         return
     state, cache = read_state(note), HashCache()
-    found = {path.relative_to(work).as_posix(): cache.file(path) for path in paths}
-    write_json(note, state | {"whole": state.get("whole", {}) | found})
+    hashes = {path.relative_to(work).as_posix(): cache.file(path) for path in paths}
+    write_json(note, state | {"whole": state.get("whole", {}) | hashes})
 
 
 def check_whole(work: Path, state: Mapping[str, Any]) -> None:
