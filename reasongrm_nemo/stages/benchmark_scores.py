@@ -48,7 +48,7 @@ class BenchmarkScores:
 
     def __init__(self, ctx: StageContext) -> None:
         self._ctx = ctx
-        self._found: dict[str, list[_Scored]] = {}
+        self._judged: dict[str, list[_Scored]] = {}
         self._compared: dict[str, list[dict[str, Any]]] = {}
 
     def add(
@@ -103,12 +103,12 @@ class BenchmarkScores:
                 "runs": [scored.to_dict() for scored in judged],
                 "comparisons": self._comparisons(benchmark),
             }
-            for benchmark, judged in self._found.items()
+            for benchmark, judged in self._judged.items()
         }
 
     def write_tables(self) -> None:
         """Write tables.md and tables.tex: the paper's tables that a run here belongs into."""
-        if self._found:
+        if self._judged:
             tables = [table for number in paper_tables.NUMBERS if (table := self._table(number))]
             for suffix, form in (("md", paper_tables.tables_as_markdown), ("tex", paper_tables.as_latex)):
                 write_text(self._ctx.work / f"tables.{suffix}", "\n".join(map(form, tables)))
@@ -132,7 +132,7 @@ class BenchmarkScores:
                 "notes": _notes([scored.run for scored in judged]),
                 "comparisons": self._comparisons(benchmark),
             }
-            for benchmark, judged in self._found.items()
+            for benchmark, judged in self._judged.items()
         }
 
     def _score(self, benchmark: str, files: list[Path], name: str, tasks: Path | None = None) -> ScoredRun:
@@ -149,16 +149,16 @@ class BenchmarkScores:
 
     def _comparisons(self, benchmark: str) -> list[dict[str, Any]]:
         if benchmark not in self._compared:
-            self._compared[benchmark] = _compare_all(self._found[benchmark])
+            self._compared[benchmark] = _compare_all(self._judged[benchmark])
         return self._compared[benchmark]
 
     def _keep(self, scored: _Scored) -> None:
-        self._found.setdefault(scored.run.benchmark, []).append(scored)
+        self._judged.setdefault(scored.run.benchmark, []).append(scored)
 
     def _table(self, number: int) -> paper_tables.Table | None:
         """One of the paper's tables, where a run here belongs into it."""
         runs: dict[str, paper_tables.TableRun] = {}
-        for benchmark, judged in self._found.items():
+        for benchmark, judged in self._judged.items():
             for scored in judged:
                 name = _row_name(scored)
                 run = runs.setdefault(name, paper_tables.TableRun(name, scored.run.scalar, {}))
