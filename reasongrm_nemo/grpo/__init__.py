@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Group relative policy optimisation.
 
-Importing the package is light: the pure functions only.  The actor and the trainer, which need torch and
-NeMo, are imported by their own modules' names.
+The package exports only the pure functions, so importing it is cheap.  The actor and the trainer need torch
+and NeMo; import them from their modules.
 """
 
 from reasongrm_nemo.grpo.advantages import group_advantages, keep_group

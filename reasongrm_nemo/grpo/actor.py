@@ -25,10 +25,11 @@ from reasongrm_nemo.megatron.timers import Timers
 
 
 class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
-    """MegatronGPTReinforceActorModel that scores and trains by token budget, without a dense mask.
+    """MegatronGPTReinforceActorModel that scores and trains in micro-batches of a fixed token budget.
 
-    Inherited: building, gradient reduction, swapping in the reference weights. Not inherited: generation
-    (vLLM's), the REINFORCE loss, micro-batches of one fixed shape, the s x s mask, offload (Apex's only).
+    Inherits model construction, gradient reduction and swapping in the reference weights. Replaces
+    generation (vLLM does it), the REINFORCE loss, fixed-shape micro-batches, the s x s attention mask, and
+    optimizer offload (NeMo-Aligner's works only with Apex optimizers).
     """
 
     grpo: DictConfig
@@ -37,31 +38,32 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
 
     @cached_property
     def timers(self) -> Timers:
-        """Seconds of ``forward_backward``, scoring included, and of what the trainer adds to them."""
+        """Seconds spent in ``forward_backward`` (scoring included) and in phases that the trainer adds."""
         return Timers()
 
     def prepare_for_training(self) -> None:
-        """Bring the optimizer's states back where they were offloaded during rollouts."""
+        """Move offloaded optimizer states back to the GPU."""
         if self.cfg.offload_optimizer:
             move_states(self._optimizer, torch.cuda.current_device())
 
     def finish_training(self) -> None:
-        """Leave the GPU's memory to servers there: activations' always, states' where the cluster says so."""
+        """Free GPU memory for colocated servers: cached activations, and offloaded optimizer states."""
         if self.cfg.offload_optimizer:
             move_states(self._optimizer, "cpu")
         torch.cuda.empty_cache()
 
     def keep_reference(self) -> None:
-        """Keep a copy of the present weights on the host as the reference policy."""
+        """Copy the current weights to host memory as the reference policy."""
         self.init_policy_state_dict = retrieve_model_state_dict_in_cpu(
             self, megatron_amp_O2=self.megatron_amp_O2
         )
 
     @torch.no_grad()
     def get_inference_log_probs(self, response_tokens: Sequence[Sample], *unused: Any) -> list[list[float]]:
-        """Log-probs of each sample's response under the weights now in the model.
+        """Log-probs of each sample's response tokens under the model's current weights.
 
-        Overrides NeMo-Aligner's; its ``get_init_policy_logprobs`` calls it with the reference swapped in.
+        Overrides NeMo-Aligner's method, which ``get_init_policy_logprobs`` calls with the reference weights
+        swapped in.
         """
         set_eval(self)
         set_sync_funcs(self, forward_only=True)
@@ -75,18 +77,18 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
     def get_loss_and_metrics(
         self, batch: dict[str, Any], forward_only: bool
     ) -> tuple[float, dict[str, float]]:
-        """Loss over one global batch and, unless ``forward_only``, its gradients.
+        """Compute the loss of one global batch and, unless ``forward_only``, its gradients.
 
         Args:
-            batch: ``samples``, this data-parallel rank's share, with ``per_token`` values ``rollout``
-                (log-probs of the sampling engine) and optionally ``old`` and ``reference``, and with the
-                weights of the whole global batch; ``tokens``, the response tokens of that, for the metrics.
-            forward_only: no backward pass.
+            batch: ``samples``: this data-parallel rank's share, with ``per_token`` values ``rollout``
+                (log-probs from the sampling engine) and optionally ``old`` and ``reference``, and with
+                weights computed over the global batch; ``tokens``: response tokens in the global batch.
+            forward_only: skip the backward pass.
 
         Returns:
             The loss, and metrics over the global batch: ``loss``, ``clip_share``, ``kl``, ``entropy`` (nats,
-            mean over response tokens), the difference to the sampling engine's log-probs
-            (``log_prob_error_mean``, ``_max``) and ``packed``, real over all tokens in the micro-batches.
+            mean over response tokens), the difference from the sampling engine's log-probs
+            (``log_prob_error_mean``, ``_max``) and ``packed``, the non-padding share of all tokens.
         """
         samples, tokens = batch["samples"], batch["tokens"]
         largest_errors: list[Tensor] = []
@@ -110,12 +112,12 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
         return metrics["loss"], metrics
 
     def loss_function(self, largest_errors: list[Tensor]) -> LossFunction:
-        """The loss of one micro-batch as the recipe's ``grpo`` says, for ``run_micro_batches``.
+        """Build the micro-batch loss for ``run_micro_batches`` from the recipe's ``grpo`` block.
 
         Args:
-            largest_errors: gets each micro-batch's largest difference to the sampling engine's log-probs.
+            largest_errors: collects each micro-batch's largest difference from the sampler's log-probs.
         """
-        # NeMo averages gradients over data-parallel ranks; ours are parts of one sum
+        # NeMo averages gradients over data-parallel ranks; this loss needs their sum
         scale = parallel_state.get_data_parallel_world_size()
 
         def loss_function(
@@ -128,7 +130,7 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
         return loss_function
 
     def finish_training_step(self) -> None:
-        """Reduce the gradients over the ranks."""
+        """Reduce gradients across ranks."""
         with self.timers("optimizer"):
             self.complete_gradients()
             super().finish_training_step()
@@ -137,7 +139,7 @@ class GRPOActor(JudgeModelMixin, MegatronGPTReinforceActorModel):
         return int(self.grpo.max_tokens_per_micro_batch)
 
     def _reduce(self, metrics: dict[str, float], how: dist.ReduceOp) -> dict[str, float]:
-        """Over data-parallel ranks; a maximum also over the stages, of which only the last has seen any."""
+        """Reduce over data-parallel ranks; a maximum also over pipeline stages (only the last has values)."""
         device = torch.cuda.current_device()
         values = torch.tensor(list(metrics.values()), device=device, dtype=torch.float64)
         dist.all_reduce(values, op=how, group=parallel_state.get_data_parallel_group())

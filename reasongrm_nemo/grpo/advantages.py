@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Groups: which are trained on, and what each response is worth within its own (section 3.2)."""
+"""Which groups to train on, and the advantage of each response within its group (section 3.2)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def keep_group(correct: Sequence[bool]) -> bool:
-    """The paper's condition for an update: 0 < sum_i 1[o_i right] < K.
+    """Return whether a group has both right and wrong responses: 0 < sum_i 1[o_i right] < K.
 
-    The condition is on the answers, not on advantages or shaped rewards, which may differ while all answers
-    are alike.
+    This is the paper's condition for an update. It looks at correctness, not at advantages or shaped
+    rewards, which can differ within a group whose responses are all right or all wrong.
 
     Args:
-        correct: (K,) whether each response of the group is right; truth values or 0 and 1.
+        correct: (K,) whether each response of the group is right; booleans, or 0 and 1.
 
     Raises:
         ValueError: an entry is neither 0 nor 1.
@@ -35,21 +35,21 @@ def group_advantages(
     eps: float = 1e-6,
     baseline: str = "mean",
 ) -> NDArray[np.float64]:
-    """GRPO's advantages: each reward less its group's mean, over its group's standard deviation.
+    """GRPO's advantages: each reward minus its group's mean, divided by its group's standard deviation.
 
         A_i = (r_i - b_i) / (std(r) + eps)
 
-    The baseline b_i is the group's mean (Shao et al. 2024, section 4.1.2), or that of the others alone
-    (leave-one-out: Ahmadian et al. 2024, eq. 8), which does not depend on r_i.
+    The baseline b_i is the group's mean (Shao et al. 2024, section 4.1.2) or the mean of the group's other
+    rewards (leave-one-out: Ahmadian et al. 2024, eq. 8), which does not depend on r_i.
 
-    The deviation is the sample one (divided by K - 1), as in the common implementations of GRPO; the paper
-    does not say.  A group whose rewards are all equal, or with one member, has the advantage 0 exactly.
+    The standard deviation divides by K - 1, as common GRPO implementations do; the paper does not specify.
+    A group with equal rewards, or with one member, has advantages of exactly 0.
 
     Args:
         rewards: (N,) rewards, finite.
-        group_ids: (N,) the group of each; members need not be adjacent.
-        std: divide by the deviation; without it (Dr. GRPO) only the mean is taken away.
-        eps: keeps a tiny deviation from blowing up the quotient.
+        group_ids: (N,) the group of each reward; members need not be adjacent.
+        std: divide by the standard deviation; False (Dr. GRPO) only subtracts the baseline.
+        eps: added to the standard deviation to keep the quotient bounded.
         baseline: ``mean`` or ``leave_one_out``.
 
     Returns:

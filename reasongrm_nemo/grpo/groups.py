@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From completions to rewards, groups and samples to train on."""
+"""Turns completions into rewarded groups, and groups into training samples."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from reasongrm_nemo.rollout.reading import CompletionReader, Reading
 
 @dataclass(frozen=True)
 class Group:
-    """One task's K responses.
+    """The K responses to one task.
 
     Attributes:
-        task: what was judged.
-        prompt: its tokens.
+        task: the judging task.
+        prompt: prompt token ids.
         completions: K responses.
-        readings: what they say.
-        rewards: one each, by ``grpo.reward``.
-        correct: whether each is right; None where the reward does not tell.
+        readings: the verdict parsed from each response.
+        rewards: the reward of each response, by ``grpo.reward``.
+        correct: whether each response is right; None where the reward does not define correctness.
     """
 
     task: JudgeTask
@@ -40,7 +40,7 @@ class Group:
 
     @property
     def kept(self) -> bool:
-        """Whether the group is trained on: not all right or all wrong; where not told, rewards differ."""
+        """Whether to train on the group: right and wrong responses, or, if unknown, different rewards."""
         known = [right for right in self.correct if right is not None]
         if len(known) < len(self.correct):
             return min(self.rewards) < max(self.rewards)
@@ -48,7 +48,7 @@ class Group:
 
     @property
     def right(self) -> list[bool]:
-        """Whether each response is right; by its verdict where the reward does not tell."""
+        """Whether each response is right; by its verdict where the reward does not define correctness."""
         pairs = zip(self.correct, self.readings, strict=True)
         return [reading.correct if right is None else right for right, reading in pairs]
 
@@ -57,8 +57,8 @@ class GroupJudge:
     """Turns tasks into prompts, and their completions into rewarded groups.
 
     Args:
-        tokenizer: of the policy.
-        recipe: its ``judge`` block says how to ask and how to read, ``grpo.reward`` what a response is worth.
+        tokenizer: the policy's tokenizer.
+        recipe: recipe whose ``judge`` block sets prompt and parsing, and ``grpo.reward`` the reward.
     """
 
     def __init__(self, tokenizer: JudgeTokenizer, recipe: DictConfig) -> None:
@@ -67,11 +67,11 @@ class GroupJudge:
         self._reader = CompletionReader(tokenizer, recipe.judge.policy, opens_think(tokenizer, self._prefix))
 
     def prompt(self, task: JudgeTask) -> list[int]:
-        """The tokens a judge is asked with."""
+        """Prompt token ids of a task."""
         return prompt_ids(self._tokenizer, task.messages, self._prefix)
 
     def group(self, task: JudgeTask, prompt: Prompt, completions: list[Completion]) -> Group:
-        """Read the responses and reward them: by the outcome (section 3.2), or as the recipe says."""
+        """Parse the responses and reward them as ``grpo.reward`` says (section 3.2: by outcome)."""
         readings = [self._reader.read(completion, task) for completion in completions]
         rewards = [self._reward(reading, task) for reading in readings]
         values, correct = [reward.value for reward in rewards], [reward.correct for reward in rewards]
@@ -79,12 +79,12 @@ class GroupJudge:
 
 
 def shaped_rewards(groups: Sequence[Group], cfg: DictConfig, limit: int) -> list[float]:
-    """The rewards of all responses with what the recipe adds to the outcome.
+    """Rewards of all responses, with the overlong penalty of the recipe added.
 
     Args:
-        groups: kept by what is right; what is added here has no say in that.
-        cfg: the recipe's ``grpo``.
-        limit: the longest response, in tokens.
+        groups: groups that were kept; the penalty does not affect which are.
+        cfg: the recipe's ``grpo`` block.
+        limit: longest allowed response, in tokens.
     """
     overlong = cfg.overlong
     return [
@@ -98,12 +98,12 @@ def to_samples(groups: Sequence[Group], rewards: Sequence[float], cfg: DictConfi
     """The responses of ``groups`` with their advantages and the rollout's log-probs.
 
     Args:
-        groups: what is trained on.
-        rewards: of each response, in their order.
-        cfg: the recipe's ``grpo``.
+        groups: groups to train on.
+        rewards: reward of each response, in the order of ``groups``.
+        cfg: the recipe's ``grpo`` block.
 
     Returns:
-        Samples whose weight is 1, or 0 for a truncated response that the recipe leaves out of the loss.
+        Samples of weight 1, or 0 for a truncated response if ``grpo.mask_truncated`` is set.
     """
     options = cfg.advantage
     ids = [index for index, group in enumerate(groups) for _ in group.rewards]
@@ -124,7 +124,7 @@ def to_samples(groups: Sequence[Group], rewards: Sequence[float], cfg: DictConfi
 
 
 def weighed(samples: Sequence[Sample], aggregation: str, limit: int) -> list[Sample]:
-    """The samples of one optimizer step with what their tokens weigh in its loss (see ``sample_weights``)."""
+    """The samples of one optimizer step with their per-token loss weights (see ``sample_weights``)."""
     lengths = [sample.response_length for sample in samples]
     counted = [sample.weight > 0 for sample in samples]
     weights = sample_weights(lengths, counted, aggregation, limit)
@@ -132,7 +132,7 @@ def weighed(samples: Sequence[Sample], aggregation: str, limit: int) -> list[Sam
 
 
 def rollout_figures(groups: Sequence[Group]) -> dict[str, float | int]:
-    """What a step's line says of its rollouts."""
+    """Rollout metrics of a step, for its line in metrics.jsonl."""
     completions = [completion for group in groups for completion in group.completions]
     readings = [reading for group in groups for reading in group.readings]
     count = len(completions)

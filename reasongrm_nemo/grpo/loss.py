@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRPO's loss: of a micro-batch, from what each token adds."""
+"""GRPO's loss on one micro-batch, and its per-token terms."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from reasongrm_nemo.megatron.micro_batches import MicroBatch
 def micro_batch_loss(
     log_probs: Tensor, entropy: Tensor, micro_batch: MicroBatch, cfg: DictConfig
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """A micro-batch's part of the global batch's loss, and the sums that the step's figures come from.
+    """Compute a micro-batch's part of the global batch's loss and of the step's metrics.
 
     Args:
-        log_probs: the policy's at the sampling temperature, fp32 [b, s], with gradient.
-        entropy: of the same distributions, nats, fp32 [b, s].
+        log_probs: the policy's log-probs at the sampling temperature, fp32 [b, s], with gradient.
+        entropy: entropy of the same distributions, nats, fp32 [b, s].
         micro_batch: with ``per_token`` values ``rollout`` (the sampling engine's log-probs) and optionally
             ``old`` and ``reference``, all at the sampling temperature.
-        cfg: the recipe's ``grpo``.
+        cfg: the recipe's ``grpo`` block.
 
     Returns:
-        Sums over the response tokens: ``loss`` (weighed, with gradient), ``clip_share``, ``kl``, ``entropy``
-        and ``log_prob_error_mean``; and the largest difference to the engine's log-probs.
+        Sums over response tokens: ``loss`` (weighted, with gradient), ``clip_share``, ``kl``, ``entropy``
+        and ``log_prob_error_mean``; and the largest difference from the engine's log-probs.
     """
     device = log_probs.device
     mask = micro_batch.mask.to(device)
     values = {name: value.to(device) for name, value in micro_batch.per_token.items()}
-    # with one optimizer step a rollout batch the policy is still the one that sampled
+    # with one optimizer step per rollout batch, the policy is still the one that sampled
     old = values.get("old", log_probs.detach())
     loss, clipped = clipped_surrogate(
         log_probs, old, micro_batch.advantages.to(device), cfg.clip_low, cfg.clip_high, cfg.clip_dual
@@ -68,19 +68,19 @@ def clipped_surrogate(
 
         -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),  r = exp(log_probs - old_log_probs)
 
-    With a dual clip c it is no more than -c A where A < 0 (Ye et al. 2020, eq. 5): an answer that has become
-    many times likelier than when it was sampled does not outweigh all others.
+    A dual clip c bounds the loss by -c A where A < 0 (Ye et al. 2020, eq. 5), which keeps a response that
+    became many times likelier since it was sampled from outweighing all others.
 
     Args:
-        log_probs: the policy's, fp32 [b, s], with gradient.
-        old_log_probs: of the policy that sampled, fp32 [b, s].
+        log_probs: the policy's log-probs, fp32 [b, s], with gradient.
+        old_log_probs: log-probs of the policy that sampled, fp32 [b, s].
         advantages: fp32, broadcast to [b, s].
         clip_low: distance below 1 at which the ratio is clipped.
-        clip_high: distance above 1.
-        clip_dual: c, above 1; None for none.
+        clip_high: distance above 1 at which the ratio is clipped.
+        clip_dual: c, above 1; None disables the dual clip.
 
     Returns:
-        Loss fp32 [b, s], and where a clipped term was taken, bool [b, s].
+        Loss fp32 [b, s], and a mask of the clipped tokens, bool [b, s].
     """
     ratio = (log_probs - old_log_probs).exp()
     plain = ratio * advantages
@@ -96,22 +96,22 @@ def clipped_surrogate(
 def importance_weights(
     old_log_probs: Tensor, rollout_log_probs: Tensor, correction: str, limits: tuple[float, float]
 ) -> Tensor:
-    """What each token's loss is multiplied by because another engine than the trainer sampled it.
+    """Importance weight of each token, correcting for sampler and trainer computing different log-probs.
 
     With w = exp(old - rollout): ``truncated`` is min(w, high) (Yao et al. 2025, "truncated importance
     sampling"), ``masked`` is w where low <= w <= high and 0 elsewhere (Ling Team 2025, IcePop).
 
     Args:
-        old_log_probs: the trainer's, of the weights that sampled, any shape.
-        rollout_log_probs: the sampling engine's, same shape.
+        old_log_probs: the trainer's log-probs under the sampling weights, any shape.
+        rollout_log_probs: the sampling engine's log-probs, same shape.
         correction: ``none``, ``truncated`` or ``masked``.
-        limits: low and high; ``truncated`` uses the high one alone.
+        limits: low and high; ``truncated`` uses only the high one.
 
     Returns:
-        Same shape, without gradient; ones for ``none``.
+        Weights of the same shape, without gradient; ones for ``none``.
 
     Raises:
-        ValueError: another correction.
+        ValueError: unknown correction.
     """
     low, high = limits
     weights = (old_log_probs - rollout_log_probs).detach().exp()
@@ -120,7 +120,7 @@ def importance_weights(
     if correction == "truncated":
         return weights.clamp(max=high)
     if correction == "masked":
-        # not a product: where the weight overflows, inf × 0 is no number
+        # where(), not a product with the mask: if a weight overflows, inf × 0 is NaN
         return weights.where((weights >= low) & (weights <= high), 0.0)
     raise ValueError(f"unknown correction {correction!r}; it must be none, truncated or masked")
 
@@ -128,20 +128,20 @@ def importance_weights(
 def sample_weights(
     lengths: Sequence[int], counted: Sequence[bool], aggregation: str, limit: int
 ) -> list[float]:
-    """What each token of a response weighs in the global batch's loss.
+    """Weight of each response's tokens in the global batch's loss.
 
-    ``token``: all tokens of the batch alike, 1 / sum of lengths (DAPO, Yu et al. 2025, eq. 12).
-    ``sequence``: all responses alike, 1 / (responses × length) (GRPO, Shao et al. 2024, eq. 3).
-    ``constant``: 1 / (responses × limit), which favours no length (Dr. GRPO, Liu et al. 2025, section 3).
+    ``token``: every token counts the same, 1 / sum of lengths (DAPO, Yu et al. 2025, eq. 12).
+    ``sequence``: every response counts the same, 1 / (responses × length) (GRPO, Shao et al. 2024, eq. 3).
+    ``constant``: 1 / (responses × limit), no length bias (Dr. GRPO, Liu et al. 2025, section 3).
 
     Args:
         lengths: response tokens of every sample of the global batch.
-        counted: which of them are trained on; the others weigh nothing.
+        counted: which samples to train on; the others get weight 0.
         aggregation: ``token``, ``sequence`` or ``constant``.
-        limit: the longest response.
+        limit: longest allowed response, in tokens.
 
     Raises:
-        ValueError: another aggregation.
+        ValueError: unknown aggregation.
     """
     tokens = sum(length for length, yes in zip(lengths, counted, strict=True) if yes)
     responses = sum(counted)
@@ -157,19 +157,19 @@ def sample_weights(
 
 
 def kl_estimate(log_probs: Tensor, reference_log_probs: Tensor, estimator: str) -> Tensor:
-    """Estimate of KL(policy || reference) at each sampled token.
+    """Estimate KL(policy || reference) at each sampled token.
 
     Source: Schulman, "Approximating KL divergence", 2020.
 
     With d = log_probs - reference: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d.
 
     Args:
-        log_probs: the policy's, fp32, any shape.
-        reference_log_probs: the reference's, same shape.
+        log_probs: the policy's log-probs, fp32, any shape.
+        reference_log_probs: the reference policy's log-probs, same shape.
         estimator: ``k1``, ``k2`` or ``k3``.
 
     Raises:
-        ValueError: another estimator.
+        ValueError: unknown estimator.
     """
     difference = log_probs - reference_log_probs
     if estimator == "k1":

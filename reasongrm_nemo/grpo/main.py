@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each trainer rank of stage ``grpo`` runs: ``python -m reasongrm_nemo.grpo.main WORK_ORDER.json``."""
+"""Entry point of stage ``grpo``'s trainer ranks: ``python -m reasongrm_nemo.grpo.main WORK_ORDER.json``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reasongrm_nemo.processes.work_order import WorkOrder, first_rank, note_loss
 
 
 def train(order: WorkOrder, platform: Platform) -> None:
-    """Train the policy; every rank runs this."""
+    """Train the policy; runs on every rank."""
     from reasongrm_nemo.grpo.actor import GRPOActor
     from reasongrm_nemo.grpo.order import taken, with_steps
     from reasongrm_nemo.grpo.source import RolloutSource

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tasks a step rolls out: a new seeded order each pass, whatever the number of ranks."""
+"""Selects the tasks of each step: a new seeded order per pass, independent of the number of ranks."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from reasongrm_nemo.grpo.steps import grpo_steps
 
 
 def taken(path: Path, skip: int, take: int | None, left_out: Collection[int] = ()) -> list[JudgeTask]:
-    """The tasks of a file after the first ``skip``, ``take`` of them (None: all), but for those left out.
+    """Read a file's tasks from index ``skip`` on, at most ``take`` of them, without those left out.
 
     Args:
         path: JSON Lines of `JudgeTask` or `HardTask`.
-        skip: how many at the file's start.
-        take: how many at most, those left out counted.
-        left_out: indices in the file of tasks that the stage has counted as unfit.
+        skip: number of tasks to skip at the start of the file.
+        take: number of tasks to take, counting those left out; None takes all.
+        left_out: indices in the file of tasks that the stage has dropped.
     """
     chosen = islice(enumerate(read_tasks(path)), skip, None if take is None else skip + take)
     return [task for index, task in chosen if index not in left_out]
 
 
 def with_steps(recipe: DictConfig, tasks: int) -> DictConfig:
-    """The recipe with ``grpo.steps`` in place of ``grpo.epochs``.
+    """The recipe with ``grpo.epochs`` converted to ``grpo.steps``.
 
     Args:
-        recipe: resolved.
-        tasks: how many are trained on.
+        recipe: resolved recipe.
+        tasks: number of training tasks.
     """
     steps = grpo_steps(recipe.grpo, tasks)
     plain: Any = OmegaConf.to_container(recipe)
@@ -47,10 +47,10 @@ class TaskOrder:
     """Endless passes over the tasks, cut into steps.
 
     Args:
-        tasks: in the order of the file.
-        per_step: tasks of one step.
-        seed: the run's.
-        shuffle: False takes every pass in the order of the file.
+        tasks: tasks in the order of the file.
+        per_step: tasks per step.
+        seed: the run's seed.
+        shuffle: False keeps the order of the file in every pass.
     """
 
     def __init__(self, tasks: Sequence[JudgeTask], per_step: int, seed: int, shuffle: bool) -> None:
@@ -58,7 +58,7 @@ class TaskOrder:
         self._pass = lru_cache(maxsize=2)(self._order)
 
     def take(self, first: int) -> list[JudgeTask]:
-        """A step's worth of tasks from place ``first`` on, counted over all passes."""
+        """The next ``per_step`` tasks from position ``first`` on, counted over all passes."""
         places = (divmod(place, len(self.tasks)) for place in range(first, first + self.per_step))
         return [self.tasks[self._pass(number)[index]] for number, index in places]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a trainer's rollouts come from: the first rank asks the server, every rank gets the answer."""
+"""A trainer's rollouts and refits: the first rank talks to the servers and broadcasts their answers."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ from reasongrm_nemo.rollout.weights.transports import transport
 Completions = list[list[Completion]]
 _ANSWER = {"prompt_id": str, "completions": [dict]}
 _PUSH, _DONE, _LOST = "push", "done", "lost"
-# Gloo needs a bound. Rollouts have none, and a rank that dies is seen by its closed connections.
+# Gloo requires a timeout, but rollouts have no bound; a dead rank is detected by its closed connections.
 _LONGER_THAN_ANY_ROLLOUT = timedelta(days=30)
 
 
 class RolloutsLost(StageFailed):
-    """A rollout server was lost twice in one step; the trainer saves and ends."""
+    """A rollout server was lost twice in one step; the trainer saves and stops."""
 
 
 @dataclass(frozen=True)
 class _Answer(Record):
-    """A prompt's completions, as they arrived."""
+    """One prompt's completions, as kept on disk."""
 
     prompt_id: str
     completions: list[dict[str, Any]]
@@ -56,14 +56,14 @@ class _Answer(Record):
 
 @dataclass(frozen=True)
 class Part:
-    """What a step asks its servers at once.
+    """One batch of prompts that a step sends to its servers.
 
     Attributes:
-        step: whose rollouts they are.
-        name: 0, the number of a refill, or another; with ``step`` it names the file that keeps the answers.
-        prompts: what is asked, with ids that differ.
-        sampling: for all of them.
-        timeout_s: seconds after which it does without what has not come; None: waits.
+        step: step that the rollouts belong to.
+        name: 0, the number of a refill, or a word; ``step`` and ``name`` name the file with the answers.
+        prompts: prompts with unique ids.
+        sampling: sampling options of all prompts.
+        timeout_s: seconds to wait for answers; prompts unanswered by then get none. None waits for all.
     """
 
     step: int
@@ -75,7 +75,7 @@ class Part:
 
 @dataclass
 class _Resync:
-    """Servers that were started anew and wait for weights."""
+    """Restarted servers that wait for weights."""
 
     servers: Sequence[RolloutServer]
     given: Future[None] = field(default_factory=Future)
@@ -84,17 +84,17 @@ class _Resync:
 class RolloutSource:
     """Rollouts and refits for a trainer of any number of ranks.
 
-    A step's completions are kept under ``folder`` as they arrive, so that a step repeated after a kill asks
-    for the missing ones alone and trains on the same. Only the first rank talks to the servers, on a thread
-    of its own, so that rollouts may go on while it trains; the others follow its commands, because pushing
-    weights needs every rank that holds some. All that is collective stays on the caller's thread. They wait
-    by gloo, not in the default group: that gives up after half an hour, and NCCL's waiting keeps a GPU busy
-    that a server may share.
+    Completions are saved under ``folder`` as they arrive; a step repeated after a kill requests only the
+    missing ones and trains on the same data. Only the first rank talks to the servers, from a separate
+    thread, which lets rollouts continue during training. The other ranks follow its commands, because
+    pushing weights involves every rank that holds a part of them. Collective calls stay on the caller's
+    thread and use a gloo group: the default group times out after half an hour, and waiting in NCCL keeps
+    busy a GPU that a server may share.
 
     Args:
-        rollouts: the servers and their client on the first rank, None elsewhere.
-        transfer: the live model's weights.
-        folder: where completions are kept.
+        rollouts: the servers and their client on the first rank, None on the others.
+        transfer: exports the live model's weights.
+        folder: folder for completions.
         weight_transfer: ``cluster.weight_transfer``.
     """
 
@@ -114,7 +114,7 @@ class RolloutSource:
             folder.mkdir(exist_ok=True)
 
     def begin(self, part: Part) -> None:
-        """Start on what ``collect`` will be asked for, once the rollouts begun before have come."""
+        """Queue rollouts that ``collect`` will return; they start when those queued earlier are done."""
         rollouts, file = self._rollouts, self._file(part)
         if rollouts is None or file in self._asks:
             return
@@ -123,13 +123,13 @@ class RolloutSource:
         self._asks[file] = ask
 
     def collect(self, part: Part) -> Completions:
-        """The completions of a part of a step, one list a prompt in their order; collective.
+        """Wait for a part's completions; collective.
 
         Returns:
-            An empty list for each prompt that was not answered in time; never for all.
+            One list of completions per prompt, in order; empty for prompts that timed out, never all empty.
 
         Raises:
-            RolloutsLost: on every rank, when a server could not be kept.
+            RolloutsLost: on every rank, if a server was lost and could not be restarted.
         """
         if self._rollouts is not None:
             self.begin(part)
@@ -150,13 +150,13 @@ class RolloutSource:
                 return payload
 
     def push(self, version: int) -> None:
-        """Give the servers the model's present weights; collective.
+        """Send the model's current weights to the servers; collective.
 
-        Servers lost meanwhile are started again and given them; a second loss ends the run. Where rollouts
-        are under way, it is they that start them again.
+        Servers lost during the push are restarted and sent the weights; a second loss ends the run. If
+        rollouts are in flight, their thread restarts the servers instead.
 
         Args:
-            version: the steps that made these weights; kept with what they sample.
+            version: number of steps behind these weights; recorded with the completions they sample.
         """
         self._version, lost = version, None
         if self._rollouts is not None:
@@ -168,8 +168,8 @@ class RolloutSource:
                 try:
                     if any(not ask.done() for ask in self._asks.values()):
                         for server in loss.servers:
-                            # its weights may be half old and half new; not if the rollouts saw the loss
-                            # too, and start it anew already
+                            # kill a server with a mix of old and new weights, but not one that the
+                            # rollouts' thread has already restarted (it has more starts)
                             server.kill(met[server])
                     else:
                         self._rollouts.tell(str(loss))
@@ -186,7 +186,7 @@ class RolloutSource:
             raise RolloutsLost(lost)
 
     def losses(self) -> int:
-        """Losses of servers, and failed starts, since it was last asked; 0 but on the first rank."""
+        """Server losses and failed starts since the last call; 0 on all ranks but the first."""
         total = len(self._rollouts.losses) if self._rollouts is not None else 0
         fresh, self._counted = total - self._counted, total
         return fresh
@@ -195,9 +195,9 @@ class RolloutSource:
         return self._folder / (f"step_{part.step:06d}" + (f"_{part.name}" if part.name else "") + ".jsonl")
 
     def sleep(self) -> None:
-        """Let the servers give their GPU memory to the trainer until the next push; collective.
+        """Put the servers to sleep until the next push, to free GPU memory for the trainer; collective.
 
-        No rank goes on before they have. One that cannot is left as it is: the push finds it lost.
+        Returns once the servers sleep. A server that fails to sleep is treated as lost at the next push.
         """
         if self._rollouts is None:
             self._command()
@@ -207,12 +207,12 @@ class RolloutSource:
         self._command(_DONE, None)
 
     def pause(self) -> None:
-        """Nothing will be asked until the next push: let the servers make ready for it meanwhile."""
+        """Tell the servers that no rollouts follow before the next push, to prepare for receiving it."""
         if self._sender is not None:
             self._sender.pause()
 
     def _wait_for(self, ask: Future[Completions]) -> Completions:
-        """Its completions; meanwhile the servers it started anew are given weights."""
+        """Wait for rollouts, and meanwhile send weights to servers that their thread has restarted."""
         while not ask.done():
             request = self._requests.get()
             if request is not None:
@@ -226,7 +226,7 @@ class RolloutSource:
     def _resync(self, servers: Sequence[RolloutServer]) -> None:
         if not self._worker.is_current():
             return self._give(servers)
-        # every rank must take part, and only the first rank's main thread can tell them
+        # a push involves every rank, and only the first rank's main thread commands the others
         request = _Resync(servers)
         self._requests.put(request)
         request.given.result()
@@ -236,7 +236,7 @@ class RolloutSource:
         self._send(servers)
 
     def _send(self, servers: Sequence[RolloutServer] | None = None) -> None:
-        """Export on every rank that the transport needs; the first rank passes the tensors on."""
+        """Export the weights on every rank that the transport needs; the first rank sends the tensors."""
         everywhere = self._transport.everywhere
         if parallel_state.get_data_parallel_rank() != 0 and not everywhere:
             return
@@ -245,7 +245,7 @@ class RolloutSource:
             for _ in self._transport.parcels(infos, tensors):
                 pass
             return
-        # uses the tensors up even when servers are lost: the other ranks are in the middle of the export
+        # push() consumes all tensors even if servers are lost, because the other ranks are still exporting
         with _one_thread():
             self._sender.push(infos, tensors, self._version, servers)
 
@@ -253,13 +253,13 @@ class RolloutSource:
         box = [(command, payload)]
         dist.broadcast_object_list(box, 0, group=self._group)
         if self._rollouts is None:
-            self._transport.settle()  # the first rank commands nothing before a push has ended
+            self._transport.settle()  # a command from the first rank means that the previous push has ended
         return box[0]
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Torch's own threads spin for a while after each piece of work; servers on these cores are loading."""
+    """Limit torch to one thread: its idle threads spin, and servers on the same cores are loading weights."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -295,5 +295,5 @@ def _completions(row: Any, where: str) -> list[Completion]:
         return [Completion(**fields) for fields in shaped(row, [dict], where)]
     except TypeError as error:
         raise UserError(
-            f"{where}: not a completion ({error}); remove the file to have them drawn again"
+            f"{where}: not a completion ({error}); remove the file to sample these rollouts again"
         ) from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many steps GRPO takes: stated here once for the trainer, its progress and the plan."""
+"""GRPO's step count, shared by trainer, progress display and planner."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def grpo_steps(grpo: Any, tasks: int) -> int:
-    """Steps of stage grpo: ``grpo.steps``, or what ``grpo.epochs`` passes over all tasks take."""
+    """``grpo.steps``, or the number of steps in ``grpo.epochs`` passes over all tasks."""
     if grpo.steps is not None:
         return int(grpo.steps)
     return -(-grpo.epochs * tasks // grpo.prompts_per_step)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop, in the manner of NeMo-Aligner's trainers."""
+"""GRPO's training loop, modelled on NeMo-Aligner's trainers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from reasongrm_nemo.megatron.session import Session
 from reasongrm_nemo.models.tokenization import JudgeTokenizer
 from reasongrm_nemo.rollout import Prompt, Sampling
 
-# metrics of the policy that sampled: known before the first update, and where a step makes none
+# metrics of the sampling policy: computed before the first update, and in steps without an update
 _OF_THE_SAMPLER = ("entropy", "log_prob_error_mean", "log_prob_error_max", "warning")
 
 
@@ -42,14 +42,14 @@ class GRPOTrainer:
     Args:
         session: the actor with its optimizer on this rank.
         recipe: resolved recipe of stage ``grpo``.
-        tasks: what to judge.
-        tokenizer: of the policy.
-        stop_tokens: what ends a response.
+        tasks: training tasks.
+        tokenizer: the policy's tokenizer.
+        stop_tokens: token ids that end a response.
         source: rollouts and refits.
-        checkpoints: where to save.
-        metrics: one line a step.
-        validation: held-out tasks, where the recipe wants accuracy on them while training.
-        reason_to_stop: given a step's seconds says why to end after it, or None (see ``Run``).
+        checkpoints: saves and loads checkpoints.
+        metrics: log with one line per step.
+        validation: measures accuracy on held-out tasks; None if ``grpo.validation`` is off.
+        reason_to_stop: takes the last step's seconds; returns why to stop now, or None (see ``TrainingRun``).
     """
 
     def __init__(
@@ -83,19 +83,19 @@ class GRPOTrainer:
         )
         self.step = 0
         self.taken = 0  # tasks rolled out so far, over all passes
-        self.asked = 0  # of this step
-        self.age: int | None = None  # of the oldest weights that sampled for this step, in steps
+        self.asked = 0  # tasks rolled out in this step
+        self.age: int | None = None  # age in steps of the oldest weights that sampled for this step
         self.finite = FiniteSteps()
 
     def fit(self) -> str | None:
-        """Train to the recipe's last step, from the newest checkpoint on.
+        """Train from the newest checkpoint to the recipe's last step.
 
         Returns:
-            Why the run was asked to end before that, or None; a checkpoint was saved.
+            Why the run stopped early, or None; a checkpoint was saved.
 
         Raises:
-            RolloutsLost: the rollout server could not be kept; a checkpoint was saved.
-            StageFailed: the loss was not a number several times in a row, or trainer and sampler disagree; a
+            RolloutsLost: a rollout server was lost and could not be restarted; a checkpoint was saved.
+            StageFailed: the loss was not finite several times in a row, or trainer and sampler disagree; a
                 checkpoint was saved.
         """
         self._resume()
@@ -125,16 +125,16 @@ class GRPOTrainer:
             self.step, self.taken = state["step"], state["taken"]
             self.early_stop.load_state_dict(state["early_stop"])
         if state or self.recipe.model.megatron_path:
-            self.source.push(self.step)  # the server began with the Hugging Face folder's weights
+            self.source.push(self.step)  # servers start with the Hugging Face folder's weights
         self.metrics.resume(self.step)
-        self.actor.finish_training()  # the first rollouts find the memory that later ones do
+        self.actor.finish_training()  # the first rollouts get as much GPU memory as later ones
 
     def _due(self, every: int) -> bool:
-        """Whether what comes round so often comes after the present step; never where ``every`` is 0."""
+        """Whether a task that runs every ``every`` steps, and after the last, is due now (0 = never)."""
         return every > 0 and (self.step % every == 0 or self.step == self.cfg.steps)
 
     def validate(self) -> float:
-        """Accuracy on the held-out tasks under the weights just pushed."""
+        """Measure accuracy on the held-out tasks under the weights just pushed."""
         assert self.validation is not None
         figures = self.validation.run(self.step, self.source, self.judge)
         self.early_stop.note(figures["accuracy"])
@@ -142,12 +142,12 @@ class GRPOTrainer:
         return figures["accuracy"]
 
     def run_step(self) -> None:
-        """Roll out, reward, train on the groups that teach something, refit."""
+        """Roll out, reward, train on the kept groups, refit."""
         began = time.monotonic()
         groups = self.rollouts()
         self._look_ahead()
         rolled_out = time.monotonic()
-        # others ask the servers after the last step
+        # after the last step, only validation still uses the servers
         pushes = self.step + 1 < self.cfg.steps or self.validation is not None
         if self.recipe.rollout.sleep:
             self.source.sleep()
@@ -158,13 +158,13 @@ class GRPOTrainer:
         figures["rollout_age"] = self.age
         self.agreement.check_age(self.step + 1, self.age)
         kept = [group for group in groups if group.kept]
-        # refills may bring more than a step takes; which are left depends on the order of the tasks alone
+        # refills may yield more groups than a step trains on; the task order alone decides which stay
         spare, kept = len(kept[self.cfg.prompts_per_step :]), kept[: self.cfg.prompts_per_step]
         figures |= {"kept": len(kept), "spare_groups": spare} | (
             self.train(kept) if kept else self.compare(groups[:1])
         )
         trained = time.monotonic()
-        # before the push, which may fail: the run that goes on then must not train on this batch again
+        # count the step before the push, which may fail: the resumed run must not train on this batch again
         self.step += 1
         self.taken += self.asked
         self._schedule()
@@ -184,15 +184,15 @@ class GRPOTrainer:
             self.metrics.log(self.step, figures)
 
     def _schedule(self) -> None:
-        """Bring the learning rate to where the steps are, also past those that had nothing to train on."""
+        """Advance the learning-rate schedule to the current step, past steps without an update too."""
         while self.scheduler.last_epoch < self.step * self.cfg.optimizer_steps:
             self.scheduler.step()
 
     def rollouts(self) -> list[Group]:
-        """This step's groups, the same on every rank; ``rollout.straggler_timeout_s`` may have cost some.
+        """This step's groups, the same on every rank, less those past ``rollout.straggler_timeout_s``.
 
-        With ``refill_rounds`` more tasks are rolled out while too few groups are kept (dynamic sampling,
-        Yu et al. 2025, section 3.2), so often at most.
+        While too few groups are kept, up to ``refill_rounds`` further sets of tasks are rolled out (dynamic
+        sampling, Yu et al. 2025, section 3.2).
         """
         self.asked = 0
         groups = self._roll_out(0)
@@ -210,24 +210,24 @@ class GRPOTrainer:
         return [self.judge.group(*answer) for answer in answered if answer[2]]
 
     def _look_ahead(self) -> None:
-        """Begin the rollouts that ``max_lag`` lets begin before this step has trained."""
+        """Start rollouts of the next ``max_lag`` steps before this step trains."""
         last = min(self.step + self.cfg.max_lag, self.cfg.steps - 1)
         for step in range(self.step + 1, last + 1):
             self.source.begin(self._questions(step, 0)[1])
 
     def _questions(self, step: int, part: int) -> tuple[list[JudgeTask], Part]:
-        """What this or a later step asks at once, and of which tasks."""
-        ahead = step - self.step + part  # of parts; only a step without refills is looked ahead from
+        """Tasks and prompts of a part of this step or a later one."""
+        ahead = step - self.step + part  # counted in parts: max_lag and refill_rounds exclude each other
         tasks = self.order.take(self.taken + ahead * self.cfg.prompts_per_step)
         prompts = [
-            # a small task file comes round within one step; the place keeps the ids apart
+            # a small task file can repeat within one step; the position keeps the ids unique
             Prompt(f"{place}:{task.id}", self.judge.prompt(task), self._rollout_seed(step, place, task))
             for place, task in enumerate(tasks, part * len(tasks))
         ]
         return tasks, Part(step, part, prompts, self.sampling, self.recipe.rollout.straggler_timeout_s)
 
     def train(self, groups: Sequence[Group]) -> dict[str, Any]:
-        """``optimizer_steps`` updates on the kept groups, each on its share of them."""
+        """Run ``optimizer_steps`` updates, each on its share of the kept groups' samples."""
         samples, of_step = self._samples(groups), {}
         if self.cfg.kl_coefficient > 0 and self.cfg.kl_in == "reward":
             kl = self._kl_of(samples)
@@ -239,17 +239,17 @@ class GRPOTrainer:
         metrics = [self.train_batch(batch, first=batch is batches[0]) for batch in batches]
         self.actor.finish_training()
         of_step["skipped"] = max(figures["skipped"] for figures in metrics)
-        # the first update is the one whose log-probs are those of the policy that sampled
+        # only the first update's log-probs come from the policy that sampled
         return (
             metrics[-1] | {name: metrics[0][name] for name in _OF_THE_SAMPLER if name in metrics[0]} | of_step
         )
 
     def train_batch(self, batch: dict[str, Any], first: bool) -> dict[str, Any]:
-        """One optimizer step; none where the loss or a gradient is not a number.
+        """Run one optimizer step; skip the update if the loss or a gradient is not finite.
 
         Args:
             batch: from ``_prepare``.
-            first: of this step, so that the policy is still the one that the rollouts are held against.
+            first: whether this is the step's first update, before which the log-prob gap is checked.
         """
         self.optimizer.zero_grad()
         self.actor.prepare_for_training_step()
@@ -265,7 +265,7 @@ class GRPOTrainer:
         return figures | {"grad_norm": norm, "skipped": self.finite.skipped}
 
     def compare(self, groups: Sequence[Group]) -> dict[str, Any]:
-        """Log-probs against the rollout's where a step has nothing to train on."""
+        """Compare log-probs with the sampler's in a step that has nothing to train on."""
         _, metrics = self.actor.get_loss_and_metrics(self._share(self._samples(groups)), forward_only=True)
         self.actor.finish_training()
         metrics |= self._gap(metrics)
@@ -276,25 +276,25 @@ class GRPOTrainer:
         return {"warning": warning} if warning else {}
 
     def save(self, score: float | None = None) -> None:
-        """A checkpoint at the present step, with the score of its validation."""
-        with self.actor.timers("checkpoint"):  # in the next step's line
-            self.actor.prepare_for_training()  # states are saved from where they are trained
+        """Save a checkpoint of the current step with its validation score."""
+        with self.actor.timers("checkpoint"):  # logged with the next step
+            self.actor.prepare_for_training()  # optimizer states are saved from the GPU
             self.checkpoints.save(self.step, self.actor, self.scheduler, self.state_dict(), score)
             self.actor.finish_training()
 
     def state_dict(self) -> dict[str, Any]:
-        """The trainer's own state."""
+        """The trainer's state, without model and optimizer."""
         return {"step": self.step, "taken": self.taken, "early_stop": self.early_stop.state_dict()}
 
     def _samples(self, groups: Sequence[Group], kl: Sequence[float] | None = None) -> list[Sample]:
-        """The groups' responses with their advantages, from rewards less the KL term where it is given."""
+        """The groups' responses with their advantages; ``kl``, if given, is subtracted from the rewards."""
         rewards = shaped_rewards(groups, self.cfg, self.sampling.max_tokens)
         if kl is not None:
             rewards = [r - self.cfg.kl_coefficient * k for r, k in zip(rewards, kl, strict=True)]
         return to_samples(groups, rewards, self.cfg)
 
     def _kl_of(self, samples: Sequence[Sample]) -> list[float]:
-        """The KL estimate of each response, summed over its tokens; the same on every rank."""
+        """KL estimate of each response, summed over its tokens; the same on every rank."""
         mine = self._mine(samples)
         mine_of_rank = [samples[i] for i in mine]
         policy, reference = (
@@ -311,10 +311,10 @@ class GRPOTrainer:
         return [known[i] for i in range(len(samples))]
 
     def _prepare(self, samples: list[Sample]) -> dict[str, Any]:
-        """This rank's share, with the log-probs that must be known before the first update."""
+        """This rank's share of a batch, with the log-probs needed before the first update."""
         batch = self._share(samples)
         if self.cfg.max_lag:
-            # the policy that sampled may be older than the one that is updated first
+            # the policy that sampled may be older than the one before the first update
             sampled = [sample.per_token["rollout"] for sample in batch["samples"]]
             batch["samples"] = _with(batch["samples"], "old", sampled)
         elif self.cfg.optimizer_steps > 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy on held-out tasks while training, by the same server and the same reading of verdicts."""
+"""Accuracy on held-out tasks during training, with the same servers and verdict parsing as rollouts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from reasongrm_nemo.rollout import Prompt, Sampling
 
 
 class Validation:
-    """Judges the same tasks with the same seeds each time.
+    """Judges the same tasks with the same seeds at every validation.
 
     Args:
-        tasks: held out.
-        recipe: resolved; ``grpo.validation`` says how.
-        stop_tokens: what ends a response.
+        tasks: held-out tasks.
+        recipe: resolved recipe; ``grpo.validation`` sets samples and temperature.
+        stop_tokens: token ids that end a response.
     """
 
     def __init__(self, tasks: Sequence[JudgeTask], recipe: DictConfig, stop_tokens: Sequence[int]) -> None:
@@ -43,14 +43,14 @@ class Validation:
         stop_tokens: Sequence[int],
         left_out: Collection[int] = (),
     ) -> Validation | None:
-        """None where the recipe wants none; ``left_out`` as of `order.taken`."""
+        """Build a Validation, or None if ``grpo.validation.every`` is 0; ``left_out``: see `order.taken`."""
         options = recipe.grpo.validation
         if not options.every:
             return None
         return cls(taken(inputs["validation"], 0, options.max_tasks, left_out), recipe, stop_tokens)
 
     def run(self, step: int, source: RolloutSource, judge: GroupJudge) -> dict[str, float]:
-        """Figures of the server's present weights: accuracy, reward and others; collective."""
+        """Compute accuracy, reward and further metrics of the servers' current weights; collective."""
         prompts = [
             Prompt(task.id, judge.prompt(task), derive_seed(self.seed, "grpo validation", task.id) % 2**31)
             for task in self.tasks

@@ -50,8 +50,8 @@ def test_the_sentence_names_the_bound_and_the_likely_causes():
         agreement.check_gap(4, {"log_prob_error_mean": 1.7, "log_prob_error_max": 9.0}, 0)
     said = str(stop.value)
     assert said.startswith(
-        "step 4: the trainer's log-probs differ from vLLM's by 1.7 nats a token (the largest by 9), more "
-        "than grpo.log_prob_gap.stop.fp32 0.01; likely causes: rope"
+        "step 4: the trainer's log-probs differ from vLLM's by 1.7 nats per token on average (at most 9), "
+        "more than grpo.log_prob_gap.stop.fp32 0.01; likely causes: rope"
     )
     for cause in (
         "tokenizer",
