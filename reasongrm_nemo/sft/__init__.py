@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NeMo-Aligner's supervised fine-tuning, fed with selected reasoning paths."""
+"""Supervised fine-tuning with NeMo-Aligner on the selected reasoning paths."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SFT examples as samples, in an order that depends on the seed alone."""
+"""SFT examples as training samples, in an order that depends only on the seed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from reasongrm_nemo.sft.steps import epoch_steps
 def read_samples(
     path: Path, recipe: DictConfig, model: Path, left_out: Collection[int] = ()
 ) -> tuple[list[Sample], list[Sample]]:
-    """The examples of a file as samples: to train on, and held out for ``sft.validation``.
+    """Read a file's examples as two lists of samples: for training, and held out for ``sft.validation``.
 
     Args:
         path: JSON Lines of `SftExample`.
-        recipe: of stage ``sft``.
-        model: Hugging Face folder of the model that learns.
-        left_out: indices of examples that the stage has counted as unfit.
+        recipe: recipe of stage ``sft``.
+        model: Hugging Face folder of the model to train.
+        left_out: indices of examples that the stage has dropped.
     """
     examples = Examples(recipe, model)
     samples: tuple[list[Sample], list[Sample]] = ([], [])
@@ -41,19 +41,19 @@ def read_samples(
 
 
 class SeededBatchSampler(MegatronPretrainingRandomBatchSampler):
-    """One permutation an epoch from (seed, epoch) for any number of ranks, which share a batch by its costs.
+    """Batches from one permutation per epoch, the same for any number of ranks, split over ranks by cost.
 
-    NeMo's sampler gives each data-parallel rank its own bucket of the data, so that with another number of
-    ranks the batches are others, wants the ranks to divide a batch, and leaves out what does not fill one.
+    NeMo's sampler gives each data-parallel rank a bucket of the data, which makes batches depend on the
+    number of ranks; it also requires the ranks to divide the batch and drops an incomplete last batch.
 
     Args:
-        costs: of each example.
-        done: steps of the whole run that are trained already.
-        batch_size: examples of a step; an epoch's last one may have fewer.
+        costs: cost of each example.
+        done: number of steps already trained in the whole run.
+        batch_size: examples per step; an epoch's last step may have fewer.
         rank: data-parallel rank.
-        ranks: data-parallel ranks.
-        seed: the run's.
-        shuffle: False takes the examples in their order.
+        ranks: number of data-parallel ranks.
+        seed: the run's seed.
+        shuffle: False keeps the order of the examples.
     """
 
     def __init__(
@@ -80,19 +80,19 @@ class SeededBatchSampler(MegatronPretrainingRandomBatchSampler):
         self.steps = epoch_steps(len(costs), batch_size)
 
     def update_global_batch_size(self, new_global_batch_size: int) -> None:
-        """Without NeMo's condition that the ranks divide it."""
+        """Set the batch size without NeMo's condition that it is divisible by the number of ranks."""
         self._global_batch_size = new_global_batch_size
 
     def __len__(self) -> int:
         return self.steps - self.done % self.steps
 
     def size(self, step: int) -> int:
-        """Examples of a step of the run, over all ranks."""
+        """Number of examples in step ``step`` of the run, over all ranks."""
         start = step % self.steps * self.global_batch_size
         return min(self.global_batch_size, self.total_samples - start)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Indices of this rank's share of each global batch left of the epoch; a share may be empty."""
+        """Yield this rank's indices for each remaining batch of the epoch; they may be empty."""
         order = self._order(self.done // self.steps)
         for place in range(self.done % self.steps, self.steps):
             self.done += 1
@@ -108,7 +108,7 @@ class SeededBatchSampler(MegatronPretrainingRandomBatchSampler):
 
 
 def make_dataloader(samples: Sequence[Sample], sampler: SeededBatchSampler) -> torch.utils.data.DataLoader:
-    """Batches of this rank's samples, as ``SFTModel.get_loss_and_metrics`` takes them."""
+    """Batches of this rank's samples, in the form that ``SFTModel.get_loss_and_metrics`` takes."""
     return torch.utils.data.DataLoader(
         samples, batch_sampler=sampler, collate_fn=lambda chosen: {"samples": chosen}
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SFT examples in the tokens of the model that learns them; without torch, for stage and ranks."""
+"""Tokenizes SFT examples for the model to train; free of torch, used by the stage and by trainer ranks."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from reasongrm_nemo.models.tokenization import (
 
 
 class Tokens(NamedTuple):
-    """An example as it is trained on: prompt, response and the end-of-turn token; the prompt's length."""
+    """An example's token ids (prompt, response, end-of-turn token) and the length of its prompt."""
 
     ids: tuple[int, ...]
     prompt_length: int
 
 
 class Examples:
-    """What a recipe makes of examples.
+    """Tokenizes, checks and splits examples as a recipe says.
 
     Args:
-        recipe: of stage ``sft``.
-        model: Hugging Face folder of the model that learns.
+        recipe: recipe of stage ``sft``.
+        model: Hugging Face folder of the model to train.
     """
 
     def __init__(self, recipe: Any, model: Path) -> None:
@@ -43,14 +43,14 @@ class Examples:
         self._fraction = validation.fraction if validation.every else 0.0
 
     def tokens(self, example: SftExample) -> Tokens:
-        """Prompt as it would be rolled out, the path as the response, ended by the end-of-turn token.
+        """Token ids of the rollout prompt, the path as response, and the end-of-turn token.
 
-        What the chat template and ``judge.response_prefix`` write of the assistant's turn is given, not
-        sampled: it is part of the prompt.
+        The beginning of the assistant's turn that the chat template and ``judge.response_prefix`` write is
+        part of the prompt, because a judge does not sample it.
 
         Raises:
             UserError: the chat template refuses the turns.
-            Unfit: the path cannot be put into this model's tokens.
+            Unfit: the path cannot be expressed in this model's tokens.
         """
         before = prompt_ids(self._tokenizer, example.messages[:-1], self._prefix)
         path = self._reteller.tokens(self._response(example))
@@ -60,7 +60,7 @@ class Examples:
         text, begun = example.messages[-1]["content"], example.begun
         if begun is not None:
             return Response(text.removeprefix(begun), begun, example.token_ids, example.tokenizer)
-        if self._prefix and text.startswith(self._prefix):  # as earlier versions put it in front
+        if self._prefix and text.startswith(self._prefix):  # earlier versions stored the prefix in the text
             return Response(text.removeprefix(self._prefix), self._reteller.begun)
         return Response(text)
 
@@ -70,10 +70,10 @@ class Examples:
             length = len(self.tokens(example).ids)
         except Unfit as why:
             return f"example {why}"
-        except UserError:  # a chat template may want turns to alternate, or no system's turn
+        except UserError:  # a chat template may require alternating turns, or no system turn
             return "example whose turns the chat template refuses"
         return "example longer than model.max_model_len" if length > self._limit else None
 
     def held_out(self, example: SftExample) -> bool:
-        """Whether it is for ``sft.validation``: by a hash of its task."""
+        """Whether an example is held out for ``sft.validation``, decided by a hash of its task id."""
         return derive_seed(self._seed, "sft validation", example.task_id) < self._fraction * 2**63

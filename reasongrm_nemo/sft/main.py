@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each trainer rank of stage ``sft`` runs: ``python -m reasongrm_nemo.sft.main WORK_ORDER.json``."""
+"""Entry point of stage ``sft``'s trainer ranks: ``python -m reasongrm_nemo.sft.main WORK_ORDER.json``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reasongrm_nemo.processes.work_order import WorkOrder
 
 
 def train(order: WorkOrder, platform: Platform) -> None:
-    """Train the base model; every rank runs this."""
+    """Train the base model; runs on every rank."""
     from reasongrm_nemo.megatron import session as sessions
     from reasongrm_nemo.megatron.training_run import TrainingRun
     from reasongrm_nemo.sft.data import read_samples

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NeMo-Aligner's SFT model with a loss that does not depend on how the batch was cut."""
+"""NeMo-Aligner's SFT model with a loss that does not depend on how the batch is split."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample
 
 
 class SFTModel(JudgeModelMixin, GPTSFTModel):
-    """GPTSFTModel on ``ScoringGPTModel``; negative log-likelihood of the assistant's turn only.
+    """GPTSFTModel on ``ScoringGPTModel``; negative log-likelihood of the response tokens only.
 
-    NeMo-Aligner's own loss is a mean over micro-batches of means over tokens, so long answers in short
-    micro-batches count for less. Here every response token of the global batch counts the same.
+    NeMo-Aligner averages over tokens within a micro-batch and then over micro-batches, which gives tokens
+    of long responses less weight. Here every response token of the global batch has the same weight.
     """
 
     token_budget: int = 4096
@@ -29,14 +29,14 @@ class SFTModel(JudgeModelMixin, GPTSFTModel):
     def get_loss_and_metrics(
         self, batch: dict[str, list[Sample]], forward_only: bool
     ) -> tuple[float, dict[str, Any]]:
-        """One global batch, this data-parallel rank's share of it.
+        """Compute the loss of one global batch from this data-parallel rank's share of its samples.
 
         Args:
-            batch: ``samples``, this rank's.
-            forward_only: no backward pass.
+            batch: ``samples``: this rank's samples.
+            forward_only: skip the backward pass.
 
         Returns:
-            The loss over the global batch, and metrics with it.
+            The loss over the global batch, and metrics including the loss.
         """
         samples = batch["samples"]
         group = parallel_state.get_data_parallel_group()
@@ -59,8 +59,8 @@ class SFTModel(JudgeModelMixin, GPTSFTModel):
         return value, {"loss": value, "tokens": int(tokens)}
 
     def loss_function(self, tokens: Tensor | float) -> LossFunction:
-        """The loss of one micro-batch, for ``run_micro_batches``; ``tokens`` are the global batch's."""
-        # NeMo averages gradients over data-parallel ranks; ours are parts of one sum
+        """Build the micro-batch loss for ``run_micro_batches``; ``tokens``: response tokens, global batch."""
+        # NeMo averages gradients over data-parallel ranks; this loss needs their sum
         scale = parallel_state.get_data_parallel_world_size() / tokens
 
         def loss_function(log_probs: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -70,14 +70,14 @@ class SFTModel(JudgeModelMixin, GPTSFTModel):
         return loss_function
 
     def finish_training_step(self) -> None:
-        """Reduce the gradients over the ranks."""
+        """Reduce gradients across ranks."""
         self.complete_gradients()
         super().finish_training_step()
 
     def prepare_for_validation_step(self) -> None:
-        """Without NeMo-Aligner's micro-batch bookkeeping, which a token budget has no use for."""
+        """Switch to evaluation; skips NeMo-Aligner's micro-batch bookkeeping, useless with a token budget."""
         set_eval(self)
 
     def finish_validation_step(self) -> None:
-        """Back to training."""
+        """Switch back to training."""
         set_train(self)

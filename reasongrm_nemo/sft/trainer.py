@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NeMo-Aligner's SupervisedTrainer with our data, checkpoints and metrics."""
+"""NeMo-Aligner's SupervisedTrainer with this package's data, checkpoints and metrics."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def make_trainer(
     held_out: Sequence[Sample],
     run: TrainingRun,
 ) -> SFTTrainer:
-    """The trainer, resumed from the newest checkpoint where there is one; collective.
+    """Build the trainer and resume from the newest checkpoint, if any; collective.
 
     Args:
         session: the model with its optimizer on this rank.
         recipe: resolved recipe of stage ``sft``.
-        samples: all to train on.
-        held_out: all to validate on; may be empty where the recipe does not validate.
-        run: where to log and save, and when to end early.
+        samples: all training samples.
+        held_out: all validation samples; may be empty if the recipe does not validate.
+        run: logs, saves and decides when to stop early.
     """
     cfg = recipe.sft
     session.model.token_budget = cfg.max_tokens_per_micro_batch
@@ -76,7 +76,7 @@ def make_trainer(
         optimizer=session.optimizer,
         scheduler=session.scheduler,
         train_dataloader=make_dataloader(samples, sampler),
-        # one global batch, so that every held-out token counts the same
+        # one global batch, in which every held-out token has the same weight
         val_dataloader=[{"samples": [held_out[i] for i in mine]}],
         test_dataloader=None,
         logger=_Logger(run, early_stop),
@@ -89,25 +89,25 @@ def make_trainer(
 
 
 class SFTTrainer(SupervisedTrainer):
-    """SupervisedTrainer that may end after a validation, and says why it was asked to end.
+    """SupervisedTrainer with early stopping, a reason for stopping, and no update on non-finite values.
 
-    It also skips a step whose loss or gradient is no number, which SupervisedTrainer would take.
+    SupervisedTrainer itself would apply an update whose loss or gradient is not finite.
     """
 
     def __init__(self, sampler: SeededBatchSampler, **parts: Any) -> None:
         super().__init__(**parts)
         self.sampler, self.finite = sampler, FiniteSteps()
-        self.num_steps_per_epoch = sampler.steps  # SupervisedTrainer leaves out a last, smaller batch
+        self.num_steps_per_epoch = sampler.steps  # SupervisedTrainer would not count a smaller last batch
         self.set_max_steps()
 
     def fit(self) -> str | None:
-        """Train to the end; returns why the run was asked to end before, or None.
+        """Train to the end; return why the run stopped early, or None.
 
         Raises:
-            NotFinite: the loss was not a number several times in a row; a checkpoint was saved.
+            NotFinite: the loss was not finite several times in a row; a checkpoint was saved.
         """
         saver = self.ckpt_callback
-        if not saver.early_stop.reached():  # else it was killed between its last checkpoint and the export
+        if not saver.early_stop.reached():  # else the run was killed between last checkpoint and export
             try:
                 super().fit()
                 self.finite.check(self.step)
@@ -121,13 +121,13 @@ class SFTTrainer(SupervisedTrainer):
         return self.run_timer.reason
 
     def train_single_step(self, batch: dict[str, list[Sample]]) -> tuple[float, dict[str, Any]]:
-        """One optimizer step; none where the loss or a gradient is not a number.
+        """Run one optimizer step; skip the update if the loss or a gradient is not finite.
 
         Raises:
-            NotFinite: that was so the last three times.
+            NotFinite: the last three steps were skipped.
         """
         self.finite.check(self.step)
-        # SupervisedTrainer counts consumed samples by this
+        # SupervisedTrainer counts consumed samples by this value
         self.model.cfg.global_batch_size = self.sampler.size(self.step)
         self.optimizer.zero_grad()
         self.model.prepare_for_training_step()
@@ -143,7 +143,7 @@ class SFTTrainer(SupervisedTrainer):
 
 
 class _NoLongerBetter(Exception):
-    """Validation has not become better for as long as the recipe waits; SupervisedTrainer has no such end."""
+    """Validation stopped improving; raised because SupervisedTrainer has no early stopping."""
 
     def __init__(self, loss: float) -> None:
         super().__init__(loss)
@@ -151,7 +151,7 @@ class _NoLongerBetter(Exception):
 
 
 class _Timer:
-    """Takes the place of NeMo-Aligner's timer: asked after each step whether to validate, save and end."""
+    """Replaces NeMo-Aligner's timer, which the trainer asks after each step whether to save and stop."""
 
     def __init__(self, run: TrainingRun) -> None:
         self.run = run
@@ -169,7 +169,7 @@ class _Timer:
 
 
 class _Saver:
-    """Takes the place of NeMo's checkpoint callback."""
+    """Replaces NeMo's checkpoint callback."""
 
     def __init__(self, run: TrainingRun, session: Session, early_stop: EarlyStop) -> None:
         self.run, self.session, self.early_stop = run, session, early_stop
@@ -185,13 +185,13 @@ class _Saver:
 
 
 class _Logger:
-    """Takes the place of NeMo-Aligner's logger wrapper."""
+    """Replaces NeMo-Aligner's logger wrapper."""
 
     def __init__(self, run: TrainingRun, early_stop: EarlyStop) -> None:
         self.metrics, self.early_stop = run.metrics, early_stop
 
     def log_metrics(self, figures: dict[str, Any], step: int, prefix: str = "") -> None:
-        # SupervisedTrainer logs a step before it counts it, and a validation after
+        # SupervisedTrainer logs a step before counting it, but a validation after
         if prefix == "train/":
             self.metrics.log(step + 1, figures)
         else:
