@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing one of megatron-core's checkpoints on a thread of this process."""
+"""Writes a megatron-core checkpoint in a background thread of this process."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSys
 
 
 class BackgroundSave:
-    """A checkpoint that is written from now on; collective over all ranks.
+    """Starts writing a checkpoint in the background; collective over all ranks.
 
     Args:
         state: sharded state dict.
-        folder: exists and is empty.
-        copy: write from a copy in host memory, because the tensors will change meanwhile.
+        folder: existing, empty folder.
+        copy: write from a copy in host memory, because training changes the tensors meanwhile.
 
     Raises:
-        OSError: the part that is written at once could not be.
+        OSError: the part written in the foreground could not be written.
     """
 
     def __init__(self, state: dict[str, Any], folder: Path, copy: bool) -> None:
-        # megatron-core's own queue is a manager process, and it starts another one for each file: two
-        # interpreters and 12 s before the first byte
+        # megatron-core's queue runs in a manager process, and every file is written by another process;
+        # starting both takes 12 s before the first byte
         filesystem_async._results_queue = queue.Queue()
         request = dist_checkpointing.save(state, str(folder), async_sharded_save=True)
         self._request: AsyncRequest = request
         self._error: BaseException | None = None
-        # a rank whose every shard another rank writes has nothing to do
+        # a rank has nothing to write if other ranks write all its shards
         arguments = request.async_fn_args if request.async_fn is not None else (0, [], None)
         _, buckets, self._results = arguments
         self._files = [
@@ -41,7 +41,7 @@ class BackgroundSave:
             for path, key, (blobs, tensors) in buckets
         ]
         self.nbytes = sum(tensor.nbytes for _, _, (_, tensors) in self._files for _, tensor in tensors)
-        """Of this rank's tensors."""
+        """Bytes of this rank's tensors."""
         self._thread = threading.Thread(target=self._write, name="checkpoint", daemon=True)
         self._thread.start()
 
@@ -50,12 +50,12 @@ class BackgroundSave:
         return not self._thread.is_alive()
 
     def wait(self) -> str | None:
-        """Wait for this rank's part; why it failed, or None."""
+        """Wait for this rank's part; return why writing failed, or None."""
         self._thread.join()
         return None if self._error is None else str(self._error)
 
     def complete(self) -> None:
-        """Write what holds the parts together; collective, once every rank's ``wait`` was good."""
+        """Write the checkpoint's metadata; collective, after ``wait`` succeeded on every rank."""
         for finalize in self._request.finalize_fns:
             finalize()
 
@@ -75,7 +75,7 @@ class BackgroundSave:
 
 
 class _Uncounted:
-    """In place of the queue by which megatron-core counts its writer processes."""
+    """Replaces the queue with which megatron-core counts its writer processes."""
 
     def get(self) -> None:
         pass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which data-parallel rank trains on which sequences, so that none waits long for another."""
+"""Balances sequences over data-parallel ranks by their estimated cost."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from reasongrm_nemo.models.architecture import Architecture
 def costs(recipe: Any, architecture: Architecture, sequences: Iterable[tuple[int, int]]) -> list[float]:
     """Floating-point operations of each sequence, forward and backward, over its model-parallel ranks.
 
-    Attention grows with the square: to QwQ-32B 57,344 tokens are 22 times as dear as 4,096, not 14.
+    Attention grows quadratically: for QwQ-32B, 57,344 tokens cost 22 times as much as 4,096, not 14 times.
 
     Args:
         recipe: the recipe.
-        architecture: shape of its model.
-        sequences: tokens of prompt and response, and those of the response alone.
+        architecture: shape of the recipe's model.
+        sequences: pairs of (tokens of prompt and response, tokens of the response).
     """
     count, recompute = architecture.layers, recipe.model.recompute == "full"
     return [
@@ -30,14 +30,15 @@ def costs(recipe: Any, architecture: Architecture, sequences: Iterable[tuple[int
 
 
 def share(costs: Sequence[float], ranks: int) -> list[list[int]]:
-    """The indices each rank gets, ascending; numbers may differ, each has one where there are enough.
+    """Assign sequences to ranks; return each rank's indices, ascending.
 
-    Longest processing time first: the dearest that is left goes to the rank that has least to do. The most
-    that any has to do is at most 4/3 of the least possible (Graham 1969, theorem 3).
+    Ranks may get different numbers of sequences, but at least one each if there are enough. Longest
+    processing time first: the most expensive remaining sequence goes to the least loaded rank. The highest
+    load is at most 4/3 of the optimum (Graham 1969, theorem 3).
 
     Args:
-        costs: of each sequence, above 0.
-        ranks: how many.
+        costs: cost of each sequence, above 0.
+        ranks: number of ranks.
     """
     shares: list[list[int]] = [[] for _ in range(ranks)]
     loads = [(0.0, rank) for rank in range(ranks)]
@@ -45,4 +46,4 @@ def share(costs: Sequence[float], ranks: int) -> list[list[int]]:
         load, rank = loads[0]
         shares[rank].append(index)
         heapq.heapreplace(loads, (load + costs[index], rank))
-    return [sorted(each) for each in shares]
+    return [sorted(indices) for indices in shares]

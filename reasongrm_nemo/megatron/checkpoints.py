@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training checkpoints: model, optimizer, scheduler and trainer in one torch_dist folder a step.
+"""Training checkpoints: model, optimizer, scheduler and trainer state, one torch_dist folder per step.
 
-A checkpoint appears under its name only when whole, so a run killed while saving resumes from the one
-before. Tensors are stored sharded by megatron-core's ``dist_checkpointing``; nothing is pickled by us,
-and nothing unpickled but plain data (``weights.plain``).
+A checkpoint gets its final name only when complete; a run killed while saving resumes from the previous
+one. megatron-core's ``dist_checkpointing`` stores the tensors, sharded. This module pickles nothing, and
+loading unpickles only plain data (``weights.plain``).
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ class Checkpoints:
     """The checkpoints of one run, ``folder/step_000010``.
 
     Args:
-        folder: where they live; shared by all ranks.
-        keep: how many of the newest to keep.
-        keep_best: how many of those with the highest scores to keep besides.
-        asynchronous: write from a copy in host memory while training goes on.
+        folder: folder of the checkpoints, shared by all ranks.
+        keep: number of newest checkpoints to keep.
+        keep_best: number of checkpoints with the highest scores to keep in addition.
+        asynchronous: write from a copy in host memory while training continues.
     """
 
     def __init__(self, folder: Path, keep: int, keep_best: int = 0, asynchronous: bool = False) -> None:
         self.folder = Path(folder)
         self.keep, self.keep_best, self.asynchronous = keep, keep_best, asynchronous
-        self.longest_save_s = 0.0  # from its beginning until it was whole
+        self.longest_save_s = 0.0  # seconds from the start of a save to its completion
         self._saving: tuple[int, float | None, BackgroundSave] | None = None
         self._began = 0.0
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint."""
-        found = self._whole()
-        return found[-1] if found else None
+        """The newest complete checkpoint."""
+        complete = self._complete()
+        return complete[-1] if complete else None
 
     def best(self) -> Path | None:
-        """The whole checkpoint with the highest score; the newest of several."""
+        """The complete checkpoint with the highest score; the newest one on a tie."""
         scores = self._scores()
-        scored = [path for path in self._whole() if path.name in scores]
+        scored = [path for path in self._complete() if path.name in scores]
         return max(scored, key=lambda path: (scores[path.name], path.name), default=None)
 
     def save(
@@ -61,17 +61,17 @@ class Checkpoints:
     ) -> None:
         """Save after ``step``; collective over all ranks.
 
-        An asynchronous save is whole once ``poll`` or ``finish`` has found it written by every rank.
+        An asynchronous save is complete once ``poll`` or ``finish`` sees that every rank has written.
 
         Args:
             step: optimizer steps done.
-            model: the NeMo model (its strategy knows the optimizer).
+            model: the NeMo model (its strategy holds the optimizer).
             scheduler: the learning-rate scheduler.
-            trainer: plain numbers of the trainer's own state.
-            score: of a validation at this step, the higher the better.
+            trainer: the trainer's state, plain numbers.
+            score: validation score at this step; higher is better.
 
         Raises:
-            StageFailed: this one or the one before could not be written; earlier ones are kept.
+            StageFailed: this checkpoint or the previous one could not be written; earlier ones are kept.
         """
         self.finish()
         self._began = time.monotonic()
@@ -86,7 +86,7 @@ class Checkpoints:
         try:
             self._saving = step, score, BackgroundSave(state, partial, copy=self.asynchronous)
         except (OSError, RuntimeError) as error:
-            # torch writes what all ranks have in common, and says a full disk as a RuntimeError
+            # torch writes the state common to all ranks, and reports a full disk as a RuntimeError
             if isinstance(error, RuntimeError) and not says_full(error):
                 raise
             raise StageFailed(self._unwritten(step, str(error))) from error
@@ -94,7 +94,7 @@ class Checkpoints:
             self.finish()
 
     def poll(self) -> None:
-        """Complete a save that every rank has written by now; collective.
+        """Complete a save if every rank has written its part; collective.
 
         Raises:
             StageFailed: as ``save``.
@@ -107,7 +107,7 @@ class Checkpoints:
             self.finish()
 
     def finish(self) -> None:
-        """Wait for a save that is under way and complete it; collective.
+        """Wait for the save in progress, if any, and complete it; collective.
 
         Raises:
             StageFailed: as ``save``.
@@ -119,7 +119,7 @@ class Checkpoints:
         dist.all_gather_object(parts, (saving.wait(), saving.nbytes))
         if why := next((failure for failure, _ in parts if failure), None):
             sentence = self._unwritten(step, why, sum(size for _, size in parts))
-            dist.barrier()  # each has looked at the disk
+            dist.barrier()  # every rank has measured the disk
             if _first_rank():
                 shutil.rmtree(self._partial(step), ignore_errors=True)
             raise StageFailed(sentence)
@@ -134,9 +134,9 @@ class Checkpoints:
         """Restore the newest checkpoint in place; collective over all ranks.
 
         Returns:
-            The trainer's state, or None where there is no checkpoint.
+            The trainer's state, or None if there is no checkpoint.
         """
-        folder = agreed(self.latest())  # another rank may see a shared folder later
+        folder = agreed(self.latest())  # on a shared file system, ranks may see a folder at different times
         if folder is None:
             return None
         state = plain.load(_template(model, is_loading=True), folder)
@@ -144,36 +144,36 @@ class Checkpoints:
         model.optimizers(use_pl_optimizer=False).load_state_dict(state["optimizer"])
         common = plain.load_common(folder)
         scheduler.load_state_dict(common["scheduler"])
-        # a scheduler's state does not reach the optimizer until its next step
+        # loading a scheduler does not update the optimizer's learning rate before the next step
         for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
         return common["trainer"]
 
     def load_best_weights(self, model: Any) -> None:
-        """Put the weights of the best checkpoint into the model, and nothing else of it; collective."""
+        """Load only the weights of the best checkpoint, if there is one, into the model; collective."""
         folder = agreed(self.best())
         if folder is not None:
             state = plain.load(without_extra_state(model.sharded_state_dict()), folder, weights_alone=True)
             fill(model.core_module(), state, folder)
 
     def _appear(self, step: int, score: float | None) -> None:
-        """Put a written checkpoint in its place, and remove those that are no longer kept."""
+        """Move a written checkpoint to its final name and remove checkpoints that are no longer kept."""
         partial, final = self._partial(step), self.folder / f"step_{step:06d}"
         sync_tree(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         if score is not None:
             write_json(self.folder / _SCORES, self._scores() | {final.name: score})
-        whole, scores = self._whole(), self._scores()
+        complete, scores = self._complete(), self._scores()
         ranked = sorted(
-            (p for p in whole if p.name in scores), key=lambda p: (scores[p.name], p.name), reverse=True
+            (p for p in complete if p.name in scores), key=lambda p: (scores[p.name], p.name), reverse=True
         )
-        kept = {*whole[-self.keep :], *ranked[: self.keep_best]}
-        for old in whole:
+        kept = {*complete[-self.keep :], *ranked[: self.keep_best]}
+        for old in complete:
             if old not in kept:
                 shutil.rmtree(old)
 
-    def _whole(self) -> list[Path]:
+    def _complete(self) -> list[Path]:
         return sorted(self.folder.glob("step_" + "[0-9]" * 6))
 
     def _partial(self, step: int) -> Path:
@@ -184,28 +184,28 @@ class Checkpoints:
         return shaped(read_json(path), {...: NUMBER}, str(path)) if path.exists() else {}
 
     def _unwritten(self, step: int, why: str, needed: int | None = None) -> str:
-        """The sentence, made while what was written still fills the disk."""
+        """The error message; must be built before the partial checkpoint is removed from a full disk."""
         kept = self.latest()
         if says_full(why) or disk_full(None, self.folder):
-            why = f"{full_disk(self.folder, needed)}; free some and give the same command again"
+            why = f"{full_disk(self.folder, needed)}; free some space and run the same command again"
         before = (
-            f"{kept.name} is kept, and the same command goes on from there"
+            f"{kept.name} is kept, and the same command resumes from there"
             if kept
-            else "it is the first, and the same command begins again with the rollouts that are kept"
+            else "there is no earlier checkpoint; the same command starts over, reusing the saved rollouts"
         )
         return f"the checkpoint of step {step} could not be written to {self.folder}: {why}; {before}"
 
 
 def without_extra_state(state: dict[str, Any]) -> dict[str, Any]:
-    """A state dict without ``_extra_state``: Transformer Engine's fp8 scales; without fp8 there are none."""
+    """Drop ``_extra_state`` from a state dict: Transformer Engine's fp8 scales, empty without fp8."""
     return {name: value for name, value in state.items() if not name.endswith("_extra_state")}
 
 
 def fill(module: torch.nn.Module, state: dict[str, Any], folder: Path) -> None:
-    """Put the weights of a loaded state dict (under ``model.``) into a bare module.
+    """Load the ``model.`` entries of a loaded state dict into a bare module.
 
     Raises:
-        UserError: the checkpoint in ``folder`` lacks some.
+        UserError: weights are missing in the checkpoint at ``folder``.
     """
     prefix = "model."
     weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -223,7 +223,7 @@ def _template(model: Any, is_loading: bool) -> dict[str, Any]:
 
 
 def agreed(value: Found) -> Found:
-    """The first rank's, on every rank."""
+    """Broadcast the first rank's value to every rank."""
     box = [value]
     dist.broadcast_object_list(box, 0)
     return box[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ending a run whose validation has stopped getting better."""
+"""Early stopping: ends a run whose validation score has stopped improving."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class EarlyStop:
     """Counts validations since the best one.
 
     Args:
-        patience: so many without a better one are enough; 0: never.
+        patience: number of validations without improvement after which to stop; 0: never stop.
     """
 
     def __init__(self, patience: int) -> None:
@@ -17,20 +17,20 @@ class EarlyStop:
         self.since = 0
 
     def note(self, score: float) -> None:
-        """A validation's score, the higher the better."""
+        """Record a validation score; higher is better."""
         if self.best is None or score > self.best:
             self.best, self.since = score, 0
         else:
             self.since += 1
 
     def reached(self) -> bool:
-        """Whether to end."""
+        """Whether to stop."""
         return 0 < self.patience <= self.since
 
     def state_dict(self) -> dict[str, float | int | None]:
-        """For the checkpoint."""
+        """State for the checkpoint."""
         return {"best": self.best, "since": self.since}
 
     def load_state_dict(self, state: dict[str, float | int | None]) -> None:
-        """The inverse."""
+        """Restore what ``state_dict`` returned."""
         self.best, self.since = state["best"], int(state["since"] or 0)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RMSNorm, SwiGLU and rotary embedding with their gradients written out, for CPU.
+"""RMSNorm, SwiGLU and rotary embedding with hand-written gradients, for CPU.
 
-All are bound by memory, and autograd takes twice the passes over it. On GPU they are Transformer Engine's.
+All three are memory-bound, and autograd would take twice as many passes over memory. On GPU, Transformer
+Engine implements them.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
-        grad, own = _wide(grads[0]), weight.to(inverse.dtype)
+        grad, scale = _wide(grads[0]), weight.to(inverse.dtype)
         normed = _wide(x) * inverse
         product = grad * normed
         grad_weight = product.flatten(0, -2).sum(0)
         # d y_i / d x_j = inverse * (w_i δ_ij - w_i n_i n_j / size)
-        along = (product @ own).div_(x.size(-1))[..., None]
-        grad_x = (grad * own).addcmul_(normed, along, value=-1).mul_(inverse)
+        along = (product @ scale).div_(x.size(-1))[..., None]
+        grad_x = (grad * scale).addcmul_(normed, along, value=-1).mul_(inverse)
         return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None
 
 
@@ -39,12 +40,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """X / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich 2019, eq. 4).
 
     Args:
-        x: [..., n]; 16-bit types are worked on in fp32.
+        x: [..., n]; 16-bit types are computed in fp32.
         weight: [n].
         eps: added to the mean square.
 
     Returns:
-        As ``x``.
+        Shape and dtype of ``x``.
     """
     return _RMSNorm.apply(x, weight, eps)
 
@@ -70,18 +71,18 @@ class _SwiGLU(torch.autograd.Function):
 def swiglu(x: Tensor, bias: Tensor | None, fp8_input_store: bool = False) -> Tensor:
     """silu(x₁) · x₂ of the halves of the last dimension (Shazeer 2020, eq. 6); megatron-core's signature.
 
-    megatron-core asks for it where ``bias_activation_fusion`` is set.
+    megatron-core calls this if ``bias_activation_fusion`` is set.
 
     Args:
         x: [..., 2 n].
-        bias: [2 n], added first.
-        fp8_input_store: not on CPU.
+        bias: [2 n], added to ``x`` first.
+        fp8_input_store: must be False.
 
     Returns:
         [..., n].
     """
     if fp8_input_store:
-        raise ValueError("activations cannot be kept in fp8 on CPU")
+        raise ValueError("activations cannot be stored in fp8 on CPU")
     return _SwiGLU.apply(x if bias is None else x + bias)
 
 
@@ -102,12 +103,12 @@ class _Rotary(torch.autograd.Function):
 def rotary(x: Tensor, angles: Tensor, transpose_output_memory: bool = False) -> Tensor:
     """Rotary position embedding (Su et al. 2021, eq. 34), pairs (i, i + d/2); Apex's signature.
 
-    megatron-core asks for it where ``apply_rope_fusion`` is set.
+    megatron-core calls this if ``apply_rope_fusion`` is set.
 
     Args:
         x: [s, b, heads, d].
         angles: fp32 [s, 1, 1, d], the same in both halves.
-        transpose_output_memory: a matter of the GPU kernel's; nothing here.
+        transpose_output_memory: ignored; an option of the GPU kernel.
     """
     if angles.size(-1) != x.size(-1):
         raise ValueError(f"rotary embedding of {angles.size(-1)} of {x.size(-1)} dimensions is not supported")

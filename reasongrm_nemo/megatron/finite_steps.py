@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizer steps only where loss and gradient are numbers."""
+"""Skips optimizer steps whose loss or gradient is not finite."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _LIMIT = 3
 
 
 class NotFinite(StageFailed):
-    """Too many steps in a row had a loss or gradient that is no number; the trainer saves and ends."""
+    """Too many steps in a row had a non-finite loss or gradient; the trainer saves and stops."""
 
 
 class FiniteSteps:
-    """Skips and counts the optimizer steps whose loss or gradient is no number.
+    """Skips and counts optimizer steps whose loss or gradient is not finite.
 
-    megatron-core's own check is off (``nemo_config``): it would end the run at the first one.
+    megatron-core's check is off (``nemo_config``), because it would end the run at the first such step.
     """
 
     def __init__(self) -> None:
         self.skipped = 0  # in a row
 
     def step(self, optimizer: Any, loss: float, norm: float | None) -> None:
-        """Step, unless the loss or the gradient's norm is no number; both the same on every rank."""
+        """Step unless the loss or gradient norm, each the same on every rank, is not finite."""
         if math.isfinite(loss) and (norm is None or math.isfinite(norm)):
             optimizer.step()
             self.skipped = 0
@@ -33,15 +33,15 @@ class FiniteSteps:
             self.skipped += 1
 
     def check(self, step: int) -> None:
-        """To be asked when a step is over.
+        """Raise if too many steps in a row were skipped; call after each step.
 
         Args:
-            step: the steps done, for the message.
+            step: number of steps done, for the message.
 
         Raises:
             NotFinite: three in a row were skipped.
         """
         if self.skipped >= _LIMIT:
             raise NotFinite(
-                f"step {step}: the loss or its gradient was not a number {self.skipped} times in a row"
+                f"step {step}: the loss or its gradient was not finite {self.skipped} times in a row"
             )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""megatron-core's pipeline schedule over micro-batches of any shape."""
+"""Runs megatron-core's pipeline schedule on micro-batches of varying shape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample, collate, laid_out, plan_micro_batches
 
-# (log-probs, entropies where asked for, micro-batch) -> (part of the loss, sums to add up)
+# (log-probs, entropies if requested, micro-batch) -> (part of the loss, sums to add up)
 LossFunction = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -26,24 +26,24 @@ def run_micro_batches(
     loss_function: LossFunction | None,
     entropy: bool = False,
 ) -> tuple[dict[str, float], list[list[float]]]:
-    """Forward, and with a loss function backward, over this data-parallel rank's ``samples``.
+    """Run forward and, with a loss function, backward over this data-parallel rank's ``samples``.
 
-    Where gradients are off (``torch.no_grad``) a loss function is evaluated without a backward pass.
+    Under ``torch.no_grad``, the loss function is evaluated without a backward pass.
 
     Args:
-        model: the Megatron module (or list of it) of this rank.
+        model: this rank's Megatron module, or a list of them.
         samples: this rank's share of the global batch; may be empty.
-        budget: tokens of a micro-batch.
-        multiple: lengths are padded to a multiple of this (tensor-parallel size under sequence parallelism).
+        budget: tokens per micro-batch.
+        multiple: pads lengths to a multiple of this (the tensor-parallel size under sequence parallelism).
         loss_function: (log-probs fp32 [b, s], micro-batch) -> (this micro-batch's part of the loss, sums to
-            add up over micro-batches). Parts are *added*: it must divide by the global token count itself.
-            None scores only.
-        entropy: the loss function is also given the entropies, fp32 [b, s], as its second argument.
+            add up over micro-batches). Parts are *added*: the loss function must divide by the global token
+            count. None only scores.
+        entropy: also pass the entropies, fp32 [b, s], to the loss function, as second argument.
 
     Returns:
         The sums over this rank's micro-batches, the same on every rank of the model-parallel group, with
-        ``real`` and ``laid_out``, tokens without and with padding; and, when scoring, the log-probs of each
-        sample's response in the order of ``samples``.
+        ``real`` and ``laid_out``, the tokens without and with padding; and, when scoring, the log-probs of
+        each sample's response in the order of ``samples``.
     """
     lengths = [len(s.tokens) for s in samples]
     groups = plan_micro_batches(lengths, budget)
@@ -62,13 +62,13 @@ def run_micro_batches(
 def run_schedule(
     model: object, batches: Sequence[MicroBatch], loss_function: LossFunction | None, entropy: bool = False
 ) -> list[Any]:
-    """megatron-core's schedule over ``batches``; arguments as for ``run_micro_batches``.
+    """Run megatron-core's schedule over ``batches``; arguments as for ``run_micro_batches``.
 
     Returns:
-        On the last pipeline stage what the loss function summed, or the log-probs, of each micro-batch.
+        On the last pipeline stage, for each micro-batch: the loss function's sums, or the log-probs.
     """
     device = torch.cuda.current_device()
-    asked = {"entropy": True} if entropy else {}
+    options = {"entropy": True} if entropy else {}
 
     def step(iterator, module):
         batch = next(iterator)
@@ -79,14 +79,14 @@ def run_schedule(
             attention_mask=None,
             targets=batch.targets.to(device),
             scored=batch.scored.to(device),
-            **asked,
+            **options,
         )
 
         def finish(scores: Tensor | tuple[Tensor, Tensor], non_loss_data: bool = False):
             if loss_function is None:
                 return scores
             loss, sums = loss_function(*(scores if isinstance(scores, tuple) else (scores,)), batch)
-            # the schedule divides by the number of micro-batches; parts are sums, not means
+            # the schedule divides by the number of micro-batches, but these parts are sums, not means
             return loss * len(batches), sums
 
         return output, finish
@@ -96,9 +96,9 @@ def run_schedule(
         data_iterator=iter(batches),
         model=model,
         num_microbatches=len(batches),
-        # without gradients the stages would wait for each other's backward pass for ever
+        # without gradients, pipeline stages would wait forever for each other's backward pass
         forward_only=not _trains(loss_function),
-        # only read where shapes are fixed; stages tell each other (variable_seq_lengths)
+        # only used for fixed shapes; here stages announce their shapes (variable_seq_lengths)
         seq_length=batches[0].tokens.size(1),
         micro_batch_size=batches[0].tokens.size(0),
         collect_non_loss_data=loss_function is None,
@@ -110,7 +110,7 @@ def _trains(loss_function: LossFunction | None) -> bool:
 
 
 def _finish_gradients(model: Any) -> None:
-    """What the schedule does last, for a rank without samples: others wait for it in their reduction."""
+    """Join the gradient reduction that ends the schedule, on a rank without samples."""
     modules = model if isinstance(model, list) else [model]
     finish = getattr(modules[0].config, "finalize_model_grads_func", None)
     if finish is not None:
@@ -118,7 +118,7 @@ def _finish_gradients(model: Any) -> None:
 
 
 def _from_last_stage(results: list) -> list:
-    """What the last pipeline stage holds, on every stage (results are a few numbers a token at most)."""
+    """Broadcast the last pipeline stage's results to every stage (at most a few numbers per token)."""
     if parallel_state.get_pipeline_model_parallel_world_size() == 1:
         return results
     group = parallel_state.get_pipeline_model_parallel_group()

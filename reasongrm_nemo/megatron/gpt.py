@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPT model of both trainers: scores tokens instead of returning logits, and needs no mask."""
+"""The GPT model of both trainers: scores tokens instead of returning logits, without an attention mask."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reasongrm_nemo.megatron.log_probs import chunked_log_probs
 
 
 class ScoringGPTModel(GPTModel):
-    """megatron-core's GPTModel that returns log-probs of given targets from its last stage."""
+    """megatron-core's GPTModel whose last stage returns log-probs of given targets."""
 
     real_vocab_size: int
     post_process: bool
@@ -41,14 +41,14 @@ class ScoringGPTModel(GPTModel):
             position_ids: int64 [b, s].
             attention_mask: None; attention is causal by construction.
             targets: int64 [b, s], the tokens to score at each position; None for plain GPTModel output.
-            scored: the positions that are scored, int64 [n], places in [s * b]; None: all.
+            scored: positions to score, int64 [n], indices into [s * b]; None: all.
             entropy: with targets, also return the entropy of each position's distribution.
             **kwargs: passed on to GPTModel.
 
         Returns:
-            fp32 log-probs [b, s] on the last stage with targets, with ``entropy`` a pair of them and the
-            entropies in nats, fp32 [b, s], both at ``temperature`` and 0 where not scored;
-            else what GPTModel returns.
+            On the last stage with targets: log-probs, fp32 [b, s]; with ``entropy`` a pair of log-probs and
+            entropies in nats, fp32 [b, s]. Both are at ``temperature``, and 0 where not scored.
+            Otherwise: GPTModel's output.
         """
         if targets is None or not self.post_process:
             return super().forward(input_ids, position_ids, attention_mask, **kwargs)
@@ -75,7 +75,7 @@ class ScoringGPTModel(GPTModel):
 
 
 class JudgeModelMixin:
-    """What our SFT model and GRPO actor change in NeMo's MegatronGPTModel: how the network is built."""
+    """Changes to NeMo's MegatronGPTModel that the SFT model and the GRPO actor share."""
 
     cfg: Any
     transformer_config: Any
@@ -84,7 +84,7 @@ class JudgeModelMixin:
     _optimizer: Any
 
     def model_provider_func(self, pre_process: bool, post_process: bool) -> ScoringGPTModel:
-        """Build this rank's stage from ``self.cfg`` (see ``megatron.nemo_config``)."""
+        """Build this rank's pipeline stage from ``self.cfg`` (see ``megatron.nemo_config``)."""
         cfg, config = self.cfg, self.transformer_config
         spec = layers.transformer_engine_spec if cfg.transformer_engine else layers.plain_spec
         model = ScoringGPTModel(
@@ -105,45 +105,45 @@ class JudgeModelMixin:
         return model
 
     def core_module(self) -> ScoringGPTModel:
-        """The bare GPT model of this rank, whatever wraps it."""
+        """This rank's GPT model, without its wrappers."""
         module = self.model[0] if isinstance(self.model, list) else self.model
         while not isinstance(module, ScoringGPTModel):
             module = module.module
         return module
 
     def length_multiple(self) -> int:
-        """What a micro-batch's length must be a multiple of."""
+        """The number that a micro-batch's length must be a multiple of."""
         return self.cfg.tensor_model_parallel_size if self.cfg.sequence_parallel else 1
 
     def clip_gradients(self, limit: float) -> float | None:
         """Clip the reduced gradients to a global norm; collective.
 
         Returns:
-            The norm before; None where ``limit`` is 0, which clips nothing.
+            The norm before clipping; None if ``limit`` is 0, which disables clipping.
         """
         if self.use_mcore_dist_optim:
-            # it clips in its own step; a norm that is no number must be known before
+            # this optimizer clips inside its step(), but a non-finite norm must be known before
             self._optimizer.mcore_optimizer.prepare_grads()
             return float(self._optimizer.mcore_optimizer.get_grad_norm())
         norm = clip_gradients(self, limit)
         return None if norm is None else float(norm)
 
     def complete_gradients(self) -> None:
-        """What must be true of this rank's gradients before NeMo reduces them over ranks.
+        """Prepare this rank's gradients for NeMo's reduction over ranks.
 
-        Zeros where a rank had nothing to train on, so that all ranks reduce the same tensors. And the sum
-        over tensor-parallel ranks for the norms of queries and keys: each rank has seen its own heads
-        alone. megatron-core's optimizer does that itself (finalize_model_grads.py), and NeMo under
-        sequence parallelism, but nobody for the plain optimizer.
+        Fills in zeros on a rank that had nothing to train on, because all ranks must reduce the same tensors.
+        Sums the gradients of query and key norms over tensor-parallel ranks, because each rank computes them
+        from its part of the heads. megatron-core's optimizer does this itself (finalize_model_grads.py), and
+        so does NeMo under sequence parallelism, but with the plain optimizer nothing else does.
         """
         for name, parameter in self.core_module().named_parameters():
             if not parameter.requires_grad or hasattr(parameter, "main_grad"):
                 continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            if _sees_own_heads_alone(name) and not self.cfg.sequence_parallel:
+            if _is_query_or_key_norm(name) and not self.cfg.sequence_parallel:
                 dist.all_reduce(parameter.grad, group=parallel_state.get_tensor_model_parallel_group())
 
 
-def _sees_own_heads_alone(name: str) -> bool:
+def _is_query_or_key_norm(name: str) -> bool:
     return "q_layernorm" in name or "k_layernorm" in name

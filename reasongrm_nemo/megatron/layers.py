@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layer specifications: Transformer Engine's on GPU, plain PyTorch's without any s x s mask on CPU."""
+"""Layer specifications: Transformer Engine on GPU, plain PyTorch without an s x s mask on CPU."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from reasongrm_nemo.megatron.elementwise import rms_norm
 class CausalAttention(MegatronModule):
     """Core attention through ``scaled_dot_product_attention``: causal, grouped queries, no mask tensor.
 
-    megatron-core's own local attention builds the s x s score matrix; NeMo-Aligner adds a dense mask
-    of the same size. This one needs neither.
+    megatron-core's local attention builds the s x s score matrix, and NeMo-Aligner adds a dense mask of the
+    same size. This class needs neither.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class CausalAttention(MegatronModule):
         Args:
             query: [s, b, heads / tp, d].
             key: [s, b, groups / tp, d].
-            value: as key.
+            value: [s, b, groups / tp, d].
             attention_mask: must be None; every sequence starts at position 0 and padding is on the right.
 
         Returns:
@@ -71,7 +71,7 @@ class RMSNorm(torch.nn.RMSNorm):
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
-        # NeMo all-reduces the gradients of parameters marked so over the tensor-parallel group
+        # NeMo all-reduces the gradients of parameters with this mark over the tensor-parallel group
         self.weight.sequence_parallel = config.sequence_parallel
 
     def forward(self, x: Tensor) -> Tensor:

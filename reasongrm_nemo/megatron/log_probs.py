@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probs of given tokens, and entropies, from hidden states: a chunk of positions at a time."""
+"""Log-probs of given tokens, and entropies, computed from hidden states in chunks of positions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-# Logit of rows that only pad the vocabulary. Finite, since exp(-inf) * -inf is no number; its exp is 0.
+# Logit of vocabulary padding. Finite, because exp(-inf) * -inf is NaN; its exp is 0.
 _NO_TOKEN = -1e30
 
 
@@ -38,7 +38,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             sums = [logits.gather(-1, local[..., None])[..., 0] * mine]
             if with_entropy:
                 weights = logits.exp()
-                # a dot product a position: no third buffer of the logits' size
+                # one dot product per position, to avoid a third buffer of the logits' size
                 dots = torch.bmm(logits.flatten(0, 1)[:, None], weights.flatten(0, 1)[..., None])
                 sums += [weights.sum(-1), dots.view_as(top)]
             else:
@@ -53,7 +53,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         entropy = torch.cat(entropies) if with_entropy else None
         ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers), entropy)
         ctx.vocab, ctx.chunk, ctx.reduce_hidden, ctx.temperature = vocab, chunk, reduce_hidden, temperature
-        # an output that the loss does not use then has no gradient, rather than one of zeros
+        # give an output that the loss does not use the gradient None instead of zeros
         ctx.set_materialize_grads(False)
         return torch.cat(log_probs), entropy
 
@@ -80,7 +80,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             local, mine = _local_targets(t, d.size(-1))
             d.scatter_add_(-1, local[..., None], (g * mine)[..., None])
             if ctx.temperature != 1.0:
-                d.div_(ctx.temperature)  # of the logits before they were divided
+                d.div_(ctx.temperature)  # gradient of the logits before division by temperature
             d = d.to(h.dtype)
             out.copy_(d @ weight)
             grad_weight += d.flatten(0, 1).t() @ h.flatten(0, 1)
@@ -101,23 +101,23 @@ def chunked_log_probs(
     entropy: bool = False,
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log p(target), and the distribution's entropy, never holding more than ``chunk`` positions' logits.
+    """Log p(target), and the distribution's entropy, holding the logits of at most ``chunk`` positions.
 
-    Both have gradients. Vocabulary-parallel: each rank holds a slice of the output weight. Logits are
-    recomputed in the backward pass, in fp32 whatever the model's dtype. Where NeMo-Aligner's
-    ``from_parallel_logits_to_logprobs`` costs 23 GiB a rank at 65,536 tokens of QwQ-32B, this costs 1.2.
+    Both have gradients. Vocabulary-parallel: each rank holds a slice of the output weight. Logits are fp32
+    whatever the model's dtype, and recomputed in the backward pass. For 65,536 tokens of QwQ-32B this takes
+    1.2 GiB per rank; NeMo-Aligner's ``from_parallel_logits_to_logprobs`` takes 23 GiB.
 
     Args:
         hidden: final hidden states, [s, b, h], or [s / tp, b, h] under sequence parallelism.
         weight: this rank's slice of the output weight, [v / tp, h].
         targets: token ids, int64 [s, b].
-        vocab: real entries of the vocabulary; rows that pad it for tensor parallelism are no tokens.
-        chunk: positions at a time.
+        vocab: size of the vocabulary without padding for tensor parallelism.
+        chunk: positions per chunk.
         sequence_parallel: whether ``hidden`` is sharded along s.
-        scored: the positions that are wanted, int64 [n], places in [s * b]; None: all. A prompt's positions
-            are most of a judge's, and the head is a fifth of a small model.
-        entropy: also return it, from the same logits and in the same reduction over ranks.
-        temperature: of the distribution that is scored: logits are divided by it.
+        scored: positions to score, int64 [n], indices into [s * b]; None: all. Leaving out the prompt saves
+            most positions of a judge, and the head is a fifth of a small model's computation.
+        entropy: also return the entropy, from the same logits and in the same reduction over ranks.
+        temperature: sampling temperature, by which the logits are divided.
 
     Returns:
         Natural log-probs, fp32 [s, b], and the entropy in nats, fp32 [s, b], or None; the same on every
@@ -126,7 +126,7 @@ def chunked_log_probs(
     if sequence_parallel:
         from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 
-        # its backward reduce-scatters over the ranks, so the gradient must not be summed here as well
+        # the backward of this gather reduce-scatters over ranks, so do not sum the gradient here as well
         hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
     options = (vocab, chunk, not sequence_parallel, entropy, temperature)
     if scored is None:
@@ -142,7 +142,7 @@ def chunked_log_probs(
 
 
 def _logits(hidden: Tensor, weight: Tensor, vocab: int, temperature: float) -> Tensor:
-    """fp32 logits of this rank's slice; rows that pad the vocabulary add nothing to any sum."""
+    """fp32 logits of this rank's vocabulary slice; padding rows contribute 0 to sums of exponentials."""
     logits = (hidden @ weight.t()).float()
     if temperature != 1.0:
         logits.div_(temperature)
@@ -153,6 +153,6 @@ def _logits(hidden: Tensor, weight: Tensor, vocab: int, temperature: float) -> T
 
 
 def _local_targets(targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Indices into this rank's vocabulary slice (clamped) and which targets lie in it."""
+    """Indices into this rank's vocabulary slice (clamped), and a mask of the targets inside the slice."""
     local = targets - parallel_state.get_tensor_model_parallel_rank() * size
     return local.clamp(0, size - 1), (local >= 0) & (local < size)

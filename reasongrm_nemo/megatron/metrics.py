@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""metrics.jsonl and validation.jsonl: a line of figures a step, written by the first rank."""
+"""metrics.jsonl and validation.jsonl: one line of metrics per step, written by the first rank."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from reasongrm_nemo.files.writes import write_text
 
 
 class MetricsLog:
-    """Appends steps; the command line shows them as they come.
+    """Appends each step's metrics to the files, which the command line follows, and to trackers.
 
     Args:
-        folder: of the artefact; None on ranks that do not write.
-        trackers: Lightning loggers that are told too (see ``trackers``).
+        folder: the artefact's folder; None on ranks that do not write.
+        trackers: Lightning loggers that also get the metrics (see ``trackers``).
     """
 
     def __init__(self, folder: Path | None, trackers: Sequence[Any] = ()) -> None:
         self._folder, self._trackers = folder, trackers
 
     def resume(self, step: int) -> None:
-        """Forget what a killed run wrote after ``step``, the checkpoint it resumes from."""
+        """Remove lines that a killed run wrote after ``step``, the checkpoint to resume from."""
         for path in self._paths():
-            # a torn last line is after the checkpoint in any case
+            # a truncated last line is always after the checkpoint
             lines = [line for line, figures in read_figures(path) if figures["step"] <= step]
             write_text(path, "".join(lines))
 
     def log(self, step: int, figures: dict[str, Any]) -> None:
-        """One step's figures; a number that is not finite is written as null."""
+        """Log one step's metrics; a number that is not finite is written as null."""
         self._write("metrics.jsonl", step, figures, "")
 
     def log_validation(self, step: int, figures: dict[str, Any]) -> None:
-        """Figures of a validation after ``step``."""
+        """Log the metrics of a validation after ``step``."""
         self._write("validation.jsonl", step, figures, "validation/")
 
     def close(self, good: bool = True) -> None:
-        """Let the trackers finish what they still have to send."""
+        """Let the trackers send their remaining data."""
         for tracker in self._trackers:
             tracker.finalize("success" if good else "failed")
 

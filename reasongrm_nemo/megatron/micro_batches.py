@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cutting a global batch into micro-batches by a token budget, and laying sequences out as tensors."""
+"""Splits a global batch into micro-batches by a token budget, and collates sequences into tensors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Sample:
         tokens: prompt and response.
         prompt_length: tokens before the response; only the response is scored.
         advantage: the response's advantage (GRPO), the same for each of its tokens.
-        per_token: further values for the response's tokens, one each (e.g. rollout log-probs).
-        weight: what each of the response's tokens weighs in the loss.
+        per_token: further values, one per response token (e.g. rollout log-probs).
+        weight: loss weight of each response token.
     """
 
     tokens: tuple[int, ...]
@@ -31,7 +31,7 @@ class Sample:
 
     @property
     def response_length(self) -> int:
-        """Tokens that are scored."""
+        """Number of response tokens."""
         return len(self.tokens) - self.prompt_length
 
 
@@ -39,7 +39,7 @@ class Sample:
 class MicroBatch:
     """Samples as tensors, padded on the right; b samples, s positions.
 
-    Position t predicts ``targets[:, t]``; ``mask`` is 1 where that is a token of the response.
+    Position t predicts ``targets[:, t]``; ``mask`` is 1 where the target is a response token.
 
     Attributes:
         tokens: int64 [b, s].
@@ -48,8 +48,8 @@ class MicroBatch:
         advantages: fp32 [b, 1].
         weights: fp32 [b, 1].
         per_token: fp32 [b, s] each, zero outside the mask.
-        rows: index of each sample in the list that was cut.
-        scored: int64, the places of the mask's ones in [s * b], the order in which hidden states lie.
+        rows: index of each sample in the list that was split.
+        scored: int64, indices of the mask's ones in [s * b], the memory order of hidden states.
     """
 
     tokens: Tensor
@@ -62,19 +62,19 @@ class MicroBatch:
     scored: Tensor
 
 
-# Padding that a micro-batch more is worth, as a share of the mean length: launching it costs something too.
+# Cost of launching one more micro-batch, as a share of the mean length in padding tokens.
 _OVERHEAD = 0.25
 
 
 def plan_micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group sequences of like length so that rows x longest stays within ``budget`` tokens.
+    """Group sequences of similar length, with rows x longest of at most ``budget`` tokens per group.
 
-    Of all cuts of the sorted lengths the one with the least padding, where each further micro-batch counts
-    as a little padding of its own; found by dynamic programming from the shortest up.
+    Minimizes padding over all splits of the sorted lengths by dynamic programming, with a small fixed cost
+    for each micro-batch.
 
     Args:
         lengths: tokens of each sequence.
-        budget: tokens of a micro-batch, padding included; a longer sequence gets one of its own.
+        budget: tokens per micro-batch, padding included; a longer sequence gets its own micro-batch.
 
     Returns:
         Indices of each micro-batch, longest first (the largest allocation comes first).
@@ -82,8 +82,8 @@ def plan_micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     sizes = np.array([lengths[i] for i in order], dtype=np.float64)
     extra = _OVERHEAD * sizes.mean() if len(sizes) else 0.0
-    cost = np.zeros(len(sizes) + 1)  # of the best cut of everything from a place on
-    rows = np.zeros(len(sizes), dtype=np.int64)  # of the group that begins there in it
+    cost = np.zeros(len(sizes) + 1)  # cost of the best split of the sequences from index i on
+    rows = np.zeros(len(sizes), dtype=np.int64)  # size of the first group in that split
     for place in range(len(sizes) - 1, -1, -1):
         most = min(max(int(budget // sizes[place]), 1), len(sizes) - place)
         counts = np.arange(1, most + 1)
@@ -98,11 +98,11 @@ def plan_micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def collate(samples: Sequence[Sample], rows: Sequence[int], multiple: int = 1) -> MicroBatch:
-    """Lay out ``samples[rows]`` as tensors whose length is a multiple of ``multiple``."""
+    """Collate ``samples[rows]`` into tensors whose length is a multiple of ``multiple``."""
     chosen = [samples[i] for i in rows]
     length = max(len(s.tokens) for s in chosen) - 1
     length = -(-length // multiple) * multiple
-    # padding is token 0: attention is causal and padded targets are masked, so its value never counts
+    # pad with token 0; its value has no effect, as attention is causal and padded targets are masked
     tokens = torch.zeros(len(chosen), length, dtype=torch.long)
     targets = torch.zeros_like(tokens)
     mask = torch.zeros(len(chosen), length)
@@ -128,5 +128,5 @@ def collate(samples: Sequence[Sample], rows: Sequence[int], multiple: int = 1) -
 
 
 def laid_out(lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> int:
-    """Tokens of the micro-batches ``groups``, padding included."""
+    """Number of tokens in the micro-batches ``groups``, padding included."""
     return sum(len(g) * max(lengths[i] for i in g) for g in groups)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NeMo's configuration of a training run, from a recipe and the shape of its model."""
+"""Builds NeMo's configuration of a training run from a recipe and its model's shape."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from reasongrm_nemo.stage_kinds import kind_of
 
 # NeMo's keys for megatron-core's DistributedDataParallel (megatron_gpt_model.py, its setup_mcore_...).
 _DISTRIBUTED_OPTIMIZER = {
-    # summed over micro-batches and reduced over ranks in fp32, whatever the weights' dtype
+    # sum gradients over micro-batches and ranks in fp32, whatever the weights' dtype
     "grad_sync_dtype": "fp32",
-    # One reduction a step, after minutes of computing: nothing worth hiding. Overlapped, a rank with no
-    # sample would hang the others, and weights would be gathered by the next forward pass, after the refit.
+    # One reduction per step, after minutes of compute, is not worth overlapping. With overlap, a rank without
+    # samples would hang the others, and weights would be gathered in the next forward pass, after the refit.
     "overlap_grad_sync": False,
     "overlap_param_sync": False,
-    # scaled before the sum rather than by the collective: the same mean, and gloo can do it
+    # scale before the sum instead of in the collective: the same mean, and gloo supports it
     "average_in_collective": False,
-    # would end the run; the trainer skips the step
+    # this check would end the run; the trainer skips the step instead
     "check_for_nan_in_grad": False,
 }
 
@@ -28,9 +28,10 @@ _DISTRIBUTED_OPTIMIZER = {
 def nemo_config(
     recipe: DictConfig, optim: DictConfig, architecture: Architecture, platform: Platform
 ) -> DictConfig:
-    """``{trainer, exp_manager, model}`` as NeMo-Aligner's scripts expect it.
+    """Build the ``{trainer, exp_manager, model}`` config that NeMo-Aligner's scripts expect.
 
-    Batch sizes here only satisfy NeMo: ours are cut by token budget (``megatron.micro_batches``).
+    Batch sizes in the config only satisfy NeMo; the trainers split batches by token budget
+    (``megatron.micro_batches``).
 
     Args:
         recipe: a resolved recipe.
@@ -54,17 +55,17 @@ def nemo_config(
         "global_batch_size": data_parallel,
         "encoder_seq_length": recipe.model.max_model_len,
         "max_position_embeddings": recipe.model.max_model_len,
-        # stages announce each micro-batch's shape; on a dense model megatron-core lets that pass only
-        # under the name of this mixture-of-experts dispatcher
+        # pipeline stages announce each micro-batch's shape; megatron-core allows this for a dense model only
+        # if this mixture-of-experts dispatcher is named
         "variable_seq_lengths": True,
         "moe_token_dispatcher_type": "alltoall",
         "log_prob_chunk": recipe.model.log_prob_chunk,
-        # GRPO trains, and holds against its reference, the distribution that it samples from
+        # GRPO trains the distribution it samples from, and compares that one with the reference
         "temperature": recipe.rollout.temperature if kind_of(recipe).on_policy else 1.0,
         **model_keys(architecture, Layout.of_cluster(cluster)),
         **_recompute_keys(recipe.model.recompute),
-        # some need CUDA kernels of Apex, some are compiled for one shape and ours vary; Transformer Engine's
-        # own layers are fused whatever is said here. Two have a stand-in on CPU (cpu.gaps)
+        # Some fusions need Apex's CUDA kernels, others compile for one fixed shape. Transformer Engine's
+        # layers are fused regardless of these keys. Two fusions have a CPU stand-in (cpu.gaps).
         "masked_softmax_fusion": False,
         "bias_dropout_add_fusion": False,
         "bias_activation_fusion": not platform.transformer_engine,
@@ -84,7 +85,7 @@ def nemo_config(
         },
         "offload_optimizer": cluster.offload_optimizer,
         "data": {},
-        # read by the actor NeMo-Aligner derives from; generation itself is vLLM's
+        # read by NeMo-Aligner's base actor; generation uses vLLM
         "reinforce": {
             "forward_micro_batch_size": 1,
             "offload_adam_states": False,
@@ -102,7 +103,7 @@ def nemo_config(
         "use_distributed_sampler": False,
         "max_epochs": -1,
         "max_steps": -1,
-        # megatron-core's optimizer clips in its step, by this; the other is told at the call
+        # used by megatron-core's optimizer, which clips in its step; the CPU optimizer gets it as an argument
         "gradient_clip_val": optim.clip_grad,
         "aligner": {},
     }
@@ -110,8 +111,8 @@ def nemo_config(
 
 
 def model_keys(architecture: Architecture, layout: Layout) -> dict[str, object]:
-    """The model's shape and layout in NeMo's keys, without what depends on the run or the machine."""
-    # NeMo divides the rest of the layers by the rest of the stages, of which two ends leave none
+    """The model's shape and layout in NeMo's keys, without keys that depend on the run or the machine."""
+    # NeMo divides the remaining layers by the number of stages that are neither first nor last: not by 0
     last = None if layout.pipeline == 2 and layout.first is not None else layout.last
     return {
         "tensor_model_parallel_size": layout.tensor,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place where CPU and GPU part: load a platform before the first import of NeMo."""
+"""The differences between the CPU and GPU platforms; load one before the first import of NeMo."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from reasongrm_nemo.errors import UserError
 
 @dataclass(frozen=True)
 class Platform:
-    """What a recipe's ``cluster.platform`` decides for the trainer.
+    """Trainer settings that follow from a recipe's ``cluster.platform``.
 
     Attributes:
         name: ``cpu`` or ``gpu``.
-        accelerator: Lightning's name for it.
+        accelerator: Lightning's name for the platform.
         transformer_engine: whether layers come from Transformer Engine or from ``megatron.layers``.
-        optimizer: NeMo's registered name of the Adam in use.
+        optimizer: name under which NeMo registers the Adam optimizer.
         amp_o2: NeMo's O2 recipe, bf16 weights with fp32 main weights.
     """
 
@@ -30,7 +30,7 @@ class Platform:
 
     @property
     def distributed_optimizer(self) -> bool:
-        """Whether megatron-core deals optimizer states out to the data-parallel ranks."""
+        """Whether megatron-core shards optimizer states over the data-parallel ranks."""
         return self.optimizer == "mcore_distributed_optim"
 
 
@@ -41,10 +41,10 @@ _GPU_PACKAGES = {"transformer_engine": "Transformer Engine", "apex": "Apex"}
 
 
 def load_platform(name: str) -> Platform:
-    """Make this process ready for ``name``; must come before anything imports NeMo.
+    """Prepare this process for platform ``name``; call before anything imports NeMo.
 
     Raises:
-        UserError: the platform is unknown, or the machine lacks what it needs.
+        UserError: the platform is unknown, or the machine lacks a requirement of the platform.
     """
     if name == "cpu":
         _load_cpu()
@@ -56,7 +56,7 @@ def load_platform(name: str) -> Platform:
 
 
 def _load_cpu() -> None:
-    # a GPU must stay out of sight: half of NeMo asks torch.cuda, not the recipe
+    # hide any GPU: half of NeMo asks torch.cuda, not the recipe
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from reasongrm_nemo.megatron.cpu import install
 
@@ -73,7 +73,7 @@ def _check_gpu() -> None:
     if not torch.cuda.is_available():
         raise UserError(
             "cluster.platform is 'gpu' but PyTorch sees no CUDA device; "
-            "run on a GPU node or take the recipes' cluster/cpu."
+            "run on a GPU node or use recipes/cluster/cpu.yaml."
         )
     missing = [label for package, label in _GPU_PACKAGES.items() if importlib.util.find_spec(package) is None]
     if missing:

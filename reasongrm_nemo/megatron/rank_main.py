@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of trainer ranks have in common from their command line to their own training."""
+"""The common entry point of trainer rank processes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from reasongrm_nemo.processes.work_order import WorkOrder, rank_of_the_run
 
 
 def rank_main(train: Callable[[WorkOrder, Platform], None]) -> None:
-    """Train as the work order says whose file the command line names (see ``work_order``).
+    """Run the training described by the work order file named on the command line (see ``work_order``).
 
     Args:
-        train: the stage's training; imports NeMo itself, after its platform is loaded.
+        train: the stage's training function; must import NeMo inside, after the platform is loaded.
     """
     order = WorkOrder.read(sys.argv[1])
     with rank_of_the_run(order):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rope in Megatron's model: the frequencies of every kind, which megatron-core 0.12's GPTModel lacks."""
+"""Rope frequencies for Megatron's model: kinds that megatron-core 0.12's GPTModel does not support."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _LENGTHS = 4
 def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
     """Angle per position of each pair of a head's dimensions: fp32 [head_dim / 2].
 
-    Written out in fp32 in the order transformers computes it (modeling_rope_utils.py), so that not even
-    the last bit differs: at position 65,536 it would be seen.
+    Computed in fp32 in the same order as transformers (modeling_rope_utils.py) to match every bit; at
+    position 65,536 a difference in the last bit would be noticeable.
     """
     pairs = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
     plain = 1.0 / (rope.theta**pairs)
@@ -33,7 +33,7 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
 
 
 def _llama3(rope: Rope, plain: Tensor) -> Tensor:
-    """Llama 3.1: long waves are stretched, short ones are not, those between in part."""
+    """Llama 3.1: stretches long wavelengths, keeps short ones, interpolates in between."""
     long, short = rope.original / rope.low_freq_factor, rope.original / rope.high_freq_factor
     wave = 2 * math.pi / plain
     stretched = torch.where(wave > long, plain / rope.factor, plain)
@@ -43,7 +43,7 @@ def _llama3(rope: Rope, plain: Tensor) -> Tensor:
 
 
 def _yarn(rope: Rope, bases: Tensor, head_dim: int) -> Tensor:
-    """YaRN (Peng et al. 2023, section 3.2): a ramp between stretched and plain frequencies."""
+    """YaRN (Peng et al. 2023, section 3.2): interpolates between stretched and plain frequencies."""
 
     def dimension(rotations: float) -> float:
         return (head_dim * math.log(rope.original / (rotations * 2 * math.pi))) / (2 * math.log(rope.theta))
@@ -57,18 +57,18 @@ def _yarn(rope: Rope, bases: Tensor, head_dim: int) -> Tensor:
 
 
 def softmax_scale(rope: Rope, head_dim: int) -> float | None:
-    """What attention scores are multiplied by; None for the usual 1 / sqrt(head_dim).
+    """Factor of attention scores; None for the usual 1 / sqrt(head_dim).
 
-    YaRN multiplies sines and cosines by its attention factor, so scores by its square.
+    YaRN multiplies sines and cosines by its attention factor, which multiplies scores by its square.
     """
     return None if rope.attention_factor == 1.0 else rope.attention_factor**2 / math.sqrt(head_dim)
 
 
 def apply_rope(model: Any, rope: Rope, head_dim: int) -> None:
-    """Give ``model``, a GPTModel on any pipeline stage, its frequencies; before its first forward."""
+    """Set the rope frequencies of a GPTModel on any pipeline stage; call before its first forward."""
     embedding = model.rotary_pos_emb
     embedding.inv_freq = inverse_frequencies(rope, head_dim).to(embedding.inv_freq.device)
-    # megatron-core keeps the angles of 32 lengths; ours differ from micro-batch to micro-batch, and those of
-    # 65,536 positions take 32 MiB. As many are of use as micro-batches are under way in a pipeline.
+    # megatron-core caches the angles of 32 lengths, and those of 65,536 positions take 32 MiB. Lengths vary
+    # between micro-batches here, so cache only about as many as are in flight in a pipeline.
     plain = partial(type(embedding).forward.__wrapped__, embedding)
     embedding.forward = lru_cache(maxsize=_LENGTHS)(plain)

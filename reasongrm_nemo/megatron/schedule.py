@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def learning_rate_factor(step: int, total: int, optim: DictConfig) -> float:
-    """Learning rate at ``step`` (from 0) over ``optim.lr``: linear warm-up, then constant or cosine."""
+    """Learning rate at ``step`` (from 0) divided by ``optim.lr``: linear warm-up, then constant or cosine."""
     if step < optim.warmup_steps:
         return (step + 1) / optim.warmup_steps
     if optim.schedule == "constant":
@@ -22,5 +22,5 @@ def learning_rate_factor(step: int, total: int, optim: DictConfig) -> float:
 
 
 def make_scheduler(optimizer: Optimizer, total: int, optim: DictConfig) -> LambdaLR:
-    """PyTorch's scheduler for ``learning_rate_factor``."""
+    """Build PyTorch's scheduler for ``learning_rate_factor``."""
     return LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, optim))

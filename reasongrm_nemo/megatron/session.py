@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trainer rank, from nothing to a model with weights, optimizer and scheduler."""
+"""Sets up a trainer rank: model with weights, optimizer and scheduler."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from reasongrm_nemo.processes.meeting import init_ranks
 
 @dataclass
 class Session:
-    """What a training loop works with on one rank.
+    """The objects that a training loop uses on one rank.
 
     Attributes:
         model: the NeMo-Aligner model.
         optimizer: NeMo's optimizer.
-        scheduler: learning-rate scheduler, stepped once an optimizer step.
-        transfer: weights in and out (``megatron.weights.transfer.WeightTransfer``).
-        hf_path: the Hugging Face folder the run began from.
+        scheduler: learning-rate scheduler, stepped once per optimizer step.
+        transfer: loads and exports weights (``megatron.weights.transfer.WeightTransfer``).
+        hf_path: the Hugging Face folder of the initial model.
         architecture: shape of the model.
         rope: the recipe's ``model.rope``.
         platform: see ``megatron.platform``.
@@ -49,17 +49,17 @@ def start(
     hf_path: Path,
     megatron_path: Path | None = None,
 ) -> Session:
-    """Build the model over all ranks and fill it from a checkpoint; collective.
+    """Build the model over all ranks and load its weights from a checkpoint; collective.
 
-    The environment is torchrun's or Slurm's (RANK, WORLD_SIZE, MASTER_ADDR, ...), as Lightning reads it.
+    Lightning reads the environment set by torchrun or Slurm (RANK, WORLD_SIZE, MASTER_ADDR, ...).
 
     Args:
-        platform: from ``load_platform``, which must have come before any import of NeMo.
+        platform: from ``load_platform``, which must be called before any import of NeMo.
         model_class: a NeMo-Aligner model with ``JudgeModelMixin``.
         recipe: resolved recipe.
         optim: the stage's ``optim`` block.
         total_steps: optimizer steps of the whole run, for the schedule.
-        hf_path: Hugging Face folder with the model's config, and its weights where ``megatron_path`` is None.
+        hf_path: Hugging Face folder with the model's config, and its weights if ``megatron_path`` is None.
         megatron_path: torch_dist checkpoint with the initial weights.
     """
     import torch
@@ -82,7 +82,7 @@ def start(
     model = model_class(config.model, trainer)
     _form_group(trainer.strategy)
     init_distributed(trainer, model, platform.transformer_engine)
-    # NeMo counts steps by a dataloader we do not use
+    # NeMo needs a dataloader to count steps; the trainers do not use it
     placeholder = torch.utils.data.DataLoader([0], batch_size=1)
     init_using_ptl(trainer, model, placeholder, placeholder.dataset)
     optimizer, _ = extract_optimizer_scheduler_from_ptl_model(model)
@@ -93,7 +93,7 @@ def start(
     else:
         transfer.load_megatron(megatron_path, model.sharded_state_dict())
     if platform.distributed_optimizer:
-        # its fp32 weights are copies of those the model was born with
+        # the optimizer copied its fp32 weights before the checkpoint was loaded
         optimizer.reload_model_params()
     scheduler = make_scheduler(optimizer, total_steps, optim)
     return Session(
@@ -102,9 +102,9 @@ def start(
 
 
 def _form_group(strategy: Any) -> None:
-    """Torch's default group as Lightning would form it, which leaves it be once it is there.
+    """Create torch's default process group, which Lightning then reuses.
 
-    Lightning's own store would listen on every interface (see ``rollout.meeting``).
+    The store that Lightning creates would listen on every interface (see ``rollout.meeting``).
     """
     import torch
 
@@ -117,7 +117,7 @@ def _form_group(strategy: Any) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep NeMo's and Lightning's notices out of the rank's log; errors stay."""
+    """Keep notices of NeMo and Lightning out of the rank's log, but not errors."""
     import logging
     import warnings
 
@@ -125,7 +125,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore")
     from nemo.utils import logging as nemo_logging
 
-    # its warnings are mostly one line for each of megatron-core's fields that a recipe does not name
+    # most of NeMo's warnings are one line for each megatron-core field missing in the config
     nemo_logging.setLevel(nemo_logging.ERROR)
     for name in (
         "lightning",
@@ -140,7 +140,7 @@ def quiet_libraries() -> None:
 def export_hf(session: Session, folder: Path, dtype: str) -> None:
     """Write the weights as a Hugging Face folder in ``dtype`` (fp32 or bf16); collective.
 
-    One tensor is held at a time, on the first rank.
+    The first rank holds one tensor at a time.
     """
     import dataclasses
 

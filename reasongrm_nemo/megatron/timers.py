@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a step's seconds go, by name."""
+"""Measures a step's seconds by named phase."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 
 class Timers:
-    """Adds up the wall seconds spent under each name until they are taken.
+    """Adds up wall-clock seconds per name until ``take``.
 
-    What is timed must end with the device idle, as whatever returns a number of it does.
+    Timed code must end with the device synchronized, which returning a number from the device ensures.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class Timers:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Count the time inside as ``name``'s, an exception's too."""
+        """Add the time spent inside the block to ``name``, also if the block raises."""
         began = time.monotonic()
         try:
             yield
@@ -27,6 +27,6 @@ class Timers:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - began
 
     def take(self) -> dict[str, float]:
-        """``{name_s: seconds}`` since the last take."""
+        """Return ``{name_s: seconds}`` since the last call."""
         taken, self._seconds = self._seconds, {}
         return {f"{name}_s": seconds for name, seconds in taken.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorBoard, Weights & Biases and MLflow, as the recipe asks, through Lightning's loggers."""
+"""Logs to TensorBoard, Weights & Biases and MLflow through Lightning's loggers, as the recipe says."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from reasongrm_nemo.files.writes import write_json
 
 
 def make_trackers(recipe: DictConfig, work: Path) -> list[Any]:
-    """The loggers that ``tracking`` names, told the recipe; a resumed run goes on with its own.
+    """Create the loggers that ``tracking`` names and log the recipe; a resumed run continues its curves.
 
-    Keys and addresses of the services come from their own environment variables (WANDB_API_KEY,
+    API keys and addresses come from the services' environment variables (WANDB_API_KEY,
     MLFLOW_TRACKING_TOKEN, ...), never from the recipe.
 
     Args:
-        recipe: resolved.
-        work: the artefact being written; local files go there.
+        recipe: resolved recipe.
+        work: folder of the artefact being written; local files go there.
 
     Raises:
-        UserError: a package that is asked for is not installed.
+        UserError: a required package is not installed.
     """
-    own = recipe.tracking
+    tracking = recipe.tracking
     trackers = []
-    if own.tensorboard:
+    if tracking.tensorboard:
         trackers.append(_tensorboard(work))
-    if own.wandb_project is not None:
+    if tracking.wandb_project is not None:
         trackers.append(_wandb(recipe, work))
-    if own.mlflow_experiment is not None:
+    if tracking.mlflow_experiment is not None:
         trackers.append(_mlflow(recipe, work))
     for tracker in trackers:
         tracker.log_hyperparams(OmegaConf.to_container(recipe))
@@ -52,7 +52,7 @@ def _wandb(recipe: DictConfig, work: Path) -> Any:
     _require("wandb", "tracking.wandb_project")
     from lightning.pytorch.loggers import WandbLogger
 
-    # an id of the artefact's own, so that a resumed run continues its curve
+    # derive the run id from the artefact, so a resumed run continues its curve
     run = hashlib.sha256(f"{work.resolve()} {recipe.seed}".encode()).hexdigest()[:16]
     return WandbLogger(
         project=recipe.tracking.wandb_project, name=recipe.name, id=run, save_dir=work, resume="allow"
@@ -63,7 +63,7 @@ def _mlflow(recipe: DictConfig, work: Path) -> Any:
     _require("mlflow", "tracking.mlflow_experiment")
     from lightning.pytorch.loggers import MLFlowLogger
 
-    # MLflow 3 refuses to write plain files unless told that this is meant
+    # MLflow 3 refuses to write plain files without this variable
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     note = work / "mlflow.json"
     logger = MLFlowLogger(

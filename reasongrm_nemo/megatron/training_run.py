@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the two trainers have in common around their loops: where they log and save, and how a run ends."""
+"""Logging, checkpoints and the end of a run, shared by the two trainers."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ class TrainingRun:
     """
 
     def __init__(self, order: WorkOrder, cfg: DictConfig) -> None:
-        self.order, self.cfg, own = order, cfg, order.recipe.checkpoints
+        self.order, self.cfg, options = order, cfg, order.recipe.checkpoints
         self.checkpoints = Checkpoints(
-            order.work / "checkpoints", cfg.keep_checkpoints, own.keep_best, own.asynchronous
+            order.work / "checkpoints", cfg.keep_checkpoints, options.keep_best, options.asynchronous
         )
         writes = first_rank()
         self.metrics = MetricsLog(
             order.work if writes else None, make_trackers(order.recipe, order.work) if writes else ()
         )
         self._limits = stop_requests.Limits(
-            order.runs_dir or order.work, own.checkpoint_must_save_by, name=order.recipe.name
+            order.runs_dir or order.work, options.checkpoint_must_save_by, name=order.recipe.name
         )
         self._longest_step_s = 0.0
 
     def reason_to_stop(self, step_s: float) -> str | None:
-        """Why to save and end after this step, or None; the first rank's, on every rank.
+        """Return why to save and stop after this step, or None; the first rank decides for all.
 
         Args:
-            step_s: seconds the step took; the longest so far is what another one is reckoned to take.
+            step_s: seconds the step took; the next one is assumed to take as long as the longest so far.
         """
         self._longest_step_s = max(self._longest_step_s, step_s)
         return agreed(self._limits.reached(self._longest_step_s + self.checkpoints.longest_save_s))
 
     def go(self, session: Any, fit: Callable[[], str | None]) -> None:
-        """Train, and export the weights; or leave the marker where ``fit`` was asked to end.
+        """Train and export the weights, or write the stop marker if ``fit`` stopped early.
 
         Args:
-            session: the trained model's.
-            fit: the loop; returns why it ended early, or None.
+            session: the session of the model to train.
+            fit: the training loop; returns why it stopped early, or None.
         """
         try:
             reason = fit()

@@ -55,5 +55,5 @@ def test_the_first_checkpoint_on_a_small_disk_says_so_before_it_is_removed(figur
     assert re.search(
         r"no space left on the disk of \S+/checkpoints \(\d\.\d MiB needed, [\d.]+ K?i?B free\)", said
     )
-    assert said.endswith("the same command begins again with the rollouts that are kept")
+    assert said.endswith("the same command starts over, reusing the saved rollouts")
     assert figures["left on the small disk"] == []

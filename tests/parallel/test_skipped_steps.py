@@ -31,7 +31,7 @@ def test_a_skipped_step_is_counted_and_does_no_harm(launch, tmp_path):
 
 
 def test_three_in_a_row_end_the_run_with_a_checkpoint(launch, tmp_path):
-    with pytest.raises(AssertionError, match="not a number 3 times in a row"):
+    with pytest.raises(AssertionError, match="not finite 3 times in a row"):
         launch(WORKER, 2, tmp_path, *RUN, NAN_STEPS="1 2 3")
     assert [line["skipped"] for line in lines(tmp_path)] == [0, 1, 2, 3]
     assert (tmp_path / "checkpoints" / "step_000004").is_dir()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW whose state has Apex FusedAdam's form, so that megatron-core can save and resume it."""
+"""AdamW with the state layout of Apex's FusedAdam, which megatron-core can save and resume."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.optim.adamw import adamw
 class FusedAdam(torch.optim.AdamW):
     """PyTorch's AdamW with the step count in the parameter group instead of in each parameter's state.
 
-    megatron-core's distributed checkpoints want every state tensor to have its parameter's shape
-    (dist_checkpointing/optimizer.py, ``make_sharded_optimizer_tensor``), which PyTorch's 0-dim ``step``
-    breaks: excluding it lets a run save but not resume. Apex's FusedAdam, which the GPU platform uses,
-    keeps one count a group; so does this.
+    megatron-core's distributed checkpoints require every state tensor to have its parameter's shape
+    (dist_checkpointing/optimizer.py, ``make_sharded_optimizer_tensor``). PyTorch's 0-dim ``step`` violates
+    this, and leaving ``step`` out lets a run save but not resume. Apex's FusedAdam, used by the GPU
+    platform, keeps one count per parameter group, and so does this class.
     """
 
     def __init__(self, params: Any, **options: Any) -> None:
@@ -24,12 +24,12 @@ class FusedAdam(torch.optim.AdamW):
             group.setdefault("step", 0)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Without Adam's upgrade of old checkpoints, which looks for ``step`` in each parameter's state."""
+        """Skip Adam's upgrade of old checkpoints, which expects ``step`` in each parameter's state."""
         torch.optim.Optimizer.__setstate__(self, state)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One AdamW update of all parameters that have a gradient (fp32, any shape)."""
+        """Update all parameters that have a gradient (fp32, any shape) with AdamW."""
         if closure is not None:
             raise ValueError("Megatron computes gradients before the step; closures are not supported.")
         for group in self.param_groups:
@@ -39,7 +39,7 @@ class FusedAdam(torch.optim.AdamW):
                 if not self.state[p]:
                     self.state[p]["exp_avg"] = torch.zeros_like(p)
                     self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
-            # the functional form advances the counts it is given, hence one less, one tensor each
+            # the functional form increments its step counts in place: pass one less, one tensor per parameter
             counts = [torch.tensor(float(group["step"] - 1)) for _ in params]
             beta1, beta2 = group["betas"]
             adamw(
@@ -49,7 +49,7 @@ class FusedAdam(torch.optim.AdamW):
                 [self.state[p]["exp_avg_sq"] for p in params],
                 [],
                 counts,
-                # one pass over each tensor, without temporaries of the model's size
+                # fused: one pass over each tensor, without temporaries of the model's size
                 foreach=False,
                 fused=True,
                 amsgrad=False,

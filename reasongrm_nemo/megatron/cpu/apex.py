@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names NeMo takes from Apex, in plain PyTorch and megatron-core.
+"""The names NeMo imports from Apex, built from plain PyTorch and megatron-core.
 
-Apex is CUDA only. NeMo 2.3 needs it for gradient clipping, for its Adam and for a dozen names that
-megatron-core has as well; without it whole modules of NeMo lose names they use later.
+Apex needs CUDA. NeMo 2.3 uses Apex for gradient clipping, Adam and a dozen names that megatron-core has
+as well; without Apex, several NeMo modules fail later with undefined names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 
 def install_apex() -> None:
-    """Put an ``apex`` and an ``amp_C`` into ``sys.modules``; megatron-core must be imported already."""
+    """Put ``apex`` and ``amp_C`` into ``sys.modules``; megatron-core must already be imported."""
     from megatron.core.enums import ModelType
     from megatron.core.tensor_parallel import layers as tensor_parallel_layers
     from megatron.core.transformer.enums import AttnMaskType, AttnType
@@ -27,7 +27,7 @@ def install_apex() -> None:
     _module("apex")
     _module("apex.multi_tensor_apply", multi_tensor_applier=_apply)
     _module("apex.optimizers", FusedAdam=FusedAdam, FusedLAMB=_absent("FusedLAMB"), FusedSGD=torch.optim.SGD)
-    # only asked by isinstance(), to leave norms out of the weight decay
+    # used only in isinstance() checks that exempt norms from weight decay
     _module("apex.normalization", MixedFusedRMSNorm=torch.nn.RMSNorm)
     _module(
         "apex.normalization.fused_layer_norm",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``torch.cuda`` answered by the CPU, for code that never asks which device it runs on."""
+"""Redirects ``torch.cuda`` to the CPU, for code that assumes a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 _CPU = torch.device("cpu")
 
-# Tensor factories that megatron-core and NeMo call with device="cuda" written out
+# Tensor factories that megatron-core and NeMo call with a hard-coded device="cuda"
 # (pipeline_parallel/schedules.py, transformer/utils.py, clip_grads.py).
 _FACTORIES = ("tensor", "as_tensor", "zeros", "ones", "empty", "full", "arange", "rand", "randn", "randint")
 
@@ -25,7 +25,7 @@ def install_device() -> None:
     cuda.memory_allocated = lambda *_: 0
     cuda.max_memory_reserved = lambda *_: 0
     cuda.empty_cache = lambda: None
-    # the model-parallel RNG tracker (tensor_parallel/random.py) keeps one generator's states under names
+    # the model-parallel RNG tracker (tensor_parallel/random.py) keeps named states of one generator
     cuda.get_rng_state = lambda device=None: torch.get_rng_state()
     cuda.set_rng_state = lambda state, device=None: torch.set_rng_state(state)
     cuda.manual_seed = lambda seed: torch.manual_seed(seed)

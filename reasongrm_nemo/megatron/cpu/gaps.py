@@ -13,8 +13,8 @@ import torch
 
 
 def before_nemo() -> None:
-    """Stand-ins that must be there when NeMo and NeMo-Aligner are imported."""
-    # megatron_base_model.py:404 matches this variable against a pattern without asking whether it is set
+    """Install the stand-ins that NeMo and NeMo-Aligner need at import."""
+    # megatron_base_model.py:404 matches this variable against a pattern without checking that it is set
     os.environ.setdefault("NVIDIA_PYTORCH_VERSION", "cpu")
     _model_parallel_rng()
     _fusions()
@@ -23,7 +23,7 @@ def before_nemo() -> None:
 
 
 def after_nemo() -> None:
-    """Stand-ins that replace names inside NeMo's own modules."""
+    """Replace names inside NeMo's modules."""
     import nemo.collections.nlp.models.nlp_model as nlp_model
     import nemo.collections.nlp.modules.common.megatron.megatron_init as megatron_init
     import nemo.collections.nlp.parts.nlp_overrides as nlp_overrides
@@ -36,22 +36,22 @@ def after_nemo() -> None:
 
     from reasongrm_nemo.megatron.cpu.adam import FusedAdam
 
-    # NeMo takes "fused_adam" only where it sees CUDA (core/optim/optimizers.py:197)
+    # NeMo registers "fused_adam" only if CUDA is available (core/optim/optimizers.py:197)
     register_optimizer("cpu_fused_adam", FusedAdam, AdamWParams())
-    # nlp_model.py:78 lists BERT models by a function that needs Transformer Engine (bert_spec.py:36)
+    # nlp_model.py:78 lists BERT models with a function that needs Transformer Engine (bert_spec.py:36)
     nlp_model.get_megatron_pretrained_bert_models = list
-    # nlp_overrides.py:219 refuses to start on this flag alone; :341-346 ask isinstance() of these two
+    # nlp_overrides.py:219 refuses to start without this flag; :341-346 use these two in isinstance() checks
     nlp_overrides.HAVE_APEX = True
     nlp_overrides.McoreDistributedOptimizer = McoreDistributedOptimizer
     nlp_overrides.MegatronDistributedFusedAdam = type("MegatronDistributedFusedAdam", (), {})
-    # megatron_base_model.py:276 makes a CUDA stream for Transformer Engine's context parallelism
+    # megatron_base_model.py:276 creates a CUDA stream for Transformer Engine's context parallelism
     MegatronBaseModel.setup_transformer_engine_cp_groups = lambda self: None
-    # modelPT.py:2100 moves itself to torch.device("cuda", ...)
+    # modelPT.py:2100 moves the model to torch.device("cuda", ...)
     ModelPT.cuda = lambda self, device=None: self
 
     seed_all = megatron_init._set_random_seed
 
-    # megatron_init.py:238 seeds the model-parallel RNG only where it counts CUDA devices
+    # megatron_init.py:238 seeds the model-parallel RNG only if there are CUDA devices
     def set_random_seed(seed: int) -> None:
         seed_all(seed)
         tensor_parallel.model_parallel_cuda_manual_seed(seed)
@@ -60,7 +60,7 @@ def after_nemo() -> None:
 
 
 def _model_parallel_rng() -> None:
-    """tensor_parallel/random.py reads and writes CUDA generators directly; here it is the CPU's."""
+    """Use the CPU generator where tensor_parallel/random.py accesses CUDA generators directly."""
     import megatron.core.tensor_parallel.random as random
 
     random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
@@ -68,7 +68,7 @@ def _model_parallel_rng() -> None:
 
 
 def _fusions() -> None:
-    """models/common/embeddings/rope_utils.py:24 and transformer/mlp.py:18 know CUDA kernels only."""
+    """Replace the CUDA-only kernels of models/common/embeddings/rope_utils.py:24, transformer/mlp.py:18."""
     from megatron.core.models.common.embeddings import rope_utils
     from megatron.core.transformer import mlp
 
@@ -79,7 +79,7 @@ def _fusions() -> None:
 
 
 def _checkpoint_writer() -> None:
-    """Torch >= 2.7 added an argument to the private writer that filesystem_async.py:318 calls."""
+    """Pass the argument that torch >= 2.7 added to the private writer that filesystem_async.py:318 calls."""
     import megatron.core.dist_checkpointing.strategies.filesystem_async as filesystem_async
     from torch.distributed.checkpoint import filesystem
 
@@ -93,7 +93,7 @@ def _checkpoint_writer() -> None:
 
 
 def _no_tensorrt_llm() -> None:
-    """nemo_aligner/utils/trt_llm.py:15 imports tensorrt_llm unconditionally; rollouts are vLLM's here."""
+    """Replace nemo_aligner/utils/trt_llm.py, which imports tensorrt_llm; rollouts use vLLM."""
 
     class GPTGenerateTRTLLM:
         def __init__(self, *_: Any, **__: Any) -> None:

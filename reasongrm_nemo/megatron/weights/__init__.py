@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights between Hugging Face and Megatron: one mapping for loading, refit, export and conversion."""
+"""Maps weights between Hugging Face and Megatron; loading, refit, export and conversion share the mapping."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints from Hugging Face to Megatron and back, as streams: no model is built and no rank is started.
+"""Converts checkpoints between Hugging Face and Megatron as streams, without building a model or ranks.
 
-Memory is bounded by a few chunks a thread (``torch_dist.CHUNK_BYTES``; on the way out of a training
-checkpoint those that its ranks wrote), whatever the model's size.
+Each thread holds a few chunks whatever the model's size: chunks of ``torch_dist.CHUNK_BYTES``, or, when
+reading a training checkpoint, the chunks that its ranks wrote.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from reasongrm_nemo.models.tensor_info import TensorInfo
 
 
 def default_threads() -> int:
-    """Two for each core this process may use, since they wait for the disk by turns; at most 8."""
+    """Two threads per core available to this process, because they wait for the disk; at most 8."""
     return min(8, 2 * len(os.sched_getaffinity(0)))
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion wrote.
+    """Summary of a conversion.
 
     Attributes:
-        folder: where.
-        tensors: Hugging Face tensors.
-        parameters: numbers in them.
-        nbytes: of their values.
-        dtype: of every tensor.
+        folder: the folder that was written.
+        tensors: number of Hugging Face tensors.
+        parameters: number of parameters.
+        nbytes: bytes of all values.
+        dtype: dtype of every tensor.
     """
 
     folder: Path
@@ -70,23 +70,23 @@ def hf_to_megatron(
     threads: int | None = None,
     beside: Mapping[str, Any] | None = None,
 ) -> Converted:
-    """Write a folder that NeMo-Aligner restores: ``model_config.yaml``, ``model_weights``, tokenizer.
+    """Write a folder that NeMo-Aligner can restore: ``model_config.yaml``, ``model_weights``, tokenizer.
 
     The weights are a torch_dist checkpoint, which loads at any tensor and pipeline parallelism; ``layout``
-    is what model_config.yaml names and what chunks are cut for.
+    only sets the sizes of its chunks and the entries in model_config.yaml.
 
     Args:
         source: a Hugging Face folder.
-        target: must not exist; appears whole or not at all.
-        layout: tensor and pipeline parallelism, uneven stages too.
-        dtype: of the written weights; None: as stored.
-        rope: a recipe's ``model.rope``; None: as config.json says.
-        threads: files written at once; None: see ``default_threads``.
-        beside: JSON files that go into the folder too, by name; what can be called is given the folder.
+        target: must not exist; written atomically.
+        layout: tensor and pipeline parallelism, including uneven stages.
+        dtype: dtype of the written weights; None keeps the stored dtype.
+        rope: a recipe's ``model.rope``; None keeps config.json's rope.
+        threads: number of files written at once; None: see ``default_threads``.
+        beside: further JSON files for the folder, by name; values may be functions of the folder's path.
 
     Raises:
-        UserError: the source is not what its config.json says, the layout does not divide the model, or
-            the disk is too small.
+        UserError: the source does not match its config.json, the layout does not divide the model, or the
+            disk is too small.
     """
     architecture = Architecture.from_folder(source, rope)
     layout.check(architecture, str(Path(source) / "config.json"))
@@ -118,24 +118,23 @@ def megatron_to_hf(
     """Write a Hugging Face folder from a torch_dist checkpoint of any parallelism.
 
     Args:
-        source: what ``hf_to_megatron`` wrote, a checkpoint of a training run, or any torch_dist checkpoint
-            with megatron-core's names.
-        target: must not exist; appears whole or not at all.
-        companions: a Hugging Face folder with the model's config and tokenizer; None: they stand in
-            ``source``.
-        dtype: of the written tensors; None: as stored.
-        rope: a recipe's ``model.rope``; None: as config.json says.
-        threads: files written at once; None: see ``default_threads``.
-        beside: JSON files that go into the folder too, by name; what can be called is given the folder.
+        source: a folder written by ``hf_to_megatron``, a checkpoint of a training run, or any torch_dist
+            checkpoint with megatron-core's names.
+        target: must not exist; written atomically.
+        companions: a Hugging Face folder with the model's config and tokenizer; None: ``source`` has them.
+        dtype: dtype of the written weights; None keeps the stored dtype.
+        rope: a recipe's ``model.rope``; None keeps config.json's rope.
+        threads: number of files written at once; None: see ``default_threads``.
+        beside: further JSON files for the folder, by name; values may be functions of the folder's path.
 
     Raises:
-        UserError: the checkpoint is not what config.json says, is damaged, or the disk is too small.
+        UserError: the checkpoint does not match config.json or is damaged, or the disk is too small.
     """
     companions = Path(companions or source)
     if not (companions / "config.json").is_file():
         raise UserError(
-            f"{companions} holds no config.json: name the Hugging Face folder whose config and tokenizer the "
-            "model has (--companions)."
+            f"{companions} has no config.json; name the Hugging Face folder with the model's config and "
+            "tokenizer (--companions)."
         )
     reader = _MegatronTensors(Architecture.from_folder(companions, rope), source)
     dtype = dtype or reader.dtype
@@ -158,15 +157,15 @@ def megatron_to_hf(
 def verify(
     hf: Path, megatron: Path, rope: Mapping[str, Any] | None = None, threads: int | None = None
 ) -> int:
-    """Read both checkpoints again and compare every tensor's hash, Megatron's through the inverse mapping.
+    """Compare the hashes of all tensors in both checkpoints, applying the inverse mapping to Megatron's.
 
-    Where their dtypes differ, the comparison is in the dtype of the Megatron checkpoint.
+    If dtypes differ, tensors are compared in the Megatron checkpoint's dtype.
 
     Returns:
-        How many tensors were compared.
+        Number of tensors compared.
 
     Raises:
-        UserError: tensors differ; the sentence names them.
+        UserError: tensors differ; the message names the first few.
     """
     reader = _MegatronTensors(Architecture.from_folder(hf, rope), megatron)
     source = HFTensors(hf)
@@ -174,7 +173,7 @@ def verify(
     source.check(infos)
 
     def compare(info: TensorInfo) -> str | None:
-        # a tensor that was stored in a narrower dtype is compared in that one
+        # a tensor stored in a narrower dtype is compared in the narrower one
         narrow = min(source.infos[info.name].dtype, info.dtype, key=lambda dtype: dtype.itemsize)
         stored = (part.to(info.dtype) for part in source.blocks(info.name))
         same = _digest(stored, narrow) == _digest(reader.blocks(info), narrow)
@@ -212,7 +211,7 @@ def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], threads: int |
 def _pieces(
     parameter: Parameter, tensors: HFTensors, architecture: Architecture, layout: Layout, dtype: torch.dtype
 ) -> Iterator[torch_dist.Piece]:
-    """What is written for one parameter: each rank's boxes, in parts of a bounded size."""
+    """The pieces of one parameter: each rank's boxes, split to a bounded size."""
     mapping = parameter.mapping
     ranks = 1 if mapping.axis is None else layout.tensor
     for rank in range(ranks):
@@ -230,7 +229,7 @@ def _pieces(
 
 @dataclass(frozen=True)
 class _Read:
-    """Values of a piece, read when it is its turn."""
+    """Reads the values of a piece when called."""
 
     parameter: Parameter
     tensors: HFTensors
@@ -244,7 +243,7 @@ class _Read:
 
 
 def _stage(parameter: Parameter, architecture: Architecture, layout: Layout) -> int:
-    """The pipeline stage that holds the parameter, so that a stage finds its layers in files of its own."""
+    """The pipeline stage that holds a parameter; parameters of different stages go to different files."""
     if parameter.layer is None:
         return 0 if parameter.megatron.startswith("embedding.") else layout.pipeline - 1
     first = 0
@@ -256,10 +255,10 @@ def _stage(parameter: Parameter, architecture: Architecture, layout: Layout) -> 
 
 
 class _MegatronTensors:
-    """Hugging Face tensors out of a torch_dist checkpoint.
+    """Reads Hugging Face tensors from a torch_dist checkpoint.
 
     Raises:
-        UserError: the stored tensors are not those that the architecture has.
+        UserError: the stored tensors do not match the architecture.
     """
 
     def __init__(self, architecture: Architecture, folder: Path) -> None:
@@ -276,27 +275,25 @@ class _MegatronTensors:
             if key.startswith("model.") and not key.endswith("_extra_state")
         }
         wanted = {p.stored: p.stored_shape(layers) for p in self._known}
-        found = {
+        mismatches = {
             "missing": sorted(wanted.keys() - stored.keys()),
-            "left over": sorted(stored.keys() - wanted.keys()),
-            "of another shape": sorted(
+            "unexpected": sorted(stored.keys() - wanted.keys()),
+            "wrong shape": sorted(
                 f"{key} {list(stored[key])} instead of {list(shape)}"
                 for key, shape in wanted.items()
                 if key in stored and not _fits(stored[key], shape, key)
             ),
         }
-        parts = [f"{label}: {', '.join(names[:5])}" for label, names in found.items() if names]
+        parts = [f"{label}: {', '.join(names[:5])}" for label, names in mismatches.items() if names]
         if parts:
-            raise UserError(
-                f"The tensors at {folder} are not those that config.json describes; {'; '.join(parts)}."
-            )
+            raise UserError(f"The tensors at {folder} do not match its config.json; {'; '.join(parts)}.")
 
     def infos(self, dtype: torch.dtype) -> list[TensorInfo]:
-        """Of every Hugging Face tensor, in the model's order."""
+        """Name, dtype and shape of every Hugging Face tensor, in the model's order."""
         return tensor_infos(self._known, dtype)
 
     def blocks(self, info: TensorInfo) -> Iterator[Tensor]:
-        """The values of one tensor in parts along its first dimension, in the announced dtype."""
+        """Yield one tensor's values in parts along its first dimension, in the dtype of ``info``."""
         parameter, index = self._of[info.name]
         mapping, place = parameter.mapping, parameter.place
         parts = self._reader.blocks(parameter.stored, (*place, *mapping.needed_for(index)), len(place))
@@ -308,7 +305,7 @@ class _MegatronTensors:
 
 
 def _fits(stored: tuple[int, ...], shape: tuple[int, ...], key: str) -> bool:
-    """Whether a stored shape will do: Megatron pads the vocabulary, for as many ranks as it had."""
+    """Whether a stored shape is valid; Megatron pads the vocabulary depending on its number of ranks."""
     if key in ("model.embedding.word_embeddings.weight", "model.output_layer.weight"):
         return stored[0] >= shape[0] and stored[1:] == shape[1:]
     return stored == shape

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``.metadata``, the pickle that describes a torch_dist checkpoint's tensors, read without running it."""
+"""Reads ``.metadata``, the pickle that describes a torch_dist checkpoint's tensors, without running code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 
 class _Passed:
-    """Takes the place of an object that nobody here looks at."""
+    """Replaces an unpickled object that is not needed here."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -23,22 +23,22 @@ class _Passed:
 
 
 def read_description(file: Any) -> Any:
-    """What ``.metadata`` says of the tensors beside it.
+    """Read a checkpoint's ``.metadata``.
 
     Raises:
-        pickle.UnpicklingError: it is none, or speaks of files elsewhere.
+        pickle.UnpicklingError: the file holds something else, or names files outside its folder.
     """
-    found = _Unpickler(file).load()
-    if not isinstance(found, Metadata):
-        raise pickle.UnpicklingError(f"it is {type(found).__name__}, no description of tensors")
-    for info in (found.storage_data or {}).values():
+    metadata = _Unpickler(file).load()
+    if not isinstance(metadata, Metadata):
+        raise pickle.UnpicklingError(f"expected Metadata, got {type(metadata).__name__}")
+    for info in (metadata.storage_data or {}).values():
         if not isinstance(info, _StorageInfo) or Path(info.relative_path).name != info.relative_path:
-            raise pickle.UnpicklingError(f"it says that a tensor is in {info}")
-    return found
+            raise pickle.UnpicklingError(f"a tensor is stored outside the folder: {info}")
+    return metadata
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads a checkpoint's description and nothing else: a pickle could otherwise run any code."""
+    """Unpickles only the classes of a checkpoint's description; other pickles could run arbitrary code."""
 
     _NAMES = (
         ("torch", "Size"),
@@ -49,14 +49,14 @@ class _Unpickler(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str) -> Any:
-        # megatron-core keeps the plans of the ranks that saved beside the tensors' description
+        # megatron-core stores the ranks' save plans along with the tensors' description
         if module.startswith(("megatron.core.dist_checkpointing.", "torch.distributed.checkpoint.planner")):
             return _Passed
         known = module in ("torch", "torch.distributed.checkpoint.metadata") and "." not in name
-        found = super().find_class(module, name) if known else None
-        described = module != "torch" and isinstance(found, type)
-        if described or isinstance(found, torch.dtype):
-            return found
+        value = super().find_class(module, name) if known else None
+        described = module != "torch" and isinstance(value, type)
+        if described or isinstance(value, torch.dtype):
+            return value
         if (module, name) not in self._NAMES:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
         return super().find_class(module, name)

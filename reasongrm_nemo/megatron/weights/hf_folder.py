@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Hugging Face checkpoint folder: its safetensors read in slices, a new one written as a stream."""
+"""Reads a Hugging Face checkpoint folder's safetensors in slices, and writes such folders as a stream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reasongrm_nemo.files.writes import StreamedFile, write_json
 from reasongrm_nemo.models.architecture import exported_config
 from reasongrm_nemo.models.tensor_info import TensorInfo
 
-# What a model folder needs beside its weights to be loaded by transformers and vLLM.
+# Files beside the weights that transformers and vLLM need to load a model.
 COMPANIONS = (
     "config.json",
     "generation_config.json",
@@ -38,27 +38,27 @@ COMPANIONS = (
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 SHARD_BYTES = 5 * 10**9
-"""Largest file of an exported checkpoint, as transformers' own default."""
+"""Largest file of an exported checkpoint, the same as transformers' default."""
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 RECIPE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
-# Buffers that older checkpoints store; they follow from config.json.
+# Buffers stored by older checkpoints, and computed from config.json here.
 _DERIVED = ".rotary_emb.inv_freq"
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class HFTensors:
-    """Lazy access to the tensors of a Hugging Face folder; may be used by several threads.
+    """Lazy access to the tensors of a Hugging Face folder; thread-safe.
 
     Args:
-        folder: with the weights and, where they are in shards, their index.
-        compare: hold what is stored twice against each other; False: another rank does.
-        single: read model.safetensors whatever stands beside it.
+        folder: folder with the weights and, if they are sharded, their index.
+        compare: check that weights stored twice are equal; False leaves the check to another rank.
+        single: read model.safetensors whatever other files exist.
 
     Raises:
-        UserError: the folder holds no safetensors, a shard is missing or damaged, the index is wrong, or what
-            the model's weights are is said twice and not alike.
+        UserError: the folder has no safetensors, a shard is missing or damaged, the index is wrong, or
+            the weights are stored twice with different values.
     """
 
     def __init__(self, folder: Path, compare: bool = True, single: bool = False) -> None:
@@ -72,7 +72,7 @@ class HFTensors:
         lost = sorted(listed - set(self._where))
         if lost:
             raise UserError(
-                f"The checkpoint at {folder} is damaged: {INDEX} names {lost[0]}, no file has it."
+                f"The checkpoint at {folder} is damaged: {INDEX} names {lost[0]}, which no file contains."
             )
         if compare and not single:
             self._refuse_another_model(files)
@@ -82,13 +82,13 @@ class HFTensors:
         if not index.exists():
             self._refuse_without_index()
             return set(), [SINGLE]
-        found = shaped(read_json(index), {"weight_map": {...: str}}, str(index))
-        weight_map: dict[str, str] = found["weight_map"]
+        content = shaped(read_json(index), {"weight_map": {...: str}}, str(index))
+        weight_map: dict[str, str] = content["weight_map"]
         for name in weight_map.values():
             if name in ("", ".", "..") or "/" in name or "\0" in name:
                 raise UserError(
                     f"The checkpoint at {self.folder} is damaged: {INDEX} names the file {shown(name)!r}, "
-                    "which is not one beside the index."
+                    "which is not in the same folder."
                 )
         return set(weight_map), sorted(set(weight_map.values()))
 
@@ -96,23 +96,23 @@ class HFTensors:
         shards, single = sorted(self.folder.glob("model-*-of-*.safetensors")), self.folder / SINGLE
         if shards and single.exists():
             raise UserError(
-                f"{self.folder} holds {SINGLE} beside {shards[0].name}, and libraries differ on which they "
-                "load; remove those that are not the model."
+                f"{self.folder} holds both {SINGLE} and {shards[0].name}, and libraries differ on which to "
+                "load; remove the files that are not the model."
             )
         if shards:
             raise UserError(
-                f"{self.folder} holds shards such as {shards[0].name}, but no {INDEX}, which says what is "
-                "whole; fetch it from where the model came from."
+                f"{self.folder} holds shards such as {shards[0].name}, but no {INDEX} to list all of them; "
+                "download the index from where the model came from."
             )
         pickles = sorted(self.folder.glob("pytorch_model*.bin"))
         if pickles and not single.exists():
             raise UserError(
-                f"{self.folder} has its weights in {pickles[0].name}, which runs code when it is read; save "
-                "them as safetensors."
+                f"{self.folder} has its weights in {pickles[0].name}, a pickle, which can run code; "
+                "save the weights as safetensors."
             )
 
     def _refuse_another_model(self, files: Sequence[str]) -> None:
-        """Transformers takes a single file before the index, vLLM the files that the index names."""
+        """Refuse two differing copies: transformers loads the single file, vLLM the indexed shards."""
         if SINGLE in files or not (self.folder / INDEX).exists() or not (self.folder / SINGLE).exists():
             return
         other = HFTensors(self.folder, single=True)
@@ -120,8 +120,8 @@ class HFTensors:
         different = names or [name for name in self.infos if not self.same(name, other, name)]
         if different:
             raise UserError(
-                f"{self.folder} holds {SINGLE} beside {INDEX}, of which libraries load one or the other, and "
-                f"they differ in {different[0]}; remove the one that is not the model."
+                f"{self.folder} holds both {SINGLE} and {INDEX}, libraries differ on which to load, and "
+                f"their weights differ in {different[0]}; remove the one that is not the model."
             )
 
     def same(self, name: str, other: HFTensors, other_name: str) -> bool:
@@ -137,7 +137,7 @@ class HFTensors:
             check_file(path)
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - it is no mapping
+                for name in file.keys():  # noqa: SIM118 - not a mapping
                     if name.endswith(_DERIVED):
                         continue
                     view = file.get_slice(name)
@@ -147,7 +147,7 @@ class HFTensors:
                         )
                     if name in self._where:
                         raise UserError(
-                            f"The checkpoint at {self.folder} is ambiguous: {name} stands in both "
+                            f"The checkpoint at {self.folder} is ambiguous: {name} is stored in both "
                             f"{self._where[name].name} and {path.name}."
                         )
                     self._where[name] = path
@@ -158,45 +158,45 @@ class HFTensors:
             raise UserError(f"The checkpoint at {self.folder} is damaged: {path.name}: {error}.") from None
 
     def view(self, name: str) -> Any:
-        """One tensor, to be sliced; only what is sliced is read.
+        """A lazy view of one tensor; slicing the view reads only the slice.
 
-        The file is opened anew each time: an open one keeps every page that was read in this process.
+        Reopens the file on every call, because an open file keeps all pages read so far in memory.
         """
         return safe_open(self._where[name], framework="pt").get_slice(name)
 
     def blocks(self, name: str) -> Iterator[Tensor]:
-        """One tensor in parts along its first dimension, of about 16 MB."""
+        """Yield one tensor in parts of about 16 MB along its first dimension."""
         view, info = self.view(name), self.infos[name]
         step = max((16 << 20) * info.shape[0] // max(info.nbytes, 1), 1)
         for start in range(0, info.shape[0], step):
             yield view[start : start + step]
 
     def dtype(self) -> torch.dtype:
-        """The dtype of every tensor.
+        """The common dtype of all tensors.
 
         Raises:
-            UserError: they have more than one.
+            UserError: tensors have different dtypes.
         """
-        found = {info.dtype for info in self.infos.values()}
-        if len(found) != 1:
-            names = ", ".join(sorted(str(d).removeprefix("torch.") for d in found))
-            raise UserError(f"The tensors at {self.folder} are stored in {names}: say which dtype they get.")
-        return found.pop()
+        dtypes = {info.dtype for info in self.infos.values()}
+        if len(dtypes) != 1:
+            names = ", ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
+            raise UserError(f"The tensors at {self.folder} are stored in {names}; name one dtype to write.")
+        return dtypes.pop()
 
     def check(self, wanted: Iterable[TensorInfo]) -> None:
-        """Refuse a folder whose tensors are not exactly those wanted, or have other shapes.
+        """Check that the folder has exactly the tensors ``wanted``, with their shapes.
 
-        A tied model may store its head too, as the copy that it is; the copy is passed over from then on.
+        A tied model may also store its head if equal to the embedding; the copy is ignored from then on.
 
         Raises:
-            UserError: naming what is missing, left over or wrong.
+            UserError: tensors are missing, unexpected or of a wrong shape.
         """
         shapes = {info.name: info.shape for info in wanted}
         if _HEAD not in shapes and {_HEAD, _EMBEDDING} <= self.infos.keys():
             if self._compare and not self.same(_HEAD, self, _EMBEDDING):
                 raise UserError(
-                    f"{self.folder}: config.json says tie_word_embeddings, yet {_HEAD} is stored and differs "
-                    f"from {_EMBEDDING}: set it to false if the model has a head of its own."
+                    f"{self.folder}: config.json sets tie_word_embeddings, yet {_HEAD} is stored and differs "
+                    f"from {_EMBEDDING}; set tie_word_embeddings to false if the model has a separate head."
                 )
             del self.infos[_HEAD]
         missing, extra = shapes.keys() - self.infos.keys(), self.infos.keys() - shapes.keys()
@@ -205,32 +205,30 @@ class HFTensors:
             for name, shape in shapes.items()
             if name in self.infos and self.infos[name].shape != shape
         ]
-        found = (("missing", sorted(missing)), ("left over", sorted(extra)), ("of another shape", wrong))
+        mismatches = (("missing", sorted(missing)), ("unexpected", sorted(extra)), ("wrong shape", wrong))
         parts = [
             f"{label}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            for label, names in found
+            for label, names in mismatches
             if names
         ]
         if parts:
-            raise UserError(
-                f"The tensors at {self.folder} are not those its config.json describes; {'; '.join(parts)}."
-            )
+            raise UserError(f"The tensors at {self.folder} do not match its config.json; {'; '.join(parts)}.")
 
 
 def copy_companions(source: Path, folder: Path, dtype: torch.dtype, rope: Mapping[str, Any] | None) -> None:
-    """Copy what stands beside the weights; config.json with the dtype and rope that are written.
+    """Copy the files beside the weights, updating config.json's dtype and rope.
 
     Args:
         source: a Hugging Face folder.
-        folder: made if need be.
-        dtype: of the weights, said in the key that transformers 4 and 5 both read.
-        rope: a recipe's ``model.rope``; None: as config.json says.
+        folder: target folder, created if missing.
+        dtype: dtype of the weights, written to the key that transformers 4 and 5 both read.
+        rope: a recipe's ``model.rope``; None keeps config.json's rope.
 
     Raises:
         UserError: ``source`` has no config.json.
     """
     if not (source / "config.json").is_file():
-        raise UserError(f"{source} holds no config.json, so what is written there could not be loaded.")
+        raise UserError(f"{source} has no config.json, without which an exported model cannot be loaded.")
     folder.mkdir(parents=True, exist_ok=True)
     for name in COMPANIONS:
         if (source / name).is_file():
@@ -241,11 +239,11 @@ def copy_companions(source: Path, folder: Path, dtype: torch.dtype, rope: Mappin
 
 
 def shards(infos: Sequence[TensorInfo], limit: int = SHARD_BYTES) -> dict[str, list[TensorInfo]]:
-    """File names of a checkpoint, each with its tensors in their order.
+    """Split tensors over files: file names with their tensors, in order.
 
     Args:
-        infos: of every tensor.
-        limit: largest file in bytes; a larger tensor has one to itself.
+        infos: infos of all tensors.
+        limit: largest file in bytes; a larger tensor gets its own file.
     """
     groups: list[list[TensorInfo]] = []
     size = 0
@@ -261,7 +259,7 @@ def shards(infos: Sequence[TensorInfo], limit: int = SHARD_BYTES) -> dict[str, l
 
 
 def write_index(folder: Path, files: Mapping[str, Sequence[TensorInfo]]) -> None:
-    """The index that a checkpoint of more than one file has."""
+    """Write the index of a checkpoint, unless the checkpoint is a single file."""
     if len(files) == 1:
         return
     weight_map = {info.name: file for file, infos in files.items() for info in infos}
@@ -270,18 +268,18 @@ def write_index(folder: Path, files: Mapping[str, Sequence[TensorInfo]]) -> None
 
 
 def write_safetensors(path: Path, infos: Sequence[TensorInfo], tensors: Iterable[Iterable[Tensor]]) -> None:
-    """One safetensors file, its tensors taken a part at a time.
+    """Write one safetensors file, taking its tensors in parts.
 
-    The library's own writer wants all of them in memory, 5 GB for a file of a 32B model. The format is
-    an 8-byte length, a JSON header and the bytes (its README, "Format").
+    The safetensors library would need all tensors in memory, 5 GB for a file of a 32B model. The format is
+    an 8-byte length, a JSON header and the values (README of safetensors, "Format").
 
     Args:
-        path: replaced if it exists.
-        infos: of the tensors, in their order.
-        tensors: of those dtypes and shapes, each in parts along its first dimension.
+        path: file to write; replaced if it exists.
+        infos: infos of the tensors, in order.
+        tensors: tensors that match ``infos``, each in parts along its first dimension.
 
     Raises:
-        ValueError: a tensor is not what was announced.
+        ValueError: a tensor does not match its info.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
@@ -302,16 +300,14 @@ def _write_tensor(out: StreamedFile, info: TensorInfo, parts: Iterable[Tensor]) 
     for part in parts:
         rows += part.shape[0]
         if part.dtype != info.dtype or tuple(part.shape[1:]) != info.shape[1:]:
-            raise ValueError(
-                f"{info.name}: {part.dtype} {tuple(part.shape)} comes where {info} was announced"
-            )
+            raise ValueError(f"{info.name}: got {part.dtype} {tuple(part.shape)}, expected {info}")
         out.write(raw_bytes(part))
     if rows != info.shape[0]:
-        raise ValueError(f"{info.name}: {rows} rows came where {info} was announced")
+        raise ValueError(f"{info.name}: got {rows} rows, expected {info}")
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
-    """A tensor's values as they stand in memory."""
+    """A tensor's values as bytes, in row-major order."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
@@ -322,14 +318,14 @@ def write_hf_folder(
     source: Path,
     rope: Mapping[str, Any] | None,
 ) -> None:
-    """Write a checkpoint from a stream of tensors, file after file.
+    """Write a checkpoint folder from a stream of tensors, file by file.
 
     Args:
-        folder: appears whole or not at all; one that exists is replaced.
-        infos: of every tensor, in the order of ``tensors``.
-        tensors: taken one at a time.
-        source: where config, tokenizer and chat template are copied from.
-        rope: a recipe's ``model.rope``; None: as config.json says.
+        folder: written atomically; an existing folder is replaced.
+        infos: infos of all tensors, in the order of ``tensors``.
+        tensors: pairs of name and tensor, taken one at a time.
+        source: Hugging Face folder to copy config, tokenizer and chat template from.
+        rope: a recipe's ``model.rope``; None keeps config.json's rope.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -343,7 +339,7 @@ def write_hf_folder(
 
 
 def _named(tensors: Iterator[tuple[str, Tensor]], name: str) -> Tensor:
-    found, tensor = next(tensors)
-    if found != name:
-        raise ValueError(f"{found} comes where {name} was announced")
+    actual, tensor = next(tensors)
+    if actual != name:
+        raise ValueError(f"got tensor {actual}, expected {name}")
     return tensor

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed mappings between Hugging Face tensors and Megatron's; each owns both directions.
+"""Mappings between Hugging Face tensors and Megatron parameters, in both directions.
 
-A Megatron parameter is looked at as a whole, as one rank would hold it. Ranks hold boxes of it, and any box
-can be read from the Hugging Face tensors without the rest: so loading, conversion and refit need no more
-memory than the box at hand.
+A mapping describes a whole Megatron parameter, as a single rank would hold it. Tensor-parallel ranks hold
+boxes of the parameter, and a box can be read from the Hugging Face tensors without the rest. Loading,
+conversion and refit therefore need memory for one box at a time.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 Box = tuple[tuple[int, int], ...]
-"""A part of a tensor: for each dimension the first index and the one after the last."""
+"""A part of a tensor: for each dimension, start and stop (exclusive)."""
 
 
 @dataclass(frozen=True)
 class Mapping:
-    """One Megatron parameter and the Hugging Face tensors it is made of.
+    """One Megatron parameter and the Hugging Face tensors that it consists of.
 
     Attributes:
         megatron: name in GPTModel, with ``{layer}`` for the layer's global index.
         hf: names in the Hugging Face checkpoint, with the same placeholder.
-        shapes: of the Hugging Face tensors, in the same order.
+        shapes: shapes of the Hugging Face tensors, in the same order.
     """
 
     megatron: str
@@ -34,17 +34,17 @@ class Mapping:
     shapes: tuple[tuple[int, ...], ...]
 
     axis: ClassVar[int | None] = 0
-    """The dimension that tensor-parallel ranks share; None where each holds all of it."""
+    """The dimension split over tensor-parallel ranks; None if every rank holds the whole parameter."""
     sections: ClassVar[int] = 1
-    """Equal parts along ``axis`` of which each rank holds a share, one after the other."""
+    """Number of equal parts along ``axis``, each split over the ranks separately."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole Megatron parameter, without padding."""
+        """Shape of the whole Megatron parameter, without padding."""
         return (sum(shape[0] for shape in self.shapes), *self.shapes[0][1:])
 
     def boxes(self, rank: int, size: int) -> list[Box]:
-        """What tensor-parallel ``rank`` of ``size`` holds of the whole parameter, in its order."""
+        """The boxes of the whole parameter that tensor-parallel ``rank`` of ``size`` holds, in order."""
         whole = [(0, n) for n in self.shape]
         if self.axis is None:
             return [tuple(whole)]
@@ -59,11 +59,11 @@ class Mapping:
         return boxes
 
     def read(self, sources: Sequence[Any], box: Box) -> Tensor:
-        """A box of the whole parameter.
+        """Read a box of the whole parameter.
 
         Args:
-            sources: the Hugging Face tensors, or anything that can be sliced like them.
-            box: of the whole parameter; it may not cross a boundary between ``hf`` tensors.
+            sources: the Hugging Face tensors, or objects that can be sliced like tensors.
+            box: box of the whole parameter; must not cross a boundary between ``hf`` tensors.
         """
         rows, *columns = (slice(*span) for span in box)
         start = 0
@@ -74,7 +74,7 @@ class Mapping:
         return source[(slice(shape[0], shape[0]), *columns)]
 
     def split(self, whole: Tensor) -> tuple[Tensor, ...]:
-        """The Hugging Face tensors, from the whole parameter."""
+        """Split the whole parameter into the Hugging Face tensors."""
         return whole.split([shape[0] for shape in self.shapes])
 
     def needed_for(self, index: int) -> Box:
@@ -84,16 +84,16 @@ class Mapping:
         return ((start, start + first), *((0, n) for n in rest))
 
     def pick(self, box: Tensor, index: int) -> Tensor:
-        """The Hugging Face tensor ``index``, from the values of ``needed_for(index)``."""
+        """Extract the Hugging Face tensor ``index`` from the values of box ``needed_for(index)``."""
         return box
 
     @property
     def unit(self) -> int:
-        """A box that is read must hold a multiple of so many rows."""
+        """Boxes passed to ``read`` must hold a multiple of this number of rows."""
         return 1
 
     def shard(self, sources: Sequence[Any], rank: int, size: int) -> Tensor:
-        """Tensor-parallel ``rank``'s share of the parameter, padded with zeros where it must be."""
+        """Tensor-parallel ``rank``'s shard of the parameter, zero-padded to the same size on all ranks."""
         parts = [self.read(sources, box) for box in self.boxes(rank, size)]
         shard = torch.cat(parts) if len(parts) > 1 else parts[0]
         if self.axis != 0:
@@ -102,7 +102,7 @@ class Mapping:
         return torch.nn.functional.pad(shard, (0, 0) * (shard.ndim - 1) + (0, rows - shard.shape[0]))
 
     def join(self, shards: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The whole Hugging Face tensors, from every tensor-parallel rank's share."""
+        """Join the shards of all tensor-parallel ranks into whole Hugging Face tensors."""
         if self.axis is None or len(shards) == 1:
             whole = shards[0]
         else:
@@ -111,35 +111,35 @@ class Mapping:
         return self.split(whole[: self.shape[0]])
 
     def at(self, layer: int) -> tuple[str, tuple[str, ...]]:
-        """Both sides' names at ``layer``."""
+        """Megatron name and Hugging Face names for ``layer``."""
         return self.megatron.format(layer=layer), tuple(name.format(layer=layer) for name in self.hf)
 
 
 class Replicated(Mapping):
-    """The same on every rank: norms."""
+    """Norms: the whole parameter on every rank."""
 
     axis = None
 
 
 class RowParallel(Mapping):
-    """Cut along the input dimension: attention's and the MLP's output projections."""
+    """Output projections of attention and MLP: split along the input dimension."""
 
     axis = 1
 
 
 class Vocabulary(Mapping):
-    """Cut along the vocabulary, which Megatron pads to a multiple of the ranks: embedding and output."""
+    """Embedding and output: split along the vocabulary, which Megatron pads to a multiple of the ranks."""
 
 
 class GateUp(Mapping):
-    """Gate and up projections, one above the other on every rank."""
+    """Gate and up projections, stacked on every rank."""
 
     sections = 2
 
 
 @dataclass(frozen=True)
 class QKV(Mapping):
-    """Query, key and value, interleaved by KV group: each group's queries, then its key, then its value.
+    """Query, key and value interleaved by KV group: a group's queries, then its key, then its value.
 
     Attributes:
         groups: key-value heads over all ranks.
@@ -148,18 +148,18 @@ class QKV(Mapping):
     groups: int
 
     def read(self, sources: Sequence[Any], box: Box) -> Tensor:
-        """See Mapping; the box must hold whole groups. Weights are 2-D, biases 1-D."""
+        """See Mapping; the box must consist of whole groups. Weights are 2-D, biases 1-D."""
         (start, stop), *columns = box
         first, last = start // self.unit, stop // self.unit
         parts = []
         for source, shape in zip(sources, self.shapes, strict=True):
-            own = shape[0] // self.groups
-            part = source[(slice(first * own, last * own), *(slice(*span) for span in columns))]
-            parts.append(part.view(last - first, own, *part.shape[1:]))
+            rows = shape[0] // self.groups
+            part = source[(slice(first * rows, last * rows), *(slice(*span) for span in columns))]
+            parts.append(part.view(last - first, rows, *part.shape[1:]))
         return torch.cat(parts, 1).flatten(0, 1)
 
     def needed_for(self, index: int) -> Box:
-        """All of it: each tensor's rows are spread over the groups."""
+        """The whole parameter, because every tensor's rows are spread over the groups."""
         return tuple((0, n) for n in self.shape)
 
     def pick(self, box: Tensor, index: int) -> Tensor:
@@ -168,22 +168,22 @@ class QKV(Mapping):
 
     @property
     def unit(self) -> int:
-        """The rows of a group."""
+        """Rows per group."""
         return self.shape[0] // self.groups
 
     def split(self, whole: Tensor) -> tuple[Tensor, ...]:
         """See Mapping."""
         by_group = whole.view(self.groups, -1, *whole.shape[1:])
-        own = [shape[0] // self.groups for shape in self.shapes]
-        return tuple(part.flatten(0, 1) for part in by_group.split(own, 1))
+        rows = [shape[0] // self.groups for shape in self.shapes]
+        return tuple(part.flatten(0, 1) for part in by_group.split(rows, 1))
 
 
 @dataclass(frozen=True)
 class FusedQKV(QKV):
-    """Query, key and value that are one Hugging Face tensor, query above key above value.
+    """Query, key and value stacked in one Hugging Face tensor.
 
     Attributes:
-        rows: of query, key and value.
+        rows: numbers of rows of query, key and value.
     """
 
     rows: tuple[int, int, int]
@@ -205,7 +205,7 @@ class FusedQKV(QKV):
 
 @dataclass(frozen=True)
 class _From:
-    """A tensor, or anything that can be sliced like one, from a row on."""
+    """A view of a tensor, or of an object that can be sliced like one, from row ``first`` on."""
 
     whole: Any
     first: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters of a whole model, each with the mapping that its family's weights name."""
+"""Lists a whole model's parameters with their mappings, from the weights that its family declares."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Parameter:
     """One parameter of a whole model.
 
     Attributes:
-        mapping: how it is made.
-        layer: its layer's global index; None outside the layers.
-        megatron: its name in a GPTModel that holds every layer.
-        hf: its tensors' names in the Hugging Face checkpoint.
+        mapping: mapping to Hugging Face tensors.
+        layer: the layer's global index; None outside the layers.
+        megatron: name in a GPTModel that holds every layer.
+        hf: names of the tensors in the Hugging Face checkpoint.
     """
 
     mapping: Mapping
@@ -41,16 +41,16 @@ class Parameter:
 
     @property
     def place(self) -> Box:
-        """Where in the stored tensor it is: one index of the stacked layers, or all of it."""
+        """The parameter's place in the stored tensor: its index among the stacked layers, or the whole."""
         return () if self.layer is None else ((self.layer, self.layer + 1),)
 
     def stored_shape(self, layers: int) -> tuple[int, ...]:
-        """Of the stored tensor of a model of so many layers."""
+        """Shape of the stored tensor in a model of ``layers`` layers."""
         return self.mapping.shape if self.layer is None else (layers, *self.mapping.shape)
 
     @property
     def stored(self) -> str:
-        """Its key in a torch_dist checkpoint, where the layers of one kind are stacked in one tensor."""
+        """Key in a torch_dist checkpoint, which stacks all layers of one parameter in one tensor."""
         return "model." + self.mapping.megatron.replace("{layer}.", "")
 
 
@@ -59,8 +59,8 @@ def parameters(architecture: Architecture, fused_norms: bool = True) -> Iterator
 
     Args:
         architecture: the model's shape.
-        fused_norms: Transformer Engine's names, where a norm belongs to the projection after it. They are
-            the ones megatron-core stores whatever the layers are made of.
+        fused_norms: use Transformer Engine's names, which attach a norm to the projection after it.
+            megatron-core stores these names for either kind of layers.
     """
     for layer in range(architecture.layers):
         for weight in architecture.family.layer(architecture):
@@ -81,9 +81,9 @@ def tensor_infos(known: Iterable[Parameter], dtype: torch.dtype) -> list[TensorI
 
 
 def empty_objects(architecture: Architecture) -> list[str]:
-    """Keys of the ``_extra_state`` that megatron-core's modules load beside their weights.
+    """Keys of the ``_extra_state`` that megatron-core's modules load along with their weights.
 
-    It holds Transformer Engine's fp8 scales; without fp8 there are none, but a strict load wants the keys.
+    It holds Transformer Engine's fp8 scales. Without fp8 there are none, but strict loading needs the keys.
     """
     keys: dict[str, None] = {}
     for parameter in parameters(architecture):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder form of a .nemo checkpoint, which NeMo-Aligner's ``load_from_nemo`` takes as it is."""
+"""The unpacked form of a .nemo checkpoint, which NeMo-Aligner's ``load_from_nemo`` reads directly."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from reasongrm_nemo.megatron.nemo_config import model_keys
 from reasongrm_nemo.models.architecture import Architecture, Layout
 
 WEIGHTS = "model_weights"
-"""Where NeMo's save-restore connector looks for a torch_dist checkpoint."""
+"""Folder in which NeMo's save-restore connector looks for a torch_dist checkpoint."""
 _PRECISIONS: dict[torch.dtype, int | str] = {torch.float32: 32, torch.bfloat16: "bf16", torch.float16: 16}
 
 
 def weights_folder(folder: Path) -> Path:
-    """The torch_dist checkpoint in a converted folder, or the folder itself where it is one."""
+    """The torch_dist checkpoint inside a converted folder, or the folder itself if it is one."""
     inside = Path(folder) / WEIGHTS
     return inside if inside.is_dir() else Path(folder)
 
@@ -25,16 +25,16 @@ def weights_folder(folder: Path) -> Path:
 def write_model_config(
     folder: Path, home: Path, architecture: Architecture, layout: Layout, dtype: torch.dtype
 ) -> None:
-    """``model_config.yaml``: the model's shape and layout in NeMo's keys.
+    """Write ``model_config.yaml``: the model's shape and layout in NeMo's keys.
 
-    What depends on the machine (the optimizer, Transformer Engine) is the run's to say.
+    Settings that depend on the machine (optimizer, Transformer Engine) are left to the training run.
 
     Args:
-        folder: where the file goes.
-        home: where the folder will stand; NeMo wants the tokenizer's absolute path.
+        folder: folder to write the file to.
+        home: final path of the folder; NeMo needs the tokenizer's absolute path.
         architecture: the model's shape.
-        layout: the parallelism it is made for.
-        dtype: of the weights.
+        layout: parallelism to write.
+        dtype: dtype of the weights.
     """
     config = {
         "mcore_gpt": True,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""megatron-core's loading of a torch_dist checkpoint, where nothing in the checkpoint can run.
+"""Loads a torch_dist checkpoint with megatron-core without letting the checkpoint run code.
 
-By itself it unpickles three things: ``.metadata`` (PyTorch's description of the tensors), ``common.pt`` (what
-is not sharded) and objects among the shards; and a ``metadata.json`` may name a format that unpickles more.
+megatron-core unpickles three things: ``.metadata`` (PyTorch's description of the tensors), ``common.pt``
+(unsharded state) and objects among the shards; ``metadata.json`` may name a format that unpickles more.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def load(sharded: dict[str, Any], folder: Path, weights_alone: bool = False) -> 
     """``dist_checkpointing.load``; collective.
 
     Args:
-        sharded: what to load, as megatron-core describes it.
+        sharded: sharded state dict that describes what to load.
         folder: the checkpoint.
-        weights_alone: leave out what is not sharded (``common.pt``), which then is not even read.
+        weights_alone: do not read the unsharded state (``common.pt``).
 
     Raises:
-        UserError: the checkpoint holds something other than plain data, or is none.
-        CheckpointingException, KeyError: it does not hold what is asked for.
+        UserError: not a checkpoint, or one that holds more than plain data.
+        CheckpointingException, KeyError: the checkpoint lacks an entry of ``sharded``.
     """
     _guard()
     _check_format(folder)
@@ -52,10 +52,10 @@ def load(sharded: dict[str, Any], folder: Path, weights_alone: bool = False) -> 
 
 
 def load_common(folder: Path) -> dict[str, Any]:
-    """What is not sharded.
+    """Load the unsharded state.
 
     Raises:
-        UserError: it is more than plain data, or damaged.
+        UserError: the file is damaged or holds more than plain data.
     """
     path = Path(folder) / COMMON_STATE_FNAME
     try:
@@ -75,8 +75,8 @@ class _Nothing(TorchCommonLoadStrategy):  # type: ignore[misc]
 
 
 def _guard() -> None:
-    """From now on this process unpickles of a checkpoint what describes it and plain data."""
-    # PyTorch's own switch: it overrules each caller that asks for more
+    """Restrict this process to unpickle only descriptions and plain data of checkpoints."""
+    # PyTorch's switch overrules callers that ask for more
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     # the reader of .metadata has no such switch
@@ -90,17 +90,17 @@ def _check_format(folder: Path) -> None:
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"{path} is damaged: {error}.") from None
     if stated is None:
-        raise UserError(f"{folder} is no torch_dist checkpoint: it holds no metadata.json.")
+        raise UserError(f"{folder} is not a torch_dist checkpoint: it has no metadata.json.")
     kinds = stated.sharded_backend, stated.common_backend
     if kinds != ("torch_dist", "torch"):
         raise UserError(
-            f"{path} says {kinds[0]} and {kinds[1]}, but torch_dist and torch alone are read: other formats "
-            "can run code; convert the checkpoint with what wrote it"
+            f"{path} names the formats {kinds[0]} and {kinds[1]}, but only torch_dist and torch are read, "
+            "because others can run code; convert the checkpoint with the program that wrote it"
         )
 
 
 def _unread(path: Path, error: BaseException) -> str:
     first = (str(error) or type(error).__name__).splitlines()[0]
     return (
-        f"{path} is damaged or holds more than plain data, and is not read, since it could run code: {first}"
+        f"{path} is damaged or holds more than plain data, which could run code, and is not loaded: {first}"
     )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""megatron-core's torch_dist checkpoints, written and read a piece at a time, without ranks or a model.
+"""Writes and reads megatron-core's torch_dist checkpoints piece by piece, without ranks or a model.
 
-The format is PyTorch's distributed checkpoint: each tensor whole, in chunks that any reader puts together,
-so one written for any tensor and pipeline parallelism loads at every other. megatron-core adds two small
-files and stacks the layers of a kind along a first dimension.
+The format is PyTorch's distributed checkpoint: it stores whole tensors in chunks of any size, so a
+checkpoint written for one tensor and pipeline parallelism loads at any other. megatron-core adds two small
+files and stacks a parameter's layers along a first dimension.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ from reasongrm_nemo.files.writes import StreamedFile
 from reasongrm_nemo.megatron.weights.description import read_description
 from reasongrm_nemo.megatron.weights.mappings import Box
 
-# Of one chunk, and so of what a thread holds. Below 32 MB the allocator gives the same memory again, which
-# the kernel need not clear page by page: that cost more than the copying.
+# Size of a chunk, and thus of a thread's memory. Below 32 MB the allocator reuses memory, which saves the
+# kernel from clearing pages; clearing cost more than copying.
 CHUNK_BYTES = 16 << 20
-FILE_BYTES = 1 << 30  # about, of one file
+FILE_BYTES = 1 << 30  # approximate size of a file
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A box of a stored tensor, and how to get its values.
+    """A box of a stored tensor, and a function that returns its values.
 
     Attributes:
-        key: the stored tensor's.
-        size: the stored tensor's shape.
-        box: of the stored tensor.
+        key: key of the stored tensor.
+        size: shape of the stored tensor.
+        box: box of the stored tensor.
         group: pieces of different groups go to different files.
-        get: returns the values, of the box's shape; called once, when they are written.
+        get: returns the values in the box's shape; called once, when writing.
     """
 
     key: str
@@ -67,17 +67,17 @@ class Piece:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the box."""
+        """Shape of the box."""
         return tuple(stop - start for start, stop in self.box)
 
 
 def rows_of(box: Box, row_bytes: int, unit: int) -> Iterator[Box]:
-    """``box`` cut along its first dimension into parts of at most some CHUNK_BYTES.
+    """Split ``box`` along its first dimension into parts of about CHUNK_BYTES at most.
 
     Args:
-        box: to be cut.
-        row_bytes: of one row of the box.
-        unit: parts hold a multiple of so many rows.
+        box: box to split.
+        row_bytes: bytes per row of the box.
+        unit: parts hold a multiple of this number of rows.
     """
     (start, stop), *rest = box
     step = max(CHUNK_BYTES // max(row_bytes * unit, 1), 1) * unit
@@ -91,21 +91,21 @@ def write(
     """Write a checkpoint that megatron-core's ``dist_checkpointing.load`` reads.
 
     Args:
-        folder: new or empty.
-        pieces: together all of every stored tensor, and nothing twice.
-        objects: keys under which megatron-core looks for an object; each is stored as None.
-        dtype: of every tensor.
-        threads: files written at once.
+        folder: new or empty folder.
+        pieces: pieces that cover every stored tensor without overlap.
+        objects: keys under which megatron-core expects an object; each is stored as None.
+        dtype: dtype of every tensor.
+        threads: number of files written at once.
 
     Raises:
-        OSError: as the disk says.
+        OSError: the disk is full or fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # nobody checks the sums on loading, and they take a second for every 1.5 GB
+    # loading does not verify the checksums, and computing them takes a second per 1.5 GB
     sums = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that no process group is there
+        warnings.simplefilter("ignore")  # ignore the warning about a missing process group
         try:
             dcp.save(
                 {},
@@ -124,7 +124,7 @@ def write(
 
 
 class _Planner(dcp.DefaultSavePlanner):
-    """Plans pieces whose values do not exist yet."""
+    """Plans pieces whose values are not computed yet."""
 
     def __init__(self, pieces: Sequence[Piece], objects: Sequence[str], dtype: torch.dtype) -> None:
         super().__init__()
@@ -145,15 +145,16 @@ class _Planner(dcp.DefaultSavePlanner):
 
     def resolve_data(self, write_item: WriteItem) -> Any:
         if write_item.type == WriteItemType.BYTE_IO:
-            return [None]  # megatron-core stores a list of what the ranks had
+            return [None]  # megatron-core stores a list of the ranks' objects
         tensor = self.pieces[write_item.index].get()
         if tensor.untyped_storage().nbytes() != tensor.nbytes:
-            return tensor.clone(memory_format=torch.contiguous_format)  # torch.save writes the whole storage
+            # torch.save writes the whole storage of a view
+            return tensor.clone(memory_format=torch.contiguous_format)
         return tensor.contiguous()
 
 
 class _Writer(dcp.FileSystemWriter):
-    """FileSystemWriter that lets go of what it has written, and in whose threads no error is lost."""
+    """FileSystemWriter that frees tensors once written, and raises the errors of its threads."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         super().__init__(folder, thread_count=threads)
@@ -181,7 +182,7 @@ class _Writer(dcp.FileSystemWriter):
 def _files(
     items: Sequence[WriteItem], pieces: dict[MetadataIndex, Piece]
 ) -> list[tuple[str, list[WriteItem]]]:
-    """Items by group and else in their order, a new file where the group changes or a file is full."""
+    """Split items, sorted by group, over files: a new file for each group and when a file is full."""
     files: list[tuple[str, list[WriteItem]]] = []
     group, part, size = None, 0, 0
     objects = [item for item in items if item.type == WriteItemType.BYTE_IO]
@@ -202,10 +203,10 @@ def _files(
 
 
 class Reader:
-    """The tensors of a torch_dist checkpoint, whole or in parts; may be used by several threads.
+    """Reads tensors of a torch_dist checkpoint, whole or in parts; thread-safe.
 
     Raises:
-        UserError: no checkpoint is there, or it is damaged.
+        UserError: there is no checkpoint, or it is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -214,9 +215,9 @@ class Reader:
             with (self.folder / ".metadata").open("rb") as file:
                 metadata = read_description(file)
         except FileNotFoundError:
-            raise UserError(f"{folder} is no torch_dist checkpoint: it holds no .metadata.") from None
+            raise UserError(f"{folder} is not a torch_dist checkpoint: it has no .metadata.") from None
         except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
-            raise UserError(f"{folder / '.metadata'} is damaged or of another kind: {error}.") from None
+            raise UserError(f"{folder / '.metadata'} is damaged or in an unknown format: {error}.") from None
         self._stored: dict[MetadataIndex, _StorageInfo] = metadata.storage_data
         self.tensors: dict[str, TensorStorageMetadata] = {
             key: value
@@ -238,12 +239,12 @@ class Reader:
                 raise UserError(f"The checkpoint at {self.folder} is damaged: {name} {state}.")
 
     def read(self, key: str, box: Box) -> Tensor:
-        """The values of a box of a stored tensor, in the dtype they are stored in.
+        """Read a box of a stored tensor, in its stored dtype.
 
         Raises:
             UserError: a part is missing, or a file's content is damaged.
         """
-        target, found = None, 0
+        target, filled = None, 0
         for chunk in self._near(key, box).chunks:
             spans = list(zip(chunk.offsets, chunk.sizes, strict=True))
             shared = [
@@ -261,8 +262,8 @@ class Reader:
                 target = torch.empty([hi - lo for lo, hi in box], dtype=values.dtype)
             place = tuple(slice(lo - at, hi - at) for (lo, hi), (at, _) in zip(shared, box, strict=True))
             target[place] = values
-            found += values.numel()
-        if target is None or found != target.numel():
+            filled += values.numel()
+        if target is None or filled != target.numel():
             raise UserError(f"The checkpoint at {self.folder} lacks a part of {key}.")
         return target
 
@@ -279,9 +280,9 @@ class Reader:
             raise UserError(f"The checkpoint at {self.folder} is damaged in {key}: {first}") from None
 
     def blocks(self, key: str, box: Box, dimension: int) -> Iterator[Tensor]:
-        """The values of a box in parts along ``dimension``, each of whole stored chunks where it can be.
+        """Yield a box in parts along ``dimension`` that follow the boundaries of stored chunks.
 
-        A chunk is read whole or not at all, so parts that cut chunks would read them again and again.
+        Chunks can only be read whole, so parts that split a chunk would read it several times.
         """
         start, stop = box[dimension]
         edges = {start, stop}
@@ -292,7 +293,7 @@ class Reader:
             yield self.read(key, (*box[:dimension], span, *box[dimension + 1 :]))
 
     def _near(self, key: str, box: Box) -> TensorStorageMetadata:
-        """The tensor's description with the chunks of the box's first index alone: of thousands, a few."""
+        """The tensor's description with only the chunks of the box's layer: a few out of thousands."""
         known, first = self.tensors[key], box[0]
         if first[1] - first[0] != 1:
             return known

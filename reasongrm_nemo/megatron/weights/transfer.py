@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of a live, sharded Megatron model: in from a checkpoint, out as named Hugging Face tensors."""
+"""Loads weights into a live, sharded Megatron model, and exports them as named Hugging Face tensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from reasongrm_nemo.models.tensor_info import TensorInfo
 class WeightTransfer:
     """Moves weights between this rank's part of a model and Hugging Face tensors.
 
-    Every name on both sides is used exactly once; what is left over or missing is an error.
+    Every name on both sides must be used exactly once; unexpected or missing names are errors.
     """
 
     def __init__(self, module: ScoringGPTModel, architecture: Architecture, transformer_engine: bool) -> None:
@@ -42,10 +42,10 @@ class WeightTransfer:
         self._owners = _owners(self._local)
 
     def load(self, folder: Path) -> None:
-        """Fill this rank's parameters from a Hugging Face folder; reads no more than this rank holds.
+        """Fill this rank's parameters from a Hugging Face folder, reading only this rank's part.
 
         Raises:
-            UserError: a tensor is missing, left over, or has another shape than the config says.
+            UserError: a tensor is missing, unexpected, or has a different shape than the config says.
         """
         source = HFTensors(folder, compare=dist.get_rank() == 0)
         source.check(self.infos())
@@ -53,7 +53,7 @@ class WeightTransfer:
             if parameter.megatron in self._local:
                 self._fill(parameter, source, self._local[parameter.megatron])
         if self._tied_copy:
-            # under pipeline parallelism the last stage holds its own copy of the tied embedding
+            # under pipeline parallelism the last stage has a separate copy of the tied embedding
             embedding = next(p for p in self._parameters if p.megatron == EMBEDDING)
             self._fill(embedding, source, self._local["output_layer.weight"])
 
@@ -61,11 +61,11 @@ class WeightTransfer:
         """Fill this rank's parameters from a torch_dist checkpoint of any parallelism; collective.
 
         Args:
-            folder: what ``conversion/hf_to_megatron.py`` wrote, or a torch_dist checkpoint.
+            folder: a folder written by ``conversion/hf_to_megatron.py``, or a torch_dist checkpoint.
             sharded: the NeMo model's ``sharded_state_dict()``.
 
         Raises:
-            UserError: the checkpoint is not one, or another model's.
+            UserError: not a checkpoint, or one of another model.
         """
         try:
             state = plain.load(without_extra_state(sharded), weights_folder(folder), weights_alone=True)
@@ -74,20 +74,19 @@ class WeightTransfer:
         fill(self._module, state, folder)
 
     def infos(self) -> list[TensorInfo]:
-        """Names, dtypes and shapes of ``export``, in its order."""
+        """Names, dtypes and shapes of the tensors from ``export``, in order."""
         dtype = next(iter(self._local.values())).dtype
         return tensor_infos(self._parameters, dtype)
 
     @torch.no_grad()
     def export(self, everywhere: bool = False) -> Iterator[tuple[str, Tensor]]:
-        """Whole Hugging Face tensors one after another.
+        """Yield whole Hugging Face tensors, holding one parameter at a time.
 
-        Collective over a data-parallel replica: each of its ranks must exhaust the iterator. Holds one
-        parameter at a time.
+        Collective over a data-parallel replica: every rank of the replica must exhaust the iterator.
 
         Args:
-            everywhere: every rank gets the values; else the replica's first rank gets them, and those of the
-                others mean nothing.
+            everywhere: give every rank the values; otherwise only the replica's first rank gets them, and
+                the other ranks' tensors are meaningless.
         """
         group = parallel_state.get_pipeline_model_parallel_group()
         ranks = dist.get_process_group_ranks(group)
@@ -110,7 +109,7 @@ class WeightTransfer:
     def _fill(self, parameter: Parameter, source: HFTensors, target: Tensor) -> None:
         shard = parameter.mapping.shard([source.view(n) for n in parameter.hf], self._rank, self._size)
         if shard.shape != target.shape:
-            raise AssertionError(f"{parameter.megatron}: {tuple(shard.shape)} for {tuple(target.shape)}")
+            raise AssertionError(f"{parameter.megatron}: got {tuple(shard.shape)}, not {tuple(target.shape)}")
         with torch.no_grad():
             target.copy_(shard)
 
@@ -131,7 +130,7 @@ class WeightTransfer:
 
 
 def _parameters_by_global_name(module: ScoringGPTModel) -> dict[str, Tensor]:
-    """This rank's parameters, with the layers' local indices replaced by global ones."""
+    """This rank's parameters by name, with global instead of local layer indices."""
     named = {}
     for name, parameter in module.named_parameters():
         if name.startswith("decoder.layers."):
@@ -142,7 +141,7 @@ def _parameters_by_global_name(module: ScoringGPTModel) -> dict[str, Tensor]:
 
 
 def _owners(local: dict[str, Tensor]) -> dict[str, int]:
-    """Which pipeline stage holds which parameter (the first, where a tied embedding has two)."""
+    """The pipeline stage that holds each parameter; the first of two for a tied embedding."""
     stages: list[list[str]] = [[]] * parallel_state.get_pipeline_model_parallel_world_size()
     dist.all_gather_object(stages, list(local), group=parallel_state.get_pipeline_model_parallel_group())
     owners: dict[str, int] = {}

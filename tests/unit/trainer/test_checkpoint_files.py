@@ -88,7 +88,7 @@ def test_an_index_beside_the_same_tensors_in_one_file_is_loaded(tied, tmp_path):
 def test_an_index_beside_other_tensors_in_one_file_is_refused(change, tied, tmp_path):
     beside_the_index(tied, change)
     with pytest.raises(
-        UserError, match=rf"holds model.safetensors beside {re.escape(INDEX)}, .* differ in \S+"
+        UserError, match=rf"holds both model.safetensors and {re.escape(INDEX)}, .* differ in \S+"
     ):
         convert.hf_to_megatron(tied, tmp_path / "m", Layout())
 
@@ -112,7 +112,7 @@ def test_a_tensor_in_two_shards_is_refused(tied):
     first, second = sorted(tied.glob("*.safetensors"))[:2]
     name, tensor = next(iter(load_file(first).items()))
     save(tied, second.name, load_file(second) | {name: tensor})
-    with pytest.raises(UserError, match=f"{name} stands in both {first.name} and {second.name}"):
+    with pytest.raises(UserError, match=f"{name} is stored in both {first.name} and {second.name}"):
         HFTensors(tied)
 
 
@@ -130,12 +130,12 @@ def test_shards_left_beside_one_file_are_refused(tied):
     kept = load_file(shard)
     as_one_file(tied)
     save(tied, shard.name, kept)
-    with pytest.raises(UserError, match=f"holds model.safetensors beside {shard.name}"):
+    with pytest.raises(UserError, match=f"holds both model.safetensors and {shard.name}"):
         HFTensors(tied)
 
 
 def test_weights_in_pytorchs_own_format_get_a_sentence(tied):
     as_one_file(tied)
     (tied / "model.safetensors").rename(tied / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"pytorch_model\.bin, .* save them as safetensors"):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin, .* save the weights as safetensors"):
         HFTensors(tied)

@@ -24,7 +24,7 @@ from reasongrm_nemo.megatron.weights import plain  # noqa: E402
 from reasongrm_nemo.megatron.weights.hf_folder import HFTensors  # noqa: E402
 from reasongrm_nemo.megatron.weights.torch_dist import Reader  # noqa: E402
 
-UNREAD = "damaged or (holds more than plain data|of another kind)"
+UNREAD = "damaged or (holds more than plain data|in an unknown format)"
 
 
 class Payload:
@@ -131,7 +131,7 @@ def named(module, name):
 def test_no_name_leads_out_of_a_description(checkpoint):
     for module, name in NAMES:
         (checkpoint / ".metadata").write_bytes(named(module, name))
-        with pytest.raises(UserError, match=rf"\.metadata is {UNREAD}.*it names {module}.{name}"):
+        with pytest.raises(UserError, match=rf"\.metadata is {UNREAD}.*it refers to {module}.{name}"):
             Reader(checkpoint)
     for data in (b"", b"\x80", b"junk", pickle.dumps({}), pickle.dumps([None]), named("torch", "Size")):
         (checkpoint / ".metadata").write_bytes(data)
@@ -177,8 +177,11 @@ def test_a_shard_that_is_no_tensor_is_not_read(load, checkpoint, marker):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"sharded_backend": "zarr"}', "says zarr and torch"),
-        ('{"sharded_backend": "torch_dist", "common_backend": "pickle"}', "says torch_dist and pickle"),
+        ('{"sharded_backend": "zarr"}', "names the formats zarr and torch"),
+        (
+            '{"sharded_backend": "torch_dist", "common_backend": "pickle"}',
+            "names the formats torch_dist and pickle",
+        ),
         ("[]", "metadata.json is damaged"),
         ('{"sharded_backend": "torch_dist", "__class__": 1}', "metadata.json is damaged"),
         ("\0\0", "metadata.json is damaged"),
@@ -209,7 +212,7 @@ def test_a_hugging_face_folder_runs_nothing(tmp_path, marker):
     from reasongrm_nemo.rollout.server.read_config import by_transformers
 
     folder = hf_folder(tmp_path, marker)
-    with pytest.raises(UserError, match="runs code when it is read"):
+    with pytest.raises(UserError, match="a pickle, which can run code"):
         HFTensors(folder)
     with pytest.raises(ValueError, match="trust_remote_code"):
         by_transformers(str(folder))
