@@ -301,7 +301,5 @@ def rollouts_text(found: Study, recipe: DictConfig, fitted: Fit | None) -> str:
 
 
 def dry_start_text(found: DryStart) -> str:
-    """What was done, and which keys that left unread."""
-    lines = [f"{found.recipe}: {len(found.read)} keys read, {len(found.unread)} not"]
-    lines += [f"  {what}" for what in found.done]
-    return "\n".join([*lines, *([f"  not read: {', '.join(found.unread)}"] if found.unread else [])])
+    """What was done, a line each."""
+    return "\n".join([f"{found.recipe}: started dry", *(f"  {what}" for what in found.done)])

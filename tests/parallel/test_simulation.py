@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from keys_read import keys_read, unread
 
 from reasongrm_nemo.cli import main
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.models.architecture import Architecture, Layout
-from reasongrm_nemo.plan import activations, command, memory
+from reasongrm_nemo.plan import activations, command, dry_start, memory
 from reasongrm_nemo.plan import text as planning_report
-from reasongrm_nemo.plan.dry_start import dry_start
 from reasongrm_nemo.plan.simulation import Request, rank_of_stage, simulate
 from reasongrm_nemo.plan.simulation.compare import Comparison, lines
 from reasongrm_nemo.recipe.checks import check_model
@@ -244,10 +244,24 @@ def test_a_model_that_cannot_be_built_is_refused_after_its_figures(monkeypatch):
     assert isinstance(wrong, StageFailed) and "check" not in data and "GPU-hours" in text
 
 
-def test_training_stages_start_dry_and_read_all_their_keys():
+def keys_of(path, tmp_path):
+    """A training recipe's dry start; keys that it, the model's two ends and the trainer read, and do not."""
+    worker, model = Path(__file__).parent / "dry_trainers.py", CONFIGS / path.parent.name
+    work = tmp_path / path.stem
+    work.mkdir()
+    command = [sys.executable, *map(str, (worker, path, model, work))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    read = set(json.loads(next(line for line in done.stdout.splitlines() if line.startswith("keys:"))[5:]))
+    with keys_read(read):  # what the stage reads before its ranks start
+        found = dry_start.dry_start(RECIPES[path])
+    return found, read, unread(RECIPES[path], read)
+
+
+def test_training_stages_read_all_their_keys(tmp_path, monkeypatch):
     """What only a real rank or another setting reads is named here."""
-    found = dry_start(load_recipe(QWQ))
-    assert set(found.unread) <= {
+    found, read, left = keys_of(QWQ, tmp_path)
+    assert left <= {
         "cluster.threads_per_rank",  # by a rank as it starts
         "grpo.epochs",  # where grpo.steps is not given
         "grpo.global_batch",  # by the checks
@@ -259,15 +273,22 @@ def test_training_stages_start_dry_and_read_all_their_keys():
         "grpo.validation.temperature",
         "tracking.mlflow_uri",
     }
-    assert found.done[0] == "4 vLLM server(s) placed and configured"
-    assert {"grpo.clip_high", "grpo.importance.correction", "grpo.optim.warmup_steps"} <= set(found.read)
+    assert found.done[1:] == [
+        "4 vLLM server(s) placed and configured",
+        # the last stage has the final norm besides, of 5,120
+        "the model was built and stepped on fake tensors, on rank 0 (1,072,674,816 parameters) and "
+        "24 (1,072,679,936 parameters)",
+    ]
+    assert {"grpo.clip_high", "grpo.importance.correction", "grpo.optim.warmup_steps"} <= read
     [path] = [path for path in RECIPES if path.parent.name == "qwen2_5_7b" and path.stem == "1_sft_random"]
-    found = dry_start(RECIPES[path])
-    assert set(found.unread) <= {
+    monkeypatch.setattr(dry_start, "check", lambda *_: [])  # was done above
+    assert keys_of(path, tmp_path)[2] <= {
         "cluster.threads_per_rank",
         "cluster.launcher",  # by a stage as it starts ranks
         "cluster.rollout_python",
+        "cluster.trainer_python",  # by the simulation that is left out here
         "cluster.weight_transfer",
+        "judge.max_prompt_tokens",  # by the plan's times
         "judge.policy",
         "sft.optim.min_lr",
         "sft.validation.fraction",

@@ -53,7 +53,6 @@ KNOWN = {
     ("reasongrm_nemo/judge/symbolic.py", "import_module"): "math_verify, by a fixed name",
     ("reasongrm_nemo/rollout/__init__.py", "import_module"): "this package's modules",
     ("reasongrm_nemo/run/stage.py", "import_module"): "this package's stages",
-    ("reasongrm_nemo/plan/dry_start/run.py", "import_module"): "this package's stages",
     (
         "reasongrm_nemo/processes/srun_rank.py",
         "run_module",

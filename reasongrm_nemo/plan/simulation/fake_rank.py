@@ -20,7 +20,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,17 +57,7 @@ def _simulate(order: dict[str, Any]) -> RankReport:
     recipe = OmegaConf.create(order["recipe"])
     folder, rank = Path(order["hf_path"]), order["rank"]
     how = {name: order[name] for name in ("train", "micro_batches", "flops")}
-    if order["dry"] is None:
-        return simulate_rank(recipe, folder, rank, **how)
-    from reasongrm_nemo.plan.simulation.keys_read import keys_read
-    from reasongrm_nemo.plan.simulation.trainers import run_dry
-
-    read: set[str] = set()
-    with keys_read(read):
-        report = simulate_rank(recipe, folder, rank, **how)
-        if order["dry"]:
-            run_dry(recipe, order["dry"])
-    return replace(report, keys=sorted(read))
+    return simulate_rank(recipe, folder, rank, **how)
 
 
 def simulate_rank(
@@ -121,7 +110,6 @@ def simulate_rank(
         activations=live.peak if live else 0,
         parts={part: size for part, size in live.at_peak.items() if size} if live else {},
         flops=operations,
-        keys=[],
         build_s=built - began,
         step_s=stepped - built,
     )

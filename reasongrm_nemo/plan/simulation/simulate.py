@@ -31,8 +31,6 @@ class Request:
         train: also take a step; else the model is only built and counted.
         micro_batches: full ones, of that step; None: as many as the pipeline holds.
         flops: also count a step's operations, in a second one.
-        dry: note the keys that are read; with made-up inputs by name also run the recipe's trainer with
-            stand-ins, which is for rank 0.
     """
 
     recipe: DictConfig
@@ -41,7 +39,6 @@ class Request:
     train: bool = True
     micro_batches: int | None = None
     flops: bool = False
-    dry: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,6 @@ class RankReport:
         activations: most that existed at once beside those, in the step; 0 where none was taken.
         parts: what those were, by ``plan.activations``' names.
         flops: operations of one full micro-batch, forward and backward; 0 where they were not counted.
-        keys: of the recipe that were read; none where there was no dry start.
         build_s: seconds to build the model.
         step_s: seconds of the step.
     """
@@ -74,7 +70,6 @@ class RankReport:
     activations: int
     parts: dict[str, int]
     flops: int
-    keys: list[str]
     build_s: float
     step_s: float
 
@@ -117,7 +112,6 @@ def simulate(requests: Sequence[Request]) -> list[RankReport]:
             "train": request.train,
             "micro_batches": request.micro_batches,
             "flops": request.flops,
-            "dry": request.dry,
         }
         for request in requests
     ]

@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe's trainer with stand-ins for what needs weights: its loop, schedule, groups, validation."""
+"""Which keys a trainer reads: ``dry_trainers.py RECIPE MODEL_FOLDER WORK`` prints them as a JSON list.
+
+The model of the first and the last pipeline stage is built and stepped on fake tensors, then the recipe's
+trainer runs with stand-ins for what needs weights: its loop, schedule, groups, validation.
+"""
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +17,43 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+sys.path.append(str(Path(__file__).parents[1]))
+from keys_read import keys_read
+from made_up_inputs import write_inputs
+
 _STEPS = 2  # of the loop
+
+
+def main(path: str, folder: str, work: str) -> None:
+    """Print the keys that the ranks at both ends of the pipeline and the trainer read."""
+    from reasongrm_nemo.megatron.platform import load_platform
+
+    load_platform("cpu")
+    from reasongrm_nemo.megatron import session
+
+    session.quiet_libraries()
+    from reasongrm_nemo.recipe.load import load_recipe
+
+    recipe = load_recipe(path)
+    orders = [(OmegaConf.to_container(recipe), folder, work, end) for end in ("first", "last")]
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        print("keys:", json.dumps(sorted(set().union(*pool.imap(_keys, orders, chunksize=1)))))
+
+
+def _keys(order: Any) -> set[str]:
+    from reasongrm_nemo.plan.simulation import rank_of_stage
+    from reasongrm_nemo.plan.simulation.fake_rank import simulate_rank
+
+    recipe, folder, work, end = OmegaConf.create(order[0]), *map(Path, order[1:3]), order[3]
+    read: set[str] = set()
+    last = rank_of_stage(recipe.cluster, recipe.cluster.pipeline_parallel - 1)
+    with keys_read(read):
+        simulate_rank(recipe, folder, 0 if end == "first" else last)
+        if end == "first":
+            inputs = {name: str(file) for name, file in write_inputs(recipe, work).items()}
+            (work / "artefact").mkdir()
+            run_dry(recipe, inputs | {"work": str(work / "artefact")})
+    return read
 
 
 def run_dry(recipe: DictConfig, inputs: Mapping[str, str]) -> None:
@@ -158,3 +201,7 @@ class _Source:
             [Completion(p.id, i, list(ids), [-0.5] * len(ids), "stop") for i, ids in enumerate(chosen)]
             for p in part.prompts
         ]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe's stage started short of a GPU: template, servers' places and settings, the model's first step."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from unittest.mock import patch
+
+from omegaconf import DictConfig
+
+from reasongrm_nemo.judge import load_template
+from reasongrm_nemo.plan.model import architecture, config_folder
+from reasongrm_nemo.plan.simulation.compare import check
+from reasongrm_nemo.plan.whole import check_fit
+from reasongrm_nemo.processes import placement
+from reasongrm_nemo.recipe.load import resolve_path
+from reasongrm_nemo.rollout import RolloutSettings
+from reasongrm_nemo.rollout.server.settings import PYTHON_VARIABLE
+from reasongrm_nemo.stage_kinds import kind_of
+
+
+@dataclass(frozen=True)
+class DryStart:
+    """What a dry start has done.
+
+    Attributes:
+        recipe: its name.
+        done: what was run, in words.
+    """
+
+    recipe: str
+    done: list[str]
+
+
+def dry_start(recipe: DictConfig) -> DryStart:
+    """Do what the stage does before it needs a GPU, its inputs or weights.
+
+    Servers are placed on nodes that do not exist, and configured; the model of the first and the last
+    pipeline stage is built on fake tensors and takes a real step of one micro-batch.
+
+    Raises:
+        UserError: the recipe does not fit, or what the stage itself would refuse.
+        StageFailed: the model could not be built, or the step not be taken.
+    """
+    check_fit(recipe)
+    done = []
+    if recipe.judge.template is not None:
+        load_template(recipe.judge.template)
+        done.append(f"the template {recipe.judge.template} was read")
+    if kind_of(recipe).samples:
+        done.append(f"{place_servers(recipe)} vLLM server(s) placed and configured")
+    if kind_of(recipe).trains:
+        shape, folder = architecture(recipe), config_folder(recipe)
+        assert shape is not None and folder is not None  # the stage has a model
+        reports = [end.report for end in check(recipe, folder, shape)]
+        ranks = (f"{report.rank} ({report.parameters:,} parameters)" for report in reports)
+        done.append(f"the model was built and stepped on fake tensors, on rank {' and '.join(ranks)}")
+    return DryStart(recipe.name, done)
+
+
+def place_servers(recipe: DictConfig) -> int:
+    """Place and configure a recipe's servers on nodes that do not exist; returns how many there are."""
+    nodes = (recipe.cluster.nodes if kind_of(recipe).on_policy else 1) + recipe.rollout.nodes
+    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": ",".join(f"node{i + 1}" for i in range(nodes))}
+    python = os.environ.get(PYTHON_VARIABLE, sys.executable)
+    with patch.dict(os.environ, {PYTHON_VARIABLE: python}):
+        spots = placement.find(recipe, job).spots
+        for spot in spots:
+            settings = RolloutSettings.from_config(recipe, spot.index, spot)
+            settings.arguments(resolve_path("asset:tiny_judge", "."), 8000)  # any model will do
+            settings.environment("token")
+    return len(spots)
