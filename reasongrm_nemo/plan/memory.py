@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from reasongrm_nemo.megatron import activations, states
+from reasongrm_nemo.megatron.states import States
 from reasongrm_nemo.models import parameter_counts
 from reasongrm_nemo.models.architecture import Architecture, Layout
-from reasongrm_nemo.plan import activations, states
 from reasongrm_nemo.plan.serving import GIB, Server
-from reasongrm_nemo.plan.states import States
 from reasongrm_nemo.processes.placement import servers_per_node
 from reasongrm_nemo.stage_kinds import kind_of
 
@@ -24,7 +24,7 @@ class Rank:
         layers: of its decoder.
         count: its parameters.
         states: what it keeps from step to step.
-        activations: most that exists besides in a step, by part (``plan.activations``).
+        activations: most that exists besides in a step, by part (``megatron.activations``).
     """
 
     stage: int

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from reasongrm_nemo.megatron.states import WIDTH
 from reasongrm_nemo.models import parameter_counts
 from reasongrm_nemo.models.architecture import Architecture
-from reasongrm_nemo.plan.states import WIDTH
 
 GIB = 2**30
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from reasongrm_nemo.megatron import states
 from reasongrm_nemo.models import parameter_counts
 from reasongrm_nemo.models.architecture import Architecture
-from reasongrm_nemo.plan import states, times
+from reasongrm_nemo.plan import times
 from reasongrm_nemo.stage_kinds import kind_of
 
 # Bytes of a response token as JSON (measured): its text, its id in a path, its id and log-prob in rollouts/.

@@ -12,6 +12,7 @@ import numpy as np
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.grpo.steps import grpo_steps
 from reasongrm_nemo.megatron.balance import costs, share
+from reasongrm_nemo.megatron.states import WIDTH
 from reasongrm_nemo.models import flops, parameter_counts
 from reasongrm_nemo.models.architecture import Architecture, Layout
 from reasongrm_nemo.plan import schedule
@@ -19,7 +20,6 @@ from reasongrm_nemo.plan.memory import data_parallel
 from reasongrm_nemo.plan.rollouts.lengths import Drawn, Lengths, Lognormal
 from reasongrm_nemo.plan.rollouts.timeline import Rates, Servers, Timeline, roll_out
 from reasongrm_nemo.plan.serving import Server
-from reasongrm_nemo.plan.states import WIDTH
 from reasongrm_nemo.processes.placement import servers_per_node
 from reasongrm_nemo.recipe.checks import judges_benchmarks
 from reasongrm_nemo.sft.steps import step_count, trained

@@ -43,7 +43,8 @@ def main(recipe, hf_path, how):
     from reasongrm_nemo.megatron import session
 
     session.quiet_libraries()
-    from reasongrm_nemo.plan.simulation import fake_rank, storages
+    from reasongrm_nemo.megatron import storages
+    from reasongrm_nemo.plan.simulation import fake_rank
     from reasongrm_nemo.recipe.load import load_recipe
 
     if how == "allocator":

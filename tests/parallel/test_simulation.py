@@ -20,8 +20,9 @@ from keys_read import keys_read, unread
 
 from reasongrm_nemo.cli import main
 from reasongrm_nemo.errors import StageFailed, UserError
+from reasongrm_nemo.megatron import activations
 from reasongrm_nemo.models.architecture import Architecture, Layout
-from reasongrm_nemo.plan import activations, command, dry_start, memory
+from reasongrm_nemo.plan import command, dry_start, memory
 from reasongrm_nemo.plan import text as planning_report
 from reasongrm_nemo.plan.simulation import Request, rank_of_stage, simulate
 from reasongrm_nemo.plan.simulation.compare import Comparison, lines

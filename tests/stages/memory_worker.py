@@ -25,9 +25,9 @@ def main(recipe_path, hf_path, out, *overrides):
 
     from reasongrm_nemo.grpo.actor import GRPOActor
     from reasongrm_nemo.megatron import session as sessions
+    from reasongrm_nemo.megatron.activations import micro_batch
     from reasongrm_nemo.megatron.micro_batches import Sample
-    from reasongrm_nemo.plan.activations import micro_batch
-    from reasongrm_nemo.plan.simulation.storages import LiveStorages
+    from reasongrm_nemo.megatron.storages import LiveStorages
     from reasongrm_nemo.recipe.load import load_recipe
 
     libc = ctypes.CDLL("libc.so.6")

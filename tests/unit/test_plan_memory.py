@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from reasongrm_nemo import plan as plans
+from reasongrm_nemo.megatron import states
 from reasongrm_nemo.models import flops, parameter_counts
 from reasongrm_nemo.models.architecture import Architecture, Layout
-from reasongrm_nemo.plan import memory, states
+from reasongrm_nemo.plan import memory
 from reasongrm_nemo.plan.serving import server
 from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from reasongrm_nemo.errors import UserError
+from reasongrm_nemo.megatron import activations
 from reasongrm_nemo.models import flops
 from reasongrm_nemo.models.architecture import Architecture
-from reasongrm_nemo.plan import activations, memory
+from reasongrm_nemo.plan import memory
 from reasongrm_nemo.plan.simulation.simulate import RankReport, Request, rank_of_stage, simulate
 
 _NEGLIGIBLE = 1e-3  # of a rank's activations: log-probs, masks and ids, which the arithmetic leaves out

@@ -31,7 +31,7 @@ from reasongrm_nemo.plan.simulation.simulate import RankReport, report_line
 from reasongrm_nemo.stage_kinds import kind_of
 
 if TYPE_CHECKING:
-    from reasongrm_nemo.plan.simulation.storages import LiveStorages
+    from reasongrm_nemo.megatron.storages import LiveStorages
 
 # As on a GPU, save for the layers: Transformer Engine cannot be imported without one.
 SIMULATED_GPU = Platform("gpu", "cpu", transformer_engine=False, optimizer=GPU.optimizer, amp_o2=GPU.amp_o2)
@@ -142,8 +142,8 @@ def storages_of_step(
     model: Any, recipe: DictConfig, parameters: list[Any], micro_batches: int
 ) -> LiveStorages:
     """What was alive in a step over so many full micro-batches, at the most."""
-    from reasongrm_nemo.plan.simulation.parts import told_apart
-    from reasongrm_nemo.plan.simulation.storages import LiveStorages
+    from reasongrm_nemo.megatron.storage_parts import told_apart
+    from reasongrm_nemo.megatron.storages import LiveStorages
 
     live = LiveStorages(parameters)
     for parameter in parameters:
@@ -184,9 +184,9 @@ def flops_of_step(model: Any, recipe: DictConfig, parameters: list[Any]) -> int:
 @contextlib.contextmanager
 def _step_of(model: Any, recipe: DictConfig, micro_batches: int) -> Iterator[Any]:
     """A call that takes one step over so many full micro-batches."""
+    from reasongrm_nemo.megatron.activations import fullest
     from reasongrm_nemo.megatron.forward_backward import run_schedule
     from reasongrm_nemo.megatron.micro_batches import Sample, collate
-    from reasongrm_nemo.plan.activations import fullest
 
     rows, length = fullest(recipe)
     names = ("rollout", "old", "reference") if kind_of(recipe).on_policy else ()

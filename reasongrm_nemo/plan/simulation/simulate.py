@@ -54,7 +54,7 @@ class RankReport:
         gradients: fp32, kept over the micro-batches.
         optimizer: Adam's moments and, with bf16 weights, the fp32 weights, over the data-parallel ranks.
         activations: most that existed at once beside those, in the step; 0 where none was taken.
-        parts: what those were, by ``plan.activations``' names.
+        parts: what those were, by ``megatron.activations``' names.
         flops: operations of one full micro-batch, forward and backward; 0 where they were not counted.
         build_s: seconds to build the model.
         step_s: seconds of the step.

@@ -11,8 +11,8 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from reasongrm_nemo.plan.activations import GATHERED, HEAD, LAYER, REST, SAVED
-from reasongrm_nemo.plan.simulation.storages import LiveStorages
+from reasongrm_nemo.megatron.activations import GATHERED, HEAD, LAYER, REST, SAVED
+from reasongrm_nemo.megatron.storages import LiveStorages
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from reasongrm_nemo.megatron.states import WIDTH
 from reasongrm_nemo.models.architecture import Architecture, Layout
-from reasongrm_nemo.plan.states import WIDTH
 from reasongrm_nemo.stage_kinds import kind_of
 
 SAVED = "saved"
