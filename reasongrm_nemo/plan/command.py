@@ -21,7 +21,7 @@ from reasongrm_nemo.plan.rollout_study import study
 from reasongrm_nemo.plan.rollouts.lengths import Sampled, fit, read_paths
 from reasongrm_nemo.plan.simulation.compare import check, compare, has_trainer
 from reasongrm_nemo.plan.sweep import sweep
-from reasongrm_nemo.plan.whole import refuse
+from reasongrm_nemo.plan.whole import refusal
 from reasongrm_nemo.recipe.load import find_recipe, load_recipe, load_with_origins
 from reasongrm_nemo.report.summary import resolved_recipe
 from reasongrm_nemo.run.pipeline import load_all, recipe_files
@@ -69,15 +69,20 @@ def of_recipe(
         return resolved | {"figures": None}, keys, None
     data, text = resolved | {"figures": made.to_dict()}, f"{keys}\n\n{report.as_text(made, recipe)}"
     shape, folder = plans.architecture(recipe), config_folder(recipe)
-    assert shape is not None and folder is not None  # there is a plan
+    assert shape is not None  # there is a plan
     if simulated:
+        if not has_trainer(recipe):
+            raise UserError(
+                "--simulate needs the trainer environment, which has NeMo-Aligner: run reasongrm in it, or "
+                "name its python by cluster.trainer_python, as it is called on this machine"
+            )
         compared = compare(recipe, folder, shape)
         data |= {"simulation": report.comparison_data(compared)}
         text += "\n\n" + report.comparison_text(compared)
     elif checked and made.ranks and not made.misfits:
         found, line, failure = _check(recipe, folder, shape, say)
         return data | found, f"{text}\n\n{line}", failure
-    return data, text, _refusal(recipe.name, made.misfits)
+    return data, text, refusal(recipe.name, made.misfits)
 
 
 def _check(recipe: DictConfig, folder: Path, shape: Architecture, say: Callable[[str], None]) -> Told:
@@ -111,11 +116,9 @@ def of_rollouts(path: Path, overrides: Iterable[str], sample: Path | None, plot:
         limit = recipe.rollout.max_response_tokens
         tasks, cut = read_paths(sample)
         fitted, lengths = fit(tasks, cut, limit), Sampled(tasks, limit)
-    if shape is None:
-        raise UserError(f"--rollouts simulates the steps of grpo; {recipe.name} is of stage {recipe.stage}")
     found = study(recipe, shape, lengths)
     if plot is not None:
-        draw(found.timelines[0], plot, f"{recipe.name}: the rollouts of one step")
+        draw(found.first_step, plot, f"{recipe.name}: the rollouts of one step")
     data = found.to_dict() | {"fit": None if fitted is None else asdict(fitted)}
     return data, report.rollouts_text(found, recipe, fitted), None
 
@@ -138,7 +141,7 @@ def of_folder(path: Path, overrides: Iterable[str]) -> Told:
     recipes = _made_of(load_all(recipe_files(path), overrides))
     made = [(recipe.name, plans.plan(recipe)) for recipe in recipes]
     data = {name: None if plan is None else plan.to_dict() for name, plan in made}
-    wrong = next((_refusal(name, plan.misfits) for name, plan in made if plan and plan.misfits), None)
+    wrong = next((refusal(name, plan.misfits) for name, plan in made if plan and plan.misfits), None)
     return data, report.pipeline_text(made), wrong
 
 
@@ -167,11 +170,3 @@ def of_layouts(path: Path, overrides: Iterable[str], axes: Sequence[str]) -> Tol
         raise UserError(f"--sweep: stage {recipe.stage} has no model, so it has no layouts to compare")
     rows = sweep(recipe, shape, axes)
     return [row.__dict__ for row in rows], report.sweep_text(rows, recipe, axes), None
-
-
-def _refusal(name: str, misfits: Sequence[plans.Misfit]) -> UserError | None:
-    try:
-        refuse(name, misfits)
-    except UserError as error:
-        return error
-    return None

@@ -52,9 +52,9 @@ def dry_start(recipe: DictConfig) -> DryStart:
     if kind_of(recipe).samples:
         done.append(f"{place_servers(recipe)} vLLM server(s) placed and configured")
     if kind_of(recipe).trains:
-        shape, folder = architecture(recipe), config_folder(recipe)
-        assert shape is not None and folder is not None  # the stage has a model
-        reports = [end.report for end in check(recipe, folder, shape)]
+        shape = architecture(recipe)
+        assert shape is not None  # the stage has a model
+        reports = [end.report for end in check(recipe, config_folder(recipe), shape)]
         ranks = (f"{report.rank} ({report.parameters:,} parameters)" for report in reports)
         done.append(f"the model was built and stepped on fake tensors, on rank {' and '.join(ranks)}")
     return DryStart(recipe.name, done)

@@ -10,14 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from reasongrm_nemo.models.architecture import Architecture, Layout
-from reasongrm_nemo.plan import memory, storage
+from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.plan import memory, remedies, storage
 from reasongrm_nemo.plan.serving import GIB, Server, server
-from reasongrm_nemo.plan.times import stated_lengths
+from reasongrm_nemo.plan.times import mean_response
 from reasongrm_nemo.stage_kinds import kind_of
-
-_UNEVEN = ("cluster.layers_in_first_stage", "cluster.layers_in_last_stage")
-_SHORTEST = 16384  # tokens that are still worth proposing
 
 
 @dataclass(frozen=True)
@@ -37,23 +34,16 @@ def misfits(recipe: DictConfig, architecture: Architecture) -> list[Misfit]:
     """All that does not fit: GPU memory at each moment, the servers, host memory, disk.
 
     Args:
-        recipe: resolved and checked.
+        recipe: resolved and checked, also against its model (``model.architecture``).
         architecture: shape of its model, which the layout divides.
     """
-    return list(_misfits(recipe, architecture))
-
-
-def _misfits(recipe: DictConfig, architecture: Architecture) -> Iterator[Misfit]:
     serving = server(recipe, architecture) if kind_of(recipe).samples else None
-    if serving is not None:
-        wrong = list(_of_server(recipe, architecture, serving))
-        yield from wrong
-        serving = None if wrong else serving  # what it holds is told once it can be
     trained = memory.ranks(recipe, architecture) if kind_of(recipe).trains else []
+    wrong = [] if serving is None else list(_of_server(recipe, serving))
     if recipe.plan.device_memory_gib and recipe.cluster.platform == "gpu":
-        yield from _of_devices(recipe, architecture, trained, serving)
-    yield from _of_host(recipe, architecture, trained, serving)
-    yield from _of_disk(recipe, architecture)
+        wrong += _of_devices(recipe, architecture, trained, serving)
+    wrong += _of_host(recipe, architecture, trained, serving)
+    return [*wrong, *_of_disk(recipe, architecture)]
 
 
 def _of_host(
@@ -67,7 +57,7 @@ def _of_host(
     told = f"a node would need {needed:.1f} GiB of its {given:,.1f} GiB (plan.host_memory_gib)"
     checkpoint, optimizer = "checkpoints.asynchronous", "cluster.offload_optimizer"
     for keys in ([checkpoint], [optimizer], [checkpoint, optimizer]):
-        other = changed(recipe, dict.fromkeys(keys, False))
+        other = remedies.changed(recipe, dict.fromkeys(keys, False))
         rest = memory.host_bytes(other, trained)
         on_devices = recipe.plan.device_memory_gib if optimizer in keys else None
         if sum(rest.values()) <= given * GIB and not (
@@ -82,14 +72,14 @@ def _of_host(
 
 
 def _of_disk(recipe: DictConfig, architecture: Architecture) -> Iterator[Misfit]:
-    given, mean = recipe.plan.disk_gib, _mean_response(recipe)
+    given, mean = recipe.plan.disk_gib, mean_response(recipe)
     held = storage.disk_bytes(recipe, architecture, mean)
     whole = sum(held.values()) / GIB
     if given is None or whole <= given:
         return
     told = f"the artefact would take {whole:,.1f} GiB of the {given:,.1f} GiB of plan.disk_gib"
     changes = _fewer(recipe, architecture, held, (whole - given) * GIB)
-    rest = sum(storage.disk_bytes(changed(recipe, changes), architecture, mean).values()) / GIB
+    rest = sum(storage.disk_bytes(remedies.changed(recipe, changes), architecture, mean).values()) / GIB
     key, advice = "plan.disk_gib", "free space"
     if rest < whole:
         key = next(iter(changes))
@@ -119,32 +109,13 @@ def _fewer(recipe: Any, architecture: Architecture, held: Mapping[str, int], exc
     return changes
 
 
-def _mean_response(recipe: Any) -> float:
-    return float(stated_lengths(recipe).draw(4096, 1, 0).mean())
-
-
-def _of_server(recipe: Any, architecture: Architecture, serving: Server) -> Iterator[Misfit]:
-    own, cluster = recipe.rollout, recipe.cluster
-    key, workers = "rollout.tensor_parallel", own.tensor_parallel
-    if architecture.heads % workers:
-        yield Misfit(
-            key, f"{key} is {workers}, which does not divide num_attention_heads {architecture.heads}"
-        )
-        return
-    heads = architecture.kv_heads
-    if heads % workers and workers % heads:
-        yield Misfit(
-            key, f"{key} is {workers}, which neither divides num_key_value_heads {heads} nor is divided by it"
-        )
-        return
-    longest = recipe.model.max_model_len
-    if cluster.platform == "cpu" and serving.tokens < longest:
-        gib = math.ceil(longest * serving.kv_token * workers / GIB * 100) / 100
-        yield Misfit(
-            "rollout.kv_cache_gib",
-            f"rollout.kv_cache_gib is {own.kv_cache_gib}: {_holds(recipe, serving)}; "
-            f"that takes {gib:.2f} GiB",
-        )
+def _of_server(recipe: Any, serving: Server) -> Iterator[Misfit]:
+    """On a CPU: a cache for one sequence at least; on a GPU ``_of_devices`` looks at the share."""
+    longest, key = recipe.model.max_model_len, "rollout.kv_cache_gib"
+    if recipe.cluster.platform == "cpu" and serving.tokens < longest:
+        gib = math.ceil(longest * serving.kv_token * serving.workers / GIB * 100) / 100
+        given = recipe.rollout.kv_cache_gib
+        yield Misfit(key, f"{key} is {given}: {_holds(recipe, serving)}; that takes {gib:.2f} GiB")
 
 
 def _holds(recipe: Any, serving: Server) -> str:
@@ -184,8 +155,8 @@ def _of_devices(
         held = f"a server's {serving.share / GIB:.1f}" + (" and a trainer's" if trained else "")
         needed = found[too_much[0]] / GIB
         why = f"{_at(too_much[0])} a GPU would hold {needed:.1f} GiB, {held}, of {room / GIB:.1f}"
-        for changes in _asleep(recipe):
-            if not list(_of_devices(changed(recipe, changes), architecture, trained, serving)):
+        for changes in remedies.asleep(recipe):
+            if not list(_of_devices(remedies.changed(recipe, changes), architecture, trained, serving)):
                 advice += f", or {_words(changes)}"
     yield Misfit(key, f"{key} is {recipe.rollout.gpu_memory_utilization}: {why}; {advice}")
 
@@ -229,8 +200,8 @@ def _of_both(
     if not trained:
         key = "rollout.tensor_parallel" if recipe.rollout.gpus else "cluster.devices_per_node"
         advice = "share the model among more GPUs, or larger ones"
-    tried = [*_asleep(recipe), *_wider(recipe, architecture)]
-    tried += _remedies(recipe, architecture) if trained else _shorter(recipe)
+    tried = [*remedies.asleep(recipe), *remedies.wider(recipe, architecture)]
+    tried += remedies.of_trainer(recipe, architecture) if trained else remedies.shorter(recipe)
     changes = _first(recipe, architecture, tried)
     if changes:
         key = next(iter(changes))
@@ -245,7 +216,7 @@ def _first(
 ) -> dict[str, Any] | None:
     """The first changes with which a step fits, and beside it some ``rollout.gpu_memory_utilization``."""
     for changes in tried:
-        other = changed(recipe, changes)
+        other = remedies.changed(recipe, changes)
         trained = memory.ranks(other, architecture) if kind_of(other).trains else []
         serving = server(other, architecture) if kind_of(other).samples else None
         if trained and _alone(other, trained, serving)["training"] > _room(other):
@@ -255,42 +226,6 @@ def _first(
         if serving is None or least <= most:
             return changes
     return None
-
-
-def _asleep(recipe: Any) -> list[dict[str, Any]]:
-    if (
-        not kind_of(recipe).on_policy
-        or recipe.rollout.sleep
-        or recipe.grpo.max_lag
-        or not memory.shares_gpus(recipe)
-    ):
-        return []
-    return [{"rollout.sleep": True}]
-
-
-def _wider(recipe: Any, architecture: Architecture) -> Iterator[dict[str, Any]]:
-    """Servers of more GPUs each, as many of them as there is place for."""
-    own, devices = recipe.rollout, recipe.cluster.devices_per_node
-    nodes = own.nodes or recipe.cluster.nodes
-    heads = architecture.kv_heads
-    for workers in range(own.tensor_parallel + 1, 1 if own.gpus else devices + 1):
-        if architecture.heads % workers == 0 and (heads % workers == 0 or workers % heads == 0):
-            servers = min(own.servers, nodes * (devices // workers))
-            words = {"rollout.tensor_parallel": workers}
-            yield words if servers == own.servers else {**words, "rollout.servers": servers}
-
-
-def _shorter(recipe: Any) -> Iterator[dict[str, Any]]:
-    """Shorter sequences."""
-    full = recipe.model.max_model_len
-    while full > _SHORTEST:
-        full //= 2
-        words = {"model.max_model_len": full}
-        if kind_of(recipe).trains:
-            words[f"{recipe.stage}.max_tokens_per_micro_batch"] = full
-        if kind_of(recipe).samples:
-            words["rollout.max_response_tokens"] = full - recipe.judge.max_prompt_tokens
-        yield words
 
 
 def _at(moment: str) -> str:
@@ -310,11 +245,11 @@ def _of_training(
         f"{worst.stage}: states {worst.states.total / GIB:.1f}, activations "
         f"{sum(worst.activations.values()) / GIB:.1f})"
     )
-    tried = [*_remedies(recipe, architecture)]
-    tried += [{**changes, **asleep} for asleep in _asleep(recipe) for changes in tried]
+    tried = [*remedies.of_trainer(recipe, architecture)]
+    tried += [{**changes, **asleep} for asleep in remedies.asleep(recipe) for changes in tried]
     changes = _first(recipe, architecture, tried)
     if changes:
-        peak = max(rank.peak for rank in memory.ranks(changed(recipe, changes), architecture))
+        peak = max(rank.peak for rank in memory.ranks(remedies.changed(recipe, changes), architecture))
         key = next(iter(changes))
         return Misfit(
             key,
@@ -332,65 +267,3 @@ def _word(value: Any) -> str:
 
 def _words(changes: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={_word(value)}" for key, value in changes.items())
-
-
-def changed(recipe: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
-    """The recipe with some keys changed; not checked."""
-    other: DictConfig = OmegaConf.create(OmegaConf.to_container(recipe))  # type: ignore[assignment]
-    for key, value in changes.items():
-        OmegaConf.update(other, key, value)
-    return other
-
-
-def _remedies(recipe: DictConfig, architecture: Architecture) -> Iterator[dict[str, Any]]:
-    """Changes worth trying, the cheapest first."""
-    cluster, stage = recipe.cluster, recipe.stage
-    cheap: list[dict[str, Any]] = []
-    budget = f"{stage}.max_tokens_per_micro_batch"
-    full = recipe.model.max_model_len
-    if kind_of(recipe).on_policy:
-        full = recipe.judge.max_prompt_tokens + recipe.rollout.max_response_tokens
-    if recipe[stage].max_tokens_per_micro_batch > full:
-        cheap.append({budget: full})
-    if cluster.tensor_parallel > 1 and not cluster.sequence_parallel:
-        cheap.append({"cluster.sequence_parallel": True})
-    if recipe.model.log_prob_chunk > 1024:
-        cheap.append({"model.log_prob_chunk": 1024})
-    if recipe.model.recompute == "none":
-        cheap.append({"model.recompute": "full"})
-    yield from cheap
-    together = {key: value for each in reversed(cheap) for key, value in each.items()}
-    if len(cheap) > 1:
-        yield together
-    for tensor, pipeline in layouts(recipe, architecture):
-        if tensor * pipeline > cluster.tensor_parallel * cluster.pipeline_parallel:
-            words: dict[str, Any] = {}
-            if tensor != cluster.tensor_parallel:
-                words["cluster.tensor_parallel"] = tensor
-            if pipeline != cluster.pipeline_parallel:
-                words["cluster.pipeline_parallel"] = pipeline
-                words |= {key: None for key in _UNEVEN if OmegaConf.select(recipe, key) is not None}
-            if tensor > 1:
-                words["cluster.sequence_parallel"] = True
-            yield {**words, **together}
-    for words in _shorter(recipe):
-        yield {**words, **{key: value for key, value in together.items() if key not in words}}
-
-
-def layouts(recipe: Any, architecture: Architecture) -> list[tuple[int, int]]:
-    """(tensor, pipeline) parallel sizes that divide cluster and model; tensor stays within a node."""
-    cluster = recipe.cluster
-    world = cluster.nodes * cluster.devices_per_node
-    found = []
-    for tensor in range(1, cluster.devices_per_node + 1):
-        for pipeline in range(1, min(world, architecture.layers) + 1):
-            layout = Layout(tensor, pipeline)
-            fits = layout.undivided(architecture.heads, architecture.kv_heads, architecture.ffn) is None
-            if (
-                world % (tensor * pipeline) == 0
-                and cluster.devices_per_node % tensor == 0
-                and fits
-                and layout.stages(architecture.layers) is not None
-            ):
-                found.append((tensor, pipeline))
-    return sorted(found, key=lambda each: (each[0] * each[1], each[1]))

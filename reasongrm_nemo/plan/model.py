@@ -21,27 +21,28 @@ class ShapeUnknown(UserError):
     """No config.json of the recipe's model is at hand."""
 
 
-def config_folder(recipe: DictConfig) -> Path | None:
-    """Where the model's config.json lies: in ``model.hf_path``, else in ``plan.config``; None: nowhere.
+def config_folder(recipe: DictConfig) -> Path:
+    """Where the model's config.json lies: in ``model.hf_path``, else in ``plan.config``.
 
     Raises:
-        ShapeUnknown: neither is there, though the recipe has a model.
+        ShapeUnknown: neither is there.
     """
     tried: list[str] = []
-    for key in ("hf_path", "config"):
-        value = recipe.model.hf_path if key == "hf_path" else recipe.plan.config
+    for key, value in (("model.hf_path", recipe.model.hf_path), ("plan.config", recipe.plan.config)):
         if value is None:
             continue
         folder = load.resolve_path(value, recipe.runs_dir)
         if (folder / "config.json").is_file():
             return folder
-        tried.append(f"{'model' if key == 'hf_path' else 'plan'}.{key} {value}")
-    if tried:
+        tried.append(f"{key} {value}")
+    if not tried:
         raise ShapeUnknown(
-            f"{recipe.name}: the model's shape is not known, no config.json is in {' or '.join(tried)}; "
-            "name a folder that has one by plan.config"
+            f"{recipe.name}: plan.config is null; name a folder that has the model's config.json"
         )
-    return None
+    raise ShapeUnknown(
+        f"{recipe.name}: the model's shape is not known, no config.json is in {' or '.join(tried)}; "
+        "name a folder that has one by plan.config"
+    )
 
 
 def _check_judges(recipe: DictConfig, own: Architecture) -> None:
@@ -76,12 +77,7 @@ def architecture(recipe: DictConfig) -> Architecture | None:
     """
     if not kind_of(recipe).runs_model:
         return None
-    folder = config_folder(recipe)
-    if folder is None:
-        raise ShapeUnknown(
-            f"{recipe.name}: plan.config is null; name a folder that has the model's config.json"
-        )
-    file = folder / "config.json"
+    file = config_folder(recipe) / "config.json"
     check_path(file, "model.hf_path")
     found: Mapping[str, Any] = read_json(file)
     checks.check_model(recipe, found, str(file))

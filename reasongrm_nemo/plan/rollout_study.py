@@ -44,53 +44,39 @@ class Study:
 
     Attributes:
         servers: what the rollouts run on.
-        timelines: of each step.
+        steps: how many were simulated.
         done: share of the answers -> when they were there.
         idle: share of the rollouts' time in which a server had nothing to run.
         running: samples that ran at once.
         tokens: mean length of a response.
         longest: the longest response of a step.
-        rate: response tokens a second, all servers together.
+        tokens_per_second: of responses, all servers together.
         training: a step's training, refit and offload.
         choices: the recipe's own way first.
+        first_step: what happened in it.
     """
 
     servers: Servers
-    timelines: list[Timeline]
+    steps: int
     done: dict[float, float]
     idle: float
     running: float
     tokens: float
     longest: float
-    rate: float
+    tokens_per_second: float
     training: float
     choices: list[Choice]
+    first_step: Timeline
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; of the timelines the first."""
-        first = self.timelines[0]
-        return {
-            "servers": asdict(self.servers),
-            "steps": len(self.timelines),
-            "done": self.done,
-            "idle": self.idle,
-            "running": self.running,
-            "tokens": self.tokens,
-            "longest": self.longest,
-            "tokens_per_second": self.rate,
-            "training": self.training,
-            "choices": [asdict(choice) for choice in self.choices],
-            "first_step": {
-                "lengths": first.lengths.tolist(),
-                "began": first.began.tolist(),
-                "ended": first.ended.tolist(),
-                "server": first.server.tolist(),
-                "preemptions": first.preemptions,
-            },
-        }
+        """Plain values, for JSON."""
+        data = asdict(self)
+        first = {name: value for name, value in data["first_step"].items() if name != "running"}
+        data["first_step"] = {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in first.items()}
+        return data
 
 
-def study(recipe: Any, architecture: Architecture, lengths: Lengths | None = None) -> Study:
+def study(recipe: Any, architecture: Architecture | None, lengths: Lengths | None = None) -> Study:
     """Simulate some steps of a GRPO recipe.
 
     Lag and budget are compared at the same speed of servers and trainer. A lag needs GPUs for each, which a
@@ -104,7 +90,7 @@ def study(recipe: Any, architecture: Architecture, lengths: Lengths | None = Non
     Raises:
         UserError: another stage, or no rates.
     """
-    if not kind_of(recipe).on_policy:
+    if architecture is None or not kind_of(recipe).on_policy:
         raise UserError(f"--rollouts simulates the steps of grpo; {recipe.name} is of stage {recipe.stage}")
     lengths = lengths or times.stated_lengths(recipe)
     serving = server(recipe, architecture)
@@ -124,15 +110,16 @@ def study(recipe: Any, architecture: Architecture, lengths: Lengths | None = Non
     seconds = [line.seconds for line in lines]
     return Study(
         servers=times.servers(recipe, serving, recipe.grpo.samples_per_prompt),
-        timelines=lines,
+        steps=len(lines),
         done={share: float(np.mean([line.share_done(share) for line in lines])) for share in _SHARES},
         idle=float(np.mean([line.idle() for line in lines])),
         running=float(np.mean([line.mean_running() for line in lines])),
         tokens=float(np.mean([line.lengths.mean() for line in lines])),
         longest=float(np.mean([line.lengths.max() for line in lines])),
-        rate=sum(int(line.lengths.sum()) for line in lines) / sum(seconds),
+        tokens_per_second=sum(int(line.lengths.sum()) for line in lines) / sum(seconds),
         training=float(np.mean(trainings)),
         choices=_choices(recipe, lines, seconds, trainings),
+        first_step=lines[0],
     )
 
 

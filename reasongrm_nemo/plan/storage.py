@@ -25,8 +25,7 @@ def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) ->
     """
     own, kind = recipe[recipe.stage], kind_of(recipe)
     if kind.trains:
-        held = parameter_counts.of_model(architecture)
-        one = states.checkpoint_bytes(held, recipe.model.dtype, recipe.cluster.platform)
+        one, held = checkpoint(recipe, architecture), parameter_counts.of_model(architecture)
         kept = own.keep_checkpoints + recipe.checkpoints.keep_best
         steps = times.steps(recipe)
         saved = kept + 1 if steps is None else -(-steps // own.save_every)

@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan import memory, times
-from reasongrm_nemo.plan.fit import changed, layouts, misfits
+from reasongrm_nemo.plan.fit import misfits
+from reasongrm_nemo.plan.remedies import changed, layouts
 from reasongrm_nemo.stage_kinds import kind_of
 
 AXES = ("tp", "pp", "cp")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from reasongrm_nemo.plan.simulation.compare import Comparison, Line
 
 GIB = 2**30
+_STATES = ("weights", "gradients", "optimizer")
 
 
 def as_text(plan: Plan, recipe: DictConfig) -> str:
@@ -30,22 +31,13 @@ def as_text(plan: Plan, recipe: DictConfig) -> str:
     size = f"{plan.parameters / 1e9:.3f} B" if plan.parameters >= 1e8 else f"{plan.parameters / 1e6:.3f} M"
     lines = [f"{plan.recipe} ({plan.stage}): {size} parameters, {_layout(plan, recipe)}"]
     if plan.ranks:
-        head = [
-            "GiB a rank",
-            "layers",
-            "parameters",
-            "weights",
-            "gradients",
-            "optimizer",
-            "activations",
-            "peak",
-        ]
+        head = ["GiB a rank", "layers", "parameters", *_STATES, "activations", "peak"]
         rows = [
             [
                 f"stage {rank.stage}",
                 str(rank.layers),
                 f"{rank.count.total:,}",
-                *map(_gib, (rank.states.weights, rank.states.gradients, rank.states.optimizer)),
+                *(_gib(getattr(rank.states, name)) for name in _STATES),
                 _gib(sum(rank.activations.values())),
                 _gib(rank.peak),
             ]
@@ -102,12 +94,8 @@ def _time(plan: Plan) -> str:
     parts = []
     if time.rollouts and time.steps > 1:
         parts.append(f"rollouts {duration(time.rollouts)} (90 % after {duration(time.slowest)})")
-    if time.training:
-        parts.append(f"training {duration(time.training)}")
-    if time.refit:
-        parts.append(f"refit {duration(time.refit)}")
-    if time.offload:
-        parts.append(f"offload {duration(time.offload)}")
+    others = {"training": time.training, "refit": time.refit, "offload": time.offload}
+    parts += [f"{name} {duration(seconds)}" for name, seconds in others.items() if seconds]
     step = (
         f"{time.steps} steps of {duration(time.seconds / time.steps)}: {', '.join(parts)}; " if parts else ""
     )
@@ -117,36 +105,25 @@ def _time(plan: Plan) -> str:
 def pipeline_text(plans: Sequence[tuple[str, Plan | None]]) -> str:
     """All stages of a folder, and their sums."""
     head = ["stage", "GPUs", "GiB a GPU", "GiB on disk", "time", "GPU-hours", "does not fit"]
-    rows, hours, seconds, disk = [], 0.0, 0.0, 0
-    unknown: set[str] = set()
-    for name, plan in plans:
-        if plan is None:
-            rows.append([name, "-", "-", "-", "-", "-", ""])
-            continue
-        if isinstance(plan.time, str) and not plan.misfits:
-            unknown.add(plan.time)
-        if isinstance(plan.time, StageTime):
-            hours, seconds = hours + plan.time.device_hours, seconds + plan.time.seconds
-        disk += sum(plan.disk.values())
-        most = max(plan.moments.values(), default=0)
-        rows.append(
-            [
-                name,
-                str(plan.devices),
-                _gib(most) if most else "-",
-                f"{sum(plan.disk.values()) / GIB:,.0f}",
-                duration(plan.time.seconds) if isinstance(plan.time, StageTime) else "?",
-                f"{plan.time.device_hours:,.0f}" if isinstance(plan.time, StageTime) else "?",
-                ", ".join(misfit.key for misfit in plan.misfits),
-            ]
-        )
-    times = [duration(seconds), f"{hours:,.0f}"]
-    if any(
-        plan is not None and isinstance(plan.time, str) for _, plan in plans
-    ):  # no sum of what is not known
-        times = [f"over {each}" if seconds else "?" for each in times]
+    made = [plan for _, plan in plans if plan is not None]
+    known = [plan.time for plan in made if isinstance(plan.time, StageTime)]
+    unknown = {plan.time for plan in made if isinstance(plan.time, str) and not plan.misfits}
+    rows = [[name, *(["-"] * 5 + [""] if plan is None else _stage_row(plan))] for name, plan in plans]
+    seconds, disk = sum(time.seconds for time in known), sum(sum(plan.disk.values()) for plan in made)
+    times = [duration(seconds), f"{sum(time.device_hours for time in known):,.0f}"]
+    if len(known) < len(made):  # no sum of what is not known
+        times = [f"over {time}" if seconds else "?" for time in times]
     rows.append(["in all", "", "", f"{disk / GIB:,.0f}", *times, ""])
     return "\n".join([*aligned(head, rows, left=(0, 6)), *(f"? {why}" for why in sorted(unknown))])
+
+
+def _stage_row(plan: Plan) -> list[str]:
+    most, time = max(plan.moments.values(), default=0), ["?", "?"]
+    if isinstance(plan.time, StageTime):
+        time = [duration(plan.time.seconds), f"{plan.time.device_hours:,.0f}"]
+    disk = f"{sum(plan.disk.values()) / GIB:,.0f}"
+    wrong = ", ".join(misfit.key for misfit in plan.misfits)
+    return [str(plan.devices), _gib(most) if most else "-", disk, *time, wrong]
 
 
 def sweep_text(rows: Sequence[Row], recipe: DictConfig, axes: Sequence[str]) -> str:
@@ -265,18 +242,18 @@ def rollouts_text(found: Study, recipe: DictConfig, fitted: Fit | None) -> str:
         )
     answers = own.prompts_per_step * own.samples_per_prompt
     tail = 1 - found.done[0.9] / found.done[1.0]
-    slots = min(servers.count * servers.slots, answers)
+    slots, rate = min(servers.count * servers.slots, answers), found.tokens_per_second
+    done = (f"{share:.0%} after {duration(time)}" for share, time in found.done.items())
     lines = [
-        f"{recipe.name}: {len(found.timelines)} simulated steps of {own.prompts_per_step} × "
+        f"{recipe.name}: {found.steps} simulated steps of {own.prompts_per_step} × "
         f"{own.samples_per_prompt} answers",
         f"servers      {servers.count} of {recipe.rollout.tensor_parallel} GPUs, each {servers.slots} slots "
         f"and {servers.cache:,} tokens of KV cache",
         f"lengths      {source}; mean {found.tokens:,.0f}, a step's longest {found.longest:,.0f}",
-        "answers      "
-        + ", ".join(f"{share:.0%} after {duration(time)}" for share, time in found.done.items()),
+        f"answers      {', '.join(done)}",
         f"tail         the last tenth of the answers takes {tail:.0%} of the time; on average "
-        f"{found.running:.0f} of {slots} slots run, {found.rate:,.0f} tokens/s; servers idle for "
-        f"{found.idle:.0%} of it",
+        f"{found.running:.0f} of {slots} slots run, {rate:,.0f} tokens/s; "
+        f"servers idle for {found.idle:.0%} of it",
         f"training     {duration(found.training)}, refit and offload included",
         "",
     ]

@@ -90,14 +90,18 @@ def servers(recipe: Any, server: Server, samples: int) -> Servers:
 
 def server_count(recipe: Any) -> int:
     """Servers of the run; a stage that only samples has those of one node, whose shard it is."""
-    own: int = recipe.rollout.servers
-    return own if kind_of(recipe).on_policy else servers_per_node(recipe)
+    return int(recipe.rollout.servers) if kind_of(recipe).on_policy else servers_per_node(recipe)
 
 
 def stated_lengths(recipe: Any) -> Lognormal:
     """The distribution of response lengths that the recipe states."""
     own = recipe.plan.responses
     return Lognormal(own.median, own.sigma, own.alike, recipe.rollout.max_response_tokens)
+
+
+def mean_response(recipe: Any) -> float:
+    """Tokens of a response, as the recipe states them."""
+    return float(stated_lengths(recipe).draw(4096, 1, 0).mean())
 
 
 def step_rollouts(
@@ -161,8 +165,7 @@ def training_seconds(
     micro_batches = cut([lengths[index] for index in busiest], budget)
     forward, both = (_passes(recipe, architecture, micro_batches, train) for train in (False, True))
     backward = np.subtract(both, forward).tolist()
-    scoring = forwards * schedule.seconds(forward) if forwards else 0.0
-    return scoring + schedule.seconds(forward, backward)
+    return forwards * schedule.seconds(forward) + schedule.seconds(forward, backward)
 
 
 def _passes(
@@ -205,19 +208,16 @@ def step_training(recipe: Any, architecture: Architecture, lengths: Lengths | No
     """
     lengths = lengths or stated_lengths(recipe)
     if not kind_of(recipe).on_policy:
-        own = recipe.sft
         drawn = lengths.draw(_sft_batch(recipe), 1, derive_seed(recipe.seed, "plan", "sft"))
-        return training_seconds(recipe, architecture, drawn, own.max_tokens_per_micro_batch)
+        return training_seconds(recipe, architecture, drawn, recipe.sft.max_tokens_per_micro_batch)
     batches = (_responses(recipe, lengths, step) for step in range(STEPS))
     return float(np.mean([grpo_training_seconds(recipe, architecture, batch) for batch in batches]))
 
 
 def _sft_batch(recipe: Any) -> int:
     """Examples of one of its full steps."""
-    count = tasks(recipe)
-    return int(
-        recipe.sft.batch_size if count is None else min(recipe.sft.batch_size, trained(count, recipe.sft))
-    )
+    count, whole = tasks(recipe), int(recipe.sft.batch_size)
+    return whole if count is None else min(whole, trained(count, recipe.sft))
 
 
 def refit_bytes(recipe: Any, architecture: Architecture) -> int:
@@ -237,12 +237,11 @@ def of_stage(
         optimizer: bytes of optimizer states on a rank.
         lengths: of responses; None: as the recipe states.
     """
-    own, cluster = recipe.plan, recipe.cluster
+    own = recipe.plan
     if own.tflops is None or own.bandwidth_gb_s is None:
         return "plan.tflops or plan.bandwidth_gb_s is null: no time is reckoned"
-    if kind_of(recipe).samples and cluster.platform == "gpu" and own.device_memory_gib is None:
+    if kind_of(recipe).samples and recipe.cluster.platform == "gpu" and own.device_memory_gib is None:
         return "plan.device_memory_gib is null: how many sequences a server runs at once is not known"
-    devices = _devices(recipe)
     lengths = lengths or stated_lengths(recipe)
     if kind_of(recipe).on_policy:
         answers = recipe.grpo.prompts_per_step * recipe.grpo.samples_per_prompt
@@ -250,7 +249,7 @@ def of_stage(
             return f"a step has {answers:,} responses, and no more than {MOST:,} are simulated"
         if steps(recipe) is None:
             return "plan.tasks is null: how many steps grpo.epochs come to is not known"
-        return _of_grpo(recipe, architecture, server, optimizer, lengths, devices)
+        return _of_grpo(recipe, architecture, server, optimizer, lengths)
     count = tasks(recipe)
     if count is None:
         return "plan.tasks is null: how many records the stage goes over is not known"
@@ -258,9 +257,8 @@ def of_stage(
         training, number = step_training(recipe, architecture, lengths), steps(recipe) or 1
         # an epoch's last batch may be a smaller one
         seconds = training * recipe.sft.epochs * trained(count, recipe.sft) / _sft_batch(recipe)
-        return StageTime(number, 0, 0, 0, training, 0, 0, seconds, devices)
-    # other nodes take shards of their own
-    return _of_sampling(recipe, architecture, server, lengths, count, cluster.devices_per_node)
+        return StageTime(number, 0, 0, 0, training, 0, 0, seconds, _devices(recipe))
+    return _of_sampling(recipe, architecture, server, lengths, count)
 
 
 def _devices(recipe: Any) -> int:
@@ -303,7 +301,7 @@ def passes(recipe: Any) -> list[tuple[int, int]]:
 
 
 def _of_grpo(
-    recipe: Any, architecture: Architecture, server: Server, optimizer: int, lengths: Lengths, devices: int
+    recipe: Any, architecture: Architecture, server: Server, optimizer: int, lengths: Lengths
 ) -> StageTime:
     grpo, own, number = recipe.grpo, recipe.plan, steps(recipe) or 0
     timelines = [step_rollouts(recipe, architecture, server, lengths, step) for step in range(STEPS)]
@@ -323,12 +321,12 @@ def _of_grpo(
         refit,
         offload,
         number * step,
-        devices,
+        _devices(recipe),
     )
 
 
 def _of_sampling(
-    recipe: Any, architecture: Architecture, server: Server, lengths: Lengths, tasks: int, devices: int
+    recipe: Any, architecture: Architecture, server: Server, lengths: Lengths, tasks: int
 ) -> StageTime:
     """Full batches to the end, and the longest answer alone after that."""
     speed = rates(recipe, architecture, server)
@@ -347,5 +345,5 @@ def _of_sampling(
         last = float(np.quantile(drawn, 1 - 1 / (running * count)))
         tail += times * speed.steps(int(last), 1, prompt)
         seconds += times * tasks * samples * each / count
-    whole = seconds + tail
+    whole, devices = seconds + tail, recipe.cluster.devices_per_node  # other nodes take shards of their own
     return StageTime(1, whole, seconds, 0.0, 0.0, 0.0, 0.0, whole, devices)

@@ -11,16 +11,12 @@ from omegaconf import DictConfig
 
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.models import parameter_counts
-from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan import memory, model, storage, times
 from reasongrm_nemo.plan.fit import Misfit, misfits
 from reasongrm_nemo.plan.memory import Rank
-from reasongrm_nemo.plan.rollouts.lengths import Lengths
 from reasongrm_nemo.plan.serving import Server, server
 from reasongrm_nemo.plan.times import StageTime
 from reasongrm_nemo.stage_kinds import kind_of
-
-_DRAWN = 4096  # lengths, for a mean
 
 
 @dataclass(frozen=True)
@@ -71,26 +67,22 @@ class Plan:
         return data
 
 
-def plan(recipe: DictConfig, lengths: Lengths | None = None) -> Plan | None:
+def plan(recipe: DictConfig) -> Plan | None:
     """The plan of a recipe, or None where its stage has no model (``prepare``, ``filter``).
 
     Args:
         recipe: from ``recipe.load.load_recipe``.
-        lengths: of responses; None: as the recipe's ``plan.responses`` states.
 
     Raises:
         UserError: the model's shape is not known, or the model does not fit the recipe.
     """
-    shape = model.architecture(recipe)
-    return None if shape is None else _plan(recipe, shape, lengths)
-
-
-def _plan(recipe: DictConfig, architecture: Architecture, lengths: Lengths | None) -> Plan:
+    architecture = model.architecture(recipe)
+    if architecture is None:
+        return None
     kind = kind_of(recipe)
     wrong = misfits(recipe, architecture)
     trained = memory.ranks(recipe, architecture) if kind.trains else []
     serving = server(recipe, architecture) if kind.samples else None
-    mean = float((lengths or times.stated_lengths(recipe)).draw(_DRAWN, 1, 0).mean())
     on_gpu = recipe.cluster.platform == "gpu" and recipe.plan.device_memory_gib
     time: StageTime | str = "it does not fit"
     if not wrong:
@@ -99,7 +91,6 @@ def _plan(recipe: DictConfig, architecture: Architecture, lengths: Lengths | Non
             architecture,
             serving or server(recipe, architecture),
             max((rank.states.optimizer for rank in trained), default=0),
-            lengths,
         )
     return Plan(
         recipe=recipe.name,
@@ -112,7 +103,7 @@ def _plan(recipe: DictConfig, architecture: Architecture, lengths: Lengths | Non
         served=times.server_count(recipe) * recipe.rollout.tensor_parallel if serving else 0,
         moments=memory.moments(recipe, trained, serving) if on_gpu else {},
         host=memory.host_bytes(recipe, trained),
-        disk=storage.disk_bytes(recipe, architecture, mean),
+        disk=storage.disk_bytes(recipe, architecture, times.mean_response(recipe)),
         checkpoint=storage.checkpoint(recipe, architecture) if trained else 0,
         refit=times.refit_bytes(recipe, architecture) if kind.on_policy else 0,
         time=time,
@@ -130,12 +121,13 @@ def check_fit(recipe: DictConfig) -> None:
         UserError: the first thing that does not, with the key to change; or the model's shape is not known.
     """
     shape = model.architecture(recipe)
-    if shape is not None:
-        refuse(recipe.name, misfits(recipe, shape))
+    if shape is not None and (refused := refusal(recipe.name, misfits(recipe, shape))):
+        raise refused
 
 
-def refuse(name: str, wrong: Sequence[Misfit]) -> None:
-    """Raise a UserError with the first misfit of the recipe ``name``, if there is one."""
-    if wrong:
-        more = f" (and {len(wrong) - 1} more: {', '.join(m.key for m in wrong[1:])})" if wrong[1:] else ""
-        raise UserError(f"{name} does not fit: {wrong[0].sentence}{more}")
+def refusal(name: str, wrong: Sequence[Misfit]) -> UserError | None:
+    """The first misfit of the recipe ``name`` as an error, or None."""
+    if not wrong:
+        return None
+    more = f" (and {len(wrong) - 1} more: {', '.join(m.key for m in wrong[1:])})" if wrong[1:] else ""
+    return UserError(f"{name} does not fit: {wrong[0].sentence}{more}")

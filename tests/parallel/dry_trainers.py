@@ -41,14 +41,14 @@ def main(path: str, folder: str, work: str) -> None:
 
 
 def _keys(order: Any) -> set[str]:
-    from reasongrm_nemo.plan.simulation import rank_of_stage
+    from reasongrm_nemo.plan.simulation import Request, rank_of_stage
     from reasongrm_nemo.plan.simulation.fake_rank import simulate_rank
 
     recipe, folder, work, end = OmegaConf.create(order[0]), *map(Path, order[1:3]), order[3]
     read: set[str] = set()
     last = rank_of_stage(recipe.cluster, recipe.cluster.pipeline_parallel - 1)
     with keys_read(read):
-        simulate_rank(recipe, folder, 0 if end == "first" else last)
+        simulate_rank(Request(recipe, folder, 0 if end == "first" else last))
         if end == "first":
             inputs = {name: str(file) for name, file in write_inputs(recipe, work).items()}
             (work / "artefact").mkdir()

@@ -44,12 +44,12 @@ def main(recipe, hf_path, how):
 
     session.quiet_libraries()
     from reasongrm_nemo.megatron import storages
-    from reasongrm_nemo.plan.simulation import fake_rank
+    from reasongrm_nemo.plan.simulation import Request, fake_rank
     from reasongrm_nemo.recipe.load import load_recipe
 
     if how == "allocator":
         storages.LiveStorages = Allocator
-    report = fake_rank.simulate_rank(load_recipe(recipe), Path(hf_path), 0, fake=how == "fake")
+    report = fake_rank.simulate_rank(Request(load_recipe(recipe), Path(hf_path), 0), fake=how == "fake")
     print("peak", report.activations)
 
 

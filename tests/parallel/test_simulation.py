@@ -164,12 +164,7 @@ def test_the_count_is_that_of_real_tensors(small):
 
 
 def test_what_cannot_be_simulated_is_refused(small):
-    recipe, folder = load_recipe(small[0]), small[1]
-    with pytest.raises(UserError, match=r"rank 1 is none of the cluster's 1 \(0 to 0\)"):
-        simulate([Request(recipe, folder, 1)])
-    with pytest.raises(UserError, match="3 pipeline stages do not divide num_hidden_layers 4"):
-        words = ["cluster.devices_per_node=3", "cluster.pipeline_parallel=3"]
-        simulate([Request(load_recipe(small[0], words), folder, 0)])
+    folder = small[1]
     with pytest.raises(UserError, match="stage mine trains nothing"):
         simulate([Request(load_recipe(recipes_root() / "qwq_32b" / "5_mine.yaml"), folder, 0)])
 

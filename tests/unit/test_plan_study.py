@@ -46,20 +46,20 @@ def choice(found, beginning):
 
 def test_the_tail_is_one_servers_alone(found, line):
     """Three servers of four idle after a fifteenth of the time."""
-    assert len(found.timelines) == times.STEPS
+    assert found.steps == times.STEPS
     assert found.done[1.0] == pytest.approx(line.seconds)
     assert found.done[0.9] == pytest.approx(line.ended[0, 0]) and found.done[0.5] <= found.done[0.9]
     assert found.done[0.9] < 0.07 * found.done[1.0]
     assert found.done[0.99] == found.done[1.0]
     assert 0.69 < found.idle < 0.75
     assert found.tokens == pytest.approx((31 * SHORT + LONG) / 32) and found.longest == LONG
-    assert found.rate == pytest.approx(8 * (31 * SHORT + LONG) / line.seconds)
+    assert found.tokens_per_second == pytest.approx(8 * (31 * SHORT + LONG) / line.seconds)
     assert 8 < found.running < 256 / 8  # eight run to the end
 
 
 def test_a_lag_hides_training_behind_rollouts(found, line):
     plain, lag, more = (choice(found, name) for name in ("one after", "lag 1", "lag 2"))
-    steps = len(found.timelines)
+    steps = found.steps
     assert found.training < line.seconds
     assert plain.step == pytest.approx(line.seconds + found.training)
     # only the last step's training is waited for

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from reasongrm_nemo.files.lines import bounded_lines, open_packed
 
 Drawn = NDArray[np.int64]
 _ROUNDS = 500
+_NORMAL = NormalDist()
 
 
 class Lengths(Protocol):
@@ -50,12 +52,6 @@ class Lognormal:
         own = random.normal(size=(groups, samples)) * math.sqrt(1 - self.alike)
         lengths = self.median * np.exp(self.sigma * (common + own))
         return np.clip(np.rint(lengths), 1, self.limit).astype(np.int64)
-
-    def below(self, length: float) -> float:
-        """Share of responses of at most so many tokens."""
-        if length >= self.limit:
-            return 1.0
-        return _normal_cdf((math.log(length) - math.log(self.median)) / self.sigma) if length > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -157,7 +153,7 @@ def fit(tasks: Sequence[Sequence[int]], cut: Sequence[Sequence[bool]], limit: in
     found = Lognormal(math.exp(mean), sigma, _alike(tasks), limit)
     ordered = np.sort(flat[~ended]) if ended.any() else np.sort(flat)
     share = np.arange(1, len(ordered) + 1) / len(flat)
-    model = np.array([_normal_cdf((math.log(length) - mean) / sigma) for length in ordered])
+    model = np.array([_NORMAL.cdf((math.log(length) - mean) / sigma) for length in ordered])
     distance = float(np.maximum(abs(share - model), abs(share - 1 / len(flat) - model)).max())
     return Fit(found, len(flat), float(ended.mean()), distance)
 
@@ -177,11 +173,7 @@ def _alike(tasks: Sequence[Sequence[int]]) -> float:
     return variance / (variance + within) if variance + within > 0 else 0.0
 
 
-def _normal_cdf(z: float) -> float:
-    return 0.5 * math.erfc(-z / math.sqrt(2))
-
-
 def _hazard(z: float) -> float:
     """Density of the standard normal over what lies above it."""
-    above = 0.5 * math.erfc(z / math.sqrt(2))
-    return math.exp(-z * z / 2) / math.sqrt(2 * math.pi) / above if above > 1e-300 else z
+    above = _NORMAL.cdf(-z)
+    return _NORMAL.pdf(z) / above if above else z

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -104,19 +104,18 @@ class Timeline:
 
     def idle(self) -> float:
         """Share of the servers' time, until the last answer, in which they had nothing to run."""
-        used = 0.0
-        for events in self.running:
-            for (start, count), (end, _) in zip(events, [*events[1:], (self.seconds, 0)], strict=True):
-                used += (end - start) if count else 0.0
+        used = sum(seconds for seconds, count in self._spans() if count)
         return max(0.0, 1.0 - used / (len(self.running) * self.seconds))  # no negative share by rounding
 
     def mean_running(self) -> float:
         """Samples that ran at once, on average over the time until the last answer, on all servers."""
-        total = 0.0
+        return sum(seconds * count for seconds, count in self._spans()) / self.seconds
+
+    def _spans(self) -> Iterator[tuple[float, int]]:
+        """Seconds, and how many samples a server ran meanwhile."""
         for events in self.running:
             for (start, count), (end, _) in zip(events, [*events[1:], (self.seconds, 0)], strict=True):
-                total += (end - start) * count
-        return total / self.seconds
+                yield end - start, count
 
     def within(self, seconds: float) -> NDArray[np.bool_]:
         """Which groups were complete by then, bool [groups]; the first one always counts."""
@@ -295,14 +294,11 @@ def steps_in_time(rollouts: Sequence[float], trainings: Sequence[float], lag: in
     came: list[float] = []  # when rollouts were complete
     began: list[float] = []  # when training began
     done: list[float] = []
-    for step, seconds in enumerate(rollouts):
-        if step == 0:
-            allowed = 0.0
-        elif lag == 0:
-            allowed = done[-1]
-        else:
-            allowed = max(began[max(0, step - lag)], came[-1])
-        came.append(allowed + seconds)
-        began.append(max(came[-1], done[-1] if done else 0.0))
-        done.append(began[-1] + trainings[step])
+    for step, (rollout, training) in enumerate(zip(rollouts, trainings, strict=True)):
+        allowed = 0.0
+        if step:
+            allowed = max(began[max(0, step - lag)], came[-1]) if lag else done[-1]
+        came.append(allowed + rollout)
+        began.append(max(came[-1:] + done[-1:]))
+        done.append(began[-1] + training)
     return done

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron import activations
 from reasongrm_nemo.models import flops
 from reasongrm_nemo.models.architecture import Architecture
@@ -65,7 +64,9 @@ class Comparison:
         return max(self.lines, key=lambda line: abs(line.difference))
 
 
-def compare(recipe: DictConfig, hf_path: Path, architecture: Architecture) -> list[Comparison]:
+def compare(
+    recipe: DictConfig, hf_path: Path, architecture: Architecture, quick: bool = False
+) -> list[Comparison]:
     """Simulate the distinct ranks of a recipe's layout and hold the plan against them.
 
     The ranks of a pipeline stage hold the same shapes, so one of each stage is simulated.
@@ -74,61 +75,31 @@ def compare(recipe: DictConfig, hf_path: Path, architecture: Architecture) -> li
         recipe: of stage ``grpo`` or ``sft``.
         hf_path: folder of the model's config.json.
         architecture: its shape.
-
-    Raises:
-        UserError: the trainer environment is not this one, or the recipe does not train.
-        StageFailed: the simulation ended badly.
-    """
-    if not has_trainer(recipe):
-        raise UserError(
-            "--simulate needs the trainer environment, which has NeMo-Aligner: run reasongrm in it, or name "
-            "its python by cluster.trainer_python, as it is called on this machine"
-        )
-    return _compare(recipe, hf_path, architecture, range(recipe.cluster.pipeline_parallel), None)
-
-
-def check(recipe: DictConfig, hf_path: Path, architecture: Architecture) -> list[Comparison]:
-    """The same for a single micro-batch on the first and last pipeline stage, which have all there is.
+        quick: a single micro-batch, on the first and last pipeline stage alone, which have all there is.
 
     Raises:
         UserError: the recipe does not train.
         StageFailed: the model could not be built, or the step not be taken.
     """
-    ends = sorted({0, recipe.cluster.pipeline_parallel - 1})
-    return _compare(recipe, hf_path, architecture, ends, 1)
+    last, batches = recipe.cluster.pipeline_parallel - 1, 1 if quick else None
+    ranks = [rank_of_stage(recipe.cluster, s) for s in (sorted({0, last}) if quick else range(last + 1))]
+    reports = simulate(
+        [Request(recipe, hf_path, rank, micro_batches=batches, flops=not quick) for rank in ranks]
+    )
+    reckoned = memory.ranks(recipe, architecture, batches)
+    return [
+        Comparison(report.stage, lines(recipe, architecture, reckoned[report.stage], report), report)
+        for report in reports
+    ]
+
+
+check = partial(compare, quick=True)
 
 
 def has_trainer(recipe: DictConfig) -> bool:
     """Whether there is an environment that simulates: this one, or that of ``cluster.trainer_python``."""
     python = recipe.cluster.trainer_python
     return (shutil.which(python) if python else importlib.util.find_spec("nemo_aligner")) is not None
-
-
-def _compare(
-    recipe: DictConfig,
-    hf_path: Path,
-    architecture: Architecture,
-    stages: Iterable[int],
-    micro_batches: int | None,
-) -> list[Comparison]:
-    own = recipe.cluster
-    reports = simulate(
-        [
-            Request(
-                recipe,
-                hf_path,
-                rank_of_stage(own, stage),
-                micro_batches=micro_batches,
-                flops=micro_batches is None,
-            )
-            for stage in stages
-        ]
-    )
-    ranks = memory.ranks(recipe, architecture, micro_batches)
-    return [
-        Comparison(report.stage, lines(recipe, architecture, ranks[report.stage], report), report)
-        for report in reports
-    ]
 
 
 def lines(

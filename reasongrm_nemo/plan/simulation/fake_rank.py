@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from reasongrm_nemo.megatron import states
 from reasongrm_nemo.megatron.platform import CPU, GPU, Platform, load_platform
 from reasongrm_nemo.models.architecture import Architecture
-from reasongrm_nemo.plan.simulation.simulate import RankReport, report_line
+from reasongrm_nemo.plan.simulation.simulate import RankReport, Request, report_line
 from reasongrm_nemo.stage_kinds import kind_of
 
 if TYPE_CHECKING:
@@ -54,59 +55,46 @@ def main() -> None:
 
 
 def _simulate(order: dict[str, Any]) -> RankReport:
-    recipe = OmegaConf.create(order["recipe"])
-    folder, rank = Path(order["hf_path"]), order["rank"]
-    how = {name: order[name] for name in ("train", "micro_batches", "flops")}
-    return simulate_rank(recipe, folder, rank, **how)
+    given = {"recipe": OmegaConf.create(order["recipe"]), "hf_path": Path(order["hf_path"])}
+    return simulate_rank(Request(**order | given))
 
 
-def simulate_rank(
-    recipe: DictConfig,
-    hf_path: Path,
-    rank: int,
-    train: bool = True,
-    fake: bool = True,
-    micro_batches: int | None = None,
-    flops: bool = False,
-) -> RankReport:
-    """Be ``rank`` of the recipe's cluster: build its part of the model and take a step. Once a process.
+def simulate_rank(request: Request, fake: bool = True) -> RankReport:
+    """Be a rank of the recipe's cluster: build its part of the model and take a step. Once a process.
 
     Args:
-        recipe: resolved recipe.
-        hf_path: folder of the model's config.json.
-        rank: global rank.
-        train: take a step.
+        request: whose operations are counted in a second step, for they keep tensors alive that the first
+            must not.
         fake: False runs on real tensors, to check the count itself (small models on one rank only).
-        micro_batches: of that step; None: as many as the pipeline holds.
-        flops: take a second step and count its operations (they keep tensors alive that the first must not).
     """
-    import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    architecture = Architecture.from_folder(hf_path, recipe.model.rope)
-    with _world(recipe.cluster, rank), FakeTensorMode(allow_non_fake_inputs=True) if fake else _nothing():
+    recipe, rank = request.recipe, request.rank
+    architecture = Architecture.from_folder(request.hf_path, recipe.model.rope)
+    without_data = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
+    with _world(recipe.cluster, rank), without_data:
         began = time.monotonic()
         model = build(recipe, architecture)
         parameters = list(model.core_module().parameters())
         built = time.monotonic()
-        held = micro_batches or recipe.cluster.pipeline_parallel
-        live = storages_of_step(model, recipe, parameters, held) if train else None
+        held = request.micro_batches or recipe.cluster.pipeline_parallel
+        live = storages_of_step(model, recipe, parameters, held) if request.train else None
         stepped = time.monotonic()
-        operations = flops_of_step(model, recipe, parameters) if flops else 0
+        operations = flops_of_step(model, recipe, parameters) if request.flops else 0
     from megatron.core import parallel_state
 
     count = sum(p.numel() for p in parameters)
-    halves = all(p.dtype is torch.bfloat16 for p in parameters)
-    # the distributed optimizer deals its states out to the data-parallel ranks; the CPU's does not
-    optimizer = 12 * count // parallel_state.get_data_parallel_world_size() if halves else 8 * count
+    copies = parallel_state.get_data_parallel_world_size()
+    # neither gradients nor optimizer exist here
+    kept = states.of_rank(count, recipe.model.dtype, recipe.cluster.platform, copies)
     return RankReport(
         rank=rank,
         stage=parallel_state.get_pipeline_model_parallel_rank(),
         parameters=count,
         replicated=sum(p.numel() for p in parameters if not getattr(p, "tensor_model_parallel", False)),
         weights=sum(p.numel() * p.element_size() for p in parameters),
-        gradients=4 * count,
-        optimizer=optimizer,
+        gradients=kept.gradients,
+        optimizer=kept.optimizer,
         activations=live.peak if live else 0,
         parts={part: size for part, size in live.at_peak.items() if size} if live else {},
         flops=operations,
@@ -246,10 +234,6 @@ def _stand_ins() -> None:
     random._fork_rng = contextlib.nullcontext
     # NeMo's O2 wrapper casts what megatron-core has already made in bf16
     ScoringGPTModel.bfloat16 = lambda self: self
-
-
-def _nothing() -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext()
 
 
 if __name__ == "__main__":

@@ -13,11 +13,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.errors import StageFailed, UserError
-from reasongrm_nemo.models.architecture import Architecture, Layout
 from reasongrm_nemo.processes.work_order import python_environment
 from reasongrm_nemo.stage_kinds import kind_of
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -97,30 +94,20 @@ def simulate(requests: Sequence[Request]) -> list[RankReport]:
         requests: any recipes, models and ranks; a step at QwQ-32B's full shape takes some 10 seconds.
 
     Raises:
-        UserError: a recipe does not train, a rank does not exist, or a model does not fit its layout.
+        UserError: a recipe does not train.
         StageFailed: the subprocess ended badly; its last words are in the sentence.
     """
     if not requests:
         return []
+    orders = []
     for request in requests:
-        _check(request)
-    orders = [
-        {
-            "recipe": OmegaConf.to_container(request.recipe),
-            "hf_path": str(Path(request.hf_path).absolute()),
-            "rank": request.rank,
-            "train": request.train,
-            "micro_batches": request.micro_batches,
-            "flops": request.flops,
-        }
-        for request in requests
-    ]
+        stage, recipe = request.recipe.stage, OmegaConf.to_container(request.recipe)
+        if not kind_of(request.recipe).trains:
+            raise UserError(f"stage {stage} trains nothing; only recipes of grpo and sft can be simulated.")
+        orders.append(vars(request) | {"recipe": recipe, "hf_path": str(request.hf_path.absolute())})
+    python = requests[0].recipe.cluster.trainer_python or sys.executable
     done = subprocess.run(
-        [
-            requests[0].recipe.cluster.trainer_python or sys.executable,
-            "-m",
-            "reasongrm_nemo.plan.simulation.fake_rank",
-        ],
+        [python, "-m", "reasongrm_nemo.plan.simulation.fake_rank"],
         input=json.dumps(orders),
         env=python_environment() | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -139,16 +126,3 @@ MARK = "simulated rank: "
 def report_line(report: RankReport) -> str:
     """The line that ``simulate`` reads."""
     return MARK + json.dumps(asdict(report))
-
-
-def _check(request: Request) -> None:
-    recipe, cluster = request.recipe, request.recipe.cluster
-    if not kind_of(recipe).trains:
-        raise UserError(
-            f"stage {recipe.stage} trains nothing; only recipes of grpo and sft can be simulated."
-        )
-    world = cluster.nodes * cluster.devices_per_node
-    if not 0 <= request.rank < world:
-        raise UserError(f"rank {request.rank} is none of the cluster's {world} (0 to {world - 1}).")
-    architecture = Architecture.from_folder(request.hf_path, recipe.model.rope)
-    Layout.of_cluster(cluster).check(architecture, str(request.hf_path))
