@@ -80,7 +80,12 @@ def pipeline(
     "--simulate", is_flag=True, help="Hold the memory against a simulated step (trainer environment)."
 )
 @click.option("--no-check", is_flag=True, help="Leave out one micro-batch with the model's own code.")
-@click.option("--dry-start", is_flag=True, help="Start the stage with all but a GPU (trainer environment).")
+@click.option(
+    "--dry-start",
+    is_flag=True,
+    help="Check the fit, read the template, place and configure servers, step the model on fake tensors "
+    "(training stages: trainer environment).",
+)
 @click.option("--rollouts", is_flag=True, help="Simulate the rollouts of GRPO's steps.")
 @click.option("--lengths", type=click.Path(path_type=Path), help="Response lengths for it: a paths.jsonl.")
 @click.option("--plot", type=click.Path(path_type=Path), help="A picture of a step's rollouts.")
