@@ -12,7 +12,8 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import Tensor
 
-from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample, collate, laid_out, plan_micro_batches
+from reasongrm_nemo.megatron.cuts import laid_out, plan_micro_batches
+from reasongrm_nemo.megatron.micro_batches import MicroBatch, Sample, collate
 
 # (log-probs, entropies if requested, micro-batch) -> (part of the loss, sums to add up)
 LossFunction = Callable[..., tuple[Tensor, dict[str, Tensor]]]

@@ -67,19 +67,15 @@ def start(
         extract_optimizer_scheduler_from_ptl_model,
         init_distributed,
         init_using_ptl,
-        resolve_and_create_trainer,
     )
 
     from reasongrm_nemo.megatron import rope
-    from reasongrm_nemo.megatron.nemo_config import nemo_config
     from reasongrm_nemo.megatron.schedule import make_scheduler
     from reasongrm_nemo.megatron.weights.transfer import WeightTransfer
 
     torch.set_num_threads(recipe.cluster.threads_per_rank)
     architecture = Architecture.from_folder(hf_path, recipe.model.rope)
-    config = nemo_config(recipe, optim, architecture, platform)
-    trainer = resolve_and_create_trainer(config, "aligner")
-    model = model_class(config.model, trainer)
+    model, trainer = build(platform, model_class, recipe, optim, architecture)
     _form_group(trainer.strategy)
     init_distributed(trainer, model, platform.transformer_engine)
     # NeMo needs a dataloader to count steps; the trainers do not use it
@@ -99,6 +95,19 @@ def start(
     return Session(
         model, optimizer, scheduler, transfer, Path(hf_path), architecture, recipe.model.rope, platform
     )
+
+
+def build(
+    platform: Platform, model_class: type, recipe: DictConfig, optim: DictConfig, architecture: Architecture
+) -> tuple[Any, Any]:
+    """This rank's part of the model, without the checkpoint's weights, and its Lightning trainer."""
+    from nemo_aligner.utils.train_script_utils import resolve_and_create_trainer
+
+    from reasongrm_nemo.megatron.nemo_config import nemo_config
+
+    config = nemo_config(recipe, optim, architecture, platform)
+    trainer = resolve_and_create_trainer(config, "aligner")
+    return model_class(config.model, trainer), trainer
 
 
 def _form_group(strategy: Any) -> None:

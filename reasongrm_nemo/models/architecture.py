@@ -208,6 +208,11 @@ class Layout:
                 f"num_hidden_layers {architecture.layers} of {where}."
             )
 
+    def fits(self, architecture: Architecture) -> bool:
+        """Whether it divides the model."""
+        sizes = architecture.heads, architecture.kv_heads, architecture.ffn
+        return self.undivided(*sizes) is None and self.stages(architecture.layers) is not None
+
     def undivided(self, heads: int, kv_heads: int, ffn: int) -> str | None:
         """The first key of config.json, with its count, that the tensor-parallel ranks do not divide."""
         counts = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "intermediate_size": ffn}

@@ -15,7 +15,14 @@ from types import TracebackType
 from reasongrm_nemo.rollout.client import RolloutClient
 from reasongrm_nemo.rollout.dispatch import Dispatch, Loss
 from reasongrm_nemo.rollout.server.server import RolloutServer
-from reasongrm_nemo.rollout.types import Completion, Prompt, RolloutServerLost, Sampling, Scoring
+from reasongrm_nemo.rollout.types import (
+    Completion,
+    Prompt,
+    RolloutServerLost,
+    Sampling,
+    Scoring,
+    prompts_at_once,
+)
 
 _BETWEEN = "The rollout server ended between two calls."
 
@@ -184,11 +191,7 @@ class Rollouts:
 
     def _client(self, server: RolloutServer, samples: int) -> RolloutClient:
         settings = server.settings
-        limit = settings.concurrency
-        if len(self.servers) > 1:
-            # Twice what it runs at once: of a prompt's samples about half have ended while the longest goes
-            # on.  The rest stays in the common queue, where a faster server finds it.
-            limit = min(limit, 2 * -(-settings.max_num_seqs // samples))
+        limit = prompts_at_once(settings.concurrency, settings.max_num_seqs, samples, len(self.servers))
         return RolloutClient(
             server.url, server.token, limit, settings.stall_timeout_s, server.is_alive, self.versions
         )

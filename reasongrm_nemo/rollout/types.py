@@ -95,3 +95,18 @@ class Completion:
     log_probs: list[float]
     finish_reason: Literal["stop", "length"]
     weight_version: int | None = None
+
+
+def prompts_at_once(concurrency: int, max_num_seqs: int, samples: int, servers: int) -> int:
+    """Prompts in flight at one server.
+
+    One of several gets twice what it runs at once: of a prompt's samples about half have ended while the
+    longest goes on. The rest stays in the common queue, where a faster server takes it.
+
+    Args:
+        concurrency: ``rollout.concurrency``.
+        max_num_seqs: samples that the server runs at once.
+        samples: of each prompt.
+        servers: of the run.
+    """
+    return concurrency if servers == 1 else min(concurrency, 2 * -(-max_num_seqs // samples))

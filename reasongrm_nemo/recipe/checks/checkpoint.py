@@ -86,18 +86,23 @@ def _check_workers(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) ->
     sizes = [hf_config.get(f"num_{kind}_heads") for kind in ("attention", "key_value")]
     if not kind_of(cfg).samples or type(sizes[0]) is not int:
         return
-    heads, kv_heads = sizes[0], sizes[1] if type(sizes[1]) is int else sizes[0]
+    kv_heads, ffn = sizes[1] if type(sizes[1]) is int else sizes[0], hf_config.get("intermediate_size")
+    if why := workers_refused(workers, sizes[0], kv_heads, ffn if type(ffn) is int else 0, where):
+        raise UserError(f"rollout.tensor_parallel is {workers}, which {why}")
+
+
+def workers_refused(workers: int, heads: int, kv_heads: int, ffn: int, where: str = "it") -> str | None:
+    """Why vLLM cannot share out a model of these sizes over so many workers; None if it can.
+
+    Args:
+        workers: of one rollout server.
+        heads: num_attention_heads.
+        kv_heads: num_key_value_heads.
+        ffn: intermediate_size.
+        where: the model's config.json, for the message.
+    """
     if heads % workers:
-        raise UserError(
-            f"rollout.tensor_parallel is {workers}, which does not divide num_attention_heads {heads} of "
-            f"{where}"
-        )
+        return f"does not divide num_attention_heads {heads} of {where}"
     if kv_heads % workers and workers % kv_heads:
-        raise UserError(
-            f"rollout.tensor_parallel is {workers}, which neither divides num_key_value_heads {kv_heads} of "
-            f"{where} nor is divided by it"
-        )
-    if type(ffn := hf_config.get("intermediate_size")) is int and ffn % workers:
-        raise UserError(
-            f"rollout.tensor_parallel is {workers}, which does not divide intermediate_size {ffn} of {where}"
-        )
+        return f"neither divides num_key_value_heads {kv_heads} of {where} nor is divided by it"
+    return f"does not divide intermediate_size {ffn} of {where}" if ffn % workers else None

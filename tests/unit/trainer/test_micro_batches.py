@@ -9,12 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasongrm_nemo.megatron.balance import share
-from reasongrm_nemo.megatron.micro_batches import (
-    Sample,
-    collate,
-    laid_out,
-    plan_micro_batches,
-)
+from reasongrm_nemo.megatron.cuts import laid_out, plan_micro_batches
+from reasongrm_nemo.megatron.micro_batches import Sample, collate
 
 lengths = st.lists(st.integers(2, 500), max_size=40)
 
