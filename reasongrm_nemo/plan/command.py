@@ -56,6 +56,8 @@ def of_recipe(
         StageFailed: the simulation ended badly.
     """
     recipe, origins = load_with_origins(path, overrides)
+    if simulated and not kind_of(recipe).trains:
+        raise UserError(f"--simulate: stage {recipe.stage} trains nothing, so it has no step to simulate")
     resolved: Any = OmegaConf.to_container(recipe)
     keys = resolved_recipe(resolved, origins)
     try:
@@ -63,19 +65,12 @@ def of_recipe(
     except plans.ShapeUnknown as unknown:
         stated = simulated or recipe.plan.config is not None
         return resolved | {"figures": None}, f"{keys}\n\nno figures: {unknown}", unknown if stated else None
-    if made is None and simulated:
-        raise UserError(f"--simulate: stage {recipe.stage} has no model, so it has no step to simulate")
     if made is None:
         return resolved | {"figures": None}, keys, None
     data, text = resolved | {"figures": made.to_dict()}, f"{keys}\n\n{report.as_text(made, recipe)}"
     shape, folder = plans.architecture(recipe), config_folder(recipe)
     assert shape is not None  # there is a plan
     if simulated:
-        if not has_trainer(recipe):
-            raise UserError(
-                "--simulate needs the trainer environment, which has NeMo-Aligner: run reasongrm in it, or "
-                "name its python by cluster.trainer_python, as it is called on this machine"
-            )
         compared = compare(recipe, folder, shape)
         data |= {"simulation": report.comparison_data(compared)}
         text += "\n\n" + report.comparison_text(compared)
@@ -132,8 +127,9 @@ def of_dry_start(path: Path, overrides: Iterable[str]) -> Told:
     """
     folder = find_recipe(path).is_dir()
     recipes = load_all(recipe_files(path), overrides) if folder else [load_recipe(path, overrides)]
-    found = [dry_start(recipe) for recipe in recipes]
-    return [asdict(each) for each in found], "\n".join(map(report.dry_start_text, found)), None
+    started = [(recipe.name, dry_start(recipe)) for recipe in _made_of(recipes)]
+    text = "\n".join("\n  ".join([f"{name}: started dry", *done]) for name, done in started)
+    return [{"recipe": name, "done": done} for name, done in started], text, None
 
 
 def of_folder(path: Path, overrides: Iterable[str]) -> Told:
@@ -165,8 +161,5 @@ def of_layouts(path: Path, overrides: Iterable[str], axes: Sequence[str]) -> Tol
         UserError: the recipe or an axis is wrong, or its stage trains nothing.
     """
     recipe = load_recipe(path, overrides)
-    shape = plans.architecture(recipe)
-    if shape is None:
-        raise UserError(f"--sweep: stage {recipe.stage} has no model, so it has no layouts to compare")
-    rows = sweep(recipe, shape, axes)
+    rows = sweep(recipe, plans.architecture(recipe), axes)
     return [row.__dict__ for row in rows], report.sweep_text(rows, recipe, axes), None

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from unittest.mock import patch
 
 from omegaconf import DictConfig
@@ -21,27 +20,14 @@ from reasongrm_nemo.rollout.server.settings import PYTHON_VARIABLE
 from reasongrm_nemo.stage_kinds import kind_of
 
 
-@dataclass(frozen=True)
-class DryStart:
-    """What a dry start has done.
-
-    Attributes:
-        recipe: its name.
-        done: what was run, in words.
-    """
-
-    recipe: str
-    done: list[str]
-
-
-def dry_start(recipe: DictConfig) -> DryStart:
-    """Do what the stage does before it needs a GPU, its inputs or weights.
+def dry_start(recipe: DictConfig) -> list[str]:
+    """Do what the stage does before it needs a GPU, its inputs or weights; returns what was done, in words.
 
     Servers are placed on nodes that do not exist, and configured; the model of the first and the last
     pipeline stage is built on fake tensors and takes a real step of one micro-batch.
 
     Raises:
-        UserError: the recipe does not fit, or what the stage itself would refuse.
+        UserError: the recipe does not fit, the stage would refuse it, or there is no trainer environment.
         StageFailed: the model could not be built, or the step not be taken.
     """
     check_fit(recipe)
@@ -55,9 +41,9 @@ def dry_start(recipe: DictConfig) -> DryStart:
         shape = architecture(recipe)
         assert shape is not None  # the stage has a model
         reports = [end.report for end in check(recipe, config_folder(recipe), shape)]
-        ranks = (f"{report.rank} ({report.parameters:,} parameters)" for report in reports)
+        ranks = (f"{report.rank} ({report.held.count.total:,} parameters)" for report in reports)
         done.append(f"the model was built and stepped on fake tensors, on rank {' and '.join(ranks)}")
-    return DryStart(recipe.name, done)
+    return done
 
 
 def place_servers(recipe: DictConfig) -> int:

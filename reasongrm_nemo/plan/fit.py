@@ -38,7 +38,7 @@ def misfits(recipe: DictConfig, architecture: Architecture) -> list[Misfit]:
         architecture: shape of its model, which the layout divides.
     """
     serving = server(recipe, architecture) if kind_of(recipe).samples else None
-    trained = memory.ranks(recipe, architecture) if kind_of(recipe).trains else []
+    trained = memory.ranks(recipe, architecture)
     wrong = [] if serving is None else list(_of_server(recipe, serving))
     if recipe.plan.device_memory_gib and recipe.cluster.platform == "gpu":
         wrong += _of_devices(recipe, architecture, trained, serving)
@@ -64,11 +64,11 @@ def _of_host(
             on_devices and list(_of_devices(other, architecture, trained, serving))
         ):
             advice = " and ".join(["set it", *keys[1:]]) + " to false"
-            yield Misfit(keys[0], f"{keys[0]} is true: {told}; {advice}")
+            yield _misfit(recipe, keys[0], told, advice)
             return
     parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in held.items())
-    key = "plan.host_memory_gib"
-    yield Misfit(key, f"{key} is {given}: a node would need {needed:.1f} GiB ({parts}); take larger nodes")
+    why = f"a node would need {needed:.1f} GiB ({parts})"
+    yield _misfit(recipe, "plan.host_memory_gib", why, "take larger nodes")
 
 
 def _of_disk(recipe: DictConfig, architecture: Architecture) -> Iterator[Misfit]:
@@ -85,7 +85,7 @@ def _of_disk(recipe: DictConfig, architecture: Architecture) -> Iterator[Misfit]
         key = next(iter(changes))
         advice = f"keep fewer: {_words(changes)} would bring that to {rest:,.1f}"
         advice += ", and free space" if rest > given else ""
-    yield Misfit(key, f"{key} is {OmegaConf.select(recipe, key)}: {told}; {advice}")
+    yield _misfit(recipe, key, told, advice)
 
 
 def _fewer(recipe: Any, architecture: Architecture, held: Mapping[str, int], excess: float) -> dict[str, int]:
@@ -111,11 +111,10 @@ def _fewer(recipe: Any, architecture: Architecture, held: Mapping[str, int], exc
 
 def _of_server(recipe: Any, serving: Server) -> Iterator[Misfit]:
     """On a CPU: a cache for one sequence at least; on a GPU ``_of_devices`` looks at the share."""
-    longest, key = recipe.model.max_model_len, "rollout.kv_cache_gib"
+    longest = recipe.model.max_model_len
     if recipe.cluster.platform == "cpu" and serving.tokens < longest:
         gib = math.ceil(longest * serving.kv_token * serving.workers / GIB * 100) / 100
-        given = recipe.rollout.kv_cache_gib
-        yield Misfit(key, f"{key} is {given}: {_holds(recipe, serving)}; that takes {gib:.2f} GiB")
+        yield _misfit(recipe, "rollout.kv_cache_gib", _holds(recipe, serving), f"that takes {gib:.2f} GiB")
 
 
 def _holds(recipe: Any, serving: Server) -> str:
@@ -145,7 +144,6 @@ def _of_devices(
         if step <= room or not trained:  # else the advice for a step sees to that too
             yield _of_both(recipe, architecture, serving, trained, moment)
         return
-    key = "rollout.gpu_memory_utilization"
     why = (
         f"{_holds(recipe, serving)} (weights {serving.weights / GIB:.1f} GiB, left for keys and values "
         f"{serving.kv_cache / GIB:.1f} of {serving.share / GIB:.1f})"
@@ -158,7 +156,7 @@ def _of_devices(
         for changes in remedies.asleep(recipe):
             if not list(_of_devices(remedies.changed(recipe, changes), architecture, trained, serving)):
                 advice += f", or {_words(changes)}"
-    yield Misfit(key, f"{key} is {recipe.rollout.gpu_memory_utilization}: {why}; {advice}")
+    yield _misfit(recipe, "rollout.gpu_memory_utilization", why, advice)
 
 
 def _room(recipe: Any) -> float:
@@ -208,7 +206,7 @@ def _of_both(
         advice = f"{_words(changes)} would do"
         if key == "rollout.tensor_parallel":
             advice = f"share the model among more GPUs: {advice}"
-    return Misfit(key, f"{key} is {_word(OmegaConf.select(recipe, key))}: {why}; {advice}")
+    return _misfit(recipe, key, why, advice)
 
 
 def _first(
@@ -217,7 +215,7 @@ def _first(
     """The first changes with which a step fits, and beside it some ``rollout.gpu_memory_utilization``."""
     for changes in tried:
         other = remedies.changed(recipe, changes)
-        trained = memory.ranks(other, architecture) if kind_of(other).trains else []
+        trained = memory.ranks(other, architecture)
         serving = server(other, architecture) if kind_of(other).samples else None
         if trained and _alone(other, trained, serving)["training"] > _room(other):
             continue
@@ -248,15 +246,15 @@ def _of_training(
     tried = [*remedies.of_trainer(recipe, architecture)]
     tried += [{**changes, **asleep} for asleep in remedies.asleep(recipe) for changes in tried]
     changes = _first(recipe, architecture, tried)
-    if changes:
-        peak = max(rank.peak for rank in memory.ranks(remedies.changed(recipe, changes), architecture))
-        key = next(iter(changes))
-        return Misfit(
-            key,
-            f"{key} is {_word(OmegaConf.select(recipe, key))}: {held}; {_words(changes)} would bring that to "
-            f"{(needed - worst.peak + peak) / GIB:.1f}",
-        )
-    return Misfit("cluster.nodes", f"cluster.nodes is {recipe.cluster.nodes}: {held}; take more")
+    if not changes:
+        return _misfit(recipe, "cluster.nodes", held, "take more")
+    peak = max(rank.peak for rank in memory.ranks(remedies.changed(recipe, changes), architecture))
+    advice = f"{_words(changes)} would bring that to {(needed - worst.peak + peak) / GIB:.1f}"
+    return _misfit(recipe, next(iter(changes)), held, advice)
+
+
+def _misfit(recipe: Any, key: str, why: str, advice: str) -> Misfit:
+    return Misfit(key, f"{key} is {_word(OmegaConf.select(recipe, key))}: {why}; {advice}")
 
 
 def _word(value: Any) -> str:

@@ -46,13 +46,15 @@ def data_parallel(cluster: Any) -> int:
 
 
 def ranks(recipe: Any, architecture: Architecture, micro_batches: int | None = None) -> list[Rank]:
-    """One rank of each pipeline stage of a recipe that trains; the others of a stage hold as much.
+    """One rank of each pipeline stage, the others of a stage hold as much; none where nothing is trained.
 
     Args:
-        recipe: of stage ``grpo`` or ``sft``.
+        recipe: of any stage.
         architecture: shape of the model.
         micro_batches: of the step; None: more than the pipeline holds.
     """
+    if not kind_of(recipe).trains:
+        return []
     layout = Layout.of_cluster(recipe.cluster)
     layers = layout.stages(architecture.layers)
     assert layers is not None
@@ -106,12 +108,12 @@ def host_bytes(recipe: Any, trained: list[Rank]) -> dict[str, int]:
 
     Ranks of the largest stage are assumed on it.
     """
-    if not trained:
-        return {"processes": recipe.cluster.devices_per_node * PROCESS}
-    largest = max(trained, key=lambda rank: rank.count.total)
-    devices, kept = recipe.cluster.devices_per_node, largest.states
-    copies = data_parallel(recipe.cluster)
+    devices, copies = recipe.cluster.devices_per_node, data_parallel(recipe.cluster)
     found = {"processes": devices * PROCESS}
+    if not trained:
+        return found
+    largest = max(trained, key=lambda rank: rank.count.total)
+    kept = largest.states
     if recipe.cluster.platform == "cpu":
         found["ranks"] = devices * largest.peak
     if recipe.cluster.offload_optimizer and kind_of(recipe).on_policy:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.models.architecture import Architecture, Layout
 from reasongrm_nemo.plan import memory
+from reasongrm_nemo.recipe.checks.checkpoint import workers_refused
 from reasongrm_nemo.stage_kinds import kind_of
 
 _UNEVEN = ("cluster.layers_in_first_stage", "cluster.layers_in_last_stage")
@@ -32,9 +33,9 @@ def wider(recipe: Any, architecture: Architecture) -> Iterator[dict[str, Any]]:
     """Servers of more GPUs each, as many of them as there is place for."""
     own, devices = recipe.rollout, recipe.cluster.devices_per_node
     nodes = own.nodes or recipe.cluster.nodes
-    heads = architecture.kv_heads
+    sizes = architecture.heads, architecture.kv_heads, architecture.ffn
     for workers in range(own.tensor_parallel + 1, 1 if own.gpus else devices + 1):
-        if architecture.heads % workers == 0 and (heads % workers == 0 or workers % heads == 0):
+        if workers_refused(workers, *sizes) is None:
             servers = min(own.servers, nodes * (devices // workers))
             words = {"rollout.tensor_parallel": workers}
             yield words if servers == own.servers else {**words, "rollout.servers": servers}
@@ -100,16 +101,12 @@ def layouts(recipe: Any, architecture: Architecture) -> list[tuple[int, int]]:
     """(tensor, pipeline) parallel sizes that divide cluster and model; tensor stays within a node."""
     cluster = recipe.cluster
     world = cluster.nodes * cluster.devices_per_node
-    found = []
-    for tensor in range(1, cluster.devices_per_node + 1):
-        for pipeline in range(1, min(world, architecture.layers) + 1):
-            layout = Layout(tensor, pipeline)
-            fits = layout.undivided(architecture.heads, architecture.kv_heads, architecture.ffn) is None
-            if (
-                world % (tensor * pipeline) == 0
-                and cluster.devices_per_node % tensor == 0
-                and fits
-                and layout.stages(architecture.layers) is not None
-            ):
-                found.append((tensor, pipeline))
-    return sorted(found, key=lambda each: (each[0] * each[1], each[1]))
+    sizes = [
+        (tensor, pipeline)
+        for tensor in range(1, cluster.devices_per_node + 1)
+        for pipeline in range(1, min(world, architecture.layers) + 1)
+        if world % (tensor * pipeline) == 0
+        and cluster.devices_per_node % tensor == 0
+        and Layout(tensor, pipeline).fits(architecture)
+    ]
+    return sorted(sizes, key=lambda pair: (pair[0] * pair[1], pair[1]))

@@ -99,14 +99,10 @@ def study(recipe: Any, architecture: Architecture | None, lengths: Lengths | Non
             f"{recipe.name}: a server's KV cache holds {serving.tokens:,} tokens, less than one full sequence"
         )
     optimizer = max(rank.states.optimizer for rank in memory.ranks(recipe, architecture))
-    whole = times.of_stage(recipe, architecture, serving, optimizer, lengths)
-    if isinstance(whole, str):
-        raise UserError(f"{recipe.name}: {whole}")
-    lines = [times.step_rollouts(recipe, architecture, serving, lengths, step) for step in range(times.STEPS)]
-    trainings = [
-        times.grpo_training_seconds(recipe, architecture, line.lengths) + whole.refit + whole.offload
-        for line in lines
-    ]
+    if why := times.unknown(recipe):
+        raise UserError(f"{recipe.name}: {why}")
+    lines, computing, *moved = times.simulated_steps(recipe, architecture, serving, optimizer, lengths)
+    trainings = [one + moved[0] + moved[1] for one in computing]
     seconds = [line.seconds for line in lines]
     return Study(
         servers=times.servers(recipe, serving, recipe.grpo.samples_per_prompt),

@@ -8,7 +8,7 @@ from typing import Any
 from reasongrm_nemo.megatron import states
 from reasongrm_nemo.models import parameter_counts
 from reasongrm_nemo.models.architecture import Architecture
-from reasongrm_nemo.plan import times
+from reasongrm_nemo.plan import counts
 from reasongrm_nemo.stage_kinds import kind_of
 
 # Bytes of a response token as JSON (measured): its text, its id in a path, its id and log-prob in rollouts/.
@@ -27,7 +27,7 @@ def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) ->
     if kind.trains:
         one, held = checkpoint(recipe, architecture), parameter_counts.of_model(architecture)
         kept = own.keep_checkpoints + recipe.checkpoints.keep_best
-        steps = times.steps(recipe)
+        steps = counts.steps(recipe)
         saved = kept + 1 if steps is None else -(-steps // own.save_every)
         found = {
             "checkpoints": min(kept, saved) * one,
@@ -40,10 +40,10 @@ def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) ->
             found["rollouts"] = int(responses * mean_response * _ROLLOUT)
         return found
     if kind.samples:
-        responses = sum(samples * models for samples, models in times.passes(recipe))
+        responses = sum(samples * models for samples, models in counts.passes(recipe))
         width = _TEXT + (_ID if own.get("keep_token_ids") else 0)
         name = "verdicts" if "evaluate" in recipe else "paths"
-        return {name: int((times.tasks(recipe) or 0) * responses * mean_response * width)}
+        return {name: int((counts.tasks(recipe) or 0) * responses * mean_response * width)}
     return {}
 
 

@@ -44,7 +44,7 @@ class Row:
     misfit: str | None
 
 
-def sweep(recipe: DictConfig, architecture: Architecture, axes: Sequence[str]) -> list[Row]:
+def sweep(recipe: DictConfig, architecture: Architecture | None, axes: Sequence[str]) -> list[Row]:
     """Every layout of the recipe's GPUs along ``axes``; the other sizes stay.
 
     Args:
@@ -59,7 +59,7 @@ def sweep(recipe: DictConfig, architecture: Architecture, axes: Sequence[str]) -
     for axis in axes:
         if axis not in AXES:
             raise UserError(f'--sweep: "{axis}" is no axis; they are {", ".join(AXES)}')
-    if not kind_of(recipe).trains:
+    if architecture is None or not kind_of(recipe).trains:
         raise UserError(f"--sweep: stage {recipe.stage} trains nothing, so it has no layouts to compare")
     cluster = recipe.cluster
     rows = []

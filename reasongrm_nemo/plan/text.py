@@ -11,17 +11,14 @@ from omegaconf import DictConfig
 from reasongrm_nemo.plan import Plan
 from reasongrm_nemo.plan.rollout_study import Study
 from reasongrm_nemo.plan.rollouts.lengths import Fit
+from reasongrm_nemo.plan.serving import GIB
 from reasongrm_nemo.plan.sweep import Row
 from reasongrm_nemo.plan.times import StageTime
 from reasongrm_nemo.report.summary import aligned
 from reasongrm_nemo.run.console import duration
 
 if TYPE_CHECKING:
-    from reasongrm_nemo.plan.dry_start import DryStart
     from reasongrm_nemo.plan.simulation.compare import Comparison, Line
-
-GIB = 2**30
-_STATES = ("weights", "gradients", "optimizer")
 
 
 def as_text(plan: Plan, recipe: DictConfig) -> str:
@@ -31,13 +28,14 @@ def as_text(plan: Plan, recipe: DictConfig) -> str:
     size = f"{plan.parameters / 1e9:.3f} B" if plan.parameters >= 1e8 else f"{plan.parameters / 1e6:.3f} M"
     lines = [f"{plan.recipe} ({plan.stage}): {size} parameters, {_layout(plan, recipe)}"]
     if plan.ranks:
-        head = ["GiB a rank", "layers", "parameters", *_STATES, "activations", "peak"]
+        states = vars(plan.ranks[0].states)
+        head = ["GiB a rank", "layers", "parameters", *states, "activations", "peak"]
         rows = [
             [
                 f"stage {rank.stage}",
                 str(rank.layers),
                 f"{rank.count.total:,}",
-                *(_gib(getattr(rank.states, name)) for name in _STATES),
+                *map(_gib, vars(rank.states).values()),
                 _gib(sum(rank.activations.values())),
                 _gib(rank.peak),
             ]
@@ -275,8 +273,3 @@ def rollouts_text(found: Study, recipe: DictConfig, fitted: Fit | None) -> str:
         "A lag needs GPUs for servers and trainer apart (no rollout.sleep); speeds are taken as the same.",
     ]
     return "\n".join(lines)
-
-
-def dry_start_text(found: DryStart) -> str:
-    """What was done, a line each."""
-    return "\n".join([f"{found.recipe}: started dry", *(f"  {what}" for what in found.done)])

@@ -10,24 +10,23 @@ from typing import Any
 import numpy as np
 
 from reasongrm_nemo.data.seeds import derive_seed
-from reasongrm_nemo.grpo.steps import grpo_steps
 from reasongrm_nemo.megatron.balance import costs, share
+from reasongrm_nemo.megatron.cuts import plan_micro_batches
 from reasongrm_nemo.megatron.states import WIDTH
 from reasongrm_nemo.models import flops, parameter_counts
 from reasongrm_nemo.models.architecture import Architecture, Layout
-from reasongrm_nemo.plan import schedule
+from reasongrm_nemo.plan import counts, schedule
 from reasongrm_nemo.plan.memory import data_parallel
 from reasongrm_nemo.plan.rollouts.lengths import Drawn, Lengths, Lognormal
 from reasongrm_nemo.plan.rollouts.timeline import Rates, Servers, Timeline, roll_out
 from reasongrm_nemo.plan.serving import Server
 from reasongrm_nemo.processes.placement import servers_per_node
-from reasongrm_nemo.recipe.checks import judges_benchmarks
-from reasongrm_nemo.sft.steps import step_count, trained
+from reasongrm_nemo.rollout.types import prompts_at_once
+from reasongrm_nemo.sft.steps import trained
 from reasongrm_nemo.stage_kinds import kind_of
 
 STEPS = 12  # simulated for a mean
 MOST = 65_536  # responses of a step that are simulated
-_SHARE_OUT = 2  # prompts in flight at a server, over those whose samples it runs at once (rollout.rollouts)
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,7 @@ def rates(recipe: Any, architecture: Architecture, server: Server) -> Rates:
 def servers(recipe: Any, server: Server, samples: int) -> Servers:
     """What the recipe's rollouts run on, ``samples`` to a prompt."""
     own, count = recipe.rollout, server_count(recipe)
-    prompts = own.concurrency
-    if count > 1:
-        prompts = min(prompts, _SHARE_OUT * -(-own.max_num_seqs // samples))
+    prompts = prompts_at_once(own.concurrency, own.max_num_seqs, samples, count)
     return Servers(count, own.max_num_seqs, server.tokens, prompts)
 
 
@@ -127,23 +124,6 @@ def _prompt(recipe: Any) -> int:
     return min(recipe.plan.prompt_tokens, recipe.judge.max_prompt_tokens)
 
 
-def cut(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
-    """Micro-batches as (sequences, longest): in order of length, rows times longest within ``budget``.
-
-    ``megatron.micro_batches.plan`` looks for the cut with the least padding; this takes what fits.
-    """
-    batches: list[tuple[int, int]] = []
-    rows = longest = 0
-    for length in sorted(lengths, reverse=True):
-        if rows and (rows + 1) * longest > budget:
-            batches.append((rows, longest))
-            rows = 0
-        if not rows:
-            longest = length
-        rows += 1
-    return [*batches, (rows, longest)] if rows else batches
-
-
 def training_seconds(
     recipe: Any, architecture: Architecture, responses: Drawn, budget: int, forwards: int = 0
 ) -> float:
@@ -159,10 +139,11 @@ def training_seconds(
     scored = [int(each) for each in np.ravel(responses)]
     prompt = _prompt(recipe)
     lengths = [each + prompt for each in scored]
-    operations = costs(recipe, architecture, zip(lengths, scored, strict=True))
-    shares = share(operations, data_parallel(recipe.cluster))
-    busiest = max(shares, key=lambda mine: sum(operations[i] for i in mine))
-    micro_batches = cut([lengths[index] for index in busiest], budget)
+    work = costs(recipe, architecture, zip(lengths, scored, strict=True))
+    shares = share(work, data_parallel(recipe.cluster))
+    busiest = max(shares, key=lambda indices: sum(work[i] for i in indices))
+    held = [lengths[index] for index in busiest]
+    micro_batches = [(len(rows), held[rows[0]]) for rows in plan_micro_batches(held, budget)]
     forward, both = (_passes(recipe, architecture, micro_batches, train) for train in (False, True))
     backward = np.subtract(both, forward).tolist()
     return forwards * schedule.seconds(forward) + schedule.seconds(forward, backward)
@@ -171,19 +152,35 @@ def training_seconds(
 def _passes(
     recipe: Any, architecture: Architecture, micro_batches: Sequence[tuple[int, int]], train: bool
 ) -> list[list[float]]:
-    """Seconds of each micro-batch on each pipeline stage; the head is on the last."""
+    """Seconds of each micro-batch on each pipeline stage."""
     speed = recipe.cluster.tensor_parallel * recipe.plan.tflops * 1e12 * recipe.plan.mfu
+    return [
+        [done / speed for done in operations(recipe, architecture, rows, length, rows * length, train)]
+        for rows, length in micro_batches
+    ]
+
+
+def operations(
+    recipe: Any, architecture: Architecture, rows: int, length: int, scored: int, train: bool = True
+) -> list[float]:
+    """Operations of a micro-batch on each pipeline stage, its tensor-parallel ranks together.
+
+    Args:
+        recipe: the recipe.
+        architecture: shape of its model.
+        rows: sequences.
+        length: tokens of each.
+        scored: positions that the head takes, on the last stage.
+        train: a backward pass too.
+    """
     recompute = recipe.model.recompute == "full"
     stages = Layout.of_cluster(recipe.cluster).stages(architecture.layers) or []
-    found = []
-    for rows, length in micro_batches:
-        done = [
-            flops.of_layers(architecture, layers, rows, length, train=train, recompute=recompute).total
-            for layers in stages
-        ]
-        done[-1] += flops.of_head(architecture, rows * length, train=train).total
-        found.append([operations / speed for operations in done])
-    return found
+    done = [
+        flops.of_layers(architecture, layers, rows, length, train=train, recompute=recompute).total
+        for layers in stages
+    ]
+    done[-1] += flops.of_head(architecture, scored, train=train).total
+    return done
 
 
 def grpo_training_seconds(recipe: Any, architecture: Architecture, responses: Drawn) -> float:
@@ -198,26 +195,14 @@ def grpo_training_seconds(recipe: Any, architecture: Architecture, responses: Dr
     return sum(training_seconds(recipe, architecture, part, budget, forwards) for part in parts)
 
 
-def step_training(recipe: Any, architecture: Architecture, lengths: Lengths | None = None) -> float:
-    """Seconds that a step of a training stage computes beside its rollouts, on average.
-
-    Args:
-        recipe: one that states ``plan.tflops``.
-        architecture: shape of its model.
-        lengths: of responses; None: as the recipe states.
-    """
-    lengths = lengths or stated_lengths(recipe)
+def step_training(recipe: Any, architecture: Architecture) -> float:
+    """Seconds that a training step computes beside its rollouts, on average; needs ``plan.tflops``."""
+    lengths = stated_lengths(recipe)
     if not kind_of(recipe).on_policy:
-        drawn = lengths.draw(_sft_batch(recipe), 1, derive_seed(recipe.seed, "plan", "sft"))
+        drawn = lengths.draw(counts.sft_batch(recipe), 1, derive_seed(recipe.seed, "plan", "sft"))
         return training_seconds(recipe, architecture, drawn, recipe.sft.max_tokens_per_micro_batch)
     batches = (_responses(recipe, lengths, step) for step in range(STEPS))
     return float(np.mean([grpo_training_seconds(recipe, architecture, batch) for batch in batches]))
-
-
-def _sft_batch(recipe: Any) -> int:
-    """Examples of one of its full steps."""
-    count, whole = tasks(recipe), int(recipe.sft.batch_size)
-    return whole if count is None else min(whole, trained(count, recipe.sft))
 
 
 def refit_bytes(recipe: Any, architecture: Architecture) -> int:
@@ -225,40 +210,36 @@ def refit_bytes(recipe: Any, architecture: Architecture) -> int:
     return WIDTH[recipe.rollout.dtype] * parameter_counts.of_model(architecture)
 
 
-def of_stage(
-    recipe: Any, architecture: Architecture, server: Server, optimizer: int, lengths: Lengths | None = None
-) -> StageTime | str:
-    """The time of a stage, or why nothing can be said of it.
+def of_stage(recipe: Any, architecture: Architecture, server: Server, optimizer: int) -> StageTime | str:
+    """The time of a stage, or why it is not known; a rank holds ``optimizer`` bytes of optimizer states."""
+    if why := unknown(recipe):
+        return why
+    count = counts.tasks(recipe) or 0
+    if kind_of(recipe).on_policy:
+        return _of_grpo(recipe, architecture, server, optimizer)
+    if kind_of(recipe).trains:
+        training, number = step_training(recipe, architecture), counts.steps(recipe) or 1
+        # an epoch's last batch may be a smaller one
+        seconds = training * recipe.sft.epochs * trained(count, recipe.sft) / counts.sft_batch(recipe)
+        return StageTime(number, 0, 0, 0, training, 0, 0, seconds, _devices(recipe))
+    return _of_sampling(recipe, architecture, server, count)
 
-    Args:
-        recipe: the recipe.
-        architecture: shape of its model.
-        server: one of its rollout servers.
-        optimizer: bytes of optimizer states on a rank.
-        lengths: of responses; None: as the recipe states.
-    """
+
+def unknown(recipe: Any) -> str | None:
+    """Why nothing can be said of a stage's time; None where something can."""
     own = recipe.plan
     if own.tflops is None or own.bandwidth_gb_s is None:
         return "plan.tflops or plan.bandwidth_gb_s is null: no time is reckoned"
     if kind_of(recipe).samples and recipe.cluster.platform == "gpu" and own.device_memory_gib is None:
         return "plan.device_memory_gib is null: how many sequences a server runs at once is not known"
-    lengths = lengths or stated_lengths(recipe)
-    if kind_of(recipe).on_policy:
-        answers = recipe.grpo.prompts_per_step * recipe.grpo.samples_per_prompt
-        if answers > MOST:
-            return f"a step has {answers:,} responses, and no more than {MOST:,} are simulated"
-        if steps(recipe) is None:
-            return "plan.tasks is null: how many steps grpo.epochs come to is not known"
-        return _of_grpo(recipe, architecture, server, optimizer, lengths)
-    count = tasks(recipe)
-    if count is None:
-        return "plan.tasks is null: how many records the stage goes over is not known"
-    if kind_of(recipe).trains:
-        training, number = step_training(recipe, architecture, lengths), steps(recipe) or 1
-        # an epoch's last batch may be a smaller one
-        seconds = training * recipe.sft.epochs * trained(count, recipe.sft) / _sft_batch(recipe)
-        return StageTime(number, 0, 0, 0, training, 0, 0, seconds, _devices(recipe))
-    return _of_sampling(recipe, architecture, server, lengths, count)
+    if not kind_of(recipe).on_policy:
+        known = counts.tasks(recipe) is not None
+        return None if known else "plan.tasks is null: how many records the stage goes over is not known"
+    answers = recipe.grpo.prompts_per_step * recipe.grpo.samples_per_prompt
+    if answers > MOST:
+        return f"a step has {answers:,} responses, and no more than {MOST:,} are simulated"
+    known = counts.steps(recipe) is not None
+    return None if known else "plan.tasks is null: how many steps grpo.epochs come to is not known"
 
 
 def _devices(recipe: Any) -> int:
@@ -270,47 +251,24 @@ def _devices(recipe: Any) -> int:
     return int(cluster.nodes * len(of_node) + own.nodes * cluster.devices_per_node)
 
 
-def steps(recipe: Any) -> int | None:
-    """Steps of a training stage; None where it is not known over how many records it goes."""
-    count = tasks(recipe)
-    if kind_of(recipe).on_policy:
-        return None if recipe.grpo.steps is None and count is None else grpo_steps(recipe.grpo, count or 0)
-    return None if count is None else step_count(trained(count, recipe.sft), recipe.sft)
-
-
-def tasks(recipe: Any) -> int | None:
-    """Records that the stage goes over; None where the recipe does not say."""
-    own, sharded = recipe[recipe.stage], kind_of(recipe).sharded
-    found: int | None = recipe.plan.tasks
-    if sharded and own.shards:
-        return 0  # they are put together
-    # of evaluate's records it limits the held-out tasks alone, not a benchmark's items
-    if not judges_benchmarks(recipe) and own.get("max_tasks") is not None:
-        found = min(own.max_tasks, found or own.max_tasks)
-    if found is not None and sharded and own.shard is not None:
-        found = -(-found // int(own.shard.split("/")[1]))
-    return found
-
-
-def passes(recipe: Any) -> list[tuple[int, int]]:
-    """(samples of a prompt, models) of each pass that a sampling stage makes over its records."""
-    own = recipe[recipe.stage]
-    if "settings" in own:
-        return [(setting.samples, len(own.models)) for setting in own.settings]
-    return [(own.samples, 1)]
-
-
-def _of_grpo(
+def simulated_steps(
     recipe: Any, architecture: Architecture, server: Server, optimizer: int, lengths: Lengths
-) -> StageTime:
-    grpo, own, number = recipe.grpo, recipe.plan, steps(recipe) or 0
+) -> tuple[list[Timeline], list[float], float, float]:
+    """Of some GRPO steps the rollouts, and the seconds of training; those of a step's refit and offload."""
+    own = recipe.plan
     timelines = [step_rollouts(recipe, architecture, server, lengths, step) for step in range(STEPS)]
-    training = step_training(recipe, architecture, lengths)
-    rollouts = float(np.mean([line.seconds for line in timelines]))
+    trainings = [grpo_training_seconds(recipe, architecture, line.lengths) for line in timelines]
     refit = refit_bytes(recipe, architecture) / (own.refit_gb_s * 1e9)
     offload = 2 * optimizer / (own.offload_gb_s * 1e9) if recipe.cluster.offload_optimizer else 0.0
-    step = rollouts + training + refit + offload
-    if grpo.max_lag:
+    return timelines, trainings, refit, offload
+
+
+def _of_grpo(recipe: Any, architecture: Architecture, server: Server, optimizer: int) -> StageTime:
+    lengths = stated_lengths(recipe)
+    timelines, trainings, refit, offload = simulated_steps(recipe, architecture, server, optimizer, lengths)
+    rollouts, training = float(np.mean([line.seconds for line in timelines])), float(np.mean(trainings))
+    step, number = rollouts + training + refit + offload, counts.steps(recipe) or 0
+    if recipe.grpo.max_lag:
         step = max(rollouts, training + refit + offload)
     return StageTime(
         number,
@@ -325,18 +283,17 @@ def _of_grpo(
     )
 
 
-def _of_sampling(
-    recipe: Any, architecture: Architecture, server: Server, lengths: Lengths, tasks: int
-) -> StageTime:
+def _of_sampling(recipe: Any, architecture: Architecture, server: Server, tasks: int) -> StageTime:
     """Full batches to the end, and the longest answer alone after that."""
     speed = rates(recipe, architecture, server)
     prompt = _prompt(recipe)
-    drawn = lengths.draw(2048, 1, derive_seed(recipe.seed, "plan", "sampling")).astype(float)
+    seed = derive_seed(recipe.seed, "plan", "sampling")
+    drawn = stated_lengths(recipe).draw(2048, 1, seed).astype(float)
     # a sample is met, while it runs, in proportion to its length
     context = prompt + float((drawn**2).mean() / drawn.mean()) / 2
     seconds = tail = 0.0
     count = server_count(recipe)
-    for samples, times in passes(recipe):
+    for samples, times in counts.passes(recipe):
         most = server.tokens / context
         running = max(1, int(min(server.most_sequences, most, tasks * samples / count)))
         step = speed.steps(1, running, int(running * context))

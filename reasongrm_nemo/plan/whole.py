@@ -81,7 +81,7 @@ def plan(recipe: DictConfig) -> Plan | None:
         return None
     kind = kind_of(recipe)
     wrong = misfits(recipe, architecture)
-    trained = memory.ranks(recipe, architecture) if kind.trains else []
+    trained = memory.ranks(recipe, architecture)
     serving = server(recipe, architecture) if kind.samples else None
     on_gpu = recipe.cluster.platform == "gpu" and recipe.plan.device_memory_gib
     time: StageTime | str = "it does not fit"

@@ -41,8 +41,8 @@ def main(path: str, folder: str, work: str) -> None:
 
 
 def _keys(order: Any) -> set[str]:
-    from reasongrm_nemo.plan.simulation import Request, rank_of_stage
     from reasongrm_nemo.plan.simulation.fake_rank import simulate_rank
+    from reasongrm_nemo.plan.simulation.simulate import Request, rank_of_stage
 
     recipe, folder, work, end = OmegaConf.create(order[0]), *map(Path, order[1:3]), order[3]
     read: set[str] = set()

@@ -137,7 +137,9 @@ def test_plan_says_that_nothing_checked_it(tmp_path, monkeypatch):
     told = call(*words)
     assert told.exit_code == 0 and told.stderr == ""
     assert told.stdout.endswith("own code: no NeMo-Aligner here (cluster.trainer_python)\n")
-    assert call(*words, "--simulate").stderr.startswith("reasongrm: --simulate needs the trainer environment")
+    assert call(*words, "--simulate").stderr.startswith(
+        "reasongrm: a simulated step needs the trainer environment"
+    )
 
 
 def test_plan_prints_what_it_refuses_and_ends_with_2(tmp_path, monkeypatch):

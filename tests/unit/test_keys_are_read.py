@@ -11,7 +11,9 @@ from made_up_inputs import TASKS, write_inputs
 from omegaconf import OmegaConf
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.plan.dry_start import DryStart, dry_start
+from reasongrm_nemo.plan import command
+from reasongrm_nemo.plan import dry_start as starting
+from reasongrm_nemo.plan.dry_start import dry_start
 from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 from reasongrm_nemo.run.console import Console
 from reasongrm_nemo.run.stage import StageContext
@@ -80,10 +82,17 @@ def test_a_stage_runs_and_reads_all_its_keys(name, tmp_path):
 
 
 def test_a_dry_start_says_what_it_has_done():
-    grpo, prepare = (load_recipe(ROOT / "qwq_32b" / f"{name}.yaml") for name in ("2_generate", "0_prepare"))
-    template = f"the template {grpo.judge.template} was read"
-    assert dry_start(grpo) == DryStart("2_generate", [template, "1 vLLM server(s) placed and configured"])
-    assert dry_start(prepare) == DryStart("0_prepare", [template])
+    generate, prepare = (load_recipe(ROOT / "qwq_32b" / f"{n}.yaml") for n in ("2_generate", "0_prepare"))
+    template = f"the template {generate.judge.template} was read"
+    assert dry_start(generate) == [template, "1 vLLM server(s) placed and configured"]
+    assert dry_start(prepare) == [template]
+
+
+def test_a_folder_starts_dry_with_the_shapes_of_what_its_models_are_made_of(monkeypatch):
+    monkeypatch.setattr(starting, "check", lambda *_: [])  # tests/parallel/test_simulation.py takes the step
+    data, text, wrong = command.of_dry_start(ROOT / "tiny", ["plan.config=null"])
+    assert wrong is None and [entry["recipe"][0] for entry in data] == [*"01234567"]
+    assert text.startswith("0_prepare: started dry\n  the template tiny was read\n1_grpo_zero: started dry\n")
 
 
 def test_what_the_stage_refuses_the_dry_start_refuses():

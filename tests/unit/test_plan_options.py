@@ -62,8 +62,8 @@ def test_of_two_plans_neither_is_left_out(words, named):
 def test_a_sweep_along_nothing_and_a_stage_without_a_trainer_are_refused():
     assert call(GRPO, "--sweep", "").stderr.startswith('reasongrm: --sweep: "" is no axis')
     for words, says in (
-        (["--sweep", "tp"], "--sweep: stage prepare has no model, so it has no layouts to compare"),
-        (["--simulate"], "--simulate: stage prepare has no model, so it has no step to simulate"),
+        (["--sweep", "tp"], "--sweep: stage prepare trains nothing, so it has no layouts to compare"),
+        (["--simulate"], "--simulate: stage prepare trains nothing, so it has no step to simulate"),
     ):
         told = call(PREPARE, *words)
         assert told.exit_code == 2 and told.stderr == f"reasongrm: {says}\n"
@@ -75,11 +75,13 @@ def test_lengths_that_are_no_text_or_no_file_are_refused_in_a_sentence(tmp_path)
     binary, folder = tmp_path / "binary", tmp_path / "folder"
     binary.write_bytes(b"\x7fELF\x02\xff\xfe\n\x80")
     folder.mkdir()
-    with pytest.raises(UserError, match=r"binary:1: not a reasoning path; --lengths takes"):
+    with pytest.raises(
+        UserError, match=r"--lengths \(a generate stage's paths\.jsonl\): \S+binary:1: not a JSON line"
+    ):
         read_paths(binary)
-    with pytest.raises(UserError, match=r"--lengths: \S+folder is no file; it is the paths\.jsonl"):
+    with pytest.raises(UserError, match=r"paths\.jsonl\): \S+folder: cannot be read \(Is a directory\)"):
         read_paths(folder)
-    with pytest.raises(UserError, match=r"--lengths: \S+none does not exist; it is the paths\.jsonl"):
+    with pytest.raises(UserError, match=r"paths\.jsonl\): \S+none: no such file"):
         read_paths(tmp_path / "none")
     (tmp_path / "paths.jsonl").write_text(json.dumps(PATH, ensure_ascii=False) + "\n", encoding="utf-8")
     assert read_paths(tmp_path / "paths.jsonl") == ([[6]], [[False]])

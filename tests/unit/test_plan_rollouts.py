@@ -143,7 +143,7 @@ def test_a_sample_is_read_and_drawn_again(tmp_path):
     drawn = Sampled(tasks, 20).draw(50, 3, seed=1)
     assert set(drawn.ravel().tolist()) == {10, 20} and all(len(set(group)) == 1 for group in drawn.tolist())
     file.write_text('{"task_id": 3}\n')
-    with pytest.raises(UserError, match=r"paths.jsonl:1: not a reasoning path"):
+    with pytest.raises(UserError, match=r"paths.jsonl:1: task_id must be text, not 3"):
         read_paths(file)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match=r"none\.jsonl: no such file"):
         read_paths(tmp_path / "none.jsonl")

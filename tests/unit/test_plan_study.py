@@ -90,10 +90,11 @@ def test_one_group_is_waited_for_in_any_case():
     assert hasty.step > 1 and hasty.lost < 1
 
 
-def test_training_counts_the_scoring_that_the_recipe_needs(found):
+def test_training_counts_the_scoring_that_the_recipe_needs(found, monkeypatch):
+    monkeypatch.setattr(times, "stated_lengths", lambda _: OneStraggler())
     scored = study(recipe("grpo.kl_coefficient=0.1"), QWQ, OneStraggler())
     cfg = recipe("grpo.kl_coefficient=0.1")
-    more = times.step_training(cfg, QWQ, OneStraggler()) - times.step_training(recipe(), QWQ, OneStraggler())
+    more = times.step_training(cfg, QWQ) - times.step_training(recipe(), QWQ)
     assert more > 0 and scored.training - found.training == pytest.approx(more)
 
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a stage takes, against QwQ-32B's figures worked out here by hand."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 
 from reasongrm_nemo.models.architecture import Architecture
-from reasongrm_nemo.plan import times
+from reasongrm_nemo.plan import counts, times
 from reasongrm_nemo.plan.rollouts.timeline import roll_out
 from reasongrm_nemo.plan.serving import server
 from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
@@ -47,7 +49,8 @@ def step(length, layers=64, head=1):
 
 
 def of_stage(cfg, length, optimizer=0):
-    return times.of_stage(cfg, QWQ, server(cfg, QWQ), optimizer, Same(length))
+    with patch.object(times, "stated_lengths", lambda _: Same(length)):
+        return times.of_stage(cfg, QWQ, server(cfg, QWQ), optimizer)
 
 
 def test_a_server_reads_its_share_of_the_weights_and_of_the_cache_at_each_step():
@@ -71,12 +74,6 @@ def test_several_servers_are_given_prompts_for_twice_their_slots(servers, sequen
 def test_a_stage_that_samples_has_one_nodes_servers_and_a_step_has_all():
     assert times.server_count(recipe()) == 4
     assert times.server_count(recipe("2_generate")) == 1
-
-
-def test_micro_batches_take_what_fits():
-    assert times.cut([5, 3, 3, 2, 9], 9) == [(1, 9), (1, 5), (3, 3)]
-    assert times.cut([4, 4, 4], 8) == [(2, 4), (1, 4)]
-    assert times.cut([], 8) == []
 
 
 def test_training_takes_its_operations_and_fills_and_drains_the_pipeline():
@@ -198,10 +195,10 @@ def test_without_a_gpus_memory_nothing_is_said_of_sampling():
 
 
 def test_of_an_evaluation_max_tasks_limits_the_held_out_tasks_alone():
-    assert times.tasks(recipe("7_evaluate", "evaluate.max_tasks=100")) == 41773
+    assert counts.tasks(recipe("7_evaluate", "evaluate.max_tasks=100")) == 41773
     without = [f"inputs.{name}=null" for name in ("rewardbench", "rm_bench", "rmb")]
-    assert times.tasks(recipe("7_evaluate", "evaluate.max_tasks=100", *without)) == 100
-    assert times.tasks(recipe("7_evaluate", "evaluate.shards=[a,b]")) == 0
+    assert counts.tasks(recipe("7_evaluate", "evaluate.max_tasks=100", *without)) == 100
+    assert counts.tasks(recipe("7_evaluate", "evaluate.shards=[a,b]")) == 0
 
 
 def test_a_lag_hides_the_shorter_part_and_servers_on_nodes_of_their_own_are_paid_for():
@@ -251,7 +248,7 @@ def test_evaluation_samples_for_each_model_and_setting():
 
 def test_tasks_are_those_that_a_shard_and_a_limit_leave():
     def tasks(stage, *words):
-        return times.tasks(recipe(stage, *words))
+        return counts.tasks(recipe(stage, *words))
 
     assert tasks("2_generate") == 72000
     assert tasks("2_generate", "generate.max_tasks=100") == 100

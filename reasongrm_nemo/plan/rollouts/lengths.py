@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files.lines import bounded_lines, open_packed
+from reasongrm_nemo.files.lines import read_dicts
+from reasongrm_nemo.files.shapes import shaped
 
 Drawn = NDArray[np.int64]
 _ROUNDS = 500
+_PATH = {"task_id": str, "reasoning_tokens": int, "answer_tokens": int, "finish_reason": str}
 _NORMAL = NormalDist()
 
 
@@ -97,30 +98,20 @@ def read_paths(path: Path) -> tuple[list[list[int]], list[list[bool]]]:
     Raises:
         UserError: no such file, one that cannot be read, a line that is no reasoning path, or no path at all.
     """
-    if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        raise UserError(f"--lengths: {path} {what}; it is the paths.jsonl of a generate stage")
-    try:
-        file = open_packed(path)  # json decodes it, and what is no text is no reasoning path
-    except OSError as error:
-        raise UserError(f"--lengths: {path} cannot be read: {error.strerror}") from None
     lengths: dict[str, list[int]] = {}
     cut: dict[str, list[bool]] = {}
-    with file as lines:
-        for number, line in enumerate(bounded_lines(lines, path), 1):
-            try:
-                row = json.loads(line)
-                task, tokens = row["task_id"], int(row["reasoning_tokens"]) + int(row["answer_tokens"])
-                ended = row["finish_reason"] == "length"
-            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-                raise UserError(
-                    f"{path}:{number}: not a reasoning path; --lengths takes a generate stage's paths.jsonl"
-                ) from None
-            # the end-of-turn token is in neither sum, and was decoded
-            lengths.setdefault(task, []).append(max(1, tokens + (not ended)))
-            cut.setdefault(task, []).append(ended)
+    try:
+        for where, data in read_dicts(path):
+            row = shaped(data, _PATH, where)
+            ended = row["finish_reason"] == "length"
+            # the end-of-turn token is in neither count, and was decoded
+            tokens = row["reasoning_tokens"] + row["answer_tokens"] + (not ended)
+            lengths.setdefault(row["task_id"], []).append(max(1, tokens))
+            cut.setdefault(row["task_id"], []).append(ended)
+    except UserError as error:
+        raise UserError(f"--lengths (a generate stage's paths.jsonl): {error}") from None
     if not lengths:
-        raise UserError(f"{path} holds no reasoning path")
+        raise UserError(f"--lengths: {path} holds no reasoning path")
     return list(lengths.values()), list(cut.values())
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.megatron import activations
-from reasongrm_nemo.models import flops
 from reasongrm_nemo.models.architecture import Architecture
-from reasongrm_nemo.plan import memory
+from reasongrm_nemo.plan import memory, times
 from reasongrm_nemo.plan.simulation.simulate import RankReport, Request, rank_of_stage, simulate
 
 _NEGLIGIBLE = 1e-3  # of a rank's activations: log-probs, masks and ids, which the arithmetic leaves out
@@ -49,14 +49,17 @@ class Comparison:
     """A rank of one pipeline stage; bytes, and operations of one full micro-batch.
 
     Attributes:
-        stage: of the pipeline.
         lines: each component, then the sums.
         report: the simulation's.
     """
 
-    stage: int
     lines: list[Line]
     report: RankReport
+
+    @property
+    def stage(self) -> int:
+        """Of the pipeline."""
+        return self.report.held.stage
 
     @property
     def worst(self) -> Line:
@@ -78,9 +81,14 @@ def compare(
         quick: a single micro-batch, on the first and last pipeline stage alone, which have all there is.
 
     Raises:
-        UserError: the recipe does not train.
+        UserError: there is no trainer environment.
         StageFailed: the model could not be built, or the step not be taken.
     """
+    if not has_trainer(recipe):
+        raise UserError(
+            "a simulated step needs the trainer environment, which has NeMo-Aligner: run reasongrm in it, or "
+            "name its python by cluster.trainer_python, as it is called on this machine"
+        )
     last, batches = recipe.cluster.pipeline_parallel - 1, 1 if quick else None
     ranks = [rank_of_stage(recipe.cluster, s) for s in (sorted({0, last}) if quick else range(last + 1))]
     reports = simulate(
@@ -88,7 +96,7 @@ def compare(
     )
     reckoned = memory.ranks(recipe, architecture, batches)
     return [
-        Comparison(report.stage, lines(recipe, architecture, reckoned[report.stage], report), report)
+        Comparison(lines(recipe, architecture, reckoned[report.held.stage], report), report)
         for report in reports
     ]
 
@@ -106,31 +114,15 @@ def lines(
     recipe: DictConfig, architecture: Architecture, rank: memory.Rank, report: RankReport
 ) -> list[Line]:
     """Each component of a rank, reckoned and measured; then the sums, and operations that were counted."""
-    pairs = {
-        "parameters": (rank.count.total, report.parameters),
-        "weights": (rank.states.weights, report.weights),
-        "gradients": (rank.states.gradients, report.gradients),
-        "optimizer": (rank.states.optimizer, report.optimizer),
-    }
-    for part in activations.PARTS:
-        pairs[part] = (rank.activations[part], report.parts.get(part, 0))
-    pairs["activations"] = (sum(rank.activations.values()), report.activations)
-    pairs["peak"] = (rank.peak, report.total)
+    held = report.held
+    pairs = {"parameters": (rank.count.total, held.count.total)}
+    pairs |= {name: (size, vars(held.states)[name]) for name, size in vars(rank.states).items()}
+    pairs |= {part: (rank.activations[part], held.activations.get(part, 0)) for part in activations.PARTS}
+    both = sum(rank.activations.values()), sum(held.activations.values())
+    pairs |= {"activations": both, "peak": (rank.peak, held.peak)}
     if report.flops:
-        pairs["FLOPs"] = (flops_of_rank(recipe, architecture, rank), report.flops)
-    return [
-        Line(name, *both, report.activations if name in activations.PARTS else 0)
-        for name, both in pairs.items()
-    ]
-
-
-def flops_of_rank(recipe: DictConfig, architecture: Architecture, rank: memory.Rank) -> int:
-    """Operations of a rank for one full micro-batch, forward and backward."""
-    rows, length = activations.micro_batch(recipe)
-    layers = flops.of_layers(
-        architecture, rank.layers, rows, length, train=True, recompute=recipe.model.recompute == "full"
-    )
-    total = layers.total
-    if rank.stage == recipe.cluster.pipeline_parallel - 1:
-        total += flops.of_head(architecture, rows * (recipe.model.max_model_len - 1), train=True).total
-    return round(total / recipe.cluster.tensor_parallel)
+        rows, length = activations.micro_batch(recipe)
+        scored = rows * (recipe.model.max_model_len - 1)
+        whole = times.operations(recipe, architecture, rows, length, scored)[rank.stage]
+        pairs["FLOPs"] = (round(whole / recipe.cluster.tensor_parallel), report.flops)
+    return [Line(name, *pair, both[1] if name in activations.PARTS else 0) for name, pair in pairs.items()]

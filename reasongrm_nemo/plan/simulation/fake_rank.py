@@ -19,7 +19,8 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from omegaconf import DictConfig, OmegaConf
 from reasongrm_nemo.megatron import states
 from reasongrm_nemo.megatron.platform import CPU, GPU, Platform, load_platform
 from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.models.parameter_counts import Count
+from reasongrm_nemo.plan.memory import Rank
 from reasongrm_nemo.plan.simulation.simulate import RankReport, Request, report_line
 from reasongrm_nemo.stage_kinds import kind_of
 
@@ -72,51 +75,44 @@ def simulate_rank(request: Request, fake: bool = True) -> RankReport:
     recipe, rank = request.recipe, request.rank
     architecture = Architecture.from_folder(request.hf_path, recipe.model.rope)
     without_data = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
-    with _world(recipe.cluster, rank), without_data:
+    _join_world(recipe.cluster, rank)
+    with without_data:
         began = time.monotonic()
         model = build(recipe, architecture)
         parameters = list(model.core_module().parameters())
         built = time.monotonic()
-        held = request.micro_batches or recipe.cluster.pipeline_parallel
-        live = storages_of_step(model, recipe, parameters, held) if request.train else None
+        batches = request.micro_batches
+        batches = recipe.cluster.pipeline_parallel if batches is None else batches
+        live = storages_of_step(model, recipe, parameters, batches) if batches else None
         stepped = time.monotonic()
         operations = flops_of_step(model, recipe, parameters) if request.flops else 0
     from megatron.core import parallel_state
 
-    count = sum(p.numel() for p in parameters)
+    replicated = sum(p.numel() for p in parameters if not getattr(p, "tensor_model_parallel", False))
+    count = Count(sum(p.numel() for p in parameters) - replicated, replicated)
     copies = parallel_state.get_data_parallel_world_size()
     # neither gradients nor optimizer exist here
-    kept = states.of_rank(count, recipe.model.dtype, recipe.cluster.platform, copies)
-    return RankReport(
-        rank=rank,
+    kept = states.of_rank(count.total, recipe.model.dtype, recipe.cluster.platform, copies)
+    held = Rank(
         stage=parallel_state.get_pipeline_model_parallel_rank(),
-        parameters=count,
-        replicated=sum(p.numel() for p in parameters if not getattr(p, "tensor_model_parallel", False)),
-        weights=sum(p.numel() * p.element_size() for p in parameters),
-        gradients=kept.gradients,
-        optimizer=kept.optimizer,
-        activations=live.peak if live else 0,
-        parts={part: size for part, size in live.at_peak.items() if size} if live else {},
-        flops=operations,
-        build_s=built - began,
-        step_s=stepped - built,
+        layers=len(model.core_module().decoder.layers),
+        count=count,
+        states=replace(kept, weights=sum(p.numel() * p.element_size() for p in parameters)),
+        activations={part: size for part, size in live.at_peak.items() if size} if live else {},
     )
+    return RankReport(rank, held, operations, build_s=built - began, step_s=stepped - built)
 
 
 def build(recipe: DictConfig, architecture: Architecture) -> Any:
     """The recipe's model on this rank, by NeMo, without weights or optimizer."""
-    from nemo_aligner.utils.train_script_utils import resolve_and_create_trainer
-
     from reasongrm_nemo.grpo.actor import GRPOActor
-    from reasongrm_nemo.megatron import rope
-    from reasongrm_nemo.megatron.nemo_config import nemo_config
+    from reasongrm_nemo.megatron import rope, session
     from reasongrm_nemo.sft.model import SFTModel
 
     stage = recipe[recipe.stage]
     platform = SIMULATED_GPU if recipe.cluster.platform == "gpu" else CPU
-    config = nemo_config(recipe, stage.optim, architecture, platform)
-    trainer = resolve_and_create_trainer(config, "aligner")
-    model: Any = {"grpo": GRPOActor, "sft": SFTModel}[recipe.stage](config.model, trainer)
+    model_class = {"grpo": GRPOActor, "sft": SFTModel}[recipe.stage]
+    model, _ = session.build(platform, model_class, recipe, stage.optim, architecture)
     rope.apply_rope(model.core_module(), architecture.rope, architecture.head_dim)
     model.core_module().train()
     # fixed shapes: the message that announces one cannot be read without data
@@ -136,11 +132,8 @@ def storages_of_step(
     live = LiveStorages(parameters)
     for parameter in parameters:
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
-    with (
-        _step_of(model, recipe, micro_batches) as step,
-        told_apart(model.core_module(), live),
-        live,
-    ):
+    step = _step_of(model, recipe, micro_batches)
+    with told_apart(model.core_module(), live), live:
         step()
     return live
 
@@ -164,13 +157,13 @@ def flops_of_step(model: Any, recipe: DictConfig, parameters: list[Any]) -> int:
         own._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
     }
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
-    with _step_of(model, recipe, 1) as step, counter:
+    step = _step_of(model, recipe, 1)
+    with counter:
         step()
     return int(counter.get_total_flops())
 
 
-@contextlib.contextmanager
-def _step_of(model: Any, recipe: DictConfig, micro_batches: int) -> Iterator[Any]:
+def _step_of(model: Any, recipe: DictConfig, micro_batches: int) -> Callable[[], object]:
     """A call that takes one step over so many full micro-batches."""
     from reasongrm_nemo.megatron.activations import fullest
     from reasongrm_nemo.megatron.forward_backward import run_schedule
@@ -181,7 +174,7 @@ def _step_of(model: Any, recipe: DictConfig, micro_batches: int) -> Iterator[Any
     sample = Sample((0,) * length, 1, per_token=dict.fromkeys(names, (0.0,) * (length - 1)))
     batch = collate([sample], [0] * rows, model.length_multiple())
     loss_function = model.loss_function([] if kind_of(recipe).on_policy else 1.0)
-    yield lambda: run_schedule(
+    return lambda: run_schedule(
         model.model, [batch] * micro_batches, loss_function, entropy=kind_of(recipe).on_policy
     )
 
@@ -190,9 +183,8 @@ def _drop_gradient(parameter: Any) -> None:
     parameter.grad = None
 
 
-@contextlib.contextmanager
-def _world(cluster: DictConfig, rank: int) -> Iterator[None]:
-    """This process as one rank of the cluster, over a process group that sends nothing."""
+def _join_world(cluster: DictConfig, rank: int) -> None:
+    """Make this process one rank of the cluster, over a process group that sends nothing."""
     import torch
     import torch.distributed as dist
     from megatron.core import parallel_state, tensor_parallel
@@ -218,7 +210,6 @@ def _world(cluster: DictConfig, rank: int) -> Iterator[None]:
     )
     tensor_parallel.model_parallel_cuda_manual_seed(1)
     _stand_ins()
-    yield
 
 
 def _stand_ins() -> None:

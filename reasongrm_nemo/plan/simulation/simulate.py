@@ -9,12 +9,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from reasongrm_nemo.errors import StageFailed, UserError
+from reasongrm_nemo.errors import StageFailed
+from reasongrm_nemo.megatron.states import States
+from reasongrm_nemo.models.parameter_counts import Count
+from reasongrm_nemo.plan.memory import Rank
 from reasongrm_nemo.processes.work_order import python_environment
-from reasongrm_nemo.stage_kinds import kind_of
 
 
 @dataclass(frozen=True)
@@ -25,60 +28,35 @@ class Request:
         recipe: resolved recipe of stage ``grpo`` or ``sft``.
         hf_path: folder of the model's config.json; weights are not read.
         rank: global rank, below nodes × devices of the recipe's cluster.
-        train: also take a step; else the model is only built and counted.
-        micro_batches: full ones, of that step; None: as many as the pipeline holds.
+        micro_batches: full ones, of the step; None: as many as the pipeline holds; 0: no step is taken.
         flops: also count a step's operations, in a second one.
     """
 
     recipe: DictConfig
     hf_path: Path
     rank: int
-    train: bool = True
     micro_batches: int | None = None
     flops: bool = False
 
 
 @dataclass(frozen=True)
 class RankReport:
-    """What one rank holds; bytes.
+    """What one rank holds, as measured.
 
     Attributes:
         rank: global rank.
-        stage: its pipeline stage.
-        parameters: elements it holds.
-        replicated: those of them that every tensor-parallel rank holds (norms).
-        weights: of the model.
-        gradients: fp32, kept over the micro-batches.
-        optimizer: Adam's moments and, with bf16 weights, the fp32 weights, over the data-parallel ranks.
-        activations: most that existed at once beside those, in the step; 0 where none was taken.
-        parts: what those were, by ``megatron.activations``' names.
+        held: its part of the model; no activations where no step was taken. Gradients and optimizer states
+            are arithmetic here too.
         flops: operations of one full micro-batch, forward and backward; 0 where they were not counted.
         build_s: seconds to build the model.
         step_s: seconds of the step.
     """
 
     rank: int
-    stage: int
-    parameters: int
-    replicated: int
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    parts: dict[str, int]
+    held: Rank
     flops: int
     build_s: float
     step_s: float
-
-    @property
-    def states(self) -> int:
-        """Bytes that stay from step to step."""
-        return self.weights + self.gradients + self.optimizer
-
-    @property
-    def total(self) -> int:
-        """Bytes at the peak of a step."""
-        return self.states + self.activations
 
 
 def rank_of_stage(cluster: DictConfig, stage: int) -> int:
@@ -94,17 +72,15 @@ def simulate(requests: Sequence[Request]) -> list[RankReport]:
         requests: any recipes, models and ranks; a step at QwQ-32B's full shape takes some 10 seconds.
 
     Raises:
-        UserError: a recipe does not train.
         StageFailed: the subprocess ended badly; its last words are in the sentence.
     """
     if not requests:
         return []
-    orders = []
-    for request in requests:
-        stage, recipe = request.recipe.stage, OmegaConf.to_container(request.recipe)
-        if not kind_of(request.recipe).trains:
-            raise UserError(f"stage {stage} trains nothing; only recipes of grpo and sft can be simulated.")
-        orders.append(vars(request) | {"recipe": recipe, "hf_path": str(request.hf_path.absolute())})
+    orders = [
+        vars(request)
+        | {"recipe": OmegaConf.to_container(request.recipe), "hf_path": str(request.hf_path.absolute())}
+        for request in requests
+    ]
     python = requests[0].recipe.cluster.trainer_python or sys.executable
     done = subprocess.run(
         [python, "-m", "reasongrm_nemo.plan.simulation.fake_rank"],
@@ -117,7 +93,7 @@ def simulate(requests: Sequence[Request]) -> list[RankReport]:
     reports = [line[len(MARK) :] for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode != 0 or len(reports) != len(requests):
         raise StageFailed(f"the simulation failed: {done.stderr.strip()[-2000:]}")
-    return [RankReport(**json.loads(report)) for report in reports]
+    return [_report(json.loads(report)) for report in reports]
 
 
 MARK = "simulated rank: "
@@ -126,3 +102,8 @@ MARK = "simulated rank: "
 def report_line(report: RankReport) -> str:
     """The line that ``simulate`` reads."""
     return MARK + json.dumps(asdict(report))
+
+
+def _report(row: dict[str, Any]) -> RankReport:
+    held = row["held"] | {"count": Count(**row["held"]["count"]), "states": States(**row["held"]["states"])}
+    return RankReport(**row | {"held": Rank(**held)})

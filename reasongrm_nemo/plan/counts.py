@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many records, steps and samples a stage comes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reasongrm_nemo.grpo.steps import grpo_steps
+from reasongrm_nemo.recipe.checks import judges_benchmarks
+from reasongrm_nemo.sft.steps import step_count, trained
+from reasongrm_nemo.stage_kinds import kind_of
+
+
+def steps(recipe: Any) -> int | None:
+    """Steps of a training stage; None where it is not known over how many records it goes."""
+    count = tasks(recipe)
+    if kind_of(recipe).on_policy:
+        return None if recipe.grpo.steps is None and count is None else grpo_steps(recipe.grpo, count or 0)
+    return None if count is None else step_count(trained(count, recipe.sft), recipe.sft)
+
+
+def tasks(recipe: Any) -> int | None:
+    """Records that the stage goes over; None where the recipe does not say."""
+    own, sharded = recipe[recipe.stage], kind_of(recipe).sharded
+    found: int | None = recipe.plan.tasks
+    if sharded and own.shards:
+        return 0  # they are put together
+    # of evaluate's records it limits the held-out tasks alone, not a benchmark's items
+    if not judges_benchmarks(recipe) and own.get("max_tasks") is not None:
+        found = min(own.max_tasks, found or own.max_tasks)
+    if found is not None and sharded and own.shard is not None:
+        found = -(-found // int(own.shard.split("/")[1]))
+    return found
+
+
+def passes(recipe: Any) -> list[tuple[int, int]]:
+    """(samples of a prompt, models) of each pass that a sampling stage makes over its records."""
+    own = recipe[recipe.stage]
+    if "settings" in own:
+        return [(setting.samples, len(own.models)) for setting in own.settings]
+    return [(own.samples, 1)]
+
+
+def sft_batch(recipe: Any) -> int:
+    """Examples of one of its full steps."""
+    count, whole = tasks(recipe), int(recipe.sft.batch_size)
+    return whole if count is None else min(whole, trained(count, recipe.sft))
