@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all tests share. Imports neither torch nor NeMo nor vLLM: the unit tests of the pure row need none."""
 
-import json
 import os
-import subprocess
-import sys
+import socket
+import time
 from pathlib import Path
 
 import pytest
 import success
+from forked import ROOT, Forker
 
 # Before anything imports torch: several ranks and a server share the machine, each would take every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -63,14 +63,11 @@ def rollout_python() -> Path:
 
 @pytest.fixture(scope="session")
 def forker():
-    """The process that ranks are forked from (see forked_ranks.py)."""
-    command = [sys.executable, str(TESTS / "forked_ranks.py")]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent), "WANDB_MODE": "offline"}
-    with subprocess.Popen(
-        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        yield process
-        process.stdin.close()
+    """The process that ranks are forked from (see forked.py)."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+    with Forker(env, ["rank_imports"]) as forker:
+        forker.env = env
+        yield forker
 
 
 @pytest.fixture(scope="session")
@@ -78,20 +75,41 @@ def launch(forker, tmp_path_factory):
     """``launch(script_or_module, ranks, *arguments, **environment)`` on CPU; fails with the ranks' output."""
     logs = tmp_path_factory.mktemp("ranks")
 
-    def run(script, world_size, *arguments, **env):
+    def run(program, count, *arguments, **env):
         log = logs / f"{len(list(logs.iterdir()))}.log"
-        request = {
-            "script": script,
-            "world": world_size,
-            "arguments": [*map(str, arguments)],
-            "env": env,
-            "log": str(log),
-        }
-        forker.stdin.write(json.dumps(request) + "\n")
-        forker.stdin.flush()
-        codes = json.loads(forker.stdout.readline())
-        assert not any(codes), log.read_text()[-6000:]
-        if not script.endswith(".py"):
-            success.note(f"-m {script}")
+        port = free_port()
+        ranks = [
+            forker.start(program, arguments, forker.env | env | rank_environment(rank, count, port), log)
+            for rank in range(count)
+        ]
+        while any(rank.poll() is None for rank in ranks):
+            if any(rank.returncode for rank in ranks):  # the others would wait for it
+                for rank in ranks:
+                    rank.kill()
+            time.sleep(0.01)
+        assert not any(rank.returncode for rank in ranks), log.read_text()[-6000:]
+        if not program.endswith(".py"):
+            success.note(f"-m {program}")
 
     return run
+
+
+def rank_environment(rank, count, port):
+    """What torchrun would say."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": str(port),
+        "REASONGRM_RUN_KEY": "these ranks",
+    }
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,28 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A zygote (see zygote.py) for each thread that asks for commands in forks."""
+"""Commands in forks of one process, so that hundreds of them take minutes."""
 
-import json
+import atexit
+import functools
 import subprocess
-import sys
 import threading
-from pathlib import Path
+
+from forked import Forker
 
 from chaos.runs import ROOT, environment
 
-_MINE = threading.local()
 _SECONDS = 180
+_MEMORY = 6 << 30
+_LOCK = threading.Lock()
+
+
+@functools.cache
+def _forker():
+    forker = Forker(environment(), ["chaos.command_imports"]).__enter__()
+    atexit.register(forker.__exit__)
+    return forker
 
 
 def run(folder, words, script="", seconds=_SECONDS, **env):
-    """(exit status or None, output) of a command in a fork."""
-    if not hasattr(_MINE, "process"):
-        _MINE.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
-            env=environment(), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+    """(exit status or None, output) of `reasongrm` or a script of the checkout in a fork; None: it hung."""
+    with _LOCK:
+        forker = _forker()
     log = folder / "output.log"
-    order = {"script": script, "words": [str(word) for word in words], "folder": str(folder), "env": env}
-    print(json.dumps(order | {"log": str(log), "seconds": seconds}), file=_MINE.process.stdin, flush=True)
-    answer = _MINE.process.stdout.readline()
-    status = json.loads(answer) if answer else -9
+    log.unlink(missing_ok=True)
+    process = forker.start(
+        ROOT / script if script else "reasongrm_nemo", words, environment(**env), log, folder=folder,
+        imports=["reasongrm_nemo.megatron.weights.convert"] if script else [], memory=_MEMORY,
+    )  # fmt: skip
+    try:
+        status = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        status = None
     return status, log.read_text(errors="replace") if log.exists() else ""
