@@ -3,9 +3,28 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from reasongrm_nemo.run import local_ranks
+
+
+@pytest.fixture
+def forked_ranks(forker, monkeypatch):
+    """Trainer ranks that this process starts come without the import of NeMo (see forked.py).
+
+    That they start as programs of their own is shown where a command starts them: test_pipeline.py,
+    test_forms.py, test_long_run.py.
+    """
+
+    def start(command, env, out):
+        python, flag, module, *arguments = command
+        assert (python, flag) == (sys.executable, "-m")
+        return forker.start(module, arguments, env, os.readlink(f"/proc/self/fd/{out}"))
+
+    monkeypatch.setattr(local_ranks, "_start", start)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRPO while a server or a rank of it breaks: it goes on, or saves and ends, and nothing is lost."""
+"""GRPO while a server or a rank of it breaks: it goes on, or saves and ends, and nothing is lost.
+
+Two servers are shared by the tests whose fault leaves one to go on with: a run begins with the model's folder
+loaded into them anew, and one that a run's rank had to start ended with that rank.
+"""
 
 import json
 import os
@@ -8,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,13 +26,37 @@ from reasongrm_nemo.rollout import Rollouts, RolloutServer, RolloutSettings
 from reasongrm_nemo.run.local_ranks import LocalRanks
 
 ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes/tiny/1_grpo_zero.yaml"
+MODEL = resolve_path("asset:tiny_judge", ROOT)
 OVERRIDES = ["grpo.steps=5", "grpo.prompts_per_step=4", "grpo.samples_per_prompt=4", "grpo.save_every=5"]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("forked_ranks")]
+
+
+def servers_of(cfg, folder, model=MODEL):
+    return [
+        RolloutServer(RolloutSettings.from_config(cfg, i), model, folder / f"server-{i}.log")
+        for i in range(cfg.rollout.servers)
+    ]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, rollout_python):
+    cfg = load_recipe(RECIPE, ["rollout.servers=2"])
+    with Rollouts(servers_of(cfg, tmp_path_factory.mktemp("pair"))) as rollouts:
+        yield rollouts.servers
 
 
 class Run:
-    """A GRPO run of one rank with its own servers."""
+    """A GRPO run, of one rank unless the overrides say otherwise.
 
-    def __init__(self, folder, *overrides, served=None):
+    Args:
+        folder: for its files.
+        overrides: of the recipe.
+        servers: running ones that it shares with other tests; None: it starts its own.
+        served: the model that its own servers begin with, where that is not the policy's.
+    """
+
+    def __init__(self, folder, *overrides, servers=None, served=MODEL):
         self.folder, self.work = folder, folder / "work"
         self.work.mkdir()
         question = "Q:a={};b=a+2;c=b*2;c?\n surely four(A)\n maybe six(B)"
@@ -45,18 +74,16 @@ class Run:
                 for i in range(8)
             ],
         )
-        self.cfg = load_recipe(ROOT / "recipes/tiny/1_grpo_zero.yaml", [*OVERRIDES, *overrides])
-        model = resolve_path("asset:tiny_judge", folder)
-        self.servers = [
-            RolloutServer(
-                RolloutSettings.from_config(self.cfg, i), served or model, folder / f"server-{i}.log"
-            )
-            for i in range(self.cfg.rollout.servers)
-        ]
+        self.cfg = load_recipe(RECIPE, [*OVERRIDES, *overrides])
+        self.shares = servers is not None
+        self.servers = (
+            servers[: self.cfg.rollout.servers] if servers else servers_of(self.cfg, folder, served)
+        )
+        self.starts = [0] * len(self.servers)
         self.order = WorkOrder(
             self.cfg,
             self.work,
-            model,
+            MODEL,
             {"tasks": folder / "tasks.jsonl"},
             [server.spec() for server in self.servers],
         )
@@ -65,7 +92,7 @@ class Run:
         """Run to the end, with ``meanwhile`` on another thread; returns the exit code and the output."""
         command = [sys.executable, "-m", "reasongrm_nemo.grpo.main", str(self.order.write())]
         env, log = os.environ | {"PYTHONPATH": str(ROOT)}, self.folder / "ranks.log"
-        with Rollouts(self.servers):
+        with self.serving():
             ranks = LocalRanks(command, self.cfg.cluster.devices_per_node, env, log)
             thread = threading.Thread(target=meanwhile, args=(self, ranks), daemon=True)
             thread.start()
@@ -75,6 +102,22 @@ class Run:
                 ranks.end()
             thread.join(timeout=60)
         return code, log.read_text(errors="replace")
+
+    @contextmanager
+    def serving(self):
+        """The servers up, with the model's weights."""
+        if self.shares:
+            Rollouts(self.servers).use(MODEL)
+            self.starts = [server.starts for server in self.servers]
+            yield
+        else:
+            with Rollouts(self.servers):
+                self.starts = [server.starts for server in self.servers]
+                yield
+
+    def restarts(self):
+        """How often each server was started again since the run began."""
+        return [server.starts - begun for server, begun in zip(self.servers, self.starts, strict=True)]
 
     def metrics(self):
         path = self.work / "metrics.jsonl"
@@ -91,18 +134,17 @@ def wait_for_step(run, process, step):
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(600)
-def test_a_killed_server_of_two_is_started_again_with_the_current_weights(tmp_path, rollout_python):
+def test_a_killed_server_of_two_is_started_again_with_the_current_weights(tmp_path, pair):
     def kill_once(run, process):
         wait_for_step(run, process, 2)
         run.kill_server()
 
-    run = Run(tmp_path, "rollout.servers=2")
+    run = Run(tmp_path, "rollout.servers=2", servers=pair)
     code, output = run.train(kill_once)
     assert code == 0, output[-6000:]
     metrics = run.metrics()
     assert [figures["step"] for figures in metrics] == [1, 2, 3, 4, 5]
-    assert [server.starts for server in run.servers] == [1, 2]
+    assert run.restarts() == [0, 1]
     # a server with the folder's weights instead of the policy's would be 1e-3 and more away by now
     assert max(figures["log_prob_error_max"] for figures in metrics) < 1e-4
     assert (run.work / "hf" / "model.safetensors").exists()
@@ -114,16 +156,15 @@ def fault(folder):
     return "rollout.extra_env=" + json.dumps(env)
 
 
-@pytest.mark.timeout(600)
 def test_a_server_that_fails_hangs_and_loses_its_weights_is_started_again(tmp_path, rollout_python):
     """Status 500, then the weight channel cut in the middle of an update, then SIGSTOP."""
 
     def break_it(run, process):
-        for starts, text in ((1, "http500"), (2, "cut")):
+        for restarts, text in enumerate(("http500", "cut")):
             # a step later than the last fault, which was of its own: a second loss in one step ends the run
             wait_for_step(run, process, len(run.metrics()) + 1)
             (tmp_path / "fault").write_text(text)
-            while process.returncode is None and run.servers[0].starts == starts:
+            while process.returncode is None and run.restarts() == [restarts]:
                 time.sleep(0.02)
         wait_for_step(run, process, len(run.metrics()) + 1)
         if pid := run.servers[0].state()["pid"]:
@@ -133,22 +174,21 @@ def test_a_server_that_fails_hangs_and_loses_its_weights_is_started_again(tmp_pa
     code, output = run.train(break_it)
     assert code == 0, output[-6000:]
     assert not (tmp_path / "fault").exists()
-    assert run.servers[0].starts == 4
+    assert run.restarts() == [3]
     metrics = run.metrics()
     assert [figures["step"] for figures in metrics] == list(range(1, 9))
     assert max(figures["log_prob_error_max"] for figures in metrics) < 1e-4
 
 
-@pytest.mark.timeout(600)
-def test_rollouts_a_step_ahead_survive_a_killed_server(tmp_path, rollout_python):
+def test_rollouts_a_step_ahead_survive_a_killed_server(tmp_path, pair):
     def kill_once(run, process):
         wait_for_step(run, process, 2)
         run.kill_server()
 
-    run = Run(tmp_path, "grpo.max_lag=1", "rollout.servers=2", "grpo.optim.lr=1e-3")
+    run = Run(tmp_path, "grpo.max_lag=1", "rollout.servers=2", "grpo.optim.lr=1e-3", servers=pair)
     code, output = run.train(kill_once)
     assert code == 0, output[-6000:]
-    assert [server.starts for server in run.servers] == [1, 2]
+    assert run.restarts() == [0, 1]
     metrics = run.metrics()
     assert [figures["step"] for figures in metrics] == [1, 2, 3, 4, 5]
     # the first step's policy sampled for itself; the others' answers are an update old
@@ -158,14 +198,13 @@ def test_rollouts_a_step_ahead_survive_a_killed_server(tmp_path, rollout_python)
     print([figures["log_prob_error_mean"] for figures in metrics])
 
 
-@pytest.mark.timeout(600)
-def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(tmp_path, rollout_python):
+def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(tmp_path, pair):
     def kill_rank(run, process):
         wait_for_step(run, process, 3)
         os.kill(process.pids[-1], signal.SIGKILL)
 
     layout = ["cluster.devices_per_node=2", "cluster.threads_per_rank=1", "grpo.save_every=2"]
-    run = Run(tmp_path, *layout)
+    run = Run(tmp_path, *layout, servers=pair)
     code, _ = run.train(kill_rank)
     assert code != 0
     done = {figures["step"]: figures["reward"] for figures in run.metrics()}
@@ -178,32 +217,9 @@ def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(tmp_path, rollo
     assert all(again[step] == reward for step, reward in done.items())
 
 
-@pytest.mark.timeout(600)
-def test_a_server_that_cannot_be_kept_ends_the_run_with_a_checkpoint(tmp_path, rollout_python):
-    def kill_again_and_again(run, process):
-        wait_for_step(run, process, 2)
-        seen = None
-        while process.returncode is None:
-            pid = run.servers[-1].state().get("pid")
-            if pid and pid != seen:
-                seen = pid
-                run.kill_server()
-            time.sleep(0.05)
-
-    run = Run(tmp_path)
-    code, _ = run.train(kill_again_and_again)
-    assert code != 0
-    done = len(run.metrics())
-    assert 2 <= done < 5
-    assert (run.work / "checkpoints" / f"step_{done:06d}").is_dir()
-    failure = json.loads((run.work / "failures.jsonl").read_text().splitlines()[0])
-    assert failure["user"] and "server" in failure["error"].lower()
-
-
-@pytest.mark.timeout(600)
-def test_stragglers_are_counted_and_their_tasks_do_not_come_again(tmp_path, rollout_python):
+def test_stragglers_are_counted_and_their_tasks_do_not_come_again(tmp_path, pair):
     """The budget is over before the first answer, so whatever has not come with it is left out."""
-    run = Run(tmp_path, "rollout.straggler_timeout_s=0.001")
+    run = Run(tmp_path, "rollout.straggler_timeout_s=0.001", servers=pair)
     code, output = run.train(lambda run, process: None)
     assert code == 0, output[-6000:]
     metrics = run.metrics()
@@ -221,11 +237,31 @@ def test_stragglers_are_counted_and_their_tasks_do_not_come_again(tmp_path, roll
         assert set(prompts) <= {task.id for task in expected}
 
 
-@pytest.mark.timeout(600)
+def test_a_server_that_cannot_be_kept_ends_the_run_with_a_checkpoint(tmp_path, pair):
+    def kill_again_and_again(run, process):
+        wait_for_step(run, process, 2)
+        seen = None
+        while process.returncode is None:
+            pid = run.servers[-1].state().get("pid")
+            if pid and pid != seen:
+                seen = pid
+                run.kill_server()
+            time.sleep(0.05)
+
+    run = Run(tmp_path, servers=pair)
+    code, _ = run.train(kill_again_and_again)
+    assert code != 0
+    done = len(run.metrics())
+    assert 2 <= done < 5
+    assert (run.work / "checkpoints" / f"step_{done:06d}").is_dir()
+    failure = json.loads((run.work / "failures.jsonl").read_text().splitlines()[0])
+    assert failure["user"] and "server" in failure["error"].lower()
+
+
 def test_a_server_that_reads_another_rope_ends_the_run_before_the_first_update(tmp_path, rollout_python):
     """Rollouts of another model are not trained on; nothing that was sampled is lost."""
     served = tmp_path / "served"
-    shutil.copytree(resolve_path("asset:tiny_judge", tmp_path), served)
+    shutil.copytree(MODEL, served)
     config = json.loads((served / "config.json").read_text())
     (served / "config.json").write_text(json.dumps(config | {"rope_theta": 20.0}))
     run = Run(tmp_path, served=served)

@@ -19,6 +19,7 @@ from reasongrm_nemo.run.stage import run_stage
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "tiny"
 TASKS = "0_prepare/tasks.jsonl"
 SMALL = ["grpo.prompts_per_step=6", "grpo.samples_per_prompt=6", "grpo.max_tasks=48"]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("forked_ranks")]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,6 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.timeout(600)
 def test_both_engines_score_what_was_sampled_at_another_temperature(train, runs):
     """The trainer's and vLLM's log-probs, to 1e-4 in fp32 as at temperature 1 (seen: 1e-5), and those of
     transformers with its logits divided."""
@@ -82,7 +82,6 @@ def test_both_engines_score_what_was_sampled_at_another_temperature(train, runs)
     assert figures[0]["kl"] < 1e-6 < figures[-1]["kl"]
 
 
-@pytest.mark.timeout(600)
 def test_the_manuals_reward_trains_for_so_many_epochs(train, tmp_path, monkeypatch):
     """The worked example of docs/training.md as it stands there, with rewards of +1, -1 and -1.5."""
     manual = (RECIPES.parents[1] / "docs" / "training.md").read_text()

@@ -13,6 +13,7 @@ from reasongrm_nemo.run.stage import run_stage
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "tiny"
 STEPS = 10
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("forked_ranks")]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,6 @@ def pool(tmp_path_factory, rollout_python):
         yield pool
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_reward_rises(seed, pool, tmp_path):
     """From a coin's 0.5 (the base judges at 0.52) past 0.65 within ten steps; seen 0.72, 0.71, 0.74."""
