@@ -6,6 +6,7 @@ from pathlib import Path
 from reasongrm_nemo.models.tokenization import load_tokenizer, response_ids
 from reasongrm_nemo.rollout import Completion, Scoring
 
+BASE = "model.hf_path=asset:tiny_judge"
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "tiny"
 TINY = RECIPES.parents[1] / "reasongrm_nemo" / "assets" / "tiny_judge"
 

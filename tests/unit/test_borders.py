@@ -4,76 +4,26 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import faults
 import pytest
+from border_table import GRPO, JSON, READERS, TABLE, TEXT
 from click.testing import CliRunner
 from fake_pool import TINY
 
 from reasongrm_nemo.cli import main
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.files.figures import read_figures
-from reasongrm_nemo.judge import published_sampling, read_settings
 from reasongrm_nemo.judge.settings import JudgeSettings
 from reasongrm_nemo.judge.template import load_template
-from reasongrm_nemo.models.architecture import Architecture
-from reasongrm_nemo.models.tokenization import load_tokenizer
 from reasongrm_nemo.recipe import load
-from reasongrm_nemo.rollout.server import readers
 from reasongrm_nemo.run import rollout_pool
 from reasongrm_nemo.run.stage import check_checkpoint
 from reasongrm_nemo.stages import filter as filter_stage
 
 RECIPE = "defaults: [base/filter]\nruns_dir: runs\nname: {}\ninputs: {{paths: '{}', tasks: p.jsonl}}\n"
-GRPO = str(Path(__file__).resolve().parents[2] / "recipes" / "tiny" / "1_grpo_zero.yaml")
-
-# command line -> the files that it reads whole, and the kinds of fault that each must be refused with
-JSON = faults.PATHS | faults.SYNTAX | faults.SHAPES
-LINES = faults.PATHS | {
-    k: faults.SYNTAX[k] for k in ("nuls", "words", "half", "utf16", "binary", "deep_lists")
-}
-TEXT = faults.PATHS | {
-    k: faults.SYNTAX[k] for k in ("nuls", "utf16", "latin", "binary", "deep_lists", "gigabyte")
-}
-TABLE = [
-    ("run demo/1_first.yaml", "demo/1_first.yaml", TEXT),
-    ("run demo/1_first.yaml", "runs/first/manifest.json", JSON),
-    ("run demo/1_first.yaml", "p.jsonl", {k: faults.PATHS[k] for k in ("dangling_link", "looping_link")}),
-    ("run demo/1_first.yaml filter.strategy=shortest", "runs/first/manifest.json", JSON),
-    ("run demo/2_second.yaml", "runs/first/manifest.json", faults.SYNTAX | faults.SHAPES),
-    ("run third.yaml", "runs/.partial/third/stage.json", faults.SYNTAX | faults.SHAPES),
-    ("run third.yaml filter.strategy=shortest", "runs/.partial/third/stage.json", faults.SHAPES),
-    ("pipeline demo", "demo/2_second.yaml", TEXT),
-    ("pipeline demo", "runs/first/manifest.json", JSON),
-    ("chain demo", "demo/1_first.yaml", TEXT),
-    ("chain demo", "runs/first/manifest.json", JSON),
-    ("plan demo/1_first.yaml", "demo/1_first.yaml", TEXT),
-    ("plan demo", "demo/2_second.yaml", TEXT),
-    ("preflight --dry-run demo/1_first.yaml", "demo/1_first.yaml", TEXT),
-    ("show runs/first", "runs/first/manifest.json", JSON),
-    ("show --verify runs/first", "runs/first/manifest.json", JSON),
-    ("show --json runs/first", "runs/first/manifest.json", faults.SHAPES),
-    ("score rewardbench log.jsonl", "log.jsonl", LINES | faults.SHAPES),
-    ("score rewardbench --from rewardbench log.jsonl", "log.jsonl", LINES),
-    ("plan GRPO --rollouts --lengths log.jsonl", "log.jsonl", LINES | faults.SHAPES),
-    ("serve GRPO model.hf_path=hf runs_dir=runs", "hf/config.json", JSON),
-    ("status runs", "runs/.launch/7.job", faults.PATHS | {"words": faults.SYNTAX["words"]}),
-]
-# readers that stages share, and the same
-READERS = {
-    "architecture": (Architecture.from_folder, ["config.json"]),
-    "tokenizer": (load_tokenizer, ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]),
-    "settings": (read_settings, ["judge.json"]),
-    "sampling": (published_sampling, ["generation_config.json"]),
-    "template": (lambda folder: load_template(str(folder / "t.yaml")), ["t.yaml"]),
-}
-
-
 REACHED = "all was read, and a server would start"
 
 
@@ -379,52 +329,3 @@ def test_names_that_no_file_can_have(place):
         if result.exception is not None and (said := wrong(result, "")):
             failed[f"runs_dir {value[:30]}"] = said
     assert not failed
-
-
-def test_figures_of_another_shape(tmp_path):
-    file = tmp_path / "metrics.jsonl"
-    for line in (
-        "null",
-        "7",
-        "[]",
-        "{}",
-        '{"step": null}',
-        '{"step": "1"}',
-        '{"step": true}',
-        "{",
-        "\0\0",
-        "[" * 10**5,
-    ):
-        file.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
-        with pytest.raises(UserError, match=r"metrics\.jsonl:2: "):
-            list(read_figures(file))
-    file.write_text('{"step": 1}\n{"st')
-    assert [figures for _, figures in read_figures(file)] == [{"step": 1}]
-
-
-def test_damaged_notes_in_the_user_s_cache_count_for_nothing(monkeypatch):
-    for kept in ("", "null", "7", "[7]", '[{"engine": 7}]', "{", "[" * 10**5):
-        monkeypatch.setattr(readers, "remembered", lambda *_, kept=kept: kept)
-        assert readers._remembered("key") is None
-    monkeypatch.setattr(readers, "remembered", lambda *_: '[{"engine": "e", "read": {}}]')
-    assert readers._remembered("key") == [{"engine": "e", "read": {}}]
-
-
-def test_a_machine_without_a_loopback_address(tmp_path):
-    """In a network namespace of its own, where lo is down."""
-    command = [
-        "unshare",
-        "--net",
-        *(["--map-root-user"] if os.geteuid() else []),
-        sys.executable,
-        "-m",
-        "reasongrm_nemo",
-    ]
-    command += ["serve", GRPO, "model.hf_path=asset:tiny_judge", f"runs_dir={tmp_path}"]
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
-    said = [line for line in done.stderr.splitlines() if line.startswith("reasongrm: ")]
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert len(said) == 1
-    assert said[0].startswith("reasongrm: this machine has no address 127.0.0.1 to work over (")
-    assert said[0].endswith("bring the loopback interface up, `ip link set lo up`")

@@ -3,65 +3,28 @@
 
 import json
 import os
-import random
-import signal
-import subprocess
-import sys
-import textwrap
 import time
-from pathlib import Path
 
 import pytest
+from copying import copying_stage, go, recipe_in
 
 from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files.disk import disk_full, readable_bytes
-from reasongrm_nemo.files.locks import RunsLock
 from reasongrm_nemo.files.writes import write_json
-from reasongrm_nemo.recipe.load import load_recipe, recipes_root
+from reasongrm_nemo.recipe.load import load_recipe
 from reasongrm_nemo.run.console import Console
-from reasongrm_nemo.run.manifest import Artefact, HashCache, content_hash, identity, stage_key, what_changed
+from reasongrm_nemo.run.manifest import HashCache
 from reasongrm_nemo.run.stage import run_stage
-from reasongrm_nemo.stages import filter as filter_stage
-
-RECIPE = """
-defaults: [base/filter]
-inputs: {paths: %s/paths.jsonl, tasks: %s/tasks.jsonl}
-runs_dir: %s/runs
-"""
 
 
 @pytest.fixture
 def recipe(tmp_path):
-    path = tmp_path / "3_filter.yaml"
-    path.write_text(RECIPE % (tmp_path, tmp_path, tmp_path), encoding="utf-8")
-    (tmp_path / "paths.jsonl").write_text("paths\n")
-    (tmp_path / "tasks.jsonl").write_text("tasks\n")
-    return path
+    return recipe_in(tmp_path)
 
 
 @pytest.fixture
 def stage(monkeypatch):
-    """A stage that copies its inputs, counts its calls, and does what the test says."""
-
-    def run(ctx):
-        run.calls += 1
-        run.resumed = ctx.resumed
-        text = ctx.inputs["paths"].read_text() + ctx.inputs["tasks"].read_text()
-        (ctx.work / "out.txt").write_text(text)
-        (ctx.work / "deep").mkdir(exist_ok=True)
-        (ctx.work / "deep" / "more.txt").write_text("more")
-        ctx.drop("odd", 3)
-        ctx.drop("none", 0)
-        run.also(ctx)
-        return {"lines": 2}
-
-    run.calls, run.also, run.resumed = 0, lambda ctx: None, None
-    monkeypatch.setattr(filter_stage, "run", run)
-    return run
-
-
-def go(recipe, *overrides):
-    return run_stage(load_recipe(recipe, overrides), Console(quiet=True), pool=None)
+    return copying_stage(monkeypatch)
 
 
 def test_a_finished_artefact_has_its_files_and_a_full_manifest(recipe, stage, tmp_path):
@@ -237,9 +200,6 @@ def test_a_missing_checkpoint_names_its_key(tmp_path):
         go(path, *words)
 
 
-# -- a full disk -----------------------------------------------------------------------------------------
-
-
 def test_a_full_disk_is_one_sentence_and_the_partial_is_resumed(recipe, stage, tmp_path):
     def fill(ctx):
         (ctx.work / "half.txt").write_text("half")
@@ -289,9 +249,6 @@ def test_readable_bytes():
     ]
 
 
-# -- hashes ----------------------------------------------------------------------------------------------
-
-
 def test_big_inputs_are_read_once_over_all_runs(recipe, stage, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "paths.jsonl").write_text("paths\n" * (1 << 18))
@@ -307,142 +264,3 @@ def test_big_inputs_are_read_once_over_all_runs(recipe, stage, tmp_path, monkeyp
     os.utime(tmp_path / "paths.jsonl", (1, 1))
     assert go(recipe).skipped
     assert "paths.jsonl" in read
-
-
-def test_a_tree_s_hash_depends_on_names_and_contents_alone(tmp_path):
-    for name in ("one", "two"):
-        (tmp_path / name / "sub").mkdir(parents=True)
-        (tmp_path / name / "sub" / "f").write_text("1")
-    cache = HashCache()
-    one, two = cache.tree(tmp_path / "one"), cache.tree(tmp_path / "two")
-    assert content_hash(one) == content_hash(two)
-    (tmp_path / "two" / "sub" / "f").rename(tmp_path / "two" / "f")
-    assert content_hash(cache.tree(tmp_path / "two")) != content_hash(one)
-
-
-def test_identity_and_reasons(recipe):
-    old = identity(load_recipe(recipe), {"paths": {"sha256": "a"}})
-    new = identity(load_recipe(recipe, ["seed=4"]), {"paths": {"sha256": "b"}})
-    assert stage_key(old) != stage_key(new) and stage_key(old) == stage_key(dict(reversed(list(old.items()))))
-    assert what_changed(old, new) == "input paths changed, seed 1 → 4"
-
-
-# -- kills -----------------------------------------------------------------------------------------------
-
-WORKER = """
-import sys, time
-from pathlib import Path
-from reasongrm_nemo.recipe.load import load_recipe, recipes_root
-from reasongrm_nemo.data.jsonl import JsonlAppender
-from reasongrm_nemo.data import HardTask, JudgeTask, read_tasks, write_jsonl
-from reasongrm_nemo.files.locks import RunsLock
-from reasongrm_nemo.run.console import Console
-from reasongrm_nemo.stages import filter as stage
-from reasongrm_nemo.run.stage import run_stage
-
-def run(ctx):
-    path = ctx.work / "out.jsonl"
-    with JsonlAppender(path) as out:
-        done = sum(1 for _ in read_tasks(path))
-        for i in range(done, 60):
-            message = [{"role": "user", "content": "x" * 500}]
-            out.append([JudgeTask(str(i), "p", "s", message, "A", "chosen_first")])
-            time.sleep(0.01)  # 0.6 s in all, however fast the machine
-    return {"n": 60}
-
-stage.run = run
-cfg = load_recipe(sys.argv[1])
-print("ready", flush=True)
-with RunsLock(Path(cfg.runs_dir)):
-    run_stage(cfg, Console(quiet=True), pool=None)
-"""
-
-
-ENVIRONMENT = dict(os.environ) | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-
-
-def test_another_layout_of_a_training_run_is_the_same_run():
-    """So that it may go on from its checkpoint on other ranks."""
-    path = recipes_root() / "tiny" / "1_grpo_zero.yaml"
-    layout = ["cluster.devices_per_node=4", "cluster.tensor_parallel=2", "cluster.sequence_parallel=true"]
-    same = identity(load_recipe(path, [*layout, "grpo.max_tokens_per_micro_batch=999"]), {})
-    assert same == identity(load_recipe(path), {})
-    assert same != identity(load_recipe(path, ["grpo.clip_high=0.3"]), {})
-
-
-def test_killed_at_any_moment_it_ends_with_the_same_artefact(recipe, tmp_path):
-    script = tmp_path / "worker.py"
-    script.write_text(textwrap.dedent(WORKER))
-    runs, rng, kills = tmp_path / "runs", random.Random(0), 0
-    for _ in range(60):
-        process = subprocess.Popen([sys.executable, script, recipe], stdout=subprocess.PIPE, env=ENVIRONMENT)
-        process.stdout.readline()
-        time.sleep(rng.uniform(0, 0.25))  # so the first two kills come before the end
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        kills += process.returncode == -signal.SIGKILL
-        final = runs / "3_filter"
-        if final.exists():  # whole, or not there
-            assert json.loads((final / "manifest.json").read_text())["outputs"]["out.jsonl"]["size"] > 0
-            break
-    assert kills >= 2
-    subprocess.run([sys.executable, script, recipe], check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
-    ids = [json.loads(line)["id"] for line in (final / "out.jsonl").read_text().splitlines()]
-    assert ids == [str(i) for i in range(60)]
-
-
-@pytest.mark.parametrize("moment", ["synced", "described", "old moved"])
-def test_killed_while_taking_its_place(recipe, stage, monkeypatch, tmp_path, moment):
-    """A kill between the steps of `finish` leaves nothing lost: the next run puts the partial in place."""
-    go(recipe)
-
-    class Killed(BaseException):
-        pass
-
-    def kill(*args):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        if moment == "synced":
-            patch.setattr("reasongrm_nemo.run.manifest.artefact.sync_tree", kill)
-        elif moment == "described":
-            patch.setattr(Artefact, "_place", kill)
-        else:
-            real = os.rename
-            # the second rename of the placing: the old artefact is stale already, the new one not yet there
-            patch.setattr(os, "rename", lambda a, b: kill() if ".partial" in str(a) else real(a, b))
-        with pytest.raises(Killed):
-            go(recipe, "seed=2")
-    calls = stage.calls
-    outcome = go(recipe, "seed=2")
-    assert outcome.manifest["seed"] == 2
-    assert stage.calls == calls + (moment == "synced")
-    assert (tmp_path / "runs" / ".stale" / "3_filter" / "manifest.json").exists()
-
-
-# -- the lock --------------------------------------------------------------------------------------------
-
-
-def test_two_runs_do_not_share_a_folder(tmp_path):
-    says = rf"in use by another run \(process {os.getpid()} on "
-    with RunsLock(tmp_path / "runs"), pytest.raises(UserError, match=says):
-        RunsLock(tmp_path / "runs").__enter__()
-    with RunsLock(tmp_path / "runs"):
-        pass
-
-
-def test_a_killed_owner_frees_the_lock(tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path; from reasongrm_nemo.files.locks import RunsLock\n"
-        f"with RunsLock(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=ENVIRONMENT)
-    process.stdout.readline()
-    with pytest.raises(UserError, match=f"process {process.pid} "):
-        RunsLock(tmp_path).__enter__()
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    with RunsLock(tmp_path):
-        pass

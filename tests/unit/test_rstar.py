@@ -1,58 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """R* (section 3.3): the score, the choice, the report."""
 
-import json
 import math
 import random
-import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from rstar_paths import many, path
 
-from reasongrm_nemo.data.records import JudgeTask, ReasoningPath, SftExample
+from reasongrm_nemo.data.records import JudgeTask, SftExample
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.rstar import (
     Floors,
-    HesitationCounter,
-    Report,
-    count_hesitations,
-    hesitation,
     ineligible,
     path_sums,
     score_path,
     score_sums,
     select_paths,
     selection_report,
-    side_by_side,
     to_sft_example,
 )
-from reasongrm_nemo.rstar.hesitation import HESITATION
-from reasongrm_nemo.rstar.select import Selector
-from reasongrm_nemo.rstar.table import PathTable
 
 PROBS = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=40)
-
-
-def path(
-    task="t", sample=0, reasoning=(0.5, 0.5), answer=(0.5,), correct=True, finish="stop", text="x</think>"
-):
-    return ReasoningPath(
-        task_id=task,
-        sample=sample,
-        text=text,
-        reasoning_tokens=len(reasoning),
-        answer_tokens=len(answer),
-        reasoning_prob_sum=math.fsum(reasoning),
-        answer_prob_sum=math.fsum(answer),
-        verdict="A" if correct else "B",
-        parse_status="ok",
-        correct=correct,
-        finish_reason=finish,
-        model="zero",
-    )
 
 
 def test_the_equation_by_hand():
@@ -161,22 +133,6 @@ def test_ties_go_to_validity_then_length_then_sample():
         assert select_paths(paths) == [best]
     assert select_paths([worse_validity, longer, later]) == [later]
     assert select_paths([worse_validity, longer]) == [longer]
-
-
-def many(tasks=60, samples=8, seed=0):
-    rng = random.Random(seed)
-    return [
-        path(
-            f"task{task:03}",
-            sample,
-            [rng.random() for _ in range(rng.randrange(1, 9))],
-            [rng.random() for _ in range(rng.randrange(1, 4))],
-            correct=rng.random() < 0.6,
-            text="wait, " * rng.randrange(3) + "</think>",
-        )
-        for task in range(tasks)
-        for sample in range(samples)
-    ]
 
 
 def test_r_star_is_the_argmax_among_right_paths():
@@ -294,160 +250,3 @@ def test_the_training_example():
     assert len(task.messages) == 1
     with pytest.raises(ValueError, match="belongs to the task u"):
         to_sft_example(path("u"), task)
-
-
-def test_the_report_agrees_with_the_selection():
-    paths = many()
-    report = json.loads(json.dumps(selection_report(iter(paths), seed=5), allow_nan=False))
-    tasks = {p.task_id for p in paths}
-    right = {p.task_id for p in paths if p.correct}
-    assert report["tasks"] == len(tasks)
-    assert report["tasks_without_right_path"] == len(tasks - right)
-    assert report["paths"] == len(paths)
-    assert report["right_paths"] == sum(p.correct for p in paths)
-    assert report["ineligible_paths"] == {"wrong": len(paths) - report["right_paths"]}
-    for strategy in ("r_star", "random", "shortest"):
-        chosen = select_paths(paths, strategy, seed=5)
-        figures = report["sets"][f"chosen_{strategy}"]
-        assert figures["paths"] == len(chosen)
-        scores = [score_sums(p).score for p in chosen]
-        assert figures["r_star"]["mean"] == pytest.approx(np.mean(scores))
-        assert figures["r_star"]["q0.5"] == pytest.approx(np.median(scores))
-        assert figures["length"]["q1"] == max(p.reasoning_tokens + p.answer_tokens for p in chosen)
-        assert figures["hesitations_per_path"] == pytest.approx(
-            np.mean([p.text.count("wait") for p in chosen])
-        )
-    sets = report["sets"]
-    assert sets["rejected_by_r_star"]["paths"] == sets["eligible"]["paths"] - sets["chosen_r_star"]["paths"]
-    chosen = select_paths(paths)
-    scores = [score_sums(p).score for p in paths if p.correct and p not in chosen]
-    assert sets["rejected_by_r_star"]["r_star"]["mean"] == pytest.approx(np.mean(scores))
-    assert sets["chosen_r_star"]["r_star"]["mean"] > sets["chosen_random"]["r_star"]["mean"]
-    assert sets["wrong"]["paths"] == len(paths) - report["right_paths"]
-    assert 0 <= report["agreement"]["random"] <= 1
-    assert -1 <= report["r_star_length_correlation"] <= 1
-
-
-def test_a_table_scores_as_path_by_path_to_the_bit():
-    rng = random.Random(3)
-    sides = [path("x", n, [], [0.5]) for n in range(2)] + [path("y", 0, [0.5], [])]
-    paths = [*many(), *sides, path("over", 0, [1.0] * 3, [1.0 + 5e-7])]
-    rng.shuffle(paths)
-    table = PathTable.of(paths)
-    for row, each in enumerate(paths):
-        if each.reasoning_tokens and each.answer_tokens:
-            expected = score_sums(each)
-        else:
-            expected = (None, None, None)
-        found = (table.score[row], table.self_consistency[row], table.validity[row])
-        assert tuple(None if np.isnan(x) else x for x in found) == tuple(expected)
-        assert table.task_ids[table.task[row]] == each.task_id and table.place[row] == row
-
-
-def test_correlations_by_hand():
-    # in task a the right path has the higher R*, in task b the lower one, in task c there is no wrong one
-    paths = [
-        path("a", 0, [0.8], [1.0]), path("a", 1, [0.2], [1.0], correct=False),
-        path("b", 0, [0.3], [1.0]), path("b", 1, [0.5], [1.0], correct=False),
-        path("b", 2, [0.3], [1.0], correct=False), path("b", 3, [], [1.0], correct=False),
-        path("c", 0, [0.1], [1.0]),
-    ]  # fmt: skip
-    report = selection_report(paths)
-    # pairs: a above; b below, b tied; sample 3 has no R*
-    assert report["right_above_wrong"] == pytest.approx(1.5 / 3)
-    score = np.array([0.3, -0.3, -1 / 15, 2 / 15, -1 / 15])
-    right = np.array([0.5, -0.5, 2 / 3, -1 / 3, -1 / 3])
-    expected = score @ right / np.sqrt((score @ score) * (right @ right))
-    assert report["r_star_right_correlation"] == pytest.approx(expected)
-    assert report["sets"]["wrong"]["r_star"]["mean"] == pytest.approx(1 / 3)
-    assert selection_report([path()])["right_above_wrong"] is None
-
-
-def test_the_extremes():
-    paths = many()
-    report = Report(Selector(PathTable.of(paths), 5))
-    gaps = {}
-    for task in {p.task_id for p in paths}:
-        scores = [score_sums(p).score for p in paths if p.task_id == task and p.correct]
-        gaps[task] = max(scores, default=0) - min(scores, default=0)
-    widest = report.widest(4)
-    assert [paths[pair.high].task_id for pair in widest] == sorted(gaps, key=lambda t: -gaps[t])[:4]
-    for high, low in widest:
-        assert paths[high].task_id == paths[low].task_id
-        gap = score_sums(paths[high]).score - score_sums(paths[low]).score
-        assert gap == pytest.approx(gaps[paths[high].task_id])
-    chosen = sorted(score_sums(p).score for p in select_paths(paths))
-    ends = [(score_sums(paths[high]).score, score_sums(paths[low]).score) for high, low in report.ends(3)]
-    assert ends == list(zip(chosen[::-1][:3], chosen[:3], strict=True))
-    nothing = Report(Selector(PathTable.of([])))
-    assert nothing.widest(3) == nothing.ends(3) == []
-
-
-def test_side_by_side():
-    left, right = path(text="one two\x1b[2J\nthree"), path("u", 3, text="x " * 40)
-    lines = side_by_side(left, right, 20).splitlines()
-    assert lines[0] == "task t, sample 0     | task u, sample 3"
-    assert lines[1] == "R* 0.2500 = 0.5000 x | R* 0.2500 = 0.5000 x"
-    assert "\x1b" not in "".join(lines) and "one two.[2J" in lines[5]
-    assert sum(line.rpartition("|")[2].count("x") for line in lines[5:]) == 40
-
-
-def test_the_report_counts_tasks_without_a_choice():
-    paths = [path("none", 0, correct=False), path("cut", 0, finish="length"), path("one", 0)]
-    report = selection_report(paths)
-    assert report["tasks_without_right_path"] == 1
-    assert report["tasks_without_eligible_path"] == 2
-    assert report["tasks_with_one_eligible_path"] == 1
-    assert report["agreement"] == {"random": None, "shortest": None}
-    assert report["r_star_length_correlation"] is None
-    assert selection_report([])["tasks"] == 0
-    line = [path("t", n, reasoning=[0.1 * n] * n) for n in range(1, 5)]
-    assert selection_report(line)["r_star_length_correlation"] == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("A is right.", 0),
-        ("Wait, let me check again. Hmm, wait: actually no.", 5),
-        ("the waiter awaits; factually", 0),
-        ("I am not entirely sure. On second thought, B. Alternatively", 3),
-        ("hmmm let me double-check", 2),
-    ],
-)
-def test_hesitation_markers(text, count):
-    assert count_hesitations([text]).tolist() == [count]
-
-
-MARKERS = [
-    "wait",
-    "Hmmm",
-    "hold on",
-    " second thought",
-    "let me ",
-    "re-check",
-    "not",
-    "so sure",
-    " ",
-    "actually",
-    "a",
-]
-
-
-@example(["hold on second thought", "caf\u00e9wait", "\ud800 wait"])  # overlapping markers; edges are ASCII
-@settings(deadline=None)  # the first case compiles the pattern, on a busy machine past any limit
-@given(st.lists(st.lists(st.sampled_from(MARKERS), max_size=12).map("".join), max_size=3))
-def test_hesitations_are_counted_as_the_pattern_says(texts):
-    pattern = re.compile(HESITATION, re.IGNORECASE | re.ASCII)
-    assert count_hesitations(texts).tolist() == [len(pattern.findall(text)) for text in texts]
-
-
-def test_texts_are_counted_in_batches_in_order(monkeypatch):
-    monkeypatch.setattr(hesitation, "_BATCH_CHARS", 20)
-    texts = ["wait " * (n * n % 7) for n in range(100)]
-    with HesitationCounter() as counter:
-        for text in texts:
-            counter.add(text)
-        assert counter.counts().tolist() == [n * n % 7 for n in range(100)]
-    with HesitationCounter() as counter:
-        assert counter.counts().tolist() == []

@@ -7,6 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from standin_vllm import making
 
 
 class FakeServer:
@@ -104,6 +105,13 @@ def completions(body, n=None, reason="stop", log_probs=(-0.5, -1.0, -2.0)):
         for i in range(body["n"] if n is None else n)
     ]
     return 200, json.dumps({"choices": choices}).encode()
+
+
+@pytest.fixture
+def make(tmp_path):
+    """``make(mode, host, **settings)``: a rollout server whose vLLM is a stand-in."""
+    with making(tmp_path) as build:
+        yield build
 
 
 @pytest.fixture

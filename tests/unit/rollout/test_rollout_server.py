@@ -1,133 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
+
 import json
 import os
 import signal
 import socket
 import sys
-import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from standin_vllm import info, until_gone
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.rollout import RolloutServer, RolloutServerLost, RolloutSettings
-from reasongrm_nemo.rollout.http import call
-from reasongrm_nemo.rollout.server.hosts import AgentStep
-
-ROOT = Path(__file__).parents[3]
-
-# Stands where vLLM's API server stands: says its arguments and its environment, and notes what is posted.
-SERVER = """
-import json, os, sys, threading, time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-mode = os.environ.get("MODE", "")
-args = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-print("INFO 01-01 00:00:00 [a.py:1] starting", flush=True)
-if mode == "fails":
-    print("(EngineCore pid=3) ERROR 01-01 00:00:00 [core.py:1] ValueError: head size 16 is not supported")
-    print("RuntimeError: Engine core initialization failed. See root cause above.")
-    sys.exit(1)
-if mode == "once" and not os.path.exists(os.environ["FLAG"]):
-    open(os.environ["FLAG"], "w").close()
-    print("(EngineCore pid=3) ERROR 01-01 00:00:00 [core.py:1] Traceback (most recent call last):")
-    print("(EngineCore pid=3) ERROR 01-01 00:00:00 [core.py:1] OSError: no device is free")
-    print("WARNING 01-01 00:00:00 [w.py:1] ImportError: nice_to_have is missing")
-    print("RuntimeError: Engine core initialization failed. See root cause above.")
-    print("Loading shards: 40% done", flush=True)
-    os.kill(os.getpid(), 9)
-if mode == "quiet":
-    print("WARNING 01-01 00:00:00 [w.py:1] something is odd")
-    print("Loading shards: 40% done", flush=True)
-    os.kill(os.getpid(), 9)
-if mode == "race" and not os.path.exists(os.environ["FLAG"]):
-    open(os.environ["FLAG"], "w").close()
-    print("OSError: [Errno 98] address already in use")
-    sys.exit(1)
-if mode == "slow":
-    time.sleep(60)
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *a): pass
-    def do_GET(self):
-        ok = self.headers.get("Authorization") == "Bearer " + os.environ["VLLM_API_KEY"]
-        body = json.dumps({"argv": sys.argv[1:], "env": sorted(os.environ)}).encode()
-        self.send_response(200 if ok else 401)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def do_POST(self):
-        size = int(self.headers.get("Content-Length") or 0)
-        with open(os.environ["POSTS"], "a") as out:
-            out.write(self.path + " " + self.rfile.read(size).decode() + "\\n")
-        if mode == "noreload" and "collective" in self.path:
-            self.send_response(500); self.end_headers(); return
-        body = b'{"success": true}'
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-ThreadingHTTPServer((args["--host"], int(args["--port"])), Handler).serve_forever()
-"""
-
-
-@pytest.fixture
-def make(tmp_path):
-    """A function that makes a server whose vLLM is the one above."""
-    package = tmp_path / "fake" / "vllm" / "entrypoints" / "openai"
-    package.mkdir(parents=True)
-    for folder in (package, package.parent, package.parent.parent):
-        (folder / "__init__.py").touch()
-    (package / "api_server.py").write_text(textwrap.dedent(SERVER))
-    made = []
-
-    def build(mode="", host=None, **changes):
-        env = {"PYTHONPATH": f"{tmp_path / 'fake'}:{ROOT}", "MODE": mode}
-        env |= {"POSTS": str(tmp_path / "posts"), "FLAG": str(tmp_path / "flag")}
-        values = {
-            "python": sys.executable,
-            "platform": "cpu",
-            "weight_transfer": "gloo",
-            "dtype": "fp32",
-            "max_model_len": 64,
-            "trust_remote_code": False,
-            "max_num_seqs": 8,
-            "kv_cache_gib": 0.5,
-            "enforce_eager": True,
-            "tensor_parallel": 1,
-            "threads": 1,
-            "port": None,
-            "concurrency": 4,
-            "stall_timeout_s": 5,
-            "start_timeout_s": 20,
-            "extra_env": env,
-        }
-        settings = RolloutSettings(**(values | changes))
-        log = tmp_path / "logs" / "server.log"
-        server = RolloutServer(settings, model(tmp_path / "model"), log, host=host)
-        made.append(server)
-        return server
-
-    yield build
-    for server in made:
-        server.stop(grace_s=0)
-
-
-def model(folder, **changes):
-    folder.mkdir(exist_ok=True)
-    config = {"architectures": ["Qwen2ForCausalLM"], "hidden_size": 8, "num_attention_heads": 2}
-    (folder / "config.json").write_text(json.dumps(config | changes))
-    (folder / "model.safetensors").write_bytes(os.urandom(8))
-    return folder
-
-
-def info(server):
-    return call(server.url, server.token, "GET", "/health", 5)
-
-
-def posts(tmp_path):
-    file = tmp_path / "posts"
-    return file.read_text().splitlines() if file.exists() else []
+from reasongrm_nemo.rollout import RolloutServer, RolloutServerLost
 
 
 def test_starts_and_stops(make, tmp_path, monkeypatch):
@@ -242,13 +128,6 @@ def test_missing_model(make, tmp_path):
         server.use(tmp_path)
 
 
-def until_gone(server):
-    deadline = time.monotonic() + 30
-    while server.is_alive():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_killed_server_is_noticed(make):
     with make() as server:
         pid = server.state()["pid"]
@@ -331,154 +210,3 @@ def test_not_a_spec_file(tmp_path):
     file.write_text("{}")
     with pytest.raises(UserError, match="does not describe"):
         RolloutServer.from_spec(file)
-
-
-def test_use_reloads_in_place(make, tmp_path):
-    other = model(tmp_path / "other", transformers_version="9", torch_dtype="float32")
-    with make() as server:
-        server.use(tmp_path / "model")  # what it was started with
-        assert posts(tmp_path) == []
-        server.use(other)
-        assert server.starts == 1 and server.model_dir == other
-        first, second, third = posts(tmp_path)
-        assert json.loads(first.split(" ", 1)[1]) == {
-            "method": "reload_weights",
-            "kwargs": {"weights_path": str(other)},
-        }
-        assert second.startswith("/reset_prefix_cache?reset_running_requests=true")
-        # not the version of what a trainer pushed before
-        assert third == '/update_weight_version {"new_version": "folder"}'
-        server.use(other)
-        assert len(posts(tmp_path)) == 3
-        model(tmp_path / "other")  # other weights in the same folder
-        server.use(other)
-        assert len(posts(tmp_path)) == 6
-        server.forget_weights()  # a trainer pushed others
-        server.use(other)
-        assert len(posts(tmp_path)) == 9 and server.starts == 1
-
-
-def test_use_restarts_for_another_shape(make, tmp_path):
-    other = model(tmp_path / "other", hidden_size=16)
-    with make() as server:
-        server.use(other)
-        assert server.starts == 2 and server.model_dir == other
-        assert posts(tmp_path) == []
-
-
-def test_use_restarts_when_reloading_fails(make, tmp_path):
-    other = model(tmp_path / "other")
-    with make(mode="noreload") as server:
-        server.use(other)
-        assert server.starts == 2 and server.model_dir == other
-
-
-def test_use_starts_what_does_not_run(make, tmp_path):
-    server = make()
-    server.use(model(tmp_path / "other"))
-    assert server.is_alive() and server.starts == 1
-
-
-def test_use_after_the_process_that_restarted_it_ended(make):
-    with make() as server:
-        os.kill(server.state()["pid"], signal.SIGKILL)
-        until_gone(server)
-        server.use(server.model_dir)
-        server.check()
-        assert server.starts == 2
-
-
-def test_sleep_and_wake(make, tmp_path):
-    with make() as server:
-        server.wake("weights")  # awake: nothing to do
-        server.sleep()
-        server.sleep()
-        assert server.asleep and RolloutServer.from_spec(server.spec()).asleep
-        server.wake("weights")
-        assert server.asleep  # its cache still is
-        server.wake("kv_cache")
-        assert not server.asleep
-        assert [line.split()[0] for line in posts(tmp_path)] == [
-            "/sleep?level=2",
-            "/wake_up?tags=weights",
-            "/wake_up?tags=kv_cache",
-        ]
-        server.sleep()
-        server.restart()
-        assert not server.asleep
-
-
-def test_use_of_a_sleeping_server_loads_its_weights_again(make, tmp_path):
-    with make() as server:
-        server.sleep()
-        server.use(tmp_path / "model")
-        assert server.starts == 1 and not server.asleep
-        assert [line.split()[0] for line in posts(tmp_path)] == [
-            "/sleep?level=2",
-            "/wake_up",
-            "/collective_rpc",
-            "/reset_prefix_cache?reset_running_requests=true",
-            "/update_weight_version",
-        ]
-
-
-# ---- on another node: the agent is a child here, as srun's task is one there
-
-
-@pytest.fixture
-def agent(make, tmp_path, monkeypatch):
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    settings = make().settings
-    step = AgentStep(AGENT, settings, "node7", tmp_path / "logs" / "server.log", 20)
-    yield step
-    step.close()
-
-
-AGENT = [sys.executable, "-m", "reasongrm_nemo.rollout.server.agent"]
-
-
-def test_a_server_on_a_node_is_started_watched_and_ended_through_its_agent(make, agent):
-    server = make(host=agent.host)
-    with server:
-        server.check()
-        other = RolloutServer.from_spec(server.spec())  # a trainer rank's handle
-        pid = other.state()["pid"]
-        assert other.is_alive() and Path(f"/proc/{pid}").exists()
-        os.kill(pid, signal.SIGKILL)
-        while other.is_alive():
-            time.sleep(0.02)
-        with pytest.raises(RolloutServerLost, match="was killed by SIGKILL"):
-            other.check()
-        other.restart()
-        server.check()
-        assert server.starts == 2
-        again = server.state()["pid"]
-    assert not Path(f"/proc/{again}").exists()
-
-
-def test_the_end_of_the_run_ends_agent_and_server(make, agent):
-    server = make(host=agent.host)
-    server.start()
-    pid = server.state()["pid"]
-    agent.close()
-    assert not Path(f"/proc/{pid}").exists()
-    assert not server.is_alive()
-    with pytest.raises(RolloutServerLost, match="is gone with its node node7"):
-        server.check()
-
-
-def test_an_agent_obeys_its_token_alone_and_starts_nothing_else(agent):
-    url, token = agent.host.url, agent.host.token
-    for path, known, status in (("/start", "wrong", 401), ("/spawn", token, 404)):
-        with pytest.raises(RolloutServerLost, match=f"status {status}"):
-            call(url, known, "POST", path, 5, {"command": ["true"]})
-    with pytest.raises(RolloutServerLost, match="status 500"):
-        call(url, token, "POST", "/start", 5, {"command": ["true"]})
-
-
-def test_an_agent_that_does_not_start_says_why(make, tmp_path):
-    (tmp_path / "logs").mkdir(exist_ok=True)
-    command = ["sh", "-c", "echo srun: error: no such node >&2"]
-    with pytest.raises(UserError, match=r"did not start on node7 .*srun: error: no such node"):
-        AgentStep(command, make().settings, "node7", tmp_path / "logs" / "server.log", 20)
