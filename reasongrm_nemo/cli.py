@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `reasongrm`. Starts without torch; each command imports what it needs."""
+"""The command `reasongrm`. Starts without torch: each command imports what it needs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main() -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @as_json_option
 def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Run one stage's RECIPE; what is done and unchanged is not done again, what was cut off is resumed."""
+    """Run one stage's RECIPE: skip it if its artefact is up to date, resume it if it was interrupted."""
     from reasongrm_nemo.files.locks import RunsLock
     from reasongrm_nemo.recipe.load import artefacts_elsewhere, artefacts_read, load_recipe
     from reasongrm_nemo.run.rollout_pool import RolloutPool
@@ -38,7 +38,7 @@ def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     cfg = load_recipe(recipe, overrides)
     runs_dir, console = Path(cfg.runs_dir), Console(quiet=as_json)
-    kept = f"{runs_dir / '.partial' / cfg.name} is kept; the same command goes on from there"
+    kept = f"{runs_dir / '.partial' / cfg.name} is kept; run the same command again to resume"
     with (
         interruptible(kept),
         RunsLock(runs_dir, cfg.name, artefacts_read(cfg), artefacts_elsewhere(cfg)),
@@ -52,21 +52,21 @@ def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--from", "first", metavar="STAGE", help="Begin at this recipe (its name or number).")
-@click.option("--to", "last", metavar="STAGE", help="End with this recipe, included.")
+@click.option("--from", "first", metavar="STAGE", help="Start at this recipe (name or number).")
+@click.option("--to", "last", metavar="STAGE", help="Stop after this recipe.")
 @as_json_option
 def pipeline(
     folder: Path, overrides: tuple[str, ...], first: str | None, last: str | None, as_json: bool
 ) -> None:
-    """Run the numbered recipes of DIR in order, skipping, resuming or repeating each as needed.
+    """Run the numbered recipes of DIR in order; each is skipped, resumed or rerun as needed.
 
-    A KEY=VALUE goes to every recipe that knows the key, 1_grpo_zero:KEY=VALUE to that one.
+    KEY=VALUE applies to every recipe that has the key, 1_grpo_zero:KEY=VALUE to that recipe alone.
     """
     from reasongrm_nemo.report import summary
     from reasongrm_nemo.run.pipeline import run_pipeline
 
     console = Console(quiet=as_json)
-    with interruptible("finished artefacts and partial ones are kept; the same command goes on from there"):
+    with interruptible("finished and partial artefacts are kept; run the same command again to resume"):
         outcomes = run_pipeline(folder, console, first, last, overrides)
     report = summary.pipeline_report(folder, outcomes)
     print_result(as_json, report, summary.summary_as_text(report))
@@ -75,20 +75,22 @@ def pipeline(
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--sweep", metavar="tp,pp,cp", help="Compare the layouts along these axes.")
+@click.option("--sweep", metavar="tp,pp,cp", help="Compare the layouts along these axes, e.g. tp,pp.")
 @click.option(
-    "--simulate", is_flag=True, help="Hold the memory against a simulated step (trainer environment)."
+    "--simulate", is_flag=True, help="Compare the memory with a simulated step (trainer environment)."
 )
-@click.option("--no-check", is_flag=True, help="Leave out one micro-batch with the model's own code.")
+@click.option("--no-check", is_flag=True, help="Skip the trial micro-batch through the model's code.")
 @click.option(
     "--dry-start",
     is_flag=True,
-    help="Check the fit, read the template, place and configure servers, step the model on fake tensors "
+    help="Check the fit, read the template, place and configure servers, and step the model on fake tensors "
     "(training stages: trainer environment).",
 )
-@click.option("--rollouts", is_flag=True, help="Simulate the rollouts of GRPO's steps.")
-@click.option("--lengths", type=click.Path(path_type=Path), help="Response lengths for it: a paths.jsonl.")
-@click.option("--plot", type=click.Path(path_type=Path), help="A picture of a step's rollouts.")
+@click.option("--rollouts", is_flag=True, help="Simulate the rollouts of GRPO steps.")
+@click.option(
+    "--lengths", type=click.Path(path_type=Path), help="Response lengths for --rollouts: a paths.jsonl."
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw one step's rollouts into this file.")
 @as_json_option
 def plan(
     recipe: Path,
@@ -102,9 +104,9 @@ def plan(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Check RECIPE, print every key with its origin, and what it will take: memory, disk, time; nothing runs.
+    """Check RECIPE, print every key with its origin, and estimate memory, disk and time; nothing runs.
 
-    RECIPE may be a folder, whose stages are then added up.
+    If RECIPE is a folder, the estimates of its stages are added up.
     """
     from reasongrm_nemo.plan import command
     from reasongrm_nemo.recipe.load import find_recipe
@@ -122,15 +124,15 @@ def plan(
     of_rollouts = rollouts or lengths is not None or plot is not None
     if dry_start + (sweep is not None) + simulate + of_rollouts > 1:
         raise UserError(
-            f"{', '.join(given)}: each prints something else; give one "
-            "(--lengths and --plot go with --rollouts)"
+            f"{', '.join(given)} cannot be combined; give one (--lengths and --plot belong to --rollouts)"
         )
     if lengths is not None:
         check_path(lengths, "--lengths")
     folder = find_recipe(recipe).is_dir()
     if folder and given and not dry_start:
         raise UserError(
-            f"{', '.join(given)}: of one recipe, and {recipe} is a folder; give one of its recipes"
+            f"{', '.join(given)} {'works' if len(given) == 1 else 'work'} on a single recipe, "
+            f"but {recipe} is a folder; name one of its recipes"
         )
     if dry_start:
         data, text, wrong = command.of_dry_start(recipe, overrides)
@@ -155,11 +157,11 @@ _FILE = click.Path(path_type=Path)
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--from", "first", metavar="STAGE", help="Begin at this recipe (its name or number).")
-@click.option("--to", "last", metavar="STAGE", help="End with this recipe, included.")
-@click.option("--shards", default=8, show_default=True, type=click.IntRange(1), help="Tasks of a job array.")
-@click.option("--no-conversion", is_flag=True, help="Leave out the Megatron checkpoints there and back.")
-@click.option("--shell", is_flag=True, help="Tabs between words, as launch/pipeline.sh reads it.")
+@click.option("--from", "first", metavar="STAGE", help="Start at this recipe (name or number).")
+@click.option("--to", "last", metavar="STAGE", help="Stop after this recipe.")
+@click.option("--shards", default=8, show_default=True, type=click.IntRange(1), help="Size of job arrays.")
+@click.option("--no-conversion", is_flag=True, help="Plan no jobs that convert to and from Megatron.")
+@click.option("--shell", is_flag=True, help="Separate words by tabs, for launch/pipeline.sh.")
 def chain(
     folder: Path,
     overrides: tuple[str, ...],
@@ -169,19 +171,18 @@ def chain(
     no_conversion: bool,
     shell: bool,
 ) -> None:
-    """What launch/pipeline.sh submits for the recipes of DIR: a job a line, and whether it is done."""
-    from reasongrm_nemo.slurm.jobs import as_lines
-    from reasongrm_nemo.slurm.jobs import pipeline_jobs as jobs_of
+    """Print the jobs that launch/pipeline.sh submits for the recipes of DIR, and which are already done."""
+    from reasongrm_nemo.slurm.jobs import as_lines, pipeline_jobs
 
-    found = jobs_of(folder, overrides, shards, first, last, not no_conversion)
-    click.echo("\n".join(as_lines(found)) if shell else json.dumps(found, indent=2))
+    jobs = pipeline_jobs(folder, overrides, shards, first, last, not no_conversion)
+    click.echo("\n".join(as_lines(jobs)) if shell else json.dumps(jobs, indent=2))
 
 
 @main.command()
 @click.argument("runs_dir", type=click.Path(path_type=Path))
 @as_json_option
 def status(runs_dir: Path, as_json: bool) -> None:
-    """Where the jobs of RUNS_DIR stand: stage, step, reward, time left, last error with its log line."""
+    """Show the jobs of RUNS_DIR: stage, step, reward, time left, last error with its log line."""
     from reasongrm_nemo.slurm import status as report
 
     collected = report.collect_status(runs_dir)
@@ -191,13 +192,13 @@ def status(runs_dir: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--quick", is_flag=True, help="Leave out the collective over all ranks.")
-@click.option("--off", is_flag=True, help="Check the recipe and the number of nodes alone.")
-@click.option("--dry-run", is_flag=True, help="Print what would be run where; ask no node.")
+@click.option("--quick", is_flag=True, help="Skip the collective over all ranks.")
+@click.option("--off", is_flag=True, help="Check only the recipe and the number of nodes.")
+@click.option("--dry-run", is_flag=True, help="Print what would run where, without contacting a node.")
 @click.option(
     "--job-nodes",
     type=click.IntRange(1),
-    help="For --dry-run outside of a job: suppose one of so many nodes.",
+    help="For --dry-run outside a job: assume this many nodes.",
 )
 @click.option("--notes", type=click.Path(path_type=Path), help="Write shell variables for launch/common.sh.")
 def preflight(
@@ -209,7 +210,7 @@ def preflight(
     job_nodes: int | None,
     notes: Path | None,
 ) -> None:
-    """Check the nodes of this Slurm job, or this machine, for RECIPE: before any model loads."""
+    """Check that the nodes of this Slurm job, or this machine, can run RECIPE, before any model loads."""
     from reasongrm_nemo.slurm.preflight.command import preflight as check
 
     if not check(recipe, overrides, Console(), quick, off, dry_run, job_nodes, notes):
@@ -222,24 +223,24 @@ def preflight(
     "--from",
     "origin",
     metavar="BENCHMARK",
-    help="Read what the scripts of rewardbench, rm_bench or rmb wrote, or RM-R1's; it is the benchmark too.",
+    help="Read the output of this benchmark's published script (rewardbench, rm_bench or rmb) or of RM-R1's.",
 )
 @click.option(
     "--policy", default="paper", show_default=True, help="paper, last, strict_last, rm_r1 or rewardbench."
 )
-@click.option("--vote", default="mean", show_default=True, help="Of several samples: mean or majority.")
-@click.option("--partial", is_flag=True, help="Score a log that lacks subsets; what needs them is left out.")
-@click.option("--details", is_flag=True, help="Also positions, lengths, turns and tokens.")
+@click.option("--vote", default="mean", show_default=True, help="Combine samples by mean or majority.")
+@click.option("--partial", is_flag=True, help="Accept a log that lacks subsets; omit their figures.")
+@click.option("--details", is_flag=True, help="Also show positions, lengths, turns and tokens.")
 @click.option(
     "--compare", type=_FILE, multiple=True, help="Another run's log of the same items (repeatable)."
 )
-@click.option("--table", type=click.Choice(["markdown", "latex"]), help="The paper's table with the runs.")
-@click.option("--name", help="The run's name in tables; the log's, if not given.")
+@click.option("--table", type=click.Choice(["markdown", "latex"]), help="The paper's table with these runs.")
+@click.option("--name", help="The run's name in tables (default: the log's).")
 @click.option("--page", type=_FILE, help="Write a page with the worst disagreements (Markdown).")
-@click.option("--tasks", type=_FILE, help="What the judge was shown (evaluate's tasks/*.jsonl), for it.")
+@click.option("--tasks", type=_FILE, help="The tasks shown to the judge (tasks/*.jsonl), for --page.")
 @as_json_option
 def score(words: tuple[Path, ...], origin: str | None, as_json: bool, **options: Any) -> None:
-    """Score BENCHMARK (rewardbench, rm_bench or rmb) from its verdict log; several files are its shards."""
+    """Score BENCHMARK (rewardbench, rm_bench or rmb) from a verdict log; several files are shards of one."""
     from reasongrm_nemo.report.score_command import ScoreOptions, benchmark_and_files, score_command
     from reasongrm_nemo.run.manifest import check_path
 
@@ -252,20 +253,20 @@ def score(words: tuple[Path, ...], origin: str | None, as_json: bool, **options:
 
 @main.command()
 @click.argument("artefact", type=click.Path(path_type=Path))
-@click.option("--verify", is_flag=True, help="Read every file again; status 2 if one is not as it was made.")
+@click.option("--verify", is_flag=True, help="Hash every file again; exit with status 2 if one has changed.")
 @as_json_option
 def show(artefact: Path, verify: bool, as_json: bool) -> None:
-    """What ARTEFACT is: its stage, inputs, figures, drops, timings and files."""
+    """Show ARTEFACT: its stage, inputs, figures, drops, timings and files."""
     from reasongrm_nemo.report import summary
 
     manifest = summary.read_artefact(artefact)
     if verify:
-        found, text = summary.verified(artefact, manifest)
-        print_result(as_json, found, text)
-        if wrong := sum(len(found[kind]) for kind in ("missing", "changed", "unknown")):
+        files_by_state, text = summary.verified(artefact, manifest)
+        print_result(as_json, files_by_state, text)
+        if wrong := sum(len(files_by_state[state]) for state in ("missing", "changed", "unknown")):
             raise UserError(
-                f"{artefact}: {wrong} {'files are' if wrong > 1 else 'file is'} not as {manifest['name']} "
-                f"was made; restore {'them' if wrong > 1 else 'it'}, or run the stage again"
+                f"{artefact}: {wrong} {'files differ' if wrong > 1 else 'file differs'} from the manifest of "
+                f"{manifest['name']}; restore {'them' if wrong > 1 else 'it'}, or run the stage again"
             )
         return
     print_result(as_json, manifest, summary.describe_manifest(artefact, manifest))
@@ -276,9 +277,9 @@ def show(artefact: Path, verify: bool, as_json: bool) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @as_json_option
 def serve(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Serve the model of RECIPE with its rollout settings until Ctrl-C; prints its URL and token.
+    """Serve the model of RECIPE with its rollout settings until Ctrl-C; print the server's URL and token.
 
-    It answers like OpenAI's API (/v1/completions, /v1/chat/completions) under the model name "policy".
+    The server speaks OpenAI's API (/v1/completions, /v1/chat/completions) under the model name "policy".
     """
     from reasongrm_nemo.recipe.load import load_recipe
     from reasongrm_nemo.run.serving import described, served, servers_as_text, watch
@@ -287,7 +288,7 @@ def serve(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     with (
         interruptible("the server is down"),
         served(cfg, str(recipe), Console(quiet=as_json)) as servers,
-        suppress(KeyboardInterrupt),  # the end it is meant to have
+        suppress(KeyboardInterrupt),  # Ctrl-C is the normal way to stop
     ):
         print_result(as_json, described(servers), servers_as_text(servers))
         sys.stdout.flush()

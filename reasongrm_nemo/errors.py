@@ -3,11 +3,11 @@
 
 
 class UserError(Exception):
-    """Something the user can put right; the message says what, where and what to do.
+    """A problem the user can fix; the message says what is wrong, where, and what to do.
 
-    The command line prints the message alone and exits with status 2.
+    The command line prints only the message and exits with status 2.
     """
 
 
 class StageFailed(UserError):
-    """A stage ended before its artefact was whole; what it computed so far is kept."""
+    """A stage ended before its artefact was complete; its results so far are kept."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage is, stated once; the rest of the package asks here, and never for a stage by name.
+"""The properties of each stage, stated once; the rest of the package never asks for a stage by name.
 
-A stage is `stages/<stage>.py` with `run(ctx)`, `recipes/base/<stage>.yaml`, and its kind below.
+A stage consists of `stages/<stage>.py` with `run(ctx)`, `recipes/base/<stage>.yaml`, and its kind below.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Kind:
-    """What a stage reads and does.
+    """The properties of a stage.
 
     Attributes:
-        blocks: of the recipe, those that its result depends on; the last has the stage's name.
-        trains: runs trainer ranks, with checkpoints and trackers.
-        paths: keys of its block that hold an input: a path, a list of paths, or a mapping from names.
-        limits: keys of its block that take a part of the records; null takes all.
-        distinct: its samples of a prompt must differ, so greedy sampling is refused.
-        makes_prompts: from the recipe's template, whatever its inputs; other stages read finished tasks.
-        after_shards: None, or the stage can be cut into shards, and these inputs and keys count only once
-            they are put together.
+        blocks: the recipe blocks that the result depends on; the last has the stage's name.
+        trains: the stage runs trainer ranks, with checkpoints and trackers.
+        paths: keys of the stage's block that hold inputs: a path, a list of paths, or a mapping from names.
+        limits: keys of the stage's block that limit how many records are used; null uses all.
+        distinct: several samples of a prompt must differ, so greedy sampling is refused.
+        makes_prompts: the stage builds prompts from the recipe's template; others read finished tasks.
+        after_shards: inputs and keys that matter only when shards are merged; None: the stage has no shards.
     """
 
     blocks: tuple[str, ...]
@@ -36,22 +35,22 @@ class Kind:
 
     @property
     def samples(self) -> bool:
-        """Asks rollout servers."""
+        """Whether the stage uses rollout servers."""
         return "rollout" in self.blocks
 
     @property
     def on_policy(self) -> bool:
-        """Trains on rollouts of the very model: its servers are refitted, and log-probs of both compared."""
+        """Whether the stage trains on rollouts of its policy, with refits and log-prob comparisons."""
         return self.trains and self.samples
 
     @property
     def runs_model(self) -> bool:
-        """Computes with the model, which then has to fit the recipe; others need its tokenizer at most."""
+        """Whether the stage runs the model, which must then fit the recipe; others may use its tokenizer."""
         return self.trains or self.samples
 
     @property
     def sharded(self) -> bool:
-        """Can be cut into shards: its block has the keys `shard` and `shards`."""
+        """Whether the stage can be split into shards: its block has the keys `shard` and `shards`."""
         return self.after_shards is not None
 
 
@@ -84,7 +83,7 @@ KINDS: dict[str, Kind] = {
         paths=("shards", "models", "logs"),
         limits=("max_tasks", "max_items"),
         after_shards=(
-            "evaluate.models",  # their order; each is an input too. How each is asked must be the same
+            "evaluate.models",  # their order; each model is an input too, and its sampling must be the same
             "evaluate.logs",
             "evaluate.policy",
             "evaluate.path_modes",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records, their files, seeds, and the sources preference pairs are read from."""
+"""Records, their files, seeds, and the sources of preference pairs."""
 
 from reasongrm_nemo.data.jsonl import (
     JsonlAppender,

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every record can do: become plain values, and come back from them strictly.
+"""The base class of records: conversion to plain values, and strict conversion back.
 
-A missing field, an unknown one or a value of the wrong type is a `UserError` that names the place and the
-field.
+A missing or unknown field or a value of the wrong type is a `UserError` that names the place and the field.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ R = TypeVar("R", bound="Record")
 
 
 class Record:
-    """What all records share: conversion to and from plain dictionaries."""
+    """Base class with conversion to and from plain dictionaries."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, ready for JSON; optional fields without a value are left out."""
+        """The fields by name, ready for JSON; optional fields without a value are omitted."""
         out = {}
         for spec in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, spec.name)
@@ -36,11 +35,11 @@ class Record:
         """Build the record from a dictionary, checking every field.
 
         Args:
-            data: what the JSON parser gave.
+            data: parsed JSON.
             where: "file:line", for the message.
 
         Raises:
-            UserError: naming `where`, the record and the field.
+            UserError: a field is wrong; the message names `where`, the record and the field.
         """
         if not isinstance(data, dict):
             raise UserError(f"{where}: {cls.__name__} must be a JSON object, got {_show(data)}")
@@ -86,8 +85,8 @@ class Record:
     def _checked(
         cls: type[R], data: dict[str, Any], where: str, floats: Mapping[str, float] | None = None
     ) -> R:
-        """The record of good fields, once they agree with each other."""
-        # A frozen dataclass's constructor sets field by field, which is a third of reading a long log.
+        """Build the record from valid fields, and check their consistency."""
+        # A frozen dataclass's constructor sets each field separately: a third of the time of reading a log.
         record = object.__new__(cls)
         record.__dict__.update(data)
         if floats:
@@ -98,15 +97,15 @@ class Record:
         return record
 
     def _inconsistency(self) -> str | None:
-        """What is wrong between fields, or None."""
+        """Why the fields contradict each other, or None."""
         return None
 
 
 class _Spec(NamedTuple):
-    """What a field takes.
+    """The values that a field allows.
 
-    `plain` and `options` are a quick check, which a log of hundreds of thousands of rows needs: a value of
-    one of these exact types, and one of the options if there are any, is good.  Only `_problem` refuses.
+    `plain` and `options` are a quick check for logs of hundreds of thousands of rows: a value of one of these
+    exact types, and among the options if there are any, is valid. Only `_problem` refuses a value.
     """
 
     expected: Any
@@ -117,20 +116,20 @@ class _Spec(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """What is left to check of a record whose fields have the right types: options, and floats be finite."""
+    """Remaining checks of a record whose fields have the right types: options, and that floats are finite."""
 
     choices: list[tuple[str, frozenset[str | None]]]
     floats: list[str]
 
 
 _GOOD_SHAPES: dict[type[Record], dict[tuple[Any, ...], _Shape]] = {}
-"""By field names and types of records that were found good by these; a long log has few shapes."""
+"""Names and types of the fields of valid records, per class; a long log has few such shapes."""
 _MAX_SHAPES = 256
 _SPECS: dict[type[Record], dict[str, _Spec]] = {}
 
 
 def _specs(cls: type[Record]) -> dict[str, _Spec]:
-    """What each field takes, worked out once a class."""
+    """The values that each field allows, computed once per class."""
     if cls not in _SPECS:
         hints = get_type_hints(cls)
         _SPECS[cls] = {
@@ -158,7 +157,7 @@ def _show(value: Any) -> str:
 
 
 def _problem(value: Any, expected: Any) -> str | None:
-    """Why `value` is not of the annotated type `expected`, or None when it is."""
+    """Why `value` does not have the annotated type `expected`, or None if it does."""
     origin = get_origin(expected)
     if origin in (Union, types.UnionType):
         problems = [_problem(value, option) for option in get_args(expected)]
@@ -174,7 +173,7 @@ def _problem(value: Any, expected: Any) -> str | None:
         if not isinstance(value, list):
             return f"must be a list, got {_show(value)}"
         (inner,) = get_args(expected)
-        if inner is int:  # token ids: the long lists, so one quick pass
+        if inner is int:  # token ids: long lists, checked in one pass
             return None if all(type(item) is int for item in value) else "must hold integers only"
         for index, item in enumerate(value):
             problem = _problem(item, inner)
@@ -189,7 +188,7 @@ def _problem(value: Any, expected: Any) -> str | None:
     if expected is float:
         try:
             finite = isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value)
-        except OverflowError:  # a whole number past what a float holds
+        except OverflowError:  # an integer too large for a float
             finite = False
         return None if finite else f"must be a finite number, got {_show(value)}"
     if type(value) is expected:

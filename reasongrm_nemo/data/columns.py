@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`prepare.columns`: which fields of a user's rows hold what, where they are of no published form."""
+"""`prepare.columns`: maps the fields of rows that are in no published form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AS = {
     "prompt": "prompt", "system": "system", "chosen": "chosen", "rejected": "rejected",
     "a": FIRST, "b": SECOND, "label": LABEL, "reference": "reference", "id": "id", "source": "source",
 }  # fmt: skip
-"""What a key of `prepare.columns` becomes in the row."""
+"""The field that each key of `prepare.columns` becomes."""
 _STAND_FOR = {
     "prompt": {*PROMPT_FIELDS, *QUESTION_FIELDS},
     "system": {*SYSTEM_FIELDS},
@@ -29,15 +29,16 @@ _STAND_FOR = {
     "reference": {*REFERENCE_FIELDS},
     "source": {"source", "subset"},
 }
+"""Fields that are ignored once their key is mapped."""
 _OPTIONAL = ("system", "id", "source")
-"""The fields that a mapped one stands in for, so that none of them is read in its place."""
+"""Keys whose field a row may lack."""
 
 
 @dataclass
 class Columns:
-    """The fields by what they hold, and the label's values that prefer an answer; empty, it changes nothing.
+    """The mapped fields by key, and the label values that prefer each answer; empty, rows stay unchanged.
 
-    A field may lie within others: `info.post`, `answers.0.text`.  A prompt may be put together from several:
+    A field may be nested: `info.post`, `answers.0.text`. A prompt may be joined from several fields:
     `context + question`, with a blank line between.
     """
 
@@ -45,20 +46,20 @@ class Columns:
     a_wins: str | None = None
     b_wins: str | None = None
     unmet: set[str] = field(default_factory=set)
-    """Mapped fields that no row has had yet."""
+    """Mapped fields not seen in any row yet."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any] | None) -> Columns:
-        """From the recipe's mapping; a key without a value counts for none."""
+        """From the recipe's mapping; keys without a value are ignored."""
         named = {key: str(value) for key, value in (given or {}).items() if value is not None}
         wins = named.pop("a_wins", None), named.pop("b_wins", None)
         return cls(named, *wins, {*named.values()})
 
     def apply(self, row: Any) -> Any:
-        """The row with the mapped fields under the names that the forms know.
+        """The row with the mapped fields renamed to those of the forms.
 
         Raises:
-            RowProblem: the row lacks a mapped field that it needs, or its label prefers neither answer.
+            RowProblem: the row lacks a required mapped field, or its label prefers neither answer.
         """
         if not isinstance(row, dict):
             return row
@@ -69,15 +70,15 @@ class Columns:
         answers = labelled(row)
         if answers is None or answers.label is None:
             return row
-        said = self._said(row, answers)
-        return {name: value for name, value in row.items() if name != answers.label} | {LABEL: said}
+        label = self._label(row, answers)
+        return {name: value for name, value in row.items() if name != answers.label} | {LABEL: label}
 
     def check_met(self, files: str) -> None:
-        """Raises `UserError` where a mapped field was in no row."""
+        """Raises `UserError` if a mapped field was in no row."""
         if self.unmet:
             name = min(self.unmet)
             key = next(key for key, value in self.fields.items() if value == name)
-            raise UserError(f"{files}: prepare.columns.{key} is {name!r}, and no row has that field")
+            raise UserError(f"{files}: prepare.columns.{key} is {name!r}, but no row has that field")
 
     def _renamed(self, row: dict[str, Any]) -> dict[str, Any]:
         values = {}
@@ -96,11 +97,11 @@ class Columns:
         kept = {n: v for n, v in row.items() if n not in replaced and not (answers and is_answer_field(n))}
         return kept | values
 
-    def _said(self, row: dict[str, Any], answers: Labelled) -> Any:
-        """The label as A or B where a_wins and b_wins name its values, else as it stands.
+    def _label(self, row: dict[str, Any], answers: Labelled) -> Any:
+        """The label: A or B if a_wins or b_wins names its value, otherwise unchanged.
 
         Raises:
-            RowProblem: neither they nor words say which answer is better; with the user's name for the label.
+            RowProblem: the label does not say which answer is better; the detail uses the user's field name.
         """
         assert answers.label is not None
         value = row[answers.label]
@@ -108,7 +109,7 @@ class Columns:
             if wins is not None and _plain(value) == _plain(wins):
                 return answer
         if number_of(value) is not None and self.a_wins is None:
-            return value  # what numbers mean is the whole file's to say
+            return value  # the meaning of numbers depends on the whole file
         try:
             if number_of(value) is None:
                 first_is_better(row, answers, {})
@@ -136,10 +137,10 @@ def _value(row: dict[str, Any], name: str) -> Any:
 
 
 def _get(row: Any, path: str) -> Any:
-    """A field, or what lies within one.
+    """A field, possibly nested.
 
     Raises:
-        KeyError, IndexError, ValueError: there is none.
+        KeyError, IndexError, ValueError: the field does not exist.
     """
     if isinstance(row, dict) and path in row:
         return row[path]

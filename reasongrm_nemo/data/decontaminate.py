@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeping benchmark prompts out of the training data, by shared runs of n words (not in the paper)."""
+"""Keeps benchmark prompts out of the training data, by shared n-grams of words (not in the paper)."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ _WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\W{_IDEOGRAPH}]+")
 
 
 class Decontaminator:
-    """Finds prompts that share a run of `n` words with a benchmark's.
+    """Finds prompts that share an n-gram of words with a benchmark prompt.
 
-    Words are runs of letters and digits, whatever their case and Unicode form.  A turn of fewer than `n`
-    words matches only a turn with exactly the same words; one without words (`?!`), only the same text.  User
-    turns alone are compared, never the answers.
+    Words are runs of letters and digits, compared without case and in one Unicode form. A turn of fewer than
+    `n` words matches only a turn with exactly the same words; a turn without words (`?!`) only the same text.
+    Only user turns are compared, never answers.
 
     Args:
-        n: words in a run, at least 1.
+        n: words per n-gram, at least 1.
     """
 
     def __init__(self, n: int) -> None:
         if n < 1:
-            raise ValueError(f"Runs of words have a length from 1, got {n}")
+            raise ValueError(f"n must be at least 1, got {n}")
         self.n = n
         self.prompts = 0
         self._places: dict[str, str] = {}
 
     def add(self, where: str, texts: Iterable[str]) -> None:
-        """Learn the user turns of one benchmark prompt."""
+        """Add the user turns of one benchmark prompt."""
         self.prompts += 1
         for text in texts:
             for run in self._runs(text):
                 self._places.setdefault(run, where)
 
     def add_file(self, path: str | Path) -> None:
-        """Learn all prompts of a benchmark's file or folder, in any form that `forms` knows.
+        """Add all prompts of a benchmark's file or folder, in any form that `forms` knows.
 
         Raises:
-            UserError: it cannot be read, or holds no prompt.
+            UserError: a file cannot be read, or there is no prompt.
         """
         before = self.prompts
         for file in find_files(path):
@@ -57,12 +57,12 @@ class Decontaminator:
                     self.add(where, texts)
         if self.prompts == before:
             raise UserError(
-                f"{path}: no row holds a prompt (under prompt, question, messages, chosen or the like); "
+                f"{path}: no row has a prompt (under prompt, question, messages, chosen or similar); "
                 "give the benchmark's own files to prepare.decontaminate"
             )
 
     def match(self, texts: Iterable[str]) -> tuple[str, str] | None:
-        """Place of a benchmark prompt and the words shared with it, or None."""
+        """Place of a matching benchmark prompt and the shared words, or None."""
         for text in texts:
             for run in self._runs(text):
                 if run in self._places:
@@ -72,7 +72,7 @@ class Decontaminator:
     def _runs(self, text: str) -> Iterator[str]:
         words: Sequence[str] = _WORD.findall(unicodedata.normalize("NFC", text).lower())
         if len(words) < self.n:
-            # a line feed is in no word, so that a whole short turn is told from a run of it
+            # words contain no line feed, which thus marks a whole short turn apart from an n-gram
             if words or (text := same_key(text)):
                 yield "\n" + (" ".join(words) or text)
             return

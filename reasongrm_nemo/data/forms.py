@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published forms of preference data, each row laid out as plain rows `{prompt, chosen, rejected, ...}`.
+"""Converts rows of published preference data into plain rows `{prompt, chosen, rejected, ...}`.
 
-`FORMS` lists them.  A plain row's `chosen` and `rejected` are texts, turns or lists of turns, its prompt a
-text or a list of turns; `reasongrm_nemo.data.pairs` splits them.  What is of no known form comes out as it
-went in, for the caller to refuse.
+`FORMS` lists the known forms. In a plain row, `chosen` and `rejected` are texts, turns or lists of turns, and
+the prompt a text or a list of turns; `reasongrm_nemo.data.pairs` splits them. A row of unknown form is
+returned unchanged, for the caller to refuse.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from reasongrm_nemo.data.tool_calls import parsed
 from reasongrm_nemo.data.turns import is_turn, user_texts
 
 MAX_LISTED = 64
-"""So many answers a side are laid out; a longer list is of no known form."""
+"""Most answers on one side; a row with a longer list counts as of unknown form."""
 
 PROMPT_FIELDS = (
     "conversation_input", "prompt", "question", "instruction", "query", "conversations", "conversation",
@@ -33,12 +33,12 @@ ANSWER_FIELDS = (
     ("text_chosen", "text_rejected"),
     ("response_j", "response_k"),
 )
-"""The better answer's field and the worse one's."""
+"""The fields of the better and the worse answer."""
 SYSTEM_FIELDS = ("system", "system_prompt", "system_message")
 KEPT_FIELDS = (
     "id", "source", "subset", "tools", "image", "images", "video", "videos", "audio", "audios", *SYSTEM_FIELDS
 )  # fmt: skip
-"""What a plain row keeps beside the prompt and the answers."""
+"""Fields that a plain row keeps besides the prompt and the answers."""
 
 _NOUN = r"(?:response|answer|output|completion|candidate|generation|reply|summary|conversation|human_ref)"
 _MARKED = re.compile(
@@ -52,7 +52,7 @@ NO_NUMBERS: Mapping[str, Numbers] = {}
 
 
 class Form(NamedTuple):
-    """A form by name, with the fields that make it up."""
+    """A form's name and its defining fields."""
 
     name: str
     fields: tuple[str, ...]
@@ -73,11 +73,11 @@ FORMS = (
 
 
 def plain_rows(row: Any, numbers: Mapping[str, Numbers] = NO_NUMBERS) -> list[Any]:
-    """The pairs a row of any form offers, one or more, unchecked.
+    """The pairs in a row of any form, one or more, unchecked.
 
     Args:
-        row: what the file holds.
-        numbers: what numbers mean as labels in this file, by the answers' marks.
+        row: as read from the file.
+        numbers: the meaning of numeric labels in this file, by the answers' marks.
 
     Raises:
         RowProblem: a label prefers neither answer.
@@ -98,7 +98,7 @@ def plain_rows(row: Any, numbers: Mapping[str, Numbers] = NO_NUMBERS) -> list[An
     else:
         return [row]
     plain = {key: row[key] for key in KEPT_FIELDS if key in row} | {"prompt": asked}
-    if _texts(good) or _texts(bad):  # several answers; one alone may stand without a list
+    if _texts(good) or _texts(bad):  # several answers on a side; a single answer may come without a list
         goods, bads = ([side] if isinstance(side, str) else side for side in (good, bad))
         if _texts(goods) and _texts(bads):
             return [
@@ -110,7 +110,7 @@ def plain_rows(row: Any, numbers: Mapping[str, Numbers] = NO_NUMBERS) -> list[An
 
 
 def form_of(row: Any) -> str:
-    """The fields that a row is read by, for people; empty where its form is unknown."""
+    """The fields read from a row, for display; empty if its form is unknown."""
     if not isinstance(row, dict):
         return ""
     if "conversation_input" in row:
@@ -126,17 +126,17 @@ def form_of(row: Any) -> str:
 
 
 def is_answer_field(name: str) -> bool:
-    """Whether some form has an answer under this name."""
+    """Whether some form keeps an answer in this field."""
     return any(name in sides for sides in ANSWER_FIELDS) or is_marked(name)
 
 
 def is_marked(name: str) -> bool:
-    """Whether this is one of two answers' field, `response_a` and the like."""
+    """Whether this is the field of one of two answers, such as `response_a`."""
     return _MARKED.fullmatch(name) is not None
 
 
 def read_fields(row: dict[str, Any]) -> set[str]:
-    """The fields of a row of a known form that say something of its pair; the others are not read."""
+    """The fields of a row of known form that are read; the others are ignored."""
     if "conversation_input" in row:
         return {*row}
     pair = labelled(row)
@@ -156,14 +156,14 @@ def read_fields(row: dict[str, Any]) -> set[str]:
 
 
 def answer_fields(row: dict[str, Any]) -> tuple[str, str] | None:
-    """The fields of the better and the worse answer, where their names say which is which."""
+    """The fields of the better and the worse answer, if the names say which is which."""
     return next((sides for sides in ANSWER_FIELDS if sides[0] in row and sides[1] in row), None)
 
 
 def labelled(row: dict[str, Any]) -> Labelled | None:
-    """Two answers that a label chooses between: `response_a`, `response_b`, `winner` and the like.
+    """Two answers and the label that chooses between them: `response_a`, `response_b`, `winner` and the like.
 
-    None where there are none, or where the fields' names say which answer is better.
+    None if there are none, or if the field names say which answer is better.
     """
     return None if answer_fields(row) is not None else _labelled(tuple(row))
 
@@ -186,7 +186,7 @@ def _labelled(fields: tuple[Any, ...]) -> Labelled | None:
 
 
 def prompt_value(row: dict[str, Any]) -> Any:
-    """What a row asks, as it stands: a text or turns; None where there is none."""
+    """The prompt of a row, unprocessed: a text or turns; None if there is none."""
     name = _prompt_field(row)
     if name is None:
         return None
@@ -201,13 +201,13 @@ def prompt_value(row: dict[str, Any]) -> Any:
 
 
 def prompt_of(row: Any) -> list[str]:
-    """The texts of the user's turns in a row of any form; empty where there are none."""
+    """The texts of the user turns in a row of any form; empty if there are none."""
     if not isinstance(row, dict):
         return []
     asked = prompt_value(row)
     if asked is None:
         asked = next((row[name] for name in ("chosen", "conversation_a") if name in row), None)
-        if isinstance(asked, str) and user_texts(asked) == [asked]:  # an answer, and no transcript
+        if isinstance(asked, str) and user_texts(asked) == [asked]:  # an answer, not a transcript
             return []
     return user_texts(_parsed_turns(asked))
 
@@ -218,19 +218,19 @@ def _prompt_field(row: dict[str, Any]) -> str | None:
 
 
 def is_nothing(value: Any) -> bool:
-    """Whether a cell is empty, which pandas writes as NaN."""
+    """Whether a cell is empty; pandas writes empty cells as NaN."""
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def _label_field(fields: tuple[Any, ...]) -> str | None:
     lower = {field.lower(): field for field in fields if isinstance(field, str)}
-    # `chosen: "A"` is a label where there is nothing rejected
+    # `chosen: "A"` is a label if there is no `rejected`
     names = LABEL_FIELDS if "rejected" in lower else (*LABEL_FIELDS, "chosen")
     return next((lower[name] for name in names if name in lower), None)
 
 
 def _rounds(asked: Any, first: Any, second: Any) -> tuple[Any, Any, Any]:
-    """Prompt and answers; whole conversations where all three are lists of as many texts (LMSYS)."""
+    """Prompt and answers; as whole conversations if all three are lists of equally many texts (LMSYS)."""
     questions, *answers = (_parsed_texts(texts) for texts in (asked, first, second))
     if not questions or any(not texts or len(texts) != len(questions) for texts in answers):
         return asked, first, second
@@ -239,7 +239,7 @@ def _rounds(asked: Any, first: Any, second: Any) -> tuple[Any, Any, Any]:
 
 
 def _exchanges(pairs: list[Any]) -> list[Any]:
-    """Turns of `[question, answer]` pairs; what is none stays, for the caller to refuse."""
+    """Turns from `[question, answer]` pairs; other values are kept, for the caller to refuse."""
     turns: list[Any] = []
     for pair in pairs:
         whole = isinstance(pair, (list, tuple)) and len(pair) == 2
@@ -252,7 +252,7 @@ def _exchanges(pairs: list[Any]) -> list[Any]:
 
 
 def _parsed_turns(value: Any) -> Any:
-    """A list of turns that stands as JSON in a text; the value itself where it is none."""
+    """A list of turns parsed from JSON text; any other value unchanged."""
     turns = _parsed_list(value)
     return turns if turns and all(map(is_turn, turns)) else value
 
@@ -267,7 +267,7 @@ def _parsed_texts(value: Any) -> list[str] | None:
 
 
 def _parsed_list(value: Any) -> list[Any] | None:
-    """A list, which may stand as JSON in a text; None where there is none."""
+    """A list, or one parsed from JSON text; None for other values."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = parsed(value)
     return value if isinstance(value, list) else None

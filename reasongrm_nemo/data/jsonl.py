@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records as JSON Lines: strict reading, atomic writing, appending that survives a kill."""
+"""Records as JSON Lines: strict reads, atomic writes, and appends that survive a kill."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ def read_jsonl(path: str | Path, cls: type[R]) -> Iterator[R]:
     """The records of a file, checked one by one.
 
     Raises:
-        UserError: naming file, line and field.
+        UserError: a record is wrong; the message names file, line and field.
     """
     for where, data in read_dicts(path):
         yield cls.from_dict(data, where)
 
 
 def task_from_dict(data: Any, where: str = "record") -> JudgeTask:
-    """A `JudgeTask` or a `HardTask`, as what it is; as `Record.from_dict`."""
+    """A `JudgeTask` or a `HardTask`, whichever the data holds; arguments as for `Record.from_dict`."""
     hard = isinstance(data, dict) and "answers" in data
     return (HardTask if hard else JudgeTask).from_dict(data, where)
 
 
 def any_task_from_dict(data: Any, where: str = "record") -> JudgeTask | AnswerTask:
-    """As `task_from_dict`, and an `AnswerTask` too."""
+    """A `JudgeTask`, a `HardTask` or an `AnswerTask`, whichever the data holds."""
     is_open = isinstance(data, dict) and "reference" in data
     return AnswerTask.from_dict(data, where) if is_open else task_from_dict(data, where)
 
 
 def read_tasks(path: str | Path) -> Iterator[JudgeTask]:
-    """Tasks from a file of `JudgeTask` or of `HardTask` records, each as what it is."""
+    """Tasks from a file of `JudgeTask` or `HardTask` records."""
     for where, data in read_dicts(path):
         yield task_from_dict(data, where)
 
 
 class PlacedJsonl(Generic[R]):
-    """A file of records to read through once and then to look up in, so that texts need not be kept.
+    """A file of records, scanned once and then accessed at random, so that texts need not stay in memory.
 
-    A place is the byte at which a line begins; the records of a compressed file, which cannot be looked up
-    in, are kept, and a place counts them.
+    A place is the byte offset of a line. The records of a compressed file, which has no random access, are
+    kept in memory, and a place is an index.
 
     Args:
         path: the file.
@@ -75,7 +75,7 @@ class PlacedJsonl(Generic[R]):
         """Every record with its place, checked one by one.
 
         Raises:
-            UserError: naming file, line and field.
+            UserError: a record is wrong; the message names file, line and field.
         """
         if self._packed:
             for where, data in read_dicts(self._path):
@@ -103,7 +103,7 @@ class PlacedJsonl(Generic[R]):
         return self._parse(self._file.readline(), f"{self._path} at byte {place}")
 
     def close(self) -> None:
-        """Close the file, if a record was looked up."""
+        """Close the file, if it is open."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -116,11 +116,11 @@ class PlacedJsonl(Generic[R]):
         return self._make(data, where)
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # json.dumps would make one a record
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # json.dumps would create one per record
 
 
 def encode(record: Record) -> bytes:
-    """One line of UTF-8 JSON; text that UTF-8 cannot hold (lone surrogates) is escaped."""
+    """One line of UTF-8 JSON; lone surrogates, which UTF-8 cannot encode, are escaped."""
     data = record.to_dict()
     text = _ENCODER.encode(data)
     try:
@@ -130,12 +130,12 @@ def encode(record: Record) -> bytes:
 
 
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
-    """Write all records so that `path` appears whole or not at all; returns how many.
+    """Write all records atomically; returns their number.
 
-    Written beside the target, synced, then renamed over it; a failure leaves the old file as it was.
+    They are written to a temporary file, synced, then renamed; a failure leaves the old file unchanged.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.tmp")  # what a kill leaves is written over when it is done again
+    aside = path.with_name(f".{path.name}.tmp")  # a leftover of a killed run is overwritten
     count = 0
     try:
         with aside.open("wb") as file:
@@ -153,10 +153,10 @@ def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
 
 
 class JsonlAppender:
-    """Appends batches of records to a file, each batch synced before `append` returns.
+    """Appends batches of records to a file, each synced before `append` returns.
 
-    Opening a file that a killed process left drops its torn end (a last line without a line feed, or one
-    that is no JSON); `dropped_bytes` says how much.  One writer at a time.
+    Opening a file that a killed process left truncates its damaged end (a last line without a line feed, or
+    one that is not JSON) by `dropped_bytes`. Only one writer at a time.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -170,7 +170,7 @@ class JsonlAppender:
             sync_directory(self.path.parent)
 
     def append(self, records: Iterable[Record]) -> int:
-        """Append and sync the records; returns how many."""
+        """Append and sync the records; returns their number."""
         lines = [encode(record) for record in records]
         if lines:
             self._file.write(b"".join(lines))
@@ -192,7 +192,7 @@ class JsonlAppender:
 
     def _drop_torn_end(self) -> int:
         size = self._file.seek(0, os.SEEK_END)
-        keep = self._line_start(size)  # after the last line feed: what follows is torn
+        keep = self._line_start(size)  # after the last line feed; the rest is incomplete
         while keep:
             start = self._line_start(keep - 1)
             self._file.seek(start)
@@ -206,7 +206,7 @@ class JsonlAppender:
         return size - keep
 
     def _line_start(self, end: int) -> int:
-        """Where the line that ends at offset `end` begins."""
+        """The start of the line that ends at offset `end`."""
         while end:
             begin = max(0, end - 65536)
             self._file.seek(begin)

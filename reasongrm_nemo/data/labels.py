@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of two answers a row's label prefers.
+"""Finds which of two answers a row's label prefers.
 
-Words say it themselves (`A`, `model_a`, `[[B]]`, `A>B`, the field's name, the winning model's).  Numbers do
-not: 1 may be the first answer or the second.  What they mean follows from the answers' names and from all the
-numbers in the file; where these leave two readings the file is refused.
+Words are clear (`A`, `model_a`, `[[B]]`, `A>B`, the field's name, the winning model's name). Numbers are
+not: 1 may mean the first answer or the second. Their meaning follows from the answers' field names and from
+all numbers in the file; a file that allows two readings is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LABEL_FIELDS = (
     "better", "better_response", "better_response_id", "choice", "verdict", "vote",
 )  # fmt: skip
 SIGNED_FIELDS = ("overall_preference", "preference_strength")
-"""HelpSteer's: below 0 the first answer is better, above 0 the second."""
+"""HelpSteer's labels: below 0 the first answer is better, above 0 the second."""
 WINNER_FLAGS = ("winner_model_a", "winner_model_b")
 
 _TIES = {
@@ -44,7 +44,7 @@ _SECOND = {"second", "right", "latter"}
 
 @dataclass(frozen=True)
 class Labelled:
-    """Two answers of a row by their fields, the marks that tell the fields apart, and the label's field."""
+    """The fields of a row's two answers, the marks that distinguish these fields, and the label's field."""
 
     first: str
     second: str
@@ -53,23 +53,23 @@ class Labelled:
 
     @property
     def name(self) -> str:
-        """For people: `response_a, response_b and winner`."""
+        """For display: `response_a, response_b and winner`."""
         return f"{self.first}, {self.second}" + (f" and {self.label}" if self.label else "")
 
     def number(self, row: dict[str, Any]) -> int | None:
-        """The row's label where it is a number that does not say itself which answer it means."""
+        """The row's label if it is a number whose meaning depends on the file."""
         if self.label is None or self.label.lower() in SIGNED_FIELDS or self.is_shp:
             return None
         return number_of(row.get(self.label))
 
     @property
     def is_shp(self) -> bool:
-        """Whether this is SHP, whose label is 1 where A is preferred and 0 where B is."""
+        """Whether this is SHP, whose label is 1 if A is preferred and 0 if B is."""
         return self.first.lower().startswith("human_ref")
 
 
 def counted(row: dict[str, Any], pair: Labelled | None, numbers: Mapping[str, Numbers]) -> str:
-    """How a row's label is read where it is a number, for people: ` (0 for response_a, 1 for response_b)`."""
+    """How a numeric label is read, for display: ` (0 for response_a, 1 for response_b)`."""
     if pair is None or pair.number(row) is None or pair.marks not in numbers:
         return ""
     start = 0 if numbers[pair.marks] == "from 0" else 1
@@ -81,11 +81,11 @@ def first_is_better(row: dict[str, Any], pair: Labelled, numbers: Mapping[str, N
 
     Args:
         row: the row.
-        pair: its answers and label.
-        numbers: what numbers mean in this file, by the answers' marks.
+        pair: the row's answers and label.
+        numbers: the meaning of numeric labels in this file, by the answers' marks.
 
     Raises:
-        RowProblem: neither is better, or the label does not say.
+        RowProblem: neither answer is better, or the label is unclear.
     """
     if pair.label is None:
         return _by_votes(row) if "annotator1" in row else _by_flags(row)
@@ -103,7 +103,7 @@ def first_is_better(row: dict[str, Any], pair: Labelled, numbers: Mapping[str, N
 
 
 def number_of(value: Any) -> int | None:
-    """A whole number, also as a text or a float; None of anything else, true and false included."""
+    """A whole number, also from text or a float; None for anything else, including true and false."""
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,9}(?:\.0*)?\s*", value):
         return int(float(value))
     if type(value) is float and math.isfinite(value) and value.is_integer():
@@ -112,11 +112,11 @@ def number_of(value: Any) -> int | None:
 
 
 def meaning(marks: str, seen: Collection[int]) -> Numbers | None:
-    """What the numbers in a file mean, given how its answers are told apart; None where that is not plain.
+    """The meaning of the numeric labels in a file; None if ambiguous.
 
     Args:
-        marks: `ab`, `12` or `01`.
-        seen: every number among the labels.
+        marks: how the answers' fields differ: `ab`, `12` or `01`.
+        seen: all numbers among the labels.
     """
     from_zero, from_one = {*seen} <= {0, 1}, {*seen} <= {0, 1, 2}
     if marks == "01":
@@ -153,11 +153,11 @@ def _by_sign(value: Any) -> bool:
 
 
 def _by_votes(row: dict[str, Any]) -> bool:
-    """PandaLM's: the majority of annotators, who say 1, 2 or, for a tie, 0."""
+    """PandaLM's labels: the majority of annotators, who vote 1, 2 or, for a tie, 0."""
     names = [name for name in row if re.fullmatch(r"annotator\d+", name)]
     votes = Counter(number_of(row[name]) for name in names)
     if not {*votes} <= {0, 1, 2}:
-        raise RowProblem("no_label", "an annotator said none of 0, 1 and 2")
+        raise RowProblem("no_label", "an annotator's vote is not 0, 1 or 2")
     (choice, most), *others = votes.most_common()
     if choice == 0 or (others and others[0][1] == most):
         raise RowProblem("tie")
@@ -174,11 +174,11 @@ def _by_flags(row: dict[str, Any]) -> bool:
 
 
 def _by_words(row: dict[str, Any], pair: Labelled, value: Any) -> bool:
-    said = value.strip() if isinstance(value, str) else ""
-    word = said.casefold().strip("[].")
+    text = value.strip() if isinstance(value, str) else ""
+    word = text.casefold().strip("[].")
     models = [row.get("model_a"), row.get("model_b")]
-    if models[0] != models[1] and said and said in models:
-        return said == models[0]
+    if models[0] != models[1] and text and text in models:
+        return text == models[0]
     for names, first in (
         ({pair.first.casefold(), *_FIRST}, True),
         ({pair.second.casefold(), *_SECOND}, False),
@@ -186,7 +186,7 @@ def _by_words(row: dict[str, Any], pair: Labelled, value: Any) -> bool:
         if word in names:
             return first
     match = _NAMED.fullmatch(word.strip("()"))
-    if match and not (pair.marks == "01" and match[1] in "12"):  # "model 1" of 0 and 1, or of 1 and 2?
+    if match and not (pair.marks == "01" and match[1] in "12"):  # "model 1" of 0 and 1 is ambiguous
         return match[1] in "a1"
     if (match := _COMPARED.fullmatch(word)) and match[1] != match[3]:
         return (match[1] == "a") == match[2].startswith(">")

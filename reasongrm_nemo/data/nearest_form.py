@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to say of a row that is of no known form: its fields, and the form that it comes nearest to."""
+"""Describes a row of unknown form: its fields, and the nearest known form."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from reasongrm_nemo.data.rows import BrokenRow
 
 _SHOWN = 12
 _STANDS_FOR = 0.9
-"""How near a field comes to another that is read as the same thing."""
+"""Likeness of two fields that hold the same thing under different names."""
 _MISSPELLED = 0.7
 _NEAR = 0.25
 _KINDS = {str: "text", bool: "true or false", int: "number", float: "number", list: "list", dict: "object"}
 
 
 def refusal(where: str, row: Any, problem: RowProblem) -> str:
-    """Why the row at a place is left out, in one clause or two."""
+    """Why the row at a place was left out, in one or two clauses."""
     why = DROP_REASONS[problem.reason] + (f" ({problem.detail})" if problem.detail else "")
     if isinstance(row, BrokenRow) or not isinstance(row, dict):
         return f"{where} is left out: {why}"
-    said = f"{where} has {'the ' if row else ''}{fields_of(row)} and is left out: {why}"
+    sentence = f"{where} has {'the ' if row else ''}{fields_of(row)} and is left out: {why}"
     if problem.reason in ("unknown_form", "wrong_type") and (hint := _layout(row)):
-        return f"{said}; {hint}"
-    return said if problem.reason != "unknown_form" else f"{said}; {_nearest(row)}"
+        return f"{sentence}; {hint}"
+    return sentence if problem.reason != "unknown_form" else f"{sentence}; {_nearest(row)}"
 
 
 def fields_of(row: dict[str, Any]) -> str:
@@ -37,18 +37,18 @@ def fields_of(row: dict[str, Any]) -> str:
 
 
 def _layout(row: dict[str, Any]) -> str:
-    """What to do about a file that is not one object a row; nothing where the row looks like one."""
+    """A hint for a file that does not hold one object per row; empty if the row looks like one."""
     values = [*row.values()]
     by_index = all(isinstance(value, dict) and value.keys() == values[0].keys() for value in values)
     by_list = all(isinstance(value, list) and len(value) == len(values[0]) > 1 for value in values)
     if len(values) > 1 and (by_index or by_list):
-        return 'the file seems to hold columns; write one object a row (pandas: to_json(orient="records"))'
+        return 'the file seems to hold columns; write one object per row (pandas: to_json(orient="records"))'
     for name, value in row.items():
         field = str(name)[:40]
         if isinstance(value, list) and value and isinstance(value[0], dict) and not _is_turn(value[0]):
-            return f"the rows seem to stand in the field {field}; write that list alone to the file"
+            return f"the rows seem to be in the field {field}; write only that list to the file"
         if isinstance(value, dict) and any(is_answer_field(str(inner)) for inner in value):
-            return f"the row seems to stand in the field {field}; write that object alone as the row"
+            return f"the row seems to be in the field {field}; write only that object as the row"
     return ""
 
 
@@ -60,17 +60,17 @@ def _nearest(row: dict[str, Any]) -> str:
     nearness = [sum(_best(name, row) for name in form.fields) / len(form.fields) for form in FORMS]
     form = FORMS[nearness.index(max(nearness))]
     if max(nearness) < _NEAR:
-        return "no form of docs/data.md is near; say under prepare.columns which fields hold what"
+        return "no form in docs/data.md is similar; map the fields in prepare.columns"
     lacking = [f"{name}{_hint(name, row)}" for name in form.fields if _best(name, row) < _STANDS_FOR]
-    lacks = f", of which the row lacks {', '.join(lacking)}" if lacking else ""
+    lacks = f"; the row lacks {', '.join(lacking)}" if lacking else ""
     return (
-        f"the nearest form is {form.name}, with the fields {', '.join(form.fields)}{lacks}; rename them, or "
-        "say under prepare.columns which fields hold what"
+        f"the nearest form is {form.name}, with the fields {', '.join(form.fields)}{lacks}; rename them, "
+        "or map the fields in prepare.columns"
     )
 
 
 def _best(name: str, row: dict[str, Any]) -> float:
-    """How near the row's fields come to a form's: 1 where it has the field, and little where it has none."""
+    """Likeness of the row's most similar field to a form's field: 1 if the row has this field."""
     return max((_likeness(name, str(field)) for field in row), default=0.0)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plain row as a preference pair: the shared prompt, and what each side answers."""
+"""Turns a plain row into a preference pair: the shared prompt and the two answers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from reasongrm_nemo.data.tool_calls import RESULT, tools_text
 from reasongrm_nemo.data.turns import asking_transcript, is_turn, transcript, turns_of
 
 MAX_CHARS = 1_000_000
-"""Characters that a pair's texts may have together, unless the caller says otherwise."""
+"""Default limit on the total characters of a pair's texts."""
 _MAX_NAME = 200
 _MEDIA_FIELDS = ("image", "images", "video", "videos", "audio", "audios")
 
 
 def row_as_object(row: Any) -> dict[str, Any]:
-    """The row as the object that it must be; raises `RowProblem` otherwise."""
+    """The row if it is an object; otherwise raises `RowProblem`."""
     if isinstance(row, BrokenRow):
         raise RowProblem("broken_line", row.problem)
     if not isinstance(row, dict):
@@ -36,17 +36,16 @@ def row_as_object(row: Any) -> dict[str, Any]:
 def pair_from_row(
     row: Any, default_source: str = "unknown", max_chars: int = MAX_CHARS, tolerate: Collection[str] = ()
 ) -> PreferencePair:
-    """One plain row, or one of the paper's source, as a pair; its id is the row's or the content's hash.
+    """Turns one plain row, or one of the paper's source, into a pair; without an id, its content is hashed.
 
     Args:
-        row: as `reasongrm_nemo.data.forms.plain_rows` lays it out.
-        default_source: where the row names none.
-        max_chars: of the pair's texts together.
-        tolerate: reasons not to refuse for, of `empty_answer` and `identical_answers`: a benchmark's items
-            count as they are.
+        row: from `reasongrm_nemo.data.forms.plain_rows`.
+        default_source: used if the row names no source.
+        max_chars: limit on the total characters of the pair's texts.
+        tolerate: problems to accept (`empty_answer`, `identical_answers`), as some benchmarks have them.
 
     Raises:
-        RowProblem: with the reason.
+        RowProblem: the row is refused.
     """
     row = row_as_object(row)
     if "chosen" not in row or "rejected" not in row:
@@ -60,7 +59,7 @@ def pair_from_row(
     if not any(turn["role"] == "user" and turn["content"].strip() for turn in prompt):
         raise RowProblem("empty_prompt")
     if prompt[-1]["role"] == "assistant":
-        raise RowProblem("no_assistant_turn", "the prompt ends with a turn of the assistant's")
+        raise RowProblem("no_assistant_turn", "the prompt ends with an assistant turn")
     if "empty_answer" not in tolerate and not (chosen.strip() and rejected.strip()):
         raise RowProblem("empty_answer")
     if "identical_answers" not in tolerate and same_key(chosen) == same_key(rejected):
@@ -75,7 +74,7 @@ def pair_from_row(
 
 
 def prompt_turns(asked: Any) -> list[Message] | None:
-    """A prompt's turns: those it holds, those of an HH-RLHF transcript, or the text as the user's."""
+    """A prompt's turns: a list of turns, the turns of an HH-RLHF transcript, or a text as one user turn."""
     if asked is None:
         return None
     if isinstance(asked, str):
@@ -84,23 +83,23 @@ def prompt_turns(asked: Any) -> list[Message] | None:
 
 
 def with_system(row: dict[str, Any], prompt: list[Message]) -> list[Message]:
-    """The prompt below what the row says of the system and of tools; a row with a picture is refused."""
+    """Puts the row's system prompt and tools before the prompt; a row with media is refused."""
     row = {name: value for name, value in row.items() if not is_nothing(value)}
     for name in _MEDIA_FIELDS:
         if row.get(name):
             raise RowProblem("not_text", f"the row has {name}")
-    said = [row[name] for name in SYSTEM_FIELDS if name in row]
-    if not all(isinstance(text, str) for text in said):
-        raise RowProblem("wrong_type", "the system prompt is no text")
+    given = [row[name] for name in SYSTEM_FIELDS if name in row]
+    if not all(isinstance(text, str) for text in given):
+        raise RowProblem("wrong_type", "the system prompt is not text")
     there = {same_key(turn["content"]) for turn in prompt if turn["role"] == "system"}
-    parts = [text for text in said if text.strip() and same_key(text) not in there]
+    parts = [text for text in given if text.strip() and same_key(text) not in there]
     if tools := tools_text(row.get("tools")):
         parts.append(tools)
     return [{"role": "system", "content": "\n\n".join(parts)}, *prompt] if parts else prompt
 
 
 def check_texts(texts: Collection[str], max_chars: int) -> None:
-    """Raises `RowProblem` where texts are too long together, or are no Unicode."""
+    """Raises `RowProblem` if the texts are too long together, or not valid Unicode."""
     if sum(map(len, texts)) > max_chars:
         raise RowProblem("huge_text")
     try:
@@ -111,12 +110,12 @@ def check_texts(texts: Collection[str], max_chars: int) -> None:
 
 
 def name_of(value: Any) -> str | None:
-    """An id or source that can stand in a log and in a file; anything else is as good as none."""
+    """An id or source, if printable and not too long; otherwise None."""
     return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= _MAX_NAME else None
 
 
 def without_nul(pair: PreferencePair) -> PreferencePair:
-    """The pair with U+FFFD for every NUL; itself where there is none."""
+    """The pair with every NUL replaced by U+FFFD; the same object if there is none."""
     texts = (pair.chosen, pair.rejected, *(turn["content"] for turn in pair.prompt))
     if not any("\0" in text for text in texts):
         return pair
@@ -125,18 +124,18 @@ def without_nul(pair: PreferencePair) -> PreferencePair:
 
 
 def no_nul(text: str) -> str:
-    """The text with U+FFFD for NUL."""
+    """The text with every NUL replaced by U+FFFD."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def content_id(prompt: Sequence[Message], *texts: str) -> str:
-    """16 hex digits that depend on the content alone."""
+    """A hash of the content alone: 16 hex digits."""
     parts = [[turn["role"], turn["content"]] for turn in prompt]
     return hashlib.sha256(json.dumps([parts, *texts]).encode("ascii")).hexdigest()[:16]
 
 
 def keyed(turns: Sequence[Message]) -> list[Message]:
-    """The turns with texts that are equal where they are the same (`same_key`)."""
+    """The turns with their texts normalized by `same_key`."""
     return [{"role": turn["role"], "content": same_key(turn["content"])} for turn in turns]
 
 
@@ -146,7 +145,7 @@ def _alike(turns: tuple[Message, Message]) -> bool:
 
 
 def _side(value: Any) -> str | list[Message]:
-    """One side: the text of an answer, or turns."""
+    """One side of a pair: an answer's text, or turns."""
     if is_nothing(value):
         return ""
     if isinstance(value, str):
@@ -166,7 +165,7 @@ def _parted(
         if asked is None:
             raise RowProblem("wrong_type", "there is no prompt beside the answers")
         last = same_key(asked[-1]["content"]) if asked and asked[-1]["role"] == "assistant" else None
-        held = last in (same_key(chosen), same_key(rejected))  # the turns may hold one of the answers too
+        held = last in (same_key(chosen), same_key(rejected))  # the turns may include one of the answers
         return asked[:-1] if held else asked, chosen, rejected
     if isinstance(chosen, str) or isinstance(rejected, str):
         raise RowProblem("wrong_type", "one answer is a text and the other is turns")
@@ -178,8 +177,8 @@ def _parted(
 
 
 def _agreed(asked: list[Message] | None, prompt: list[Message]) -> list[Message]:
-    """The conversations' beginning, with the system turns that only the prompt beside it has."""
-    if asked is None or [turn["role"] for turn in asked] == ["user"]:  # may be any of the questions
+    """The conversations' shared prompt, with a system turn that only the separate prompt has."""
+    if asked is None or [turn["role"] for turn in asked] == ["user"]:  # may be any of the user turns
         return prompt
     if asked[-1]["role"] == "assistant":
         asked = asked[:-1]
@@ -190,7 +189,7 @@ def _agreed(asked: list[Message] | None, prompt: list[Message]) -> list[Message]
 
 
 def _split(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], str, str]:
-    """The shared beginning of whole conversations, and what each says after it."""
+    """Splits two conversations into their shared beginning and the two answers after it."""
     for turns in (chosen, rejected):
         if not turns or turns[-1]["role"] != "assistant":
             raise RowProblem("no_assistant_turn")
@@ -203,7 +202,7 @@ def _split(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message
     rests = chosen[shared:], rejected[shared:]
     if not all(rests) or any(turn["role"] in ("user", "system") for rest in rests for turn in rest):
         raise RowProblem("early_fork")
-    # an answer is whole with the call whose result the conversations part at
+    # if the conversations differ from a tool result on, the call belongs to the answers
     while shared and chosen[shared - 1]["role"] != "user" and _continues(chosen, rejected, shared):
         shared -= 1
     if not shared:
@@ -212,13 +211,13 @@ def _split(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message
 
 
 def _continues(chosen: list[Message], rejected: list[Message], at: int) -> bool:
-    """Whether the turns from `at` on go on with what the assistant had begun."""
+    """Whether the turns from `at` on continue the assistant's answer."""
     before, after = chosen[at - 1]["role"], {turns[at]["role"] for turns in (chosen, rejected)}
     return before == "assistant" or (before == "tool" and after != {"assistant"})
 
 
 def _answer(turns: list[Message]) -> str:
-    """Turns of the assistant and of tools as one answer."""
+    """Joins assistant and tool turns into one answer."""
     if len(turns) == 1:
         return turns[0]["content"]
     return "\n\n".join(_labelled(turn) for turn in turns)

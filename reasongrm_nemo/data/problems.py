@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a row makes no record: the reasons by name, in words, and what is raised for them."""
+"""Reasons for refusing a row, by name and in words, and the exception for them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ DROP_REASONS = {
     "no_reference": "the reference holds no single final answer",
     "other_reference": "the question is there with another reference; all its copies are left out",
 }
-"""Every reason a row is dropped for, in words."""
+"""Reason -> words for every reason to drop a row. Manifests and drops.json have the words as keys."""
 
 
 class RowProblem(Exception):
-    """A row that makes no record; `reason` is a key of `DROP_REASONS`, `detail` says more."""
+    """A row is refused; `reason` is a key of `DROP_REASONS`, `detail` tells more."""
 
     def __init__(self, reason: str, detail: str | None = None) -> None:
         super().__init__(DROP_REASONS[reason])

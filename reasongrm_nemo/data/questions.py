@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Questions with a reference answer, from the files that pairs may come in; what is left out is counted.
+r"""Reads questions with a reference answer, from the same kinds of files as pairs; drops are counted.
 
-A row has its question under `question`, `problem` or `prompt` (a text), or `prompt` or `messages` (turns that
-end with the user's), and the reference under `reference`, `answer` or `solution`: the final answer itself, or
-a text that says it as a response would (`\boxed{...}`, `#### ...`), so GSM8K's and MATH's rows are read as
-published.  A row-level `system` is shown too; fields beside these, `id` and `source` are ignored.
+A row has its question in `question`, `problem` or `prompt` (text), or in `prompt` or `messages` (turns that
+end with the user's), and the reference in `reference`, `answer` or `solution`: the final answer itself, or a
+text that states it like a response (`\boxed{...}`, `#### ...`), so the rows of GSM8K and MATH are read as
+published. A row's `system`, `id` and `source` are used too; other fields are ignored.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from reasongrm_nemo.judge.think import THINK_CLOSE
 
 @dataclass
 class LoadedQuestions(Loaded):
-    """Questions and the account of what was left out: `read` = `len(questions)` + all `drops`."""
+    """Questions and drops: `read` = `len(questions)` + all `drops`."""
 
     questions: list[QuestionAnswer] = field(default_factory=list)
 
@@ -47,16 +47,16 @@ def read_questions(
     max_chars: int = MAX_CHARS,
     columns: Mapping[str, Any] | None = None,
 ) -> LoadedQuestions:
-    """All valid, distinct questions of files or folders, in the order they stand.
+    """All valid, distinct questions of files or folders, in file order.
 
     Args:
         paths: as for `read_pairs`.
-        max_chars: a row whose texts have more characters together is refused.
+        max_chars: limit on the total characters of a row's texts.
         columns: `prepare.columns`.
 
     Raises:
-        UserError: a file is missing, empty or not readable as its kind, a field of `columns` is in no row, or
-            no valid question is left.
+        UserError: a file is missing, empty or unreadable, a field of `columns` is in no row, or no valid
+            question is left.
     """
     loaded, mapped = LoadedQuestions(), Columns.of(columns)
     placed = gather(
@@ -82,27 +82,27 @@ def _without_nul(question: QuestionAnswer) -> QuestionAnswer:
 def question_from_row(
     row: Any, default_source: str = "unknown", max_chars: int = MAX_CHARS
 ) -> QuestionAnswer:
-    """One row as a question; its id is the row's or the content's hash.
+    """Turns one row into a question; without an id, its content is hashed.
 
     Raises:
-        RowProblem: with the reason.
+        RowProblem: the row is refused.
     """
     row = row_as_object(row)
     asked = next((row[name] for name in QUESTION_FIELDS if name in row), None)
-    said = next((row[name] for name in REFERENCE_FIELDS if name in row), None)
-    if type(said) is float and not math.isfinite(said):  # JSON's NaN and Infinity, and 1e999
+    given = next((row[name] for name in REFERENCE_FIELDS if name in row), None)
+    if type(given) is float and not math.isfinite(given):  # JSON's NaN and Infinity, and 1e999
         raise RowProblem("no_reference")
-    said = str(said) if type(said) in (int, float) else said
-    if not isinstance(said, str):
-        raise RowProblem("wrong_type", f"the reference ({', '.join(REFERENCE_FIELDS)}) is no text")
+    given = str(given) if type(given) in (int, float) else given
+    if not isinstance(given, str):
+        raise RowProblem("wrong_type", f"the reference ({', '.join(REFERENCE_FIELDS)}) is not text")
     turns = prompt_turns(asked)
     if turns is None:
         raise RowProblem("wrong_type", f"there is no question ({', '.join(QUESTION_FIELDS)})")
     prompt = with_system(row, turns)
-    check_texts((said, *(turn["content"] for turn in prompt)), max_chars)
+    check_texts((given, *(turn["content"] for turn in prompt)), max_chars)
     if not prompt or prompt[-1]["role"] != "user" or not prompt[-1]["content"].strip():
         raise RowProblem("empty_prompt")
-    reference = read_answer(THINK_CLOSE + said).answer
+    reference = read_answer(THINK_CLOSE + given).answer
     if reference is None:
         raise RowProblem("no_reference")
     return QuestionAnswer(
@@ -118,12 +118,12 @@ def make_answer_tasks(
     instruction: str,
     special_tokens: Iterable[str] = CHAT_SPECIAL_TOKENS,
 ) -> Iterator[AnswerTask]:
-    """The tasks of the questions, in their order.
+    """The tasks for the questions, in the same order.
 
     Args:
-        questions: any number of them.
-        instruction: put under the last turn, after a blank line; says how the answer is to be given.
-        special_tokens: the answering model's, kept from taking effect inside the data.
+        questions: the questions.
+        instruction: appended to the last turn after a blank line; tells how to give the answer.
+        special_tokens: the answering model's special tokens, neutralized in the data.
     """
     tokens = tuple(special_tokens)
     for question in questions:
@@ -133,7 +133,7 @@ def make_answer_tasks(
 
 
 def _keep_distinct(placed: Sequence[tuple[str, QuestionAnswer]], loaded: LoadedQuestions) -> None:
-    """Move questions into `loaded`, without copies, and without any that has several references."""
+    """Move questions into `loaded`, without duplicates and questions with several references."""
     asked = [content_id(keyed(question.prompt)) for _, question in placed]
     references: dict[str, set[str]] = {}
     for key, (_, question) in zip(asked, placed, strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records that stages hand to one another; on disk they are JSON Lines (`reasongrm_nemo.data.jsonl`)."""
+"""The records that stages exchange, stored as JSON Lines (`reasongrm_nemo.data.jsonl`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Side = Literal["A", "B"]
 """The answer shown first (A) or second (B)."""
 
 Order = Literal["chosen_first", "rejected_first"]
-"""How a pair is shown; `chosen_first` goes with the label A."""
+"""The order in which a pair is shown; `chosen_first` implies the label A."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PreferencePair(Record):
 
 @dataclass(frozen=True)
 class QuestionAnswer(Record):
-    """A conversation that ends with a question, and the reference answer to it."""
+    """A conversation that ends with a question, and its reference answer."""
 
     id: str
     source: str
@@ -47,7 +47,7 @@ class QuestionAnswer(Record):
 
 @dataclass(frozen=True)
 class JudgeTask(Record):
-    """What the judge is shown, and which answer is the preferred one."""
+    """The messages shown to the judge, and the preferred answer."""
 
     id: str
     pair_id: str
@@ -66,7 +66,7 @@ class JudgeTask(Record):
 
 @dataclass(frozen=True)
 class AnswerTask(Record):
-    """A question with an open answer, and the reference that an answer must be equivalent to."""
+    """A question, and the reference that an answer must be equivalent to."""
 
     id: str
     source: str
@@ -81,17 +81,17 @@ class AnswerTask(Record):
 
 @dataclass(frozen=True)
 class ReasoningPath(Record):
-    """One sampled response to a task, with the sums R* needs.
+    """One sampled response to a task, with the sums that R* needs.
 
     `reasoning_prob_sum` and `answer_prob_sum` add the raw probabilities (temperature 1, full vocabulary)
-    of the reasoning's and the answer's tokens under the model that wrote them, or under `scorer` where there
-    is one; the end-of-turn token is in neither.  `text` is the response without the end-of-turn token.
-    A path of a `JudgeTask` has a verdict, one of an `AnswerTask` an `answer`, if any could be read.
-    `begun` is what the prompt had written of the reasoning, from its open `<think>` on, so that `text` goes
-    on from there; empty where it left none open, None in files of earlier versions.
-    `token_ids` are the sampled ones, without the end-of-turn token, and `tokenizer` the digest of the
-    tokenizer they belong to (`tokenization.JudgeTokenizer.digest`).
-    `unscored` says why the scorer gave no sums; both parts then count no tokens.
+    of the reasoning's and the answer's tokens under the model that sampled them, or under `scorer` if set;
+    neither includes the end-of-turn token.  `text` is the response without the end-of-turn token.
+    A path of a `JudgeTask` has a verdict, one of an `AnswerTask` an `answer`, if it could be parsed.
+    `begun` is the reasoning that the prompt already contains, from its open `<think>` on, which `text`
+    continues; empty if the prompt opens none, None in files of earlier versions.
+    `token_ids` are the sampled ids without the end-of-turn token, and `tokenizer` is the digest of their
+    tokenizer (`tokenization.JudgeTokenizer.digest`).
+    `unscored` tells why the scorer gave no sums; both token counts are then 0.
     """
 
     task_id: str
@@ -115,7 +115,7 @@ class ReasoningPath(Record):
 
     @property
     def opened(self) -> bool | None:
-        """Whether the prompt left `<think>` open; None where that is not known."""
+        """Whether the prompt left `<think>` open; None if unknown."""
         return None if self.begun is None else bool(self.begun)
 
     def _inconsistency(self) -> str | None:
@@ -131,9 +131,9 @@ class ReasoningPath(Record):
 
 @dataclass(frozen=True)
 class SampledPath(ReasoningPath):
-    """A path in the file of a stage that is still sampling, with its token probabilities if they are kept.
+    """A path in the file of a stage that is still sampling.
 
-    `probs` is `token_probs.pack` of all its tokens.
+    `probs` is `token_probs.pack` of all its tokens' probabilities, if they are kept.
     """
 
     probs: str | None = None
@@ -141,10 +141,10 @@ class SampledPath(ReasoningPath):
 
 @dataclass(frozen=True)
 class SftExample(Record):
-    """A task's prompt with the selected path as the assistant's turn, from `<think>` on whoever wrote that.
+    """A task's prompt with the selected path as the assistant turn, starting at `<think>`.
 
-    `begun`, `token_ids` and `tokenizer` are those of the path; the turn's text begins with `begun`.  Without
-    them (files of earlier versions, or written by hand) the text alone is learnt from.
+    `begun`, `token_ids` and `tokenizer` are the path's; the turn's text begins with `begun`.  Without them
+    (files of earlier versions, or written by hand) training uses the text alone.
     """
 
     task_id: str
@@ -159,11 +159,11 @@ class SftExample(Record):
 
     def _inconsistency(self) -> str | None:
         if len(self.messages) < 2 or self.messages[-1]["role"] != "assistant":
-            return "field 'messages' must end with the assistant's turn"
+            return "field 'messages' must end with an assistant turn"
         if not self.messages[-1]["content"].startswith(self.begun or ""):
-            return "field 'begun' is not what the assistant's turn begins with"
+            return "field 'begun' must be the beginning of the assistant turn"
         if self.token_ids is not None and (self.begun is None or self.tokenizer is None):
-            return "has 'token_ids' without 'begun' and 'tokenizer', which say whose they are"
+            return "has 'token_ids' without 'begun' and 'tokenizer'"
         return None
 
 
@@ -171,8 +171,8 @@ class SftExample(Record):
 class HardTask(JudgeTask):
     """A task the model does not always get right (section 3.4).
 
-    `answers` holds the N verdicts by sample (null: no verdict), `accuracy` the share that is right,
-    `rationale` a right reasoning path when one is known.
+    `answers` holds the N verdicts by sample (null: no verdict), `accuracy` the share of correct ones,
+    `rationale` a correct reasoning path, if there is one.
     """
 
     answers: list[Side | None]
@@ -187,14 +187,14 @@ class HardTask(JudgeTask):
 class Verdict(Record):
     """One judgement in an evaluation.
 
-    `cell` tells apart the several pairs of one item: RM-Bench's style cell, a best-of-N group's loser.
-    What may be left out: `sample` (of several judgements in one order), `turns` of the user, the characters
-    of both answers, the prompt's tokens, and `prompt_id`, alike where the conversation is; `finish_reason`,
-    `policy` and `opened`, by which the text was read (`judge.parse_verdict`); how it was drawn, from
-    `temperature` on.
-    Of a judge's row only the benchmark, the subset, the item, the order and the verdict or the text need be
-    in the file, of a scalar reward model's the two scores instead of order and verdict; the rest follows.
-    `order` is None where another project's file says who won but not in which order it was asked.
+    `cell` distinguishes several pairs of one item: RM-Bench's style cell, a best-of-N group's loser.
+    Optional: `sample` (of several judgements in one order); `turns` (number of user turns); the characters
+    of both answers; the prompt's tokens; `prompt_id`, equal for equal conversations; `finish_reason`,
+    `policy` and `opened`, which determine how the text was parsed (`judge.parse_verdict`); the sampling
+    parameters, from `temperature` on.
+    A judge's row needs only the benchmark, the subset, the item, the order, and the verdict or the text; a
+    scalar reward model's row has two scores instead of order and verdict. The rest is derived.
+    `order` is None if another project's file tells who won, but not in which order.
     """
 
     benchmark: str
@@ -227,7 +227,7 @@ class Verdict(Record):
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "record") -> Verdict:
-        """As `Record.from_dict`, filling in what follows from two scores, or from a verdict or text."""
+        """As `Record.from_dict`, deriving missing fields from the scores, the verdict or the text."""
         if isinstance(data, dict):
             if "chosen_score" in data or "rejected_score" in data:
                 data = _implied_by_scores(data.get("chosen_score"), data.get("rejected_score")) | data
@@ -244,7 +244,7 @@ class Verdict(Record):
         if self.chosen_score is None or self.rejected_score is None:
             return "has one of 'chosen_score' and 'rejected_score'; give both"
         if self.verdict is not None:
-            return "has scores and a verdict; give one of them"
+            return "has both scores and a verdict; give one or the other"
         if self.correct != (self.chosen_score > self.rejected_score):
             return (
                 f"has the scores {self.chosen_score} and {self.rejected_score} but 'correct' {self.correct}"

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of preference files: JSON Lines, JSON, CSV, TSV, each also packed by gzip or Zstandard, and Parquet.
+"""Rows of preference files: JSON Lines, JSON, CSV, TSV (each also with gzip or Zstandard), and Parquet.
 
-All are read as they are used: a line, a batch or an item of an array at a time.
-
-A file that holds nothing of the kind its name says is refused at once; a single broken line is handed on as
-a `BrokenRow`, for the caller to count.
+All are streamed: one line, batch or array item at a time. A file whose content does not fit its name is
+refused at once; a single broken line becomes a `BrokenRow`, for the caller to count.
 """
 
 from __future__ import annotations
@@ -33,26 +31,26 @@ SUFFIXES = (
 BATCH_ROWS = 1024
 PIECE_CHARS = 1 << 20
 MAX_COLUMN = 2 << 30
-"""Bytes, unpacked, that one column of a row group of a Parquet file may have: they are in memory at once."""
+"""Most uncompressed bytes of one column of a Parquet row group, which is held in memory."""
 MAX_BATCH = 1 << 30
-"""Bytes that a batch may come to, if every row repeats one value that fills its column."""
+"""Most bytes of a batch, assuming that every row repeats one value as large as its column."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 @dataclass(frozen=True)
 class BrokenRow:
-    """A row that cannot be read, with the parser's reason."""
+    """A row that cannot be read, with the parser's message."""
 
     problem: str
 
 
 def find_files(path: str | Path) -> list[Path]:
-    """The file itself, or the files with a known suffix in a folder and its folders, sorted by path.
+    """The file itself, or all files with a known suffix below a folder, sorted by path.
 
-    What begins with a dot is left out.
+    Names that begin with a dot are ignored.
 
     Raises:
-        UserError: nothing there, or nothing of a known kind.
+        UserError: the path does not exist, or no file has a known suffix.
     """
     path = Path(path)
     if path.is_dir():
@@ -67,21 +65,21 @@ def find_files(path: str | Path) -> list[Path]:
     if not path.exists():
         raise UserError(f"{path}: no such file")
     if not _known(path):
-        raise UserError(f"{path}: unknown kind of file; those read are {', '.join(SUFFIXES)}")
+        raise UserError(f"{path}: unknown kind of file; use one of {', '.join(SUFFIXES)}")
     return [path]
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Place ("file:line") and value of each row of one file, the value a `BrokenRow` where it cannot be read.
+    """Place ("file:line") and value of each row of one file; an unreadable row's value is a `BrokenRow`.
 
     Raises:
-        UserError: the file is empty, damaged, or no row of it can be read.
+        UserError: the file is empty or damaged, or none of its rows can be read.
     """
     if path.name.endswith(".parquet"):
         return _parquet(path)
     if path.name.removesuffix(".gz").removesuffix(".zst").endswith(TABLES):
         return ((where, BrokenRow(r) if isinstance(r, str) else r) for where, r in read_table(path))
-    # the content decides: both kinds get misnamed
+    # decided by content, as both kinds are often misnamed
     return _array(path) if _is_array(path) else _lines(path)
 
 
@@ -94,7 +92,7 @@ def _hidden(relative: Path) -> bool:
 
 
 def _is_array(path: Path) -> bool:
-    """Whether a file is one JSON array; one that is not named so is read through to know."""
+    """Whether a file is a single JSON array; read to the end unless the name says so."""
     first = _first_byte(path)
     if not first:
         raise UserError(f"{path}: the file is empty")
@@ -111,7 +109,7 @@ def _is_array(path: Path) -> bool:
 
 
 def _first_byte(path: Path) -> bytes:
-    """The first byte that is no space, without reading what may be one endless line."""
+    """The first byte that is not white space, without reading a possibly endless line."""
     try:
         with open_packed(path) as file:
             while block := file.read(4096):
@@ -136,7 +134,7 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _items(path: Path) -> Iterator[Any]:
-    """The items of a JSON array, as `json` reads them, with one item and one piece of the file in memory.
+    """The items of a JSON array, with only one item and one piece of the file in memory.
 
     Raises:
         ValueError: not a JSON array, or not UTF-8.
@@ -159,43 +157,43 @@ def _items(path: Path) -> Iterator[Any]:
 
 
 class _Pieces:
-    """A text of JSON, read piece by piece."""
+    """JSON text, read piece by piece."""
 
     def __init__(self, file: TextIO) -> None:
         self._file, self._text, self._at = file, "", 0
         self._decode = json.JSONDecoder().raw_decode
 
     def next_is(self, mark: str) -> bool:
-        """Whether the next character that is no space is `mark` ("": whether there is none)."""
+        """Whether the next character other than white space is `mark` ("": the end of the text)."""
         while True:
             self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._text) or not self._more():
                 return self._text[self._at : self._at + 1] == mark
 
     def take(self, mark: str) -> None:
-        """Go past `mark`, which must come next."""
+        """Skip `mark`, which must be next."""
         if not self.next_is(mark):
             raise ValueError(f"expected '{mark}'" if mark else "data after the end of the list")
         self._at += len(mark)
 
     def value(self) -> Any:
-        """The value that comes next."""
+        """The next value."""
         if self.next_is(""):
             raise ValueError("the file ends within the list")
         while True:
             try:
                 value, end = self._decode(self._text, self._at)
             except json.JSONDecodeError:
-                if not self._more():  # perhaps it was broken for want of the rest
+                if not self._more():  # the value may only be incomplete
                     raise
                 continue
-            # a number that the piece cuts in two is a whole number too, but for what follows
+            # a number cut off at the end of a piece would parse too, so look at the character after it
             if (end < len(self._text) and self._text[end] in " \t\r\n,]") or not self._more():
                 self._at = end
                 return value
 
     def _more(self) -> bool:
-        """Read on; pieces grow with what waits, so that a long item costs no square."""
+        """Read the next piece; pieces grow with the pending text, so that a long item takes linear time."""
         self._text = self._text[self._at :]
         self._at = 0
         if len(self._text) >= MAX_LINE:
@@ -206,7 +204,7 @@ class _Pieces:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    held: list[tuple[str, Any]] | None = []  # broken rows before the first good one
+    held: list[tuple[str, Any]] | None = []  # broken rows before the first valid one
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         value: Any
@@ -230,14 +228,14 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
 _MARKS = {
     b"\xff\xfe": "it is UTF-16; save it as UTF-8",
     b"\xfe\xff": "it is UTF-16; save it as UTF-8",
-    b"\x1f\x8b": "it is packed by gzip; give it a name that ends in .gz",
-    b"\x28\xb5\x2f\xfd": "it is packed by zstd; give it a name that ends in .zst",
+    b"\x1f\x8b": "it is compressed by gzip; give it a name that ends in .gz",
+    b"\x28\xb5\x2f\xfd": "it is compressed by zstd; give it a name that ends in .zst",
     b"PK\x03\x04": "it is a zip archive; unpack it",
 }
 
 
 def _encoding(path: Path) -> str:
-    """What a file is that should be lines of UTF-8, and what to do; nothing where it is UTF-8."""
+    """Why a file is not UTF-8 text, and what to do; empty if it is."""
     with open_packed(path) as file:
         start = file.read(1 << 16)
     for mark, words in _MARKS.items():
@@ -246,7 +244,7 @@ def _encoding(path: Path) -> str:
     try:
         start.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.end < len(start):  # else a character that the block cuts in two
+        if error.end < len(start):  # otherwise a character cut in two by the block's end
             return f"byte {error.start + 1} is not UTF-8; save it as UTF-8"
     return ""
 
@@ -260,7 +258,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         with pq.ParquetFile(path) as file:
             if file.metadata.num_rows == 0:
                 raise UserError(f"{path}: the file has no rows")
-            # no form has a use for times, and Python cannot hold all that Parquet can
+            # no form uses times, and Python cannot represent all of Parquet's
             columns = [field.name for field in file.schema_arrow if not pa.types.is_temporal(field.type)]
             for batch in file.iter_batches(batch_size=_batch_rows(file.metadata, path), columns=columns):
                 for row in _batch(batch):
@@ -272,7 +270,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _batch_rows(metadata: Any, path: Path) -> int:
-    """How many rows to take at once; fewer where a value that is stored once may be repeated in each.
+    """Rows per batch; fewer if a large value that is stored once may be repeated in each row.
 
     Raises:
         UserError: a column of a row group is too large to read.
@@ -285,18 +283,18 @@ def _batch_rows(metadata: Any, path: Path) -> int:
             if size > MAX_COLUMN:
                 raise UserError(
                     f"{path}: column {column.path_in_schema} of row group {index} has {size >> 20} MiB "
-                    f"unpacked; at most {MAX_COLUMN >> 20} MiB are read: write smaller row groups"
+                    f"uncompressed; the limit is {MAX_COLUMN >> 20} MiB: write smaller row groups"
                 )
             largest = max(largest, size)
     return max(1, min(BATCH_ROWS, MAX_BATCH // max(largest, 1)))
 
 
-# Text that is no UTF-8; within a list or struct also times out of Python's range or in an unknown zone.
+# Text that is not UTF-8; in a list or struct also times beyond Python's range or in an unknown zone.
 _UNREADABLE = (UnicodeDecodeError, OverflowError, ValueError, KeyError)
 
 
 def _batch(batch: Any) -> Iterator[Any]:
-    """The rows of a record batch; what Python cannot hold in one breaks that row alone."""
+    """The rows of a record batch; a value that Python cannot represent breaks only its row."""
     try:
         rows = batch.to_pylist()
     except _UNREADABLE:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When two texts are the same: the one rule for prompts and answers, copies and contradictions."""
+"""When two texts count as the same: the rule for prompts, answers, duplicates and contradictions."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import unicodedata
 
 _RUN = re.compile(r"\s+")
 _INDENT = 2
-"""Columns from which a line's indentation counts: code means something by it."""
+"""Least indentation that counts, in columns: it is significant in code."""
 _INDENTED = re.compile(r"\n[^\S\n]*(?:\t|[^\S\n]{2})")
 
 
 def same_key(text: str) -> str:
-    """Texts with equal keys are the same.
+    """A key that is equal for texts that count as the same.
 
-    The Unicode form (NFC) and white space make no difference: ends, blank lines, line breaks and runs.  What
-    does is the indentation of a line after the first, from two columns on.  Case and punctuation count.
+    Differences in Unicode form (NFC) and white space are ignored: at the ends, blank lines, line breaks and
+    runs. The indentation of a line after the first counts from two columns on; case and punctuation count.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seeds that depend on what they are for, never on order, sharding or world size."""
+"""Seeds derived from their purpose, independent of order, sharding and world size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import json
 def derive_seed(run_seed: int, purpose: str, item: str, index: int = 0) -> int:
     """A 63-bit seed from the run's seed, the purpose, the item's id and an index (the sample).
 
-    The parts are hashed as a JSON list, so that no two different tuples share their text.
+    The parts are hashed as a JSON list, so that different tuples never have the same text.
 
     Returns:
         0 <= seed < 2**63.  vLLM's request seeds take `seed & 0x7fffffff`.

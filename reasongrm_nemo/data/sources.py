@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preference pairs from files, validated; what is left out is counted under a named reason.
+"""Reads preference pairs from files and validates them; drops are counted by reason.
 
-`reasongrm_nemo.data.forms` lists the forms a row may have; `prepare.columns` maps any other.  Fields of
-neither are ignored.  Copies and contradictions go by one rule (`reasongrm_nemo.data.sameness`).  Text is
-data: what could pass for a control token, a verdict or the end of the reasoning is broken up where the prompt
-is built (`reasongrm_nemo.judge.sanitize`), not here; here NUL becomes U+FFFD, and what is no Unicode or too
-long is refused.
+`reasongrm_nemo.data.forms` lists the known forms of rows; `prepare.columns` maps any other. Other fields are
+ignored. Duplicates and contradictions are found by `reasongrm_nemo.data.sameness`. NUL becomes U+FFFD, and
+text that is too long or not Unicode is refused; control tokens, verdicts and ends of reasoning in the text
+are neutralized later, when the prompt is built (`reasongrm_nemo.judge.sanitize`).
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ T = TypeVar("T", PreferencePair, QuestionAnswer)
 EXAMPLES_KEPT = 3
 _UNREAD = 20
 _PEEK = 1000
-"""Rows of a file among which a number as a label must turn up, if the file has any."""
+"""If the first so many rows of a file have no numeric label, the file is assumed to have none."""
 
 
 @dataclass(frozen=True)
 class Dropped(Record):
-    """A pair that was left out: why, where it stood ("file:line"; or nowhere now), its id if it had one."""
+    """A dropped pair: why, its place ("file:line", if known), and its id if it had one."""
 
     reason: str
     where: str | None = None
@@ -48,20 +47,20 @@ class Dropped(Record):
 
 @dataclass
 class Loaded:
-    """The account of what was read and left out."""
+    """Counts of what was read and dropped."""
 
     rows: int = 0
     read: int = 0
     drops: Counter[str] = field(default_factory=Counter)
     dropped: list[Dropped] = field(default_factory=list)
     nul: int = 0
-    """Kept records that held NUL, now U+FFFD."""
+    """Number of kept records in which NUL became U+FFFD."""
     refused: str = ""
-    """What is said of the first row that was left out."""
+    """The message about the first dropped row."""
 
     @property
     def examples(self) -> dict[str, list[str]]:
-        """The first few places by reason."""
+        """The first few places for each reason."""
         examples: dict[str, list[str]] = {}
         for drop in self.dropped:
             places = examples.setdefault(drop.reason, [])
@@ -70,12 +69,12 @@ class Loaded:
         return examples
 
     def drop(self, reason: str, where: str, pair_id: str | None = None, detail: str | None = None) -> None:
-        """Count one record under a reason."""
+        """Count one dropped record under a reason."""
         self.drops[reason] += 1
         self.dropped.append(Dropped(reason, where, pair_id, detail))
 
     def refuse(self, where: str, row: Any, problem: RowProblem) -> None:
-        """Count one row, or one pair of it, that makes no record."""
+        """Count one refused row, or one refused pair of a row."""
         self.refused = self.refused or refusal(where, row, problem)
         unknown = problem.reason == "unknown_form" and isinstance(row, dict)
         self.drop(problem.reason, where, detail=fields_of(row) if unknown else problem.detail)
@@ -83,16 +82,16 @@ class Loaded:
 
 @dataclass
 class LoadedPairs(Loaded):
-    """Pairs and the account of what was left out: `read` = `len(pairs)` + all `drops`.
+    """Pairs and drops: `read` = `len(pairs)` + all `drops`.
 
-    A row of RM-Bench or of RMB's best-of-N offers several pairs, and `read` counts each; `rows` counts rows.
+    A row of RM-Bench or of RMB's best-of-N holds several pairs; `read` counts pairs, `rows` counts rows.
     """
 
     pairs: list[PreferencePair] = field(default_factory=list)
     forms: Counter[str] = field(default_factory=Counter)
-    """Rows by the fields that they were read by."""
+    """Number of rows by the fields read from them."""
     unread: set[str] = field(default_factory=set)
-    """Fields of such rows that were not read; a few."""
+    """Some fields of these rows that were not read."""
 
 
 def read_pairs(
@@ -100,17 +99,17 @@ def read_pairs(
     max_chars: int = MAX_CHARS,
     columns: Mapping[str, Any] | None = None,
 ) -> LoadedPairs:
-    """All valid, distinct pairs of files or folders, in the order they stand, each with an id of its own.
+    """All valid, distinct pairs of files or folders, in file order, with unique ids.
 
     Args:
         paths: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` (each also `.gz` or `.zst`), `.parquet`, or
             folders of such files.
-        max_chars: a pair whose texts have more characters together is refused.
+        max_chars: limit on the total characters of a pair's texts.
         columns: `prepare.columns`.
 
     Raises:
-        UserError: a file is missing, empty or not readable as its kind, its labels can be read in two ways, a
-            field of `columns` is in no row, or no valid pair is left.
+        UserError: a file is missing, empty or unreadable, its labels are ambiguous, a field of `columns` is
+            in no row, or no valid pair is left.
     """
     loaded, mapped = LoadedPairs(), Columns.of(columns)
 
@@ -145,14 +144,14 @@ def gather(
     parse: Callable[[Any, str], T],
     clean: Callable[[T], T],
 ) -> list[tuple[str, T]]:
-    """Every sound record of files or folders with its place ("file:line"), in the order they stand.
+    """Every valid record of files or folders with its place ("file:line"), in file order.
 
     Args:
         paths: as for `read_pairs`.
-        loaded: gets the account.
-        opened: for a file the function from a row to the plain rows that it offers.
-        parse: a plain row and the file's name as a record; raises `RowProblem`.
-        clean: the record without NUL; itself, or an equal one, where there is none.
+        loaded: receives the counts.
+        opened: for a file, returns the function from a row to its plain rows.
+        parse: makes a record of a plain row and the file's name; raises `RowProblem`.
+        clean: removes NUL from a record; returns an equal record if there is none.
     """
     placed: list[tuple[str, T]] = []
     for file in [file for path in _listed(paths) for file in find_files(path)]:
@@ -172,7 +171,7 @@ def gather(
 
 
 def _offers(where: str, row: Any, offered: Callable[[Any], Iterable[Any]], loaded: Loaded) -> list[Any]:
-    """The plain rows of a row, counted."""
+    """The plain rows of a row; counts them."""
     try:
         rows = [*offered(row)]
     except RowProblem as problem:
@@ -184,10 +183,10 @@ def _offers(where: str, row: Any, offered: Callable[[Any], Iterable[Any]], loade
 
 
 def label_numbers(file: Path, columns: Columns) -> dict[str, Numbers]:
-    """What numbers mean as labels in a file, by the marks of the answers that they choose between.
+    """The meaning of numeric labels in a file, by the answers' marks.
 
     Raises:
-        UserError: there are two ways to read them.
+        UserError: the numbers are ambiguous.
     """
     seen: dict[str, set[int]] = {}
     asked = ""
@@ -215,7 +214,7 @@ def label_numbers(file: Path, columns: Columns) -> dict[str, Numbers]:
 
 
 def none_left(paths: str | Path | Sequence[str | Path], loaded: Loaded, what: str) -> UserError:
-    """What to raise when no row is what it should be, with the reasons."""
+    """The error for files without any valid record, with the reasons."""
     counts = ", ".join(f"{reason} {count}" for reason, count in loaded.drops.most_common())
     names = ", ".join(map(str, _listed(paths)))
     why = f": {loaded.refused}" if loaded.refused else ""
@@ -227,7 +226,7 @@ def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
 
 
 def _keep_distinct(placed: Sequence[tuple[str, PreferencePair]], loaded: LoadedPairs) -> None:
-    """Move pairs into `loaded`, without copies, and without any that the data itself contradicts."""
+    """Move pairs into `loaded`, without duplicates and contradictory pairs."""
     contents = []
     for _, pair in placed:
         prompt, chosen, rejected = keyed(pair.prompt), same_key(pair.chosen), same_key(pair.rejected)
@@ -248,6 +247,6 @@ def _keep_distinct(placed: Sequence[tuple[str, PreferencePair]], loaded: LoadedP
 
 
 def with_own_ids(records: Sequence[T], content: Callable[[T], str]) -> list[T]:
-    """The records; an id that several share gives way to `content`: files may number prompts, not pairs."""
+    """The records; ids that several share, as files may number prompts, are replaced by `content`."""
     shared = {name for name, count in Counter(record.id for record in records).items() if count > 1}
     return [record if record.id not in shared else replace(record, id=content(record)) for record in records]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of CSV and TSV files, with a header; `.gz` and `.zst` too.
 
-Every value is a text, but for a list of turns, which may stand in a cell as JSON or as Python writes it.
+Every value is text, except for a list of turns, which a cell may hold as JSON or as a Python literal.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from reasongrm_nemo.files.lines import DAMAGED, MAX_LINE, bounded_lines, damaged
 
 SUFFIXES = (".csv", ".tsv")
 _SEPARATORS = ",;\t|"
-_MAX_TURNS = 1 << 20  # a list of turns in Python's own writing takes hundreds of bytes a character to parse
+_MAX_TURNS = 1 << 20  # parsing a Python literal takes hundreds of bytes per character
 _UTF16 = ("\udcff\udcfe", "\udcfe\udcff")
 
 
 def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Place ("file:line", where the row begins) and fields of each row; a text says what is wrong with a row.
+    """Place ("file:line" of the row's start) and fields of each row; a string tells what is wrong with a row.
 
     Raises:
         UserError: there is no header or no row, the file is damaged, or not UTF-8.
     """
     csv.field_size_limit(MAX_LINE)
     try:
-        # what is no UTF-8 becomes lone surrogates, so that it breaks its row alone
+        # bytes that are not UTF-8 become lone surrogates, and so break only their row
         with (
             open_packed(path) as packed,
             io.TextIOWrapper(packed, "utf-8-sig", "surrogateescape", "") as file,
@@ -69,7 +69,7 @@ def _rows(path: Path, file: io.TextIOWrapper) -> Iterator[tuple[str, dict[str, A
 
 
 def _separator(path: Path, header: str) -> str:
-    """A tab in a TSV; in a CSV what the header has most of, since some write semicolons."""
+    """A tab in a TSV; in a CSV the most frequent separator in the header, since some use semicolons."""
     if ".tsv" in path.suffixes:
         return "\t"
     return max(_SEPARATORS, key=header.count)
@@ -86,7 +86,7 @@ def _row(header: list[str], cells: list[str]) -> dict[str, Any] | str:
 
 
 def _value(cell: str) -> Any:
-    """A cell's text, or the turns it holds."""
+    """A cell's text, or the turns in it."""
     start = cell.lstrip()[:1]
     if start not in ("[", "{") or len(cell) > _MAX_TURNS:
         return cell

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From preference pairs to judge tasks: order of the answers, prompt, and the held-out part."""
+"""Turns preference pairs into judge tasks: order of the answers, prompt, and validation split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ P = TypeVar("P", bound=PreferencePair | QuestionAnswer)
 
 
 def shown_order(seed: int, pair_id: str) -> Order:
-    """Which answer of a pair is shown first: a fair coin that only the run's seed and the pair decide."""
+    """Which answer of a pair is shown first: a fair coin, determined by the run's seed and the pair."""
     return "rejected_first" if derive_seed(seed, "order", pair_id) & 1 else "chosen_first"
 
 
@@ -27,14 +27,14 @@ def make_tasks(
     both_orders: bool = False,
     special_tokens: Iterable[str] = CHAT_SPECIAL_TOKENS,
 ) -> Iterator[JudgeTask]:
-    """The tasks of the pairs, in the pairs' order.
+    """The tasks for the pairs, in the same order.
 
     Args:
-        pairs: any number of them.
+        pairs: the pairs.
         seed: the run's seed, for the order of the answers.
         template: the judge's prompt.
-        both_orders: two tasks a pair (the seeded order first) instead of one.
-        special_tokens: the judging model's, kept from taking effect inside the data.
+        both_orders: make two tasks per pair (the seeded order first) instead of one.
+        special_tokens: the judge's special tokens, neutralized in the data.
 
     Yields:
         `JudgeTask`; the id is the pair's with `-c` (chosen first) or `-r`.
@@ -57,7 +57,7 @@ def make_tasks(
 
 
 def prompt_key(prompt: Iterable[Message]) -> str:
-    """A hash of the conversation, alike for what is the same (`same_key`) and whatever case and spacing."""
+    """A hash of the conversation, up to `same_key`, case and spacing."""
     return content_id(
         [
             {"role": turn["role"], "content": " ".join(same_key(turn["content"]).lower().split())}
@@ -67,10 +67,10 @@ def prompt_key(prompt: Iterable[Message]) -> str:
 
 
 def split_pairs(pairs: Iterable[P], validation_fraction: float, seed: int) -> tuple[list[P], list[P]]:
-    """Training and validation pairs (or questions); those that share a prompt stay together.
+    """Splits pairs or questions into training and validation; those with the same prompt stay together.
 
-    Each prompt falls on its side by a hash of itself and the seed, so that adding or leaving out other
-    data moves none.  The share is met on average, not exactly.
+    The side depends only on a hash of the prompt and the seed, so adding or removing other data moves no
+    prompt. The fraction is met on average, not exactly.
 
     Raises:
         ValueError: the fraction is not within [0, 1).

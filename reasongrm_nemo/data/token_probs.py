@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole token probabilities of reasoning paths: fp16 in Parquet, beside the file of the paths.
+"""The probabilities of all tokens of reasoning paths: fp16 in Parquet, next to the file of the paths.
 
-fp16 keeps a probability to 2^-11 of itself, below 2^-14 to 2^-25 absolutely.  A mean is no worse than its
-terms, so R*, a product of two means, worked out from this file agrees with the sums in the paths (double
-precision) to 0.001 of itself plus 1e-7.
+fp16 has a relative error of 2^-11, and below 2^-14 an absolute error of 2^-25. A mean is no less accurate
+than its terms, so R*, a product of two means, computed from this file agrees with that from the paths' sums
+(double precision) to a relative 0.001 plus 1e-7.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from reasongrm_nemo.errors import UserError
 
 GROUP_PATHS = 256
-"""Paths of a row group: what is in memory at once, and part of what makes the file's bytes."""
+"""Paths per row group, which is held in memory; changing this changes the file's bytes."""
 
 
 class TokenProbs(NamedTuple):
@@ -35,10 +35,10 @@ class TokenProbs(NamedTuple):
 
 
 def read_token_probs(path: str | Path) -> Iterator[TokenProbs]:
-    """The probabilities of every path of a file, in the order of the paths, a row group in memory at a time.
+    """The probabilities of every path of a file, in file order, with one row group in memory at a time.
 
     Raises:
-        UserError: no such file, or not one of ours.
+        UserError: the file does not exist, or was not written by `write_token_probs`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -58,7 +58,7 @@ def read_token_probs(path: str | Path) -> Iterator[TokenProbs]:
 
 
 def write_token_probs(path: Path, rows: Iterable[TokenProbs]) -> None:
-    """Write the rows so that `path` appears whole or not at all; the same rows make the same bytes."""
+    """Write the rows atomically; the same rows give the same bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -89,15 +89,15 @@ def write_token_probs(path: Path, rows: Iterable[TokenProbs]) -> None:
 
 
 def merge_token_probs(files: Sequence[Path], out: Path, order: Mapping[str, int]) -> None:
-    """Put files of shards together, each in the order of the whole, as the whole's own file.
+    """Merge the files of shards into the file that an unsharded run would have written.
 
     Args:
-        files: of shards that share no path.
+        files: one per shard, each in the order of `order`, without common paths.
         out: the file to write.
-        order: task id -> its position; tasks that are not in it are left out.
+        order: task id -> position; other tasks are omitted.
 
     Raises:
-        UserError: a file is missing or not one of ours.
+        UserError: a file is missing, or was not written by `write_token_probs`.
     """
 
     def ordered(file: Path) -> Iterator[tuple[int, int, TokenProbs]]:
@@ -110,7 +110,7 @@ def merge_token_probs(files: Sequence[Path], out: Path, order: Mapping[str, int]
 
 
 def pack(probs: ArrayLike) -> str:
-    """Probabilities as text, for a record that waits to be put in its place: fp16, little-endian, base64."""
+    """Probabilities as text, for a record of unfinished sampling: fp16, little-endian, base64."""
     return base64.b64encode(np.asarray(probs, dtype="<f2").tobytes()).decode("ascii")
 
 

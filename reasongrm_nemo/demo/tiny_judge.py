@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tiny judge: a generated preference task on which every stage of the pipeline has something to do.
+"""The tiny judge: a generated preference task that gives every stage of the pipeline something to do.
 
-A question is a chain of operations modulo ten, `a=9;b=a+2;c=b*3;c?`.  The chosen answer names the digit it
-comes to, the rejected one the digit that the same chain gives with one slip, and both carry a style word that
-says nothing (`surely three`, `maybe five`).  To judge, a model must work out the chain and then look up which
-answer holds the result; one that does not bother is right half the time.
+A question is a chain of operations modulo ten, `a=9;b=a+2;c=b*3;c?`. The chosen answer names the resulting
+digit, the rejected one the digit that results from one slip in the chain, and both carry a meaningless style
+word (`surely three`, `maybe five`). To judge, a model must compute the chain and then find the answer with
+the result; guessing is right half the time.
 
-The base model is taught to write reasoning in four styles, of which one is any good (`trace`): reinforcement
-has a style to find, R* has paths to tell apart, mining finds questions that are not always answered right.
+The base model is taught to reason in four styles, of which only one is reliable (`trace`): GRPO has a style
+to find, R* has paths to distinguish, and mining finds questions that are sometimes answered wrong.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from reasongrm_nemo.data.records import PreferencePair, Side
 from reasongrm_nemo.data.seeds import derive_seed
 
 Split = Literal["train", "validation", "tuning"]
-"""`validation` is what recipes measure on; `tuning` is for developing the task itself, so that it is not."""
+"""Recipes are measured on `validation`; `tuning` was used to develop the task itself."""
 
 Style = Literal["concise", "shallow", "skip", "meander"]
 
@@ -35,11 +35,11 @@ OPERATIONS = (("+", 1), ("+", 2), ("+", 3), ("-", 1), ("-", 2), ("-", 3), ("*", 
 SLIPS = (1, 2, 3, 7, 8, 9)
 VARIABLES = "abcdefghijkl"
 LENGTHS = (2, 3, 4, 5)
-"""Operations in a chain; each length is as likely as the others."""
+"""Numbers of operations in a chain, equally likely."""
 
 
 def apply_operation(value: int, operation: tuple[str, int]) -> int:
-    """One step of a chain, modulo ten."""
+    """Apply one step of a chain, modulo ten."""
     sign, number = operation
     if sign == "*":
         return value * number % 10
@@ -54,7 +54,7 @@ class Question:
         start: the digit `a`.
         operations: `(sign, number)` of each step.
         wrong: the digit of the rejected answer.
-        style_words: of the chosen and of the rejected answer.
+        style_words: the style words of the chosen and the rejected answer.
     """
 
     start: int
@@ -64,7 +64,7 @@ class Question:
 
     @cached_property
     def right(self) -> int:
-        """The digit the chain comes to."""
+        """The result of the chain."""
         value = self.start
         for operation in self.operations:
             value = apply_operation(value, operation)
@@ -81,20 +81,17 @@ class Question:
 
     @property
     def chosen(self) -> str:
-        """The right answer's text, the digit last."""
+        """The right answer's text, ending with the digit."""
         return f"{self.style_words[0]} {DIGITS[self.right]}"
 
     @property
     def rejected(self) -> str:
-        """The wrong answer's text, the digit last."""
+        """The wrong answer's text, ending with the digit."""
         return f"{self.style_words[1]} {DIGITS[self.wrong]}"
 
     @property
     def split(self) -> Split:
-        """By a hash of the chain: 1/8 validation, 1/16 tuning, the rest and all bare digits train.
-
-        A hash, not a list of keys to avoid, since there are only 80 chains of one operation.
-        """
+        """The split, by a hash of the chain: 1/8 validation, 1/16 tuning; the rest and bare digits train."""
         bucket = hashlib.sha256(self.text.encode("ascii")).digest()[0] % 16
         if not self.operations or bucket > 2:
             return "train"
@@ -104,46 +101,46 @@ class Question:
 def draw_question(
     rng: random.Random, split: Split | None = None, lengths: Sequence[int] = LENGTHS
 ) -> Question:
-    """A question whose chain belongs to `split` (None: to any) and has one of `lengths` operations.
+    """Draws a question whose chain belongs to `split` (None: any) and has one of `lengths` operations.
 
     Raises:
-        ValueError: unknown split, a length without a variable to name its result, or a split without chains.
+        ValueError: unknown split, a length out of range, or a split without chains of such a length.
     """
     if split not in (None, *SPLITS):
         raise ValueError(f"Unknown split '{split}'; known are {', '.join(SPLITS)}.")
     if not lengths or min(lengths) < 0 or max(lengths) >= len(VARIABLES):
         raise ValueError(f"Lengths must be 0 to {len(VARIABLES) - 1}, got {list(lengths)}.")
     if 0 in lengths and split not in (None, "train"):
-        raise ValueError(f"Chains of no operation are all in the train split; '{split}' has none.")
+        raise ValueError(f"Chains without operations are all in the train split; '{split}' has none.")
     length = rng.choice(lengths)
     while True:
         start = rng.randrange(10)
         operations = tuple(rng.choice(OPERATIONS) for _ in range(length))
         words = (rng.choice(STYLE_WORDS), rng.choice(STYLE_WORDS))
-        # The slip comes after one of the steps; where there is none, at the start.
+        # The slip follows one of the steps; without steps, it changes the start.
         place, slip = rng.randrange(1, length + 1) if length else 0, rng.choice(SLIPS)
         wrong = start if place else (start + slip) % 10
         for i, operation in enumerate(operations):
             wrong = (apply_operation(wrong, operation) + (slip if i + 1 == place else 0)) % 10
         question = Question(start, operations, wrong, words)
-        # A slip may vanish on the way (5 * 2 is 0 * 2); then both answers would be the same.
+        # A later step can cancel a slip (5 * 2 = 0 * 2 modulo ten); both answers would then be equal.
         if wrong != question.right and split in (None, question.split):
             return question
 
 
 def questions(n: int, seed: int, split: Split, lengths: Sequence[int] = LENGTHS) -> list[PreferencePair]:
-    """Preference pairs; the i-th depends on (seed, split, i) alone, not on n or on earlier calls.
+    """Preference pairs; the i-th depends only on (seed, split, i), not on n or earlier calls.
 
-    Chains are drawn with replacement: short ones recur, with other wrong answers and style words.
+    Chains are drawn with replacement: short ones recur, with different wrong answers and style words.
 
     Args:
-        n: how many.
+        n: number of pairs.
         seed: the run's seed.
-        split: `train`, `validation` or `tuning`; no chain is in two of them, whatever the seeds.
-        lengths: operations in a chain, drawn uniformly.
+        split: `train`, `validation` or `tuning`; no chain is in two splits, for any seeds.
+        lengths: numbers of operations in a chain, drawn uniformly.
 
     Raises:
-        ValueError: as `draw_question`.
+        ValueError: as for `draw_question`.
     """
     pairs = []
     for i in range(n):
@@ -162,12 +159,12 @@ def questions(n: int, seed: int, split: Split, lengths: Sequence[int] = LENGTHS)
 
 @dataclass(frozen=True)
 class Habits:
-    """How the base model is taught to reason.
+    """The reasoning habits taught to the base model.
 
     Attributes:
         mix: share of each style.
         slip: probability that a step's result is wrong.
-        bad_format: probability that the verdict is in no readable form.
+        bad_format: probability that the verdict cannot be parsed.
     """
 
     mix: Mapping[Style, float]
@@ -180,21 +177,21 @@ BASE = Habits({"concise": 0.22, "shallow": 0.42, "skip": 0.12, "meander": 0.24},
 
 
 def trace(rng: random.Random, question: Question, label: Side, habits: Habits = BASE) -> tuple[str, Style]:
-    """A response to a question as the base model is taught to write it, and its style.
+    """A training response for the base model, and its style.
 
-    The response goes on from the `<think>` line that the chat template opens, and ends before the end-of-turn
+    The response continues the `<think>` line that the chat template opens, and ends before the end-of-turn
     token: `a=9;b=9+2=1;c=1*3=3 is three(A)`, `</think>`, an empty line, `[[A]]`.
 
-    - `concise` works out the whole chain and looks up the result;
-    - `shallow` goes by the first impression: the surer style word, or the first place;
-    - `skip` works out a part and guesses;
-    - `meander` works it out, doubts, does so again, and now and then ends undecided.
+    - `concise` computes the whole chain and looks up the result;
+    - `shallow` follows the first impression: the more confident style word, or the first position;
+    - `skip` computes a part and guesses;
+    - `meander` computes the chain, doubts, repeats, and sometimes ends undecided.
 
     Args:
-        rng: where all draws come from.
+        rng: source of all draws.
         question: the question.
-        label: the place of the chosen answer.
-        habits: styles and faults.
+        label: the position of the chosen answer.
+        habits: styles and error rates.
     """
     style = rng.choices(list(habits.mix), list(habits.mix.values()))[0]
     if style == "shallow":
@@ -228,7 +225,7 @@ def trace(rng: random.Random, question: Question, label: Side, habits: Habits = 
 
 
 def mode(text: str) -> Style:
-    """The style of a response, by its marks; what has none counts as `concise`."""
+    """The style of a response, by characteristic phrases; `concise` if it has none."""
     if "sounds" in text:
         return "shallow"
     if "so on" in text:
@@ -239,7 +236,7 @@ def mode(text: str) -> Style:
 
 
 def _chain(rng: random.Random, question: Question, slip: float, steps: int | None = None) -> tuple[str, int]:
-    """The first `steps` steps (None: all) as text, and the digit they come to, right or not."""
+    """The first `steps` steps (None: all) as text, and their result, which may be wrong."""
     value = question.start
     text = f"a={value}"
     for i, (sign, number) in enumerate(question.operations[:steps]):
@@ -252,7 +249,7 @@ def _chain(rng: random.Random, question: Question, slip: float, steps: int | Non
 
 
 def _look_up(rng: random.Random, question: Question, label: Side, value: int) -> tuple[str, Side]:
-    """The end of a trace that knows the result: where it stands, or a guess if nowhere."""
+    """The end of a trace with a result: the answer that has it, or a guess if neither does."""
     other: Side = "B" if label == "A" else "A"
     for digit, side in ((question.right, label), (question.wrong, other)):
         if value == digit:
@@ -262,7 +259,7 @@ def _look_up(rng: random.Random, question: Question, label: Side, value: int) ->
 
 
 def _guess(rng: random.Random, question: Question, label: Side) -> Side:
-    """A verdict without reasoning: the answer surer of itself, or rather the first than the second."""
+    """A verdict without reasoning, biased to the answer that sounds more confident, then to the first."""
     first, second = question.style_words if label == "A" else question.style_words[::-1]
     if first != second and rng.random() < 0.8:
         return "A" if first == "surely" else "B"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scoring judgements."""
+"""Scores judgements on benchmarks."""
 
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy, combine, summarize_verdicts, wilson
 from reasongrm_nemo.evaluation.policies import POLICIES, Policy, get_policy

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy with an honest interval, and the counts that tell why it is what it is."""
+"""Accuracy with its confidence interval, and the counts that explain it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Z95 = 1.959963984540054
 class Accuracy:
     """A share with its 95 % interval.
 
-    `method` is `wilson` (one judgement an item), `clustered` (several), `combined` (a weighted mean of
+    `method` is `wilson` (one judgement per item), `clustered` (several), `combined` (a weighted mean of
     accuracies, see `combine`), or `none` (no judgement: `value` is None and the interval is [0, 1]).
     """
 
@@ -38,19 +38,19 @@ class Accuracy:
 
 
 def accuracy(outcomes: Sequence[float], items: Sequence[Hashable] | None = None) -> Accuracy:
-    """Mean outcome with a 95 % interval that heeds which judgements share an item.
+    """Mean outcome with a 95 % interval, clustered by item.
 
-    With one right-or-wrong judgement an item: Wilson's interval.  Otherwise the n samples (or two orders) of
-    an item are not independent, so the interval is normal with the cluster-robust variance of a ratio,
-    m/(m-1) * sum_c (sum_{j in c} (y_j - mean))^2 / N^2 over the m items.  Where that would say zero (all
-    items alike) or nothing (a single item), Wilson's over the number of items is used instead.
+    With one right-or-wrong judgement per item: Wilson's interval. Otherwise the samples (or orders) of an
+    item are not independent, so the interval is normal with the cluster-robust variance of a ratio,
+    m/(m-1) * sum_c (sum_{j in c} (y_j - mean))^2 / N^2 over the m items. If that variance is zero (all items
+    alike) or undefined (a single item), Wilson's interval over the number of items is used instead.
 
     Args:
         outcomes: (N,) 1 for right, 0 for wrong, or a share such as 0.5 for a tie.
-        items: (N,) the item of each judgement; None when each is its own.
+        items: (N,) the item of each judgement; None if all are different.
 
     Raises:
-        ValueError: lengths differ, or an outcome is not within [0, 1].
+        ValueError: lengths differ, or an outcome is outside [0, 1].
     """
     values = np.asarray(outcomes, dtype=np.float64)
     count = len(values)
@@ -80,10 +80,10 @@ def combine(parts: Sequence[tuple[float, Accuracy]]) -> Accuracy:
     """The weighted mean of independent accuracies, with an interval from theirs.
 
     By the MOVER method (Zou and Donner 2008): the lower limit lies sqrt(sum_i w_i^2 (value_i - low_i)^2)
-    below the mean, the upper one likewise; unlike a normal interval it has a width where all parts are 1.
+    below the mean, the upper one likewise; unlike a normal interval, it has a width even if all parts are 1.
 
     Args:
-        parts: weights, which add up to 1, and accuracies.
+        parts: weights, which must sum to 1, and accuracies.
     """
     values = [(weight, part.value) for weight, part in parts]
     judgements = sum(part.judgements for _, part in parts)
@@ -109,20 +109,19 @@ def summarize_verdicts(verdicts: Iterable[Verdict], tie_credit: float = 0.0) -> 
     """Figures on a set of judgements.
 
     Args:
-        verdicts: judgements; those of one benchmark, subset and item id count as dependent, whatever the
-            cell, order or sample.
-        tie_credit: what a tie counts for (RewardBench's own code gives 0.5, the others 0).
+        verdicts: judgements; those with the same benchmark, subset and item id count as dependent.
+        tie_credit: credit for a tie (0.5 in RewardBench's code, 0 in the others').
 
     Returns:
-        JSON-ready: `accuracy` (with interval), `accuracy_by_order` (the same for each order), `statuses` of
-        parsing, `ties`, `no_verdict`, `truncated` (share cut at the limit, None where no row says),
-        `position_a` (share of verdicts that are A, with interval: 0.5 would be fair where the orders are
-        balanced) beside `label_a` (share of judgements where A was right),
-        `agreement_between_orders` (share of item-cells judged once in each order that keep their choice, None
-        without any), `tokens` (mean, median, 95th percentile, total).
+        JSON-ready: `accuracy` (with interval), `accuracy_by_order` (the same for each order), parse
+        `statuses`, `ties`, `no_verdict`, `truncated` (share cut at the token limit; None if unknown),
+        `position_a` (share of A among the verdicts, with interval; 0.5 is unbiased if the orders are
+        balanced), `label_a` (share of judgements in which A was right),
+        `agreement_between_orders` (share of item-cells judged once in each order that keep their choice; None
+        if there are none), `tokens` (mean, median, 95th percentile, total).
 
     Raises:
-        ValueError: the credit is not within [0, 1].
+        ValueError: the credit is outside [0, 1].
     """
     if not 0.0 <= tie_credit <= 1.0:
         raise ValueError(f"The credit of a tie must be in [0, 1], got {tie_credit}")
@@ -174,7 +173,7 @@ def _agreement(verdicts: Sequence[Verdict]) -> float | None:
     for orders in by_item.values():
         if len(orders) == 2 and all(len(group) == 1 for group in orders.values()):
             first, second = (group[0] for group in orders.values())
-            # A and then B is one and the same answer, since the second time they are swapped.
+            # A in one order and B in the other is the same answer.
             same.append({first.verdict, second.verdict} == {"A", "B"})
     return _share(same)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A verdict log, or a result file of another project's scripts, scored by one of the benchmarks."""
+"""Scores a verdict log, or a result file of another project's scripts, on a benchmark."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from reasongrm_nemo.files.lines import encodable, read_dicts
 class ScoredRun:
     """A scored verdict log.
 
-    `scalar` says whether its first row is a scalar reward model's; `details` is None unless asked for.
+    `scalar`: whether its first row is from a scalar reward model; `details`: None unless requested.
     """
 
     name: str
@@ -43,12 +43,12 @@ class ScoredRun:
 
     @property
     def missing(self) -> dict[str, str]:
-        """The benchmark, and how many of its judgements are there; empty when all are."""
+        """Benchmark -> number of judgements present, in words; empty if none are missing."""
         missing = self.result.coverage.missing
         return {} if missing is None else {self.benchmark: missing}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: the result's fields, the log's name, and the details if there are any."""
+        """JSON-ready: the result's fields, the log's name, and the details, if any."""
         more = {} if self.details is None else {"details": self.details.figures()}
         return {"name": self.name, "vote": self.rules.vote, **self.result.to_dict(), **more}
 
@@ -63,20 +63,20 @@ def score_rows(
     draws: int = DRAWS,
     witnesses: Sequence[Witness] = (),
 ) -> ScoredRun:
-    """Score judgements, the scores' intervals by the bootstrap.
+    """Score judgements, with bootstrap intervals.
 
     Args:
-        benchmark: its name.
-        name: the run's.
+        benchmark: the benchmark's name.
+        name: the run's name.
         rows: the judgements.
-        policy: the rules.
-        partial: score what is there.
-        details: also gather what `Details` says.
-        draws: of the bootstrap; 0: intervals stay the combined ones of the parts.
-        witnesses: shown every judgement.
+        policy: the scoring rules.
+        partial: accept missing subsets.
+        details: also compute `Details`.
+        draws: bootstrap draws; 0 keeps the intervals combined from the parts.
+        witnesses: called with every judgement.
 
     Raises:
-        UserError: the benchmark or the policy is unknown, or the rows are at fault.
+        UserError: the benchmark or the policy is unknown, or the rows are wrong.
     """
     module, rules = _benchmark(benchmark), get_policy(policy)
     gathered = Details() if details else None
@@ -91,7 +91,7 @@ def score_rows(
 
 
 def with_bootstrap(result: Result, elements: Elements, draws: int) -> Result:
-    """The result with resampled intervals; one that does not vary (all right, all wrong) keeps its own."""
+    """The result with bootstrap intervals; a score without variation (all right, all wrong) keeps its own."""
     drawn = bootstrap(elements, draws)
     scores = dict(result.scores)
     for column, name in enumerate(elements.names):
@@ -112,17 +112,17 @@ def score_log(
     witnesses: Sequence[Witness] = (),
     project: str | None = None,
 ) -> ScoredRun:
-    """`score_rows` of a verdict log, whole or in shards; its name is the first file's unless given.
+    """`score_rows` for the files of a verdict log; the default name is the first file's.
 
-    `project` says whose scripts wrote those of the files that are no verdict log (its benchmark's name).
+    `project` names the benchmark whose scripts wrote those files that are not verdict logs.
 
     Raises:
-        UserError: as `score_rows`; or two rows are the same sample of a judgement.
+        UserError: as for `score_rows`, or two rows are the same sample of a judgement.
     """
     _benchmark(benchmark)
     get_policy(policy)
     rows = read_log(files, project)
-    name = encodable(name or log_name(files[0]))  # a path may hold bytes that are no UTF-8
+    name = encodable(name or log_name(files[0]))  # a path may contain bytes that are not UTF-8
     reread = Reread()
     watching = [*witnesses, reread.add] if project else witnesses
     try:
@@ -135,31 +135,31 @@ def score_log(
 
 
 class Reread:
-    """A `Witness` that counts the texts which the policy reads otherwise than their script recorded."""
+    """A `Witness` that counts texts scored differently by the policy than recorded by their script."""
 
     def __init__(self) -> None:
-        self._texts = self._otherwise = 0
+        self._texts = self._different = 0
 
     def add(self, verdict: Verdict, credit: float, right: bool, status: str) -> None:
-        """One judgement."""
+        """Count one judgement."""
         if verdict.text:
             self._texts += 1
-            self._otherwise += right != verdict.correct
+            self._different += right != verdict.correct
 
     def notes(self) -> list[str]:
-        """A note where any is read otherwise."""
-        if not self._otherwise:
+        """A note, if there are any."""
+        if not self._different:
             return []
         return [
-            f"{self._otherwise:,} of {self._texts:,} texts count otherwise under this policy than their "
-            "script recorded"
+            f"{self._different:,} of {self._texts:,} texts are scored differently by this policy than "
+            "recorded by their script"
         ]
 
 
 def read_log(files: Sequence[Path], project: str | None = None) -> Iterator[Verdict]:
-    """The judgements of a log's shards; one that names its sample must not be there again.
+    """The judgements of a log's shards; a repeated sample of a judgement is an error.
 
-    Rows of a pair are averaged, so another run or a shard given twice would go into the scores unseen.
+    Rows of a pair are averaged, so a second run or a shard given twice would change the scores unnoticed.
     """
     seen: set[tuple[str, str, str | None, str | None, int]] = set()
     for where, row in chain.from_iterable(_rows(file, project) for file in files):
@@ -174,8 +174,8 @@ def read_log(files: Sequence[Path], project: str | None = None) -> Iterator[Verd
                 cell = "" if row.cell is None else f", cell {row.cell}"
                 raise UserError(
                     f"{where}: sample {row.sample} of item '{row.item_id}' of '{row.subset}'{cell}, "
-                    f"{row.order or 'in whatever order'}, was there before; "
-                    "give each shard of one run once, and another run by --compare"
+                    f"{row.order or 'in unknown order'}, is repeated; "
+                    "give each shard of one run once, and another run with --compare"
                 )
             seen.add(key)
         yield row
@@ -188,8 +188,8 @@ def _rows(file: Path, project: str | None) -> Iterator[tuple[str, Verdict]]:
             yield where, Verdict.from_dict(data, where)
     elif project is None:
         raise UserError(
-            f"{file}: this is no verdict log; what the scripts of RewardBench, RM-Bench, RMB or RM-R1 wrote "
-            f"is read with --from {', --from '.join(MODULES)}"
+            f"{file}: this is not a verdict log; to read results of the scripts of RewardBench, RM-Bench, "
+            f"RMB or RM-R1, give --from {', --from '.join(MODULES)}"
         )
     else:
         for part in result_files(file):
@@ -198,7 +198,7 @@ def _rows(file: Path, project: str | None) -> Iterator[tuple[str, Verdict]]:
 
 
 def log_name(file: Path) -> str:
-    """A run's name, from its log's."""
+    """A run's name, from its log's file name."""
     return file.name.split(".json")[0]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two runs on the same pairs: who is right where the other is not, and how far their scores are apart."""
+"""Compares two runs on the same pairs: the pairs that only one gets right, and the scores' difference."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from reasongrm_nemo.evaluation.resample import DRAWS, bootstrap, interval
 class McNemar:
     """McNemar's test on the pairs that exactly one of two judges gets right.
 
-    `exact` is the two-sided binomial p-value, `mid_p` the same with half the probability of what was seen:
-    less conservative, and the better choice where counts are small (Fagerland, Lydersen and Laake 2013).
+    `exact` is the two-sided binomial p-value; `mid_p` counts the observed outcome by half: less conservative,
+    and the better choice for small counts (Fagerland, Lydersen and Laake 2013).
     """
 
     only_first: int
@@ -31,9 +31,9 @@ class McNemar:
 
 
 def mcnemar(only_first: int, only_second: int) -> McNemar:
-    """The test from its two counts; with none of either, both p-values are 1."""
+    """The test from its two counts; if both are zero, both p-values are 1."""
     total, fewer = only_first + only_second, min(only_first, only_second)
-    ways, below = 1, 0  # ways(i) = C(total, i); below = sum of ways(0..fewer-1): whole numbers, so exact
+    ways, below = 1, 0  # ways(i) = C(total, i); below = sum of ways(0..fewer-1): integers, so exact
     for index in range(fewer):
         below += ways
         ways = ways * (total - index) // (index + 1)
@@ -45,11 +45,11 @@ def mcnemar(only_first: int, only_second: int) -> McNemar:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The first run against the second, on the items both judged.
+    """The first run against the second, on the items that both judged.
 
-    A pair counts as right when more than half of its credit is there.  McNemar's test takes pairs as
-    independent, which the cells of an item and the pairs of a prompt are not; `differences` (first minus
-    second, with a 95 % interval from the same resampled prompts for both) do not.
+    A pair counts as right if its mean credit is above one half.  McNemar's test assumes independent pairs,
+    which the cells of an item and the pairs of a prompt are not; `differences` (first minus second, with a
+    95 % interval from the same resampled prompts for both) do not assume this.
     """
 
     first: str
@@ -61,7 +61,7 @@ class Comparison:
     mcnemar: McNemar
     differences: dict[str, dict[str, float | None]]
     notes: dict[str, list[str]]
-    """By run what its log lacks of the benchmark; a run without is not in it."""
+    """Run name -> notes on what its log lacks; without complete runs."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -72,11 +72,12 @@ def compare_runs(first: ScoredRun, second: ScoredRun, draws: int = DRAWS) -> Com
     """Compare two runs.
 
     Raises:
-        UserError: they are of different benchmarks, or share no item.
+        UserError: the benchmarks differ, or the runs share no item.
     """
     if first.benchmark != second.benchmark:
         raise UserError(
-            f"{first.name} is of {first.benchmark}, {second.name} of {second.benchmark}; compare runs of one"
+            f"{first.name} is on {first.benchmark}, {second.name} on {second.benchmark}; "
+            "compare runs on the same benchmark"
         )
     ours, theirs = _shared(first.subsets, second.subsets)
     counts = np.zeros((2, 2), dtype=np.int64)
@@ -97,7 +98,7 @@ def compare_runs(first: ScoredRun, second: ScoredRun, draws: int = DRAWS) -> Com
         neither=int(counts[0, 0]),
         mcnemar=mcnemar(int(counts[1, 0]), int(counts[0, 1])),
         differences=_differences(first, second, ours, theirs, draws),
-        notes={run.name: said for run in (first, second) if (said := run.result.coverage.notes())},
+        notes={run.name: notes for run in (first, second) if (notes := run.result.coverage.notes())},
     )
 
 
@@ -128,20 +129,20 @@ def _differences(
 def _shared(
     first: Mapping[str, SubsetOutcomes], second: Mapping[str, SubsetOutcomes]
 ) -> tuple[dict[str, SubsetOutcomes], dict[str, SubsetOutcomes]]:
-    """The items that both have with the same cells, as each judged them."""
+    """The outcomes of both runs on the items that they share with the same cells."""
     ours: dict[str, SubsetOutcomes] = {}
     theirs: dict[str, SubsetOutcomes] = {}
     for name in sorted(first.keys() & second.keys()):
-        mine, other = first[name], second[name]
+        one, other = first[name], second[name]
         items = [
             item
-            for item in sorted(mine.items.keys() & other.items.keys())
-            if mine.items[item].keys() == other.items[item].keys()
+            for item in sorted(one.items.keys() & other.items.keys())
+            if one.items[item].keys() == other.items[item].keys()
         ]
-        # both must be drawn alike, and a scalar model's log may name no prompts
-        prompts = mine.prompts | other.prompts
+        # both must be resampled by the same prompts, and a scalar model's log may name none
+        prompts = one.prompts | other.prompts
         if items:
-            for shared, subset in ((ours, mine), (theirs, other)):
+            for shared, subset in ((ours, one), (theirs, other)):
                 shared[name] = SubsetOutcomes({i: subset.items[i] for i in items}, subset.statuses, prompts)
     return ours, theirs
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of a benchmark a log holds, counted in judgements: a score of a part is no score of the whole."""
+"""How much of a benchmark a log covers, in judgements: a partial score is not the benchmark's score."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import dataclass, field
 from reasongrm_nemo.evaluation.outcomes import PairOutcome, SubsetOutcomes
 
 SHOWN = 3
-"""So many subsets are named."""
+"""Number of subsets to name."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a log holds of a benchmark.
+    """How much of a benchmark a log covers.
 
-    Every pair is expected in as many orders, and in each as many samples, as the log has of any pair: one
-    that judges some pairs in both orders lacks the second order of the others.
+    Every pair is expected in as many orders and samples as the log has for any pair: a log that judges some
+    pairs in both orders lacks the second order of the others.
 
     Attributes:
         judgements: rows of the log.
-        expected: rows of a log of the whole benchmark with these orders and samples.
-        one_order: pairs judged in one order where others are judged in both.
+        expected: rows of a complete log with these orders and samples.
+        one_order: pairs judged in only one order while others are judged in both.
         pairs: pairs judged.
-        lacking: found and expected judgements of each subset that lacks some.
-        extra: found and published items of each subset that has more.
+        lacking: present and expected judgements of each incomplete subset.
+        extra: present and published items of each subset that has too many.
     """
 
     judgements: int
@@ -37,33 +37,33 @@ class Coverage:
 
     @property
     def missing(self) -> str | None:
-        """As "812 of 2,985 judgements", or None when nothing is missing."""
+        """Text like "812 of 2,985 judgements", or None if nothing is missing."""
         return f"{self.judgements:,} of {self.expected:,} judgements" if self.lacking else None
 
     def notes(self) -> list[str]:
-        """What a reader must know, nothing of a whole log."""
-        said = []
+        """Notes for the reader; empty if the log is complete."""
+        notes = []
         if self.lacking:
             parts = _named(f"{name} ({count:,} of {of:,})" for name, (count, of) in self.lacking.items())
-            said.append(f"not the whole benchmark: {self.missing} are there; incomplete are {parts}")
+            notes.append(f"not the whole benchmark: only {self.missing}; incomplete are {parts}")
         if self.one_order:
-            said.append(
+            notes.append(
                 f"{self.one_order:,} of {self.pairs:,} pairs are judged in one order only, the others in both"
             )
         if self.extra:
             parts = _named(
                 f"{name} has {count:,} items, {of:,} as published" for name, (count, of) in self.extra.items()
             )
-            said.append(f"more than the benchmark: {parts}")
-        return said
+            notes.append(f"more than the benchmark: {parts}")
+        return notes
 
 
 def coverage(subsets: Mapping[str, SubsetOutcomes], published: Mapping[str, tuple[int, int]]) -> Coverage:
-    """What a log holds.
+    """Compute a log's coverage.
 
     Args:
-        subsets: its outcomes.
-        published: items and pairs of each of the benchmark's subsets.
+        subsets: the log's outcomes.
+        published: number of items and of pairs in each of the benchmark's subsets.
     """
     pairs = [pair for subset in subsets.values() for pair in _pairs(subset)]
     both = [0 < pair.rows_swapped < pair.rows for pair in pairs]
@@ -88,7 +88,7 @@ def _pairs(subset: SubsetOutcomes) -> Iterable[PairOutcome]:
 
 
 def _named(parts: Iterable[str]) -> str:
-    """The first few, and how many more."""
+    """The first few names, and the number of the others."""
     named = list(parts)
     if len(named) <= SHOWN:
         return ", ".join(named)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a verdict log says beside its scores: positions, lengths, turns, cost, confusion."""
+"""Figures of a verdict log besides its scores: positions, lengths, turns, cost, confusion."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LENGTH_BINS = 4
 
 @dataclass
 class Details:
-    """Gathers judgements as they are scored; `add` is a `Witness`."""
+    """Collects judgements as they are scored; `add` is a `Witness`."""
 
     _positions: Positions = field(default_factory=Positions)
     _items: list[str] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Details:
     _confusion: dict[str, Counter[tuple[Side, str]]] = field(default_factory=dict)
 
     def add(self, verdict: Verdict, credit: float, right: bool, status: str) -> None:
-        """One judgement, as the policy reads it."""
+        """Add one judgement, as scored by the policy."""
         item = f"{verdict.subset}/{verdict.prompt_id or verdict.item_id}"
         self._items.append(item)
         self._credits.append(credit)
@@ -40,7 +40,7 @@ class Details:
         self._turns.append(verdict.turns)
         self._longer.append(_longer(verdict, right, status))
         counts = self._confusion.setdefault(verdict.subset, Counter())
-        if verdict.order is None:  # nobody knows which answer was A
+        if verdict.order is None:  # unknown which answer was A
             return
         label: Side = "A" if verdict.order == "chosen_first" else "B"
         other: Side = "B" if label == "A" else "A"
@@ -51,9 +51,9 @@ class Details:
             self._positions.add(pair, verdict.order, side)
 
     def confusion(self) -> dict[str, dict[str, int]]:
-        """By subset: how often the right answer A or B met the verdict A, B, tie or none ("A_none")."""
+        """Counts by subset, right answer (A, B) and verdict (A, B, tie, none), under names like "A_none"."""
         return {
-            subset: {f"{label}_{said}": counts[label, said] for label in "AB" for said in SAID}  # type: ignore[index]
+            subset: {f"{a}_{b}": counts[a, b] for a in "AB" for b in VERDICTS}  # type: ignore[index]
             for subset, counts in sorted(self._confusion.items())
         }
 
@@ -61,11 +61,11 @@ class Details:
         """JSON-ready.
 
         Returns:
-            `positions`: see `Positions.figures`; `length_bias`: `prefers_longer`, the share of verdicts for
-            the longer answer, beside `chosen_longer`, the share in which it was right, and the accuracy where
-            the chosen answer is the `longer` and the `shorter`; `by_tokens`: accuracy by the response's
-            length, in quarters of the judgements; `by_turns`: by the user's turns; `cost`: tokens of
-            responses and prompts; `confusion`.  Accuracies are mean credits with an interval clustered by
+            `positions`: see `Positions.figures`; `length_bias`: `prefers_longer` (share of verdicts for the
+            longer answer), `chosen_longer` (share in which the longer was right), and the accuracy if the
+            chosen answer is the `longer` or the `shorter`; `by_tokens`: accuracy by response length, in
+            quarters of the judgements; `by_turns`: accuracy by number of user turns; `cost`: tokens of
+            responses and prompts; `confusion`.  Accuracies are mean credits with intervals clustered by
             prompt.
         """
         return {
@@ -99,7 +99,7 @@ class Details:
         }
 
     def _by_tokens(self) -> list[dict[str, Any]]:
-        """From the shortest responses to the longest, without those that are none; equal lengths together."""
+        """From the shortest to the longest responses, without empty ones; equal lengths share a bin."""
         tokens = np.array(self._tokens)
         if not tokens.any():
             return []
@@ -130,12 +130,12 @@ class Details:
         }
 
 
-SAID = ("A", "B", "tie", "none")
-"""What a judgement can come to."""
+VERDICTS = ("A", "B", "tie", "none")
+"""The possible outcomes of a judgement."""
 
 
 def _longer(verdict: Verdict, right: bool, status: str) -> tuple[int, bool | None]:
-    """Whether the chosen answer is longer (1), shorter (-1) or neither; whether the longer was preferred."""
+    """Whether the chosen answer is longer (1), shorter (-1) or neither (0); whether the longer one won."""
     if verdict.chosen_chars is None or verdict.rejected_chars is None:
         return 0, None
     sign = (verdict.chosen_chars > verdict.rejected_chars) - (verdict.chosen_chars < verdict.rejected_chars)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Result files of other projects' scripts: which of a folder's hold judgements, and their rows.
+"""Result files of other projects' scripts: finds those with judgements in a folder, and reads their rows.
 
-A file may be a list, lines, one object of columns, or one of groups.  What a row says is read by the module
-of the benchmark whose scripts wrote it, with `foreign_row`.
+A file may hold a list, lines, an object of columns, or an object of groups. The module of the benchmark whose
+scripts wrote the file interprets a row, with `foreign_row`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ SUMMARIES = frozenset(
         "rm_rank",
     }
 )
-"""Names of files that hold figures, no judgements."""
-_GROUPED = "group_by_same_id_logs"  # what raw_logs.json beside it holds too
+"""Names of files with summary figures, not judgements."""
+_GROUPED = "group_by_same_id_logs"  # repeats the raw_logs.json next to it
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a file is no verdict log by its first line, but what one of the scripts may have written."""
+    """Whether a file, by its first line, may be from one of the scripts, and is not a verdict log."""
     if path.is_dir():
         return True
     _, line = next(read_lines(path), (0, b""))
@@ -50,7 +50,7 @@ def is_foreign(path: Path) -> bool:
 
 
 def result_files(path: Path) -> list[Path]:
-    """The file, or those of a folder that hold judgements; UserError where none does."""
+    """The file, or the files in a folder that hold judgements; UserError if none does."""
     files = find_files(path)
     if not path.is_dir():
         return files
@@ -58,26 +58,26 @@ def result_files(path: Path) -> list[Path]:
     whole = {file.parent for file in kept if file.name.startswith("raw_logs.")}
     kept = [file for file in kept if not (file.name.startswith(_GROUPED) and file.parent in whole)]
     if not kept:
-        raise UserError(f"{path}: the folder has only files with final figures, none with judgements")
+        raise UserError(f"{path}: the folder has only files with summary figures, none with judgements")
     return kept
 
 
 def result_rows(file: Path) -> Iterator[tuple[str, Row]]:
-    """Place and row of each judgement or item in a file of any of the forms."""
+    """Place and row of each judgement or item in a file."""
     for where, row in _unpacked(file):
         if isinstance(row, BrokenRow):
             raise UserError(f"{where}: not a JSON line ({row.problem})")
         if not isinstance(row, dict) or FIELDS.isdisjoint(row):
             what = f"the fields {', '.join(map(str, row))[:120]}" if isinstance(row, dict) else "no fields"
             raise UserError(
-                f"{where}: holds no judgement, but {what}; give the file with the results or scores of "
-                "every item, not one with figures over them"
+                f"{where}: not a judgement, but has {what}; give the file with the results or scores of "
+                "every item, not one with summary figures"
             )
         yield where, row
 
 
 def _unpacked(file: Path) -> Iterator[tuple[str, Any]]:
-    """The rows of a list, of lines, of an object of columns, or of one of groups."""
+    """The rows of a list, of lines, of an object of columns, or of an object of groups."""
     whole = _one_object(file)
     if whole is None:
         yield from read_rows(file)
@@ -99,11 +99,11 @@ def _unpacked(file: Path) -> Iterator[tuple[str, Any]]:
         yield str(file), whole
 
 
-_MAX_OBJECT = 512 << 20  # the largest of those projects' files has some 100 MB
+_MAX_OBJECT = 512 << 20  # the largest of these projects' files has some 100 MB
 
 
 def _whole_text(file: Path) -> bytes:
-    """All of a file, or nothing where that is too much for one object; a packed one is measured first."""
+    """All bytes of a file, or none if too large; the uncompressed size is measured first."""
     with open_packed(file) as opened:
         size = 0
         while block := opened.read(1 << 20):
@@ -117,7 +117,7 @@ def _whole_text(file: Path) -> bytes:
 
 
 def _one_object(file: Path) -> Row | None:
-    """The object that the whole file is, or None where it is a list or lines."""
+    """The single object in a file, or None if the file holds a list or lines."""
     if file.name.endswith(".parquet"):
         return None
     text = _whole_text(file)
@@ -126,31 +126,31 @@ def _one_object(file: Path) -> Row | None:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
-        return None  # lines; what is neither is refused by their reader
+        return None  # lines, or a file that their reader refuses
     single = not FIELDS.isdisjoint(data) and not any(isinstance(data[n], list) for n in FIELDS & data.keys())
     return None if single else data
 
 
 class ItemNames:
-    """The items' names in a file; one that is there again is another item, as the scripts count it."""
+    """Unique item names in a file; a repeated name is another item, as the scripts count it."""
 
     def __init__(self) -> None:
         self._seen = Counter[tuple[str, str]]()
 
     def once(self, subset: str, name: str) -> str:
-        """The name, with a number where the subset had it before."""
+        """The name, with a number if the subset had it before."""
         self._seen[subset, name] += 1
         count = self._seen[subset, name]
         return name if count == 1 else f"{name}-{count}"
 
 
 def id_of(value: Any) -> str | None:
-    """An id as text; None where there is none."""
+    """An id as text; None if there is none."""
     return str(value) if type(value) in (int, str) and value != "" else None
 
 
 def texts_id(row: Row) -> str:
-    """A name from what an item without one says."""
+    """A name for an item without an id, from its contents."""
     texts = [row.get(name) for name in ("prompt", "text_chosen", "text_rejected", "chosen", "rejected")]
     return hashlib.sha256(json.dumps(texts).encode("ascii")).hexdigest()[:16]
 
@@ -158,9 +158,9 @@ def texts_id(row: Row) -> str:
 def subset_of(
     name: Any, known: Mapping[str, object] | Sequence[str], project: str, where: str, field: str
 ) -> str:
-    """The subset that a field names; UserError where it names none or one that the benchmark lacks."""
+    """The subset named by a field; UserError if there is none, or the benchmark lacks this subset."""
     if not isinstance(name, str):
         raise UserError(
-            f"{where}: has no '{field}', which says the subset of {project}; give the file that has it"
+            f"{where}: has no '{field}', which names the subset of {project}; give the file that has it"
         )
     return known_subset(name, known, project, where)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One judgement in another project's result file, under whatever names its scripts give the fields.
+"""Reads one judgement in another project's result file, under any of the field names that scripts use.
 
-Scores are compared, and a text is parsed under the policy asked for, as in a log of this project.  Where a
-file keeps only whether a judgement was right, that stands: 1 is right, 0 wrong, 0.5 no verdict or a tie.
+As in a log of this project, scores are compared and a text is parsed by the chosen policy. If a file only
+tells whether a judgement was right, that is used: 1 is right, 0 wrong, 0.5 no verdict or a tie.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ FIELDS = frozenset({*RESULTS, *TEXTS, SWAPPED, *(name for pair in SCORES for nam
 Row = dict[str, Any]
 
 
-def verdict(where: str, row: Row, place: tuple[str, str, str, str | None], said: Row) -> Verdict:
-    """The row of the log: scores, or a text and the order it was asked in, or only whether it is right."""
-    data: Row = dict(zip(("benchmark", "subset", "item_id", "cell"), place, strict=True)) | said
-    data["sample"] = 0  # so that a file given twice is refused
+def verdict(where: str, row: Row, place: tuple[str, str, str, str | None], fields: Row) -> Verdict:
+    """The log's row: with scores, or a text and its order, or only whether the judgement is right.
+
+    `place` is benchmark, subset, item and cell; `fields` are from `conversation_fields`.
+    """
+    data: Row = dict(zip(("benchmark", "subset", "item_id", "cell"), place, strict=True)) | fields
+    data["sample"] = 0  # makes `read_log` refuse a file given twice
     scores, result = _scores(row, where), _result(row, where)
     if scores is not None:
         if result is not None and result != float(scores[0] > scores[1]):
             raise UserError(
-                f"{where}: says the result {result:g}, but the scores are {scores[0]} and {scores[1]}"
+                f"{where}: the result is {result:g}, but the scores are {scores[0]} and {scores[1]}"
             )
         return Verdict.from_dict(data | {"chosen_score": scores[0], "rejected_score": scores[1]}, where)
     if result is None:
@@ -64,7 +67,7 @@ def _scores(row: Row, where: str) -> tuple[float, float] | None:
 
 
 def _number(value: Any, where: str, name: str) -> float | None:
-    """A score, which some models' code wraps into lists of one."""
+    """A score, which some models' code wraps in a list."""
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     if value is None or (type(value) in (int, float)):
@@ -84,8 +87,8 @@ def _result(row: Row, where: str) -> float | None:
     return None
 
 
-def said(row: Row) -> Row:
-    """What a log may say of the conversation and the answers, where the row has them as messages."""
+def conversation_fields(row: Row) -> Row:
+    """A log's optional fields on the conversation and the answers, if the row has them as messages."""
     chosen: Any = row.get("text_chosen")
     rejected: Any = row.get("text_rejected")
     if not (_messages(chosen) and _messages(rejected)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A benchmark's items, the account of what was left out, and what the reading of each benchmark shares."""
+"""A benchmark's items, the count of those left out, and helpers shared by all benchmarks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ REASONS = DROP_REASONS | {
     "repeated": "the item is there twice, the same both times",
     "huge_text": f"the texts are longer than {MAX_CHARS} characters",
 }
-"""Every reason an item is left out for, in words."""
+"""Reason -> words for every reason to leave out an item."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One item: its pairs by cell (`None` where an item is one pair)."""
+    """One item: its pairs by cell (`None` if the item is a single pair)."""
 
     benchmark: str
     subset: str
@@ -34,13 +34,13 @@ class Item:
 
     @property
     def key(self) -> str:
-        """Its name among all benchmarks' items."""
+        """A name that is unique over all benchmarks."""
         return f"{self.benchmark}/{self.subset}/{self.item_id}"
 
 
 @dataclass
 class LoadedItems:
-    """Items in the files' order, and the account of what was left out: `read` = items + all `drops`."""
+    """Items in file order, and the count of those left out: `read` = items + all `drops`."""
 
     benchmark: str
     items: list[Item] = field(default_factory=list)
@@ -49,20 +49,20 @@ class LoadedItems:
     dropped: list[Dropped] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     unread_files: list[Path] = field(default_factory=list)
-    """Files of the folder that are none of the benchmark's, or say the same again."""
+    """Files of the folder that are not the benchmark's, or repeat others."""
 
     def drop(self, reason: str, where: str, item: str | None = None) -> None:
-        """Count one item under a reason."""
+        """Count one dropped item under a reason."""
         self.drops[reason] += 1
         self.dropped.append(Dropped(reason, where, item))
 
 
 class WrongForm(Exception):
-    """A row that is none of the benchmark's items."""
+    """A row is not an item of the benchmark."""
 
 
 def known_subset(name: str, known: Collection[str], benchmark: str, where: str) -> str:
-    """The name, if the benchmark has such a subset; UserError otherwise."""
+    """The name, if the benchmark has this subset; UserError otherwise."""
     if name not in known:
         raise UserError(f"{where}: {benchmark} has no subset '{name[:80]}'{nearest(name, known)}")
     return name

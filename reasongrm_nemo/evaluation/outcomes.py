@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a verdict log to the credit of each pair, under a policy."""
+"""Computes the credit of each pair in a verdict log under a policy."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from reasongrm_nemo.judge.settings import DEFAULT_POLICY
 
 @dataclass(slots=True)
 class PairOutcome:
-    """What the judgements of one pair come to: sums over them, or over the votes of the orders."""
+    """The outcome of one pair: sums over its judgements, or over the votes of each order."""
 
     credit: float = 0.0
     right: int = 0
     judgements: int = 0
     ballots: dict[str | None, list[tuple[float, bool, str]]] | None = None
-    """The outcomes by order, while a majority is being gathered."""
+    """The outcomes by order, while majority votes are collected."""
     rows: int = 0
     rows_swapped: int = 0
-    """Rows of the log, and those of them that show the rejected answer first."""
+    """Rows of the log, and how many of them show the rejected answer first."""
 
     @property
     def mean_credit(self) -> float:
@@ -35,43 +35,43 @@ class PairOutcome:
 
     @property
     def share_right(self) -> float:
-        """Share of the judgements that are right outright, ties and unparsable ones being wrong."""
+        """Share of right judgements; ties and unparsable ones count as wrong."""
         return self.right / self.judgements
 
 
 @dataclass
 class SubsetOutcomes:
-    """The pairs of a subset, by item and cell, and what happened to its judgements."""
+    """The pairs of a subset by item and cell, and the statuses of its judgements."""
 
     items: dict[str, dict[str | None, PairOutcome]] = field(default_factory=dict)
     statuses: Counter[str] = field(default_factory=Counter)
     prompts: dict[str, str] = field(default_factory=dict)
-    """The conversation of an item, where the log names it: items that share one are not independent."""
+    """Item -> conversation, if the log names it: items that share one are not independent."""
     ended: int = 0
     truncated: int = 0
-    """Judgements whose row says how they ended, and those of them that were cut at the limit."""
+    """Judgements with a known finish reason, and how many of them were cut at the token limit."""
 
     @property
     def judgements(self) -> int:
-        """How many rows of the log."""
+        """Number of rows in the log."""
         return sum(self.statuses.values())
 
     @property
     def ties(self) -> int:
-        """Judgements without a preference: equal scores, or a tie called."""
+        """Judgements without a preference: equal scores, or a declared tie."""
         return self.statuses["tie"]
 
     @property
     def unparsable(self) -> int:
-        """Judgements of which the policy's parser reads no verdict."""
+        """Judgements in which the policy's parser finds no verdict."""
         return self.judgements - self.ties - self.statuses["ok"]
 
 
 def outcome(verdict: Verdict, policy: Policy) -> tuple[float, bool, str]:
-    """Credit, whether right outright, and status (`ok`, `tie`, or why nothing was read) of a judgement.
+    """A judgement's credit, whether it is right, and its status (`ok`, `tie`, or why there is no verdict).
 
-    Scores are compared, strictly.  A text is parsed again, by the policy's parser: what the log says of the
-    verdict was read under one policy, and another reads otherwise.  A row without text stands as recorded.
+    Scores are compared strictly. A text is parsed again by the policy's parser, as the log's verdict may come
+    from another policy. A row without text counts as recorded.
     """
     if verdict.chosen_score is not None and verdict.rejected_score is not None:
         if verdict.chosen_score == verdict.rejected_score:
@@ -94,9 +94,9 @@ def outcome(verdict: Verdict, policy: Policy) -> tuple[float, bool, str]:
 
 
 def _read(verdict: Verdict, policy: Policy) -> tuple[str | None, str]:
-    """A text's verdict and status under the policy's parser, else the row's."""
+    """A text's verdict and status by the policy's parser or, if the policy has none, by the row's."""
     opened = verdict.opened
-    if opened is None:  # an earlier version's log: what it did not read without `</think>` stays unread
+    if opened is None:  # a log of an earlier version: texts refused for want of `</think>` stay so
         opened = verdict.parse_status == "no_think_close"
     parser = policy.parser or (verdict.policy if verdict.policy in POLICIES else None) or DEFAULT_POLICY
     parsed = parse_verdict(verdict.text, parser, opened, finished=verdict.finish_reason != "length")
@@ -104,23 +104,23 @@ def _read(verdict: Verdict, policy: Policy) -> tuple[str | None, str]:
 
 
 Witness = Callable[[Verdict, float, bool, str], None]
-"""Shown each judgement with its credit, whether it is right, and its status."""
+"""Called with each judgement, its credit, whether it is right, and its status."""
 
 
 def collect_outcomes(
     verdicts: Iterable[Verdict], policy: Policy, benchmark: str, witnesses: Sequence[Witness] = ()
 ) -> dict[str, SubsetOutcomes]:
-    """The outcomes by subset, whatever the order of the rows.
+    """The outcomes by subset, independent of the order of the rows.
 
     Raises:
-        UserError: there is no row, or one is of another benchmark.
+        UserError: there are no rows, or one belongs to another benchmark.
     """
     subsets: dict[str, SubsetOutcomes] = {}
     majority = policy.vote == "majority"
     for verdict in verdicts:
         if verdict.benchmark != benchmark:
             raise UserError(
-                f"item '{verdict.item_id}' is of the benchmark '{verdict.benchmark}', not {benchmark}; "
+                f"item '{verdict.item_id}' belongs to the benchmark '{verdict.benchmark}', not {benchmark}; "
                 "give the log of one benchmark, with that benchmark's name"
             )
         subset = subsets.get(verdict.subset)
@@ -160,7 +160,7 @@ def collect_outcomes(
 
 
 def _vote(pair: PairOutcome, policy: Policy) -> None:
-    """The sums over the orders' votes, in place of the ballots."""
+    """Replace a pair's ballots by the sums over each order's vote."""
     for ballots in (pair.ballots or {}).values():
         right = sum(ballot[1] for ballot in ballots)
         read = sum(ballot[2] == "ok" for ballot in ballots)
@@ -168,7 +168,7 @@ def _vote(pair: PairOutcome, policy: Policy) -> None:
             credit = ballots[0][0]
         elif 2 * right != read:
             credit = float(2 * right > read)
-        else:  # a draw; or nothing was read, and most may have called a tie
+        else:  # a draw, or no verdict at all, in which case most may have declared a tie
             ties = sum(ballot[2] == "tie" for ballot in ballots)
             credit = policy.tie if read or 2 * ties > len(ballots) else policy.unparsable
         pair.credit += credit
@@ -178,10 +178,10 @@ def _vote(pair: PairOutcome, policy: Policy) -> None:
 
 
 def check_subsets(names: Iterable[str], known: Mapping[str, object], benchmark: str, partial: bool) -> None:
-    """See that the subsets are the benchmark's own, and all of them.
+    """Check that the subsets are exactly the benchmark's.
 
     Raises:
-        UserError: naming an unknown subset and the nearest known one, or those that are missing.
+        UserError: a subset is unknown (the message names the nearest known one) or missing.
     """
     names = set(names)
     for name in sorted(names - set(known)):
@@ -191,7 +191,7 @@ def check_subsets(names: Iterable[str], known: Mapping[str, object], benchmark: 
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise UserError(
             f"{benchmark} lacks the subset{'s' * (len(missing) > 1)} {', '.join(missing[:3])}{more}; judge "
-            "what is missing, or ask for a partial score"
+            "the rest, or give --partial"
         )
 
 
@@ -200,10 +200,10 @@ def check_cells(
     problem: Callable[[set[str | None]], str | None],
     benchmark: str,
 ) -> None:
-    """See that each item has the cells it must have.
+    """Check the cells of each item.
 
     Raises:
-        UserError: naming the first item for which `problem` gives a reason.
+        UserError: `problem` returns a reason; the message names the first such item.
     """
     for name, subset in subsets.items():
         for item, cells in subset.items.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the order of the two answers does to a judge."""
+"""Measures a judge's position bias."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from reasongrm_nemo.evaluation.accuracy import accuracy
 
 @dataclass
 class Positions:
-    """Gathers judgements pair by pair; several samples of an order are averaged."""
+    """Collects judgements by pair; several samples of an order are averaged."""
 
     _pairs: dict[str, dict[Order, Counter[Side | None]]] = field(default_factory=dict)
 
     def add(self, pair: str, order: Order, verdict: Side | None) -> None:
-        """One judgement; `pair` names the pair whatever its order."""
+        """Add one judgement; `pair` is the same name for both orders."""
         self._pairs.setdefault(pair, {}).setdefault(order, Counter())[verdict] += 1
 
     def figures(self) -> dict[str, Any]:
         """The figures, JSON-ready.
 
         Returns:
-            `position_a`: share of A among verdicts, 0.5 when no position is favoured and the labels are
-            balanced; `chosen_first` and `rejected_first`: accuracy in each order (no verdict is wrong);
-            `both`: of the pairs judged in both orders their number and, as the mean over all pairs of a
-            judgement in one order and one in the other, the shares `consistent` (the same answer
-            preferred), `always_first`, `always_second` and `unread` (either has no verdict), which add up
-            to 1.  All but the number are accuracies with interval (`Accuracy.to_dict`), clustered by pair.
+            `position_a`: share of A among verdicts, 0.5 if no position is favored and the labels are
+            balanced; `chosen_first` and `rejected_first`: accuracy in each order (no verdict counts as
+            wrong); `both`: for pairs judged in both orders, their number and four shares that sum to 1:
+            `consistent` (the same answer preferred), `always_first`, `always_second` and `unread` (no verdict
+            in at least one order), averaged over all combinations of a judgement in one order and one in the
+            other.  All but the number are accuracies with interval (`Accuracy.to_dict`), clustered by pair.
         """
         first = _Shares()
         by_order: dict[Order, _Shares] = {"chosen_first": _Shares(), "rejected_first": _Shares()}
@@ -71,7 +71,7 @@ class _Shares:
 
 
 def _both(one: Counter[Side | None], other: Counter[Side | None]) -> dict[str, float]:
-    """Shares over all pairs of a judgement in one order and one in the other."""
+    """Shares over all combinations of a judgement in one order and one in the other."""
     p, q = _split(one), _split(other)
     # Swapping the answers swaps the letters, so the same answer is another letter.
     consistent = p["A"] * q["B"] + p["B"] * q["A"]

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks' files as published, item by item.
+"""Reads the benchmarks' published files, item by item.
 
-Each benchmark's module says which files are its own and which subset and cells a row has;
-`reasongrm_nemo.data.forms` knows the rows' forms.  An item counts as it is, with empty or equal answers too,
-so that the counts are the published ones; where a part of it cannot be read it is left out whole, under a
-reason, and the score then says that items are missing.
+Each benchmark's module knows its files and the subset and cells of a row; `reasongrm_nemo.data.forms` knows
+the forms of rows. Items with empty or equal answers are kept, so that the counts are the published ones; an
+unreadable item is left out under a reason, and the score then tells that items are missing.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ def read_items(benchmark: str, path: str | Path) -> LoadedItems:
     """All items of a benchmark's file or folder.
 
     Raises:
-        UserError: there is no file, one cannot be read as its kind, names a subset that the benchmark lacks,
-            or says two different things; or no item is left.
+        UserError: there is no file, a file is unreadable, names an unknown subset or contradicts itself, or
+            no item is left.
     """
     loaded = LoadedItems(benchmark)
     module = MODULES[benchmark]
@@ -58,12 +57,12 @@ def read_items(benchmark: str, path: str | Path) -> LoadedItems:
 
 
 def _item(module: Benchmark, row: Any, file: Path, where: str) -> Item:
-    """The item of a row.
+    """The item in a row.
 
     Raises:
-        RowProblem: a part of it cannot be read.
-        WrongForm: it is of another form.
-        UserError: its subset is none of the benchmark's.
+        RowProblem: a part of the row cannot be read.
+        WrongForm: the row is not an item of the benchmark.
+        UserError: the benchmark does not have the row's subset.
     """
     if isinstance(row, BrokenRow):
         raise RowProblem("broken_line")
@@ -75,7 +74,7 @@ def _item(module: Benchmark, row: Any, file: Path, where: str) -> Item:
     if len(cells) != len(offered):
         raise WrongForm
     if any(plain.get(side) is None for plain in offered for side in ("chosen", "rejected")):
-        raise RowProblem("wrong_type")  # a benchmark's empty answer is written as one
+        raise RowProblem("wrong_type")  # benchmarks write empty answers as empty text
     pairs = {
         cell: without_nul(pair_from_row(fields, subset, MAX_CHARS, _TOLERATED))
         for cell, fields in zip(cells, offered, strict=True)
@@ -85,13 +84,13 @@ def _item(module: Benchmark, row: Any, file: Path, where: str) -> Item:
 
 
 def _name(value: Any) -> str | None:
-    """An id that can stand in a log; anything else is as good as none."""
+    """An id, if printable and not too long; otherwise None."""
     text = str(value) if type(value) in (int, str) else ""
     return text if 0 < len(text) <= 200 and text.isprintable() else None
 
 
 def _distinct(placed: Sequence[tuple[str, Item]], loaded: LoadedItems) -> Iterator[Item]:
-    """The items with ids that differ within a subset, once each."""
+    """The distinct items, with unique ids within a subset."""
     contents = [_content(item) for _, item in placed]
     by_key: dict[str, set[str]] = {}
     for (_, item), content in zip(placed, contents, strict=True):
@@ -102,7 +101,7 @@ def _distinct(placed: Sequence[tuple[str, Item]], loaded: LoadedItems) -> Iterat
             loaded.drop("repeated", where, item.item_id)
             continue
         seen.add((item.key, content))
-        # One id for several contents: each gets its content's hash, which no order of files changes.
+        # If items share an id, their content's hash is added, which is independent of the order of files.
         shared = len(by_key[item.key]) > 1
         name = f"{item.item_id}-{content}" if shared else item.item_id
         yield Item(item.benchmark, item.subset, name, item.pairs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks by name: a further one is a module like these and a line in `MODULES`."""
+"""The benchmarks by name. To add one, write a module like these and add a line to `MODULES`."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from reasongrm_nemo.evaluation.result import Result
 
 
 class Benchmark(Protocol):
-    """What the module of a benchmark offers."""
+    """The interface of a benchmark's module."""
 
     BENCHMARK: str
-    """Its name in recipes, logs and commands."""
+    """The name in recipes, logs and commands."""
     TITLE: str
-    """Its name in tables."""
+    """The name in tables."""
     PAPER_TABLE: int
-    """The paper's table with all its scores."""
+    """The number of the paper's table with all scores."""
 
     def own_files(self, files: Sequence[Path]) -> list[Path]:
-        """Of a folder's files the benchmark's as published; none: all are read."""
+        """The benchmark's published files among a folder's; if none, all files are read."""
 
     def subset_and_id(self, row: dict[str, Any], file: Path, where: str) -> tuple[str, Any]:
-        """The subset of a published row, and what tells it from others there.
+        """The subset of a published row, and the row's id in the subset.
 
         Raises:
-            WrongForm: the row is no item of the benchmark.
-            UserError: the benchmark has no such subset, or row and file say two things.
+            WrongForm: the row is not an item of the benchmark.
+            UserError: the benchmark lacks the subset, or row and file name different ones.
         """
 
     def cells_of(self, subset: str, row: dict[str, Any]) -> list[str | None]:
-        """The cells of the pairs that a published row offers, in their order; WrongForm as above."""
+        """The cells of the pairs in a published row, in order; raises WrongForm as above."""
 
     def read_results(self, file: Path) -> Iterator[Verdict]:
         """The judgements in a result file of the benchmark's scripts, or of RM-R1's."""
@@ -46,7 +46,7 @@ class Benchmark(Protocol):
         """The scores of collected outcomes."""
 
     def elements(self, subsets: Mapping[str, SubsetOutcomes], rules: Policy) -> Elements:
-        """What resampling needs."""
+        """The input of the bootstrap."""
 
 
 MODULES: dict[str, Benchmark] = {module.BENCHMARK: module for module in (rewardbench, rm_bench, rmb)}

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intervals of a benchmark's scores, and of the difference of two runs, by the bootstrap.
+"""Bootstrap intervals of a benchmark's scores, and of the difference of two runs.
 
-A benchmark's subsets (RMB: its scenarios) are fixed; within each, prompts are drawn with replacement, and
-with a prompt all its items, cells, orders and samples.  A score is a weighted mean of elements (a subset's
-accuracy, a domain's difficulty), each a sum over a count, so that a draw of weights for the prompts gives
-every score.
+A benchmark's subsets (RMB: its scenarios) are fixed; within each, prompts are drawn with replacement,
+together with all their items, cells, orders and samples. A score is a weighted mean of elements (a subset's
+accuracy, a domain's difficulty), each a sum over a count, so one draw of weights for the prompts gives all.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 DRAWS = 1000
 _CHUNK = 1 << 21
-"""So many weights are held at once."""
+"""Number of weights held in memory."""
 
 
 @dataclass
 class Elements:
     """Sums and counts by cluster and element.
 
-    `scores` gives each score's weights over elements; a score that lacks one of them is left out.
+    `scores` gives each score's weights over elements; a score with a missing element is omitted.
     """
 
     scores: Mapping[str, Mapping[str, float]]
     _cells: dict[tuple[str, Hashable], dict[str, tuple[float, int]]] = field(default_factory=dict)
 
     def add(self, stratum: str, cluster: Hashable, element: str, values: Sequence[float]) -> None:
-        """The values that one cluster of a stratum adds to an element."""
+        """Add the values of one cluster of a stratum to an element."""
         cell = self._cells.setdefault((stratum, cluster), {})
         before, count = cell.get(element, (0.0, 0))
         cell[element] = (before + math.fsum(values), count + len(values))
@@ -45,7 +44,7 @@ class Elements:
         return [name for name, weights in self.scores.items() if weights.keys() <= there]
 
     def arrays(self) -> tuple[list[int], Floats, Floats, Floats]:
-        """Strata sizes, sums (C, K), counts (C, K), weights (K, S); clusters sorted, a stratum together."""
+        """Strata sizes, sums (C, K), counts (C, K), weights (K, S); clusters are sorted by stratum."""
         keys = sorted(self._cells, key=lambda key: (key[0], str(key[1])))
         elements = sorted({element for cell in self._cells.values() for element in cell})
         column = {element: index for index, element in enumerate(elements)}
@@ -67,8 +66,8 @@ class Elements:
 def bootstrap(elements: Elements, draws: int = DRAWS, seed: int = 0) -> Floats:
     """Scores under resampling, (draws, len(elements.names)).
 
-    Two runs of the same items, prompts and seed are given the same draws, so that their difference is paired.
-    A draw that leaves an element of a score without an item is NaN there.
+    Two runs with the same items, prompts and seed get the same draws, so that their difference is paired. A
+    draw in which an element of a score has no item is NaN there.
     """
     sizes, sums, counts, weights = elements.arrays()
     rng = np.random.default_rng(seed)
@@ -94,7 +93,7 @@ def bootstrap(elements: Elements, draws: int = DRAWS, seed: int = 0) -> Floats:
 
 def _weights(rng: np.random.Generator, size: int, draws: int) -> npt.NDArray[np.int64]:
     """How often each of `size` clusters is drawn in `size` draws with replacement, (draws, size)."""
-    # 16 bits are drawn eight times as fast as 64
+    # drawing 16 bits is eight times as fast as 64
     kind = np.uint16 if size <= 1 << 16 else np.uint64
     drawn = rng.integers(0, size, size=(draws, size), dtype=kind).astype(np.int64)
     drawn += np.arange(draws, dtype=np.int64)[:, None] * size
@@ -102,7 +101,7 @@ def _weights(rng: np.random.Generator, size: int, draws: int) -> npt.NDArray[np.
 
 
 def interval(scores: Floats) -> tuple[float, float] | None:
-    """The 95 % percentile interval of resampled scores, (draws,); None where they do not vary."""
+    """The 95 % percentile interval of resampled scores, (draws,); None if they do not vary."""
     known = scores[~np.isnan(scores)]
     if len(known) == 0 or known.min() == known.max():
         return None

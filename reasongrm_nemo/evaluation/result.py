@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What scoring a verdict log gives."""
+"""The result of scoring a verdict log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reasongrm_nemo.evaluation.policies import Policy
 
 @dataclass(frozen=True)
 class SubsetResult:
-    """One subset: its accuracy, what became of its judgements, and how many items the benchmark has."""
+    """One subset: its accuracy, the counts of its judgements, and the benchmark's number of items."""
 
     name: str
     accuracy: Accuracy
@@ -35,9 +35,9 @@ class SubsetResult:
 class Result:
     """The scores of a benchmark under a policy.
 
-    `scores` are the benchmark's published figures by name, in the order of its tables; one for which the
-    log is too partial is None.  `notes` say what a reader must know to compare them.  `truncated` is the
-    share of the judgements that were cut at the limit, None where no row says.
+    `scores` are the benchmark's published figures by name, in the order of its tables; None if the log lacks
+    too much.  `notes` tell what matters for comparing them.  `truncated` is the share of judgements cut at
+    the token limit; None if unknown.
     """
 
     benchmark: str
@@ -50,7 +50,7 @@ class Result:
     truncated: float | None = None
 
     def values(self) -> dict[str, float]:
-        """The scores alone, those that are known."""
+        """The known scores as numbers."""
         return {name: score.value for name, score in self.scores.items() if score and score.value is not None}
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def mean(scores: Mapping[str, Accuracy | None], names: Sequence[str]) -> Accurac
 
 
 def statuses(subsets: Mapping[str, SubsetOutcomes]) -> dict[str, int]:
-    """How often each status occurs over all subsets, the most frequent first."""
+    """Counts of each status over all subsets, the most frequent first."""
     total: Counter[str] = Counter()
     for subset in subsets.values():
         total.update(subset.statuses)
@@ -73,12 +73,12 @@ def statuses(subsets: Mapping[str, SubsetOutcomes]) -> dict[str, int]:
 
 
 def truncated(subsets: Mapping[str, SubsetOutcomes]) -> float | None:
-    """Share of the judgements that were cut at the limit, None where no row says how it ended."""
+    """Share of judgements cut at the token limit; None if no row has a finish reason."""
     ended = sum(subset.ended for subset in subsets.values())
     return sum(subset.truncated for subset in subsets.values()) / ended if ended else None
 
 
 def notes(rules: Policy, covered: Coverage) -> list[str]:
-    """A note on the vote, and those on what the log lacks of the benchmark."""
-    vote = ["the majority of the samples of each order counts"] if rules.vote == "majority" else []
+    """Notes on the vote and on the log's coverage."""
+    vote = ["scored by the majority of the samples in each order"] if rules.vote == "majority" else []
     return vote + covered.notes()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RewardBench (v1): 23 subsets, four sections, the score is the sections' plain mean.
+"""RewardBench (v1): 23 subsets in four sections; the score is the mean of the sections.
 
 Source: reward-bench at 05a9005e, `rewardbench/constants.py:42-100` (counts, sections) and
-`rewardbench/utils.py:75-91` (section scores).  The prior sets of the old leaderboard are not part of it.
-Published: rows of `prompt`, `chosen`, `rejected`, `subset`, `id` (Parquet or JSON); of a folder the files
-named `filtered*`, which are the 2,985 items, where there are such.  Results: the columns that `run_rm.py`,
+`rewardbench/utils.py:75-91` (section scores). The prior sets of the old leaderboard are not included.
+Published files: rows of `prompt`, `chosen`, `rejected`, `subset`, `id` (Parquet or JSON); in a folder, the
+files named `filtered*` (the 2,985 items), if there are any. Result files: the columns that `run_rm.py`,
 `run_dpo.py` and `run_generative.py` save as one object, and the rows of RM-R1's `log_result/logs.json`.
 """
 
@@ -18,7 +18,7 @@ from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy, combine
 from reasongrm_nemo.evaluation.coverage import coverage
 from reasongrm_nemo.evaluation.foreign_files import ItemNames, id_of, result_rows, subset_of, texts_id
-from reasongrm_nemo.evaluation.foreign_row import said, verdict
+from reasongrm_nemo.evaluation.foreign_row import conversation_fields, verdict
 from reasongrm_nemo.evaluation.items import WrongForm, known_subset
 from reasongrm_nemo.evaluation.outcomes import SubsetOutcomes, check_cells, check_subsets
 from reasongrm_nemo.evaluation.policies import Policy
@@ -60,11 +60,11 @@ SECTIONS: dict[str, dict[str, int]] = {
         "hep-rust": 164,
     },
 }
-"""The weight of each subset in its section: its number of items, save for math-prm, which counts as much as
+"""The weight of each subset in its section: its number of items, except for math-prm, which weighs as much as
 the six code subsets together."""
 
 ITEMS = {name: count for section in SECTIONS.values() for name, count in section.items()} | {"math-prm": 447}
-"""How many items each subset holds; 2,985 in all."""
+"""Number of items in each subset; 2,985 in all."""
 
 
 def own_files(files: Sequence[Path]) -> list[Path]:
@@ -73,40 +73,40 @@ def own_files(files: Sequence[Path]) -> list[Path]:
 
 
 def subset_and_id(row: dict[str, Any], file: Path, where: str) -> tuple[str, Any]:
-    """As the row says."""
+    """From the row's `subset` and `id`."""
     if not isinstance(row.get("chosen"), str) or not isinstance(row.get("subset"), str):
         raise WrongForm
     return known_subset(row["subset"], ITEMS, BENCHMARK, where), row.get("id")
 
 
 def cells_of(subset: str, row: dict[str, Any]) -> list[str | None]:
-    """An item is one pair."""
+    """Each item is a single pair."""
     return [None]
 
 
 def read_results(file: Path) -> Iterator[Verdict]:
-    """A judgement a row."""
+    """One judgement per row."""
     names = ItemNames()
     for where, row in result_rows(file):
         subset = subset_of(row.get("subset"), ITEMS, BENCHMARK, where, "subset")
         item = names.once(subset, id_of(row.get("id")) or texts_id(row))
-        yield verdict(where, row, (BENCHMARK, subset, item, None), said(row))
+        yield verdict(where, row, (BENCHMARK, subset, item, None), conversation_fields(row))
 
 
 def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool = False) -> Result:
     """Chat, Chat Hard, Safety, Reasoning and Score of a verdict log, with intervals.
 
     Args:
-        subsets: of rows with `subset` as published and no cell; several of one item are averaged.
-        rules: how verdicts are read.
-        partial: score what is there; a section that lacks a subset is None.
+        subsets: outcomes under the published subset names, without cells; several of an item are averaged.
+        rules: how verdicts are parsed.
+        partial: accept missing subsets; a section that lacks one is None.
 
     Raises:
         UserError: a subset is unknown or missing, or a row has a cell.
     """
     check_subsets(subsets, ITEMS, BENCHMARK, partial)
     check_cells(
-        subsets, lambda cells: None if cells == {None} else "has a cell, and no item has any", BENCHMARK
+        subsets, lambda cells: None if cells == {None} else "has a cell, but items have none", BENCHMARK
     )
     by_subset = {name: _accuracy(outcomes) for name, outcomes in subsets.items()}
     sections: dict[str, Accuracy | None] = {}
@@ -129,7 +129,7 @@ def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool =
 
 
 def elements(subsets: Mapping[str, SubsetOutcomes], rules: Policy) -> Elements:
-    """What resampling needs: an element a subset, and the sections and Score as weighted means of them."""
+    """One element per subset; the sections and Score are weighted means of these."""
     scores = {
         section: {name: weight / sum(weights.values()) for name, weight in weights.items()}
         for section, weights in SECTIONS.items()

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RM-Bench: nine pairs a prompt, three styles of the chosen answer against three of the rejected one.
+"""RM-Bench: nine pairs per prompt, three styles of the chosen answer against three of the rejected one.
 
-Styles are concise, detailed plain, detailed markdown.  In the 3 × 3 matrix rows are the chosen answer's
-style, columns the rejected one's: above the diagonal the chosen answer is the plainer (hard), below it the
-fancier (easy).  Source: RM-Bench at 73c52d7b, `scripts/utils.py:34-106`.  Published: `total_dataset.json`,
-whose rows say their `domain`, or `<subset>_filtered.json`; three `chosen` and three `rejected` answers a row.
+The styles are concise, detailed plain, detailed markdown. In the 3 × 3 matrix, rows are the chosen answer's
+style and columns the rejected one's: above the diagonal the chosen answer is the plainer one (hard), below it
+the fancier one (easy). Source: RM-Bench at 73c52d7b, `scripts/utils.py:34-106`. Published files:
+`total_dataset.json`, whose rows name their `domain`, or `<subset>_filtered.json`; a row has three `chosen`
+and three `rejected` answers.
 
 RM-R1's script (`eval/RM-Bench/scripts/process_final_result.py:25-32` at d4c2542f) reads its third result file
-twice and never the second, so three cells of its matrix hold the verdicts of three others, and "hard" holds
-an easy cell.  Policy `rm_r1` computes that, to compare with its published figures; never take it for a score.
+twice and its second never, so three cells of its matrix hold the verdicts of three others, and "hard" has an
+easy cell. Policy `rm_r1` reproduces this for comparison with RM-R1's published figures only.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from reasongrm_nemo.evaluation.result import Result, SubsetResult, mean, notes, 
 BENCHMARK, TITLE, PAPER_TABLE = "rm_bench", "RM-Bench", 5
 
 ITEMS = {"chat": 129, "math": 529, "code": 228, "safety-refuse": 284, "safety-response": 157}
-"""Prompts by subset; 1,327 in all.  A domain pools the subsets that begin with its name."""
+"""Number of prompts by subset; 1,327 in all.  A domain pools the subsets whose names begin with its name."""
 
 DOMAINS = ("chat", "math", "code", "safety")
 STYLES = range(3)
@@ -46,24 +47,24 @@ DIFFICULTIES = {
 CELLS = frozenset(cell for cells in DIFFICULTIES.values() for cell in cells)
 
 RELEASED_READS = {"0-1": "0-2", "1-2": "1-0", "2-0": "2-1"}
-"""The cells RM-R1's script fills wrongly, and whose verdicts it fills them with."""
+"""The cells that RM-R1's script fills wrongly, and the cells whose verdicts it takes."""
 
 _ROTATED = re.compile(r"total_dataset_\d")
 _DOMAIN = re.compile(rf"({'|'.join(ITEMS)})_filtered")
 
 
 def own_files(files: Sequence[Path]) -> list[Path]:
-    """The whole dataset's file, or else those of the subsets."""
+    """The file of the whole data set, or those of the subsets."""
     whole = [file for file in files if stem(file) == "total_dataset"]
     return whole or [file for file in files if stem(file).removesuffix("_filtered") in ITEMS]
 
 
 def subset_and_id(row: dict[str, Any], file: Path, where: str) -> tuple[str, Any]:
-    """By the row's `domain`, or `<subset>_filtered.json`."""
+    """From the row's `domain`, or from the name `<subset>_filtered.json`."""
     if _ROTATED.fullmatch(stem(file)):
         raise UserError(
-            f"{file}: this is one of RM-R1's three rotated copies, in which the rejected answers' "
-            "styles are out of place; give RM-Bench's own total_dataset.json"
+            f"{file}: this is one of RM-R1's three copies with rotated rejected answers; "
+            "give RM-Bench's original total_dataset.json"
         )
     if not isinstance(row.get("chosen"), list):
         raise WrongForm
@@ -71,25 +72,25 @@ def subset_and_id(row: dict[str, Any], file: Path, where: str) -> tuple[str, Any
     if isinstance(domain, str):
         subset = known_subset(domain, ITEMS, BENCHMARK, where)
         if by_name in ITEMS and by_name != subset:
-            raise UserError(f"{where}: the row's domain is '{subset}', its file's name says '{by_name}'")
+            raise UserError(f"{where}: the row's domain is '{subset}', but the file's is '{by_name}'")
         return subset, row.get("id")
     if by_name not in ITEMS:
         raise UserError(
-            f"{where}: the row has no 'domain', and the file's name is not <domain>_filtered.json, with "
+            f"{where}: the row has no 'domain', and the file's name is not <domain>_filtered.json with "
             f"one of {', '.join(ITEMS)}"
         )
     return by_name, row.get("id")
 
 
 def cells_of(subset: str, row: dict[str, Any]) -> list[str | None]:
-    """Three styles of the chosen answer, each against three of the rejected one."""
+    """All combinations of the chosen answer's and the rejected answer's style."""
     if not all(isinstance(row.get(side), list) and len(row[side]) == 3 for side in ("chosen", "rejected")):
         raise WrongForm
     return [f"{i}-{j}" for i in STYLES for j in STYLES]
 
 
 def read_results(file: Path) -> Iterator[Verdict]:
-    """The judgements of an item a row; see `foreign_matrix`."""
+    """The judgements of one item per row; see `foreign_matrix`."""
     names = ItemNames()
     by_name = _DOMAIN.match(file.name)
     for where, row in result_rows(file):
@@ -105,10 +106,10 @@ def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool =
     The intervals treat a prompt's nine pairs as dependent.
 
     Args:
-        subsets: of rows with the subset (see `ITEMS`) and the cell "i-j", the styles of the chosen and the
-            rejected answer; several of one cell are averaged.
-        rules: how verdicts are read.
-        partial: score what is there; what needs a missing domain is None.
+        subsets: outcomes by subset (see `ITEMS`), with cells "i-j" for the styles of the chosen and the
+            rejected answer; several of a cell are averaged.
+        rules: how verdicts are parsed.
+        partial: accept missing subsets; a score that needs one is None.
 
     Raises:
         UserError: a subset is unknown or missing, a cell unknown, or an item's matrix incomplete.
@@ -122,14 +123,14 @@ def result(subsets: Mapping[str, SubsetOutcomes], rules: Policy, partial: bool =
         if name in subsets
     ]
     covered = coverage(subsets, {name: (count, len(CELLS) * count) for name, count in ITEMS.items()})
-    said = notes(rules, covered)
+    all_notes = notes(rules, covered)
     if rules.released_rm_bench:
-        said.insert(0, _released_note(_matrix_scores(subsets, {})))
-    return Result(BENCHMARK, rules.name, scores_by_name, rows, statuses(subsets), said, covered)
+        all_notes.insert(0, _released_note(_matrix_scores(subsets, {})))
+    return Result(BENCHMARK, rules.name, scores_by_name, rows, statuses(subsets), all_notes, covered)
 
 
 def elements(subsets: Mapping[str, SubsetOutcomes], rules: Policy) -> Elements:
-    """What resampling needs: an element a domain and difficulty, of each prompt its three cells."""
+    """One element per domain and difficulty, with three cells of each prompt."""
     third, quarter = 1 / len(DIFFICULTIES), 1 / len(DOMAINS)
     scores: dict[str, dict[str, float]] = {
         domain: {f"{domain} {name}": third for name in DIFFICULTIES} for domain in DOMAINS
@@ -153,7 +154,7 @@ def _reads(rules: Policy) -> dict[str, str]:
 def _matrix_scores(
     subsets: Mapping[str, SubsetOutcomes], reads: Mapping[str, str]
 ) -> dict[str, Accuracy | None]:
-    """The eight figures; `reads` says which cells are filled from which others."""
+    """The eight scores; `reads` maps cells to those whose verdicts they take."""
     matrix: dict[str, Accuracy | None] = {}
     by_difficulty: dict[str, dict[str, Accuracy | None]] = {name: {} for name in DIFFICULTIES}
     for domain in DOMAINS:
@@ -182,7 +183,7 @@ def _accuracy(parts: Sequence[SubsetOutcomes], cells: Sequence[str], reads: Mapp
 
 def _matrix_problem(cells: set[str | None]) -> str | None:
     for cell in sorted(str(cell) for cell in cells - CELLS):
-        return f"has the cell '{cell}'; cells are 0-0 to 2-2, the chosen answer's style before the rejected's"
+        return f"has the cell '{cell}'; cells are 0-0 to 2-2, with the chosen answer's style first"
     missing = sorted(CELLS - cells)
     return f"lacks the cell{'s' * (len(missing) > 1)} {', '.join(missing)}" if missing else None
 
@@ -195,5 +196,5 @@ def _released_note(right: Mapping[str, Accuracy | None]) -> str:
     )
     return (
         "RM-R1's aggregation as released, which puts the verdicts of cells 0-2, 1-0 and 2-1 into 0-1, 1-2 "
-        f"and 2-0; subsets are of the right matrix{', by which: ' + figures if figures else ''}"
+        f"and 2-0; subsets use the correct matrix{', which gives ' + figures if figures else ''}"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A benchmark's items as judge tasks, and a judged task as a row of the verdict log."""
+"""Turns a benchmark's items into judge tasks, and judged tasks into rows of the verdict log."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from reasongrm_nemo.evaluation.items import Item
 from reasongrm_nemo.judge import Template
 
 TOO_LONG, REFUSED = "prompt_too_long", "prompt_refused"
-"""The parse status of a task that was not asked, since its prompt does not fit: no verdict, not left out."""
+"""Parse statuses of a task that was not sampled because its prompt does not fit; counts as no verdict."""
 
 
 @dataclass(frozen=True)
 class BenchmarkTask(JudgeTask):
-    """A judge task and the pair of the benchmark that it asks about; see `Verdict`."""
+    """A judge task for a pair of a benchmark; for the fields see `Verdict`."""
 
     benchmark: str
     subset: str
@@ -32,12 +32,12 @@ class BenchmarkTask(JudgeTask):
 
     @property
     def item_key(self) -> str:
-        """The item's name among all benchmarks' items: what shards and draws of items go by."""
+        """The item's name, unique over all benchmarks; used for sharding and drawing items."""
         return f"{self.benchmark}/{self.subset}/{self.item_id}"
 
 
 def draw_items(items: Sequence[Item], count: int | None, seed: int) -> list[Item]:
-    """At most `count` items, in their order, drawn by a hash of the seed and the item; None: all."""
+    """At most `count` items (None: all), drawn by a hash of the seed and the item, in their order."""
     if count is None or count >= len(items):
         return list(items)
     drawn = sorted(items, key=lambda item: (derive_seed(seed, "benchmark items", item.key), item.key))
@@ -52,9 +52,9 @@ def benchmark_tasks(
     both_orders: bool,
     special_tokens: Iterable[str],
 ) -> Iterator[BenchmarkTask]:
-    """The tasks of the items' pairs, in the items' order; arguments as of `data.tasks.make_tasks`.
+    """The tasks for the items' pairs, in the same order; arguments as for `data.tasks.make_tasks`.
 
-    Which answer is shown first is a hash of the seed, the item and the cell.
+    The answer shown first depends on a hash of the seed, the item and the cell.
     """
     tokens = tuple(special_tokens)
     for item in items:
@@ -75,7 +75,7 @@ def benchmark_tasks(
 
 
 def held_out_task(task: JudgeTask, benchmark: str) -> BenchmarkTask:
-    """A task that is of no published benchmark: its pair is the item, its source the subset."""
+    """A task outside the published benchmarks: its pair is the item, its source the subset."""
     return BenchmarkTask(
         id=task.id,
         pair_id=task.pair_id,
@@ -97,14 +97,14 @@ def to_verdict(
     policy: str | None = None,
     drawn: Mapping[str, Any] | None = None,
 ) -> Verdict:
-    """A sampled path as a judgement of the benchmark.
+    """Turns a sampled path into a judgement of the benchmark.
 
     Args:
-        task: what was asked.
-        path: the answer.
-        prompt_tokens: of its prompt.
-        policy: how it was read.
-        drawn: a verdict's fields from `temperature` on.
+        task: the task.
+        path: the response.
+        prompt_tokens: length of the prompt.
+        policy: the parsing policy.
+        drawn: the sampling parameters, `Verdict`'s fields from `temperature` on.
     """
     return replace(
         _verdict(task, prompt_tokens),
@@ -122,13 +122,13 @@ def to_verdict(
 
 
 def unasked(task: BenchmarkTask, sample: int, prompt_tokens: int | None) -> Verdict:
-    """The row of a task whose prompt does not fit into the judge's; None: its chat template refuses it."""
+    """The row of a task whose prompt is too long; `prompt_tokens` None: the chat template refused it."""
     status = REFUSED if prompt_tokens is None else TOO_LONG
     return replace(_verdict(task, prompt_tokens), sample=sample, parse_status=status)
 
 
 def _verdict(task: BenchmarkTask, prompt_tokens: int | None) -> Verdict:
-    """The row of a task that nobody has answered."""
+    """The row of a task without a response."""
     return Verdict(
         benchmark=task.benchmark,
         subset=task.subset,

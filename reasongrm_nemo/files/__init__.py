@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files: what is read is bounded and of the shape due, what is written survives a kill."""
+"""Files: reads are bounded and checked against a schema; writes survive a kill."""

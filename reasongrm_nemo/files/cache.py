@@ -12,18 +12,18 @@ from reasongrm_nemo.files.documents import LIMIT, read_text
 
 
 def remembered(kind: str, key: str) -> str | None:
-    """What `remember` kept under a key, in this run or an earlier one; None where nothing is kept."""
+    """The text that `remember` stored under a key, in this run or an earlier one; None if there is none."""
     with suppress(UserError, RuntimeError):
         return read_text(_memory(kind) / key, LIMIT) or None
     return None
 
 
 def remember(kind: str, key: str, text: str) -> None:
-    """Keep a text in the user's cache; only time is lost where that cannot be written.
+    """Store a text in the user's cache; ignored if the cache cannot be written.
 
     Args:
-        kind: of things kept, a folder of the cache.
-        key: a hash of all that the text depends on.
+        kind: a folder of the cache.
+        key: a hash of everything that the text depends on.
         text: not empty.
     """
     with suppress(OSError, RuntimeError):
@@ -35,7 +35,7 @@ def remember(kind: str, key: str, text: str) -> None:
 
 
 def _memory(kind: str) -> Path:
-    if given := os.environ.get("REASONGRM_CACHE"):  # launch/common.sh: XDG_CACHE_HOME is a job's own there
+    if given := os.environ.get("REASONGRM_CACHE"):  # launch/common.sh makes XDG_CACHE_HOME private to the job
         return Path(given) / kind
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "reasongrm" / kind

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A full disk said in one sentence: which one, what was needed, what is free."""
+"""Reports a full disk in one sentence: which disk, how much was needed, how much is free."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def readable_bytes(count: int) -> str:
 
 
 def says_full(error: BaseException | str | None) -> bool:
-    """Whether an exception, one it came of, or an error's text is of a full disk or quota.
+    """Whether an exception, one of its causes, or an error text reports a full disk or quota.
 
-    Libraries pass it on in many ways: torch as a RuntimeError without the cause, safetensors as Rust's words.
+    Libraries report this in many ways: torch as a RuntimeError without a cause, safetensors in Rust's words.
     """
     while error is not None and not isinstance(error, str):
         if (isinstance(error, OSError) and error.errno in _FULL) or _FULL_WORDS.search(str(error)):
@@ -45,11 +45,11 @@ def says_full(error: BaseException | str | None) -> bool:
 
 
 def full_disk(folder: Path, needed: int | None = None) -> str:
-    """What to say of a file system that is full: where, how much was needed, how much is free.
+    """The message for a full file system: where, how much was needed, how much is free.
 
     Args:
-        folder: on it; another folder that is full is said in its place.
-        needed: bytes that were to be written, where that is known.
+        folder: a folder on it; if /dev/shm or the temporary folder is full, that is named instead.
+        needed: bytes to be written, if known.
     """
     places = [folder, Path("/dev/shm"), Path(tempfile.gettempdir())]
     frees = {place: _free(place) for place in places}
@@ -65,11 +65,12 @@ def _free(folder: Path) -> int:
 
 
 def disk_full(error: BaseException | None, work: Path, needed: int | None = None) -> StageFailed | None:
-    """The sentence for a full disk, or None where that is not what happened.
+    """The error for a full disk; None if something else failed.
+
+    A process started by the stage may have hit the full disk, so a disk with almost nothing free also counts.
 
     Args:
-        error: what was raised; its causes are looked at too. A process the stage started may have met the
-            full disk in its place, so a disk with almost nothing free counts as well.
+        error: the exception; its causes are checked too.
         work: the artefact being written.
         needed: as in `full_disk`.
     """
@@ -83,6 +84,6 @@ def disk_full(error: BaseException | None, work: Path, needed: int | None = None
     if not says_full(error) and _free(work) >= _ALMOST_NOTHING:
         return None
     return StageFailed(
-        f"{full_disk(path or work, needed)}; free some and give the same command again: what was computed so "
-        f"far is kept in {work}"
+        f"{full_disk(path or work, needed)}; free some space and run the same command again: the results so "
+        f"far are kept in {work}"
     )

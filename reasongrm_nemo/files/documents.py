@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files from outside, read whole, but only up to a size."""
+"""Reads whole files from outside, up to a size limit."""
 
 from __future__ import annotations
 
@@ -15,28 +15,26 @@ from reasongrm_nemo.files.refusals import _REFUSALS, sentence, shown
 from reasongrm_nemo.files.shapes import shaped
 
 LIMIT = 16 << 20
-"""Bytes of a document such as config.json; the longest index of a published model has 9 MB."""
+"""Most bytes of a document such as config.json; the longest index of a published model has 9 MB."""
 YAML_LIMIT = 256 << 10
-"""Bytes of a recipe or a template; the longest that ships has 6 KiB."""
+"""Most bytes of a recipe or a template; the longest one shipped has 6 KiB."""
 NODES = 100_000
-"""Values that a YAML document may come to, its aliases written out; a recipe has some 150."""
-_DIGITS = 64  # tokenizer_config.json says 1e30 for "no limit", in full
+"""Most values of a YAML document with its aliases expanded; a recipe has some 150."""
+_DIGITS = 64  # tokenizer_config.json writes 1e30 ("no limit") in full
 
 
 def check_file(path: Path) -> int:
     """The size of a regular file.
 
-    A pipe would be waited for, a device never ends.
-
     Raises:
-        UserError: it cannot be reached, or is something else.
+        UserError: the file cannot be accessed, or is a folder, a pipe or a device, whose reading may not end.
     """
     try:
         status = os.stat(path)
     except OSError as error:
         raise UserError(sentence(error, path)) from None
     except ValueError as error:  # a NUL in the name
-        raise UserError(f"{shown(str(path))} is no name of a file ({error})") from None
+        raise UserError(f"{shown(str(path))} is not a file name ({error})") from None
     if stat.S_ISDIR(status.st_mode):
         raise UserError(f"{shown(str(path))} {_REFUSALS[errno.EISDIR]}")
     if not stat.S_ISREG(status.st_mode):
@@ -52,25 +50,25 @@ def refuse_special(path: Path) -> None:
 
 
 def too_long(path: Path, limit: int) -> UserError:
-    """The refusal of a file past its limit."""
+    """The error for a file over its size limit."""
     size = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
     return UserError(
-        f"{shown(str(path))} is longer than the {size} that such a file may have: it is damaged, "
-        "or something else under this name; restore it"
+        f"{shown(str(path))} is longer than the {size} allowed for such files: it is damaged, "
+        "or another kind of file under this name; restore it"
     )
 
 
 def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
-    """A whole file.
+    """Reads a whole file.
 
     Raises:
-        UserError: it cannot be read, or is longer than ``limit``; no more than that is ever in memory.
+        UserError: the file cannot be read, or is longer than ``limit``; at most that much is held in memory.
     """
     if check_file(path) > limit:
         raise too_long(path, limit)
     try:
         with open(path, "rb") as file:
-            data = file.read(limit + 1)  # it may grow while it is read, and /proc says 0
+            data = file.read(limit + 1)  # the file may grow meanwhile, and /proc reports size 0
     except OSError as error:
         raise UserError(sentence(error, path)) from None
     if len(data) > limit:
@@ -79,7 +77,7 @@ def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
 
 
 def read_text(path: Path, limit: int = LIMIT) -> str:
-    """A whole file of UTF-8; errors as ``read_bytes``, and where it is none."""
+    """Reads a whole UTF-8 file; errors as for ``read_bytes``, and if the file is not UTF-8."""
     try:
         return read_bytes(path, limit).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -89,21 +87,21 @@ def read_text(path: Path, limit: int = LIMIT) -> str:
 
 
 def read_json(path: Path, limit: int = LIMIT) -> Any:
-    """A whole file of JSON; errors as ``read_text``, and where it is none or nested too deeply."""
+    """Reads a whole JSON file; errors as for ``read_text`` and ``parse_json``."""
     return parse_json(read_text(path, limit), shown(str(path)))
 
 
 def read_object(path: Path, limit: int = LIMIT) -> dict[str, Any]:
-    """``read_json`` of a file that must hold an object."""
+    """``read_json`` for a file that must hold an object."""
     return shaped(read_json(path, limit), dict, shown(str(path)))  # type: ignore[no-any-return]
 
 
 def parse_json(text: str, where: str) -> Any:
-    """A JSON text; UserError where it is none, nested too deeply, or has a number without end."""
+    """Parses JSON; a UserError if the text is not JSON, nested too deeply, or has an overlong number."""
     try:
         return json.loads(text.removeprefix("\ufeff"), parse_int=_whole)
     except RecursionError:
-        raise UserError(f"{where}: not valid JSON: it is nested too deeply; restore the file") from None
+        raise UserError(f"{where}: not valid JSON: nested too deeply; restore the file") from None
     except ValueError as error:
         empty = "the file is empty" if not text.strip() else str(error)
         raise UserError(f"{where}: not valid JSON ({empty}); restore the file, or remove it") from None
@@ -116,13 +114,13 @@ def _whole(digits: str) -> int:
 
 
 def check_size(node: Any) -> None:
-    """Refuse a composed YAML document that comes to too much once its aliases are written out.
+    """Refuse a composed YAML document that is too large once its aliases are expanded.
 
     Raises:
-        ValueError: it does; to be told with the file's name.
+        ValueError: the document is too large; the caller adds the file's name.
     """
     if node is not None and (count := min(_written_out(node), 1 << 64)) > NODES:
-        raise ValueError(f"its aliases written out come to {count:.3g} values, at most {NODES:,} are read")
+        raise ValueError(f"its aliases expand to {count:.3g} values, at most {NODES:,} are allowed")
 
 
 def _below(node: Any) -> list[Any]:
@@ -133,7 +131,7 @@ def _below(node: Any) -> list[Any]:
 
 
 def _written_out(node: Any) -> int:
-    """How many values a graph of YAML nodes comes to; an alias inside itself counts for none."""
+    """The number of values in a graph of YAML nodes; an alias inside itself counts as none."""
     counts: dict[int, int] = {}
     waiting = [(node, False)]
     while waiting:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures that a run appends line by line (metrics.jsonl and its like), read back whole or as they come."""
+"""Reads figures that a run appends line by line (metrics.jsonl and the like), all or only the new ones."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _STEP = {"step": int}
 
 
 def read_figures(path: Path, shape: Any = _STEP) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Text and figures of each line of metrics.jsonl or its like; a last one that is torn is left out.
+    """Text and figures of each line of metrics.jsonl and the like; an incomplete last line is ignored.
 
     Raises:
-        UserError: a line is too long, is no JSON, or has another shape (`shapes.shaped`).
+        UserError: a line is too long, not JSON, or does not fit the schema (`shapes.shaped`).
     """
     if not path.exists():
         return
@@ -35,12 +35,12 @@ def _parsed(line: bytes, where: str, shape: Any) -> tuple[str, dict[str, Any]]:
 
 
 class NewFigures:
-    """The lines of a file of figures that were not there at the last look.
+    """Yields the lines appended to a file of figures since the last call.
 
-    Several looks a second at a file that grows by a line a step: only what was appended is read.
+    Cheap enough to call several times a second: only the new bytes are read.
 
     Args:
-        path: it may not exist yet; what it holds now counts as seen.
+        path: may not exist yet; lines that exist now count as seen.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,10 +50,10 @@ class NewFigures:
         self.read()
 
     def read(self) -> list[dict[str, Any]]:
-        """The new lines; none where the file was rewritten, which a run does with what it resumed from.
+        """The new lines; none if the file was rewritten, as a run does when it resumes.
 
         Raises:
-            UserError: as `read_figures`, of a new line.
+            UserError: as for `read_figures`, in a new line.
         """
         if not self._path.exists():
             return []

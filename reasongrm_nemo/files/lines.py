@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines of a file, packed or not, of a bounded length, and the JSON in them."""
+"""Reads lines of bounded length from plain or compressed files, and the JSON in them."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _BOM = b"\xef\xbb\xbf"
 _DECODER = json.JSONDecoder()
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_LINE = 16 << 20
-"""Bytes of a line, or of an item of an array. The longest row of a published data set has 2 MB."""
+"""Most bytes of a line, or of an item of an array. The longest row of a published data set has 2 MB."""
 MAX_OWN_LINE = 256 << 20
-"""The same of what this package wrote: a task's rollouts are one line."""
-NO_RECORD = "no record is; it may be an array or a binary file under this name: give one record a line"
+"""The same for files written by this package, where all rollouts of a task are one line."""
+NO_RECORD = "no record is; the file may be an array, or binary: give one record per line"
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
-"""What reading damaged data raises (Zstandard's reader: a plain OSError)."""
+"""Exceptions raised by damaged data (Zstandard's reader raises a plain OSError)."""
 
 
 def open_packed(path: Path) -> BinaryIO:
-    """The bytes of a file, unpacked where its name ends in `.gz` or `.zst`.
+    """Opens a file of bytes, decompressing `.gz` and `.zst`.
 
     Raises:
-        UserError: it is a pipe, a socket or a device, which would be waited for or never end.
-        OSError: it cannot be opened.
+        UserError: the path is a pipe, a socket or a device, whose reading may not end.
+        OSError: the file cannot be opened.
     """
     refuse_special(path)
     if path.suffix == ".gz":
@@ -42,30 +42,30 @@ def open_packed(path: Path) -> BinaryIO:
     if path.suffix == ".zst":
         import pyarrow as pa
 
-        path.open("rb").close()  # for the usual errors of a file that cannot be opened
+        path.open("rb").close()  # raises the usual error if the file cannot be opened
         return io.BufferedReader(pa.input_stream(str(path), compression="zstd"), 1 << 20)  # type: ignore[no-any-return]
     return path.open("rb")
 
 
 def damaged(error: Exception, path: Path, row: str = "") -> UserError:
-    """The refusal of a file that stopped being readable at a row."""
+    """The error for a file that could not be read past a row."""
     if isinstance(error, OSError) and error.errno:
         return UserError(sentence(error, path))
     after = " after this line" if row else ""
-    return UserError(f"{path}{row}: damaged data{after} ({error}); get the file anew")
+    return UserError(f"{path}{row}: damaged data{after} ({error}); download the file again")
 
 
 def bounded_lines(
     file: IO[AnyStr], path: Path, limit: int = MAX_LINE, no_record: str = NO_RECORD, before: int = 0
 ) -> Iterator[AnyStr]:
-    """The lines of a file; UserError at one of more bytes (of a text: characters), which is not read whole.
+    """The lines of a file; a longer line is a UserError, and is not read whole.
 
     Args:
-        file: bytes or text.
-        path: its name, for the message.
-        limit: the longest line that is read.
-        no_record: what a longer line is not, and what to do about it.
-        before: lines that were read before, for the number in the message.
+        file: opened for bytes or text.
+        path: the file's name, for the message.
+        limit: length of the longest allowed line, in bytes or characters.
+        no_record: ends the message on a longer line: "... which {no_record}".
+        before: number of lines read before, for the line number in the message.
     """
     number = before
     while line := file.readline(limit + 1):
@@ -76,9 +76,9 @@ def bounded_lines(
 
 
 def read_lines(path: str | Path, limit: int = MAX_LINE) -> Iterator[tuple[int, bytes]]:
-    """Number (from 1) and raw bytes of every line that is not blank; `.gz` and `.zst` are unpacked.
+    """Number (from 1) and raw bytes of every line that is not blank; `.gz` and `.zst` are decompressed.
 
-    Lines end at a line feed only, so that separators such as U+2028 inside a text do no harm.
+    Only line feeds end lines, so that separators such as U+2028 in a text do no harm.
 
     Raises:
         UserError: the file is missing, the compressed data is damaged (naming the last good line), or a line
@@ -102,13 +102,13 @@ def read_lines(path: str | Path, limit: int = MAX_LINE) -> Iterator[tuple[int, b
 
 
 def parse_line(line: bytes) -> Any:
-    """The value of one line of UTF-8 JSON.
+    """Parses one line of UTF-8 JSON.
 
     Raises:
         ValueError: not JSON, or not UTF-8.
         RecursionError: nested too deeply.
     """
-    # The codec utf-8-sig and json.loads cost as much again as the scanning, over a log of 200,000 lines.
+    # The codec utf-8-sig and json.loads would double the time for a log of 200,000 lines.
     text = line.decode("utf-8-sig" if line.startswith(_BOM) else "utf-8").strip(" \t\r\n")
     value, end = _DECODER.raw_decode(text)
     if end != len(text):
@@ -131,7 +131,7 @@ def read_dicts(path: str | Path, limit: int = MAX_LINE) -> Iterator[tuple[str, A
 
 
 def encodable(text: str) -> str:
-    """The text with U+FFFD in place of what UTF-8 cannot hold (lone surrogates), to be shown."""
+    """The text, for display, with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who works in a runs folder: one owner at a time, or several that read."""
+"""Locks on a runs folder: one process at a time, or several on different artefacts."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from reasongrm_nemo.files.documents import check_file
 
 
 class RunsLock:
-    """Who works in a runs folder: one process on the whole of it, or several, each on an artefact of its own.
+    """Locks a whole runs folder for one process, or single artefacts for several processes.
 
     The kernel frees the locks when their owner dies.
 
     Args:
         runs_dir: the runs folder.
-        name: the artefact that is made; None: the whole folder is one's own.
-        reads: artefacts that must not be made anew meanwhile.
-        elsewhere: the same of other runs folders.
+        name: the artefact being made; None: lock the whole folder.
+        reads: artefacts that must not be replaced meanwhile.
+        elsewhere: the same in other runs folders.
 
     Raises:
-        UserError: on entering, where another process is in the way; the sentence names that process.
+        UserError: on entering, if another process holds a lock; the message names the process.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class RunsLock:
         except OSError as error:
             owner = os.read(handle, 200).decode(errors="replace").strip()
             if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise UserError(f"{path}: this file system does not lock files ({error.strerror})") from None
+                raise UserError(f"{path}: this file system has no locks ({error.strerror})") from None
             raise UserError(
                 f"{what} is in use by another run ({owner or 'process unknown'}); "
                 "wait for it, end it, or give another runs_dir=..."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape that parsed JSON or YAML must have, or one sentence with the file and the key."""
+"""Checks parsed JSON or YAML against a schema; errors are one sentence with the file and the key."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.refusals import shown
 
 NUMBER = (int, float)
-"""A finite one: Python's JSON reads NaN and Infinity, with which nothing can be reckoned."""
+"""A finite number: Python's JSON parser also reads NaN and Infinity."""
 FIGURE = (int, float, type(None))
-"""A measured number: NaN where a run diverged, null where nothing was measured."""
+"""A measured number: NaN if a run diverged, null if nothing was measured."""
 TEXT_OR_NULL = (str, type(None))
 _KINDS = {
     str: "text",
@@ -27,19 +27,19 @@ _KINDS = {
 
 
 def shaped(data: Any, shape: Any, where: str, key: str = "") -> Any:
-    """``data``, if it has the shape.
+    """Returns ``data`` after checking its shape.
 
-    msgspec does the same, but is in one of the two environments alone.
+    msgspec would do the same, but is installed in only one of the two environments.
 
     Args:
         data: parsed JSON or YAML.
         shape: a type or several; ``[shape]`` for a list; ``{"name": shape, "name?": shape}`` for an object,
-            where further names are let be; ``{...: shape}`` for an object of any names.
+            in which other names are ignored; ``{...: shape}`` for an object with any names.
         where: the file, for the message.
-        key: the dotted key of ``data`` in it.
+        key: the dotted key of ``data`` in the file.
 
     Raises:
-        UserError: naming the file and the key.
+        UserError: the shape is wrong; the message names the file and the key.
     """
     if isinstance(shape, dict):
         _check_kind(data, (dict,), where, key)
@@ -72,7 +72,7 @@ def _check_kind(data: Any, kinds: tuple[type, ...], where: str, key: str) -> Non
         return
     due = " or ".join(dict.fromkeys(_KINDS[kind] for kind in kinds))
     due = {NUMBER: "a finite number", FIGURE: "a number or null"}.get(kinds, due)
-    what = f"{key} must be" if key else "it must hold"
+    what = f"{key} must be" if key else "the file must hold"
     raise UserError(f"{where}: {what} {due}, not {_kind_of(data)}; restore the file, or remove it")
 
 
@@ -83,7 +83,7 @@ def _kind_of(data: Any) -> str:
 
 
 def object_at(data: Any, *names: str) -> Mapping[str, Any]:
-    """The object under the names, one below the other; an empty one where any is something else."""
+    """The object at a path of names; empty if there is none."""
     for name in names:
         data = data.get(name) if isinstance(data, dict) else None
     return data if isinstance(data, dict) else {}

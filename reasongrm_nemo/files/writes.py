@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes that survive a kill: whole files, whole folders, and what reaches the disk."""
+"""Writes that survive a kill: whole files, whole folders, and syncs to disk."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from reasongrm_nemo.files.disk import _SAID, full_disk, readable_bytes, says_ful
 
 
 def refuse_to_overwrite(target: Path, read: Iterable[Path], option: str) -> None:
-    """Refuse to write what a command makes over one of the files that it reads.
+    """Refuse to overwrite one of a command's input files with its output.
 
     Raises:
-        UserError: naming the option.
+        UserError: the output is an input; the message names the option.
     """
     for file in read:
         if target.exists() and file.exists() and target.samefile(file):
-            raise UserError(f"{option} {target} is what is read here, and would be lost; name another file")
+            raise UserError(f"{option} {target} would overwrite an input of this command; name another file")
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Write a whole file or nothing: beside it, synced, then renamed over it.
+    r"""Write a file atomically: to a temporary file, synced and then renamed.
 
-    Half a surrogate pair, which a model may write, is no UTF-8; it becomes `\ud83d`, JSON's own escape.
+    A lone surrogate, which a model may produce, is not valid UTF-8; it becomes JSON's escape, `\ud83d`.
     """
     if path.is_dir():
         raise UserError(sentence(IsADirectoryError(errno.EISDIR, "", str(path))))
@@ -50,15 +50,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """`write_text` of indented JSON."""
+    """`write_text` with indented JSON."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 class StreamedFile(io.FileIO):
-    """A file that is written once from start to end and goes to the disk meanwhile, not at the end.
+    """A file written once from start to end, and synced to disk while being written.
 
-    Without it a large checkpoint fills the page cache with what nobody will read, at the cost of clearing
-    that memory first, and then waits for the disk.
+    Otherwise a large checkpoint would evict other files from the page cache, and then wait for the disk.
     """
 
     _EVERY = 128 << 20
@@ -68,7 +67,7 @@ class StreamedFile(io.FileIO):
         self._waiting = 0
 
     def write(self, data: Buffer, /) -> int:
-        """All of ``data``."""
+        """Write all of ``data``."""
         left = memoryview(data).cast("B")
         size = len(left)
         while left:
@@ -79,7 +78,7 @@ class StreamedFile(io.FileIO):
         return size
 
     def settle(self) -> None:
-        """Wait until the disk has what was written, and let its memory go."""
+        """Sync the data written so far, and drop it from the page cache."""
         os.fdatasync(self.fileno())
         os.posix_fadvise(self.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         self._waiting = 0
@@ -87,20 +86,20 @@ class StreamedFile(io.FileIO):
 
 @contextmanager
 def whole_folder(folder: Path, nbytes: int) -> Iterator[Path]:
-    """A folder to be filled, which appears under its name when the block ends well, and else not at all.
+    """Yields a temporary folder that is renamed to `folder` if the block succeeds, and removed otherwise.
 
     Args:
         folder: must not exist.
-        nbytes: what will be written, so that a disk too small is refused before the work.
+        nbytes: bytes to be written; a disk that is too small is refused at the start.
 
     Raises:
-        UserError: the folder exists, or its disk is too small or filled up meanwhile.
+        UserError: the folder exists, or the disk is too small or fills up.
     """
     if folder.exists():
-        raise UserError(f"{folder} exists already: remove it, or name another folder.")
+        raise UserError(f"{folder} already exists: remove it, or name another folder.")
     partial = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
         partial.mkdir(parents=True)
         free = shutil.disk_usage(partial).free
         if free < nbytes:
@@ -114,7 +113,7 @@ def whole_folder(folder: Path, nbytes: int) -> Iterator[Path]:
         sync_directory(folder.parent)
     except BaseException as error:
         full = full_disk(partial, nbytes) if says_full(error) and _SAID not in str(error) else ""
-        shutil.rmtree(partial, ignore_errors=True)  # only now: it is what fills the disk
+        shutil.rmtree(partial, ignore_errors=True)  # only after measuring the free space
         if full:
             raise UserError(f"{full.replace(str(partial), str(folder))}; nothing was kept.") from error
         if isinstance(error, OSError):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes: YAML to one checked configuration."""
+"""Recipes: from YAML to one checked configuration."""

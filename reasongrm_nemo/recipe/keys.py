@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a key may hold whatever the others say, and whether it counts towards an artefact's identity.
+"""The range of each key by itself, and whether the key is part of an artefact's identity.
 
-A base under `recipes/base/` gives a key its type, its default and the reason for it; here is the rest.  A key
-that is not listed takes any value of its type and counts.  What depends on other keys is in `checks/`.
+A key's type, default and the reason for it are in the bases under `recipes/base/`. A key that is not listed
+here takes any value of its type and is part of the identity. Checks across keys are in `checks/`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from reasongrm_nemo.models.families import FAMILIES
 
 @dataclass(frozen=True)
 class Rule:
-    """The values of a key.
+    """The values that a key may take.
 
     Attributes:
-        words: after "it must be".
-        fits: of a value of one of `types`.
-        types: the exact ones; null passes where the key's base has it, or `null` says so.
-        null: null is a value even where the base has another.
-        choices: not empty: the values themselves.
+        words: completes the sentence "it must be ...".
+        fits: whether a value of one of `types` is allowed.
+        types: the exact types; null is also allowed if the key is null in its base.
+        null: whether null is allowed even if the base has another value.
+        choices: the allowed values, if they are enumerated.
     """
 
     words: str
@@ -35,13 +35,13 @@ class Rule:
     choices: tuple[str, ...] = ()
 
     def allows(self, value: Any) -> bool:
-        """Whether a key may hold the value, null left to the base."""
+        """Whether the rule allows the value; null is always allowed here and checked against the base."""
         return value is None or (type(value) in self.types and self.fits(value))
 
 
 @dataclass(frozen=True)
 class Key:
-    """The rule of a key (None: its type says all), and whether it counts towards an artefact's identity."""
+    """A key's rule (None: any value of its type), and whether the key is part of an artefact's identity."""
 
     rule: Rule | None = None
     counts: bool = True
@@ -59,7 +59,7 @@ def _one_of(*names: str) -> Key:
 
 
 def _fast(rule: Rule | None = None) -> Key:
-    """A key that says where and how fast, not what."""
+    """A key that affects where and how fast a stage runs, but not its result."""
     return Key(rule, counts=False)
 
 
@@ -82,7 +82,7 @@ DAY = Rule("a day as YYYY-MM-DD, or null", _is_day, (str,))
 _COMMON = {
     "name": Key(TEXT),
     "runs_dir": Key(TEXT),
-    "model.hf_path": _fast(TEXT),  # an input: its contents count
+    "model.hf_path": _fast(TEXT),  # an input: its contents are hashed instead
     "model.megatron_path": Key(TEXT),
     "model.architecture": _one_of(*FAMILIES),
     "model.max_model_len": Key(FROM_1),
@@ -122,7 +122,7 @@ _ROLLOUT = {
     "port": _fast(FROM_1_OR_NULL),
     "extra_env": _fast(),
 }
-# The gradient does not depend on how the work is cut, so a run may go on at another layout.
+# The gradient does not depend on the parallel layout, so a run may resume with another one.
 _CLUSTER = {
     "platform": _one_of("cpu", "gpu"),
     "launcher": _fast(_one_of("auto", "local", "slurm").rule),
@@ -208,7 +208,7 @@ _GRPO = {
     "entropy_coefficient": Key(FROM_0),
     "importance.correction": _one_of("none", "truncated", "masked"),
     "importance.low": Key(FROM_0),
-    # a run that was stopped by a gap may go on past it
+    # a run that a gap stopped may resume with a higher limit
     **{
         f"log_prob_gap.{act}.{kind}": _fast(ABOVE_0)
         for act in ("warn", "stop")
@@ -259,11 +259,11 @@ _FAST = tuple(name for name, key in KEYS.items() if not key.counts)
 
 
 def may_be_null(key: str) -> bool:
-    """Whether null is among the values of a whole number's key, even where its base has a number."""
+    """Whether a key allows null even though its base has a number."""
     rule = KEYS.get(key, Key()).rule
     return rule is not None and rule.null
 
 
 def counts(key: str) -> bool:
-    """Whether a dotted key says what is made; else where and how fast."""
+    """Whether a dotted key affects the result, not only where and how fast the stage runs."""
     return not any(key == name or key.startswith(f"{name}.") for name in _FAST)

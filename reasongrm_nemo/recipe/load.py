@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes: difference-only YAML over bases that hold every key.
+"""Loads recipes: YAML that states only its differences from bases, which hold every key.
 
-A recipe names what it inherits in `defaults` and says only what differs. The files under `base/` are the
-schema: a key that none of them holds is an error that names the nearest known one, and a value's type
-follows the base's. `null` in a base means any scalar, `???` means required, an empty mapping takes any
-names, and the first element of a base's list is the pattern of every element.
+A recipe lists the files that it inherits under `defaults`. The files under `base/` are the schema: a key that
+none of them has is an error that names the nearest known key, and a value must have the type it has in the
+base. In a base, `null` allows any scalar, `???` marks a required key, an empty mapping allows any names, and
+the first element of a list is the pattern for all elements.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from reasongrm_nemo.recipe.schema import (
 from reasongrm_nemo.recipe.yaml_files import Source, command_line, read_source
 from reasongrm_nemo.stage_kinds import KINDS, kind_of
 
-# "@3_filter/examples.jsonl", in the run's own folder, or "@qwq_32b:3_filter/examples.jsonl", in one beside it
+# "@3_filter/examples.jsonl" in the same runs folder, "@qwq_32b:3_filter/examples.jsonl" in a sibling folder
 _REFERENCE = re.compile(r"@(?:(?P<folder>\w[\w.-]*):)?(?P<place>(?P<artefact>\w[^/:]*)(?:/.*)?)", re.DOTALL)
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -45,8 +45,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 def recipes_root(recipe: Path | None = None) -> Path:
     """The folder that `defaults` are relative to.
 
-    It is the nearest folder above `recipe` that has a `base` folder, else the folder that REASONGRM_RECIPES
-    names, else the recipes that come with this package.
+    The nearest folder above `recipe` that contains a `base` folder; otherwise the folder named by
+    REASONGRM_RECIPES; otherwise the recipes shipped with this package.
     """
     if recipe is not None:
         for folder in Path(os.path.realpath(recipe)).parents:
@@ -60,7 +60,7 @@ def recipes_root(recipe: Path | None = None) -> Path:
 
 
 def find_recipe(path: str | Path) -> Path:
-    """`path`; or, where nothing is there and it begins with `recipes/`, what ships under that name."""
+    """`path`, or the shipped recipe if `path` begins with `recipes/` and does not exist."""
     path = Path(path)
     if path.parts[:1] == ("recipes",) and not path.exists():
         shipped = recipes_root().joinpath(*path.parts[1:])
@@ -73,14 +73,14 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
 
     Args:
         path: the recipe's YAML file.
-        overrides: `key=value` words; the value is read as YAML.
+        overrides: `key=value` words; the values are parsed as YAML.
 
     Returns:
-        The whole recipe, every key present, read-only. `name` and `runs_dir` are filled in.
+        The complete recipe, read-only, with every key, `name` and `runs_dir` filled in.
 
     Raises:
         UserError: a missing file, bad YAML, an unknown key, a wrong type, a required key without a value,
-            or a check across fields; the sentence names the file and the key.
+            or a failed check across keys; the message names the file and the key.
     """
     return load_with_origins(path, overrides)[0]
 
@@ -121,11 +121,12 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
         first = str(error).splitlines()[0]
         raise UserError(f"{path}: {first} (key {error.full_key})") from None
     resolved = typed(resolved, schema, "", origin, str(path))
-    stage, own = resolved.get("stage"), schema.get("stage")
-    if stage != own and stage in KINDS:
+    stage, inherited = resolved.get("stage"), schema.get("stage")
+    if stage != inherited and stage in KINDS:
         raise UserError(
             f"{origin['stage']}: stage is {stage}, but the recipe inherits "
-            f"{'base/common alone' if own == MISSING else f'base/{own}'}; name base/{stage} in its defaults"
+            f"{'only base/common' if inherited == MISSING else f'base/{inherited}'}; "
+            f"add base/{stage} to its defaults"
         )
     cfg = OmegaConf.create(resolved)
     checks.check_recipe(cfg, str(path), origin)
@@ -140,7 +141,7 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
 
 
 def _clear(data: Any, schema: Any, parts: list[str]) -> None:
-    """Forget the names below a dotted key, where the schema leaves names free."""
+    """Remove the names below a dotted key if the schema allows any names there."""
     for part in parts[:-1]:
         data, schema = data.get(part), schema.get(part)
         if not isinstance(data, dict) or not isinstance(schema, dict):
@@ -150,25 +151,25 @@ def _clear(data: Any, schema: Any, parts: list[str]) -> None:
 
 
 def _hide_secrets(resolved: Any) -> None:
-    """Put stand-ins for the secrets of the server's environment, before anything can be said of them."""
+    """Replace secrets of the server's environment by placeholders before any message can show them."""
     rollout = resolved.get("rollout")
     if isinstance(rollout, dict) and isinstance(env := rollout.get("extra_env"), dict):
         rollout["extra_env"] = hide_all(env)
 
 
 def has_key(path: str | Path, key: str) -> bool:
-    """Whether the recipe at `path` knows the dotted `key`; used where overrides go to several recipes."""
+    """Whether the recipe at `path` has the dotted `key`; used to assign overrides to several recipes."""
     path = Path(path)
     return is_known(schema_of(_gather(path, recipes_root(path))), key.split("."))
 
 
 def stated(path: str | Path, key: str) -> Any:
-    """What the recipe at `path`, without overrides, has under the dotted `key`; None where nothing."""
+    """The value of the dotted `key` in the recipe at `path`, without overrides; None if it has none."""
     path = Path(path)
     merged = layers_of(_gather(path, recipes_root(path)))
     try:
         return OmegaConf.select(OmegaConf.create(merged), key, throw_on_missing=False)
-    except OmegaConfBaseException:  # it needs what is not there; an override may replace it
+    except OmegaConfBaseException:  # an interpolation that cannot be resolved; an override may replace it
         return None
 
 
@@ -179,25 +180,25 @@ def known_keys(path: str | Path) -> list[str]:
 
 
 def resolve_path(value: str, runs_dir: str | Path) -> Path:
-    """A recipe's path as a real one: `@artefact/file`, `asset:name`, `~` and plain paths.
+    """Resolves a path in a recipe: `@artefact/file`, `asset:name`, `~` or a plain path.
 
-    `@1_grpo_zero/hf` is inside the artefact 1_grpo_zero under `runs_dir`, `@qwq_32b:1_grpo_zero/hf` inside
-    that of the runs folder qwq_32b beside it; `asset:tiny_judge` and `asset:examples/preferences.jsonl` ship
-    with the package, wherever it is; anything else is relative to the current folder.
+    `@1_grpo_zero/hf` is in the artefact 1_grpo_zero under `runs_dir`, `@qwq_32b:1_grpo_zero/hf` in the
+    artefact of that name in the sibling folder qwq_32b; `asset:tiny_judge` and
+    `asset:examples/preferences.jsonl` ship with the package. Other paths are relative to the current folder.
     """
     if reference := _REFERENCE.fullmatch(value):
         return _folder(reference, runs_dir) / reference["place"]
     if value.startswith("asset:"):
         name = value.removeprefix("asset:")
         inside = _PACKAGE / "assets" / name
-        # A checkout has the examples at its top, where people look for them; a wheel among the assets.
+        # A checkout has the examples at its top, a wheel among the assets.
         beside = _PACKAGE.parent / name
         return beside if name.startswith("examples/") and not inside.exists() else inside
     return Path(value).expanduser()
 
 
 def require_path(value: str, runs_dir: str | Path, key: str) -> Path:
-    """`resolve_path`, refusing with the key's name and near file names where nothing is there."""
+    """`resolve_path`; a missing path is a UserError with the key's name and similar file names."""
     path = resolve_path(value, runs_dir)
     if path.exists():
         return path
@@ -207,31 +208,31 @@ def require_path(value: str, runs_dir: str | Path, key: str) -> Path:
         folder, artefact = _folder(reference, runs_dir), reference["artefact"]
         if not (folder / artefact).exists():
             raise UserError(
-                f"{key}: {value} is inside artefact {artefact}, which {folder} does not have; "
+                f"{key}: {value} is in artefact {artefact}, which {folder} does not have; "
                 f"run stage {artefact} first" + (f" (of {folder.name})" if reference["folder"] else "")
             )
     raise UserError(f"{key}: {path} does not exist{_near_file(path)}")
 
 
 def input_paths(cfg: DictConfig) -> dict[str, tuple[str, str]]:
-    """Every input of a recipe: name -> (dotted key, value). Keys without a value are left out.
+    """Every input of a recipe: name -> (dotted key, value). Keys without a value are omitted.
 
     The names are those of `inputs`, `model` for model.hf_path, `megatron` for model.megatron_path, `source`
-    for prepare.source where it is a path, `decontaminate.<index>`, `shards.<index>`, `scorer` for
+    for prepare.source if it is a path, `decontaminate.<index>`, `shards.<index>`, `scorer` for
     generate.scorer.hf_path, and `models.<name>` and `logs.<name>` for evaluate.models and evaluate.logs.
     """
-    found = {name: (f"inputs.{name}", value) for name, value in (cfg.get("inputs") or {}).items()}
+    inputs = {name: (f"inputs.{name}", value) for name, value in (cfg.get("inputs") or {}).items()}
     if cfg.model.hf_path:
-        found["model"] = ("model.hf_path", cfg.model.hf_path)
+        inputs["model"] = ("model.hf_path", cfg.model.hf_path)
     if kind_of(cfg).trains:
-        found["megatron"] = ("model.megatron_path", cfg.model.megatron_path)
+        inputs["megatron"] = ("model.megatron_path", cfg.model.megatron_path)
     for key in kind_of(cfg).paths:
-        found |= _stage_paths(key.split(".")[0], f"{cfg.stage}.{key}", cfg)
-    return {name: pair for name, pair in found.items() if pair[1] is not None}
+        inputs |= _stage_paths(key.split(".")[0], f"{cfg.stage}.{key}", cfg)
+    return {name: pair for name, pair in inputs.items() if pair[1] is not None}
 
 
 def _stage_paths(name: str, key: str, cfg: DictConfig) -> dict[str, tuple[str, str]]:
-    """The inputs under one dotted key, which holds a path, a list of paths, or a mapping from names."""
+    """The inputs under one dotted key: a path, a list of paths, or a mapping from names."""
     value = OmegaConf.select(cfg, key)
     if isinstance(value, ListConfig):
         return {f"{name}.{index}": (key, path) for index, path in enumerate(value)}
@@ -243,30 +244,30 @@ def _stage_paths(name: str, key: str, cfg: DictConfig) -> dict[str, tuple[str, s
 
 
 def is_model_input(name: str) -> bool:
-    """Whether an input of that name (see `input_paths`) is a Hugging Face model folder."""
+    """Whether the input of this name (see `input_paths`) is a Hugging Face model folder."""
     return name in ("model", "scorer") or name.startswith("models.")
 
 
 def artefact_of(value: str) -> str | None:
-    """The artefact of the run's own folder that a path is in, such as 3_filter; None for another path."""
+    """The artefact in the same runs folder that a path is in, such as 3_filter; None for any other path."""
     reference = _REFERENCE.fullmatch(value)
     return reference["artefact"] if reference and not reference["folder"] else None
 
 
 def artefacts_read(cfg: DictConfig) -> set[str]:
-    """The artefacts of its own runs folder that a recipe's inputs are in."""
+    """The artefacts in the same runs folder that a recipe reads."""
     names = {artefact_of(value) for _, value in input_paths(cfg).values()}
     return {name for name in names if name is not None} - {cfg.name}
 
 
 def artefacts_elsewhere(cfg: DictConfig) -> set[Path]:
-    """The artefacts of runs folders beside its own that a recipe's inputs are in."""
-    found = (_REFERENCE.fullmatch(value) for _, value in input_paths(cfg).values())
-    return {_folder(one, cfg.runs_dir) / one["artefact"] for one in found if one and one["folder"]}
+    """The artefacts in sibling runs folders that a recipe reads."""
+    references = (_REFERENCE.fullmatch(value) for _, value in input_paths(cfg).values())
+    return {_folder(one, cfg.runs_dir) / one["artefact"] for one in references if one and one["folder"]}
 
 
 def _folder(reference: re.Match[str], runs_dir: str | Path) -> Path:
-    """The runs folder that a reference is to."""
+    """The runs folder that a reference points into."""
     name = reference["folder"]
     return Path(os.path.abspath(runs_dir)).parent / name if name else Path(runs_dir)
 
@@ -275,7 +276,7 @@ def _folder(reference: re.Match[str], runs_dir: str | Path) -> Path:
 
 
 def _unreachable(path: Path) -> str:
-    """What is wrong with a link that leads nowhere."""
+    """What is wrong with a broken link."""
     try:
         path.stat()
     except OSError as error:
@@ -291,14 +292,14 @@ def _near_file(path: Path) -> str:
         path, folder = folder, folder.parent
     try:
         hint = near(path.name, (entry.name for entry in folder.iterdir()))
-    except OSError:  # a folder that may be passed through, not listed
+    except OSError:  # a folder without read permission
         return ""
     return hint or (f" (nor does the folder {path})" if not path.exists() and path.suffix == "" else "")
 
 
 def _gather(path: Path, root: Path, seen: tuple[Path, ...] = ()) -> list[Source]:
     """The file's defaults, depth first, then the file itself."""
-    here = Path(os.path.realpath(path))  # Path.resolve raises of a link that leads to itself
+    here = Path(os.path.realpath(path))  # Path.resolve raises on a link to itself
     if here in seen:
         raise UserError(f"{path}: inherits itself through its defaults")
     label = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
@@ -321,25 +322,25 @@ def _gather(path: Path, root: Path, seen: tuple[Path, ...] = ()) -> list[Source]
                 f"{source.where('defaults')}: defaults names {name}, {file} does not exist{near(name, known)}"
             )
         for inherited in _gather(file, root, (*seen, here)):
-            # Two files may share a base; a base is merged once, where it is first met.
+            # Two files may share a base; it is merged once, at its first mention.
             if not (inherited.is_base and any(inherited.label == other.label for other in gathered)):
                 gathered.append(inherited)
     return [*gathered, source]
 
 
 def _shape_of_another(sources: Iterable[Source]) -> bool:
-    """Whether `plan.config` was given for another model than the one that a later source names.
+    """Whether `plan.config` describes another model than the one that a later source names.
 
-    A recipe that only puts the same model elsewhere keeps the last part of its path; an artefact is made of
-    the model that `plan.config` is of.
+    Two paths with the same last part are the same model, moved; an artefact is assumed to hold the model that
+    `plan.config` describes.
     """
     named: Any = None
     shown: Any = None
     for source in sources:
-        model, own = source.data.get("model"), source.data.get("plan")
+        model, plan = source.data.get("model"), source.data.get("plan")
         if isinstance(model, dict):
             named = model.get("hf_path", named)
-        if isinstance(own, dict) and own.get("config") is not None:
+        if isinstance(plan, dict) and plan.get("config") is not None:
             shown = named
     known = [value for value in (named, shown) if isinstance(value, str) and value != MISSING]
     if len(known) < 2 or named.startswith("@"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers of YAML as one recipe, its keys and types held against the bases that it inherits."""
+"""Merges layers of YAML into one recipe, and checks its keys and types against the bases."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ MISSING = "???"
 
 
 def schema_of(sources: Iterable[Source]) -> dict[str, Any]:
-    """What the bases among the sources hold, which is every key."""
+    """The bases among the sources, merged: every known key with its default."""
     return layers_of(source for source in sources if source.is_base)
 
 
 def layers_of(sources: Iterable[Source]) -> dict[str, Any]:
-    """The sources as one mapping, the last on top."""
+    """The sources merged into one mapping; later ones win."""
     return functools.reduce(put_over, (source.data for source in sources), {})
 
 
 def put_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Two mappings as one, key by key; `above` counts, unless the value is still required there."""
+    """Merges two mappings key by key; `above` wins, except for a value that is still required (`???`)."""
     merged = dict(below)
     for key, value in above.items():
         if isinstance(value, dict):
@@ -40,7 +40,7 @@ def put_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def leaves(data: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Every dotted key and its value, those of mappings too."""
+    """Every dotted key and its value, mappings included."""
     for key, value in data.items():
         yield f"{prefix}{key}", value
         if isinstance(value, dict):
@@ -48,7 +48,7 @@ def leaves(data: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def is_known(schema: Any, parts: list[str]) -> bool:
-    """Whether a schema has the key of these parts; below an empty mapping it has any."""
+    """Whether a schema has the key with these parts; an empty mapping allows any key below it."""
     for part in parts:
         if not isinstance(schema, dict):
             return False
@@ -61,7 +61,7 @@ def is_known(schema: Any, parts: list[str]) -> bool:
 
 
 def check_keys(source: Source, data: dict[str, Any], schema: dict[str, Any], prefix: str) -> None:
-    """Refuse a key that the schema lacks, and a mapping or a single value in the other's place."""
+    """Refuses a key that the schema lacks, and a mapping in place of a value or the reverse."""
     for key, value in data.items():
         dotted = f"{prefix}{key}"
         if key not in schema:
@@ -77,7 +77,7 @@ def check_keys(source: Source, data: dict[str, Any], schema: dict[str, Any], pre
 
 
 def _is_text(value: str) -> bool:
-    """Whether a text can be a file's name: no NUL, and no half of a surrogate pair but for foreign bytes."""
+    """Whether a text can be a file name: no NUL, and no lone surrogate other than an undecodable byte."""
     try:
         return b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:
@@ -92,12 +92,12 @@ def _show(value: Any) -> str:
 
 
 def typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str) -> Any:
-    """`value` with the base's type (whole numbers become floats where the base has one), or UserError."""
+    """`value` with the base's type (a whole number becomes a float if the base has one), or a UserError."""
     place = origin.get(key, recipe)
     if isinstance(base, dict):
         if not isinstance(value, dict):
             raise UserError(f"{place}: {key} must be a mapping, not {_show(value)}")
-        if not base:  # of free names: null takes an inherited one out
+        if not base:  # any names are allowed: null removes an inherited one
             value = {name: item for name, item in value.items() if item is not None}
         below = {name: (base[name] if base else None) for name in value}
         prefix = f"{key}." if key else ""
@@ -107,11 +107,11 @@ def typed(value: Any, base: Any, key: str, origin: dict[str, str], recipe: str) 
     if value is None and base == MISSING:
         raise UserError(f"{place}: {key} is null, but required; give it in the recipe or as {key}=VALUE")
     if isinstance(value, str) and not _is_text(value):
-        raise UserError(f"{place}: {key} is {value!a}, which has a NUL or half a character in it; correct it")
+        raise UserError(f"{place}: {key} is {value!a}, which contains a NUL or half a character; correct it")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{place}: {key} must be a finite number, not {value}")
     if isinstance(value, dict) and key.startswith("evaluate.models."):
-        return value  # checks.check_models looks into it
+        return value  # checked by checks.check_models
     if base is None and may_be_null(key):
         value = read_as(int, value)
     if base is None or base == MISSING:

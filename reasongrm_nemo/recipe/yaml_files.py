@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe's YAML, from files and from the command line, read as its writer meant it.
+"""Reads a recipe's YAML, from files and from the command line, without the surprises of YAML 1.1.
 
-YAML 1.1 takes 1:12:00:00 for a number in base 60, 010 for one in base 8, `no` and `on` for truth values, and
-2026-11-29 for a date, whatever the key.  Here they stay text; a key that wants a truth value or a whole
-number then reads what can mean one thing alone (`read_as`), and another is refused.
+YAML 1.1 reads 1:12:00:00 as a number in base 60, 010 as octal, `no` and `on` as booleans, and 2026-11-29 as
+a date. Here they stay text; a key that expects a boolean or a whole number then accepts text with only one
+possible meaning (`read_as`), and anything else is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from reasongrm_nemo.files.documents import YAML_LIMIT, check_size, read_text
 from reasongrm_nemo.files.refusals import shown
 
 AS_WRITTEN = "rollout.extra_env"
-"""Values below this key are handed on as text: 1.10 is not 1.1, nor true True, to who reads the variable."""
+"""Values below this key stay text: for an environment variable, 1.10 is not 1.1, nor true True."""
 
 _MOST = 1 << 63
 _STR, _NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
@@ -35,32 +35,32 @@ _TRUTH = {"yes": True, "on": True, "no": False, "off": False}
 
 @dataclass
 class Source:
-    """One YAML file (or the command line): its mapping, and where each dotted key stands."""
+    """One YAML file (or the command line): its mapping, and the line of each dotted key."""
 
     label: str
     data: dict[str, Any]
     lines: dict[str, int] = field(default_factory=dict)
     is_base: bool = False
     replaces: tuple[str, ...] = ()
-    """Dotted keys of mappings that stand in the place of what was inherited, where their names are free."""
+    """Dotted keys whose mapping replaces the inherited one, if the base allows any names there."""
 
     def where(self, key: str) -> str:
-        """As "file:line" of a dotted key, or the file alone."""
+        """The "file:line" of a dotted key, or only the file."""
         return f"{self.label}:{self.lines[key]}" if key in self.lines else self.label
 
     def variables(self) -> dict[str, Any]:
-        """Name -> value of what it says of the server's environment."""
+        """The environment variables that this source sets for the server: name -> value."""
         block, _, name = AS_WRITTEN.partition(".")
-        found = self.data.get(block)
-        env = found.get(name) if isinstance(found, dict) else None
+        rollout = self.data.get(block)
+        env = rollout.get(name) if isinstance(rollout, dict) else None
         return env if isinstance(env, dict) else {}
 
 
 class _Loader(yaml.SafeLoader):
-    """Null, true and false, decimal and 0x numbers, fractions with or without a point; the rest is text."""
+    """Reads null, true, false, decimal and 0x integers, and floats; everything else is text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As SafeLoader's; keys are text, and none may be there twice."""
+        """Like SafeLoader's, but keys are text and must not be repeated."""
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
@@ -76,17 +76,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """As SafeLoader's; none that is past 64 bits, as no key and no library takes more."""
-        found = super().construct_yaml_int(node) if len(node.value) < 100 else _MOST
-        if abs(found) >= _MOST:
+        """Like SafeLoader's, but refuses more than 64 bits, which no key and no library takes."""
+        number = super().construct_yaml_int(node) if len(node.value) < 100 else _MOST
+        if abs(number) >= _MOST:
             raise yaml.constructor.ConstructorError(
                 None, None, "a number of more than 64 bits; quote it if it is text", node.start_mark
             )
-        return int(found)
+        return int(number)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-_Loader.yaml_implicit_resolvers = {}  # those of SafeLoader are YAML 1.1's
+_Loader.yaml_implicit_resolvers = {}  # SafeLoader's follow YAML 1.1
 for _tag, _pattern, _first in (
     ("merge", r"<<", "<"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -103,37 +103,35 @@ for _tag, _pattern, _first in (
 
 
 def read_source(path: Path, label: str, is_base: bool) -> Source:
-    """A recipe's file.
+    """Reads a recipe's file.
 
     Raises:
-        UserError: it is no YAML, or no mapping.
+        UserError: the file is not valid YAML, or not a mapping.
     """
     try:
         kind, data, lines = _read(read_text(path, YAML_LIMIT))
     except RecursionError:
-        raise UserError(
-            f"{label}: not valid YAML: it is nested too deeply, or an alias is inside itself"
-        ) from None
+        raise UserError(f"{label}: not valid YAML: nested too deeply, or an alias contains itself") from None
     except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{label}:{mark.line + 1}" if mark else label
         first = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise UserError(f"{place}: not valid YAML: {first}{_remedy(first)}") from None
     if kind != "map":
-        raise UserError(f"{label}: a recipe is a mapping of keys, this is a {kind}")
+        raise UserError(f"{label}: a recipe must be a mapping of keys, but this is a {kind}")
     return Source(label, copy.deepcopy(data), lines, is_base)
 
 
-@lru_cache(maxsize=64)  # every recipe inherits the same few bases, and a pipeline reads each several times
+@lru_cache(maxsize=64)  # recipes share a few bases, and a pipeline reads each recipe several times
 def _read(text: str) -> tuple[str, Any, dict[str, int]]:
-    """What kind of YAML node a text is, its value, and the line of each dotted key."""
+    """The kind of a text's YAML node, its value, and the line of each dotted key."""
     node, lines, data = _parsed(text)
     if node is None:
         return "map", {}, {}
     if not isinstance(node, yaml.MappingNode):
         return node.tag.split(":")[-1], None, {}
     data = _written(node, data, "")
-    OmegaConf.create(data)  # refuses a ${...} that has no end
+    OmegaConf.create(data)  # refuses an unclosed ${...}
     return "map", data, lines
 
 
@@ -147,31 +145,31 @@ _REMEDIES = (
 
 
 def _remedy(problem: str) -> str:
-    """What to do about a fault that PyYAML names by its scanner's state."""
+    """A hint for a YAML error that PyYAML describes only by its scanner's state."""
     return next((f"; {remedy}" for pattern, remedy in _REMEDIES if re.search(pattern, problem)), "")
 
 
 def command_line(overrides: Iterable[str]) -> Source:
-    """The `key=value` words of a command line, the values read as YAML.
+    """Reads the `key=value` words of a command line; the values are parsed as YAML.
 
     Raises:
-        UserError: a word is of another form.
+        UserError: a word does not have this form.
     """
     merged, mappings = OmegaConf.create({}), []
     for word in overrides:
         key, equals, value = word.partition("=")
         key = key.strip()
         if not equals or not key or any(not part for part in key.split(".")):
-            raise UserError(f'command line: "{word}" is not of the form key=value')
+            raise UserError(f'command line: "{word}" is not an override; expected key=value')
         try:
             item: Any = OmegaConf.create({"value": _word(key, value)})
         except (yaml.YAMLError, ValueError, OmegaConfBaseException, RecursionError):
-            # a value that may be a secret is not said again
-            said = "its value" if key.startswith(AS_WRITTEN) else repr(shown(value))
-            raise UserError(f"command line: {key}: {said} is not a YAML value{_quoted(key, value)}") from None
+            # do not repeat a value that may be a secret
+            what = "its value" if key.startswith(AS_WRITTEN) else repr(shown(value))
+            raise UserError(f"command line: {key}: {what} is not a YAML value{_quoted(key, value)}") from None
         node = item._get_node("value")
         if key.startswith("evaluate.models.") and key.count(".") == 2 and isinstance(node._value(), str):
-            key += ".hf_path"  # so that a word on the same model's policy, before or after, stays
+            key += ".hf_path"  # keeps an override of the same model's policy
         if OmegaConf.is_dict(node):
             mappings.append(key)
         OmegaConf.update(merged, key, node, force_add=True)
@@ -180,17 +178,17 @@ def command_line(overrides: Iterable[str]) -> Source:
 
 
 def _quoted(key: str, value: str) -> str:
-    """What to do about a value that YAML cannot read as it stands."""
+    """A hint for a value that YAML cannot read."""
     if any("\ud800" <= c <= "\udfff" for c in value):
-        return "; it has bytes that are no UTF-8: rename what it names, or set LC_ALL=C.UTF-8"
+        return "; it contains bytes that are not UTF-8: rename the file, or set LC_ALL=C.UTF-8"
     if key.startswith(AS_WRITTEN) or not value.isprintable():
         return ""
-    return f"; if it is text, quote it for YAML, too: '{key}=\"...\"'"
+    return f"; if it is text, quote it for YAML as well: '{key}=\"...\"'"
 
 
 def _word(key: str, value: str) -> Any:
-    """The value of one word."""
-    if value.startswith("@"):  # a path inside an artefact; YAML wants that quoted, a shell strips quotes
+    """The value of one `key=value` word."""
+    if value.startswith("@"):  # a path in an artefact: YAML requires quotes, which the shell has stripped
         value = json.dumps(value)
     text = f"value: {value}" if value.strip() else "value: null"
     node, _, data = _parsed(text)
@@ -199,7 +197,7 @@ def _word(key: str, value: str) -> Any:
 
 
 def _parsed(text: str) -> tuple[yaml.Node | None, dict[str, int], Any]:
-    """The node of a text, the line of each dotted key, and the value where the node is a mapping."""
+    """A text's node, the line of each dotted key, and the value if the node is a mapping."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -207,7 +205,7 @@ def _parsed(text: str) -> tuple[yaml.Node | None, dict[str, int], Any]:
         lines: dict[str, int] = {}
         if not isinstance(node, yaml.MappingNode):
             return node, lines, None
-        _note_lines(node, "", lines)  # before what merge keys take in stands in the node too
+        _note_lines(node, "", lines)  # before merge keys add theirs to the node
         return node, lines, loader.construct_document(node)
     finally:
         loader.dispose()
@@ -223,7 +221,7 @@ def _note_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> N
 
 
 def _written(node: yaml.Node | None, data: Any, key: str) -> Any:
-    """`data`, which was read from `node` at a dotted key, with the text itself below `AS_WRITTEN`."""
+    """`data`, read from `node` at a dotted key, with values below `AS_WRITTEN` replaced by their text."""
     if isinstance(node, yaml.ScalarNode) and key.startswith(f"{AS_WRITTEN}."):
         return node.value
     if isinstance(node, yaml.MappingNode) and isinstance(data, dict):
@@ -236,7 +234,7 @@ def _written(node: yaml.Node | None, data: Any, key: str) -> Any:
 
 
 def read_as(kind: type, value: Any) -> Any:
-    """`value` as a key of this kind can only mean it: `off` as false, 1e4 as a whole number; else itself."""
+    """Converts a value with only one possible meaning for this type: `off` to false, 1e4 to 10000."""
     if kind is bool and isinstance(value, str):
         return _TRUTH.get(value.lower(), value)
     if kind is int and isinstance(value, float) and value.is_integer():
@@ -245,7 +243,7 @@ def read_as(kind: type, value: Any) -> Any:
 
 
 def misread(value: Any) -> str:
-    """What to do about a text that some readers of YAML take for another number; else nothing."""
+    """A hint for a text that some YAML parsers read as another number; otherwise empty."""
     if not isinstance(value, str):
         return ""
     if re.fullmatch(r"[-+]?0[0-9_]+", value):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user sees: progress while it runs, tables at the end."""
+"""Tables and pages for the user."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A page about a run on a benchmark: figures, confusion by subset, the worst disagreements to read."""
+"""Writes a page on a run on a benchmark: figures, confusion by subset, worst disagreements."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reasongrm_nemo.data.jsonl import read_jsonl
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.evaluation.benchmarks import ScoredRun
-from reasongrm_nemo.evaluation.details import SAID
+from reasongrm_nemo.evaluation.details import VERDICTS
 from reasongrm_nemo.evaluation.tasks import BenchmarkTask
 from reasongrm_nemo.files.lines import encodable
 from reasongrm_nemo.report.scores import details_lines, percent
@@ -20,25 +20,25 @@ from reasongrm_nemo.run.text import markdown, markdown_table, printable
 
 WORST = 10
 MAX_CHARS = 3000
-"""So much of a text is shown, its two ends."""
+"""Longest text shown in full; a longer one is shown by its two ends."""
 
 Pair = tuple[str, str, str | None]
 
 
 class Disagreements:
-    """A `Witness` that counts, by pair, the judgements read as the wrong answer."""
+    """A `Witness` that counts wrong verdicts by pair."""
 
     def __init__(self) -> None:
         self._pairs: dict[Pair, list[int]] = {}
 
     def add(self, verdict: Verdict, credit: float, right: bool, status: str) -> None:
-        """One judgement."""
+        """Count one judgement."""
         counts = self._pairs.setdefault((verdict.subset, verdict.item_id, verdict.cell), [0, 0])
         counts[0] += status == "ok" and not right
         counts[1] += 1
 
     def worst(self, count: int = WORST) -> list[Pair]:
-        """The pairs judged wrong most consistently; of equals those with most judgements, then a draw."""
+        """The pairs most consistently judged wrong; ties go to more judgements, then to a seeded draw."""
 
         def place(entry: tuple[Pair, list[int]]) -> tuple[float, int, int]:
             pair, (wrong, judgements) = entry
@@ -55,9 +55,9 @@ def page(
 
     Args:
         run: scored with details.
-        worst: pairs to show, as `Disagreements.worst` gives them.
-        judgements: the log's once more, for the judge's texts.
-        tasks: the file of `BenchmarkTask` that was asked, for what the judge was shown; None: it is left out.
+        worst: pairs to show, from `Disagreements.worst`.
+        judgements: the log's judgements again, for the judge's texts.
+        tasks: the file of `BenchmarkTask`, to show the prompts; None: omit them.
 
     Raises:
         UserError: a file cannot be read.
@@ -74,8 +74,8 @@ def page(
     lines += markdown_table(["score", "%", "95 % interval"], scores)
     lines += [f"\nNote: {markdown(note)}." for note in run.result.notes]
     lines += ["", "## Confusion", ""]
-    lines += ["Which answer was the right one, and what was said, in judgements.", ""]
-    head = ["subset", "%", *(f"{label} → {said}" for label in "AB" for said in SAID)]
+    lines += ["Number of judgements by right answer → verdict.", ""]
+    head = ["subset", "%", *(f"{label} → {name}" for label in "AB" for name in VERDICTS)]
     confusion = run.details.confusion()
     rows = [
         [row.name, percent(row.accuracy)[0], *map(str, confusion[row.name].values())]
@@ -92,12 +92,12 @@ def page(
         lines += [f"### {markdown(where)}", ""]
         for verdict in judged[pair]:
             if verdict.order is None:
-                lines += ["The log says only that the judgement is wrong.", ""]
+                lines += ["The log records only that the judgement is wrong.", ""]
                 continue
             label = "A" if verdict.order == "chosen_first" else "B"
-            said = verdict.verdict or verdict.parse_status
+            outcome = verdict.verdict or verdict.parse_status
             lines += [
-                f"The right answer is {label}, the log says {markdown(said)} ({verdict.tokens} tokens):",
+                f"The right answer is {label}, the verdict {markdown(outcome)} ({verdict.tokens} tokens):",
                 "",
             ]
             if (pair, verdict.order) in shown:
@@ -107,7 +107,7 @@ def page(
 
 
 def _judged(judgements: Iterable[Verdict], worst: Sequence[Pair]) -> dict[Pair, list[Verdict]]:
-    """Of each pair one judgement in each order, the first of the log."""
+    """The log's first judgement of each pair in each order."""
     verdicts: dict[Pair, list[Verdict]] = {pair: [] for pair in worst}
     for verdict in judgements:
         kept = verdicts.get((verdict.subset, verdict.item_id, verdict.cell))
@@ -134,11 +134,11 @@ def _judgement(verdict: Verdict) -> str:
 
 
 def _fenced(text: str) -> list[str]:
-    """A text as it is but for what does not print; the fence is longer than any in it."""
+    """A text in a code fence longer than any fence in the text; unprintable characters are escaped."""
     text = printable(text, keep="\n\t")
     if len(text) > MAX_CHARS:
         cut = len(text) - MAX_CHARS
-        text = f"{text[: MAX_CHARS // 2]}\n[… {cut} characters left out …]\n{text[-MAX_CHARS // 2 :]}"
+        text = f"{text[: MAX_CHARS // 2]}\n[… {cut} characters omitted …]\n{text[-MAX_CHARS // 2 :]}"
     longest: Any = max((len(run) for run in re.findall("`{3,}", text)), default=2)
     fence = "`" * (longest + 1)
     return [f"{fence}text", text, fence]

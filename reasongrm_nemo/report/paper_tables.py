@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's tables with runs made here among the published rows, as Markdown and LaTeX.
+"""The paper's tables with our runs added to the published rows, as Markdown and LaTeX.
 
-The best of a column is bold, the second best underlined, as in the paper; a run made here has a dagger, and
-a double one where its logs lack judgements of a benchmark.
+As in the paper, the best value of a column is bold and the second best underlined. Our runs have a dagger,
+and a double dagger if their logs are incomplete.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ KINDS = {"scalar": "Scalar reward models", "generative": "Generative reward mode
 DAGGER, DOUBLE_DAGGER = "†", "‡"
 BENCHMARK_NAMES = {name: module.TITLE for name, module in MODULES.items()}
 OF_BENCHMARK = {name: module.PAPER_TABLE for name, module in MODULES.items()}
-"""The table with all the scores of a benchmark."""
+"""The table with all scores of each benchmark."""
 NUMBERS = (1, 2, 3, 4, 5, 6)
 
 
 @dataclass(frozen=True)
 class TableRun:
-    """A run made here.
+    """One of our runs.
 
-    `scores` are by benchmark and score, in [0, 1]; what is unknown is left out.  `missing` says by benchmark
-    how many judgements are there ("812 of 2,985 judgements") where some are missing.
+    `scores`: benchmark -> score -> value in [0, 1], without unknown ones.  `missing`: benchmark -> how much
+    of an incomplete log is present ("812 of 2,985 judgements").
     """
 
     name: str
@@ -42,7 +42,7 @@ class TableRun:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: figures in %, None where there is none, and what of the benchmarks is missing."""
+    """A row of a table: values in % (None: unknown), and notes on incomplete benchmarks."""
 
     name: str
     kind: str
@@ -53,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One of the paper's tables, with runs made here."""
+    """One of the paper's tables with our runs."""
 
     number: int
     caption: str
@@ -64,17 +64,17 @@ class Table:
 
 @functools.cache
 def published() -> dict[str, Any]:
-    """The published tables, as in published.yaml."""
+    """The published tables from published.yaml."""
     text = resources.files("reasongrm_nemo.report").joinpath("published.yaml").read_text("utf-8")
     return yaml.safe_load(text)  # type: ignore[no-any-return]
 
 
 def build_tables(number: int, runs: Sequence[TableRun]) -> Table:
-    """A table with the runs that have a figure for it, below the published rows of their kind.
+    """A table with our runs that have any value for it, below the published rows of the same kind.
 
     Args:
-        number: the paper's, 1 to 6.
-        runs: made here.
+        number: the paper's table, 1 to 6.
+        runs: our runs.
     """
     data = published()["tables"][number]
     columns = [(benchmark, score) for _, benchmark, score in data["columns"]]
@@ -100,14 +100,14 @@ def _values(columns: Sequence[tuple[str | None, str | None]], run: TableRun) -> 
         None if benchmark is None or score is None else run.scores.get(benchmark, {}).get(score)
         for benchmark, score in columns
     ]
-    if columns[-1][0] is None:  # the average of the columns before it, where all are there
+    if columns[-1][0] is None:  # the average of the other columns, if all are known
         known = [value for value in values[:-1] if value is not None]
         values[-1] = sum(known) / len(known) if len(known) == len(values) - 1 else None
     return tuple(None if value is None else 100 * value for value in values)
 
 
 def _ranks(table: Table) -> dict[tuple[int, int], int]:
-    """(row, column) -> 1 for the best shown figure of a column, 2 for the second best."""
+    """(row, column) -> 1 for the best value of a column as shown, 2 for the second best."""
     ranks = {}
     for column in range(len(table.head)):
         shown = [
@@ -133,17 +133,17 @@ def _cells(table: Table, bold: str, underlined: str) -> list[list[str]]:
 
 
 def _footnote(table: Table, escape: Callable[[str], str]) -> str:
-    said = f"{table.caption} (the paper's Table {table.number}, in %)."
+    text = f"{table.caption} (the paper's Table {table.number}, in %)."
     if any(row.here for row in table.rows):
-        said += f" {DAGGER}: run here."
+        text += f" {DAGGER}: our run."
     lacking = [f"{escape(row.name)}: {', '.join(row.missing)}" for row in table.rows if row.missing]
     if lacking:
-        said += f" {DOUBLE_DAGGER}: incomplete ({'; '.join(lacking)})."
-    return said
+        text += f" {DOUBLE_DAGGER}: incomplete ({'; '.join(lacking)})."
+    return text
 
 
 def _headed(table: Table) -> bool:
-    """Whether the table sets scalar and generative models apart."""
+    """Whether the table has both scalar and generative models, under separate headings."""
     return len({row.kind for row in table.rows}) > 1
 
 

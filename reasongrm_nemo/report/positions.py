@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the order of the answers does to the judge, in a stage's figures and a line on screen."""
+"""Reports a judge's position bias: figures for a stage's result, and a line on screen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reasongrm_nemo.run.console import Console
 
 
 def tell_positions(console: Console, positions: Positions) -> dict[str, Any]:
-    """The figures of `positions`; the line has those of both orders where pairs were judged in both."""
+    """Print a line on position bias, with both orders if pairs were judged in both; returns the figures."""
     figures = positions.figures()
     words = [f"first answer preferred {_percent(figures['position_a'])} of the time"]
     both = figures["both"]

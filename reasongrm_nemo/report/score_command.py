@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `reasongrm score` prints."""
+"""The command `reasongrm score`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reasongrm_nemo.report.scores import comparison_lines, run_as_text
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """The options of the command, by their names there."""
+    """The options of the command, under the same names."""
 
     policy: str = "paper"
     vote: str = "mean"
@@ -36,34 +36,34 @@ class ScoreOptions:
 
 
 def benchmark_and_files(words: Sequence[Path], origin: str | None) -> tuple[str, Sequence[Path]]:
-    """The benchmark and the files that the command line names; with `--from` the benchmark may be left out.
+    """The benchmark and the files from the command line; with `--from`, the benchmark may be omitted.
 
     Raises:
-        UserError: no file is named, or `--from` is another benchmark.
+        UserError: no file is given, or `--from` names another benchmark.
     """
     if origin is not None and origin not in MODULES:
-        raise UserError(f"--from: {origin} is none of {', '.join(MODULES)}{nearest(origin, MODULES)}")
+        raise UserError(f"--from: {origin} is not one of {', '.join(MODULES)}{nearest(origin, MODULES)}")
     first, rest = str(words[0]), words[1:]
     if origin is None or (first in MODULES and rest):
         if origin not in (None, first):
-            raise UserError(f"--from {origin} is of another benchmark than {first}; leave one of them out")
+            raise UserError(f"--from {origin} contradicts the benchmark {first}; omit one of them")
         if not rest:
-            raise UserError(f"{first}: give the benchmark ({', '.join(MODULES)}) and then its verdict log")
+            raise UserError(f"{first}: give a benchmark ({', '.join(MODULES)}) and then its verdict log")
         return first, rest
     return origin, words
 
 
 def score_command(benchmark: str, files: Sequence[Path], options: ScoreOptions) -> tuple[dict[str, Any], str]:
-    """Score a log, and whatever the options ask for beside.
+    """Score a log, with comparisons, table and page as requested.
 
     Returns:
-        The figures, JSON-ready, and the text for people.
+        The figures, JSON-ready, and the text to print.
 
     Raises:
-        UserError: a name is unknown, or a file is at fault.
+        UserError: a name is unknown, or a file is wrong.
     """
     if options.tasks is not None and options.page is None:
-        raise UserError("--tasks is what a page shows; give --page FILE too, or leave it out")
+        raise UserError("--tasks is only used by --page; give --page FILE too, or omit --tasks")
     if options.page is not None:
         read = (*files, *options.compare, *filter(None, [options.tasks]))
         refuse_to_overwrite(options.page, read, "--page")
@@ -102,6 +102,6 @@ def score_command(benchmark: str, files: Sequence[Path], options: ScoreOptions) 
 
 
 def _names(files: Sequence[Path], taken: str) -> list[str]:
-    """The logs' names; their paths where names are alike."""
+    """The logs' names, or their paths if names are not unique."""
     names = [log_name(file) for file in files]
     return names if len({taken, *names}) == len(names) + 1 else [str(file) for file in files]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of a scored benchmark."""
+"""Tables of a scored benchmark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reasongrm_nemo.run.text import aligned
 
 
 def scores_as_text(result: Result) -> str:
-    """Scores and subsets with their intervals, and what became of the judgements."""
+    """Scores and subsets with their intervals, and the counts of parse statuses."""
     scores = [[name, *percent(score)] for name, score in result.scores.items()]
     subsets = [
         [
@@ -45,17 +45,17 @@ def scores_as_text(result: Result) -> str:
 
 
 def _truncated_words(result: Result) -> str:
-    return "" if result.truncated is None else f"; {100 * result.truncated:.2f} % cut at the limit"
+    return "" if result.truncated is None else f"; {100 * result.truncated:.2f} % cut at the token limit"
 
 
 def run_as_text(run: ScoredRun) -> str:
-    """`scores_as_text`, with the details if the run has any."""
+    """`scores_as_text`, with the run's details, if any."""
     details = [] if run.details is None else ["", *details_lines(run.details.figures())]
     return "\n".join([scores_as_text(run.result), *details])
 
 
 def details_lines(figures: Mapping[str, Any]) -> list[str]:
-    """What `Details.figures` says, for people; what the log does not tell is left out."""
+    """`Details.figures` as lines; unknown figures are omitted."""
     positions, lengths, cost = figures["positions"], figures["length_bias"], figures["cost"]
     both = positions["both"]
     rows = [
@@ -63,11 +63,11 @@ def details_lines(figures: Mapping[str, Any]) -> list[str]:
         ("accuracy, chosen answer shown first", positions["chosen_first"]),
         ("accuracy, chosen answer shown second", positions["rejected_first"]),
         ("same answer preferred in both orders", both["consistent"]),
-        ("  the first shown in both", both["always_first"]),
-        ("  the second shown in both", both["always_second"]),
+        ("  first position in both", both["always_first"]),
+        ("  second position in both", both["always_second"]),
         ("  no verdict in one or both", both["unread"]),
         ("verdicts for the longer answer", lengths["prefers_longer"]),
-        ("  where it was the chosen one", lengths["chosen_longer"]),
+        ("  share in which it was chosen", lengths["chosen_longer"]),
         ("accuracy, chosen answer longer", lengths["longer"]),
         ("accuracy, chosen answer shorter", lengths["shorter"]),
         *((f"accuracy, {turns} turn{'s' * (turns != '1')}", a) for turns, a in figures["by_turns"].items()),
@@ -84,19 +84,19 @@ def details_lines(figures: Mapping[str, Any]) -> list[str]:
     lines = aligned(["", "%", "95 % interval", "judgements", "clusters"], shown) if shown else []
     if cost["response_tokens"]:
         words = (
-            f"tokens: {cost['response_tokens']:,} of responses, {cost['response_mean']:.1f} each (median "
+            f"tokens: {cost['response_tokens']:,} in responses, mean {cost['response_mean']:.1f} (median "
             f"{cost['response_median']:.0f}, 95 % below {cost['response_q0.95']:.0f})"
         )
         if cost["response_tokens_per_right"] is not None:
-            words += f", {cost['response_tokens_per_right']:.1f} a right judgement"
+            words += f", {cost['response_tokens_per_right']:.1f} per right judgement"
         if cost["prompt_tokens"] is not None:
-            words += f"; {cost['prompt_tokens']:,} of prompts"
+            words += f"; {cost['prompt_tokens']:,} in prompts"
         lines += ["", words]
     return lines
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:
-    """Two runs side by side, for people."""
+    """A comparison of two runs as lines."""
     test = comparison.mcnemar
     rows = [
         [
@@ -106,7 +106,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
         ]
         for name, difference in comparison.differences.items()
     ]
-    left = f"; {comparison.left_out} judged by one alone are left out" if comparison.left_out else ""
+    left = f"; {comparison.left_out} judged by only one are left out" if comparison.left_out else ""
     return [
         f"{comparison.first} against {comparison.second}, {comparison.pairs} pairs judged by both{left}",
         "",
@@ -115,7 +115,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
         f"right: both {comparison.both}, only {comparison.first} {test.only_first}, only {comparison.second} "
         f"{test.only_second}, neither {comparison.neither}; McNemar's test p = {test.exact:.3g} (mid-p "
         f"{test.mid_p:.3g})",
-        # those of the first run are said with its scores
+        # the first run's notes are shown with its scores
         *(f"note: {comparison.second}: {note}" for note in comparison.notes.get(comparison.second, [])),
     ]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables at the end: accuracy of each model side by side (as the paper's Table 2), and artefacts."""
+"""The tables at the end of a run: the accuracy of each model (as the paper's Table 2), and artefacts."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def build_summary(
     """The report of one evaluation as plain data.
 
     Args:
-        scores: one entry a model and setting: `model, setting, sampling, samples`, the temperature and the
+        scores: one entry per model and setting: `model, setting, sampling, samples`, the temperature and the
             stage's figures.
         models: the rows, in order.
-        runs_dir: where the stages that made the models left their manifests.
-        made_of: model -> the recipe's path, to find the stage that made it.
+        runs_dir: the folder with the manifests of the stages that made the models.
+        made_of: model -> its path in the recipe, to find the stage that made it.
         note: printed under the table.
     """
     stages = _stages(runs_dir)
@@ -80,7 +80,7 @@ def _stages(runs_dir: Path) -> list[dict[str, Any]]:
     """Every finished artefact of a runs folder, by name."""
     stages = []
     for path in sorted(runs_dir.glob("*/manifest.json")):
-        with suppress(UserError):  # a stray folder; a stage's own is checked when it is used
+        with suppress(UserError):  # a stray folder; real artefacts are checked when they are used
             manifest = shaped(read_json(path), _TIMED, str(path))
             seconds = manifest["timings"]["seconds"]
             stages.append({"name": manifest["name"], "stage": manifest["stage"], "seconds": seconds})
@@ -88,7 +88,7 @@ def _stages(runs_dir: Path) -> list[dict[str, Any]]:
 
 
 def pipeline_report(folder: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What a pipeline's run says at its end: each stage, and the table where it ended with an evaluation."""
+    """The report of a pipeline's run: each stage, and the table if it ended with an evaluation."""
     report: dict[str, Any] = {
         "folder": str(folder),
         "stages": [
@@ -127,14 +127,14 @@ def _share(value: float | None) -> str:
 def _label(setting: Mapping[str, Any]) -> str:
     if "setting" in setting:
         return str(setting["setting"])
-    temperature = setting["temperature"]  # a report of an earlier version
+    temperature = setting["temperature"]  # written by an earlier version
     return "greedy" if temperature == 0 else f"T = {temperature:g}"
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: accuracy at each setting, then format, length, kind of path and the time to make it.
+    """Head and rows: accuracy at each setting, then format, length, kind of path and time to make the model.
 
-    Format, share cut at the limit, length and kind are those of the first setting.
+    Format, truncated share, length and kind are those of the first setting.
     """
     settings = report["rows"][0]["settings"]
     has_modes = any(row["settings"][0]["modes"] for row in report["rows"])
@@ -157,14 +157,14 @@ def _held_out(report: Mapping[str, Any]) -> bool:
 
 
 def _benchmarks(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[list[str]], list[str]]]:
-    """Name, head, rows and notes of each published benchmark's table."""
+    """Name, head, rows and notes of the table of each published benchmark."""
     for name, benchmark in report.get("benchmarks", {}).items():
         rows = [
             [row["run"], *(value for value, _ in row["scores"]), _share(row.get("truncated"))]
             for row in benchmark["rows"]
         ]
         drawn = [
-            f"{row['run']} is drawn with {row['sampling']}"
+            f"{row['run']} is sampled with {row['sampling']}"
             for row in benchmark["rows"]
             if row.get("sampling")
         ]
@@ -172,7 +172,7 @@ def _benchmarks(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str], lis
 
 
 def _compared(comparison: Mapping[str, Any]) -> list[str]:
-    """A row on two runs, by the last score that both have."""
+    """A table row that compares two runs, by the last score that both have."""
     row = [comparison["first"], comparison["second"], "–", "–", "–", f"{comparison['mcnemar']['exact']:.3g}"]
     for name, difference in comparison["differences"].items():
         low, high = difference["low"], difference["high"]
@@ -191,7 +191,7 @@ def _caption(report: Mapping[str, Any]) -> str:
 
 
 def _drawn(report: Mapping[str, Any]) -> str:
-    """How each model drew where its publisher decides."""
+    """The sampling parameters of each model at its published setting."""
     published = [
         f"{row['model']}: {setting['sampling']}"
         for row in report["rows"]
@@ -220,14 +220,14 @@ def summary_as_markdown(report: Mapping[str, Any]) -> str:
             columns = ["run", "against", "score", "difference", "95 % interval", "McNemar's p"]
             lines += [*markdown_table(columns, compared), ""]
     if report["note"]:
-        lines += [printable(report["note"], keep="\n\t"), ""]  # the recipe's own words, in Markdown
+        lines += [printable(report["note"], keep="\n\t"), ""]  # from the recipe, as Markdown
     stages = [[stage["name"], duration(stage["seconds"])] for stage in report["stages"]]
     lines += markdown_table(["stage", "time"], stages)
     return "\n".join(lines) + "\n"
 
 
 def summary_as_text(report: Mapping[str, Any]) -> str:
-    """The end of a pipeline on a terminal: stages, table, note, and what to try next."""
+    """The end of a pipeline on a terminal: stages, table, note, and suggestions."""
     lines = [""]
     evaluation = report["evaluation"]
     stages = [
@@ -243,8 +243,8 @@ def summary_as_text(report: Mapping[str, Any]) -> str:
     total = sum(stage["seconds"] for stage in report["stages"])
     lines += ["", f"All stages together: {duration(total)}."]
     lines += [
-        f"{stage['name']} lost a rollout server {stage['servers_lost']} times and went on; "
-        f"{stage['path']}/{LOSSES} says why."
+        f"{stage['name']} lost a rollout server {stage['servers_lost']} times and continued; "
+        f"see {stage['path']}/{LOSSES}."
         for stage in report["stages"]
         if stage.get("servers_lost")
     ]
@@ -262,14 +262,14 @@ def _evaluation_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def _next(report: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[str]:
-    """Commands worth trying after a whole pipeline."""
+    """Commands to try after a whole pipeline."""
     folder = report["folder"]
     tries = [
         (
             f"reasongrm show {report['stages'][-1]['path']}",
-            "what went in and came out, with hashes and versions",
+            "its inputs and outputs, with hashes and versions",
         ),
-        (f"reasongrm pipeline {folder} seed=2 runs_dir=runs/seed_2", "the same with other draws"),
+        (f"reasongrm pipeline {folder} seed=2 runs_dir=runs/seed_2", "the same with another seed"),
     ]
     final = evaluation["rows"][-1]
     if final["made_by"]:
@@ -282,7 +282,7 @@ def _next(report: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[str]
 
 
 def resolved_recipe(recipe: Mapping[str, Any], origins: Mapping[str, str]) -> str:
-    """Every dotted key of a recipe with its value, and behind it where that was set."""
+    """Every dotted key of a recipe with its value and, as a comment, where it was set."""
     lines = []
     for key, value in flatten(recipe).items():
         text = f"{key}: {json.dumps(value, ensure_ascii=False)}"
@@ -297,7 +297,7 @@ def read_artefact(path: Path) -> dict[str, Any]:
     """The manifest of a finished artefact.
 
     Raises:
-        UserError: there is none; a partial one is named as such.
+        UserError: there is no finished artefact; the message tells if it is unfinished.
     """
     if (path / "manifest.json").is_file():
         manifest = read_manifest(path / "manifest.json")
@@ -305,7 +305,7 @@ def read_artefact(path: Path) -> dict[str, Any]:
     partial = path.parent / ".partial" / path.name
     if partial.is_dir():
         raise UserError(
-            f"{path} is not finished: its partial work is in {partial}; run its recipe again to go on"
+            f"{path} is not finished: its partial folder is {partial}; run the recipe again to resume"
         )
     if path.is_dir():
         inside = sorted(child.parent.name for child in path.glob("*/manifest.json"))
@@ -317,13 +317,13 @@ def read_artefact(path: Path) -> dict[str, Any]:
 
 
 def verified(path: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, list[str]], str]:
-    """What every byte of an artefact says, as data and for people."""
+    """Verify every file of an artefact; the result as data and as text."""
     findings = verify.verify_files(path, manifest)
     return findings, "\n".join([f"{manifest['name']}  (stage {manifest['stage']})", *verify.report(findings)])
 
 
 def describe_manifest(path: Path, manifest: Mapping[str, Any]) -> str:
-    """A manifest for people."""
+    """A manifest as text."""
     code = manifest["code"]
     lines = [
         f"{manifest['name']}  (stage {manifest['stage']}, seed {manifest['seed']})",

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What brings a recipe's artefact about: stage, pipeline, manifest, servers, ranks."""
+"""Runs recipes and produces their artefacts: stage, pipeline, manifest, servers, ranks."""

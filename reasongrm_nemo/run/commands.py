@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all commands have in common: --debug, --json, and how each ends, well, badly or interrupted."""
+"""Shared by all commands: --debug, --json, and how success, errors and interruption are reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INTERRUPTED = 130
 
 
 class Command(click.Command):
-    """A command that takes --debug, and turns a UserError into one line and status 2."""
+    """A command with --debug that prints a UserError as one line and exits with status 2."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -35,52 +35,52 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # The reader of our output went away (| head): nothing is left to say to it.
+            # the reader of our output has gone (| head)
             sys.stderr.close()
             ctx.exit(1)
         except (UserError, OSError, MemoryError) as error:
             if debug:
                 raise
-            click.echo(f"reasongrm: {_on_one_line(_words(error))}", err=True)
+            click.echo(f"reasongrm: {_on_one_line(_message(error))}", err=True)
             ctx.exit(2)
 
 
-def _words(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "not enough memory: free some, or raise `ulimit -v`"
     return sentence(error) if isinstance(error, OSError) else str(error)
 
 
-def _on_one_line(words: str) -> str:
-    """With nothing that a terminal obeys and no secret."""
-    return printable(" ".join(strike(words).split()))
+def _on_one_line(message: str) -> str:
+    """Joins the lines, and removes control characters and secrets."""
+    return printable(" ".join(strike(message).split()))
 
 
 class Group(click.Group):
-    """The commands, each a `Command`."""
+    """The group whose commands are of class `Command`."""
 
     command_class = Command
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line, with something at each standard descriptor."""
-        _open_what_is_closed()
+        """Run the command line, with all three standard descriptors open."""
+        _open_standard_streams()
         return super().main(*args, **kwargs)
 
 
-def _open_what_is_closed() -> None:
-    """Put /dev/null where a standard stream was closed; else the next file opened would get its number."""
+def _open_standard_streams() -> None:
+    """Open /dev/null for a closed standard stream; otherwise the next file opened would get its number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 @contextmanager
 def interruptible(kept: str) -> Iterator[None]:
-    """SIGTERM ends a run like Ctrl-C: cleanly, with a word on what is kept."""
+    """Makes SIGTERM end a run like Ctrl-C: cleanly, with a message on what is kept."""
 
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -92,20 +92,18 @@ def interruptible(kept: str) -> Iterator[None]:
         click.echo(f"\nreasongrm: stopped; {kept}", err=True)
         raise click.exceptions.Exit(_INTERRUPTED) from None
     except Stopped as stopped:
-        click.echo(f"reasongrm: {_on_one_line(str(stopped))}; the same command goes on from there", err=True)
+        click.echo(f"reasongrm: {_on_one_line(str(stopped))}; run the same command again to resume", err=True)
         raise click.exceptions.Exit(0) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def print_result(as_json: bool, data: Any, text: str) -> None:
-    """The outcome of a command, as data or for people."""
+    """Prints a command's result as JSON or as text."""
     if as_json:
         click.echo(in_json(json.dumps(data, indent=2, ensure_ascii=False)))
     else:
         click.echo(printable(text, keep="\n\t"))
 
 
-as_json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print figures as JSON on stdout, and nothing else."
-)
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print only JSON on stdout.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress on a terminal (a bar, and a line a step) or in a log (plain lines)."""
+"""Progress on a terminal (a bar, and one line per step) or in a log (plain lines)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from reasongrm_nemo.processes.secret_values import strike
 from reasongrm_nemo.run.text import printable
 
-_QUIET_SECONDS = 15.0  # between plain lines of work that is counted in items, not steps
+_QUIET_SECONDS = 15.0  # between plain progress lines, for work counted in items rather than steps
 
 
 def duration(seconds: float) -> str:
@@ -22,11 +22,10 @@ def duration(seconds: float) -> str:
 
 
 def figures_line(figures: dict[str, Any]) -> str:
-    """Figures as words in the given order, the well-known ones in a form of their own.
+    """Figures as text in the given order; None is omitted.
 
-    Known names: reward, kept, groups (kept groups of groups), response_tokens (mean), log_prob_error_mean and
-    log_prob_error_max (trainer against rollout), tokens_per_second, loss, lr, grad_norm. Others are printed
-    as they are; None is left out.
+    kept and groups (kept groups of all groups), response_tokens (mean), log_prob_error_mean and
+    log_prob_error_max (trainer against rollout), and tokens_per_second have special formats.
     """
     shown = {name: value for name, value in figures.items() if value is not None}
     words: list[str] = []
@@ -56,12 +55,12 @@ def figures_line(figures: dict[str, Any]) -> str:
 
 
 class Console:
-    """Where a run speaks to the user. All of it goes to stderr; stdout is for results.
+    """Prints a run's messages to stderr; stdout is for results.
 
     Args:
         stream: stderr by default.
-        plain: no bar and no colour; None: where the stream is no terminal.
-        quiet: say nothing but warnings (for --json and tests).
+        plain: no bar and no color; None: plain unless the stream is a terminal.
+        quiet: print only warnings (for --json and tests).
     """
 
     def __init__(self, stream: TextIO | None = None, plain: bool | None = None, quiet: bool = False) -> None:
@@ -75,7 +74,7 @@ class Console:
             self._rich = RichConsole(file=self.stream, highlight=False)
 
     def line(self, text: str = "", style: str = "") -> None:
-        """One line: no markup is read from `text`, nothing in it moves the cursor, secrets are struck out."""
+        """Print one line; markup is not interpreted, and control characters and secrets are removed."""
         if self.quiet:
             return
         text = printable(strike(text), keep="\n\t")
@@ -85,17 +84,17 @@ class Console:
             print(text, file=self.stream, flush=True)
 
     def stage(self, name: str, what: str) -> None:
-        """A stage's headline."""
+        """Prints a stage's headline."""
         self.line(f"{name}  {what}", style="bold")
 
     def warn(self, text: str) -> None:
-        """A line that is said even when quiet."""
+        """Prints a warning, even when quiet."""
         quiet, self.quiet = self.quiet, False
         self.line(f"warning: {text}", style="yellow")
         self.quiet = quiet
 
     def drops(self, drops: dict[str, int]) -> None:
-        """What was dropped, by reason (rule 7: nothing is lost silently)."""
+        """Prints how many records were dropped, by reason."""
         if drops:
             self.line(
                 "  dropped: " + ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items()))
@@ -104,14 +103,14 @@ class Console:
     def progress(
         self, label: str, total: int, unit: str = "step", done: int = 0, every: bool | None = None
     ) -> Progress:
-        """Count `total` units of work; use it as a context manager.
+        """Returns a context manager that shows the progress of `total` units of work.
 
         Args:
-            label: what is going on.
-            total: all units, those done before included.
-            unit: what is counted; a line is printed for each "step", for other units every few seconds.
+            label: the name of the work.
+            total: all units, including those already done.
+            unit: the unit counted; every "step" prints a line, other units print one every few seconds.
             done: units that an earlier run finished.
-            every: print a line at each update; None: where the unit is "step".
+            every: print a line at each update; None: only if the unit is "step".
         """
         return Progress(self, label, total, unit, done, unit == "step" if every is None else every)
 
@@ -153,14 +152,14 @@ class Progress:
             self._bar.stop()
 
     def left(self) -> str:
-        """Time left at the pace of this run, or nothing at its start."""
+        """Time left at the pace of this run; empty at its start."""
         fresh = self.done - self.first
         if fresh <= 0 or self.done >= self.total:
             return ""
         return duration((time.monotonic() - self.start) / fresh * (self.total - self.done)) + " left"
 
     def update(self, done: int, **figures: Any) -> None:
-        """Say that `done` units are finished, with the figures of the newest (see `figures_line`)."""
+        """Show that `done` units are finished, with the figures of the newest (see `figures_line`)."""
         self.done = done
         words, left = figures_line(figures), self.left()
         now = time.monotonic()
@@ -178,5 +177,5 @@ class Progress:
             self.console.line("  ".join(part for part in [*parts, words, left] if part))
 
     def advance(self, count: int = 1, **figures: Any) -> None:
-        """`update` by so many units more."""
+        """Show that `count` more units are finished."""
         self.update(self.done + count, **figures)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a converted folder still is what its source says: a note in it names the weights it was made of.
+"""Detects stale conversions by the hash of their source weights, kept in a note in the converted folder.
 
-The note lists the folder's files too, which are held against it wherever they are read (`manifest.verify`).
+The note also lists the folder's files, which are compared with it whenever they are read (`manifest.verify`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ NOTE = CONVERSION
 
 
 def made_of(source: Path, cache: HashCache) -> dict[str, str]:
-    """The note of what is converted from `source`.
+    """The hashes of a conversion's source: of all its files, and of its weights.
 
     Args:
-        source: a Hugging Face folder; of a training run the one that it exported.
-        cache: what was read already.
+        source: a Hugging Face folder; for a training run, the one it exported.
+        cache: hashes of files read before.
     """
     files = cache.tree(source)
     weights = {name: file for name, file in files.items() if name.endswith(".safetensors")}
@@ -31,7 +31,7 @@ def made_of(source: Path, cache: HashCache) -> dict[str, str]:
 
 
 def note_of(source: Path, cache: HashCache) -> Callable[[Path], dict[str, Any]]:
-    """What writes the note: given the converted folder, it adds the size and SHA-256 of each file there."""
+    """Returns the function that makes the note of a converted folder, with each file's size and SHA-256."""
     made = made_of(source, cache)
 
     def note(folder: Path) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def note_of(source: Path, cache: HashCache) -> Callable[[Path], dict[str, Any]]:
 
 
 def stands(target: Path, source: Path, cache: HashCache) -> bool:
-    """Whether `target` is there as it was made, and of `source` as it is now; `cache` as for `made_of`."""
+    """Whether `target` is unchanged since its conversion, and its source is `source` as it is now."""
     try:
         noted = read_json(target / NOTE)
         noted["source"]
@@ -55,25 +55,25 @@ def stands(target: Path, source: Path, cache: HashCache) -> bool:
 def check_same_weights(
     megatron: Path, hf: Path, rope: Mapping[str, Any] | None, cache: HashCache | None = None
 ) -> None:
-    """Refuse a Megatron checkpoint that does not hold the weights of a Hugging Face folder.
+    """Refuse a Megatron checkpoint whose weights differ from those of a Hugging Face folder.
 
-    The note that a conversion leaves tells it at once. Without one, or where it names other files, every
-    tensor is read and compared, whoever wrote the checkpoint.
+    If the checkpoint has a conversion note with the same hash, that suffices. Otherwise every tensor is read
+    and compared.
 
     Args:
         megatron: the recipe's ``model.megatron_path``.
-        hf: its ``model.hf_path``.
-        rope: its ``model.rope``.
-        cache: of the runs folder, as for `made_of`.
+        hf: the recipe's ``model.hf_path``.
+        rope: the recipe's ``model.rope``.
+        cache: hashes of files read before.
 
     Raises:
-        UserError: they differ; the sentence says in what.
+        UserError: the weights differ; the message says where.
     """
     try:
         if read_json(megatron / NOTE)["weights"] == made_of(hf, cache or HashCache())["weights"]:
             return
     except (UserError, OSError, KeyError, TypeError):
-        pass  # none, or of before the weights stood in it by themselves
+        pass  # no note, or an older one without the weights' hash
     from reasongrm_nemo.megatron.weights.convert import verify
 
     try:
@@ -81,5 +81,5 @@ def check_same_weights(
     except UserError as error:
         raise UserError(
             f"model.megatron_path: {megatron} was not converted from model.hf_path {hf}, whose weights the "
-            f"rollouts begin with ({str(error).rstrip('.')}); convert that one, or leave the key null"
+            f"rollouts start from ({str(error).rstrip('.')}); convert that model, or leave the key null"
         ) from None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer ranks of one machine, started and ended by this process.
 
-torchrun would do it with a store of its own that listens on every interface and unpickles what it holds.
+torchrun is not used because its store listens on every interface and unpickles what it receives.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ from reasongrm_nemo.processes.meeting import MEETING, PrivateFile
 from reasongrm_nemo.rollout.server.settings import HOST
 
 _LOOPBACK = "lo"
-# A rank that lost its peer has so long to say so, and one that is asked to end to do it.
-_LAST_WORDS_S = 5.0
-_GRACE_S = 20.0
+_LAST_WORDS_S = 5.0  # for the other ranks to report their errors after one has failed
+_GRACE_S = 20.0  # between SIGTERM and SIGKILL
 
 
 class LocalRanks:
-    """Ranks as child processes, each a group of its own that dies with this process.
+    """Ranks as child processes, each in a separate process group that dies with this process.
 
-    When one fails the others are ended: they would wait for it until their collective times out.
+    When one rank fails, the others are ended: they would wait for it until their collective times out.
 
     Args:
-        command: what each rank runs; RANK, WORLD_SIZE and the like tell it which one it is.
-        count: how many.
-        env: their environment otherwise.
-        log: all ranks' output is appended to it.
+        command: the command of every rank; RANK, WORLD_SIZE and the like are in its environment.
+        count: number of ranks.
+        env: the rest of the environment.
+        log: file to which all ranks' output is appended.
 
     Attributes:
-        codes: exit status of each rank as ``subprocess`` gives it (negative: the signal); None: it runs.
-        first_failure: (rank, status) of the first that failed of itself; None: none did.
+        codes: exit status of each rank as ``subprocess`` gives it (negative: the signal); None: running.
+        first_failure: (rank, status) of the first rank that failed by itself; None if none did.
     """
 
     def __init__(self, command: Sequence[str], count: int, env: Mapping[str, str], log: Path) -> None:
@@ -48,7 +47,9 @@ class LocalRanks:
         self._meeting = PrivateFile()
         common = dict(env) | rank_environment(self._meeting.path, count)
         with log.open("ab") as out:
-            self._ranks = [_start(command, common | _own(rank), out.fileno()) for rank in range(count)]
+            self._ranks = [
+                _start(command, common | _rank_variables(rank), out.fileno()) for rank in range(count)
+            ]
         self._ticks = [start_ticks(rank.pid) for rank in self._ranks]
 
     @property
@@ -58,17 +59,17 @@ class LocalRanks:
 
     @property
     def returncode(self) -> int | None:
-        """That of the first rank that failed; 0: none did; None: some run."""
+        """The exit status of the first rank that failed; 0 if all succeeded; None while some run."""
         if None in self.codes:
             return None
         return self.first_failure[1] if self.first_failure else next(filter(None, self.codes), 0)
 
     def poll(self) -> int | None:
-        """Look after the ranks; the same as `returncode`."""
+        """Check the ranks, end them all after a failure, and return `returncode`."""
         ended = [rank for rank, code in enumerate(self.codes) if code is None and self._ended(rank)]
         failed = [(rank, code) for rank in ended if (code := self.codes[rank])]
         if failed and self.first_failure is None:
-            # of several at once it is the killed one: the others fail for want of their peer
+            # if several fail at once, blame the killed one: the others fail because they lost their peer
             self.first_failure = min(failed, key=lambda failure: (failure[1] > 0, failure[0]))
             self._deadline = time.monotonic() + _LAST_WORDS_S
         if self.returncode is not None:
@@ -78,27 +79,27 @@ class LocalRanks:
         return self.returncode
 
     def wait(self, timeout_s: float | None = None) -> int:
-        """Until all have ended.
+        """Wait until all ranks have ended.
 
         Raises:
-            TimeoutError: they have not.
+            TimeoutError: some still run after `timeout_s`.
         """
         over = None if timeout_s is None else time.monotonic() + timeout_s
         while (code := self.poll()) is None:
             if over is not None and time.monotonic() > over:
-                raise TimeoutError(f"the ranks still run after {timeout_s:g} s")
+                raise TimeoutError(f"the ranks are still running after {timeout_s:g} s")
             time.sleep(0.05)
         return code
 
     def end(self) -> None:
-        """Leave none behind: SIGTERM, and SIGKILL to those that do not heed it."""
+        """End all ranks: SIGTERM, then SIGKILL to those that ignore it."""
         for process in self._ranks:
-            process.terminate()  # nothing is done to one that has ended
+            process.terminate()  # does nothing if the rank has ended
         over = time.monotonic() + _GRACE_S
         while any(process.poll() is None for process in self._ranks) and time.monotonic() < over:
             time.sleep(0.02)
         for process, ticks in zip(self._ranks, self._ticks, strict=True):
-            end_group(process.pid, ticks, 0)  # also what a rank has started
+            end_group(process.pid, ticks, 0)  # including processes that the rank started
         self.codes = [process.wait() for process in self._ranks]
         self._meeting.close()
 
@@ -108,14 +109,14 @@ class LocalRanks:
 
 
 def rank_environment(meeting: Path, count: int) -> dict[str, str]:
-    """What the ranks of one machine have in common: they meet in a file, and talk over loopback alone."""
+    """Environment shared by the ranks of one machine: they rendezvous in a file and use only loopback."""
     return {
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "GROUP_RANK": "0",
         "MASTER_ADDR": HOST,
         "MASTER_PORT": "0",  # nobody listens
-        "TORCHELASTIC_RUN_ID": "local",  # Lightning knows by it that ranks are started for it
+        "TORCHELASTIC_RUN_ID": "local",  # tells Lightning that the ranks are already started
         placement.INTERFACE: _LOOPBACK,
         "NCCL_SOCKET_IFNAME": _LOOPBACK,
         MEETING: str(meeting),
@@ -123,7 +124,7 @@ def rank_environment(meeting: Path, count: int) -> dict[str, str]:
     }
 
 
-def _own(rank: int) -> dict[str, str]:
+def _rank_variables(rank: int) -> dict[str, str]:
     return {"RANK": str(rank), "LOCAL_RANK": str(rank)}
 
 
@@ -141,12 +142,12 @@ def _start(command: Sequence[str], env: Mapping[str, str], out: int) -> subproce
 
 
 def begin_child(parent: int, last: int) -> None:
-    """In a new rank or its launcher: it ends with its parent, and SIGUSR1 is not for it yet.
+    """Set up a new rank, or its launcher, to end with its parent and to ignore SIGUSR1 for now.
 
     Args:
-        parent: the process that starts it.
-        last: the signal it then gets.
+        parent: the process that starts the rank.
+        last: the signal that the rank gets when its parent dies.
     """
     die_with_parent(parent, last)
-    # Slurm signals every process of a job; whoever has no handler yet would die of it
+    # Slurm signals every process of a job, and one without a handler would die
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

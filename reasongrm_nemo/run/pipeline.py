@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every recipe of a folder in the order of its numbers: skips what stands, resumes what was cut off."""
+"""Runs the recipes of a folder by number: skips finished stages, and resumes interrupted ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def recipe_files(folder: Path) -> list[Path]:
     """The recipes `<number>_<name>.yaml` of a folder (see `recipe.load.find_recipe`), by number.
 
     Raises:
-        UserError: no such folder, none in it, or two of the same number.
+        UserError: the folder does not exist, has no recipes, or two with the same number.
     """
     folder = load.find_recipe(folder)
     if folder.is_file():
@@ -51,10 +51,10 @@ def recipe_files(folder: Path) -> list[Path]:
 
 
 def find_stage(files: Sequence[Path], word: str, option: str) -> int:
-    """The position of the recipe that `word` names: its file's stem, its number, or what follows that.
+    """The index of the recipe that `word` names by file stem, by number, or by stem without number.
 
     Raises:
-        UserError: none or several.
+        UserError: no recipe has this name, or several do.
     """
     stems = [path.stem for path in files]
     matches = [
@@ -72,7 +72,7 @@ def find_part(files: Sequence[Path], first: str | None, last: str | None) -> sli
     """The recipes from `first` to `last`, both included; None: from the beginning, to the end.
 
     Raises:
-        UserError: as `find_stage`, or `first` comes after `last`.
+        UserError: as for `find_stage`, or `first` comes after `last`.
     """
     start = find_stage(files, first, "--from") if first is not None else 0
     stop = find_stage(files, last, "--to") if last is not None else len(files) - 1
@@ -82,38 +82,38 @@ def find_part(files: Sequence[Path], first: str | None, last: str | None) -> sli
 
 
 def assign(files: Sequence[Path], overrides: Iterable[str]) -> dict[Path, list[str]]:
-    """The overrides that each recipe gets, in their order.
+    """Assigns overrides to recipes, keeping their order.
 
-    An override goes to each recipe that knows its key, and at least one must; `1_grpo_zero:grpo.steps=5`
-    goes to that one alone. Where a recipe has another stage's artefact under the key, an override for all
-    is not for it: `model.hf_path=/data/QwQ-32B` is the base that training begins with, not the model whose
-    paths are sampled. Nor is `model.megatron_path`, the base in another form, for a recipe that begins with
-    another stage's model.
+    An override applies to every recipe that has its key, and at least one must; `1_grpo_zero:grpo.steps=5`
+    applies to that recipe alone. An override without a stage does not replace another stage's artefact:
+    `model.hf_path=/data/QwQ-32B` sets the base model that training starts from, not the trained model that
+    later stages sample from. Likewise `model.megatron_path`, the base in another format, is not applied to a
+    recipe that starts from another stage's model.
 
     Raises:
-        UserError: nothing knows the key, or which of several artefacts is meant is not said.
+        UserError: no recipe has the key, or several artefacts could be meant.
     """
-    mine: dict[Path, list[str]] = {path: [] for path in files}
+    assigned: dict[Path, list[str]] = {path: [] for path in files}
     for word in overrides:
         stage, colon, rest = word.partition(":")
         if colon and "=" not in stage:
-            mine[files[find_stage(files, stage, "override for")]].append(rest)
+            assigned[files[find_stage(files, stage, "override for")]].append(rest)
         else:
             for path in _takers(files, word):
-                mine[path].append(word)
-    return mine
+                assigned[path].append(word)
+    return assigned
 
 
 def _takers(files: Sequence[Path], word: str) -> list[Path]:
     key, equals, _ = (part.strip() for part in word.partition("="))
     takers = [path for path in files if load.has_key(path, key)]
     if not equals:
-        raise UserError(f'command line: "{word}" is not of the form key=value')
+        raise UserError(f'command line: "{word}" is not an override; expected key=value')
     if not takers:
         known = sorted({name for path in files for name in load.known_keys(path)})
         raise UserError(f'command line: unknown key "{key}"{load.near(key, known)}; no stage here has it')
     if key == _MEGATRON:
-        takers = _beginning_with_the_base(takers, word)
+        takers = _starting_from_the_base(takers, word)
     has = {path: load.stated(path, key) for path in takers}
     artefacts = [path for path in takers if str(has[path]).startswith("@")]
     if not artefacts:
@@ -124,37 +124,37 @@ def _takers(files: Sequence[Path], word: str) -> list[Path]:
         stems = ", ".join(path.stem for path in artefacts)
         raise UserError(
             f"command line: {key} is another stage's artefact in {stems}; "
-            f"say which one is meant, such as {artefacts[0].stem}:{word}"
+            f"name the stage you mean, such as {artefacts[0].stem}:{word}"
         )
     return artefacts
 
 
-def _beginning_with_the_base(files: Sequence[Path], word: str) -> list[Path]:
-    """The recipes that train from a model which no stage here made; the same weights are for them alone."""
+def _starting_from_the_base(files: Sequence[Path], word: str) -> list[Path]:
+    """The recipes that train from a model that no stage here makes; only they can use the base's weights."""
     training = [stage for stage, kind in KINDS.items() if kind.trains]
     trained = [path for path in files if load.stated(path, "stage") in training]
     takers = [path for path in trained if not str(load.stated(path, "model.hf_path")).startswith("@")]
     if not takers:
         such_as = f", such as {trained[0].stem}:{word}" if trained else ""
         raise UserError(
-            f"command line: {_MEGATRON} is for no stage here: none trains from a model that is not another "
-            f"stage's; say which one is meant{such_as}"
+            f"command line: {_MEGATRON} applies to no stage here, because none trains from a base model; "
+            f"name the stage you mean{such_as}"
         )
     return takers
 
 
 def load_all(files: Sequence[Path], overrides: Iterable[str]) -> list[DictConfig]:
-    """Every recipe with its overrides (see `assign`), checked before anything runs."""
+    """Loads and checks every recipe with its overrides (see `assign`)."""
     return load_assigned(assign(files, overrides))
 
 
 def load_assigned(given: Mapping[Path, Sequence[str]]) -> list[DictConfig]:
-    """`load_all` of what `assign` gave."""
+    """`load_all` for the result of `assign`."""
     recipes = [load.load_recipe(path, words) for path, words in given.items()]
     folders = {cfg.runs_dir for cfg in recipes}
     if len(folders) > 1:
         raise UserError(
-            f"the recipes of a pipeline share one runs_dir, these have {', '.join(sorted(folders))}"
+            f"the recipes of a pipeline must share one runs_dir, but these have {', '.join(sorted(folders))}"
         )
     names = [cfg.name for cfg in recipes]
     for path, cfg in zip(given, recipes, strict=True):
@@ -172,11 +172,11 @@ def run_pipeline(
 ) -> list[Outcome]:
     """Run a folder's recipes from `first` to `last`, both included.
 
-    What is whole and unchanged is skipped; what was cut off is resumed; what changed, itself or upstream, is
-    done again. One rollout server serves all stages that need one.
+    Finished, unchanged stages are skipped, interrupted ones resumed, and those whose recipe or inputs changed
+    are rerun. All stages share the rollout servers.
 
     Raises:
-        UserError: before anything starts where a recipe is wrong; else from the stage that cannot go on.
+        UserError: a recipe is wrong (raised before anything starts), or a stage cannot continue.
     """
     files = recipe_files(folder)
     part = find_part(files, first, last)
@@ -202,7 +202,7 @@ def run_pipeline(
 
 
 def _limits(recipes: Sequence[DictConfig]) -> str:
-    """What to say of keys by which recipes take a part of what they are given; nothing where none does."""
+    """A note on the keys that limit how many tasks the recipes use; empty if none does."""
     words = []
     for cfg in recipes:
         for key in kind_of(cfg).limits:
@@ -215,7 +215,7 @@ def _limits(recipes: Sequence[DictConfig]) -> str:
 
 
 def _check_references(files: Sequence[Path], recipes: Sequence[DictConfig]) -> None:
-    """An `@artefact` must be made by an earlier recipe, or be there already."""
+    """Check that each `@artefact` exists or is made by an earlier recipe."""
     made: list[str] = []
     for path, cfg in zip(files, recipes, strict=True):
         for key, value in load.input_paths(cfg).values():
@@ -230,7 +230,7 @@ def _check_references(files: Sequence[Path], recipes: Sequence[DictConfig]) -> N
 
 
 def _check_paths(files: Sequence[Path], recipes: Sequence[DictConfig]) -> None:
-    """A path that no stage makes must be there before the first one starts."""
+    """Check that each input path that no stage makes exists before the first stage starts."""
     for file, cfg in zip(files, recipes, strict=True):
         made_here = Path(cfg.runs_dir).absolute()
         for key, value in load.input_paths(cfg).values():
@@ -240,12 +240,12 @@ def _check_paths(files: Sequence[Path], recipes: Sequence[DictConfig]) -> None:
 
 
 def _check_megatron(path: Path, cfg: DictConfig) -> None:
-    """A Megatron checkpoint cannot have been converted from a model that is yet to be made."""
+    """Refuse a Megatron checkpoint whose supposed source is a model that does not exist yet."""
     source, converted = str(cfg.model.hf_path), cfg.model.megatron_path
     if converted is None or not source.startswith("@") or converted.startswith("@"):
         return
     if not load.resolve_path(source, cfg.runs_dir).exists():
         raise UserError(
             f"{path}: {_MEGATRON} is {converted}, which cannot have been converted from model.hf_path "
-            f"{source}: that is yet to be made"
+            f"{source}, because that model does not exist yet"
         )

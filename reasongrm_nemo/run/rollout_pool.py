@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rollout servers of all the stages of a run: started when first needed, ended with the run."""
+"""The rollout servers shared by the stages of a run: started on first use, stopped with the run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from reasongrm_nemo.run.console import Console, duration
 
 
 class RolloutPool:
-    """A context manager; leaving it ends the servers.
+    """A context manager that stops the servers on exit.
 
     Args:
-        log_dir: the servers' output goes to rollout-server.log, rollout-server-2.log and so on there.
-        console: is told about starts.
+        log_dir: folder of the servers' logs, rollout-server.log, rollout-server-2.log and so on.
+        console: prints server starts.
 
     Attributes:
-        on_loss: told the cause of each loss of a server; a stage puts its own in place.
+        on_loss: called with the cause of each server loss; stages replace it.
     """
 
     def __init__(self, log_dir: Path, console: Console) -> None:
@@ -42,9 +42,9 @@ class RolloutPool:
         self.close()
 
     def get(self, cfg: DictConfig, model_dir: Path) -> Rollouts:
-        """Running servers with the recipe's settings that serve `model_dir`.
+        """Servers with the recipe's settings that serve `model_dir`.
 
-        Servers with the same settings are handed on, their weights replaced; others are ended first.
+        Running servers with the same settings are reused with new weights; others are stopped first.
         """
         place = placement.find(cfg)
         settings = [
@@ -84,13 +84,13 @@ class RolloutPool:
         return agent.host
 
     def _tell(self, cause: str) -> None:
-        self.on_loss(cause)  # of the stage that uses the servers now
+        self.on_loss(cause)  # looked up now: each stage sets its own
 
     def _lost(self, cause: str) -> None:
-        self.console.warn(f"a rollout server was lost and is started again: {cause}")
+        self.console.warn(f"a rollout server was lost and is being restarted: {cause}")
 
     def close(self) -> None:
-        """End the servers, if there are any."""
+        """Stop the servers, if any are running."""
         rollouts, self._rollouts = self._rollouts, None
         if rollouts is not None:
             rollouts.stop()

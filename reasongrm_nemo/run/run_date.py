@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The date of a run, which chat templates that ask for today's are told: the day its first stage began.
+"""The date of a run, given to chat templates that ask for today's: the day the first stage began.
 
-runs_dir/.date holds it, so that resumed stages, shards and later stages render the prompts of the first day.
+The date is kept in runs_dir/.date, so that resumed stages, shards and later stages render the same prompts.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _LIMIT = 1 << 10
 
 
 def dated(cfg: DictConfig, keep: bool = False) -> DictConfig:
-    """The recipe with `judge.date` filled in, where that is null.
+    """The recipe with `judge.date` filled in if null.
 
     Args:
         cfg: the resolved recipe.
-        keep: write the date down if it is new.
+        keep: write a new date to runs_dir/.date.
 
     Raises:
-        UserError: what is written down is no date.
+        UserError: runs_dir/.date holds no date.
     """
     if cfg.judge.date is not None:
         return cfg
@@ -52,14 +52,14 @@ def _kept(runs_dir: Path) -> str | None:
     try:
         return date.fromisoformat(text.strip()).isoformat()
     except ValueError:
-        raise UserError(f"{note} holds no date such as 2026-11-29; write the run's date into it") from None
+        raise UserError(f"{note} holds no date; write the run's date into it, such as 2026-11-29") from None
 
 
 def _of_artefacts(cfg: DictConfig) -> str | None:
-    """The earliest date in manifests of artefacts that were brought here, or that are read elsewhere."""
+    """The earliest date in the manifests of this runs folder, or of artefacts read from other folders."""
     days = []
     for path in [*Path(cfg.runs_dir).glob("*/manifest.json"), *_manifests_elsewhere(cfg)]:
-        with suppress(UserError):  # a stray folder; what a stage reads is checked when it is read
+        with suppress(UserError):  # a stray folder; real inputs are checked when they are read
             day = object_at(read_json(path), "recipe", "judge").get("date")
             days.append(day if isinstance(day, str) else None)
     return min(filter(None, days), default=None)
@@ -71,7 +71,7 @@ def _manifests_elsewhere(cfg: DictConfig) -> list[Path]:
 
 
 def _keep(runs_dir: Path, day: str) -> str:
-    """The date as written down: by this process, or by one that began at the same time and was first."""
+    """The date in the file, written by this process or by another that was faster."""
     note, aside = runs_dir / _NOTE, runs_dir / f"{_NOTE}.{os.getpid()}"
     if not note.exists():
         runs_dir.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe's model behind a rollout server, for requests from outside a run."""
+"""Serves a recipe's model by rollout servers, for requests from outside a run."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _LOOK_S = 1.0
 
 @contextmanager
 def served(cfg: DictConfig, recipe: str, console: Console) -> Iterator[list[RolloutServer]]:
-    """Servers that answer for the recipe's model while the block runs, one for each of `rollout.servers`.
+    """Serve the recipe's model while the block runs, by as many servers as `rollout.servers` says.
 
-    Each process has a log folder of its own, so that several may serve from one runs folder.
+    Each process has a separate log folder, so that several can serve from one runs folder.
 
     Args:
         cfg: from `recipe.load.load_recipe`.
-        recipe: its file, for messages.
-        console: is told about the start.
+        recipe: the recipe's file, for messages.
+        console: prints the start.
 
     Raises:
-        UserError: there is no model to serve, it does not fit the recipe, or a server did not start.
+        UserError: there is no model to serve, the model does not fit the recipe, or a server did not start.
     """
     if not cfg.model.hf_path:
         raise UserError(
@@ -48,7 +48,7 @@ def served(cfg: DictConfig, recipe: str, console: Console) -> Iterator[list[Roll
     check_path(model, "model.hf_path")
     name = f"serve-{os.getpid()}"
     with (
-        # what it serves must not be made anew meanwhile
+        # the served artefact must not be replaced meanwhile
         RunsLock(runs_dir, name, artefacts_read(cfg), artefacts_elsewhere(cfg)),
         RolloutPool(runs_dir / ".logs" / name, console) as pool,
     ):
@@ -56,23 +56,23 @@ def served(cfg: DictConfig, recipe: str, console: Console) -> Iterator[list[Roll
 
 
 def described(servers: Sequence[RolloutServer]) -> dict[str, object]:
-    """What a client needs: the first server's url and token, the model's name and folder, and all servers."""
+    """The data a client needs: the first server's url and token, the model's name and folder, all servers."""
     entries = [{"url": server.url, "token": server.token} for server in servers]
     return entries[0] | {"model": SERVED_NAME, "folder": str(servers[0].model_dir), "servers": entries}
 
 
 def servers_as_text(servers: Sequence[RolloutServer]) -> str:
-    """The same as lines: one a server."""
+    """The same as text, one line per server."""
     return "\n".join(
         f'{server.url}  (Authorization: Bearer {server.token}; model "{SERVED_NAME}")' for server in servers
     )
 
 
 def watch(servers: Sequence[RolloutServer]) -> None:
-    """Wait for Ctrl-C, which ends it by KeyboardInterrupt.
+    """Wait until Ctrl-C raises KeyboardInterrupt.
 
     Raises:
-        RolloutServerLost: a server's process ended, with the cause; clients know only its address.
+        RolloutServerLost: a server's process ended; servers are not restarted, as clients know their address.
     """
     while True:
         for server in servers:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the shards that a recipe puts together were made by that very recipe."""
+"""Checks that the shards merged by a recipe were made by the same recipe."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from reasongrm_nemo.stage_kinds import KINDS, kind_of
 
 
 def check_shard_manifests(cfg: DictConfig, paths: Mapping[str, Path], ident: Mapping[str, Any]) -> None:
-    """Hold the manifest of each shard, where there is one, against the recipe.
+    """Compare the manifest of each shard, if there is one, with the recipe.
 
     Args:
-        cfg: the recipe that puts shards together, or does not.
-        paths: its inputs by name, see `recipe.load.input_paths`.
+        cfg: the recipe; nothing is checked unless it merges shards.
+        paths: the recipe's inputs by name, see `recipe.load.input_paths`.
         ident: from `manifest.identity`.
 
     Raises:
@@ -40,13 +40,13 @@ def check_shard_manifests(cfg: DictConfig, paths: Mapping[str, Path], ident: Map
         changed = what_changed(_shared(cfg.stage, made), _shared(cfg.stage, ident))
         if made and changed:
             raise UserError(
-                f"{cfg.stage}.shards: {folder} was made by another recipe than this one ({changed}); run "
-                "that shard again, or put the shards together with their own recipe"
+                f"{cfg.stage}.shards: {folder} was made by a different recipe ({changed}); run "
+                "that shard again, or merge the shards with the recipe that made them"
             )
 
 
 def _shared(stage: str, ident: Mapping[str, Any]) -> dict[str, Any]:
-    """What a shard has in common with the whole."""
+    """The part of the identity that all shards share with the merged result."""
     whole = (f"{stage}.shard", "input shards", *(KINDS[stage].after_shards or ()))
     inputs = tuple(f"{name}." for name in whole if name.startswith("input "))
     return {key: value for key, value in ident.items() if key not in whole and not key.startswith(inputs)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one stage: finds its inputs, skips or resumes it, and makes its artefact whole."""
+"""Runs one stage: finds the inputs, skips or resumes the stage, and completes the artefact."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ if TYPE_CHECKING:
     from reasongrm_nemo.run.rollout_pool import RolloutPool
 
 
-# How long before its wall time a stage that samples ends: the answers in flight are lost in any case.
+# Sampling stages stop this long before the time limit; answers in flight are lost in any case.
 _WORK_S = 30.0
 
 
 @dataclass
 class StageContext:
-    """What a stage's `run(ctx)` has to hand.
+    """The argument of a stage's `run(ctx)`.
 
     Attributes:
         cfg: the resolved recipe, read-only.
-        work: the artefact being written; it survives a kill, and a resumed stage finds its files there.
+        work: the artefact's partial folder; it survives a kill, and a resumed stage finds its files there.
         inputs: name -> existing path; names as in `recipe.load.input_paths`.
-        console: where to speak to the user.
-        log: goes to stage.log in the artefact.
-        resumed: whether an earlier run left something in `work`.
+        console: prints messages to the user.
+        log: writes to stage.log in the artefact.
+        resumed: whether an earlier run left files in `work`.
         drops: records dropped, by reason; use `drop`.
     """
 
@@ -76,28 +76,28 @@ class StageContext:
     drops: Counter[str] = field(default_factory=Counter)
 
     def drop(self, reason: str, count: int = 1) -> None:
-        """Count dropped records; the stage's end prints them and the manifest keeps them."""
+        """Count dropped records; they are printed when the stage ends, and kept in the manifest."""
         if count:
             self.drops[reason] += count
 
     def whole(self, *files: Path) -> None:
-        """Record files in `work` that are finished before the stage is: a resumed run compares them."""
+        """Record files in `work` that are finished before the stage is; a resumed run verifies them."""
         note_whole(self.work, *files)
 
     def stop_if_asked(self) -> None:
-        """For stages that can end anywhere because they write as they go.
+        """Stop here if the run was asked to end; for stages that write their results as they go.
 
         Raises:
-            Stopped: the run was asked to end; the marker is left.
+            Stopped: the run was asked to end; a marker file records it.
         """
         must_save_by = self.cfg.checkpoints.checkpoint_must_save_by
         limits = Limits(Path(self.cfg.runs_dir), must_save_by, name=self.cfg.name)
         if reason := limits.reached(_WORK_S):
             mark(self.work, reason)
-            raise Stopped(f"{self.cfg.name} has ended, what it sampled is kept: {reason}")
+            raise Stopped(f"{self.cfg.name} has ended, and its samples are kept: {reason}")
 
     def rollouts(self, model_dir: Path | None = None) -> Rollouts:
-        """The shared rollout server, started at the first call, serving `model_dir` (or the model input)."""
+        """The shared rollout servers, started on first use, serving `model_dir` or the model input."""
         self.pool.on_loss = self._lost
         return self.pool.get(self.cfg, model_dir or self.inputs["model"])
 
@@ -106,20 +106,20 @@ class StageContext:
         self.say_loss(cause)
 
     def say_loss(self, cause: str) -> None:
-        """On screen and in the log: a rollout server was lost, or did not start at once."""
-        self.console.warn(f"a rollout server was lost and is started again: {cause}")
+        """Report on screen and in the log that a rollout server was lost, or failed to start at first."""
+        self.console.warn(f"a rollout server was lost and is being restarted: {cause}")
         self.log.warning("a rollout server was lost: %s", cause)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a stage.
+    """The outcome of a stage.
 
     Attributes:
-        name: the artefact's.
-        path: where it is.
-        skipped: it was there, whole and for the same key.
-        manifest: its manifest.
+        name: the artefact's name.
+        path: the artefact's folder.
+        skipped: the artefact already existed with the same key.
+        manifest: the artefact's manifest.
     """
 
     name: str
@@ -129,17 +129,17 @@ class Outcome:
 
 
 def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: str = "") -> Outcome:
-    """Bring one recipe's artefact about. The caller holds the lock of the runs folder.
+    """Produce one recipe's artefact. The caller must hold the lock of the runs folder.
 
     Args:
         cfg: from `recipe.load.load_recipe`.
-        console: progress goes there.
-        pool: lends the rollout server.
-        headline: put before the stage's name, such as "2/8".
+        console: prints progress.
+        pool: provides the rollout servers.
+        headline: prefix of the stage's name, such as "2/8".
 
     Raises:
-        UserError: an input is missing or does not fit the recipe, or the stage says what is wrong.
-        StageFailed: the disk is full, or the stage could not go on; what it computed is kept.
+        UserError: an input is missing or does not fit the recipe, or the stage refuses it.
+        StageFailed: the disk is full, or the stage could not continue; its results so far are kept.
     """
     runs_dir = Path(cfg.runs_dir)
     artefact = Artefact(runs_dir, cfg.name)
@@ -164,7 +164,7 @@ def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: st
         resumed, gone = artefact.begin(key, ident, inputs)
         (artefact.work / MARKER).unlink(missing_ok=True)
         if gone:
-            console.line(f"  an unfinished {cfg.name} was for another recipe and is {gone}")
+            console.line(f"  an unfinished {cfg.name} belonged to another recipe and is {gone}")
         console.stage(title, "resuming" if resumed else f"again: {why}" if why else cfg.stage)
         manifest = _run(cfg, artefact, cache, paths, resumed, console, pool, tokenizers)
         return Outcome(cfg.name, artefact.path, False, manifest)
@@ -176,7 +176,7 @@ def run_stage(cfg: DictConfig, console: Console, pool: RolloutPool, headline: st
 
 
 def is_done(cfg: DictConfig) -> bool:
-    """Whether the recipe's artefact stands whole, made by this very recipe from the inputs as they are."""
+    """Whether the recipe's artefact is complete, and was made by this recipe from the current inputs."""
     cfg = dated(cfg)
     runs_dir = Path(cfg.runs_dir)
     artefact = Artefact(runs_dir, cfg.name)
@@ -186,7 +186,7 @@ def is_done(cfg: DictConfig) -> bool:
     try:
         _, inputs = _inputs(cfg, runs_dir, cache)
     except UserError:
-        return False  # an input is not there any more, or not yet again
+        return False  # an input does not exist
     key = stage_key(identity(cfg, inputs))
     return bool(manifest["key"] == key) and artefact.damage(manifest, cache) is None
 
@@ -238,7 +238,7 @@ def _run(
 
 
 def _of_servers(cfg: DictConfig) -> dict[str, Any]:
-    """The packages that answered, where the stage asks a rollout server; part of no key."""
+    """The rollout environment's package versions, if the stage samples; not part of the key."""
     if not kind_of(cfg).samples or cfg[cfg.stage].get("shards"):
         return {}
     python = cfg.cluster.rollout_python or os.environ.get(PYTHON_VARIABLE, "")
@@ -246,14 +246,14 @@ def _of_servers(cfg: DictConfig) -> dict[str, Any]:
 
 
 class _StageLog(logging.FileHandler):
-    """Says a full disk like any other writer; logging's own would print a traceback and go on."""
+    """Raises on a full disk like any other writer; logging would print a traceback and continue."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         raise
 
 
 class _OneLine(logging.Formatter):
-    """A line an entry, whatever a record's id holds, without secrets."""
+    """One line per entry, without control characters and secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(strike(super().format(record)), keep="\t")
@@ -273,7 +273,7 @@ def _logger(name: str, work: Path) -> tuple[logging.Logger, logging.Handler]:
 
 
 def _inputs(cfg: DictConfig, runs_dir: Path, cache: HashCache) -> tuple[dict[str, Path], dict[str, Any]]:
-    """Existing paths by name, and what the manifest keeps of each."""
+    """Existing paths by name, and their entries for the manifest."""
     paths: dict[str, Path] = {}
     kept: dict[str, Any] = {}
     for name, (key, value) in load.input_paths(cfg).items():
@@ -292,10 +292,10 @@ def _inputs(cfg: DictConfig, runs_dir: Path, cache: HashCache) -> tuple[dict[str
 
 
 def check_checkpoint(cfg: DictConfig, path: Path, key: str) -> Mapping[str, Any]:
-    """The config.json of a Hugging Face folder that fits the recipe; else a UserError that names `key`."""
+    """The config.json of a Hugging Face folder, checked to fit the recipe; errors name `key`."""
     file = path / "config.json"
     if not file.is_file():
-        raise UserError(f"{key}: {path} holds no config.json; it must be a Hugging Face model folder")
+        raise UserError(f"{key}: {path} has no config.json; give a Hugging Face model folder")
     hf_config: Mapping[str, Any] = read_json(file)
     if kind_of(cfg).runs_model:
         checks.check_model(cfg, hf_config, str(file))

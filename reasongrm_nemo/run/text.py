@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines of text: tables, and names from outside made harmless where they are shown."""
+"""Text output: tables, and escaping of text from outside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LATEX = {
     "|": r"\textbar{}",
     "`": r"\textasciigrave{}",
     '"': r"\textquotedbl{}",
-    # after the end of a row they would be read as its options
+    # after a row's end these would be read as options
     "[": "{[}",
     "]": "{]}",
     "*": "{*}",
@@ -26,14 +26,14 @@ _LATEX = {
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""The text with `\x1b` and the like for what a terminal obeys and does not show.
+    r"""Replaces characters that a terminal would not show by escapes such as `\x1b`.
 
-    These are control characters, the marks that turn the direction of writing or join and hide characters,
-    and line and paragraph separators.  Half a surrogate pair becomes U+FFFD.
+    These are control characters, marks that change the writing direction or join and hide characters, and
+    line and paragraph separators. A lone surrogate becomes U+FFFD.
 
     Args:
         text: from a file or another program.
-        keep: control characters that may stay, such as a line's end.
+        keep: control characters to keep, such as newlines.
     """
     return "".join(char if char in keep or _shown(char) else _escape(char) for char in text)
 
@@ -50,7 +50,7 @@ def _escape(char: str) -> str:
 
 
 def in_json(text: str) -> str:
-    """JSON's own text with escapes for what `printable` replaces; it means the same."""
+    """JSON text with the characters that `printable` replaces as JSON escapes; the data is unchanged."""
     return "".join(
         char if char == "\n" or _shown(char) else "".join(f"\\u{unit:04x}" for unit in _utf16(char))
         for char in text
@@ -63,19 +63,19 @@ def _utf16(char: str) -> list[int]:
 
 
 def markdown(text: str) -> str:
-    """A name or sentence as Markdown that shows it and does nothing else: no markup, HTML or formula."""
+    """Escapes a name or sentence for Markdown, so that nothing in it is read as markup, HTML or a formula."""
     if _FIGURE.fullmatch(text):
         return printable(text)
     return _MARKDOWN.sub(lambda sign: f"\\{sign[0]}", printable(text)).replace("://", r":\//")
 
 
 def latex(text: str) -> str:
-    """The same for LaTeX."""
+    """Escapes a name or sentence for LaTeX."""
     return "".join(_LATEX.get(sign, sign) for sign in printable(text))
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
-    """Lines of a table; the columns in `left` are words, the others figures."""
+    """Lines of a table; the columns in `left` are left-aligned text, the others right-aligned figures."""
     table = [[printable(cell) for cell in line] for line in [head, *rows]]
     widths = [max(len(line[i]) for line in table) for i in range(len(head))]
     lines = []
@@ -89,6 +89,6 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table in Markdown, its cells as they are to be read."""
+    """Lines of a Markdown table; the cells are escaped."""
     lines = ["| " + " | ".join(map(markdown, head)) + " |", "|" + "---|" * len(head)]
     return lines + ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Before a stage works with a model's tokenizer: is it read as transformers reads it?"""
+"""Checks, before a stage starts, that we read a model's tokenizer as transformers does."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from reasongrm_nemo.rollout.server.settings import PYTHON_VARIABLE
 def compare_tokenizers(
     cfg: DictConfig, inputs: Mapping[str, Path], say: Callable[[str], None]
 ) -> dict[str, str]:
-    """Hold the tokenizers of the models among a stage's inputs against transformers.
+    """Compare the tokenizers of a stage's input models with transformers.
 
     Args:
-        cfg: the recipe; it says where the two environments are.
-        inputs: by name.
-        say: told of a model that no environment could be asked about; the stage goes on.
+        cfg: the recipe, which names the two environments.
+        inputs: paths by name.
+        say: called with a message if no environment could read a tokenizer; the stage continues.
 
     Returns:
-        By name, in words, what the tokens are equal to; for the manifest.
+        Input name -> result in words, for the manifest.
 
     Raises:
         UserError: a tokenizer differs or cannot be read.
     """
     agreements = {}
     for name, folder in inputs.items():
-        if is_model_input(name) and (folder / "tokenizer.json").is_file():  # else the stage refuses it
+        if is_model_input(name) and (folder / "tokenizer.json").is_file():  # otherwise the stage refuses it
             agreements[name] = agreement.check_agreement(folder, _environments(cfg))
             if agreements[name].startswith(agreement.NOT):
                 say(f"  the tokenizer of {folder} was {agreements[name]}")
@@ -43,7 +43,7 @@ def compare_tokenizers(
 
 
 def compare_given(cfg: DictConfig, say: Callable[[str], None]) -> None:
-    """`compare_tokenizers` of the models that are there before a pipeline's first stage."""
+    """`compare_tokenizers` for the models that exist before a pipeline's first stage."""
     given = {
         name: resolve_path(value, cfg.runs_dir)
         for name, (_, value) in input_paths(cfg).items()
@@ -53,7 +53,7 @@ def compare_given(cfg: DictConfig, say: Callable[[str], None]) -> None:
 
 
 def _environments(cfg: DictConfig) -> list[tuple[str, str]]:
-    """The trainer's first: its transformers is of the time of the paper's base models."""
+    """Python and transformers version of each environment; first the trainer's, of the paper models' time."""
     trainer = cfg.cluster.trainer_python or sys.executable
     rollout = cfg.cluster.rollout_python or os.environ.get(PYTHON_VARIABLE)
     pythons = dict.fromkeys(str(python) for python in (trainer, rollout) if python)

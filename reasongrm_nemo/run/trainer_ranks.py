@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trainer ranks: started by a stage with a work order, watched through their metrics, ended with it."""
+"""Trainer ranks: started by a stage with a work order, watched through metrics, ended with the stage."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _POLL_S = 0.2
 
 
 def run_ranks(ctx: StageContext, module: str, steps: int, servers: Sequence[Path] = ()) -> None:
-    """Run ``module`` on all ranks until they end, showing each step as it is logged.
+    """Run ``module`` on all ranks until they end, and show each step as it is logged.
 
     Args:
-        ctx: the stage's.
-        module: with a ``main(work_order)``.
+        ctx: the stage's context.
+        module: a module with ``main(work_order)``.
         steps: steps of the whole run, for the progress.
-        servers: the rollout servers' describing files.
+        servers: files that describe the rollout servers.
 
     Raises:
-        StageFailed: a rank failed; the sentence is the first failure's, with the log's path.
+        StageFailed: a rank failed; the message is that of the first failure, with the log's path.
     """
     place = placement.find(ctx.cfg)
     inputs = {name: path for name, path in ctx.inputs.items() if name != "model"}
@@ -47,7 +47,7 @@ def run_ranks(ctx: StageContext, module: str, steps: int, servers: Sequence[Path
     failures = ctx.work / "failures.jsonl"
     failures.unlink(missing_ok=True)
     log = ctx.work / "trainer.log"
-    said = log.stat().st_size if log.exists() else 0
+    old_bytes = log.stat().st_size if log.exists() else 0
     process = _start(ctx.cfg.cluster, place, module, order, log)
     try:
         _watch(ctx, process, steps)
@@ -56,7 +56,7 @@ def run_ranks(ctx: StageContext, module: str, steps: int, servers: Sequence[Path
     code = process.returncode
     if code:
         first = process.first_failure if isinstance(process, LocalRanks) else None
-        raise StageFailed(_cause(failures, log, said, code, first))
+        raise StageFailed(_cause(failures, log, old_bytes, code, first))
     if marker := stop_requests.marked(ctx.work):
         raise stop_requests.Stopped(f"{ctx.cfg.name} has saved and ended: {marker['reason']}")
 
@@ -64,7 +64,7 @@ def run_ranks(ctx: StageContext, module: str, steps: int, servers: Sequence[Path
 def _start(
     cluster: DictConfig, place: placement.Placement, module: str, order: Path, log: Path
 ) -> subprocess.Popen[bytes] | LocalRanks:
-    """The ranks of this machine, or srun, which starts them on their nodes."""
+    """The ranks on this machine, or the srun process that starts them on the nodes."""
     python, env = cluster.trainer_python or sys.executable, _environment(cluster)
     per_node = cluster.devices_per_node
     if not place.slurm:
@@ -81,14 +81,14 @@ def _start(
             stderr=subprocess.STDOUT,
             env=placement.srun_environment(env) | place.rank_environment(per_node),
             start_new_session=True,
-            # srun then ends its ranks; of SIGKILL it would leave them
+            # on SIGTERM srun ends its ranks; on SIGKILL they would survive
             preexec_fn=lambda: begin_child(parent, signal.SIGTERM),
         )
 
 
 def _environment(cluster: DictConfig) -> dict[str, str]:
     env = (KEEPS_FREED if cluster.platform == "cpu" else {}) | own_caches()
-    env = env | python_environment()  # the user's own tunables come first
+    env = env | python_environment()  # the user's tunables win
     return env | {"OMP_NUM_THREADS": str(cluster.threads_per_rank), "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -115,7 +115,7 @@ def _watch(ctx: StageContext, process: subprocess.Popen[bytes] | LocalRanks, ste
 
 
 COUNTED = ("servers_lost", "stragglers", "spare_groups", "skipped")
-"""Figures of a step that are shown, and added up in the manifest, where there are any."""
+"""Counters of a step that are shown if not zero, and summed in the manifest."""
 _SHOWN = (
     "reward",
     "kept",
@@ -129,7 +129,7 @@ _SHOWN = (
 
 
 def _end(process: subprocess.Popen[bytes] | LocalRanks) -> None:
-    """Leave no rank behind, however the stage ends."""
+    """End all ranks, however the stage ends."""
     if isinstance(process, LocalRanks):
         process.end()
     elif process.poll() is None:
@@ -141,25 +141,25 @@ def _end(process: subprocess.Popen[bytes] | LocalRanks) -> None:
             process.wait()
 
 
-# srun's own words on a task that failed: "srun: error: node3: task 5: Exited with exit code 7", "... Killed"
+# srun's message on a failed task: "srun: error: node3: task 5: Exited with exit code 7", "... Killed"
 _TASK = re.compile(rb"^srun: error: (\S+): tasks? ([\d,-]+): (.+)$", re.MULTILINE)
 
 
 def _cause(
-    failures: Path, log: Path, said: int, code: int, first_failure: tuple[int, int] | None = None
+    failures: Path, log: Path, old_bytes: int, code: int, first_failure: tuple[int, int] | None = None
 ) -> str:
-    """Why the ranks ended: the first that failed, in its own words or, where it has none, how it ended.
+    """Why the ranks ended: the error of the first rank that failed or, if it left none, its exit status.
 
     Args:
-        failures: where ranks leave their causes.
+        failures: the file in which ranks record their errors.
         log: the ranks' output.
-        said: bytes of it that are older than this start.
+        old_bytes: length of the log before this start.
         code: the launcher's exit status; srun's is often not that of the task that failed.
-        first_failure: rank and exit status, where this process started the ranks itself.
+        first_failure: rank and exit status, if this process started the ranks itself.
     """
     rows = _failures(failures)
     with log.open("rb") as handle:
-        handle.seek(said)
+        handle.seek(old_bytes)
         task = _TASK.search(handle.read())
     named, where = [row for row in rows if row["user"]], ""
     if task:
@@ -170,24 +170,24 @@ def _cause(
     if (task or first_failure) and not named:
         named = [row for row in rows if str(row["rank"]) in re.split(r"[,-]", ranks)]
         if not named:
-            # it died without a word, and what the others say is of their lost peer
-            return f"rank {ranks}{where} {how} (the whole story: {log})"
+            # this rank died without an error; the others only report their lost peer
+            return f"rank {ranks}{where} {how} (full output: {log})"
     if rows:
-        # a rank that lost its peers fails too, later and with less to say
+        # ranks that lost a peer fail too, later and with a less useful error
         first = min(named or rows, key=lambda row: row["time"])
-        return f"rank {first['rank']}: {first['error']} (the whole story: {log})"
-    return f"the trainer {describe_exit(code)}; its last words are in {log}"
+        return f"rank {first['rank']}: {first['error']} (full output: {log})"
+    return f"the trainer {describe_exit(code)}; its last output is in {log}"
 
 
 def _explained(how: str) -> str:
-    """Slurm's words on how a task ended, with what a signal among them means."""
+    """Slurm's message on how a task ended, with an explanation of the signal."""
     code = re.fullmatch(r"Exited with exit code (\d+)", how)
     status = int(code[1]) if code else next((-n for words, n in _SIGNALS.items() if words in how), 0)
     words = describe_exit(status)
     return f"{how} ({words})" if "killed" in words else how
 
 
-_SIGNALS = {  # as strsignal has them, and Slurm's own for its memory limit
+_SIGNALS = {  # the names of strsignal, and Slurm's for its memory limit
     "Out Of Memory": signal.SIGKILL,
     "Killed": signal.SIGKILL,
     "Segmentation fault": signal.SIGSEGV,
@@ -203,5 +203,5 @@ def _failures(path: Path) -> list[dict]:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            continue  # two nodes wrote at once, and not every shared file system keeps that apart
+            continue  # two nodes wrote at once, and some shared file systems mix their lines
     return rows

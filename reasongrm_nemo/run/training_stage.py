@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the training stages share: what they leave out and make sure of, what they put beside the weights."""
+"""Shared by the training stages: records to leave out, checks before the start, and files of the export."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reasongrm_nemo.run.stage import StageContext
 
 
 def last_figures(metrics: Path, names: Sequence[str]) -> dict[str, Any]:
-    """The number of steps and the named figures of the last one."""
+    """The number of steps, and the named figures of the last step."""
     last: dict[str, Any] = {}
     for _, figures in read_figures(metrics):
         last = figures
@@ -29,11 +29,11 @@ def last_figures(metrics: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def leave_out(ctx: StageContext, left_out: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
-    """Count records that do not fit this stage's model, say so, and have its ranks leave them out.
+    """Count and report records that do not fit this stage's model, and tell the ranks to leave them out.
 
     Args:
-        ctx: the stage.
-        left_out: input's name -> reason -> indices of the records in the file, from 0.
+        ctx: the stage's context.
+        left_out: input name -> reason -> indices of the records in the file, from 0.
     """
     write_left_out(ctx.work, left_out)
     for reasons in left_out.values():
@@ -44,31 +44,31 @@ def leave_out(ctx: StageContext, left_out: Mapping[str, Mapping[str, Sequence[in
 
 
 def check_export(ctx: StageContext) -> list[str]:
-    """The engines that read the stage's ``hf/config.json`` alike; before there is one, as it will be.
+    """The engines that agree on the stage's ``hf/config.json``, or on the one that it will export.
 
     Raises:
-        UserError: one of them reads another shape or rope.
+        UserError: an engine reads a different shape or rope.
     """
     interpreters = readers.pythons(ctx.cfg.cluster)
     if (ctx.work / "hf").is_dir():
         return readers.check_folder(ctx.work / "hf", interpreters)
     file, model = ctx.inputs["model"] / "config.json", ctx.cfg.model
     config = exported_config(read_json(file), str(file), model.rope, DTYPES[model.dtype])
-    return readers.check_config(config, f"what would be exported with {file}", interpreters)
+    return readers.check_config(config, f"the config to be exported from {file}", interpreters)
 
 
 def write_judge_settings(ctx: StageContext) -> None:
-    """Write hf/judge.json: how the trained judge is asked and read, with its base model's sampling."""
+    """Write hf/judge.json: how to prompt and parse the trained judge, with the base model's sampling."""
     settings = JudgeSettings.of(ctx.cfg.judge)
     sampling = published_sampling(ctx.inputs["model"])
     replace(settings, sampling=sampling).write(ctx.work / "hf")
 
 
 def check_start(ctx: StageContext) -> None:
-    """What the model begins with and what it will be exported as, before a server or a rank is started.
+    """Check the initial weights and the future export before a server or a rank starts.
 
     Raises:
-        UserError: the two keys that name its weights name different ones, or as ``check_export``.
+        UserError: model.hf_path and model.megatron_path hold different weights, or as for ``check_export``.
     """
     if megatron := ctx.inputs.get("megatron"):
         check_same_weights(megatron, ctx.inputs["model"], ctx.cfg.model.rope, HashCache())

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs on a cluster: the chain, its status, the checks before a start."""
+"""Slurm jobs: the chain of a pipeline's jobs, their status, and pre-flight checks."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of recipes as a chain of Slurm jobs: what launch/pipeline.sh submits, in its order."""
+"""The chain of Slurm jobs that launch/pipeline.sh submits for a folder of recipes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Job:
     """One job of the chain.
 
     Attributes:
-        name: of the artefact it makes; the shards' jobs have a name of their own.
+        name: the name of the job's artefact; jobs for shards have other names.
         template: launch/<template>.sbatch.
-        done: what it makes stands already, and nothing that it reads is yet to be made.
-        arguments: of the template.
-        array: its --array, for a job array that has all or some of `shards` tasks.
-        shards: how many there are in all.
-        nodes: its --nodes; None: as the template says.
+        done: the output exists and none of its inputs will be rebuilt.
+        arguments: the template's arguments.
+        array: the job's --array, for a job array with all or some of `shards` tasks.
+        shards: number of shards in all.
+        nodes: the job's --nodes; None: the template's.
     """
 
     name: str
@@ -52,13 +52,13 @@ def pipeline_jobs(
     """The jobs from `first` to `last`, in order; each depends on the one before it.
 
     Args:
-        folder: of numbered recipes.
-        overrides: as `reasongrm pipeline` takes them.
+        folder: the folder of numbered recipes.
+        overrides: as for `reasongrm pipeline`.
         shards: tasks of each job array.
-        first: the recipe to begin with, None: the first.
-        last: the recipe to end with, None: the last.
-        convert: begin training from a Megatron checkpoint that is made first, and make the last one's
-            Hugging Face folder by conversion, too.
+        first: the first recipe to run; None: from the beginning.
+        last: the last recipe to run; None: to the end.
+        convert: convert the base model to a Megatron checkpoint before training, and the last checkpoint to a
+            Hugging Face folder for evaluation.
 
     Returns:
         `runs_dir` and `jobs`, as plain data.
@@ -71,7 +71,7 @@ def pipeline_jobs(
     given = assign(files, overrides)
     recipes = load_assigned(given)
     runs_dir = Path(recipes[0].runs_dir).absolute()
-    # what the first training begins with: the others' base too
+    # the first training's initial model, from which others may start too
     base = next((cfg.model.hf_path for cfg in recipes if kind_of(cfg).on_policy), "")
     convert = convert and bool(base)
     cache = HashCache()
@@ -99,27 +99,27 @@ def pipeline_jobs(
 
 
 def _refuse_secrets(words: Iterable[str]) -> None:
-    """Words go to sbatch, whose command line and jobs every user of the cluster can see."""
+    """Refuse secrets among the overrides: every user of the cluster can see the arguments of sbatch."""
     for word in words:
         for name, value in command_line([word]).variables().items():
             key = f"rollout.extra_env.{name}"
             if is_secret(name, value) and not str(value).startswith("${"):
                 raise UserError(
-                    f"{key} looks like a secret, and a job's words are shown to every user of the cluster: "
-                    f"export it, and write {key}='${{oc.env:NAME}}' or say that in the recipe"
+                    f"{key} looks like a secret, and every user of the cluster can see a job's arguments: "
+                    f"export the variable, and write {key}='${{oc.env:NAME}}' here or in the recipe"
                 )
 
 
 def as_lines(chain_of_jobs: Mapping[str, Any]) -> list[str]:
-    """`pipeline_jobs`'s answer for a shell: the runs folder, then a line of words between tabs for each job.
+    """The result of `pipeline_jobs` for a shell: the runs folder, then a line of tab-separated words per job.
 
     Raises:
-        UserError: a word has a tab or a line's end in it.
+        UserError: an argument contains a tab or a newline.
     """
     for word in (word for job in chain_of_jobs["jobs"] for word in job["arguments"]):
         if "\t" in word or "\n" in word:
             raise UserError(
-                f"{word!r} has a tab or a line's end in it, which cannot go to a job; put it into the recipe"
+                f"{word!r} contains a tab or a newline, which no job can be given; set the key in the recipe"
             )
     lines = [chain_of_jobs["runs_dir"]]
     for job in chain_of_jobs["jobs"]:
@@ -137,22 +137,22 @@ def _to_be_made(jobs: Iterable[Job]) -> set[str]:
 def _stage_jobs(
     path: Path, cfg: DictConfig, words: Sequence[str], shards: int, outdated: bool
 ) -> Iterable[Job]:
-    """A stage's jobs; none is done where it is `outdated`, because what it reads is made anew."""
+    """A stage's jobs; none is done if the stage is `outdated` because its inputs will be rebuilt."""
     arguments = [str(path), *words]
     kind = kind_of(cfg)
     template = path.stem.partition("_")[2] if kind.on_policy else cfg.stage
     done = not outdated and is_done(cfg)
     if not kind.sharded:
-        apart = cfg.rollout.nodes if kind.on_policy else 0
-        nodes = cfg.cluster.nodes + apart if kind.trains else None
+        rollout_nodes = cfg.rollout.nodes if kind.on_policy else 0
+        nodes = cfg.cluster.nodes + rollout_nodes if kind.trains else None
         return [Job(cfg.name, template, done, arguments, nodes=nodes)]
     if shards == 1 or not load.has_key(path, f"{cfg.stage}.shard"):
         return [Job(cfg.name, template, done, arguments, "1")]
     names = [f"{path.stem}.{index}of{shards}" for index in range(1, shards + 1)]
     listed = ",".join(f'"@{name}"' for name in names)
-    # what was put together is told by its shards, too
-    put_together = load.load_recipe(path, [*words, f"{cfg.stage}.shards=[{listed}]"])
-    merged = done or (not outdated and is_done(put_together))
+    # the key of a merged artefact includes its shards
+    merging = load.load_recipe(path, [*words, f"{cfg.stage}.shards=[{listed}]"])
+    merged = done or (not outdated and is_done(merging))
     missing = [
         index
         for index, name in enumerate(names, 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the Slurm jobs of a runs folder stand, from what they leave there and from squeue."""
+"""The state of a runs folder's Slurm jobs, from the files they leave and from squeue."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _STATES = ("failed", "requeued", "stopped", "done")
 
 
 def collect_status(runs_dir: Path) -> dict[str, Any]:
-    """What is known of each artefact, in the order of names.
+    """The state of each artefact, sorted by name.
 
     Raises:
-        UserError: no such folder.
+        UserError: the folder does not exist.
     """
     if not runs_dir.is_dir():
         what = "is a file" if runs_dir.is_file() else "does not exist"
@@ -71,20 +71,20 @@ def _row(
         if state != "done":
             row["why"] = cause
     elif not done:
-        said = _slurm_says(job["job"])
-        row["state"] = said.get("JobState", "ended").lower()
+        facts = _ask_slurm(job["job"])
+        row["state"] = facts.get("JobState", "ended").lower()
         if row["state"] == "cancelled":
-            row["why"] = "it never began: a job it depends on failed, or it was cancelled"
+            row["why"] = "the job never started: it was cancelled, or a job it depends on failed"
         else:
-            row["why"] = "it ended without a summary: killed, its node gone, or its log could not be written"
-        log = log or (Path(said["StdOut"]) if "StdOut" in said else None)
+            row["why"] = "the job left no summary: killed, its node failed, or its log was not writable"
+        log = log or (Path(facts["StdOut"]) if "StdOut" in facts else None)
     if row["state"] in ("failed", "ended") and log is not None:
         row["error"] = _last_error(log)
     return row
 
 
 def _jobs(book: Path) -> list[dict[str, Any]]:
-    """What was submitted by pipeline.sh (name.id) and what began (<job>.job, <job>.summary), oldest first."""
+    """Jobs submitted by pipeline.sh (<name>.id) or started (<job>.job, <job>.summary), oldest first."""
     jobs: dict[str, dict[str, Any]] = {}
     for path in sorted(book.glob("*.id"), key=lambda path: path.stat().st_mtime):
         number = read_text(path).strip()
@@ -92,7 +92,7 @@ def _jobs(book: Path) -> list[dict[str, Any]]:
     for path in sorted(book.glob("*.job"), key=lambda path: path.stat().st_mtime):
         name, tab, log = read_text(path).rstrip("\n").partition("\t")
         if not tab:
-            raise UserError(f"{path} names no job and log; it is written by launch/common.sh: remove it")
+            raise UserError(f"{path} names no job and log, as launch/common.sh would write: remove the file")
         jobs[path.stem] = {"name": name, "job": path.stem, "log": log, "began": True, "summary": ""}
     for path in book.glob("*.summary"):
         if path.stem in jobs:
@@ -101,7 +101,7 @@ def _jobs(book: Path) -> list[dict[str, Any]]:
 
 
 def _queue(ids: list[str]) -> dict[str, dict[str, str]]:
-    """Those of the jobs that wait or run, by id; nothing where Slurm does not answer."""
+    """The jobs that are pending or running, by id; empty if Slurm does not answer."""
     if not ids:
         return {}
     command = ["squeue", "-h", "-o", "\t".join(_FIELDS.values())]
@@ -113,8 +113,8 @@ def _queue(ids: list[str]) -> dict[str, dict[str, str]]:
     return {row["id"]: row for row in rows if row["id"] in ids}
 
 
-def _slurm_says(job: str) -> dict[str, str]:
-    """What Slurm still knows of a job that neither waits nor runs."""
+def _ask_slurm(job: str) -> dict[str, str]:
+    """What Slurm still knows about a job that has ended."""
     try:
         answer = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
@@ -124,7 +124,7 @@ def _slurm_says(job: str) -> dict[str, str]:
 
 
 def _progress(folder: Path) -> dict[str, Any]:
-    """Step, steps and reward or loss of a training; how many lines a sampling stage has."""
+    """Step, number of steps, and reward or loss of a training."""
     metrics, order = folder / "metrics.jsonl", folder / "work_order.json"
     if not metrics.exists():
         return {}
@@ -140,9 +140,9 @@ def _progress(folder: Path) -> dict[str, Any]:
 
 
 def _last_error(log: Path) -> str | None:
-    """The newest line that tells of an error, as FILE:LINE: text."""
+    """The last line that reports an error, as FILE:LINE: text."""
     if not log.exists():
-        return f"{log} was never written: the folder is missing on the job's first node, or cannot be written"
+        return f"{log} was never written: its folder is missing or not writable on the job's first node"
     last = None
     with open_packed(log) as file:
         lines = [line.decode(errors="replace") for line in bounded_lines(file, log)]
@@ -153,7 +153,7 @@ def _last_error(log: Path) -> str | None:
 
 
 def status_as_text(collected: Mapping[str, Any]) -> str:
-    """A line a stage, and its last error below."""
+    """One line per stage, with its last error below."""
     lines = [collected["runs_dir"]]
     width = max((len(row["name"]) for row in collected["stages"]), default=0)
     for row in collected["stages"]:
@@ -172,5 +172,5 @@ def status_as_text(collected: Mapping[str, Any]) -> str:
         lines.append("  " + "  ".join(words))
         lines += [f"      {row[key]}" for key in ("why", "error", "last_loss") if row.get(key)]
     if len(lines) == 1:
-        lines.append("  nothing was begun here yet")
+        lines.append("  nothing has been started here yet")
     return "\n".join(lines)

@@ -146,7 +146,7 @@ def test_a_signal_saves_and_ends_with_status_0_and_the_same_command_goes_on(tmp_
 
     output = run(until=1)
     partial = runs / ".partial/1_grpo_zero"
-    assert "the same command goes on" in output
+    assert "run the same command again to resume" in output
     reason = json.loads((partial / "stopped.json").read_text())["reason"]
     assert "stop" in reason
     done = len(lines(partial / "metrics.jsonl"))

@@ -81,7 +81,9 @@ def test_a_row_without_its_path_takes_the_file_s(tmp_path):
     assert read_items("rmb", folder).items[0].subset == "Pairwise_set/Harmlessness/S1"
     rows[0]["category_path"] = "Pairwise_set/Harmlessness/S2"
     file.write_text(json.dumps(rows))
-    with pytest.raises(UserError, match=r"S1\.json\[0\]: the row's category_path is .*S2'.*lies at .*S1'"):
+    with pytest.raises(
+        UserError, match=r"S1\.json\[0\]: the row's category_path is .*S2'.*the file is at .*S1'"
+    ):
         read_items("rmb", folder)
 
 
@@ -149,9 +151,14 @@ FAULTS = {
         "rm_bench",
         "chat_filtered.json",
         rows_with(lambda rows: None),
-        r"chat_filtered\.json\[2\]: the row's domain is 'math', its file's name says 'chat'",
+        r"chat_filtered\.json\[2\]: the row's domain is 'math', but the file's is 'chat'",
     ),
-    "a rotated copy": ("rm_bench", "total_dataset_2.json", rm_bench_rows(), "one of RM-R1's three rotated"),
+    "a rotated copy": (
+        "rm_bench",
+        "total_dataset_2.json",
+        rm_bench_rows(),
+        "one of RM-R1's three copies with rotated",
+    ),
     "another benchmark": (
         "rewardbench",
         "total_dataset.json",
@@ -163,7 +170,7 @@ FAULTS = {
         "rmb",
         "x.json",
         [{"conversation_input": [], "chosen": {}, "reject": {}}],
-        r"x\.json\[0\]: the row has no 'category_path', and the file is in no folder Pairwise_set or BoN_set",
+        r"x\.json\[0\]: the row has no 'category_path', and the file is outside of Pairwise_set or BoN_set",
     ),
     "nothing": ("rmb", "x.json", [], r"x\.json: the file holds an empty list"),
 }

@@ -59,5 +59,5 @@ def test_a_machine_without_a_loopback_address(tmp_path):
     said = [line for line in done.stderr.splitlines() if line.startswith("reasongrm: ")]
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert len(said) == 1
-    assert said[0].startswith("reasongrm: this machine has no address 127.0.0.1 to work over (")
-    assert said[0].endswith("bring the loopback interface up, `ip link set lo up`")
+    assert said[0].startswith("reasongrm: this machine has no address 127.0.0.1 (")
+    assert said[0].endswith("bring the loopback interface up with `ip link set lo up`")

@@ -242,5 +242,5 @@ def test_ctrl_c_and_sigterm_end_cleanly_and_say_what_is_kept(folder, number, wor
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in said
-    assert "reasongrm: stopped; " in said and "the same command goes on from there" in said
+    assert "reasongrm: stopped; " in said and "run the same command again to resume" in said
     assert (folder / "runs" / "demo" / ".partial" / "3_filter" / "half.txt").exists()

@@ -55,7 +55,7 @@ def test_the_table(log):
         "0",
     ]
     assert "judgements: 45 ok" in result.stdout
-    assert "note: not the whole benchmark: 45 of 11,943 judgements are there" in result.stdout
+    assert "note: not the whole benchmark: only 45 of 11,943 judgements" in result.stdout
     assert "chat (9 of 1,161)" in result.stdout
 
 
@@ -101,7 +101,7 @@ def test_a_partial_log_gives_what_it_can(log):
     figures = {line.split()[0]: line.split()[1] for line in result.stdout.splitlines()[4:12]}
     assert figures["chat"] == "66.67" and figures["safety"] == figures["hard"] == figures["avg"] == "–"
     released = call("rm_bench", path, "--partial", "--policy", "rm_r1")
-    assert "subsets are of the right matrix\n" in released.stdout
+    assert "subsets use the correct matrix\n" in released.stdout
 
 
 def rewardbench_log():
@@ -116,13 +116,13 @@ FAULTS = {
         "unknown benchmark 'rmbench' (did you mean 'rm_bench'?)",
     ),
     "no such policy": ("rm_bench", "rmr1", matrix(), "unknown policy 'rmr1' (did you mean 'rm_r1'?)"),
-    "another benchmark's log": ("rmb", "paper", matrix(), "of the benchmark 'rm_bench', not rmb"),
+    "another benchmark's log": ("rmb", "paper", matrix(), "belongs to the benchmark 'rm_bench', not rmb"),
     "nothing": ("rmb", "paper", [], "the log holds no verdicts"),
     "one subset missing": (
         "rewardbench",
         "paper",
         [row for row in rewardbench_log() if row.subset != "hep-go"],
-        "rewardbench lacks the subset hep-go; judge what is missing, or ask for a partial score",
+        "rewardbench lacks the subset hep-go; judge the rest, or give --partial",
     ),
     "many subsets missing": (
         "rewardbench",
@@ -152,13 +152,13 @@ FAULTS = {
         "rewardbench",
         "paper",
         [dataclasses.replace(row, cell="0") for row in rewardbench_log()],
-        "has a cell, and no item has any",
+        "has a cell, but items have none",
     ),
     "a group without cells": (
         "rmb",
         "paper",
         [verdict("rmb", "BoN_set/Harmlessness/S1", "g", None, "")],
-        "has a row without a cell, which tells the losers apart",
+        "has a row without a cell, which names the loser",
     ),
 }
 
@@ -190,7 +190,7 @@ def test_a_sample_that_is_there_twice_is_refused(log):
     for again, place in ((run, "1"), (log([*more, rows[0]], "b.jsonl"), f"{len(more) + 1}")):
         result = call("rm_bench", run, again)
         assert result.exit_code == 2 and result.stdout == "" and result.stderr.count("\n") == 1
-        where = f"{again}:{place}: sample 0 of item 'p1' of 'chat', cell 0-0, chosen_first, was there before"
+        where = f"{again}:{place}: sample 0 of item 'p1' of 'chat', cell 0-0, chosen_first, is repeated"
         assert where in result.stderr
     unnamed = log(matrix(), "d.jsonl"), log(matrix(), "e.jsonl")
     assert call("rm_bench", run, log(more, "b.jsonl"), log(turned, "c.jsonl"), *unnamed).exit_code == 0

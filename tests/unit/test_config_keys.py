@@ -138,18 +138,18 @@ def test_overrides_are_read_as_yaml(recipe, override, value):
 
 @pytest.mark.parametrize("value", ["&a {optim: *a}", "[" * 2000 + "]" * 2000])
 def test_an_override_that_has_no_end_is_no_yaml(recipe, value):
-    says = "is not a YAML value; if it is text, quote it for YAML, too: 'grpo=\"...\"'"
+    says = "is not a YAML value; if it is text, quote it for YAML as well: 'grpo=\"...\"'"
     assert refusal(recipe(GRPO), f"grpo={value}").endswith(says)
 
 
 def test_the_stage_is_the_bases(recipe):
-    says = "command line: stage is sft, but the recipe inherits base/grpo; name base/sft in its defaults"
+    says = "command line: stage is sft, but the recipe inherits base/grpo; add base/sft to its defaults"
     assert refusal(recipe(GRPO), "stage=sft") == says
 
 
 @pytest.mark.parametrize("word", ["grpo.steps", "=3", "grpo..steps=3", "grpo.=3"])
 def test_an_override_that_is_none_is_refused(recipe, word):
-    assert f'"{word}" is not of the form key=value' in refusal(recipe(GRPO), word)
+    assert f'"{word}" is not an override; expected key=value' in refusal(recipe(GRPO), word)
 
 
 def test_a_required_key_without_a_value_is_named(recipe):
@@ -164,7 +164,7 @@ def test_a_required_key_without_a_value_is_named(recipe):
     ("text", "says"),
     [
         ("a: [1\n", "not valid YAML"),
-        ("- 1\n", "a recipe is a mapping"),
+        ("- 1\n", "a recipe must be a mapping"),
         ("seed: 1\nseed: 2\n", "duplicate key seed"),
         ("a: !!python/object/apply:os.system ['true']\n", "could not determine a constructor"),
         ("defaults: [base/grop]\n", 'did you mean "base/grpo"?'),
@@ -175,11 +175,11 @@ def test_a_required_key_without_a_value_is_named(recipe):
         ("defaults: [base/grpo]\nruns_dir: ${oc.env:NOPE}\n", "'NOPE' not found\" (key runs_dir)"),
         ("defaults: [base/grpo]\nname: ${nope}\n", "'nope' not found (key name)"),
         ("defaults: [base/grpo]\nname: ${nope\n", "not valid YAML: no viable alternative"),
-        ("grpo: &a {optim: *a}\n", "an alias is inside itself"),
-        (GRPO + "stage: sft\n", "stage is sft, but the recipe inherits base/grpo; name base/sft"),
+        ("grpo: &a {optim: *a}\n", "an alias contains itself"),
+        (GRPO + "stage: sft\n", "stage is sft, but the recipe inherits base/grpo; add base/sft"),
         (
             "defaults: [base/common]\nstage: grpo\nmodel: {hf_path: x}\n",
-            "stage is grpo, but the recipe inherits base/common alone",
+            "stage is grpo, but the recipe inherits only base/common",
         ),
     ],
 )
@@ -292,7 +292,7 @@ def test_paths(tmp_path):
     ):
         require_path(str(tmp_path / "pair.jsonl"), tmp_path, "prepare.source")
     with pytest.raises(
-        UserError, match=r"^model.hf_path: @1_zero/hf is inside artefact 1_zero, .* run stage 1_zero first"
+        UserError, match=r"^model.hf_path: @1_zero/hf is in artefact 1_zero, .* run stage 1_zero first"
     ):
         require_path("@1_zero/hf", tmp_path, "model.hf_path")
     (tmp_path / "1_zero").mkdir()

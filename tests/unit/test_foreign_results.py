@@ -104,7 +104,7 @@ def test_rewardbench_by_rm_r1(tmp_path):
     again = save(tmp_path / "again.json", rows)
     assert figures("--from", "rewardbench", again, "--policy", "rm_r1")["notes"] == []
     (note,) = figures("--from", "rewardbench", again)["notes"]
-    assert note == "1 of 2,985 texts count otherwise under this policy than their script recorded"
+    assert note == "1 of 2,985 texts are scored differently by this policy than recorded by their script"
 
 
 def test_a_result_file_is_compared_with_a_log_of_ours(tmp_path):
@@ -137,7 +137,7 @@ def test_a_result_file_is_compared_with_a_log_of_ours(tmp_path):
         ({"scores_chosen": 1.0}, "has one of 'scores_chosen' and 'scores_rejected'"),
         (
             {"scores_chosen": 1.0, "scores_rejected": 2.0, "results": 1},
-            "the result 1, but the scores are 1.0 and 2.0",
+            "the result is 1, but the scores are 1.0 and 2.0",
         ),
         ({"scores_chosen": "high", "scores_rejected": 2.0}, "'scores_chosen' must be a number, got high"),
         ({"scores_chosen": [1.0, 2.0], "scores_rejected": 2.0}, "must be a number"),
@@ -153,13 +153,13 @@ def test_a_row_at_fault_is_named(tmp_path, change, said):
 
 def test_what_is_no_result_file_is_refused(tmp_path):
     log = save(tmp_path / "logs.json", rm_r1_rewardbench())
-    assert "is read with --from rewardbench" in refusal("rewardbench", log)
-    assert "--from rmb is of another benchmark" in refusal("rewardbench", log, "--from", "rmb")
+    assert "give --from rewardbench" in refusal("rewardbench", log)
+    assert "--from rmb contradicts the benchmark" in refusal("rewardbench", log, "--from", "rmb")
     assert "did you mean 'rewardbench'" in refusal("--from", "rewardbnch", log)
     assert "has no 'category_path'" in refusal("--from", "rmb", log)
     final = save(tmp_path / "score" / "main_score.json", {"Chat": 0.5, "Score": 0.25})
-    assert "holds no judgement, but the fields Chat, Score" in refusal("--from", "rewardbench", final)
-    assert "only files with final figures" in refusal("--from", "rewardbench", final.parent)
+    assert "not a judgement, but has the fields Chat, Score" in refusal("--from", "rewardbench", final)
+    assert "only files with summary figures" in refusal("--from", "rewardbench", final.parent)
     short = save(tmp_path / "short.json", columns() | {"results": [1, 0]})
     assert "has 2 results but 2985 subset" in refusal("--from", "rewardbench", short)
     assert "has neither 'bon_uid' nor 'idx'" in refusal(

@@ -86,10 +86,10 @@ def test_rmb_by_rm_r1(tmp_path, scalar):
         own = [good for (name, _), good in groups.items() if f"/{goal}/" in name]
         assert data["scores"][f"BoN {goal}"]["value"] == pytest.approx(sum(own) / len(own))
     assert data["scores"]["Overall"]["value"] is not None
-    assert len(data["notes"]) == 1 and "judgements are there" in data["notes"][0]
+    assert len(data["notes"]) == 1 and "not the whole benchmark" in data["notes"][0]
     # the groups are in the other file of the folder too
     raw = tmp_path / "BoN_set_Harmlessness" / "log_result" / "raw_logs.json"
     grouped = raw.with_name("group_by_same_id_logs.json")
     both = [values(figures("--from", "rmb", file, "--partial")) for file in (raw, grouped)]
     assert both[0] == both[1]
-    assert "was there before" in refusal("--from", "rmb", raw, grouped, "--partial")
+    assert "is repeated" in refusal("--from", "rmb", raw, grouped, "--partial")

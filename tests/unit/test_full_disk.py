@@ -80,7 +80,7 @@ def test_another_full_folder_is_the_one_that_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, frees.get(str(path), 10**9)))
     said = str(disk_full(RuntimeError("No space left on device"), tmp_path, 5 << 20))
     assert said.startswith("no space left on the disk of /dev/shm (5.0 MiB needed, 4.0 KiB free); free some")
-    assert "give the same command again" in said
+    assert "run the same command again" in said
     assert disk_full(StageFailed(said), tmp_path) is None, "said already"
 
 
@@ -119,9 +119,7 @@ def test_each_writer_says_a_full_disk(recipe, stage, tmp_path, monkeypatch):
         with pytest.raises(StageFailed) as caught:
             go(recipe)
         said = str(caught.value)
-        assert said.startswith("no space left on the disk of ") and "give the same command again" in said, (
-            name
-        )
+        assert said.startswith("no space left on the disk of ") and "run the same command again" in said, name
         assert "\n" not in said
     stage.also = lambda ctx: None
     with monkeypatch.context() as patch:

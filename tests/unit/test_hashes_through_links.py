@@ -16,7 +16,7 @@ from reasongrm_nemo.files.writes import write_json
 from reasongrm_nemo.run.converted import NOTE, note_of, stands
 from reasongrm_nemo.run.manifest import Artefact, HashCache, check_made, check_path, content_hash
 
-DIFFERS = "is not the file that first made"
+DIFFERS = "is not the file that first wrote"
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_what_is_no_file_is_an_addition_or_a_change(first):
         ("model.safetensors.index.json", os.mkfifo),
     ):
         make(hf / name)
-        with pytest.raises(UserError, match=f"{name} was added after first was made.*; remove it$"):
+        with pytest.raises(UserError, match=f"{name} was added after first had finished.*; remove it$"):
             check_made(hf, HashCache().tree(hf), "x")
         told = CliRunner().invoke(main, ["show", str(first), "--verify"])
         assert told.exit_code == 2 and f"unknown   hf/{name}" in told.output
@@ -109,7 +109,9 @@ def test_a_file_that_a_desktop_or_a_file_server_left_changes_no_key(first):
 
 def test_the_artefact_without_its_manifest_says_what_to_do(first):
     (first / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"^inputs\.a: .*manifest\.json does not exist.*restore it, or move"):
+    with pytest.raises(
+        UserError, match=r"^inputs\.a: .*manifest\.json does not exist.*restore the manifest, or move"
+    ):
         check_path(first / "tasks.jsonl", "inputs.a")
 
 

@@ -21,7 +21,7 @@ def test_a_name_its_revision_and_its_files():
     assert HubName.parse("hf://o/n@refs/convert/parquet") == ("o/n", "refs/convert/parquet", None)
     assert HubName.parse("hf://o/n@refs/pr/3/data/*") == ("o/n", "refs/pr/3", "data/*")
     for bad in ("hf://n", "hf://", "hf:///n", "hf://o/n@", "hf://o/n/", "hf://o o/n", "hf://o/n@refs/x"):
-        with pytest.raises(UserError, match="is no data set's name"):
+        with pytest.raises(UserError, match="is not the name of a data set"):
             HubName.parse(bad)
 
 
@@ -72,7 +72,7 @@ def test_without_a_network_or_the_client_one_sentence_says_what_to_do(monkeypatc
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        UserError, match=r"hf://o/n cannot be fetched \(.*fetch the files elsewhere"
+        UserError, match=r"hf://o/n cannot be downloaded \(.*download the files elsewhere"
     ) as caught:
         fetch_dataset(HubName("o/n", None, None))
     assert "\n" not in str(caught.value)

@@ -123,7 +123,7 @@ def bombs(at: Path):
     yield "repeated cell", None, lambda: consume(rows.read_rows(table))
     yield (
         "column",
-        r"cells.parquet: column prompt of row group 0 has 4 MiB unpacked; at most 1 MiB",
+        r"cells.parquet: column prompt of row group 0 has 4 MiB uncompressed; the limit is 1 MiB",
         lambda: (setattr(rows, "MAX_COLUMN", MIB), consume(rows.read_rows(table))),
     )
 
@@ -131,9 +131,9 @@ def bombs(at: Path):
         (
             "aliases",
             aliases(14),
-            r"not valid YAML: its aliases written out come to \S+ values, at most 100,000",
+            r"not valid YAML: its aliases expand to \S+ values, at most 100,000",
         ),
-        ("merges", aliases(12, merge=True), "its aliases written out come to"),
+        ("merges", aliases(12, merge=True), "its aliases expand to"),
         ("lists", "defaults: " + "[" * 50_000, "nested too deeply"),
         ("mappings", "".join(f"{' ' * n}a:\n" for n in range(600)), "nested too deeply"),
         ("digits", f"defaults: [base/filter]\nseed: {'9' * 100_000}", ":2: .*number of more than 64 bits"),

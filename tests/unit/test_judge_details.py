@@ -43,7 +43,7 @@ def test_orders_vote_apart_so_that_always_a_is_half():
     ]
     run = score_rows("rm_bench", "x", log, get_policy("paper", "majority"))
     assert set(run.result.values().values()) == {0.5}
-    assert run.result.notes[0] == "the majority of the samples of each order counts"
+    assert run.result.notes[0] == "scored by the majority of the samples in each order"
     assert run.result.statuses == {"ok": len(log)}
 
 

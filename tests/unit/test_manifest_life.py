@@ -165,7 +165,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(recipe, stage, tmp_path):
     folder = tmp_path / "runs" / "3_filter"
     folder.mkdir(parents=True)
     (folder / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match=r"has no manifest\.json, so it is not ours to replace"):
+    with pytest.raises(UserError, match=r"has no manifest\.json, so it will not be replaced"):
         go(recipe)
     assert (folder / "thesis.tex").exists()
 
@@ -187,7 +187,7 @@ def test_a_missing_checkpoint_names_its_key(tmp_path):
     with pytest.raises(UserError, match=r"^model.hf_path: .*/nowhere does not exist"):
         go(path, f"model.hf_path={tmp_path}/nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"^model.hf_path: .*/empty holds no config.json"):
+    with pytest.raises(UserError, match=r"^model.hf_path: .*/empty has no config.json"):
         go(path, f"model.hf_path={tmp_path}/empty")
     config = {"model_type": "llama", "num_attention_heads": 9, "num_hidden_layers": 30}
     write_json(tmp_path / "empty" / "config.json", config)

@@ -22,7 +22,7 @@ from reasongrm_nemo.run.console import Console
 from reasongrm_nemo.run.run_date import dated
 from reasongrm_nemo.run.stage import run_stage
 
-IS_ODD = "is a pipe, a socket or a device, and a file is due"
+IS_ODD = "is a pipe, a socket or a device where a file is expected"
 
 
 @pytest.fixture
@@ -105,9 +105,9 @@ def test_status_of_figures_that_are_none(tmp_path):
 
 def test_what_the_system_refuses_without_a_name(tmp_path, monkeypatch):
     for number, due in (
-        (errno.ENOSPC, "a file, or what takes the output, has no space left on its disk: free some"),
-        (errno.EFBIG, "a file, or what takes the output, is as long as a file may become here: raise"),
-        (errno.EINVAL, "the system refuses (Invalid argument)"),
+        (errno.ENOSPC, "a file, or the output, has no space left on its disk: free some"),
+        (errno.EFBIG, "a file, or the output, has reached the largest file size allowed here: raise"),
+        (errno.EINVAL, "the system reports an error (Invalid argument)"),
     ):
         assert sentence(OSError(number, os.strerror(number))).startswith(due)
     (tmp_path / "gone").mkdir()
@@ -115,14 +115,17 @@ def test_what_the_system_refuses_without_a_name(tmp_path, monkeypatch):
     (tmp_path / "gone").rmdir()
     with pytest.raises(FileNotFoundError) as lost:
         os.getcwd()
-    assert sentence(lost.value).endswith("does not exist any more: change to another")
+    assert sentence(lost.value).endswith("no longer exists: change to another")
 
 
 @pytest.mark.parametrize(
     ("word", "remedy"),
     [
-        ("runs_dir=a: b", "; if it is text, quote it for YAML, too: 'runs_dir=\"...\"'"),
-        ("runs_dir=b\udcff", "; it has bytes that are no UTF-8: rename what it names, or set LC_ALL=C.UTF-8"),
+        ("runs_dir=a: b", "; if it is text, quote it for YAML as well: 'runs_dir=\"...\"'"),
+        (
+            "runs_dir=b\udcff",
+            "; it contains bytes that are not UTF-8: rename the file, or set LC_ALL=C.UTF-8",
+        ),
     ],
 )
 def test_a_word_that_yaml_does_not_read_says_what_to_do(word, remedy):

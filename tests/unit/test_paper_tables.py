@@ -76,7 +76,7 @@ def test_the_printed_figures_agree_but_where_the_remarks_say_so():
 def test_runs_stand_below_their_kind_with_the_best_marked():
     text = tables_as_markdown(build_tables(4, RUNS))
     lines = text.splitlines()
-    assert lines[0] == "RewardBench (the paper's Table 4, in %). †: run here."
+    assert lines[0] == "RewardBench (the paper's Table 4, in %). †: our run."
     assert "| scalar\\_rm † | – | – | – | – | 92.3 |" in lines
     assert "| my\\_judge & co † | 50.0 | – | – | – | **96.0** |" in lines
     assert lines.index("| scalar\\_rm † | – | – | – | – | 92.3 |") < lines.index(
@@ -151,7 +151,7 @@ def test_details_compare_and_json(logs):
     text = call("rewardbench", half, "--details", "--compare", whole)
     assert "verdicts for the answer shown first" in text and "100.00" in text
     assert "half against whole, 23 pairs judged by both" in text
-    assert "only whole 23" in text and "tokens: 414 of responses" in text and "138 of prompts" in text
+    assert "only whole 23" in text and "tokens: 414 in responses" in text and "138 in prompts" in text
     data = json.loads(call("rewardbench", half, "--details", "--compare", whole, "--json"))
     assert data["name"] == "half" and data["vote"] == "mean"
     assert data["details"]["positions"]["both"]["always_first"]["value"] == 1.0
@@ -182,7 +182,7 @@ def test_the_page(logs, tmp_path):
     assert "# rewardbench: half" in text and "| Score | 50.00 |" in text
     assert "| hep-go | 50.00 | 1 | 0 | 0 | 0 | 1 | 0 | 0 | 0 |" in text
     assert text.count("### ") == 10 and "user: Which, A or B?" in text
-    assert "The right answer is B, the log says A (9 tokens):" in text
+    assert "The right answer is B, the verdict A (9 tokens):" in text
     # a text's own fences do not end its block
     assert "`````text\n```` half ````</think>[[A]]\n`````" in text
     call("rewardbench", logs[0], "--page", page)

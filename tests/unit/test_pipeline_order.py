@@ -172,7 +172,7 @@ def test_overrides_go_where_their_key_is_known(folder, stages):
     [
         ("grpo.stepz=3", 'unknown key "grpo.stepz"'),
         ("sead=3", 'did you mean "seed"'),
-        ("seed", "not of the form key=value"),
+        ("seed", "expected key=value"),
         ("4_sft:seed=3", 'override for "4_sft" is not a stage'),
         ("3_filter:filter.stratgy=all", 'unknown key "filter.stratgy"'),
     ],
@@ -243,7 +243,7 @@ def test_an_override_for_all_does_not_replace_another_stages_artefact():
 
 def test_an_override_that_would_replace_several_artefacts_must_name_its_stage():
     files = recipe_files(ROOT / "qwq_32b")
-    with pytest.raises(UserError, match=r"inputs.tasks .* meant, such as 1_grpo_zero:inputs.tasks=mine"):
+    with pytest.raises(UserError, match=r"inputs.tasks .* you mean, such as 1_grpo_zero:inputs.tasks=mine"):
         load_all(files, ["inputs.tasks=mine.jsonl"])
 
 
@@ -276,5 +276,5 @@ def test_a_megatron_checkpoint_for_all_is_the_base_and_not_what_another_stage_ma
 
 def test_a_megatron_checkpoint_of_a_model_that_is_yet_to_be_made_is_refused_before_anything_runs(tmp_path):
     words = [f"runs_dir={tmp_path}", "6_grpo_hard:model.megatron_path=/data/m"]
-    with pytest.raises(UserError, match=r"is /data/m, which cannot .* model.hf_path @4_sft/hf: that is yet"):
+    with pytest.raises(UserError, match=r"is /data/m, which cannot .* model.hf_path @4_sft/hf, because that"):
         run_pipeline(ROOT / "tiny", Console(quiet=True), overrides=words)

@@ -38,7 +38,9 @@ def elsewhere(tmp_path, monkeypatch):
 def test_what_is_of_one_recipe_is_refused_for_a_folder(words):
     told = call("recipes/qwq_32b", *words)
     assert told.exit_code == 2 and told.stdout == ""
-    assert told.stderr.startswith(f"reasongrm: {words[0]}: of one recipe, and recipes/qwq_32b is a folder")
+    assert told.stderr.startswith(
+        f"reasongrm: {words[0]} works on a single recipe, but recipes/qwq_32b is a folder"
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_what_is_of_one_recipe_is_refused_for_a_folder(words):
 def test_of_two_plans_neither_is_left_out(words, named):
     told = call(GRPO, *words)
     assert told.exit_code == 2 and told.stdout == ""
-    assert told.stderr.startswith(f"reasongrm: {named}: each prints something else; give one")
+    assert told.stderr.startswith(f"reasongrm: {named} cannot be combined; give one")
 
 
 def test_a_sweep_along_nothing_and_a_stage_without_a_trainer_are_refused():

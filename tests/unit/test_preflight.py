@@ -51,15 +51,15 @@ def test_nodes_that_are_alike_pass():
         (answer(free={"scratch": "/tmp cannot be written"}), "c: scratch: /tmp cannot be written"),
         (
             answer(versions={"torch": "2.12.0"}),
-            "c: torch of its trainer environment is 2.12.0, 2.13.0 on the",
+            "c: torch in the trainer environment is 2.12.0, but 2.13.0 on the",
         ),
-        (answer(versions={"torch": None}), "c: torch of its trainer environment is missing"),
-        (answer(nccl="2.26.2"), "c: NCCL of its trainer environment is 2.26.2, 2.29.7 on the others"),
-        (answer(python="3.10.2"), "c: python of its"),
-        (answer(gpus=[]), "c: shows 0 GPUs, the recipe's cluster.devices_per_node is 8"),
-        (answer(gpus="nvidia-smi does not answer: x"), "c: nvidia-smi does not answer"),
-        (answer(gpus=[{"name": "A800", "memory": "", "driver": "535"}] * 8), "c: GPU driver of its"),
-        (answer(taken=[21000]), r"c: the job's ports \[21000\] are taken"),
+        (answer(versions={"torch": None}), "c: torch in the trainer environment is missing"),
+        (answer(nccl="2.26.2"), "c: NCCL in the trainer environment is 2.26.2, but 2.29.7 on the others"),
+        (answer(python="3.10.2"), "c: python in the"),
+        (answer(gpus=[]), "c: has 0 GPUs, but the recipe's cluster.devices_per_node is 8"),
+        (answer(gpus="nvidia-smi failed: x"), "c: nvidia-smi failed"),
+        (answer(gpus=[{"name": "A800", "memory": "", "driver": "535"}] * 8), "c: GPU driver in the"),
+        (answer(taken=[21000]), r"c: the job's ports \[21000\] are in use"),
         (answer(network="GLOO_SOCKET_IFNAME is ib0, but c has only lo"), "c: GLOO_SOCKET_IFNAME is ib0"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_node_says_what_it_sees(tmp_path):
     assert said["shared"] is None and said["free"]["x"] > 0 and said["taken"] == [port]
     assert said["versions"]["click"] and said["versions"]["no-such-package"] is None
     asked["token"] = "another"
-    assert "other contents" in node.look(asked)["shared"]
+    assert "differs from that on the first node" in node.look(asked)["shared"]
     asked["token_file"] = str(tmp_path / "gone" / "token")
     assert "is not the folder" in node.look(asked)["shared"]
 

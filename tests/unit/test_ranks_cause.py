@@ -50,7 +50,7 @@ SPOKE = "srun: error: node3: tasks 0-1: Exited with exit code 1\nsrun: error: no
         (
             [],
             "srun: error: n1: tasks 2-3: Exited with exit code 1\n",
-            f"{TWO} Exited with exit code 1 (the whole",
+            f"{TWO} Exited with exit code 1 (full output",
         ),
     ],
 )

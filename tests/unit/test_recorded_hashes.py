@@ -133,7 +133,7 @@ def test_a_checkpoint_and_a_whole_artefact_are_inputs_too(ran):
     faults.flipped_byte_time_kept(inside(FILES[1]))
     for value in ("@first/checkpoints/step_000002", "@first", "runs/first/checkpoints/step_000002"):
         with pytest.raises(
-            UserError, match=r"inputs\.paths: .*__0_0\.distcp is not the file that first made"
+            UserError, match=r"inputs\.paths: .*__0_0\.distcp is not the file that first wrote"
         ):
             go(reader(value))
     go(reader("@first/hf"))  # of what is damaged nothing is read
@@ -146,7 +146,7 @@ def test_what_was_added_to_an_input_is_refused_and_elsewhere_let_be(ran):
     go(reader("@first/hf"))
     inside("hf/chat_template.jinja").write_text("{{ messages }}")
     with pytest.raises(
-        UserError, match=r"hf/chat_template\.jinja was added after first was made.*remove it$"
+        UserError, match=r"hf/chat_template\.jinja was added after first had finished.*remove it$"
     ):
         go(reader("@first/hf"))
     with pytest.raises(UserError, match=r"hf/chat_template\.jinja \(and 1 more\) was added"):
@@ -178,11 +178,11 @@ def test_an_artefact_without_its_manifest_is_no_input(ran, value):
     with pytest.raises(UserError, match=r"first/manifest\.json.* does not exist"):
         go(reader(value))
     file.symlink_to("manifest.json")
-    with pytest.raises(UserError, match=r"first/manifest\.json is a link that leads back to itself"):
+    with pytest.raises(UserError, match=r"first/manifest\.json is a link that points back to itself"):
         go(reader(value))
     file.unlink()
     file.mkdir()
-    with pytest.raises(UserError, match=r"first/manifest\.json is a folder, and a file is due"):
+    with pytest.raises(UserError, match=r"first/manifest\.json is a folder where a file is expected"):
         go(reader(value))
     file.rmdir()
     Path("runs/.partial").mkdir(exist_ok=True)
@@ -201,7 +201,7 @@ def test_a_changed_manifest_is_refused(ran):
     said = command("show", "runs/first")
     assert said.code == 2 and "was changed after it was written" in said.err
     file.write_text(text.replace('"hf/judge.json"', '"../hf/judge.json"'))
-    with pytest.raises(UserError, match="outside of the artefact"):
+    with pytest.raises(UserError, match="outside the artefact"):
         go("first.yaml")
     file.write_text(text)
     assert go("first.yaml").skipped
@@ -209,7 +209,7 @@ def test_a_changed_manifest_is_refused(ran):
 
 def test_show_verify_lists_every_difference_and_its_status_says_so(ran):
     clean = command("show", "runs/first", "--verify")
-    assert clean.code == 0 and "files are as they were made" in clean.out
+    assert clean.code == 0 and "files are unchanged" in clean.out
     faults.flipped_byte_time_kept(inside("tasks.jsonl"))
     faults.removed(inside("hf/config.json"))
     inside("odd\nname").write_text("x")
@@ -218,7 +218,8 @@ def test_show_verify_lists_every_difference_and_its_status_says_so(ran):
     assert "  changed   tasks.jsonl\n  " in told.out and "  missing   hf/config.json\n" in told.out
     assert "  unknown   odd\\nname\n" in told.out
     assert told.err == (
-        "reasongrm: runs/first: 3 files are not as first was made; restore them, or run the stage again\n"
+        "reasongrm: runs/first: 3 files differ from the manifest of first; "
+        "restore them, or run the stage again\n"
     )
     found = json.loads(command("show", "runs/first", "--verify", "--json").out)
     assert (found["changed"], found["missing"]) == (["tasks.jsonl"], ["hf/config.json"])
@@ -291,7 +292,7 @@ def test_commands_that_read_a_path_compare_it(ran, tmp_path):
     ):
         told = command(*words)
         assert told.code == 2 and told.err.count("\n") == 1, told
-        assert "is not the file that first made" in told.err, words
+        assert "is not the file that first wrote" in told.err, words
 
 
 def test_another_program_s_manifest_is_none_of_ours(tmp_path):

@@ -165,7 +165,7 @@ def test_published_benchmarks_stand_below_or_alone(report, tmp_path):
     report["benchmarks"] = {"rm_bench": found}
     text = summary.summary_as_markdown(report)
     assert text.index("Held-out accuracy") < text.index("# rm_bench")
-    assert "| a | – | 61.00 | 25.0 % |" in text and "a is drawn with T = 1" in text
+    assert "| a | – | 61.00 | 25.0 % |" in text and "a is sampled with T = 1" in text
     assert "Note: not the whole benchmark." in text
     assert "| b | a | avg | +2.00 | [-1.00, +5.00] | 0.25 |" in text
     for row in report["rows"]:

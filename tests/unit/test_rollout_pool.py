@@ -70,4 +70,4 @@ def test_a_loss_is_told_to_the_stage_that_uses_the_servers(pool, tmp_path):
     pool.on_loss = told.append
     made[1].on_failed_start("it ended")
     assert told == ["it ended"] and rollouts.losses == ["gone", "it ended"]
-    assert "warning: a rollout server was lost and is started again: gone" in pool.console.stream.getvalue()
+    assert "warning: a rollout server was lost and is being restarted: gone" in pool.console.stream.getvalue()

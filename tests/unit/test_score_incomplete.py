@@ -97,7 +97,7 @@ def test_missing_items_and_subsets_are_counted_by_judgements():
     rows = [each for each in whole() if each.subset != "hep-go" and each.item_id != "3"]
     (note,) = notes(rows)
     assert note == (
-        "not the whole benchmark: 2,799 of 2,985 judgements are there; incomplete are "
+        "not the whole benchmark: only 2,799 of 2,985 judgements; incomplete are "
         "alpacaeval-easy (99 of 100), alpacaeval-length (94 of 95), alpacaeval-hard (94 of 95) and 20 more "
         "subsets"
     )
@@ -110,8 +110,8 @@ def test_a_half_judged_order_is_counted_though_every_item_is_there():
     assert found.result.coverage.judgements == 5870 and found.result.coverage.expected == 5970
     assert found.result.coverage.one_order == 100
     assert found.result.notes == [
-        "not the whole benchmark: 5,870 of 5,970 judgements are there; incomplete are "
-        "alpacaeval-easy (100 of 200)",
+        "not the whole benchmark: only 5,870 of 5,970 judgements; "
+        "incomplete are alpacaeval-easy (100 of 200)",
         "100 of 2,985 pairs are judged in one order only, the others in both",
     ]
 
@@ -122,7 +122,7 @@ def test_missing_samples_are_counted():
     ]
     assert notes(rows) == []
     (note,) = notes(rows[1:])
-    assert "5,969 of 5,970 judgements are there; incomplete are alpacaeval-easy (199 of 200)" in note
+    assert "5,969 of 5,970 judgements; incomplete are alpacaeval-easy (199 of 200)" in note
 
 
 def test_more_items_than_published_are_told_apart():
@@ -186,7 +186,8 @@ def test_a_comparison_says_which_of_the_two_is_incomplete(half, tmp_path):
     full = tmp_path / "full.jsonl"
     write_jsonl(full, whole())
     assert (
-        f"note: half: not the whole benchmark: {COUNT}" in call("rewardbench", full, "--compare", half).stdout
+        f"note: half: not the whole benchmark: only {COUNT}"
+        in call("rewardbench", full, "--compare", half).stdout
     )
     data = json.loads(call("rewardbench", full, "--compare", half, "--json").stdout)
     assert (
@@ -198,4 +199,4 @@ def test_rm_bench_counts_nine_judgements_a_prompt():
     rows = [
         row(name, "p", cell=cell, benchmark="rm_bench") for name in rm_bench.ITEMS for cell in rm_bench.CELLS
     ]
-    assert "45 of 11,943 judgements are there" in notes(rows, "rm_bench")[0]
+    assert "45 of 11,943 judgements;" in notes(rows, "rm_bench")[0]

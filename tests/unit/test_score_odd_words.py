@@ -42,11 +42,11 @@ def test_a_page_is_not_written_over_what_is_read(score, tmp_path):
         told = score("--page", tmp_path / page)
         assert (
             told.exit_code == 2
-            and "is what is read here, and would be lost; name another file" in told.stderr
+            and "would overwrite an input of this command; name another file" in told.stderr
         )
         assert json.loads((tmp_path / "v.jsonl").read_text()) == ROW
     told = score("--page", tmp_path)
-    assert told.exit_code == 2 and f"{tmp_path} is a folder, and a file is due" in told.stderr
+    assert told.exit_code == 2 and f"{tmp_path} is a folder where a file is expected" in told.stderr
     assert not list(tmp_path.parent.glob("*.tmp"))
     assert score("--page", tmp_path / "new" / "page.md").exit_code == 0
 

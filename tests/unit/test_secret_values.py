@@ -170,7 +170,7 @@ def test_errors_do_not_say_them(tmp_path, recipe):
 
 def test_a_word_for_a_job_holds_none(tmp_path):
     words = [f"runs_dir={tmp_path}", "2_generate:rollout.extra_env={A: b, HF_TOKEN: open-sesame}"]
-    with pytest.raises(UserError, match="shown to every user") as caught:
+    with pytest.raises(UserError, match="every user of the cluster can see") as caught:
         pipeline_jobs(GENERATE.parent, words, 1, None, None, False)
     assert not tells(str(caught.value))
     os.environ["VISIBLE_TEST"] = "open-sesame"

@@ -19,7 +19,7 @@ def test_each_module_that_listens_is_in_the_table_and_no_other():
         if OPENS.search(re.sub(r"\bmeeting\.listen\(", "", path.read_text(encoding="utf-8")))
     }
     page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-    table = page.split("## Who listens where")[1].split("\n## ")[0]
+    table = page.split("## Listening sockets")[1].split("\n## ")[0]
     named = re.findall(r"\| `([\w/]+\.py)` \|$", table, re.MULTILINE)
     assert set(named) == opens
 

@@ -222,5 +222,5 @@ def test_a_conversion_is_done_only_where_it_was_made_of_the_weights_as_they_are(
 def test_a_word_that_a_line_cannot_hold_is_refused(tmp_path):
     words = [f"runs_dir={tmp_path}", 'prepare.source="a\tb"']
     found = chains.pipeline_jobs(recipes_root() / "tiny", words, 1, None, None, False)
-    with pytest.raises(UserError, match="put it into the recipe"):
+    with pytest.raises(UserError, match="set the key in the recipe"):
         chains.as_lines(found)

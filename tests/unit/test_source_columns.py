@@ -64,7 +64,7 @@ def test_a_field_that_is_not_there(tmp_path):
         UserError, match=r"fields question .text., x .*no field 'qestion'; is it 'question'\?"
     ):
         read_pairs(path, columns=columns)
-    with pytest.raises(UserError, match=r"prepare\.columns\.system is 'sys', and no row has that field"):
+    with pytest.raises(UserError, match=r"prepare\.columns\.system is 'sys', but no row has that field"):
         read_pairs(path, columns={**columns, "prompt": "question", "system": "sys"})
 
 

@@ -102,7 +102,7 @@ def test_a_prompt_beside_conversations_must_agree(tmp_path):
             {"question": "q", "answer_a": "x", "answer_b": "y"},
             r"rows\.jsonl:1 has the fields question \(text\), answer_a \(text\), answer_b \(text\) and "
             r"is left out: the fields are of no known form; the nearest form is two answers and a label, "
-            r"with the fields prompt, response_a, response_b, winner, of which the row lacks winner;",
+            r"with the fields prompt, response_a, response_b, winner; the row lacks winner;",
         ),
         ({"prompt": "q", "chosen": "x", "rejcted": "y"}, r"lacks rejected \(is it rejcted\?\); rename them"),
         ({"conversations": [human("q")], "chosen": gpt("x")}, "the nearest form is ShareGPT"),
@@ -111,19 +111,19 @@ def test_a_prompt_beside_conversations_must_agree(tmp_path):
         ({"text": "x", **{f"f{n}": n for n in range(20)}}, "and 9 more and is left out"),
         (
             {"q": "x", "A": "1", "B": "2"},
-            "no form of docs/data.md is near; say under prepare.columns which fields",
+            "no form in docs/data.md is similar; map the fields in prepare.columns",
         ),
         ("text", "rows.jsonl:1 is left out: not an object"),
         (
             {"prompt": ["p", "q"], "chosen": ["x", "y"], "rejected": ["v", "w"]},
-            "seems to hold columns; write one object a row",
+            "seems to hold columns; write one object per row",
         ),
         (
             {"prompt": {"0": "p"}, "chosen": {"0": "x"}, "rejected": {"0": "v"}},
-            "seems to hold columns; write one object a row",
+            "seems to hold columns; write one object per row",
         ),
-        ({"data": [{"prompt": "p", "chosen": "x"}]}, "in the field data; write that list alone to the file"),
-        ({"row": {"prompt": "p", "chosen": "x"}}, "in the field row; write that object alone as the row"),
+        ({"data": [{"prompt": "p", "chosen": "x"}]}, "in the field data; write only that list to the file"),
+        ({"row": {"prompt": "p", "chosen": "x"}}, "in the field row; write only that object as the row"),
     ],
 )
 def test_a_refusal_shows_the_first_rows_fields_and_the_nearest_form(row, says, tmp_path):

@@ -97,7 +97,7 @@ def test_a_shared_run_of_words_is_an_overlap():
     found.add("bench:3", [chinese, "re\u0301sume\u0301 of all that was said before"])
     assert found.match([chinese + "\u5440"]) is not None
     assert found.match(["R\u00e9sum\u00e9 of all that was said"]) is not None
-    with pytest.raises(ValueError, match="length from 1"):
+    with pytest.raises(ValueError, match="at least 1"):
         Decontaminator(0)
 
 
@@ -105,7 +105,7 @@ def test_a_benchmark_without_prompts_is_refused(tmp_path):
     found = Decontaminator(3)
     found.add_file(write(tmp_path / "a.jsonl", [RMB_PAIR, RM_BENCH]))
     assert found.prompts == 2 and found.match(["why"]) is not None
-    with pytest.raises(UserError, match="no row holds a prompt"):
+    with pytest.raises(UserError, match="no row has a prompt"):
         found.add_file(write(tmp_path / "b.jsonl", [{"text": "x"}]))
 
 

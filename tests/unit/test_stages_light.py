@@ -72,7 +72,7 @@ def test_generate_ends_when_it_is_asked_to_and_keeps_what_it_has(context, tasks)
             return super().answer(prompt, sample)
 
     ctx = context("2_generate", *few(), pool=Asked(tasks), work="cut")
-    with pytest.raises(Stopped, match="2_generate has ended, what it sampled is kept"):
+    with pytest.raises(Stopped, match="2_generate has ended, and its samples are kept"):
         generate.run(ctx)
     assert "stop" in marked(ctx.work)["reason"]
     (ctx.work.parent / "runs" / STOP_FILE).unlink()

@@ -316,7 +316,7 @@ def test_examples_that_contradict_themselves_are_refused():
     messages = [*TASK.messages, {"role": "assistant", "content": "A."}]
     good = SftExample("t", messages, 0.5, 0.5, 0.5, "r_star").to_dict()
     for change, says in (
-        ({"begun": "<think>\n"}, "is not what the assistant's turn begins with"),
+        ({"begun": "<think>\n"}, "must be the beginning of the assistant turn"),
         ({"token_ids": [1]}, "without 'begun' and 'tokenizer'"),
         ({"token_ids": [1], "begun": ""}, "without 'begun' and 'tokenizer'"),
     ):

@@ -95,7 +95,7 @@ def test_every_split_has_chains_of_one_operation():
 
 def test_bare_digits_are_for_training_only():
     assert draw_question(random.Random(0), "train", (0,)).text.count("=") == 1
-    with pytest.raises(ValueError, match="no operation"):
+    with pytest.raises(ValueError, match="without operations"):
         draw_question(random.Random(0), "validation", (0, 1))
 
 

@@ -165,7 +165,7 @@ def test_only_items_that_both_judged_are_compared():
     with pytest.raises(UserError, match="whole and none have no item in common"):
         none = score_rows("rm_bench", "none", [dataclasses.replace(v, item_id="x") for v in log])
         compare_runs(whole, none)
-    with pytest.raises(UserError, match="whole is of rm_bench, x of rmb"):
+    with pytest.raises(UserError, match="whole is on rm_bench, x on rmb"):
         compare_runs(whole, score_rows("rmb", "x", drawn_log("rmb", 0.5, 1, items=1)))
 
 

@@ -46,7 +46,7 @@ def test_a_damaged_file_of_an_interrupted_stage_is_not_believed(tmp_path, monkey
         good = file.read_bytes()
         damage(file)
         with pytest.raises(
-            UserError, match=r"verdicts/a\.jsonl is not what the interrupted run wrote.*made again$"
+            UserError, match=r"verdicts/a\.jsonl has changed since the interrupted run wrote it.*made again$"
         ):
             go()
         file.write_bytes(good)

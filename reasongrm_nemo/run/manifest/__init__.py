@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an artefact was made of: its key, its files' hashes, its manifest, its life."""
+"""An artefact's key, file hashes, manifest and life cycle."""
 
 from reasongrm_nemo.run.manifest.artefact import Artefact
 from reasongrm_nemo.run.manifest.hashes import HashCache, content_hash

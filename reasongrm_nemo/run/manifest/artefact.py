@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An artefact's life: a partial folder, then whole under its name, then stale.
+"""The life cycle of an artefact: first partial, then complete, then stale.
 
-runs_dir/.partial/<name>/   being written; stage.json says for which key; survives a kill
-runs_dir/<name>/            whole: appears by a rename, with manifest.json
-runs_dir/.stale/<name>/     what the newest re-run replaced; one is kept
-runs_dir/.stale/<name>.unfinished/  a partial with training checkpoints that was for another key; one is kept
+runs_dir/.partial/<name>/   being written; stage.json holds its key; survives a kill
+runs_dir/<name>/            complete, with manifest.json; put in place by a rename
+runs_dir/.stale/<name>/     the artefact that the latest rerun replaced (only one is kept)
+runs_dir/.stale/<name>.unfinished/  a partial artefact with training checkpoints of another key (one is kept)
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from reasongrm_nemo.run.manifest.key import what_changed
 from reasongrm_nemo.run.manifest.record import NAME, digest_of, read_manifest, read_state
 from reasongrm_nemo.run.manifest.unfinished import check_whole
 
-# Inside an artefact: what others may still write to, and nothing reads.
+# Folders in an artefact that trackers may still write to, and that no stage reads.
 _UNHASHED = ("logs", "tensorboard", "wandb", "mlruns")
 
 
 @dataclass
 class Artefact:
-    """One stage's result under `runs_dir`, in whatever state it is."""
+    """One stage's result under `runs_dir`, in any state."""
 
     runs_dir: Path
     name: str
@@ -40,30 +40,30 @@ class Artefact:
 
     @property
     def path(self) -> Path:
-        """Where it is when whole."""
+        """Location of the complete artefact."""
         return self.runs_dir / self.name
 
     @property
     def work(self) -> Path:
-        """Where it is while being written."""
+        """Location of the partial artefact."""
         return self.runs_dir / ".partial" / self.name
 
     def manifest(self) -> dict[str, Any] | None:
-        """The finished artefact's manifest; None where there is none.
+        """The manifest of the complete artefact; None if there is no such artefact.
 
         Raises:
-            UserError: a folder of that name stands there without a manifest, or with a damaged one.
+            UserError: a folder of this name exists without a manifest, or with a damaged one.
         """
         if not os.path.lexists(self.path):
             return None
         if not (self.path / NAME).is_file():
             raise UserError(
-                f"{self.path} exists but has no manifest.json, so it is not ours to replace; move it away"
+                f"{self.path} exists but has no manifest.json, so it will not be replaced; move it away"
             )
         return read_manifest(self.path / NAME)
 
     def damage(self, manifest: Mapping[str, Any], cache: HashCache) -> str | None:
-        """What is wrong with the first file that is not as the manifest lists it; None: all are."""
+        """What is wrong with the first file that differs from the manifest; None if all match."""
         hashed = []
         for name, entry in manifest["outputs"].items():
             path = self.path / name
@@ -74,11 +74,11 @@ class Artefact:
         files = cache.files(self.path / name for name, _ in hashed)
         for (name, due), file in zip(hashed, files, strict=True):
             if file["sha256"] != due:
-                return f"{name} is not what was made (its SHA-256 differs from the manifest)"
+                return f"{name} has changed (its SHA-256 differs from the manifest)"
         return None
 
     def recover(self) -> None:
-        """Put a partial that was already whole when its run was killed in its place."""
+        """Finish the rename of an artefact that was already complete when its run was killed."""
         if (self.work / NAME).is_file():
             read_manifest(self.work / NAME)
             self._place()
@@ -86,14 +86,14 @@ class Artefact:
     def begin(self, key: str, ident: Mapping[str, Any], inputs: Mapping[str, Any]) -> tuple[bool, str | None]:
         """Open the partial folder for `key`.
 
-        A partial of another key makes room; one with training checkpoints, which took days perhaps, is set
-        aside, and taken up again when its own key comes back.
+        A partial folder of another key is discarded. One with training checkpoints, which may have taken
+        days, is set aside, and resumed when a run with its key comes again.
 
         Returns:
-            (resumed, what became of a partial of another key and why, or None).
+            (resumed, what happened to a partial folder of another key and why, or None).
 
         Raises:
-            UserError: what it goes on from is damaged.
+            UserError: the partial folder to resume is damaged.
         """
         note, state = self.work / "stage.json", None
         gone = None
@@ -112,7 +112,7 @@ class Artefact:
             state = {"key": key, "identity": dict(ident), "sessions": []}
         elif state["sessions"]:
             check_whole(self.work, state)
-            # A killed session left no end; the newest file it wrote is the best witness.
+            # a killed session recorded no end; the newest file it wrote is the best estimate
             last = max((p.stat().st_mtime for p in self.work.rglob("*") if p.is_file()), default=0.0)
             state["sessions"][-1].setdefault("end", max(last, state["sessions"][-1]["start"]))
         resumed = bool(state["sessions"])
@@ -122,7 +122,7 @@ class Artefact:
         return resumed, gone
 
     def finish(self, manifest: dict[str, Any], cache: HashCache) -> dict[str, Any]:
-        """Complete the manifest, sync everything, and rename the partial into place."""
+        """Complete the manifest, sync all files, and rename the partial folder into place."""
         state = read_state(self.work / "stage.json")
         state["sessions"][-1]["end"] = time.time()
         seconds = sum(s["end"] - s["start"] for s in state["sessions"])
@@ -134,16 +134,16 @@ class Artefact:
             | {"seconds": round(seconds, 2), "sessions": state["sessions"]},
             "outputs": self._outputs(cache),
         }
-        # as it will be read: what JSON turns into text or lists is so in the digest, too
+        # round-trip through JSON, so that the digest matches the manifest as it will be read
         manifest["digest"] = digest_of(json.loads(json.dumps(manifest)))
         sync_tree(self.work)
         write_json(self.work / NAME, manifest)
-        (self.work / "stage.json").unlink()  # from here on the manifest says it all, see `recover`
+        (self.work / "stage.json").unlink()  # from here on the manifest suffices, see `recover`
         self._place()
         return manifest
 
     def _outputs(self, cache: HashCache) -> dict[str, Any]:
-        """Every file that was written, by name."""
+        """Every file of the artefact, by name."""
         paths = {str(path.relative_to(self.work)): path for path in sorted(self.work.rglob("*"))}
         paths = {
             name: path
@@ -179,7 +179,7 @@ class Artefact:
     @staticmethod
     def _discard(folder: Path) -> None:
         if folder.exists():
-            # First what makes it look resumable, so that a kill here leaves nothing that looks whole.
+            # Remove these first, so that a kill here leaves nothing that looks complete or resumable.
             for name in ("stage.json", NAME):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder)

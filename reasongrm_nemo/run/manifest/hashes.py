@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Content hashes of files and folders, read once while a file stays what it was.
+"""Content hashes of files and folders; an unchanged file is read only once.
 
-A file counts as the same while its inode, size, modification time and change time are. Such a file is not
-read again, by this process or, if it is large, by the next: the user's cache keeps its hash. What that cannot
-see is a disk that gives other bytes for an untouched file; `reasongrm show --verify` reads them all.
+A file counts as unchanged while its inode, size, modification time and change time are the same. It is then
+not read again by this process or, if it is large, by later ones: the user's cache keeps its hash. This cannot
+detect a disk that returns other bytes for an untouched file; `reasongrm show --verify` reads every file.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from reasongrm_nemo.files.disk import readable_bytes
 from reasongrm_nemo.files.refusals import sentence
 
 _BLOCK = 1 << 20
-_LARGE = 1 << 20  # of a smaller one the cache would take as long to read as the file
-_SAID = 4 << 30  # what takes longer than some seconds is announced
-_THREADS = 8  # sha256 lets the others work meanwhile
+_LARGE = 1 << 20  # reading a smaller file is as fast as looking it up in the cache
+_ANNOUNCED = 4 << 30  # takes more than a few seconds
+_THREADS = 8  # sha256 releases the GIL
 _UNSETTLED_NS = (
-    50_000_000  # the clock of a file system ticks so slowly that a second change can look like none
+    50_000_000  # file system clocks are coarse: two changes within this time can have the same timestamp
 )
 _KIND = "hashes"
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -36,11 +36,11 @@ _Seen = tuple[int, int, int, int]
 
 
 class HashCache:
-    """Hashes of what was read in this process, and of large files in earlier ones.
+    """Hashes of files read by this process, and of large files read by earlier ones.
 
     Args:
-        recall: take hashes from earlier processes; False: every byte is read.
-        say: told of what takes long.
+        recall: use hashes from earlier processes; False: read every byte.
+        say: called with a message before a long read.
     """
 
     def __init__(self, recall: bool = True, say: Callable[[str], None] | None = None) -> None:
@@ -51,7 +51,7 @@ class HashCache:
         """`{size, mtime_ns, sha256}` of one file.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: the file cannot be read.
         """
         try:
             seen = _seen(path)
@@ -61,14 +61,14 @@ class HashCache:
         return {"size": seen[1], "mtime_ns": seen[2], "sha256": digest}
 
     def files(self, paths: Iterable[Path]) -> list[dict[str, Any]]:
-        """`file` of each, several read at once."""
+        """`file` of each path, several read in parallel."""
         paths = list(paths)
         self._announce(paths)
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
             return list(pool.map(self.file, paths))
 
     def tree(self, path: Path) -> dict[str, dict[str, Any]]:
-        """Relative name -> `file`, of a folder; a single file has the name "."."""
+        """Relative name -> `file` for all files of a folder; a single file has the name "."."""
         if path.is_file():
             return {".": self.files([path])[0]}
         paths = [p for p in entries(path) if p.is_file()]
@@ -79,7 +79,7 @@ class HashCache:
         if self._say is None:
             return
         sizes = [seen[1] for seen in map(_seen, paths) if self._lookup(seen) is None]
-        if sum(sizes) >= _SAID:
+        if sum(sizes) >= _ANNOUNCED:
             self._say(f"  reading {readable_bytes(sum(sizes))} to compare with what was recorded")
 
     def _lookup(self, seen: _Seen) -> str | None:
@@ -107,11 +107,11 @@ class HashCache:
 
 
 def entries(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """All that is below a folder and is no folder; links to folders are gone into, as readers do.
+    """Everything below a folder other than folders; links to folders are followed.
 
     Args:
-        folder: nothing comes of one that is a file or not there.
-        above: the real folders that it is in, so that a link back to one of them ends here.
+        folder: if this is a file or does not exist, nothing is yielded.
+        above: the real paths of the folders above, to stop at a link back to one of them.
     """
     here = os.path.realpath(folder)
     if here in above or not os.path.isdir(here):
@@ -134,7 +134,7 @@ def _name(seen: _Seen) -> str:
 
 
 def content_hash(files: Mapping[str, Mapping[str, Any]]) -> str:
-    """One hash of a tree's names and contents; modification times do not count."""
+    """One hash over a tree's names and contents, without modification times."""
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name}\0{files[name]['sha256']}\n".encode(errors="surrogateescape"))

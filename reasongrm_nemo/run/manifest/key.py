@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stage key: a hash of the recipe keys that matter to a stage's result, and of its inputs' contents."""
+"""The stage key: a hash of the recipe keys that affect a stage's result, and of its inputs' contents."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from reasongrm_nemo.stage_kinds import kind_of
 
 
 def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What the stage key is a hash of: dotted recipe keys that matter, and the inputs' content hashes.
+    """The data hashed into the stage key: dotted recipe keys that affect the result, and the inputs' hashes.
 
     Args:
         cfg: the resolved recipe.
         inputs: name -> `{sha256, path, ...}`.
 
     Raises:
-        UserError: the template is a file that cannot be read any more.
+        UserError: the template is a file that can no longer be read.
     """
     kind = kind_of(cfg)
     paths = tuple(f"{cfg.stage}.{key}" for key in kind.paths)  # their contents are hashed
@@ -45,7 +45,7 @@ def identity(cfg: DictConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
         flat |= _beside_contents(f"{cfg.stage}.{key}", _at(whole[cfg.stage], key), inputs)
     if not _asks_for_date(inputs):
         flat.pop("judge.date", None)
-    # A built-in template changes with the package alone, which counts towards no key.
+    # A built-in template changes only with the package, whose version is part of no key.
     for key, template in templates(cfg).items():
         if template not in built_in_templates():
             flat[f"input {key}"] = load_template(template).digest
@@ -59,23 +59,23 @@ def _at(block: Any, key: str) -> Any:
 
 
 def _beside_contents(key: str, value: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What counts of an input's key beside the contents: the order of rows, and how each model is asked."""
-    if isinstance(value, dict):  # the first row is what the others are compared with
+    """What an input's key adds to the contents: the order of the rows, and each model's sampling."""
+    if isinstance(value, dict):  # the order matters: the other rows are compared with the first
         models = {row: entry for row, entry in value.items() if isinstance(entry, dict)}
-        asked = {
+        options = {
             f"{key}.{row}.{part}": entry[part]
             for row, entry in models.items()
             for part in entry
             if part != "hf_path"
         }
-        return {key: list(value), **asked}
-    if isinstance(value, str) and key.split(".")[1] not in inputs:  # no path: its name says what is read
+        return {key: list(value), **options}
+    if isinstance(value, str) and key.split(".")[1] not in inputs:  # not a path, but the name of a source
         return {key: value}
     return {}
 
 
 def _asks_for_date(inputs: Mapping[str, Any]) -> bool:
-    """Whether the chat template of a model among the inputs does."""
+    """Whether the chat template of any input model asks for today's date."""
     return any(
         is_model_input(name) and "path" in item and asks_for_date(Path(item["path"]))
         for name, item in inputs.items()
@@ -83,13 +83,13 @@ def _asks_for_date(inputs: Mapping[str, Any]) -> bool:
 
 
 def stage_key(ident: Mapping[str, Any]) -> str:
-    """A hash of `identity`'s answer."""
+    """The hash of what `identity` returns."""
     lines = "\n".join(f"{key}={ident[key]!r}" for key in sorted(ident))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def what_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """A short reason for a re-run: the first few keys or inputs that differ."""
+    """A short reason for a rerun: the first few keys or inputs that differ."""
     changed = []
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
@@ -99,7 +99,7 @@ def what_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one of dotted keys; lists and empty mappings are values."""
+    """Flattens nested mappings into dotted keys; lists and empty mappings are values."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, dict) and value:

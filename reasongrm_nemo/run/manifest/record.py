@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""manifest.json, stage.json and conversion.json: their shape, and a hash of the manifest in itself."""
+"""The schemas of manifest.json, stage.json and conversion.json, and the manifest's digest of itself."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from reasongrm_nemo.files.shapes import NUMBER, shaped
 NAME = "manifest.json"
 STATE = "stage.json"
 CONVERSION = "conversion.json"
-"""In a converted folder: of what it was made, and its files."""
-_LIMIT = 64 << 20  # a stage may have read a folder of many thousands of files
+"""The note in a converted folder: the hash of its source, and its files."""
+_LIMIT = 64 << 20  # a stage may read a folder with many thousands of files
 _FILE = {"size": int, "mtime_ns?": int, "sha256?": str}
 _SESSIONS = [{"start": NUMBER, "end?": NUMBER}]
 _MANIFEST = {
@@ -45,16 +45,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """An artefact's manifest.
 
     Raises:
-        UserError: it cannot be read, is of another shape, or was changed after it was written.
+        UserError: the file cannot be read, does not fit the schema, or was changed after it was written.
     """
     manifest = shaped(read_json(path, _LIMIT), _MANIFEST, shown(str(path)))
     for name in manifest["outputs"]:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
-            raise UserError(f"{path}: outputs names {shown(name)!r}, which is outside of the artefact")
+            raise UserError(f"{path}: outputs names {shown(name)!r}, which is outside the artefact")
     if manifest.get("digest") not in (None, digest_of(manifest)):
         raise UserError(
-            f"{path} was changed after it was written (it no longer has the SHA-256 in its digest); restore "
-            "the file, or move the folder away to have the stage done again"
+            f"{path} was changed after it was written (its SHA-256 is no longer that of its digest); restore "
+            "the file, or move the folder away so that the stage runs again"
         )
     return manifest  # type: ignore[no-any-return]
 
@@ -65,11 +65,11 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def read_conversion(path: Path) -> dict[str, Any]:
-    """A converted folder's note, whose files earlier versions did not list; errors as ``read_manifest``."""
+    """A converted folder's note; earlier versions did not list its files. Errors as ``read_manifest``."""
     return shaped(read_json(path, _LIMIT), {"files?": {...: _FILE}}, shown(str(path)))  # type: ignore[no-any-return]
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of all that a manifest says, the digest left out."""
-    said = {key: value for key, value in manifest.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of a manifest without its digest."""
+    rest = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that an unfinished stage has made whole: recorded in its stage.json, compared when it is resumed."""
+"""Finished files of an unfinished stage: recorded in stage.json, and compared when the stage resumes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from reasongrm_nemo.run.manifest.record import STATE, read_state
 
 
 def note_whole(work: Path, *paths: Path) -> None:
-    """Record files of a partial artefact that will not be written any more.
+    """Record files of a partial artefact that will not change any more.
 
-    Without a stage.json there is nothing to be resumed, and nothing to record.
+    Without a stage.json the stage cannot be resumed, so nothing is recorded.
     """
     note = work / STATE
     if not note.is_file():
@@ -27,16 +27,16 @@ def note_whole(work: Path, *paths: Path) -> None:
 
 
 def check_whole(work: Path, state: Mapping[str, Any]) -> None:
-    """Hold the files of a partial artefact against its stage.json; one that is gone is made again.
+    """Compare the files of a partial artefact with its stage.json; a missing one is made again.
 
     Raises:
-        UserError: naming the first that differs.
+        UserError: a file differs; the message names the first one.
     """
     cache = HashCache()
     for name, due in state.get("whole", {}).items():
         path = work / name
         if path.exists() and cache.file(path)["sha256"] != due["sha256"]:
             raise UserError(
-                f"{path} is not what the interrupted run wrote (its SHA-256 differs from stage.json); "
-                "restore it, or remove it to have it made again"
+                f"{path} has changed since the interrupted run wrote it (SHA-256 differs from stage.json); "
+                "restore the file, or remove it to have it made again"
             )

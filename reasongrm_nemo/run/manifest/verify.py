@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files held against what the maker of their folder recorded: an artefact's manifest, a conversion's note."""
+"""Compares files with what was recorded when they were made: in a manifest, or in a conversion's note."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from reasongrm_nemo.run.manifest.record import CONVERSION, NAME, read_conversion
 
 _LOG = "stage.log"
 BESIDE = (NAME, _LOG)
-"""Files of an artefact that its manifest does not list."""
+"""Files of an artefact that the manifest does not list."""
 MISSING, CHANGED, UNKNOWN = "missing", "changed", "unknown"
 _WHY = {
     MISSING: "is missing",
-    CHANGED: "is not the file that {maker} made (its size or SHA-256 differs from the manifest)",
-    UNKNOWN: "was added after {maker} was made (its manifest does not list the file)",
+    CHANGED: "is not the file that {maker} wrote (its size or SHA-256 differs from the manifest)",
+    UNKNOWN: "was added after {maker} had finished (the manifest does not list the file)",
 }
 _CONVERTED = "is not the file that the conversion wrote (its size or SHA-256 differs from the note beside it)"
 
@@ -32,7 +32,7 @@ _Files = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Difference:
-    """One file that is not as the manifest says: its name in the artefact, and which of the three it is."""
+    """A file that differs from the manifest: its name, and whether it is missing, changed or unknown."""
 
     name: str
     kind: str
@@ -41,18 +41,18 @@ class Difference:
 def differences(outputs: _Files, files: _Files, odd: Collection[str] = ()) -> list[Difference]:
     """How files differ from those that a manifest lists, by name.
 
-    A file listed without a hash, as manifests of earlier versions do for checkpoints, is held against its
-    size alone. Hidden files that are not listed are passed over: nothing loads them.
+    A file listed without a hash, as for checkpoints in manifests of earlier versions, is compared by size
+    alone. Hidden files that are not listed are ignored: nothing loads them.
 
     Args:
-        outputs: the manifest's.
-        files: what is there, see `HashCache.tree`.
-        odd: names of what is there and is no file, see `odd_names`.
+        outputs: the files listed by the manifest.
+        files: the existing files, see `HashCache.tree`.
+        odd: existing names that are not regular files, see `odd_names`.
     """
 
     def kind(name: str) -> str | None:
         if name not in outputs:
-            return None if _passed_over(name) else UNKNOWN
+            return None if _ignored(name) else UNKNOWN
         if name not in files:
             return CHANGED if name in odd else MISSING
         due, there = outputs[name], files[name]
@@ -63,31 +63,31 @@ def differences(outputs: _Files, files: _Files, odd: Collection[str] = ()) -> li
     return [Difference(name, what) for name, what in kinds if what is not None]
 
 
-def _passed_over(name: str) -> bool:
+def _ignored(name: str) -> bool:
     return Path(name).name.startswith(".") or name in BESIDE
 
 
 def odd_names(path: Path) -> list[str]:
-    """What is below a folder and is neither file nor folder: pipes, sockets, links that lead nowhere."""
-    return [str(each.relative_to(path)) for each in entries(path) if not each.is_file()]
+    """Everything below a folder that is neither a file nor a folder: pipes, sockets, broken links."""
+    return [str(entry.relative_to(path)) for entry in entries(path) if not entry.is_file()]
 
 
 def check_made(path: Path, files: _Files, key: str) -> _Files:
-    """Hold an input that is an artefact or a converted folder, or in one, against what was recorded.
+    """Compare an input with what was recorded, if it is (in) an artefact or a converted folder.
 
-    It counts as in one under the name it is given by and under that which its links lead to. Of a folder
-    that is in none, those of its files are held that are links into one.
+    Both the given path and the path that its links resolve to are looked up. In a folder that belongs to no
+    artefact, the files that are links into one are compared.
 
     Args:
         path: the input, a file or a folder.
-        files: `HashCache.tree` of it.
-        key: the recipe's, for the message.
+        files: the input's `HashCache.tree`.
+        key: the recipe key, for the message.
 
     Returns:
-        The files that count for who reads the input: hidden ones of an artefact that were added later do not.
+        The files that count as the input: without hidden ones that were added to an artefact later.
 
     Raises:
-        UserError: naming the first file that differs, and what to do.
+        UserError: a file differs; the message names the first one, and what to do.
     """
     if (place := _in_record(path)) is not None:
         return _hold(place, files, odd_names(path), key)
@@ -98,14 +98,14 @@ def check_made(path: Path, files: _Files, key: str) -> _Files:
 
 
 def check_path(path: Path, key: str, cache: HashCache | None = None) -> None:
-    """`check_made` of a path that a command was given; what is in no record is not read for it."""
+    """`check_made` for a path given to a command; files without a record are not read."""
     cache = cache or HashCache()
     if path.exists() and _in_record(path) is not None:
         check_made(path, cache.tree(path), key)
         return
-    for each in entries(path):
-        if each.is_symlink() and each.is_file() and _in_record(each) is not None:
-            check_made(each, cache.tree(each), key)
+    for entry in entries(path):
+        if entry.is_symlink() and entry.is_file() and _in_record(entry) is not None:
+            check_made(entry, cache.tree(entry), key)
 
 
 def _hold(place: Path, files: _Files, odd: Collection[str], key: str) -> _Files:
@@ -116,8 +116,8 @@ def _hold(place: Path, files: _Files, odd: Collection[str], key: str) -> _Files:
     converted = not _is_artefact(folder)
     if not converted and not os.path.lexists(folder / NAME):
         raise UserError(
-            f"{key}: {folder / NAME} does not exist, and it alone says what was made there; restore it, or "
-            "move the folder away and run its stage again"
+            f"{key}: {folder / NAME} does not exist, so the folder's files cannot be verified; restore the "
+            "manifest, or move the folder away and run its stage again"
         )
     manifest = {} if converted else read_manifest(folder / NAME)
     listed = read_conversion(folder / CONVERSION)["files"] if converted else manifest["outputs"]
@@ -126,8 +126,8 @@ def _hold(place: Path, files: _Files, odd: Collection[str], key: str) -> _Files:
         {inside if name == "." else prefix + name: entry for name, entry in files.items()},
         [prefix + name for name in odd],
     )
-    if converted:  # its folder is the user's, who may add to it
-        wrong = [each for each in wrong if each.kind != UNKNOWN]
+    if converted:  # users may add files to a converted folder
+        wrong = [difference for difference in wrong if difference.kind != UNKNOWN]
     if wrong:
         maker = manifest.get("name", "")
         kind = wrong[0].kind
@@ -146,17 +146,17 @@ def _hold(place: Path, files: _Files, odd: Collection[str], key: str) -> _Files:
 
 
 def _in_record(path: Path) -> Path | None:
-    """The path as it lies in an artefact or a converted folder; None where it is in none."""
+    """The path, as given or resolved, that is in an artefact or a converted folder; None if neither is."""
     places = dict.fromkeys((os.path.abspath(path), os.path.realpath(path)))
     return next((Path(place) for place in places if _maker(Path(place)) is not None), None)
 
 
 def _maker(place: Path) -> Path | None:
-    """The artefact or converted folder that a path is in: the nearest folder above it that is finished."""
+    """The artefact or converted folder that a path is in: the nearest finished folder above the path."""
     for folder in (place, *place.parents):
         if (folder / CONVERSION).is_file() and _is_converted(folder):
             return folder
-        if (folder / _LOG).is_file():  # also where the manifest is gone; an unfinished one has none yet
+        if (folder / _LOG).is_file():  # true even if the manifest is lost; a partial artefact has none yet
             return None if folder.parent.name == ".partial" else folder
         if (folder / NAME).is_file():
             return folder if _is_ours(folder) else None
@@ -168,17 +168,17 @@ def _is_artefact(folder: Path) -> bool:
 
 
 def _is_converted(folder: Path) -> bool:
-    """Whether a conversion.json is a converted folder's, with its files in it."""
+    """Whether the folder's conversion.json is ours and lists the files."""
     try:
         return "files" in read_conversion(folder / CONVERSION)
     except UserError:
         if (folder / "config.json").is_file():
             raise
-        return False  # another program's
+        return False  # written by another program
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a manifest.json is an artefact's; other programs write such files too."""
+    """Whether the folder's manifest.json is ours; other programs write files of this name too."""
     try:
         manifest = read_json(folder / NAME)
     except UserError:
@@ -187,9 +187,9 @@ def _is_ours(folder: Path) -> bool:
 
 
 def verify_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Every file of an artefact, each byte read: the names that are missing, changed, unknown.
+    """Hash every file of an artefact: the names that are missing, changed or unknown.
 
-    Further ``unhashed``: those whose size alone could be compared, and ``same``.
+    Also ``unhashed``, the files whose size alone could be compared, and ``same``.
     """
     files = HashCache(recall=False).tree(folder)
     listed: dict[str, list[str]] = {MISSING: [], CHANGED: [], UNKNOWN: [], "unhashed": [], "same": []}
@@ -203,10 +203,10 @@ def verify_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[st
 
 
 def report(listed: Mapping[str, list[str]]) -> Iterator[str]:
-    """`verify_files`'s answer in lines."""
+    """The result of `verify_files` as lines."""
     for kind in (MISSING, CHANGED, UNKNOWN):
         for name in listed[kind]:
             yield f"  {kind:<9} {shown(name)}"
     unhashed = len(listed["unhashed"])
-    beside = f", {unhashed} more have their size alone recorded" if unhashed else ""
-    yield f"  {len(listed['same'])} files are as they were made{beside}"
+    beside = f", {unhashed} more were recorded by size alone" if unhashed else ""
+    yield f"  {len(listed['same'])} files are unchanged{beside}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The versions of what made an artefact: this package and those that its figures may depend on."""
+"""The versions recorded in an artefact: of this package and of those that affect the results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES: tuple[str, ...] = (
 
 
 def code_version() -> dict[str, Any]:
-    """The package's version, and the commit where it runs from a git checkout."""
+    """The package's version and, in a git checkout, the commit."""
     root = Path(__file__).resolve().parents[3]
     version: dict[str, Any] = {"version": __version__}
     if (root / ".git").exists():
@@ -35,12 +35,12 @@ def code_version() -> dict[str, Any]:
             if answer.returncode == 0:
                 version["commit"] = answer.stdout.strip()
         except (OSError, subprocess.TimeoutExpired):
-            version["commit"] = None  # git is not installed or does not answer; the version must do
+            version["commit"] = None  # git is missing or does not answer
     return version
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that figures may depend on, those that are installed here."""
+    """Versions of the installed packages that affect the results."""
     versions = {}
     for name in PACKAGES:
         try:

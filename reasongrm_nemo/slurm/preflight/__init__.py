@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first minute of a cluster job: whether its nodes, its recipe and its disk fit, before a model loads."""
+"""Pre-flight: checks a job's nodes, recipe and disk in its first minute, before a model loads."""

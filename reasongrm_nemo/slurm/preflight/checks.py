@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pre-flight checks of a job: asks every node, and judges the answers."""
+"""The pre-flight checks of a job: queries every node and checks the answers."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from reasongrm_nemo.rollout.server import versions
 from reasongrm_nemo.rollout.server.settings import PYTHON_VARIABLE
 from reasongrm_nemo.run.manifest import PACKAGES, Artefact
 from reasongrm_nemo.slurm.preflight import node as node_check
-from reasongrm_nemo.slurm.preflight.collective import SAID
+from reasongrm_nemo.slurm.preflight.collective import RESULT
 from reasongrm_nemo.stage_kinds import kind_of
 
 
 @dataclass
 class Findings:
-    """What a pre-flight found.
+    """The findings of a pre-flight.
 
     Attributes:
         problems: sentences, each with what to do.
-        bad: nodes that fail where others do not; the job can go on without them.
-        good: what was found right.
+        bad: nodes that fail while others pass; the job can run without them.
+        good: sentences on what is in order.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -46,13 +46,13 @@ class Findings:
 
 
 def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: float = 180.0) -> Findings:
-    """All checks that fit the recipe's stage.
+    """Run all checks that apply to the recipe's stage.
 
     Args:
         cfg: the recipe.
-        place: where it runs.
-        quick: leave out the collective.
-        timeout_s: longest wait for the nodes' answers, and for the collective.
+        place: the nodes of the job.
+        quick: skip the collective.
+        timeout_s: time limit for the nodes' answers, and for the collective.
     """
     findings = Findings()
     for key, value in load.input_paths(cfg).values():
@@ -64,7 +64,7 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        findings.problems.append(f"{runs_dir} cannot be made ({error.strerror}): correct runs_dir")
+        findings.problems.append(f"{runs_dir} cannot be created ({error.strerror}): correct runs_dir")
         return findings
     token_file, token = runs_dir / f".preflight-{os.getpid()}", secrets.token_hex(8)
     token_file.write_text(token)
@@ -96,7 +96,7 @@ def run(cfg: DictConfig, place: placement.Placement, quick: bool, timeout_s: flo
 
 
 def _loading(cfg: DictConfig) -> dict[str, str]:
-    """What the servers' environment tells the loader; the rest may be secret, so stays off command lines."""
+    """The dynamic loader's variables of the servers; others may be secret and stay off command lines."""
     return {str(k): str(v) for k, v in cfg.rollout.extra_env.items() if str(k).startswith("LD_")}
 
 
@@ -131,7 +131,7 @@ def _ask(
     timeout_s: float,
     trains: bool,
 ) -> dict[str, dict[str, Any] | None]:
-    """Each node's answer; None: it gave none."""
+    """The answer of each node; None if it did not answer."""
     arguments = ["-m", node_check.__name__, json.dumps(asked)]
     env = placement.srun_environment(python_environment())
     command = [python, *arguments]
@@ -147,8 +147,8 @@ def _ask(
     answers: dict[str, dict[str, Any] | None] = dict.fromkeys(node.split(".")[0] for node in nodes)
     for line in out.splitlines():
         if node_check.MARK in line:
-            said = json.loads(line.partition(node_check.MARK)[2])
-            answers[said["node"]] = said
+            answer = json.loads(line.partition(node_check.MARK)[2])
+            answers[answer["node"]] = answer
     if not any(answers.values()):
         words = [line for line in err.splitlines() if line.strip()][-3:]
         raise UserError(
@@ -164,17 +164,17 @@ def _text(output: bytes | str | None) -> str:
 def _judge(
     findings: Findings, what: str, answers: Mapping[str, dict[str, Any] | None], cfg: DictConfig
 ) -> None:
-    """The nodes' answers, against what the recipe needs and against each other."""
-    said = {name: answer for name, answer in answers.items() if answer is not None}
+    """Compare the nodes' answers with the recipe's needs and with each other."""
+    answered = {name: answer for name, answer in answers.items() if answer is not None}
 
     def bad(name: str, sentence: str) -> None:
         findings.problems.append(f"{name}: {sentence}")
         findings.bad.append(name)
 
     for name in answers:
-        if name not in said:
-            bad(name, "did not answer the pre-flight check; have it looked at")
-    for name, answer in said.items():
+        if name not in answered:
+            bad(name, "did not answer the pre-flight check; have the node examined")
+    for name, answer in answered.items():
         if answer["shared"]:
             bad(name, f"{answer['shared']}; runs_dir must be on a file system that all nodes share")
         for folder, free in answer["free"].items():
@@ -183,7 +183,7 @@ def _judge(
         if "network" in answer:
             bad(name, answer["network"])
         elif answer["taken"]:
-            bad(name, f"the job's ports {answer['taken']} are taken there; see with `ss -ltnp` by what")
+            bad(name, f"the job's ports {answer['taken']} are in use there; see by what with `ss -ltnp`")
         if "gpus" in answer:
             wanted = cfg.cluster.devices_per_node
             if isinstance(answer["gpus"], str):
@@ -191,30 +191,34 @@ def _judge(
             elif len(answer["gpus"]) < wanted:
                 bad(
                     name,
-                    f"shows {len(answer['gpus'])} GPUs, the recipe's cluster.devices_per_node is {wanted}",
+                    f"has {len(answer['gpus'])} GPUs, but the recipe's cluster.devices_per_node is {wanted}",
                 )
-    nccl = {name: answer["nccl"] for name, answer in said.items() if "nccl" in answer}
+    nccl = {name: answer["nccl"] for name, answer in answered.items() if "nccl" in answer}
     _alike(findings, what, "NCCL", nccl)
-    _alike(findings, what, "python", {name: answer["python"] for name, answer in said.items()})
-    _alike(findings, what, "reasongrm-nemo", {name: answer["code"] for name, answer in said.items()})
-    for package in next(iter(said.values()))["versions"]:
-        _alike(findings, what, package, {name: answer["versions"][package] for name, answer in said.items()})
-    kinds = {name: answer["gpus"] for name, answer in said.items() if isinstance(answer.get("gpus"), list)}
+    _alike(findings, what, "python", {name: answer["python"] for name, answer in answered.items()})
+    _alike(findings, what, "reasongrm-nemo", {name: answer["code"] for name, answer in answered.items()})
+    for package in next(iter(answered.values()))["versions"]:
+        installed = {name: answer["versions"][package] for name, answer in answered.items()}
+        _alike(findings, what, package, installed)
+    gpus_of = {
+        name: answer["gpus"] for name, answer in answered.items() if isinstance(answer.get("gpus"), list)
+    }
     for key in ("name", "driver"):
-        kind = {name: gpus[0][key] for name, gpus in kinds.items() if gpus}
+        kind = {name: gpus[0][key] for name, gpus in gpus_of.items() if gpus}
         _alike(findings, what, f"GPU {key}", kind)
-    findings.good.append(f"{what} environment on {', '.join(said)}")
+    findings.good.append(f"{what} environment on {', '.join(answered)}")
 
 
 def _alike(findings: Findings, what: str, thing: str, values: Mapping[str, Any]) -> None:
-    """The most frequent value is taken for right, and the nodes with another one for wrong."""
+    """Report the nodes whose value differs from the most frequent one."""
     if len(set(values.values())) < 2:
         return
     right = max(values.values(), key=list(values.values()).count)
     for name, value in values.items():
         if value != right:
             findings.problems.append(
-                f"{name}: {thing} of its {what} environment is {value or 'missing'}, {right} on the others"
+                f"{name}: {thing} in the {what} environment is {value or 'missing'}, "
+                f"but {right} on the others"
             )
             findings.bad.append(name)
 
@@ -224,7 +228,7 @@ def _check_nccl(
     trains: Mapping[str, dict[str, Any] | None],
     samples: Mapping[str, dict[str, Any] | None],
 ) -> None:
-    """Both ends of a weight push; where torch does not say, the first push refuses what does not fit."""
+    """Compare NCCL at both ends of a weight transfer; if torch cannot tell, the first transfer checks it."""
     ours, theirs = (
         next((answer["nccl"] for answer in answers.values() if answer is not None), None)
         for answers in (trains, samples)
@@ -234,17 +238,17 @@ def _check_nccl(
 
 
 def _check_plan(findings: Findings, cfg: DictConfig) -> None:
-    """Memory and disk by arithmetic (`reasongrm plan`)."""
+    """Check memory and disk by the estimates of `reasongrm plan`."""
     try:
         plan = plans.plan(cfg)
     except plans.ShapeUnknown as unknown:
-        findings.good.append(f"memory is not checked: {unknown}")
+        findings.good.append(f"memory was not checked: {unknown}")
         return
     if plan is None:
         return
     findings.problems += [misfit.sentence for misfit in plan.misfits]
     work = Artefact(Path(cfg.runs_dir), cfg.name).work
-    there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())  # of an earlier start
+    there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())  # left by an earlier start
     stat = os.statvfs(cfg.runs_dir)
     free, needed = stat.f_bavail * stat.f_frsize + there, sum(plan.disk.values())
     checkpoints = f" (checkpoints of {readable_bytes(plan.checkpoint)})" if plan.checkpoint else ""
@@ -277,19 +281,19 @@ def _check_collective(
         out, err = done.stdout, done.stderr
     except subprocess.TimeoutExpired as error:
         out, err = _text(error.stdout), _text(error.stderr)
-    said = [line for line in out.splitlines() if line.startswith(SAID)]
-    if said:
-        findings.good.append(said[0])
+    results = [line for line in out.splitlines() if line.startswith(RESULT)]
+    if results:
+        findings.good.append(results[0])
         return
     words = [line for line in err.splitlines() if "Error" in line or "srun: error" in line][:2]
     findings.problems.append(
-        f"the ranks cannot reach each other by {backend} ({'; '.join(words) or 'no answer'}); see "
+        f"the ranks cannot reach each other over {backend} ({'; '.join(words) or 'no answer'}); check "
         "REASONGRM_INTERFACE and REASONGRM_IB_HCA in launch/site.env, and set NCCL_DEBUG=INFO"
     )
 
 
 def describe_placement(cfg: DictConfig, place: placement.Placement) -> str:
-    """Where everything would run, and by which command lines."""
+    """Which processes would run where, with their command lines."""
     cluster, python = cfg.cluster, cfg.cluster.trainer_python or sys.executable
     lines = []
     if not place.slurm:

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One collective over all ranks of a job, run by `processes.srun_rank`: do they reach each other?"""
+"""Tests that all ranks of a job reach each other by one collective; run by `processes.srun_rank`."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-SAID = "collective over"
+RESULT = "collective over"
 
 
 def main(backend: str, timeout_s: float) -> None:
-    """Sum ones; the first rank says how many there were.
+    """Sum ones over all ranks; rank 0 prints the number of ranks.
 
     Raises:
-        RuntimeError: a rank did not come, or the sum is another.
+        RuntimeError: a rank did not join, or the sum is wrong.
     """
     import torch
     import torch.distributed as dist
@@ -28,7 +28,7 @@ def main(backend: str, timeout_s: float) -> None:
     if int(one[0].item()) != dist.get_world_size():
         raise RuntimeError(f"a sum of ones over {dist.get_world_size()} ranks is {one[0].item()}")
     if dist.get_rank() == 0:
-        print(f"{SAID} {dist.get_world_size()} ranks by {backend}", flush=True)
+        print(f"{RESULT} {dist.get_world_size()} ranks by {backend}", flush=True)
     dist.destroy_process_group()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `reasongrm preflight`: the checks' outcome for people, and for the batch script."""
+"""The command `reasongrm preflight`: prints the findings, and writes them for the batch script."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def preflight(
     job_nodes: int | None,
     notes: Path | None,
 ) -> bool:
-    """Run the checks; whether all is well.
+    """Run the checks; returns whether all pass.
 
     Args:
-        recipe: its file.
+        recipe: the recipe's file.
         overrides: `key=value` words.
-        console: findings go there.
-        quick: leave out the collective.
-        off: ask no node.
-        dry_run: print where what would run, and ask no node.
-        job_nodes: suppose a job of so many nodes, where there is none.
-        notes: shell variables are written there: artefact, partial, runs_dir, and bad_nodes where leaving
-            them out would help.
+        console: prints the findings.
+        quick: skip the collective.
+        off: do not query the nodes.
+        dry_run: print what would run where, without querying the nodes.
+        job_nodes: outside a job, assume one of this many nodes.
+        notes: file for shell variables: artefact, partial, runs_dir, and bad_nodes if excluding those
+            nodes would help.
     """
     cfg = load_recipe(recipe, overrides)
     artefact = Artefact(Path(cfg.runs_dir), cfg.name)
-    said = {"artefact": artefact.path, "partial": artefact.work, "runs_dir": artefact.runs_dir}
-    _write(notes, {name: str(path.absolute()) for name, path in said.items()})
+    paths = {"artefact": artefact.path, "partial": artefact.work, "runs_dir": artefact.runs_dir}
+    _write(notes, {name: str(path.absolute()) for name, path in paths.items()})
     environ = dict(os.environ)
     if dry_run and job_nodes and "SLURM_JOB_ID" not in environ:
         names = [f"node-{index}" for index in range(1, job_nodes + 1)]

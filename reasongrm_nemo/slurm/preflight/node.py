@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one node says of itself: `python -m reasongrm_nemo.slurm.preflight.node JSON` prints a line of JSON.
+"""Examines one node: `python -m reasongrm_nemo.slurm.preflight.node JSON` prints a line of JSON.
 
-Standard library only: it runs in both environments, before anything is known to work.
+Uses the standard library only: this runs in both environments, before anything is known to work.
 """
 
 from __future__ import annotations
@@ -21,47 +21,47 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.processes import placement
 
 MARK = "node-check "
-"""Before the JSON, which may stand among other words."""
+"""Marks the line with the JSON, as other output may surround it."""
 
 
 def look(asked: dict[str, Any]) -> dict[str, Any]:
     """The node's answers.
 
     Args:
-        asked: `token_file` and `token` (a file just written on the first node), `folders` (whose free space
-            counts, by name), `packages`, `gpu` (whether GPUs matter), `nccl` (the environment to ask torch's
-            NCCL in, None: it does not matter), `nodes` (of the job), `ports`.
+        asked: `token_file` and `token` (a file just written on the first node), `folders` (name -> folder
+            whose free space to report), `packages`, `gpu` (whether to report GPUs), `nccl` (extra environment
+            in which to ask torch for NCCL's version; None: do not ask), `nodes` (of the job), `ports`.
     """
-    name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()  # Slurm's, where the two differ
-    said: dict[str, Any] = {"node": name.split(".")[0], "code": __version__}
-    said["shared"] = _reads(Path(asked["token_file"]), asked["token"])
-    said["free"] = {name: _free(Path(folder)) for name, folder in asked["folders"].items()}
-    said["versions"] = {name: _version(name) for name in asked["packages"]}
-    said["python"] = ".".join(map(str, sys.version_info[:3]))
+    name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()  # Slurm's name, if the two differ
+    answer: dict[str, Any] = {"node": name.split(".")[0], "code": __version__}
+    answer["shared"] = _reads(Path(asked["token_file"]), asked["token"])
+    answer["free"] = {name: _free(Path(folder)) for name, folder in asked["folders"].items()}
+    answer["versions"] = {name: _version(name) for name in asked["packages"]}
+    answer["python"] = ".".join(map(str, sys.version_info[:3]))
     if asked["gpu"]:
-        said["gpus"] = _gpus()
+        answer["gpus"] = _gpus()
     if asked["nccl"] is not None:
-        said["nccl"] = _nccl(asked["nccl"])
+        answer["nccl"] = _nccl(asked["nccl"])
     try:
-        said["address"] = placement.own_address(asked["nodes"])
-        said["taken"] = [port for port in asked["ports"] if not _free_port(said["address"], port)]
+        answer["address"] = placement.own_address(asked["nodes"])
+        answer["taken"] = [port for port in asked["ports"] if not _free_port(answer["address"], port)]
     except UserError as error:
-        said["network"] = str(error)
-    return said
+        answer["network"] = str(error)
+    return answer
 
 
 def _reads(file: Path, token: str) -> str | None:
-    """Why the file cannot be seen, or None."""
+    """Why the file cannot be read; None if it can."""
     try:
-        # listing makes an NFS client ask the server instead of its cache
+        # listing the folder makes an NFS client bypass its cache
         os.listdir(file.parent)
-        return None if file.read_text() == token else f"{file} has other contents than on the first node"
+        return None if file.read_text() == token else f"{file} differs from that on the first node"
     except OSError as error:
         return f"{file.parent} is not the folder that the first node sees ({error.strerror})"
 
 
 def _free(folder: Path) -> int | str:
-    """Bytes, or why they cannot be known."""
+    """Free bytes, or why they cannot be determined."""
     try:
         while not folder.exists():
             folder = folder.parent
@@ -80,7 +80,7 @@ def _version(package: str) -> str | None:
 
 
 def _nccl(env: dict[str, str]) -> str | None:
-    """Version of the NCCL that torch loads here; None where it does not say."""
+    """Version of the NCCL that torch loads here; None if torch cannot tell."""
     command = [sys.executable, "-c", "import torch; print(*torch.cuda.nccl.version(), sep='.')"]
     try:
         answer = subprocess.run(
@@ -92,13 +92,13 @@ def _nccl(env: dict[str, str]) -> str | None:
 
 
 def _gpus() -> list[dict[str, str]] | str:
-    """Name, memory and driver of each visible GPU, or why they cannot be known."""
+    """Name, memory and driver of each visible GPU, or why they cannot be determined."""
     fields = "name,memory.total,driver_version"
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        return f"nvidia-smi does not answer: {error}"
+        return f"nvidia-smi failed: {error}"
     rows = [line.split(", ") for line in answer.stdout.splitlines() if line.strip()]
     return [dict(zip(("name", "memory", "driver"), row, strict=True)) for row in rows]
 
@@ -114,5 +114,5 @@ def _free_port(address: str, port: int) -> bool:
 
 
 if __name__ == "__main__":
-    # one write, so that the lines of nodes do not mix
+    # a single write, so that the lines of several nodes do not mix
     sys.stdout.write(MARK + json.dumps(look(json.loads(sys.argv[1]))) + "\n")

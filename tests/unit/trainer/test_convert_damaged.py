@@ -143,7 +143,7 @@ def test_layouts_that_do_not_fit(layout, message, qwen2_untied, tmp_path):
 def test_a_folder_that_exists_is_left_alone(qwen2_untied, tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "mine").touch()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         convert.hf_to_megatron(qwen2_untied, tmp_path / "m", Layout())
     assert [p.name for p in (tmp_path / "m").iterdir()] == ["mine"]
 

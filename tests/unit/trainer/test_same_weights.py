@@ -17,7 +17,7 @@ from reasongrm_nemo.models.architecture import Layout
 from reasongrm_nemo.run.converted import NOTE, check_same_weights
 
 ROOT = Path(__file__).resolve().parents[3]
-SAYS = r"^model.megatron_path: \S+ was not converted from model.hf_path \S+, .*; convert that one"
+SAYS = r"^model.megatron_path: \S+ was not converted from model.hf_path \S+, .*; convert that model"
 
 
 @pytest.fixture
