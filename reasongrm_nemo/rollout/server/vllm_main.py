@@ -9,6 +9,8 @@ be gone. A child that is forked (see `vllm_plugin`) imports nothing and is tied 
 import gc
 import os
 import runpy
+from contextlib import suppress
+from pathlib import Path
 
 from reasongrm_nemo.processes import scratch
 from reasongrm_nemo.processes.child import die_with_parent
@@ -22,6 +24,22 @@ def _tie() -> None:
     os.environ[_PARENT] = str(os.getpid())
 
 
+def _share_model_infos() -> None:
+    """In a Slurm job, whose caches are its own, use what vLLM noted of a model's class in an earlier job.
+
+    vLLM imports itself in one more process to inspect a class that it has no note of. The notes are JSON,
+    checked by a hash of the class's module; nothing of them is run.
+    """
+    if not (kept := os.environ.get("REASONGRM_CACHE")):
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    notes, ours = Path(home) / "vllm" / "modelinfos", Path(kept) / "vllm_modelinfos"
+    with suppress(OSError, RuntimeError):  # they are there, or only time is lost
+        ours.mkdir(parents=True, exist_ok=True)
+        notes.parent.mkdir(parents=True, exist_ok=True)
+        notes.symlink_to(ours)
+
+
 if __name__ == "__mp_main__":
     _tie()
 if __name__ == "__main__":
@@ -29,6 +47,7 @@ if __name__ == "__main__":
     os.register_at_fork(after_in_child=_tie)
     os.umask(0o077)  # its sockets and the file where its workers meet are nobody else's
     scratch.enter()
+    _share_model_infos()
     # what is imported stays: looking through it for garbage takes a sixth of the imports' time
     gc.disable()  # until the plug-in is loaded
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")

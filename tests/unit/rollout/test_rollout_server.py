@@ -36,6 +36,23 @@ def test_starts_and_stops(make, tmp_path, monkeypatch):
         server.check()
 
 
+def test_a_job_s_server_finds_what_vllm_noted_in_an_earlier_job(make, tmp_path, monkeypatch):
+    """Without the note vLLM imports itself once more to look at the model's class."""
+    monkeypatch.setenv("REASONGRM_CACHE", str(tmp_path / "mine"))
+    for job in ("first", "second"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / job))
+        notes = tmp_path / job / "vllm" / "modelinfos"
+        with make():
+            assert notes.is_dir()
+            if job == "second":
+                assert (notes / "class.json").read_text() == "noted"
+            (notes / "class.json").write_text("noted")
+    monkeypatch.delenv("REASONGRM_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no job"))
+    with make():
+        assert not (tmp_path / "no job").exists()
+
+
 def test_start_does_nothing_when_running(make):
     with make() as server:
         server.start()
