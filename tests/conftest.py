@@ -10,6 +10,8 @@ import pytest
 import success
 from forked import ROOT, Forker
 
+from reasongrm_nemo.processes.cpu_memory import KEEPS_FREED
+
 # Before anything imports torch: several ranks and a server share the machine, each would take every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test may reach for the network.
@@ -64,7 +66,8 @@ def rollout_python() -> Path:
 @pytest.fixture(scope="session")
 def forker():
     """The process that ranks are forked from (see forked.py)."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+    env = os.environ | KEEPS_FREED | {"OMP_NUM_THREADS": "1"}
+    env |= {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
     with Forker(env, ["rank_imports"]) as forker:
         forker.env = env
         yield forker

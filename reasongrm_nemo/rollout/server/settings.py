@@ -176,8 +176,8 @@ class RolloutSettings:
 
     def environment(self, token: str, address: str = HOST) -> dict[str, str]:
         """The server's whole environment: nothing of torchrun's, Slurm's or the trainer's Python leaks in."""
-        keep = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_HOME")
-        keep += ("REASONGRM_CACHE",)
+        keep = {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_HOME"}
+        keep |= {"REASONGRM_CACHE"}
         prefixes = ("LC_", "XDG_", "NVIDIA_", "CUDA_VISIBLE", "NCCL_", "GLOO_", "UCX_")
         env = {k: v for k, v in os.environ.items() if k in keep or k.startswith(prefixes)}
         env |= {
