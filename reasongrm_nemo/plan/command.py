@@ -75,8 +75,8 @@ def of_recipe(
         data |= {"simulation": report.comparison_data(compared)}
         text += "\n\n" + report.comparison_text(compared)
     elif checked and made.ranks and not made.misfits:
-        found, line, failure = _check(recipe, folder, shape, say)
-        return data | found, f"{text}\n\n{line}", failure
+        check_data, line, failure = _check(recipe, folder, shape, say)
+        return data | check_data, f"{text}\n\n{line}", failure
     return data, text, refusal(recipe.name, made.misfits)
 
 
@@ -86,10 +86,10 @@ def _check(recipe: DictConfig, folder: Path, shape: Architecture, say: Callable[
         return {}, line, None
     say("checking one micro-batch with the model's own code (some 15 s; --no-check leaves it out)")
     try:
-        found = check(recipe, folder, shape)
+        ends = check(recipe, folder, shape)
     except StageFailed as failure:
         return {}, "the model's own code could not take one micro-batch", failure
-    return {"check": report.comparison_data(found)}, report.check_text(found, recipe), None
+    return {"check": report.comparison_data(ends)}, report.check_text(ends, recipe), None
 
 
 def of_rollouts(path: Path, overrides: Iterable[str], sample: Path | None, plot: Path | None) -> Told:
@@ -111,11 +111,11 @@ def of_rollouts(path: Path, overrides: Iterable[str], sample: Path | None, plot:
         limit = recipe.rollout.max_response_tokens
         tasks, cut = read_paths(sample)
         fitted, lengths = fit(tasks, cut, limit), Sampled(tasks, limit)
-    found = study(recipe, shape, lengths)
+    simulated_steps = study(recipe, shape, lengths)
     if plot is not None:
-        draw(found.first_step, plot, f"{recipe.name}: the rollouts of one step")
-    data = found.to_dict() | {"fit": None if fitted is None else asdict(fitted)}
-    return data, report.rollouts_text(found, recipe, fitted), None
+        draw(simulated_steps.first_step, plot, f"{recipe.name}: the rollouts of one step")
+    data = simulated_steps.to_dict() | {"fit": None if fitted is None else asdict(fitted)}
+    return data, report.rollouts_text(simulated_steps, recipe, fitted), None
 
 
 def of_dry_start(path: Path, overrides: Iterable[str]) -> Told:
@@ -143,15 +143,15 @@ def of_folder(path: Path, overrides: Iterable[str]) -> Told:
 
 def _made_of(recipes: Sequence[DictConfig]) -> list[DictConfig]:
     """The recipes, each whose model an earlier one makes with the shape of what that is made of."""
-    found: dict[str, DictConfig] = {}
+    by_name: dict[str, DictConfig] = {}
     for recipe in recipes:
         value = recipe.model.hf_path
-        maker = found.get(value[1:].split("/")[0]) if value and value.startswith("@") else None
+        maker = by_name.get(value[1:].split("/")[0]) if value and value.startswith("@") else None
         if maker is not None and kind_of(maker).runs_model:
             recipe = OmegaConf.create(OmegaConf.to_container(recipe))  # type: ignore[assignment]
             recipe.plan.config = str(config_folder(maker))
-        found[recipe.name] = recipe
-    return [*found.values()]
+        by_name[recipe.name] = recipe
+    return [*by_name.values()]
 
 
 def of_layouts(path: Path, overrides: Iterable[str], axes: Sequence[str]) -> Told:

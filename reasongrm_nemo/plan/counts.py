@@ -21,24 +21,24 @@ def steps(recipe: Any) -> int | None:
 
 def tasks(recipe: Any) -> int | None:
     """Records that the stage goes over; None where the recipe does not say."""
-    own, sharded = recipe[recipe.stage], kind_of(recipe).sharded
-    found: int | None = recipe.plan.tasks
-    if sharded and own.shards:
+    options, sharded = recipe[recipe.stage], kind_of(recipe).sharded
+    count: int | None = recipe.plan.tasks
+    if sharded and options.shards:
         return 0  # they are put together
     # of evaluate's records it limits the held-out tasks alone, not a benchmark's items
-    if not judges_benchmarks(recipe) and own.get("max_tasks") is not None:
-        found = min(own.max_tasks, found or own.max_tasks)
-    if found is not None and sharded and own.shard is not None:
-        found = -(-found // int(own.shard.split("/")[1]))
-    return found
+    if not judges_benchmarks(recipe) and options.get("max_tasks") is not None:
+        count = min(options.max_tasks, count or options.max_tasks)
+    if count is not None and sharded and options.shard is not None:
+        count = -(-count // int(options.shard.split("/")[1]))
+    return count
 
 
 def passes(recipe: Any) -> list[tuple[int, int]]:
     """(samples of a prompt, models) of each pass that a sampling stage makes over its records."""
-    own = recipe[recipe.stage]
-    if "settings" in own:
-        return [(setting.samples, len(own.models)) for setting in own.settings]
-    return [(own.samples, 1)]
+    options = recipe[recipe.stage]
+    if "settings" in options:
+        return [(setting.samples, len(options.models)) for setting in options.settings]
+    return [(options.samples, 1)]
 
 
 def sft_batch(recipe: Any) -> int:

@@ -102,7 +102,7 @@ def _fewer(recipe: Any, architecture: Architecture, held: Mapping[str, int], exc
     there = (held["checkpoints"] + held["checkpoint_being_written"]) // one
     wanted = there - math.ceil(excess / one) - 1
     changes = {}
-    for key in sorted(fewest, key=lambda each: fewest[each] - counts[each]):
+    for key in sorted(fewest, key=lambda key: fewest[key] - counts[key]):
         count = max(fewest[key], wanted - sum(counts.values()) + counts[key])
         if count < counts[key]:
             changes[key] = counts[key] = count
@@ -134,8 +134,8 @@ def _of_devices(
         yield _of_training(recipe, architecture, trained, step, room)
     if serving is None:
         return
-    found = memory.moments(recipe, trained, serving)
-    too_much = [each for each in found if found[each] > room and (each != "training" or step <= room)]
+    held_at = memory.moments(recipe, trained, serving)
+    too_much = [at for at, held in held_at.items() if held > room and (at != "training" or step <= room)]
     short = serving.tokens < recipe.model.max_model_len
     least, most, moment = _bounds(recipe, trained, serving)
     if not (short or too_much):
@@ -151,7 +151,7 @@ def _of_devices(
     advice = f"{least if short else most:.2f} would do"
     if too_much:
         held = f"a server's {serving.share / GIB:.1f}" + (" and a trainer's" if trained else "")
-        needed = found[too_much[0]] / GIB
+        needed = held_at[too_much[0]] / GIB
         why = f"{_at(too_much[0])} a GPU would hold {needed:.1f} GiB, {held}, of {room / GIB:.1f}"
         for changes in remedies.asleep(recipe):
             if not list(_of_devices(remedies.changed(recipe, changes), architecture, trained, serving)):
@@ -174,7 +174,7 @@ def _bounds(recipe: Any, trained: list[memory.Rank], serving: Server) -> tuple[f
     short = recipe.model.max_model_len * serving.kv_token - serving.kv_cache
     alone = _alone(recipe, trained, serving)
     beside = memory.moments(recipe, trained, replace(serving, share=GIB))
-    most, moment = min((_room(recipe) - alone[each], each) for each in beside if beside[each] > alone[each])
+    most, moment = min((_room(recipe) - alone[name], name) for name in beside if beside[name] > alone[name])
     least = (serving.share + short) / whole
     return math.ceil(least * 100) / 100, math.floor(most / whole * 100) / 100, moment
 

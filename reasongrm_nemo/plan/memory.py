@@ -58,15 +58,15 @@ def ranks(recipe: Any, architecture: Architecture, micro_batches: int | None = N
     layout = Layout.of_cluster(recipe.cluster)
     layers = layout.stages(architecture.layers)
     assert layers is not None
-    found = []
+    stage_ranks = []
     for stage in range(layout.pipeline):
         count = parameter_counts.of_stage(architecture, layout, stage)
         kept = states.of_rank(
             count.total, recipe.model.dtype, recipe.cluster.platform, data_parallel(recipe.cluster)
         )
         most = activations.of_step(recipe, architecture, stage, micro_batches)
-        found.append(Rank(stage, layers[stage], count, kept, most))
-    return found
+        stage_ranks.append(Rank(stage, layers[stage], count, kept, most))
+    return stage_ranks
 
 
 def moments(recipe: Any, trained: list[Rank], server: Server | None) -> dict[str, int]:
@@ -97,9 +97,9 @@ def moments(recipe: Any, trained: list[Rank], server: Server | None) -> dict[str
 
 def shares_gpus(recipe: Any) -> bool:
     """Whether a rollout server's worker and a trainer's rank are on one GPU."""
-    own = recipe.rollout
-    served = set(own.gpus or range(servers_per_node(recipe) * own.tensor_parallel))
-    both = kind_of(recipe).on_policy and recipe.cluster.platform == "gpu" and not own.nodes
+    rollout = recipe.rollout
+    served = set(rollout.gpus or range(servers_per_node(recipe) * rollout.tensor_parallel))
+    both = kind_of(recipe).on_policy and recipe.cluster.platform == "gpu" and not rollout.nodes
     return both and bool(served & set(range(recipe.cluster.devices_per_node)))
 
 
@@ -109,22 +109,22 @@ def host_bytes(recipe: Any, trained: list[Rank]) -> dict[str, int]:
     Ranks of the largest stage are assumed on it.
     """
     devices, copies = recipe.cluster.devices_per_node, data_parallel(recipe.cluster)
-    found = {"processes": devices * PROCESS}
+    sizes = {"processes": devices * PROCESS}
     if not trained:
-        return found
+        return sizes
     largest = max(trained, key=lambda rank: rank.count.total)
     kept = largest.states
     if recipe.cluster.platform == "cpu":
-        found["ranks"] = devices * largest.peak
+        sizes["ranks"] = devices * largest.peak
     if recipe.cluster.offload_optimizer and kind_of(recipe).on_policy:
-        found["optimizer"] = devices * kept.optimizer
+        sizes["optimizer"] = devices * kept.optimizer
     if recipe.checkpoints.asynchronous:
         # each tensor is written by one of the ranks that hold it
         shared = kept.optimizer if recipe.cluster.platform == "gpu" else kept.optimizer // copies
-        found["checkpoint"] = devices * (kept.weights // copies + shared)
+        sizes["checkpoint"] = devices * (kept.weights // copies + shared)
     if kind_of(recipe).on_policy and recipe.grpo.kl_coefficient > 0:
-        found["reference"] = devices * kept.weights
-    return found
+        sizes["reference"] = devices * kept.weights
+    return sizes
 
 
 PROCESS = 3 * GIB // 4

@@ -45,7 +45,7 @@ def config_folder(recipe: DictConfig) -> Path:
     )
 
 
-def _check_judges(recipe: DictConfig, own: Architecture) -> None:
+def _check_judges(recipe: DictConfig, planned: Architecture) -> None:
     """Refuse models of evaluate that are of another shape, or of one that nobody knows.
 
     Raises:
@@ -62,7 +62,7 @@ def _check_judges(recipe: DictConfig, own: Architecture) -> None:
                 f"{value}; plan that model by a recipe of its own"
             )
         other = Architecture.from_config(read_json(file), str(file), recipe.model.rope, served_only=True)
-        if other != own:
+        if other != planned:
             raise ShapeUnknown(
                 f"{recipe.name}: evaluate.models.{name} is of another shape than model.hf_path "
                 f"{recipe.model.hf_path}; plan each by a recipe of its own"
@@ -79,10 +79,10 @@ def architecture(recipe: DictConfig) -> Architecture | None:
         return None
     file = config_folder(recipe) / "config.json"
     check_path(file, "model.hf_path")
-    found: Mapping[str, Any] = read_json(file)
-    checks.check_model(recipe, found, str(file))
+    config: Mapping[str, Any] = read_json(file)
+    checks.check_model(recipe, config, str(file))
     served_only = not kind_of(recipe).trains
-    own = Architecture.from_config(found, str(file), recipe.model.rope, served_only)
+    shape = Architecture.from_config(config, str(file), recipe.model.rope, served_only)
     if "evaluate" in recipe:
-        _check_judges(recipe, own)
-    return own
+        _check_judges(recipe, shape)
+    return shape

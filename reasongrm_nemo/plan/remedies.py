@@ -31,14 +31,14 @@ def asleep(recipe: Any) -> list[dict[str, Any]]:
 
 def wider(recipe: Any, architecture: Architecture) -> Iterator[dict[str, Any]]:
     """Servers of more GPUs each, as many of them as there is place for."""
-    own, devices = recipe.rollout, recipe.cluster.devices_per_node
-    nodes = own.nodes or recipe.cluster.nodes
+    rollout, devices = recipe.rollout, recipe.cluster.devices_per_node
+    nodes = rollout.nodes or recipe.cluster.nodes
     sizes = architecture.heads, architecture.kv_heads, architecture.ffn
-    for workers in range(own.tensor_parallel + 1, 1 if own.gpus else devices + 1):
+    for workers in range(rollout.tensor_parallel + 1, 1 if rollout.gpus else devices + 1):
         if workers_refused(workers, *sizes) is None:
-            servers = min(own.servers, nodes * (devices // workers))
+            servers = min(rollout.servers, nodes * (devices // workers))
             words = {"rollout.tensor_parallel": workers}
-            yield words if servers == own.servers else {**words, "rollout.servers": servers}
+            yield words if servers == rollout.servers else {**words, "rollout.servers": servers}
 
 
 def shorter(recipe: Any) -> Iterator[dict[str, Any]]:
@@ -79,7 +79,7 @@ def of_trainer(recipe: DictConfig, architecture: Architecture) -> Iterator[dict[
     if recipe.model.recompute == "none":
         cheap.append({"model.recompute": "full"})
     yield from cheap
-    together = {key: value for each in reversed(cheap) for key, value in each.items()}
+    together = {key: value for change in reversed(cheap) for key, value in change.items()}
     if len(cheap) > 1:
         yield together
     for tensor, pipeline in layouts(recipe, architecture):

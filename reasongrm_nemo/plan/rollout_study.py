@@ -125,8 +125,8 @@ def _choices(
     def of_lag(lag: int) -> float:
         return steps_in_time(seconds, trainings, lag)[-1] / len(lines)
 
-    found = [Choice("one after the other", of_lag(0), 0.0, 1.0)]
-    found += [Choice(f"lag {lag}", of_lag(lag), 0.0, 1.0) for lag in _LAGS]
+    choices = [Choice("one after the other", of_lag(0), 0.0, 1.0)]
+    choices += [Choice(f"lag {lag}", of_lag(lag), 0.0, 1.0) for lag in _LAGS]
     every = float(np.mean([line.lengths.mean() for line in lines]))
     limits = [share * float(np.mean(seconds)) for share in _BUDGETS]
     if recipe.rollout.straggler_timeout_s is not None:
@@ -141,7 +141,7 @@ def _choices(
             for whole, line in zip(seconds, lines, strict=True)
         ]
         # what is left out is not trained on either
-        trained = [own * float(yes.mean()) for own, yes in zip(trainings, kept, strict=True)]
+        trained = [training * float(yes.mean()) for training, yes in zip(trainings, kept, strict=True)]
         step = steps_in_time(cut, trained, 0)[-1] / len(lines)
-        found.append(Choice(f"straggler budget {limit:.0f} s", step, lost, length / every))
-    return found
+        choices.append(Choice(f"straggler budget {limit:.0f} s", step, lost, length / every))
+    return choices

@@ -49,15 +49,17 @@ def server(recipe: Any, architecture: Architecture) -> Server:
     vLLM shards embedding and layers over its workers; where there are more workers than KV heads each head
     is held by several.
     """
-    own, workers = recipe.rollout, recipe.rollout.tensor_parallel
-    width = WIDTH[own.dtype]
+    rollout, workers = recipe.rollout, recipe.rollout.tensor_parallel
+    width = WIDTH[rollout.dtype]
     held = parameter_counts.of_model(architecture)
     weights = width * -(-held // workers)
     heads = max(1, architecture.kv_heads // workers)
     kv_token = 2 * width * architecture.layers * heads * architecture.head_dim
     if recipe.cluster.platform == "cpu":
-        return Server(workers, weights, 0, int(own.kv_cache_gib * GIB) // workers, kv_token, own.max_num_seqs)
+        return Server(
+            workers, weights, 0, int(rollout.kv_cache_gib * GIB) // workers, kv_token, rollout.max_num_seqs
+        )
     memory = recipe.plan.device_memory_gib or 0
-    share = int(own.gpu_memory_utilization * memory * GIB)
+    share = int(rollout.gpu_memory_utilization * memory * GIB)
     kv_cache = share - weights - int(recipe.plan.server_reserve_gib * GIB)
-    return Server(workers, weights, share, kv_cache, kv_token, own.max_num_seqs)
+    return Server(workers, weights, share, kv_cache, kv_token, rollout.max_num_seqs)

@@ -23,25 +23,25 @@ def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) ->
         architecture: shape of its model.
         mean_response: tokens.
     """
-    own, kind = recipe[recipe.stage], kind_of(recipe)
+    options, kind = recipe[recipe.stage], kind_of(recipe)
     if kind.trains:
         one, held = checkpoint(recipe, architecture), parameter_counts.of_model(architecture)
-        kept = own.keep_checkpoints + recipe.checkpoints.keep_best
+        kept = options.keep_checkpoints + recipe.checkpoints.keep_best
         steps = counts.steps(recipe)
-        saved = kept + 1 if steps is None else -(-steps // own.save_every)
-        found = {
+        saved = kept + 1 if steps is None else -(-steps // options.save_every)
+        sizes = {
             "checkpoints": min(kept, saved) * one,
             # beside those that are kept; there is none where all are
             "checkpoint_being_written": one if saved > kept else 0,
             "export": states.WIDTH[recipe.model.dtype] * held,
         }
         if kind.on_policy:
-            responses = (steps or 0) * own.prompts_per_step * own.samples_per_prompt
-            found["rollouts"] = int(responses * mean_response * _ROLLOUT)
-        return found
+            responses = (steps or 0) * options.prompts_per_step * options.samples_per_prompt
+            sizes["rollouts"] = int(responses * mean_response * _ROLLOUT)
+        return sizes
     if kind.samples:
         responses = sum(samples * models for samples, models in counts.passes(recipe))
-        width = _TEXT + (_ID if own.get("keep_token_ids") else 0)
+        width = _TEXT + (_ID if options.get("keep_token_ids") else 0)
         name = "verdicts" if "evaluate" in recipe else "paths"
         return {name: int((counts.tasks(recipe) or 0) * responses * mean_response * width)}
     return {}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def as_text(plan: Plan, recipe: DictConfig) -> str:
     """A stage's plan."""
-    cluster, own = recipe.cluster, recipe.plan
+    cluster, planned = recipe.cluster, recipe.plan
     unit = "GPU" if cluster.platform == "gpu" else "rank"
     size = f"{plan.parameters / 1e9:.3f} B" if plan.parameters >= 1e8 else f"{plan.parameters / 1e6:.3f} M"
     lines = [f"{plan.recipe} ({plan.stage}): {size} parameters, {_layout(plan, recipe)}"]
@@ -46,7 +46,7 @@ def as_text(plan: Plan, recipe: DictConfig) -> str:
         lines += [f"activations of stage {worst.stage}: {_listed(worst.activations)}", ""]
     words: list[tuple[str, str]] = []
     if plan.moments:
-        room = own.device_memory_gib - own.reserve_gib
+        room = planned.device_memory_gib - planned.reserve_gib
         words.append(("a GPU holds", f"{_listed(plan.moments)}; {room:.1f} GiB are there"))
     if plan.server is not None and (plan.moments or cluster.platform == "cpu"):
         words.append(("servers", _servers(plan, recipe, unit)))
@@ -127,12 +127,12 @@ def _stage_row(plan: Plan) -> list[str]:
 def sweep_text(rows: Sequence[Row], recipe: DictConfig, axes: Sequence[str]) -> str:
     """Layouts side by side, the recipe's own marked."""
     cluster = recipe.cluster
-    own = (cluster.tensor_parallel, cluster.pipeline_parallel)
+    recipe_layout = (cluster.tensor_parallel, cluster.pipeline_parallel)
     head = ["layout", "states", "activations", "peak GiB", "training", "does not fit"]
     table = [
         [
             f"TP{row.tensor} × PP{row.pipeline} × DP{row.data}"
-            + (" (the recipe's)" if (row.tensor, row.pipeline) == own else ""),
+            + (" (the recipe's)" if (row.tensor, row.pipeline) == recipe_layout else ""),
             *map(_gib, (row.states, row.activations, row.peak)),
             duration(row.training) if row.training is not None else "-",
             row.misfit or "",
@@ -154,18 +154,18 @@ def _listed(sizes: dict[str, int]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {_gib(size)}" for name, size in sizes.items())
 
 
-def comparison_text(found: Sequence[Comparison]) -> str:
+def comparison_text(comparisons: Sequence[Comparison]) -> str:
     """Arithmetic against simulation: a line a component of each rank."""
     head = ["simulated rank", "component", "plan", "measured", "difference"]
     rows = []
-    for comparison in found:
+    for comparison in comparisons:
         label = f"{comparison.report.rank} (stage {comparison.stage})"
         for line in comparison.lines:
             rows.append([label, line.name, *_amounts(line), f"{100 * line.difference:+.2f} %"])
             label = ""
     lines = aligned(head, rows, left=(0, 1))
-    worst = _worst(found)
-    seconds = sum(each.report.build_s + each.report.step_s for each in found)
+    worst = _worst(comparisons)
+    seconds = sum(comparison.report.build_s + comparison.report.step_s for comparison in comparisons)
     lines += [
         "",
         f"Largest difference: {_off(worst)}. Memory in GiB; one "
@@ -175,11 +175,11 @@ def comparison_text(found: Sequence[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def check_text(found: Sequence[Comparison], recipe: DictConfig) -> str:
+def check_text(comparisons: Sequence[Comparison], recipe: DictConfig) -> str:
     """What a single micro-batch through the model's own code says of the arithmetic, in a line."""
-    ends = "the first and last pipeline stage" if len(found) > 1 else "one rank"
+    ends = "the first and last pipeline stage" if len(comparisons) > 1 else "one rank"
     how = f"one micro-batch of {recipe.model.max_model_len:,} tokens on fake tensors, {ends}"
-    worst = _worst(found)
+    worst = _worst(comparisons)
     if abs(worst.worst.difference) > _AGREES:
         return (
             f"NOT AS RECKONED by the model's own code ({how}): {_off(worst)} off. Trust what --simulate "
@@ -191,8 +191,8 @@ def check_text(found: Sequence[Comparison], recipe: DictConfig) -> str:
 _AGREES = 0.05
 
 
-def _worst(found: Sequence[Comparison]) -> Comparison:
-    return max(found, key=lambda each: abs(each.worst.difference))
+def _worst(comparisons: Sequence[Comparison]) -> Comparison:
+    return max(comparisons, key=lambda comparison: abs(comparison.worst.difference))
 
 
 def _off(comparison: Comparison) -> str:
@@ -207,25 +207,25 @@ def _amounts(line: Line) -> list[str]:
     return [f"{line.reckoned / scale:,.3f}", f"{line.measured / scale:,.3f}"]
 
 
-def comparison_data(found: Sequence[Comparison]) -> list[dict[str, Any]]:
+def comparison_data(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """For JSON."""
     return [
         {
-            "rank": each.report.rank,
-            "stage": each.stage,
-            "worst": abs(each.worst.difference),
+            "rank": comparison.report.rank,
+            "stage": comparison.stage,
+            "worst": abs(comparison.worst.difference),
             "components": {
                 line.name: {"plan": line.reckoned, "measured": line.measured, "difference": line.difference}
-                for line in each.lines
+                for line in comparison.lines
             },
         }
-        for each in found
+        for comparison in comparisons
     ]
 
 
-def rollouts_text(found: Study, recipe: DictConfig, fitted: Fit | None) -> str:
+def rollouts_text(study: Study, recipe: DictConfig, fitted: Fit | None) -> str:
     """Simulated steps, and what would shorten them."""
-    own, servers = recipe.grpo, found.servers
+    grpo, servers = recipe.grpo, study.servers
     stated = recipe.plan.responses
     if fitted is None:
         source = (
@@ -238,25 +238,25 @@ def rollouts_text(found: Study, recipe: DictConfig, fitted: Fit | None) -> str:
             f"median {near.median:,.0f}, sigma {near.sigma:.2f}, alike {near.alike:.2f}, and is off by "
             f"{fitted.distance:.3f}"
         )
-    answers = own.prompts_per_step * own.samples_per_prompt
-    tail = 1 - found.done[0.9] / found.done[1.0]
-    slots, rate = min(servers.count * servers.slots, answers), found.tokens_per_second
-    done = (f"{share:.0%} after {duration(time)}" for share, time in found.done.items())
+    answers = grpo.prompts_per_step * grpo.samples_per_prompt
+    tail = 1 - study.done[0.9] / study.done[1.0]
+    slots, rate = min(servers.count * servers.slots, answers), study.tokens_per_second
+    done = (f"{share:.0%} after {duration(time)}" for share, time in study.done.items())
     lines = [
-        f"{recipe.name}: {found.steps} simulated steps of {own.prompts_per_step} × "
-        f"{own.samples_per_prompt} answers",
+        f"{recipe.name}: {study.steps} simulated steps of {grpo.prompts_per_step} × "
+        f"{grpo.samples_per_prompt} answers",
         f"servers      {servers.count} of {recipe.rollout.tensor_parallel} GPUs, each {servers.slots} slots "
         f"and {servers.cache:,} tokens of KV cache",
-        f"lengths      {source}; mean {found.tokens:,.0f}, a step's longest {found.longest:,.0f}",
+        f"lengths      {source}; mean {study.tokens:,.0f}, a step's longest {study.longest:,.0f}",
         f"answers      {', '.join(done)}",
         f"tail         the last tenth of the answers takes {tail:.0%} of the time; on average "
-        f"{found.running:.0f} of {slots} slots run, {rate:,.0f} tokens/s; "
-        f"servers idle for {found.idle:.0%} of it",
-        f"training     {duration(found.training)}, refit and offload included",
+        f"{study.running:.0f} of {slots} slots run, {rate:,.0f} tokens/s; "
+        f"servers idle for {study.idle:.0%} of it",
+        f"training     {duration(study.training)}, refit and offload included",
         "",
     ]
     head = ["way", "a step", "saves", "groups lost", "length of what is kept"]
-    first = found.choices[0].step
+    first = study.choices[0].step
     rows = [
         [
             choice.name,
@@ -265,7 +265,7 @@ def rollouts_text(found: Study, recipe: DictConfig, fitted: Fit | None) -> str:
             f"{choice.lost:.1%}",
             f"{choice.length:.2f}",
         ]
-        for choice in found.choices
+        for choice in study.choices
     ]
     lines += aligned(head, rows)
     lines += [

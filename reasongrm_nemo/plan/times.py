@@ -67,11 +67,11 @@ def rates(recipe: Any, architecture: Architecture, server: Server) -> Rates:
     A step reads the weights and all keys and values once, at the stated share of a GPU's bandwidth, or
     computes for so long at the stated share of its peak, whichever is longer.
     """
-    own = recipe.plan
-    bandwidth = own.bandwidth_gb_s * 1e9 * own.bandwidth_share
-    speed = own.tflops * 1e12 * own.mfu * server.workers
+    planned = recipe.plan
+    bandwidth = planned.bandwidth_gb_s * 1e9 * planned.bandwidth_share
+    speed = planned.tflops * 1e12 * planned.mfu * server.workers
     return Rates(
-        fixed=own.decode_overhead_ms / 1e3,
+        fixed=planned.decode_overhead_ms / 1e3,
         weights=server.weights / bandwidth,
         sample=2 * parameter_counts.of_model(architecture) / speed,
         token=server.kv_token / bandwidth,
@@ -80,9 +80,9 @@ def rates(recipe: Any, architecture: Architecture, server: Server) -> Rates:
 
 def servers(recipe: Any, server: Server, samples: int) -> Servers:
     """What the recipe's rollouts run on, ``samples`` to a prompt."""
-    own, count = recipe.rollout, server_count(recipe)
-    prompts = prompts_at_once(own.concurrency, own.max_num_seqs, samples, count)
-    return Servers(count, own.max_num_seqs, server.tokens, prompts)
+    rollout, count = recipe.rollout, server_count(recipe)
+    prompts = prompts_at_once(rollout.concurrency, rollout.max_num_seqs, samples, count)
+    return Servers(count, rollout.max_num_seqs, server.tokens, prompts)
 
 
 def server_count(recipe: Any) -> int:
@@ -92,8 +92,8 @@ def server_count(recipe: Any) -> int:
 
 def stated_lengths(recipe: Any) -> Lognormal:
     """The distribution of response lengths that the recipe states."""
-    own = recipe.plan.responses
-    return Lognormal(own.median, own.sigma, own.alike, recipe.rollout.max_response_tokens)
+    responses = recipe.plan.responses
+    return Lognormal(responses.median, responses.sigma, responses.alike, recipe.rollout.max_response_tokens)
 
 
 def mean_response(recipe: Any) -> float:
@@ -105,19 +105,19 @@ def step_rollouts(
     recipe: Any, architecture: Architecture, server: Server, lengths: Lengths, step: int
 ) -> Timeline:
     """The simulated rollouts of one GRPO step."""
-    own = recipe.grpo
+    grpo = recipe.grpo
     return roll_out(
         _responses(recipe, lengths, step),
-        [_prompt(recipe)] * own.prompts_per_step,
-        servers(recipe, server, own.samples_per_prompt),
+        [_prompt(recipe)] * grpo.prompts_per_step,
+        servers(recipe, server, grpo.samples_per_prompt),
         rates(recipe, architecture, server),
     )
 
 
 def _responses(recipe: Any, lengths: Lengths, step: int) -> Drawn:
-    own = recipe.grpo
+    grpo = recipe.grpo
     seed = derive_seed(recipe.seed, "plan", "rollouts", step)
-    return lengths.draw(own.prompts_per_step, own.samples_per_prompt, seed)
+    return lengths.draw(grpo.prompts_per_step, grpo.samples_per_prompt, seed)
 
 
 def _prompt(recipe: Any) -> int:
@@ -136,9 +136,9 @@ def training_seconds(
         budget: ``max_tokens_per_micro_batch``.
         forwards: passes that score besides.
     """
-    scored = [int(each) for each in np.ravel(responses)]
+    scored = [int(tokens) for tokens in np.ravel(responses)]
     prompt = _prompt(recipe)
-    lengths = [each + prompt for each in scored]
+    lengths = [tokens + prompt for tokens in scored]
     work = costs(recipe, architecture, zip(lengths, scored, strict=True))
     shares = share(work, data_parallel(recipe.cluster))
     busiest = max(shares, key=lambda indices: sum(work[i] for i in indices))
@@ -227,10 +227,10 @@ def of_stage(recipe: Any, architecture: Architecture, server: Server, optimizer:
 
 def unknown(recipe: Any) -> str | None:
     """Why nothing can be said of a stage's time; None where something can."""
-    own = recipe.plan
-    if own.tflops is None or own.bandwidth_gb_s is None:
+    planned = recipe.plan
+    if planned.tflops is None or planned.bandwidth_gb_s is None:
         return "plan.tflops or plan.bandwidth_gb_s is null: no time is reckoned"
-    if kind_of(recipe).samples and recipe.cluster.platform == "gpu" and own.device_memory_gib is None:
+    if kind_of(recipe).samples and recipe.cluster.platform == "gpu" and planned.device_memory_gib is None:
         return "plan.device_memory_gib is null: how many sequences a server runs at once is not known"
     if not kind_of(recipe).on_policy:
         known = counts.tasks(recipe) is not None
@@ -244,22 +244,22 @@ def unknown(recipe: Any) -> str | None:
 
 def _devices(recipe: Any) -> int:
     """GPUs that a training stage holds: its ranks', its servers' beside them, and those of servers' nodes."""
-    cluster, own = recipe.cluster, recipe.rollout
+    cluster, rollout = recipe.cluster, recipe.rollout
     if not kind_of(recipe).on_policy:
         return int(cluster.nodes * cluster.devices_per_node)
-    of_node = {*range(cluster.devices_per_node), *([] if own.nodes else own.gpus)}
-    return int(cluster.nodes * len(of_node) + own.nodes * cluster.devices_per_node)
+    of_node = {*range(cluster.devices_per_node), *([] if rollout.nodes else rollout.gpus)}
+    return int(cluster.nodes * len(of_node) + rollout.nodes * cluster.devices_per_node)
 
 
 def simulated_steps(
     recipe: Any, architecture: Architecture, server: Server, optimizer: int, lengths: Lengths
 ) -> tuple[list[Timeline], list[float], float, float]:
     """Of some GRPO steps the rollouts, and the seconds of training; those of a step's refit and offload."""
-    own = recipe.plan
+    planned = recipe.plan
     timelines = [step_rollouts(recipe, architecture, server, lengths, step) for step in range(STEPS)]
     trainings = [grpo_training_seconds(recipe, architecture, line.lengths) for line in timelines]
-    refit = refit_bytes(recipe, architecture) / (own.refit_gb_s * 1e9)
-    offload = 2 * optimizer / (own.offload_gb_s * 1e9) if recipe.cluster.offload_optimizer else 0.0
+    refit = refit_bytes(recipe, architecture) / (planned.refit_gb_s * 1e9)
+    offload = 2 * optimizer / (planned.offload_gb_s * 1e9) if recipe.cluster.offload_optimizer else 0.0
     return timelines, trainings, refit, offload
 
 
@@ -298,9 +298,9 @@ def _of_sampling(recipe: Any, architecture: Architecture, server: Server, tasks:
         running = max(1, int(min(server.most_sequences, most, tasks * samples / count)))
         step = speed.steps(1, running, int(running * context))
         prefill = prompt / samples * speed.sample
-        each = float(drawn.mean()) * step / running + prefill
+        task_seconds = float(drawn.mean()) * step / running + prefill
         last = float(np.quantile(drawn, 1 - 1 / (running * count)))
         tail += times * speed.steps(int(last), 1, prompt)
-        seconds += times * tasks * samples * each / count
+        seconds += times * tasks * samples * task_seconds / count
     whole, devices = seconds + tail, recipe.cluster.devices_per_node  # other nodes take shards of their own
     return StageTime(1, whole, seconds, 0.0, 0.0, 0.0, 0.0, whole, devices)

@@ -50,8 +50,8 @@ class Lognormal:
         """See ``Lengths``."""
         random = np.random.default_rng(seed)
         common = random.normal(size=(groups, 1)) * math.sqrt(self.alike)
-        own = random.normal(size=(groups, samples)) * math.sqrt(1 - self.alike)
-        lengths = self.median * np.exp(self.sigma * (common + own))
+        separate = random.normal(size=(groups, samples)) * math.sqrt(1 - self.alike)
+        lengths = self.median * np.exp(self.sigma * (common + separate))
         return np.clip(np.rint(lengths), 1, self.limit).astype(np.int64)
 
 
@@ -141,12 +141,12 @@ def fit(tasks: Sequence[Sequence[int]], cut: Sequence[Sequence[bool]], limit: in
         spread[ended] = sigma**2 * (1 + z * hazard - hazard**2)
         mean = float(first.mean())
         sigma = max(math.sqrt(float(((first - mean) ** 2 + spread).mean())), 1e-6)
-    found = Lognormal(math.exp(mean), sigma, _alike(tasks), limit)
+    nearest = Lognormal(math.exp(mean), sigma, _alike(tasks), limit)
     ordered = np.sort(flat[~ended]) if ended.any() else np.sort(flat)
     share = np.arange(1, len(ordered) + 1) / len(flat)
     model = np.array([_NORMAL.cdf((math.log(length) - mean) / sigma) for length in ordered])
     distance = float(np.maximum(abs(share - model), abs(share - 1 / len(flat) - model)).max())
-    return Fit(found, len(flat), float(ended.mean()), distance)
+    return Fit(nearest, len(flat), float(ended.mean()), distance)
 
 
 def _alike(tasks: Sequence[Sequence[int]]) -> float:

@@ -135,7 +135,7 @@ class _Sample:
 @dataclass(eq=False)
 class _Server:
     rates: Rates
-    own: Servers
+    capacity: Servers
     now: float = 0.0
     waiting: deque[_Sample] = field(default_factory=deque)
     running: dict[_Sample, None] = field(default_factory=dict)  # in the order of their admission
@@ -220,7 +220,7 @@ def _steps_to_event(server: _Server) -> int:
     first = _first_to_end(server)
     assert first is not None
     nearest = first.ends - server.steps
-    room = (server.own.cache - server.held) // len(server.running)
+    room = (server.capacity.cache - server.held) // len(server.running)
     return max(1, min(nearest, room))
 
 
@@ -240,12 +240,12 @@ def _advance(server: _Server, steps: int) -> None:
 def _admit(server: _Server, prompts: Sequence[int], out: Timeline) -> None:
     """Take in what waits, first come first served, while slots and cache last."""
     before, began = len(server.running), server.now
-    while server.waiting and len(server.running) < server.own.slots:
+    while server.waiting and len(server.running) < server.capacity.slots:
         sample = server.waiting[0]
         shared = sample.group in server.prompts
         need = sample.made + (0 if shared else prompts[sample.group])
         # room for a step of all that run then
-        if server.running and server.held + need + len(server.running) + 1 > server.own.cache:
+        if server.running and server.held + need + len(server.running) + 1 > server.capacity.cache:
             break
         server.waiting.popleft()
         server.now += need * server.rates.sample  # its prefill; samples of a prompt share it

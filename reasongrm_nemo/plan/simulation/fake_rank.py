@@ -151,10 +151,10 @@ def flops_of_step(model: Any, recipe: DictConfig, parameters: list[Any]) -> int:
         return 5 * query.numel() * key.shape[2]
 
     attention._get_raw = attention_backward._get_raw = True  # type: ignore[attr-defined]
-    own = torch.ops.aten
+    aten = torch.ops.aten
     mapping: dict[Any, Any] = {
-        own._scaled_dot_product_flash_attention_for_cpu: attention,
-        own._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+        aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
     }
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
     step = _step_of(model, recipe, 1)

@@ -42,8 +42,8 @@ def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> No
     for key in _SIZES:
         value = hf_config.get(key)
         # what is only served may be any model that vLLM knows, such as one with a size for each layer
-        each = isinstance(value, list) and not trained and key != "max_position_embeddings"
-        known = value is None or each
+        per_layer = isinstance(value, list) and not trained and key != "max_position_embeddings"
+        known = value is None or per_layer
         if not known and (type(value) is not int or value < 1):
             raise UserError(f"{where}: {key} is {value!r}; it must be a whole number from 1")
     rope.check_types(hf_config, where)

@@ -99,18 +99,18 @@ def _check_lengths(cfg: DictConfig, refuse: Refuse) -> None:
 
 
 def _check_rope(model: DictConfig, refuse: Refuse) -> None:
-    own = model.rope
-    if own.type is None:
+    scaling = model.rope
+    if scaling.type is None:
         return
     for key in ("factor", "original_max_position_embeddings"):
-        if own[key] is None:
-            refuse(f"model.rope.{key}", f"is null; model.rope.type {own.type} needs it")
-    reach = rope.reach(own)
+        if scaling[key] is None:
+            refuse(f"model.rope.{key}", f"is null; model.rope.type {scaling.type} needs it")
+    reach = rope.reach(scaling)
     if reach and model.max_model_len > reach:
         refuse(
             "model.max_model_len",
             f"is {model.max_model_len}, past the {reach} positions that model.rope gives "
-            f"(its factor {own.factor} × {own.original_max_position_embeddings})",
+            f"(its factor {scaling.factor} × {scaling.original_max_position_embeddings})",
         )
 
 

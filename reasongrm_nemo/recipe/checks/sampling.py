@@ -34,7 +34,7 @@ def check_draws(key: str, samples: int, temperature_key: str, temperature: float
 
 def check_sampling(cfg: DictConfig, refuse: Refuse) -> None:
     """The samples of a prompt, training's validation too; evaluate's are in `check_settings`."""
-    own = cfg.rollout
+    rollout = cfg.rollout
     if kind_of(cfg).on_policy:
         grpo, held_out = cfg.grpo, cfg.grpo.validation
         check_draws("grpo.samples_per_prompt", grpo.samples_per_prompt, "rollout.temperature", 1, refuse)
@@ -43,6 +43,6 @@ def check_sampling(cfg: DictConfig, refuse: Refuse) -> None:
         if held_out.every:
             check_draws(key, held_out.samples, at, held_out.temperature, refuse)
     if (samples := cfg[cfg.stage].get("samples")) is not None:
-        check_draws(f"{cfg.stage}.samples", samples, "rollout.temperature", own.temperature, refuse)
-    if kind_of(cfg).distinct and own.temperature == 0:
+        check_draws(f"{cfg.stage}.samples", samples, "rollout.temperature", rollout.temperature, refuse)
+    if kind_of(cfg).distinct and rollout.temperature == 0:
         refuse("rollout.temperature", f"is 0; {cfg.stage} needs samples that differ")

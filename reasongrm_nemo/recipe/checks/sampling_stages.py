@@ -24,24 +24,24 @@ def made_or_fetched(source: str) -> bool:
 
 def check_prepare(cfg: DictConfig, refuse: Refuse) -> None:
     """Where pairs come from, and what is taken out of them."""
-    own = cfg.prepare
-    if own.model_package and cfg.model.hf_path:
+    prepare = cfg.prepare
+    if prepare.model_package and cfg.model.hf_path:
         refuse(
             "model.hf_path",
             "is given beside prepare.model_package; the package's model is the one measured: set one",
         )
-    if not own.model_package and not cfg.model.hf_path:
+    if not prepare.model_package and not cfg.model.hf_path:
         refuse(
             "model.hf_path",
             "is null, and prepare measures prompts in tokens: give model.hf_path or prepare.model_package",
         )
-    if own.model_package and own.model_package not in MODEL_PACKAGES:
-        refuse("prepare.model_package", f"is {own.model_package}; known are {', '.join(MODEL_PACKAGES)}")
-    if own.kind == "questions" and own.source in GENERATED_SOURCES:
-        refuse("prepare.kind", f"is questions, and prepare.source {own.source} makes pairs")
-    _check_columns(own.columns, own.kind, refuse)
-    if not all(isinstance(path, str) for path in own.decontaminate):
-        refuse("prepare.decontaminate", f"is {list(own.decontaminate)}; it must be a list of paths")
+    if prepare.model_package and prepare.model_package not in MODEL_PACKAGES:
+        refuse("prepare.model_package", f"is {prepare.model_package}; known are {', '.join(MODEL_PACKAGES)}")
+    if prepare.kind == "questions" and prepare.source in GENERATED_SOURCES:
+        refuse("prepare.kind", f"is questions, and prepare.source {prepare.source} makes pairs")
+    _check_columns(prepare.columns, prepare.kind, refuse)
+    if not all(isinstance(path, str) for path in prepare.decontaminate):
+        refuse("prepare.decontaminate", f"is {list(prepare.decontaminate)}; it must be a list of paths")
 
 
 _OF_PAIRS = ("chosen", "rejected", "a", "b", "label", "a_wins", "b_wins")
@@ -64,39 +64,42 @@ def _check_columns(columns: DictConfig, kind: str, refuse: Refuse) -> None:
 
 def check_shards(cfg: DictConfig, refuse: Refuse) -> None:
     """Which part of the tasks a run does, or which parts it puts together."""
-    stage, own = cfg.stage, cfg[cfg.stage]
-    if own.shard is not None and not SHARD.fullmatch(str(own.shard)):
-        refuse(f"{stage}.shard", f"is {own.shard!r}; it must be i/n, such as 3/7, or null")
-    if own.shard is not None:
-        index, count = map(int, own.shard.split("/"))
+    stage, options = cfg.stage, cfg[cfg.stage]
+    if options.shard is not None and not SHARD.fullmatch(str(options.shard)):
+        refuse(f"{stage}.shard", f"is {options.shard!r}; it must be i/n, such as 3/7, or null")
+    if options.shard is not None:
+        index, count = map(int, options.shard.split("/"))
         if count < 1:
-            refuse(f"{stage}.shard", f"is {own.shard}; it must be i/n with n of 1 or more, or null")
+            refuse(f"{stage}.shard", f"is {options.shard}; it must be i/n with n of 1 or more, or null")
         if not 1 <= index <= count:
-            refuse(f"{stage}.shard", f"is {own.shard}; shards are counted from 1/{count} to {count}/{count}")
-        if own.shards:
+            refuse(
+                f"{stage}.shard",
+                f"is {options.shard}; shards are counted from 1/{count} to {count}/{count}",
+            )
+        if options.shards:
             refuse(
                 f"{stage}.shards", f"is given beside {stage}.shard; shards are put together in a run apart"
             )
-    if not all(isinstance(path, str) for path in own.shards):
-        refuse(f"{stage}.shards", f"is {list(own.shards)}; it must be a list of paths")
+    if not all(isinstance(path, str) for path in options.shards):
+        refuse(f"{stage}.shards", f"is {list(options.shards)}; it must be a list of paths")
 
 
 def check_mine(cfg: DictConfig, refuse: Refuse) -> None:
     """The bands of success rates that count as hard."""
     for band in cfg.mine.bands:
         numbers = [*band] if isinstance(band, ListConfig) else []
-        real = all(isinstance(each, (int, float)) for each in numbers)
+        real = all(isinstance(bound, (int, float)) for bound in numbers)
         if len(numbers) != 2 or not real or not 0 <= numbers[0] <= numbers[1] <= 1:
             refuse("mine.bands", f"has the band {band}; each is [low, high] with 0 <= low <= high <= 1")
 
 
 def check_evaluate(cfg: DictConfig, refuse: Refuse) -> None:
     """What is judged, by which models, and how their answers are drawn."""
-    own = cfg.evaluate
+    evaluate = cfg.evaluate
     if all(path is None for path in cfg.inputs.values()):
         refuse("inputs", f"has nothing to judge; give at least one of {', '.join(cfg.inputs)}")
     check_models(cfg, refuse)
-    for name, path in own.logs.items():
+    for name, path in evaluate.logs.items():
         if not NAME.fullmatch(str(name)):
             refuse(
                 "evaluate.logs",
@@ -104,6 +107,6 @@ def check_evaluate(cfg: DictConfig, refuse: Refuse) -> None:
             )
         if not isinstance(path, str):
             refuse(f"evaluate.logs.{name}", f"is {path!r}; it must be the path of a folder of verdict logs")
-    if taken := own.models.keys() & own.logs.keys():
+    if taken := evaluate.models.keys() & evaluate.logs.keys():
         refuse("evaluate.logs", f"has the name {min(taken)} of evaluate.models too; rows need other names")
     check_settings(cfg, refuse)

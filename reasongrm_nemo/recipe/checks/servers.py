@@ -14,50 +14,53 @@ from reasongrm_nemo.stage_kinds import kind_of
 
 def check_servers(cfg: DictConfig, refuse: Refuse) -> None:
     """How many servers, where, and by which transfer they get weights."""
-    own, cluster, kind = cfg.rollout, cfg.cluster, kind_of(cfg)
-    if own.sleep and cluster.platform == "cpu":
+    rollout, cluster, kind = cfg.rollout, cfg.cluster, kind_of(cfg)
+    if rollout.sleep and cluster.platform == "cpu":
         refuse("rollout.sleep", "is true on cluster.platform cpu; vLLM's sleep mode exists on GPUs alone")
     on_a_node = servers_per_node(cfg)
-    if own.port is not None and own.port + on_a_node - 1 > 65535:
-        refuse("rollout.port", f"is {own.port}; a node's {on_a_node} servers need ports up to 65535")
-    for gpu in own.gpus:
+    if rollout.port is not None and rollout.port + on_a_node - 1 > 65535:
+        refuse("rollout.port", f"is {rollout.port}; a node's {on_a_node} servers need ports up to 65535")
+    for gpu in rollout.gpus:
         if type(gpu) is not int or gpu < 0:
             refuse("rollout.gpus", f"names {gpu!r}; a node's GPUs are counted from 0, in whole numbers")
-    wanted = on_a_node * own.tensor_parallel
-    if own.gpus and len(set(own.gpus)) != wanted:
-        nodes = own.nodes or cluster.nodes
+    wanted = on_a_node * rollout.tensor_parallel
+    if rollout.gpus and len(set(rollout.gpus)) != wanted:
+        nodes = rollout.nodes or cluster.nodes
         on = f", on {nodes} nodes {on_a_node} each," if nodes > 1 else ""
         refuse(
             "rollout.gpus",
-            f"names {len(set(own.gpus))} different GPUs; rollout.servers {own.servers}{on} × "
-            f"rollout.tensor_parallel {own.tensor_parallel} needs {wanted}",
+            f"names {len(set(rollout.gpus))} different GPUs; rollout.servers {rollout.servers}{on} × "
+            f"rollout.tensor_parallel {rollout.tensor_parallel} needs {wanted}",
         )
-    if kind.samples and cluster.platform == "gpu" and not own.gpus and wanted > cluster.devices_per_node:
+    if kind.samples and cluster.platform == "gpu" and not rollout.gpus and wanted > cluster.devices_per_node:
         has = f"GPUs, it has cluster.devices_per_node {cluster.devices_per_node}"
-        if own.tensor_parallel > cluster.devices_per_node:
-            why = f"is {own.tensor_parallel}: a server needs as many of a node's {has}"
+        if rollout.tensor_parallel > cluster.devices_per_node:
+            why = f"is {rollout.tensor_parallel}: a server needs as many of a node's {has}"
             refuse("rollout.tensor_parallel", why)
         refuse(
             "rollout.servers",
-            f"is {own.servers}: with rollout.tensor_parallel {own.tensor_parallel} those of a node need "
-            f"{wanted} {has}",
+            f"is {rollout.servers}: with rollout.tensor_parallel {rollout.tensor_parallel} those of a node "
+            f"need {wanted} {has}",
         )
-    if own.nodes and cluster.launcher == "local":
-        refuse(
-            "rollout.nodes", f"is {own.nodes} with cluster.launcher local; only a Slurm job has other nodes"
-        )
-    if own.nodes and own.servers < own.nodes:
-        refuse(
-            "rollout.nodes", f"is {own.nodes}, more than the rollout.servers {own.servers}: some would idle"
-        )
-    if own.nodes and cluster.weight_transfer == "ipc":
+    if rollout.nodes and cluster.launcher == "local":
         refuse(
             "rollout.nodes",
-            f"is {own.nodes}, and cluster.weight_transfer ipc needs trainer and server on one GPU; take nccl",
+            f"is {rollout.nodes} with cluster.launcher local; only a Slurm job has other nodes",
         )
-    beside_ranks = kind.on_policy and cluster.platform == "gpu" and not own.nodes
+    if rollout.nodes and rollout.servers < rollout.nodes:
+        refuse(
+            "rollout.nodes",
+            f"is {rollout.nodes}, more than the rollout.servers {rollout.servers}: some would idle",
+        )
+    if rollout.nodes and cluster.weight_transfer == "ipc":
+        refuse(
+            "rollout.nodes",
+            f"is {rollout.nodes}, and cluster.weight_transfer ipc needs trainer and server on one GPU; "
+            "take nccl",
+        )
+    beside_ranks = kind.on_policy and cluster.platform == "gpu" and not rollout.nodes
     if beside_ranks and cluster.weight_transfer != "gloo":
-        _check_gpus(cluster, set(own.gpus or range(wanted)), refuse)
+        _check_gpus(cluster, set(rollout.gpus or range(wanted)), refuse)
 
 
 def _check_gpus(cluster: DictConfig, served: set[int], refuse: Refuse) -> None:

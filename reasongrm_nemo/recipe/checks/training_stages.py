@@ -16,8 +16,8 @@ FUNCTION = re.compile(r"\w[\w.]*:\w+")
 
 def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
     """When to save, validate and end, of a stage that trains, and its optimizer's betas."""
-    own, stage = cfg[cfg.stage], cfg.stage
-    betas = list(own.optim.betas)
+    options, stage = cfg[cfg.stage], cfg.stage
+    betas = list(options.optim.betas)
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         refuse(f"{stage}.optim.betas", f"is {betas}; it must be two numbers from 0 to below 1")
     limit = cfg.checkpoints.checkpoint_must_save_by
@@ -28,25 +28,25 @@ def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
             refuse("checkpoints.checkpoint_must_save_by", f"is {error}")
         if not some:
             refuse("checkpoints.checkpoint_must_save_by", f"is {limit!r}; it must be a time above 0, or null")
-    if not own.validation.every:
+    if not options.validation.every:
         for key, value in (("patience", 0), ("export", "last")):
-            if own.validation[key] != value:
+            if options.validation[key] != value:
                 refuse(f"{stage}.validation.{key}", f"needs {stage}.validation.every above 0")
         if cfg.checkpoints.keep_best:
             refuse("checkpoints.keep_best", f"needs {stage}.validation.every above 0")
         return
-    if own.save_every % own.validation.every:
+    if options.save_every % options.validation.every:
         refuse(
             f"{stage}.validation.every",
-            f"is {own.validation.every}; it must divide {stage}.save_every {own.save_every}",
+            f"is {options.validation.every}; it must divide {stage}.save_every {options.save_every}",
         )
-    if cfg.checkpoints.keep_best and own.save_every != own.validation.every:
+    if cfg.checkpoints.keep_best and options.save_every != options.validation.every:
         refuse(
             "checkpoints.keep_best",
-            f"is {cfg.checkpoints.keep_best}, but {stage}.save_every {own.save_every} leaves validations "
-            f"without a checkpoint; make it {own.validation.every}, as {stage}.validation.every",
+            f"is {cfg.checkpoints.keep_best}, but {stage}.save_every {options.save_every} leaves validations "
+            f"without a checkpoint; make it {options.validation.every}, as {stage}.validation.every",
         )
-    if own.validation.export == "best" and not cfg.checkpoints.keep_best:
+    if options.validation.export == "best" and not cfg.checkpoints.keep_best:
         refuse(f"{stage}.validation.export", "is best, which needs checkpoints.keep_best above 0")
 
 
@@ -108,13 +108,13 @@ def check_grpo(cfg: DictConfig, refuse: Refuse) -> None:
 
 def check_sft(cfg: DictConfig, refuse: Refuse) -> None:
     """That validation has examples, and one full sequence fits a micro-batch."""
-    own = cfg.sft
-    if own.validation.every and not 0 < own.validation.fraction < 1:
-        refuse("sft.validation.fraction", f"is {own.validation.fraction}; it must be between 0 and 1")
-    if own.max_tokens_per_micro_batch < cfg.model.max_model_len:
+    sft = cfg.sft
+    if sft.validation.every and not 0 < sft.validation.fraction < 1:
+        refuse("sft.validation.fraction", f"is {sft.validation.fraction}; it must be between 0 and 1")
+    if sft.max_tokens_per_micro_batch < cfg.model.max_model_len:
         refuse(
             "sft.max_tokens_per_micro_batch",
-            f"is {own.max_tokens_per_micro_batch}, less than "
+            f"is {sft.max_tokens_per_micro_batch}, less than "
             f"model.max_model_len {cfg.model.max_model_len}: one full sequence must fit",
         )
 
