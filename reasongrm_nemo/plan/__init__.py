@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recipe will take - memory, disk, time - by arithmetic alone; imports no torch, needs no weights."""
+"""Predicts the memory, disk and time of a recipe by arithmetic; imports no torch, needs no weights."""
 
 from reasongrm_nemo.plan.fit import Misfit
 from reasongrm_nemo.plan.model import ShapeUnknown, architecture

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `reasongrm plan` tells: figures as data and as text, and what is wrong."""
+"""The output of `reasongrm plan`: figures as data and as text, and the error to end with."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from reasongrm_nemo.run.pipeline import load_all, recipe_files
 from reasongrm_nemo.stage_kinds import kind_of
 
 Told = tuple[Any, str, UserError | None]
-"""For JSON, for people, and the refusal to end with."""
+"""Data for JSON, text for the terminal, and the error to end with."""
 
 
 def of_recipe(
@@ -38,22 +38,22 @@ def of_recipe(
     checked: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> Told:
-    """One recipe: every key and its origin, then its plan.
+    """Every key of a recipe with its origin, then its plan.
 
-    Where the model's shape is not known there is no plan, and a sentence says so; it is a refusal where
-    ``plan.config`` names a folder for it, or a simulation is asked for. The plan of a stage that
-    trains is checked by one micro-batch through the model's own code.
+    Without a known model shape there is no plan, and a sentence says so; that is an error if ``plan.config``
+    names a folder or a simulation is requested. The plan of a training stage is checked by running one
+    micro-batch through the real model code.
 
     Args:
         path: the recipe.
         overrides: ``key=value`` words.
-        simulated: hold the plan against a simulation of each distinct rank.
-        checked: False leaves out the check, which takes some 15 seconds.
-        say: told what takes so long.
+        simulated: compare the plan with a simulation of each distinct rank.
+        checked: False skips the check, which takes about 15 seconds.
+        say: receives progress messages.
 
     Raises:
-        UserError: the recipe is wrong, the model does not fit its layout, or it cannot be simulated.
-        StageFailed: the simulation ended badly.
+        UserError: the recipe is wrong, its layout does not divide the model, or it cannot be simulated.
+        StageFailed: the simulation failed.
     """
     recipe, origins = load_with_origins(path, overrides)
     if simulated and not kind_of(recipe).trains:
@@ -84,7 +84,7 @@ def _check(recipe: DictConfig, folder: Path, shape: Architecture, say: Callable[
     if not has_trainer(recipe):
         line = "not checked against the model's own code: no NeMo-Aligner here (cluster.trainer_python)"
         return {}, line, None
-    say("checking one micro-batch with the model's own code (some 15 s; --no-check leaves it out)")
+    say("checking one micro-batch with the model's own code (about 15 s; --no-check skips it)")
     try:
         ends = check(recipe, folder, shape)
     except StageFailed as failure:
@@ -93,16 +93,16 @@ def _check(recipe: DictConfig, folder: Path, shape: Architecture, say: Callable[
 
 
 def of_rollouts(path: Path, overrides: Iterable[str], sample: Path | None, plot: Path | None) -> Told:
-    """The simulated rollouts of a GRPO recipe.
+    """Simulated rollouts of a GRPO recipe.
 
     Args:
         path: the recipe.
         overrides: ``key=value`` words.
-        sample: a ``paths.jsonl``; its lengths go before the recipe's ``plan.responses``.
-        plot: where the picture of the first step goes.
+        sample: a ``paths.jsonl`` whose lengths replace the recipe's ``plan.responses``.
+        plot: output file for a plot of the first step.
 
     Raises:
-        UserError: the recipe is wrong, or nothing can be simulated.
+        UserError: the recipe is wrong, or its rollouts cannot be simulated.
     """
     recipe = load_recipe(path, overrides)
     shape = plans.architecture(recipe)
@@ -119,11 +119,11 @@ def of_rollouts(path: Path, overrides: Iterable[str], sample: Path | None, plot:
 
 
 def of_dry_start(path: Path, overrides: Iterable[str]) -> Told:
-    """A recipe, or every recipe of a folder, started with all but a GPU.
+    """Dry start of a recipe, or of every recipe in a folder.
 
     Raises:
-        UserError: what a stage itself would refuse.
-        StageFailed: the trainer's part ended badly.
+        UserError: a stage would refuse to start.
+        StageFailed: a model could not be built or stepped.
     """
     folder = find_recipe(path).is_dir()
     recipes = load_all(recipe_files(path), overrides) if folder else [load_recipe(path, overrides)]
@@ -133,7 +133,7 @@ def of_dry_start(path: Path, overrides: Iterable[str]) -> Told:
 
 
 def of_folder(path: Path, overrides: Iterable[str]) -> Told:
-    """A pipeline: a line a stage, and the sums."""
+    """A table of a pipeline's stages, with totals."""
     recipes = _made_of(load_all(recipe_files(path), overrides))
     made = [(recipe.name, plans.plan(recipe)) for recipe in recipes]
     data = {name: None if plan is None else plan.to_dict() for name, plan in made}
@@ -142,7 +142,7 @@ def of_folder(path: Path, overrides: Iterable[str]) -> Told:
 
 
 def _made_of(recipes: Sequence[DictConfig]) -> list[DictConfig]:
-    """The recipes, each whose model an earlier one makes with the shape of what that is made of."""
+    """The recipes; ``@stage`` models get the shape of the model that the named stage trains."""
     by_name: dict[str, DictConfig] = {}
     for recipe in recipes:
         value = recipe.model.hf_path
@@ -155,7 +155,7 @@ def _made_of(recipes: Sequence[DictConfig]) -> list[DictConfig]:
 
 
 def of_layouts(path: Path, overrides: Iterable[str], axes: Sequence[str]) -> Told:
-    """The layouts that the recipe could have.
+    """Alternative layouts of the recipe, side by side.
 
     Raises:
         UserError: the recipe or an axis is wrong, or its stage trains nothing.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many records, steps and samples a stage comes to."""
+"""Number of records, steps and samples of a stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reasongrm_nemo.stage_kinds import kind_of
 
 
 def steps(recipe: Any) -> int | None:
-    """Steps of a training stage; None where it is not known over how many records it goes."""
+    """Optimizer steps of a training stage; None if its number of records is unknown."""
     count = tasks(recipe)
     if kind_of(recipe).on_policy:
         return None if recipe.grpo.steps is None and count is None else grpo_steps(recipe.grpo, count or 0)
@@ -20,12 +20,12 @@ def steps(recipe: Any) -> int | None:
 
 
 def tasks(recipe: Any) -> int | None:
-    """Records that the stage goes over; None where the recipe does not say."""
+    """Number of records that the stage processes; None if the recipe does not say."""
     options, sharded = recipe[recipe.stage], kind_of(recipe).sharded
     count: int | None = recipe.plan.tasks
     if sharded and options.shards:
-        return 0  # they are put together
-    # of evaluate's records it limits the held-out tasks alone, not a benchmark's items
+        return 0  # the run only merges shards
+    # evaluate.max_tasks limits held-out tasks only, not benchmark items
     if not judges_benchmarks(recipe) and options.get("max_tasks") is not None:
         count = min(options.max_tasks, count or options.max_tasks)
     if count is not None and sharded and options.shard is not None:
@@ -34,7 +34,7 @@ def tasks(recipe: Any) -> int | None:
 
 
 def passes(recipe: Any) -> list[tuple[int, int]]:
-    """(samples of a prompt, models) of each pass that a sampling stage makes over its records."""
+    """(samples per prompt, number of models) of each pass of a sampling stage over its records."""
     options = recipe[recipe.stage]
     if "settings" in options:
         return [(setting.samples, len(options.models)) for setting in options.settings]
@@ -42,6 +42,6 @@ def passes(recipe: Any) -> list[tuple[int, int]]:
 
 
 def sft_batch(recipe: Any) -> int:
-    """Examples of one of its full steps."""
+    """Examples in a full SFT step."""
     count, whole = tasks(recipe), int(recipe.sft.batch_size)
     return whole if count is None else min(whole, trained(count, recipe.sft))

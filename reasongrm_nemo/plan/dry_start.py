@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe's stage started short of a GPU: template, servers' places and settings, the model's first step."""
+"""Dry start of a stage: its template, server placement and settings, and one step on fake tensors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from reasongrm_nemo.stage_kinds import kind_of
 
 
 def dry_start(recipe: DictConfig) -> list[str]:
-    """Do what the stage does before it needs a GPU, its inputs or weights; returns what was done, in words.
+    """Do what the stage does before it needs a GPU, inputs or weights; returns a sentence for each step.
 
-    Servers are placed on nodes that do not exist, and configured; the model of the first and the last
-    pipeline stage is built on fake tensors and takes a real step of one micro-batch.
+    Servers are placed on made-up nodes and configured; the model of the first and last pipeline stage is
+    built on fake tensors and takes one step with one micro-batch.
 
     Raises:
         UserError: the recipe does not fit, the stage would refuse it, or there is no trainer environment.
-        StageFailed: the model could not be built, or the step not be taken.
+        StageFailed: the model could not be built or stepped.
     """
     check_fit(recipe)
     done = []
@@ -47,7 +47,7 @@ def dry_start(recipe: DictConfig) -> list[str]:
 
 
 def place_servers(recipe: DictConfig) -> int:
-    """Place and configure a recipe's servers on nodes that do not exist; returns how many there are."""
+    """Place and configure the recipe's servers on made-up nodes; returns the number of servers."""
     nodes = (recipe.cluster.nodes if kind_of(recipe).on_policy else 1) + recipe.rollout.nodes
     job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": ",".join(f"node{i + 1}" for i in range(nodes))}
     python = os.environ.get(PYTHON_VARIABLE, sys.executable)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a recipe does not fit its cluster, and which key would make it fit."""
+"""Checks that a recipe fits its cluster, and names the key to change if not."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Misfit:
     """Something that does not fit.
 
     Attributes:
-        key: the recipe's key to change.
-        sentence: what does not fit, and what to do; begins with the key.
+        key: recipe key to change.
+        sentence: what does not fit and what to do; begins with the key.
     """
 
     key: str
@@ -31,11 +31,11 @@ class Misfit:
 
 
 def misfits(recipe: DictConfig, architecture: Architecture) -> list[Misfit]:
-    """All that does not fit: GPU memory at each moment, the servers, host memory, disk.
+    """Everything that does not fit: GPU memory at each moment, servers, host memory, disk.
 
     Args:
-        recipe: resolved and checked, also against its model (``model.architecture``).
-        architecture: shape of its model, which the layout divides.
+        recipe: resolved, and checked against its model (``model.architecture``).
+        architecture: shape of the model, divisible by the layout.
     """
     serving = server(recipe, architecture) if kind_of(recipe).samples else None
     trained = memory.ranks(recipe, architecture)
@@ -89,7 +89,7 @@ def _of_disk(recipe: DictConfig, architecture: Architecture) -> Iterator[Misfit]
 
 
 def _fewer(recipe: Any, architecture: Architecture, held: Mapping[str, int], excess: float) -> dict[str, int]:
-    """Checkpoints to keep, so that they take ``excess`` bytes less, or as much less as there is to keep."""
+    """Numbers of checkpoints to keep that save ``excess`` bytes, or as much as possible."""
     if not kind_of(recipe).trains:
         return {}
     fewest = {
@@ -98,7 +98,7 @@ def _fewer(recipe: Any, architecture: Architecture, held: Mapping[str, int], exc
     }
     counts = {key: int(OmegaConf.select(recipe, key)) for key in fewest}
     one = storage.checkpoint(recipe, architecture)
-    # one more than is kept is there while it is written
+    # while a checkpoint is written there is one more than are kept
     there = (held["checkpoints"] + held["checkpoint_being_written"]) // one
     wanted = there - math.ceil(excess / one) - 1
     changes = {}
@@ -110,7 +110,7 @@ def _fewer(recipe: Any, architecture: Architecture, held: Mapping[str, int], exc
 
 
 def _of_server(recipe: Any, serving: Server) -> Iterator[Misfit]:
-    """On a CPU: a cache for one sequence at least; on a GPU ``_of_devices`` looks at the share."""
+    """On CPU the KV cache must hold one sequence; on GPU ``_of_devices`` checks the memory share."""
     longest = recipe.model.max_model_len
     if recipe.cluster.platform == "cpu" and serving.tokens < longest:
         gib = math.ceil(longest * serving.kv_token * serving.workers / GIB * 100) / 100
@@ -127,7 +127,7 @@ def _holds(recipe: Any, serving: Server) -> str:
 def _of_devices(
     recipe: DictConfig, architecture: Architecture, trained: list[memory.Rank], serving: Server | None
 ) -> Iterator[Misfit]:
-    """A step by itself; then a server's share of a GPU: enough for a sequence, no more than is there."""
+    """The training step alone; then a server's share, which must hold one sequence and fit beside it."""
     room = _room(recipe)
     step = _alone(recipe, trained, serving)["training"] if trained else 0
     if trained and step > room:
@@ -141,7 +141,7 @@ def _of_devices(
     if not (short or too_much):
         return
     if least > most:
-        if step <= room or not trained:  # else the advice for a step sees to that too
+        if step <= room or not trained:  # else the advice for the step covers it
             yield _of_both(recipe, architecture, serving, trained, moment)
         return
     why = (
@@ -164,12 +164,12 @@ def _room(recipe: Any) -> float:
 
 
 def _alone(recipe: Any, trained: list[memory.Rank], serving: Server | None) -> dict[str, int]:
-    """A GPU's moments without what a server takes."""
+    """Bytes on a GPU at each moment, without the server's share."""
     return memory.moments(recipe, trained, serving and replace(serving, share=0))
 
 
 def _bounds(recipe: Any, trained: list[memory.Rank], serving: Server) -> tuple[float, float, str]:
-    """Least share of a GPU that holds a full sequence, most that fits, and the moment that says so."""
+    """Smallest GPU share that holds a full sequence, largest that fits, and the moment that limits it."""
     whole = recipe.plan.device_memory_gib * GIB
     short = recipe.model.max_model_len * serving.kv_token - serving.kv_cache
     alone = _alone(recipe, trained, serving)
@@ -186,7 +186,7 @@ def _of_both(
     trained: list[memory.Rank],
     moment: str,
 ) -> Misfit:
-    """No share is enough for a sequence and leaves enough for the trainer."""
+    """No gpu_memory_utilization fits both a full sequence and the trainer."""
     longest = recipe.model.max_model_len
     needed = serving.share - serving.kv_cache + longest * serving.kv_token
     left = max(0.0, _room(recipe) - _alone(recipe, trained, serving)[moment])
@@ -212,7 +212,7 @@ def _of_both(
 def _first(
     recipe: DictConfig, architecture: Architecture, tried: Iterable[dict[str, Any]]
 ) -> dict[str, Any] | None:
-    """The first changes with which a step fits, and beside it some ``rollout.gpu_memory_utilization``."""
+    """The first changes with which a step fits beside some ``rollout.gpu_memory_utilization``."""
     for changes in tried:
         other = remedies.changed(recipe, changes)
         trained = memory.ranks(other, architecture)

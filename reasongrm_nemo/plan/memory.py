@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a GPU holds at each moment of a run."""
+"""GPU and host memory of a run, by moment and use."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Rank:
 
     Attributes:
         stage: of the pipeline, from 0.
-        layers: of its decoder.
-        count: its parameters.
-        states: what it keeps from step to step.
-        activations: most that exists besides in a step, by part (``megatron.activations``).
+        layers: number of decoder layers.
+        count: number of parameters.
+        states: weights, gradients and optimizer states.
+        activations: peak activation memory of a step, by part (``megatron.activations``).
     """
 
     stage: int
@@ -35,23 +35,23 @@ class Rank:
 
     @property
     def peak(self) -> int:
-        """The most it holds in a step."""
+        """Peak memory of a step."""
         return self.states.total + sum(self.activations.values())
 
 
 def data_parallel(cluster: Any) -> int:
-    """Ranks that hold the same part of the model."""
+    """Data-parallel size."""
     world: int = cluster.nodes * cluster.devices_per_node
     return world // (cluster.tensor_parallel * cluster.pipeline_parallel)
 
 
 def ranks(recipe: Any, architecture: Architecture, micro_batches: int | None = None) -> list[Rank]:
-    """One rank of each pipeline stage, the others of a stage hold as much; none where nothing is trained.
+    """One rank per pipeline stage (the others are alike); empty for a stage that does not train.
 
     Args:
         recipe: of any stage.
         architecture: shape of the model.
-        micro_batches: of the step; None: more than the pipeline holds.
+        micro_batches: micro-batches per step; None: more than the pipeline depth.
     """
     if not kind_of(recipe).trains:
         return []
@@ -70,11 +70,11 @@ def ranks(recipe: Any, architecture: Architecture, micro_batches: int | None = N
 
 
 def moments(recipe: Any, trained: list[Rank], server: Server | None) -> dict[str, int]:
-    """Most bytes that one GPU holds, by moment of the stage; without ``plan.reserve_gib``.
+    """Peak bytes on a GPU, by moment of the stage; without ``plan.reserve_gib``.
 
-    ``training``: a step. ``start``: the servers are up before the trainer is, and a resumed run's optimizer
-    states come to the GPU before they are first moved away. ``rollouts``: what the trainer keeps beside a
-    server. The last two only where trainer and servers share GPUs.
+    ``training``: a step. ``start``: the servers start before the trainer, and a resumed run loads optimizer
+    states to the GPU before they are first offloaded. ``rollouts``: what the trainer keeps beside a server.
+    ``start`` only exists where trainer and servers share GPUs.
     """
     step = max((rank.peak for rank in trained), default=0)
     if server is None:
@@ -96,7 +96,7 @@ def moments(recipe: Any, trained: list[Rank], server: Server | None) -> dict[str
 
 
 def shares_gpus(recipe: Any) -> bool:
-    """Whether a rollout server's worker and a trainer's rank are on one GPU."""
+    """True if a rollout worker and a trainer rank share a GPU."""
     rollout = recipe.rollout
     served = set(rollout.gpus or range(servers_per_node(recipe) * rollout.tensor_parallel))
     both = kind_of(recipe).on_policy and recipe.cluster.platform == "gpu" and not rollout.nodes
@@ -104,10 +104,7 @@ def shares_gpus(recipe: Any) -> bool:
 
 
 def host_bytes(recipe: Any, trained: list[Rank]) -> dict[str, int]:
-    """Host memory of a node, by what it is for.
-
-    Ranks of the largest stage are assumed on it.
-    """
+    """Bytes of host memory on a node, by use; all its ranks are taken to be of the largest stage."""
     devices, copies = recipe.cluster.devices_per_node, data_parallel(recipe.cluster)
     sizes = {"processes": devices * PROCESS}
     if not trained:
@@ -119,7 +116,7 @@ def host_bytes(recipe: Any, trained: list[Rank]) -> dict[str, int]:
     if recipe.cluster.offload_optimizer and kind_of(recipe).on_policy:
         sizes["optimizer"] = devices * kept.optimizer
     if recipe.checkpoints.asynchronous:
-        # each tensor is written by one of the ranks that hold it
+        # each tensor is written by one of its data-parallel ranks
         shared = kept.optimizer if recipe.cluster.platform == "gpu" else kept.optimizer // copies
         sizes["checkpoint"] = devices * (kept.weights // copies + shared)
     if kind_of(recipe).on_policy and recipe.grpo.kl_coefficient > 0:

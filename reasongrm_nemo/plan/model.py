@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of a recipe's model, found without its weights."""
+"""Reads the shape of a recipe's model without its weights."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from reasongrm_nemo.stage_kinds import kind_of
 
 
 class ShapeUnknown(UserError):
-    """No config.json of the recipe's model is at hand."""
+    """No config.json of the recipe's model was found."""
 
 
 def config_folder(recipe: DictConfig) -> Path:
-    """Where the model's config.json lies: in ``model.hf_path``, else in ``plan.config``.
+    """Folder of the model's config.json: ``model.hf_path``, else ``plan.config``.
 
     Raises:
-        ShapeUnknown: neither is there.
+        ShapeUnknown: neither holds one.
     """
     tried: list[str] = []
     for key, value in (("model.hf_path", recipe.model.hf_path), ("plan.config", recipe.plan.config)):
@@ -37,43 +37,43 @@ def config_folder(recipe: DictConfig) -> Path:
         tried.append(f"{key} {value}")
     if not tried:
         raise ShapeUnknown(
-            f"{recipe.name}: plan.config is null; name a folder that has the model's config.json"
+            f"{recipe.name}: plan.config is null; set it to a folder with the model's config.json"
         )
     raise ShapeUnknown(
-        f"{recipe.name}: the model's shape is not known, no config.json is in {' or '.join(tried)}; "
-        "name a folder that has one by plan.config"
+        f"{recipe.name}: the model's shape is unknown, as no config.json is in {' or '.join(tried)}; "
+        "set plan.config to a folder that has it"
     )
 
 
 def _check_judges(recipe: DictConfig, planned: Architecture) -> None:
-    """Refuse models of evaluate that are of another shape, or of one that nobody knows.
+    """Refuse an ``evaluate.models`` entry of another or an unknown shape.
 
     Raises:
-        ShapeUnknown: naming the first.
+        ShapeUnknown: names the first.
     """
     for name, entry in recipe.evaluate.models.items():
         value = entry if isinstance(entry, str) else entry.hf_path
-        if value == recipe.model.hf_path or value.startswith("@"):  # made of the model that is planned
+        if value == recipe.model.hf_path or value.startswith("@"):  # trained from the planned model
             continue
         file = load.resolve_path(value, recipe.runs_dir) / "config.json"
         if not file.is_file():
             raise ShapeUnknown(
-                f"{recipe.name}: the shape of evaluate.models.{name} is not known, no config.json is in "
-                f"{value}; plan that model by a recipe of its own"
+                f"{recipe.name}: the shape of evaluate.models.{name} is unknown, as no config.json is in "
+                f"{value}; plan that model in a separate recipe"
             )
         other = Architecture.from_config(read_json(file), str(file), recipe.model.rope, served_only=True)
         if other != planned:
             raise ShapeUnknown(
-                f"{recipe.name}: evaluate.models.{name} is of another shape than model.hf_path "
-                f"{recipe.model.hf_path}; plan each by a recipe of its own"
+                f"{recipe.name}: evaluate.models.{name} differs in shape from model.hf_path "
+                f"{recipe.model.hf_path}; plan them in separate recipes"
             )
 
 
 def architecture(recipe: DictConfig) -> Architecture | None:
-    """The model's shape, checked against the recipe; None where the stage has no model.
+    """Shape of the model, checked against the recipe; None if the stage has no model.
 
     Raises:
-        UserError: as ``config_folder``, or the model does not fit the recipe.
+        UserError: as ``config_folder``, or the model and the recipe do not match.
     """
     if not kind_of(recipe).runs_model:
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes of a recipe that may make it fit, as keys and values; each is worth trying by arithmetic."""
+"""Changes of a recipe that may make it fit, as keys and values."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from reasongrm_nemo.recipe.checks.checkpoint import workers_refused
 from reasongrm_nemo.stage_kinds import kind_of
 
 _UNEVEN = ("cluster.layers_in_first_stage", "cluster.layers_in_last_stage")
-_SHORTEST = 16384  # tokens that are still worth proposing
+_SHORTEST = 16384  # the shortest sequence length worth proposing
 
 
 def asleep(recipe: Any) -> list[dict[str, Any]]:
-    """Servers that sleep while the trainer steps, where they may and do not."""
+    """Let servers sleep during training, if allowed and not set."""
     if (
         not kind_of(recipe).on_policy
         or recipe.rollout.sleep
@@ -30,7 +30,7 @@ def asleep(recipe: Any) -> list[dict[str, Any]]:
 
 
 def wider(recipe: Any, architecture: Architecture) -> Iterator[dict[str, Any]]:
-    """Servers of more GPUs each, as many of them as there is place for."""
+    """Larger rollout tensor parallelism, with as many servers as fit."""
     rollout, devices = recipe.rollout, recipe.cluster.devices_per_node
     nodes = rollout.nodes or recipe.cluster.nodes
     sizes = architecture.heads, architecture.kv_heads, architecture.ffn
@@ -55,7 +55,7 @@ def shorter(recipe: Any) -> Iterator[dict[str, Any]]:
 
 
 def changed(recipe: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
-    """The recipe with some keys changed; not checked."""
+    """A copy of the recipe with some keys changed; not checked."""
     other: DictConfig = OmegaConf.create(OmegaConf.to_container(recipe))  # type: ignore[assignment]
     for key, value in changes.items():
         OmegaConf.update(other, key, value)
@@ -63,7 +63,7 @@ def changed(recipe: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
 
 
 def of_trainer(recipe: DictConfig, architecture: Architecture) -> Iterator[dict[str, Any]]:
-    """Changes worth trying, the cheapest first."""
+    """Changes for the trainer, cheapest first."""
     cluster, stage = recipe.cluster, recipe.stage
     cheap: list[dict[str, Any]] = []
     budget = f"{stage}.max_tokens_per_micro_batch"
@@ -98,7 +98,7 @@ def of_trainer(recipe: DictConfig, architecture: Architecture) -> Iterator[dict[
 
 
 def layouts(recipe: Any, architecture: Architecture) -> list[tuple[int, int]]:
-    """(tensor, pipeline) parallel sizes that divide cluster and model; tensor stays within a node."""
+    """(tensor, pipeline) parallel sizes that divide cluster and model; tensor within a node."""
     cluster = recipe.cluster
     world = cluster.nodes * cluster.devices_per_node
     sizes = [

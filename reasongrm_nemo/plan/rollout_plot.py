@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of one step's rollouts."""
+"""Plots the rollouts of one step."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from reasongrm_nemo.plan.rollouts.timeline import Timeline
 
 
 def draw(line: Timeline, path: Path, title: str) -> None:
-    """Every answer as a bar from its admission to its end, and above it how many run.
+    """Plot each answer as a bar from admission to end, below the number of running answers.
 
     Args:
-        line: of one step.
-        path: a .png, .pdf or .svg.
-        title: of the picture.
+        line: timeline of one step.
+        path: a .png, .pdf or .svg file.
+        title: title of the plot.
 
     Raises:
-        UserError: matplotlib is not installed, the path is a folder, or the file cannot be written as such.
+        UserError: matplotlib is not installed, the path is a folder, or the file cannot be written.
     """
     if path.is_dir():
         raise UserError(f"--plot: {path} is a folder; give the picture's file, a .png, .pdf or .svg")

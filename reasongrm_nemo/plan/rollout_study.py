@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a GRPO step's rollouts run, and what a lag or a straggler budget would buy."""
+"""Simulated GRPO steps, and how much time a lag or a straggler budget would save."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _SHARES = (0.5, 0.9, 0.99, 1.0)
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to run the same steps.
+    """A way to schedule the same steps.
 
     Attributes:
-        name: what is done.
-        step: seconds of a step, on average.
-        lost: share of the groups that are given up.
-        length: mean tokens of a response that is trained on, over that of all.
+        name: short description.
+        step: mean seconds per step.
+        lost: share of the groups that are dropped.
+        length: mean length of the responses trained on, relative to all responses.
     """
 
     name: str
@@ -40,20 +40,20 @@ class Choice:
 
 @dataclass(frozen=True)
 class Study:
-    """Simulated steps; seconds, on average over them.
+    """Simulated steps; times in seconds, averaged over the steps.
 
     Attributes:
-        servers: what the rollouts run on.
-        steps: how many were simulated.
-        done: share of the answers -> when they were there.
-        idle: share of the rollouts' time in which a server had nothing to run.
-        running: samples that ran at once.
-        tokens: mean length of a response.
-        longest: the longest response of a step.
-        tokens_per_second: of responses, all servers together.
-        training: a step's training, refit and offload.
-        choices: the recipe's own way first.
-        first_step: what happened in it.
+        servers: capacity of the rollout servers.
+        steps: number of simulated steps.
+        done: share of the answers -> time at which they were complete.
+        idle: share of server time without a running sample.
+        running: mean number of running samples.
+        tokens: mean response length.
+        longest: longest response of a step.
+        tokens_per_second: response tokens of all servers.
+        training: training, refit and offload of a step.
+        choices: ways to schedule the steps; without a lag first.
+        first_step: timeline of the first step.
     """
 
     servers: Servers
@@ -79,19 +79,19 @@ class Study:
 def study(recipe: Any, architecture: Architecture | None, lengths: Lengths | None = None) -> Study:
     """Simulate some steps of a GRPO recipe.
 
-    Lag and budget are compared at the same speed of servers and trainer. A lag needs GPUs for each, which a
-    recipe whose servers sleep does not have.
+    Lag and budget are compared at the same server and trainer speeds, although a lag needs separate GPUs for
+    both, which a recipe with ``rollout.sleep`` does not have.
 
     Args:
-        recipe: of stage ``grpo``, which states rates.
+        recipe: of stage ``grpo``, with rates in ``plan``.
         architecture: shape of its model.
-        lengths: of responses; None: as the recipe states.
+        lengths: response lengths; None: ``plan.responses``.
 
     Raises:
         UserError: another stage, or no rates.
     """
     if architecture is None or not kind_of(recipe).on_policy:
-        raise UserError(f"--rollouts simulates the steps of grpo; {recipe.name} is of stage {recipe.stage}")
+        raise UserError(f"--rollouts simulates GRPO steps; {recipe.name} is of stage {recipe.stage}")
     lengths = lengths or times.stated_lengths(recipe)
     serving = server(recipe, architecture)
     if serving.tokens < recipe.model.max_model_len:
@@ -136,11 +136,11 @@ def _choices(
         length = float(np.mean([line.lengths[yes].mean() for line, yes in zip(lines, kept, strict=True)]))
         lost = 1 - float(np.mean([yes.mean() for yes in kept]))
         cut = [
-            # at least one group is waited for
+            # the step waits for at least one group
             max(min(limit, whole), float(line.ended.max(axis=1).min()))
             for whole, line in zip(seconds, lines, strict=True)
         ]
-        # what is left out is not trained on either
+        # dropped groups are not trained on
         trained = [training * float(yes.mean()) for training, yes in zip(trainings, kept, strict=True)]
         step = steps_in_time(cut, trained, 0)[-1] / len(lines)
         choices.append(Choice(f"straggler budget {limit:.0f} s", step, lost, length / every))

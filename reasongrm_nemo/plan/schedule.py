@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a pipeline takes over its micro-batches, stages and micro-batches of any speed."""
+"""Duration of a 1F1B pipeline whose stages and micro-batches differ in speed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 
 def seconds(forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]] | None = None) -> float:
-    """Time from the first stage's beginning to the last pass's end; nothing is reckoned for what is sent.
+    """Time from the first forward pass to the end of the last pass; communication is free.
 
-    A stage runs a forward pass for each stage behind it, then a forward and a backward pass in turn, then
-    the backward passes that are left (1F1B: Narayanan et al. 2021, arXiv 2104.04473, figure 4; megatron-core,
+    A stage runs one forward pass for each later stage, then alternates forward and backward passes, then runs
+    the remaining backward passes (1F1B: Narayanan et al. 2021, arXiv 2104.04473, figure 4; megatron-core,
     ``forward_backward_pipelining_without_interleaving``).
 
     Args:
         forward: seconds of each micro-batch, in order, on each stage; at least one micro-batch.
-        backward: likewise; None: there are forward passes alone.
+        backward: likewise; None: forward passes only.
     """
     spent, last = {"f": forward, "b": backward or ()}, len(forward[0]) - 1
     done: dict[tuple[str, int, int], float] = {}
@@ -36,7 +36,7 @@ def seconds(forward: Sequence[Sequence[float]], backward: Sequence[Sequence[floa
 
 
 def _order(batches: int, behind: int, train: bool) -> list[tuple[str, int]]:
-    """The passes of a stage that has ``behind`` stages after it."""
+    """Passes of a stage with ``behind`` later stages, in order."""
     if not train:
         return [("f", batch) for batch in range(batches)]
     ahead = min(behind, batches)

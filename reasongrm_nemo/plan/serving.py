@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a rollout server holds, and how many sequences that lets it run at once."""
+"""Memory of a rollout server, and how many sequences it can run at once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Server:
-    """One vLLM server; bytes are of one of its workers.
+    """One vLLM server; bytes per worker.
 
     Attributes:
-        workers: GPUs that share its model.
+        workers: tensor-parallel size.
         weights: of the served model.
-        share: all that it may take; 0 on CPU, where only the KV cache is bounded.
-        kv_cache: what is left of that for keys and values; not above 0: it does not start.
+        share: memory limit; 0 on CPU, where only the KV cache is limited.
+        kv_cache: what the limit leaves for keys and values; the server cannot start if it is 0 or less.
         kv_token: keys and values of one token.
         most_sequences: ``rollout.max_num_seqs``.
     """
@@ -35,19 +35,18 @@ class Server:
 
     @property
     def tokens(self) -> int:
-        """Tokens whose keys and values it holds at once."""
+        """Size of the KV cache in tokens."""
         return max(0, self.kv_cache) // self.kv_token
 
     def sequences(self, length: int) -> int:
-        """Sequences of ``length`` tokens that it runs at once."""
+        """Number of sequences of ``length`` tokens that run at once."""
         return min(self.most_sequences, self.tokens // length)
 
 
 def server(recipe: Any, architecture: Architecture) -> Server:
-    """One server of a recipe.
+    """A rollout server of the recipe.
 
-    vLLM shards embedding and layers over its workers; where there are more workers than KV heads each head
-    is held by several.
+    vLLM shards embedding and layers over the workers; with more workers than KV heads, heads are replicated.
     """
     rollout, workers = recipe.rollout, recipe.rollout.tensor_parallel
     width = WIDTH[rollout.dtype]

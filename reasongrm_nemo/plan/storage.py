@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage's artefact takes on disk."""
+"""Disk space of a stage's artefact."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan import counts
 from reasongrm_nemo.stage_kinds import kind_of
 
-# Bytes of a response token as JSON (measured): its text, its id in a path, its id and log-prob in rollouts/.
+# Measured bytes of a response token as JSON: its text, its id in a path, its id and log-prob in rollouts/.
 _TEXT, _ID, _ROLLOUT = 5, 7, 27
 
 
 def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) -> dict[str, int]:
-    """Bytes by what they are, at the most: while one checkpoint more than is kept is being written.
+    """Peak bytes by content, which is while a checkpoint is written and before an old one is deleted.
 
     Args:
         recipe: the recipe.
         architecture: shape of its model.
-        mean_response: tokens.
+        mean_response: mean response length in tokens.
     """
     options, kind = recipe[recipe.stage], kind_of(recipe)
     if kind.trains:
@@ -31,7 +31,7 @@ def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) ->
         saved = kept + 1 if steps is None else -(-steps // options.save_every)
         sizes = {
             "checkpoints": min(kept, saved) * one,
-            # beside those that are kept; there is none where all are
+            # none if every checkpoint is kept
             "checkpoint_being_written": one if saved > kept else 0,
             "export": states.WIDTH[recipe.model.dtype] * held,
         }
@@ -48,6 +48,6 @@ def disk_bytes(recipe: Any, architecture: Architecture, mean_response: float) ->
 
 
 def checkpoint(recipe: Any, architecture: Architecture) -> int:
-    """Bytes of one checkpoint of a training stage."""
+    """Bytes of a checkpoint of a training stage."""
     held = parameter_counts.of_model(architecture)
     return states.checkpoint_bytes(held, recipe.model.dtype, recipe.cluster.platform)

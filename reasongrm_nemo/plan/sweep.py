@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layouts that a recipe could have, side by side."""
+"""Compares the layouts that a recipe could use."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ AXES = ("tp", "pp", "cp")
 
 @dataclass(frozen=True)
 class Row:
-    """One layout; bytes a rank at the worst stage, seconds a step.
+    """One layout; bytes per rank of the fullest stage, seconds per step.
 
     Attributes:
         tensor: ``cluster.tensor_parallel``.
         pipeline: ``cluster.pipeline_parallel``.
-        data: data-parallel ranks.
+        data: data-parallel size.
         states: weights, gradients and optimizer states.
-        activations: most that exists besides.
-        peak: the most of both.
-        training: seconds of a step beside its rollouts; None where the recipe states no peak.
-        misfit: the key of what does not fit, or None.
+        activations: peak activation memory.
+        peak: sum of both.
+        training: seconds per step without rollouts; None if ``plan.tflops`` is null.
+        misfit: key of the first misfit, or None.
     """
 
     tensor: int
@@ -45,20 +45,19 @@ class Row:
 
 
 def sweep(recipe: DictConfig, architecture: Architecture | None, axes: Sequence[str]) -> list[Row]:
-    """Every layout of the recipe's GPUs along ``axes``; the other sizes stay.
+    """All layouts of the recipe's GPUs along ``axes``; other sizes stay as they are.
 
     Args:
         recipe: of a training stage.
         architecture: shape of its model.
-        axes: of ``tp``, ``pp`` and ``cp``. Megatron's context parallelism is not in this trainer (its
-            micro-batches are not cut along the sequence), so ``cp`` is 1 throughout.
+        axes: any of ``tp``, ``pp`` and ``cp``; ``cp`` stays 1, since this trainer splits no sequence.
 
     Raises:
         UserError: an axis is unknown, or the stage does not train.
     """
     for axis in axes:
         if axis not in AXES:
-            raise UserError(f'--sweep: "{axis}" is no axis; they are {", ".join(AXES)}')
+            raise UserError(f'--sweep: "{axis}" is not an axis; known are {", ".join(AXES)}')
     if architecture is None or not kind_of(recipe).trains:
         raise UserError(f"--sweep: stage {recipe.stage} trains nothing, so it has no layouts to compare")
     cluster = recipe.cluster
@@ -71,7 +70,7 @@ def sweep(recipe: DictConfig, architecture: Architecture | None, axes: Sequence[
         words: dict[str, Any] = {"cluster.tensor_parallel": tensor, "cluster.pipeline_parallel": pipeline}
         if pipeline != cluster.pipeline_parallel:
             words |= {"cluster.layers_in_first_stage": None, "cluster.layers_in_last_stage": None}
-        # as the recipe has it, where there is anything to shard
+        # as in the recipe, if there is anything to shard
         words["cluster.sequence_parallel"] = tensor > 1 and (
             cluster.sequence_parallel or cluster.tensor_parallel == 1
         )

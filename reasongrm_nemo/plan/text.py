@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans for people: one stage, a pipeline, layouts side by side."""
+"""Text output of plans, pipelines, layouts, simulations and rollouts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def as_text(plan: Plan, recipe: DictConfig) -> str:
-    """A stage's plan."""
+    """The plan of a stage."""
     cluster, planned = recipe.cluster, recipe.plan
     unit = "GPU" if cluster.platform == "gpu" else "rank"
     size = f"{plan.parameters / 1e9:.3f} B" if plan.parameters >= 1e8 else f"{plan.parameters / 1e6:.3f} M"
@@ -47,7 +47,7 @@ def as_text(plan: Plan, recipe: DictConfig) -> str:
     words: list[tuple[str, str]] = []
     if plan.moments:
         room = planned.device_memory_gib - planned.reserve_gib
-        words.append(("a GPU holds", f"{_listed(plan.moments)}; {room:.1f} GiB are there"))
+        words.append(("a GPU holds", f"{_listed(plan.moments)}; {room:.1f} GiB are available"))
     if plan.server is not None and (plan.moments or cluster.platform == "cpu"):
         words.append(("servers", _servers(plan, recipe, unit)))
     words.append(("host memory", f"{_listed(plan.host)} GiB a node"))
@@ -79,10 +79,10 @@ def _servers(plan: Plan, recipe: DictConfig, unit: str) -> str:
     mean = round(recipe.plan.prompt_tokens + recipe.plan.responses.median)
     text = f"{plan.served // server.workers} of {server.workers} {unit}{'s' if server.workers > 1 else ''}"
     if plan.devices > plan.served and recipe.cluster.platform == "gpu":
-        text += f" ({plan.devices - plan.served} of {plan.devices} GPUs serve nothing)"
+        text += f" ({plan.devices - plan.served} of {plan.devices} GPUs are unused)"
     text += f"; weights {_gib(server.weights)} GiB, KV cache {_gib(server.kv_cache)} GiB a {unit}"
-    text += f"; at once {server.sequences(longest)} sequences of {longest:,} tokens"
-    return text + (f", {server.sequences(mean)} of {mean:,}" if mean < longest else "") + " at each"
+    text += f"; each runs {server.sequences(longest)} sequences of {longest:,} tokens at once"
+    return text + (f", or {server.sequences(mean)} of {mean:,}" if mean < longest else "")
 
 
 def _time(plan: Plan) -> str:
@@ -101,7 +101,7 @@ def _time(plan: Plan) -> str:
 
 
 def pipeline_text(plans: Sequence[tuple[str, Plan | None]]) -> str:
-    """All stages of a folder, and their sums."""
+    """A table of a folder's stages, with totals."""
     head = ["stage", "GPUs", "GiB a GPU", "GiB on disk", "time", "GPU-hours", "does not fit"]
     made = [plan for _, plan in plans if plan is not None]
     known = [plan.time for plan in made if isinstance(plan.time, StageTime)]
@@ -109,7 +109,7 @@ def pipeline_text(plans: Sequence[tuple[str, Plan | None]]) -> str:
     rows = [[name, *(["-"] * 5 + [""] if plan is None else _stage_row(plan))] for name, plan in plans]
     seconds, disk = sum(time.seconds for time in known), sum(sum(plan.disk.values()) for plan in made)
     times = [duration(seconds), f"{sum(time.device_hours for time in known):,.0f}"]
-    if len(known) < len(made):  # no sum of what is not known
+    if len(known) < len(made):  # a total without the unknown times is a lower bound
         times = [f"over {time}" if seconds else "?" for time in times]
     rows.append(["in all", "", "", f"{disk / GIB:,.0f}", *times, ""])
     return "\n".join([*aligned(head, rows, left=(0, 6)), *(f"? {why}" for why in sorted(unknown))])
@@ -125,7 +125,7 @@ def _stage_row(plan: Plan) -> list[str]:
 
 
 def sweep_text(rows: Sequence[Row], recipe: DictConfig, axes: Sequence[str]) -> str:
-    """Layouts side by side, the recipe's own marked."""
+    """A table of layouts; the recipe's is marked."""
     cluster = recipe.cluster
     recipe_layout = (cluster.tensor_parallel, cluster.pipeline_parallel)
     head = ["layout", "states", "activations", "peak GiB", "training", "does not fit"]
@@ -155,7 +155,7 @@ def _listed(sizes: dict[str, int]) -> str:
 
 
 def comparison_text(comparisons: Sequence[Comparison]) -> str:
-    """Arithmetic against simulation: a line a component of each rank."""
+    """Plan and simulation side by side, a line per component of each rank."""
     head = ["simulated rank", "component", "plan", "measured", "difference"]
     rows = []
     for comparison in comparisons:
@@ -176,14 +176,14 @@ def comparison_text(comparisons: Sequence[Comparison]) -> str:
 
 
 def check_text(comparisons: Sequence[Comparison], recipe: DictConfig) -> str:
-    """What a single micro-batch through the model's own code says of the arithmetic, in a line."""
+    """One line: how far the plan is from one micro-batch through the real model code."""
     ends = "the first and last pipeline stage" if len(comparisons) > 1 else "one rank"
     how = f"one micro-batch of {recipe.model.max_model_len:,} tokens on fake tensors, {ends}"
     worst = _worst(comparisons)
     if abs(worst.worst.difference) > _AGREES:
         return (
-            f"NOT AS RECKONED by the model's own code ({how}): {_off(worst)} off. Trust what --simulate "
-            "measures, component by component, not these figures."
+            f"THE PLAN IS OFF by {_off(worst)} against the model's own code ({how}); trust the figures of "
+            "--simulate instead."
         )
     return f"checked against the model's own code ({how}): no component off by more than {_off(worst)}"
 
@@ -208,7 +208,7 @@ def _amounts(line: Line) -> list[str]:
 
 
 def comparison_data(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """For JSON."""
+    """The comparisons as JSON values."""
     return [
         {
             "rank": comparison.report.rank,
@@ -224,7 +224,7 @@ def comparison_data(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 
 def rollouts_text(study: Study, recipe: DictConfig, fitted: Fit | None) -> str:
-    """Simulated steps, and what would shorten them."""
+    """Simulated steps, and ways to shorten them."""
     grpo, servers = recipe.grpo, study.servers
     stated = recipe.plan.responses
     if fitted is None:
@@ -270,6 +270,6 @@ def rollouts_text(study: Study, recipe: DictConfig, fitted: Fit | None) -> str:
     lines += aligned(head, rows)
     lines += [
         "",
-        "A lag needs GPUs for servers and trainer apart (no rollout.sleep); speeds are taken as the same.",
+        "A lag needs separate GPUs for servers and trainer (no rollout.sleep); equal speeds are assumed.",
     ]
     return "\n".join(lines)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a stage takes, from rates that the recipe's ``plan`` states: arithmetic, not a measurement."""
+"""Estimates the time of a stage from the rates in the recipe's ``plan`` block."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from reasongrm_nemo.rollout.types import prompts_at_once
 from reasongrm_nemo.sft.steps import trained
 from reasongrm_nemo.stage_kinds import kind_of
 
-STEPS = 12  # simulated for a mean
-MOST = 65_536  # responses of a step that are simulated
+STEPS = 12  # simulated steps that a mean is taken over
+MOST = 65_536  # largest number of responses per step that is simulated
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class StageTime:
     """Seconds of one step, and of the stage.
 
     Attributes:
-        steps: how many; 1 for a stage without steps.
+        steps: number of steps; 1 for a stage without steps.
         rollouts: sampling of a step.
-        slowest: until 90 % of its answers were there; what is left to ``rollouts`` is the tail.
-        idle: share of that time in which a server had nothing to run.
-        training: of a step, scoring included.
-        refit: the servers' new weights.
-        offload: optimizer states to host memory and back.
+        slowest: time until 90 % of a step's answers are complete; the rest of ``rollouts`` is the tail.
+        idle: share of server time during rollouts without a running sample.
+        training: of a step, including scoring.
+        refit: sending new weights to the servers.
+        offload: moving optimizer states to host memory and back.
         seconds: of the stage.
-        devices: GPUs that it holds.
+        devices: GPUs that the stage occupies.
     """
 
     steps: int
@@ -62,10 +62,10 @@ class StageTime:
 
 
 def rates(recipe: Any, architecture: Architecture, server: Server) -> Rates:
-    """How fast a server of the recipe decodes.
+    """Decoding speed of a server of the recipe.
 
-    A step reads the weights and all keys and values once, at the stated share of a GPU's bandwidth, or
-    computes for so long at the stated share of its peak, whichever is longer.
+    A step reads weights, keys and values at ``plan.bandwidth_share`` of the bandwidth; computing at
+    ``plan.mfu`` of the peak replaces the time for the weights if it takes longer.
     """
     planned = recipe.plan
     bandwidth = planned.bandwidth_gb_s * 1e9 * planned.bandwidth_share
@@ -79,32 +79,32 @@ def rates(recipe: Any, architecture: Architecture, server: Server) -> Rates:
 
 
 def servers(recipe: Any, server: Server, samples: int) -> Servers:
-    """What the recipe's rollouts run on, ``samples`` to a prompt."""
+    """Capacity of the recipe's servers, for ``samples`` samples per prompt."""
     rollout, count = recipe.rollout, server_count(recipe)
     prompts = prompts_at_once(rollout.concurrency, rollout.max_num_seqs, samples, count)
     return Servers(count, rollout.max_num_seqs, server.tokens, prompts)
 
 
 def server_count(recipe: Any) -> int:
-    """Servers of the run; a stage that only samples has those of one node, whose shard it is."""
+    """Number of servers; for a stage that only samples those of one node, since each node runs a shard."""
     return int(recipe.rollout.servers) if kind_of(recipe).on_policy else servers_per_node(recipe)
 
 
 def stated_lengths(recipe: Any) -> Lognormal:
-    """The distribution of response lengths that the recipe states."""
+    """Distribution of response lengths in ``plan.responses``."""
     responses = recipe.plan.responses
     return Lognormal(responses.median, responses.sigma, responses.alike, recipe.rollout.max_response_tokens)
 
 
 def mean_response(recipe: Any) -> float:
-    """Tokens of a response, as the recipe states them."""
+    """Mean response length in ``plan.responses``, in tokens."""
     return float(stated_lengths(recipe).draw(4096, 1, 0).mean())
 
 
 def step_rollouts(
     recipe: Any, architecture: Architecture, server: Server, lengths: Lengths, step: int
 ) -> Timeline:
-    """The simulated rollouts of one GRPO step."""
+    """Simulated rollouts of one GRPO step."""
     grpo = recipe.grpo
     return roll_out(
         _responses(recipe, lengths, step),
@@ -127,14 +127,14 @@ def _prompt(recipe: Any) -> int:
 def training_seconds(
     recipe: Any, architecture: Architecture, responses: Drawn, budget: int, forwards: int = 0
 ) -> float:
-    """One optimizer step's computing: the pipeline of the data-parallel rank that has most to do.
+    """Seconds of one optimizer step: the pipeline of the data-parallel rank with the most work.
 
     Args:
         recipe: the recipe.
         architecture: shape of its model.
         responses: tokens of each response, any shape.
         budget: ``max_tokens_per_micro_batch``.
-        forwards: passes that score besides.
+        forwards: additional scoring passes.
     """
     scored = [int(tokens) for tokens in np.ravel(responses)]
     prompt = _prompt(recipe)
@@ -163,15 +163,15 @@ def _passes(
 def operations(
     recipe: Any, architecture: Architecture, rows: int, length: int, scored: int, train: bool = True
 ) -> list[float]:
-    """Operations of a micro-batch on each pipeline stage, its tensor-parallel ranks together.
+    """Floating-point operations of a micro-batch on each pipeline stage, over its tensor-parallel ranks.
 
     Args:
         recipe: the recipe.
         architecture: shape of its model.
-        rows: sequences.
-        length: tokens of each.
-        scored: positions that the head takes, on the last stage.
-        train: a backward pass too.
+        rows: number of sequences.
+        length: tokens per sequence.
+        scored: positions that the output head of the last stage computes.
+        train: include the backward pass.
     """
     recompute = recipe.model.recompute == "full"
     stages = Layout.of_cluster(recipe.cluster).stages(architecture.layers) or []
@@ -184,19 +184,19 @@ def operations(
 
 
 def grpo_training_seconds(recipe: Any, architecture: Architecture, responses: Drawn) -> float:
-    """What a GRPO step computes beside its rollouts: scoring, where its options need that, and training."""
+    """Seconds of training in a GRPO step, including the scoring passes that its options need."""
     grpo = recipe.grpo
     forwards = int(grpo.optimizer_steps > 1 and not grpo.max_lag)
     if grpo.kl_coefficient > 0:
         forwards += 2 if grpo.kl_in == "reward" else 1
-    # each update is a pipeline run of its own, with its own filling and draining
+    # each optimizer step fills and drains the pipeline
     parts = (np.ravel(responses)[update :: grpo.optimizer_steps] for update in range(grpo.optimizer_steps))
     budget = grpo.max_tokens_per_micro_batch
     return sum(training_seconds(recipe, architecture, part, budget, forwards) for part in parts)
 
 
 def step_training(recipe: Any, architecture: Architecture) -> float:
-    """Seconds that a training step computes beside its rollouts, on average; needs ``plan.tflops``."""
+    """Mean seconds of training per step, without rollouts; needs ``plan.tflops``."""
     lengths = stated_lengths(recipe)
     if not kind_of(recipe).on_policy:
         drawn = lengths.draw(counts.sft_batch(recipe), 1, derive_seed(recipe.seed, "plan", "sft"))
@@ -206,12 +206,12 @@ def step_training(recipe: Any, architecture: Architecture) -> float:
 
 
 def refit_bytes(recipe: Any, architecture: Architecture) -> int:
-    """What one refit moves to each server: every weight once, in the served type."""
+    """Bytes that a refit sends to each server: every weight once, in ``rollout.dtype``."""
     return WIDTH[recipe.rollout.dtype] * parameter_counts.of_model(architecture)
 
 
 def of_stage(recipe: Any, architecture: Architecture, server: Server, optimizer: int) -> StageTime | str:
-    """The time of a stage, or why it is not known; a rank holds ``optimizer`` bytes of optimizer states."""
+    """Time of a stage, or why it is unknown; ``optimizer`` is the bytes of optimizer states per rank."""
     if why := unknown(recipe):
         return why
     count = counts.tasks(recipe) or 0
@@ -219,17 +219,17 @@ def of_stage(recipe: Any, architecture: Architecture, server: Server, optimizer:
         return _of_grpo(recipe, architecture, server, optimizer)
     if kind_of(recipe).trains:
         training, number = step_training(recipe, architecture), counts.steps(recipe) or 1
-        # an epoch's last batch may be a smaller one
+        # the last batch of an epoch may be smaller
         seconds = training * recipe.sft.epochs * trained(count, recipe.sft) / counts.sft_batch(recipe)
         return StageTime(number, 0, 0, 0, training, 0, 0, seconds, _devices(recipe))
     return _of_sampling(recipe, architecture, server, count)
 
 
 def unknown(recipe: Any) -> str | None:
-    """Why nothing can be said of a stage's time; None where something can."""
+    """Why the time of a stage cannot be estimated, or None."""
     planned = recipe.plan
     if planned.tflops is None or planned.bandwidth_gb_s is None:
-        return "plan.tflops or plan.bandwidth_gb_s is null: no time is reckoned"
+        return "plan.tflops or plan.bandwidth_gb_s is null: no time is estimated"
     if kind_of(recipe).samples and recipe.cluster.platform == "gpu" and planned.device_memory_gib is None:
         return "plan.device_memory_gib is null: how many sequences a server runs at once is not known"
     if not kind_of(recipe).on_policy:
@@ -243,7 +243,7 @@ def unknown(recipe: Any) -> str | None:
 
 
 def _devices(recipe: Any) -> int:
-    """GPUs that a training stage holds: its ranks', its servers' beside them, and those of servers' nodes."""
+    """GPUs of a training stage: of its ranks, of servers on the same nodes, and of server nodes."""
     cluster, rollout = recipe.cluster, recipe.rollout
     if not kind_of(recipe).on_policy:
         return int(cluster.nodes * cluster.devices_per_node)
@@ -254,7 +254,7 @@ def _devices(recipe: Any) -> int:
 def simulated_steps(
     recipe: Any, architecture: Architecture, server: Server, optimizer: int, lengths: Lengths
 ) -> tuple[list[Timeline], list[float], float, float]:
-    """Of some GRPO steps the rollouts, and the seconds of training; those of a step's refit and offload."""
+    """Rollouts and training seconds of some GRPO steps, and the seconds of a refit and an offload."""
     planned = recipe.plan
     timelines = [step_rollouts(recipe, architecture, server, lengths, step) for step in range(STEPS)]
     trainings = [grpo_training_seconds(recipe, architecture, line.lengths) for line in timelines]
@@ -284,12 +284,12 @@ def _of_grpo(recipe: Any, architecture: Architecture, server: Server, optimizer:
 
 
 def _of_sampling(recipe: Any, architecture: Architecture, server: Server, tasks: int) -> StageTime:
-    """Full batches to the end, and the longest answer alone after that."""
+    """Full batches throughout, then the longest answer alone."""
     speed = rates(recipe, architecture, server)
     prompt = _prompt(recipe)
     seed = derive_seed(recipe.seed, "plan", "sampling")
     drawn = stated_lengths(recipe).draw(2048, 1, seed).astype(float)
-    # a sample is met, while it runs, in proportion to its length
+    # at any time, running samples are length-biased
     context = prompt + float((drawn**2).mean() / drawn.mean()) / 2
     seconds = tail = 0.0
     count = server_count(recipe)
@@ -302,5 +302,5 @@ def _of_sampling(recipe: Any, architecture: Architecture, server: Server, tasks:
         last = float(np.quantile(drawn, 1 - 1 / (running * count)))
         tail += times * speed.steps(int(last), 1, prompt)
         seconds += times * tasks * samples * task_seconds / count
-    whole, devices = seconds + tail, recipe.cluster.devices_per_node  # other nodes take shards of their own
+    whole, devices = seconds + tail, recipe.cluster.devices_per_node  # other nodes run other shards
     return StageTime(1, whole, seconds, 0.0, 0.0, 0.0, 0.0, whole, devices)

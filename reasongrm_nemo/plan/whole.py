@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe's whole plan."""
+"""The plan of a recipe."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from reasongrm_nemo.stage_kinds import kind_of
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage will take; bytes and seconds.
+    """Predicted cost of a stage; bytes and seconds.
 
     Attributes:
-        recipe: its name.
-        stage: which it is.
-        devices: GPUs (on CPU: ranks) that it runs on.
-        parameters: of the model.
-        ranks: a trainer rank of each pipeline stage; none where nothing is trained.
+        recipe: name of the recipe.
+        stage: kind of stage.
+        devices: number of GPUs (on CPU: ranks).
+        parameters: parameters of the model.
+        ranks: a trainer rank of each pipeline stage; empty if the stage does not train.
         server: one rollout server, or None.
-        served: GPUs that the servers use.
-        moments: most that one GPU holds, by moment (``memory.moments``); none on CPU.
+        served: number of GPUs that the servers use.
+        moments: peak bytes on a GPU, by moment (``memory.moments``); empty on CPU.
         host: host memory of a node, by use.
-        disk: the artefact, by content.
-        checkpoint: one checkpoint; 0 where nothing is trained.
-        refit: what one refit moves to each server; 0 outside GRPO.
-        time: of the stage, or why nothing is said of it.
+        disk: disk space of the artefact, by content.
+        checkpoint: size of a checkpoint; 0 if the stage does not train.
+        refit: bytes that a refit sends to each server; 0 outside GRPO.
+        time: time of the stage, or why it is unknown.
         misfits: what does not fit.
     """
 
@@ -56,7 +56,7 @@ class Plan:
     misfits: list[Misfit]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """The plan as JSON values."""
         data = asdict(self)
         for rank, entry in zip(self.ranks, data["ranks"], strict=True):
             entry |= {"parameters": rank.count.total, "peak": rank.peak}
@@ -68,13 +68,13 @@ class Plan:
 
 
 def plan(recipe: DictConfig) -> Plan | None:
-    """The plan of a recipe, or None where its stage has no model (``prepare``, ``filter``).
+    """The plan of a recipe, or None if its stage has no model (``prepare``, ``filter``).
 
     Args:
         recipe: from ``recipe.load.load_recipe``.
 
     Raises:
-        UserError: the model's shape is not known, or the model does not fit the recipe.
+        UserError: the shape of the model is unknown, or model and recipe do not match.
     """
     architecture = model.architecture(recipe)
     if architecture is None:
@@ -95,7 +95,7 @@ def plan(recipe: DictConfig) -> Plan | None:
     return Plan(
         recipe=recipe.name,
         stage=recipe.stage,
-        # what samples is of one machine
+        # a stage that only samples runs on one node
         devices=(recipe.cluster.nodes if trained else 1) * recipe.cluster.devices_per_node,
         parameters=parameter_counts.of_model(architecture),
         ranks=trained,
@@ -112,13 +112,13 @@ def plan(recipe: DictConfig) -> Plan | None:
 
 
 def check_fit(recipe: DictConfig) -> None:
-    """Return if the recipe fits its cluster, by the same arithmetic; for a check before a job starts.
+    """Check that the recipe fits its cluster, before a job is started.
 
     Args:
         recipe: from ``recipe.load.load_recipe``.
 
     Raises:
-        UserError: the first thing that does not, with the key to change; or the model's shape is not known.
+        UserError: the recipe does not fit (names the key to change), or the shape of the model is unknown.
     """
     shape = model.architecture(recipe)
     if shape is not None and (refused := refusal(recipe.name, misfits(recipe, shape))):
@@ -126,7 +126,7 @@ def check_fit(recipe: DictConfig) -> None:
 
 
 def refusal(name: str, wrong: Sequence[Misfit]) -> UserError | None:
-    """The first misfit of the recipe ``name`` as an error, or None."""
+    """An error with the first misfit of the recipe ``name``, or None."""
     if not wrong:
         return None
     more = f" (and {len(wrong) - 1} more: {', '.join(m.key for m in wrong[1:])})" if wrong[1:] else ""

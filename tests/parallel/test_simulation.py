@@ -223,7 +223,7 @@ def test_a_plan_is_checked_by_the_model_s_own_code(monkeypatch):
     shape = Architecture.from_folder(CONFIGS / "qwq_32b", recipe.model.rope)
     first = memory.ranks(recipe, shape, 1)[0]
     wrong = Comparison(lines(recipe, shape, first, reports[0].report), reports[0].report)
-    assert planning_report.check_text([wrong], recipe).startswith("NOT AS RECKONED")
+    assert planning_report.check_text([wrong], recipe).startswith("THE PLAN IS OFF")
 
 
 def test_a_model_that_cannot_be_built_is_refused_after_its_figures(monkeypatch):

@@ -107,7 +107,7 @@ def test_plan_reckons_with_a_stage_a_pipeline_and_layouts(tmp_path, monkeypatch)
     assert "TP8 × PP4 × DP1 (the recipe's)" in layouts.stdout and "CP is 1 throughout" in layouts.stdout
     rows = json.loads(call("plan", recipe, "--sweep", "pp", "--json").stdout)
     assert [row["pipeline"] for row in rows] == [1, 2, 4] and {row["tensor"] for row in rows} == {8}
-    assert call("plan", recipe, "--sweep", "dp").stderr.startswith('reasongrm: --sweep: "dp" is no axis')
+    assert call("plan", recipe, "--sweep", "dp").stderr.startswith('reasongrm: --sweep: "dp" is not an axis')
 
 
 def test_plan_simulates_a_step_s_rollouts(tmp_path, monkeypatch):
@@ -150,7 +150,7 @@ def test_plan_prints_what_it_refuses_and_ends_with_2(tmp_path, monkeypatch):
     assert result.stderr.count("\n") == 1
     unknown = call("plan", "recipes/qwq_32b/1_grpo_zero.yaml", "plan.config=null")
     assert (
-        unknown.exit_code == 0 and "no figures: 1_grpo_zero: the model's shape is not known" in unknown.stdout
+        unknown.exit_code == 0 and "no figures: 1_grpo_zero: the model's shape is unknown" in unknown.stdout
     )
 
 

@@ -77,9 +77,9 @@ def test_what_a_pipeline_makes_has_the_shape_of_what_it_is_made_of(llama):
 
 def test_an_evaluation_of_models_of_two_shapes_has_no_figures(llama):
     other = load_recipe(EVALUATE, [f"evaluate.models.llama={llama}"])
-    with pytest.raises(plans.ShapeUnknown, match=r"evaluate\.models\.llama is of another shape"):
+    with pytest.raises(plans.ShapeUnknown, match=r"evaluate\.models\.llama differs in shape"):
         plans.plan(other)
-    with pytest.raises(plans.ShapeUnknown, match=r"evaluate\.models\.far is not known"):
+    with pytest.raises(plans.ShapeUnknown, match=r"evaluate\.models\.far is unknown"):
         plans.plan(load_recipe(EVALUATE, ["evaluate.models.far=/data/far"]))
 
 

@@ -62,7 +62,7 @@ def test_of_two_plans_neither_is_left_out(words, named):
 
 
 def test_a_sweep_along_nothing_and_a_stage_without_a_trainer_are_refused():
-    assert call(GRPO, "--sweep", "").stderr.startswith('reasongrm: --sweep: "" is no axis')
+    assert call(GRPO, "--sweep", "").stderr.startswith('reasongrm: --sweep: "" is not an axis')
     for words, says in (
         (["--sweep", "tp"], "--sweep: stage prepare trains nothing, so it has no layouts to compare"),
         (["--simulate"], "--simulate: stage prepare trains nothing, so it has no step to simulate"),
@@ -106,4 +106,4 @@ def test_a_stated_folder_without_a_shape_is_refused(recipe):
 
 def test_nothing_is_simulated_of_an_unknown_shape():
     told = call(GRPO, "plan.config=null", "--simulate")
-    assert told.exit_code == 2 and "the model's shape is not known" in told.stderr
+    assert told.exit_code == 2 and "the model's shape is unknown" in told.stderr

@@ -101,7 +101,7 @@ def test_training_counts_the_scoring_that_the_recipe_needs(found, monkeypatch):
 def test_what_cannot_be_simulated_is_refused():
     with pytest.raises(UserError, match="2_generate is of stage generate"):
         study(recipe(stage="2_generate"), QWQ)
-    with pytest.raises(UserError, match="no time is reckoned"):
+    with pytest.raises(UserError, match="no time is estimated"):
         study(recipe("plan.tflops=null"), QWQ)
     with pytest.raises(UserError, match="less than one full sequence"):
         study(recipe("rollout.gpu_memory_utilization=0.1"), QWQ)

@@ -68,7 +68,7 @@ def test_without_rates_no_time_is_said():
 
 
 def test_what_cannot_be_swept_is_refused():
-    with pytest.raises(UserError, match='"dp" is no axis; they are tp, pp, cp'):
+    with pytest.raises(UserError, match='"dp" is not an axis; known are tp, pp, cp'):
         sweep(recipe(), QWQ, ["tp", "dp"])
     with pytest.raises(UserError, match="stage generate trains nothing"):
         sweep(recipe("2_generate"), QWQ, ["tp"])

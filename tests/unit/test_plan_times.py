@@ -260,5 +260,5 @@ def test_tasks_are_those_that_a_shard_and_a_limit_leave():
 
 @pytest.mark.parametrize("missing", ["tflops", "bandwidth_gb_s"])
 def test_without_rates_or_tasks_it_says_what_is_missing(missing):
-    assert "no time is reckoned" in of_stage(recipe("1_grpo_zero", f"plan.{missing}=null"), 1000)
+    assert "no time is estimated" in of_stage(recipe("1_grpo_zero", f"plan.{missing}=null"), 1000)
     assert "plan.tasks is null" in of_stage(recipe("2_generate", "plan.tasks=null"), 1000)

@@ -280,5 +280,5 @@ def test_a_shard_may_be_empty_and_adding_tasks_moves_none(context, tasks):
     for bad in ("0/7", "8/7", "3", "a/b", "1/0", "-1/3"):
         with pytest.raises(UserError, match=r"generate\.shard is"):
             load_recipe(RECIPES / "2_generate.yaml", [f"generate.shard={bad}"])
-    with pytest.raises(UserError, match="put together in a run apart"):
+    with pytest.raises(UserError, match="merge shards in a separate run"):
         load_recipe(RECIPES / "2_generate.yaml", ["generate.shard=1/2", "generate.shards=[x]"])

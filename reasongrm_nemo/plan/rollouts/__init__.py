@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lengths of answers, and the time that rollouts of such lengths take."""
+"""Response lengths, and a simulation of the rollouts that produce them."""

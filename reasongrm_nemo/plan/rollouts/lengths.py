@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long responses are: a stated or fitted lognormal distribution, or a sample itself."""
+"""Response lengths: a lognormal distribution, stated or fitted, or a sample drawn again."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _NORMAL = NormalDist()
 
 
 class Lengths(Protocol):
-    """Draws lengths of responses, in tokens."""
+    """Draws response lengths in tokens."""
 
     def draw(self, groups: int, samples: int, seed: int) -> Drawn:
-        """Lengths, int64 [groups, samples]; the samples of a group answer one task."""
+        """Lengths, int64 [groups, samples]; a group holds the samples of one task."""
 
 
 @dataclass(frozen=True)
 class Lognormal:
-    """Logarithms of lengths are normal, and lengths are cut at a limit.
+    """A lognormal distribution, clipped at a limit.
 
     Attributes:
         median: in tokens.
         sigma: standard deviation of the logarithm.
-        alike: share of its variance that the samples of one task have in common, 0 to 1.
-        limit: the longest response.
+        alike: share of the variance common to the samples of a task, 0 to 1.
+        limit: longest response.
     """
 
     median: float
@@ -57,11 +57,11 @@ class Lognormal:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Lengths that were seen, drawn again: whole tasks, and of each task its samples.
+    """Observed lengths, resampled: a task, then lengths of that task.
 
     Attributes:
-        tasks: lengths of the samples of each task.
-        limit: the longest response.
+        tasks: lengths of each task's samples.
+        limit: longest response.
     """
 
     tasks: Sequence[Sequence[int]]
@@ -80,10 +80,10 @@ class Fit:
     """A lognormal fitted to a sample.
 
     Attributes:
-        lognormal: the fit.
-        responses: how many lengths it was fitted to.
-        cut: share of them that ended at the limit; the fit takes them for longer than that.
-        distance: largest difference between the two distributions' cumulative shares (Kolmogorov-Smirnov).
+        lognormal: the fitted distribution.
+        responses: number of lengths in the sample.
+        cut: share of them that reached the limit; the fit treats them as censored.
+        distance: Kolmogorov-Smirnov distance between sample and fit.
     """
 
     lognormal: Lognormal
@@ -93,10 +93,10 @@ class Fit:
 
 
 def read_paths(path: Path) -> tuple[list[list[int]], list[list[bool]]]:
-    """Lengths of the responses in a ``paths.jsonl`` by task, and which of them were cut at the limit.
+    """Response lengths in a ``paths.jsonl`` by task, and whether each was cut at the limit.
 
     Raises:
-        UserError: no such file, one that cannot be read, a line that is no reasoning path, or no path at all.
+        UserError: the file is missing, unreadable or empty, or a line is not a reasoning path.
     """
     lengths: dict[str, list[int]] = {}
     cut: dict[str, list[bool]] = {}
@@ -104,7 +104,7 @@ def read_paths(path: Path) -> tuple[list[list[int]], list[list[bool]]]:
         for where, data in read_dicts(path):
             row = shaped(data, _PATH, where)
             ended = row["finish_reason"] == "length"
-            # the end-of-turn token is in neither count, and was decoded
+            # neither count includes the end-of-turn token, which was decoded too
             tokens = row["reasoning_tokens"] + row["answer_tokens"] + (not ended)
             lengths.setdefault(row["task_id"], []).append(max(1, tokens))
             cut.setdefault(row["task_id"], []).append(ended)
@@ -116,20 +116,22 @@ def read_paths(path: Path) -> tuple[list[list[int]], list[list[bool]]]:
 
 
 def fit(tasks: Sequence[Sequence[int]], cut: Sequence[Sequence[bool]], limit: int) -> Fit:
-    """The lognormal under which the lengths are likeliest, where a cut one may have been any longer.
+    """Maximum-likelihood lognormal of the lengths, with cut ones censored from above.
 
-    Mean and deviation by expectation maximisation (Dempster et al. 1977); what the samples of a task share by
-    the analysis of variance of their logarithms.
+    Mean and deviation by expectation maximisation (Dempster et al. 1977); ``alike`` by analysis of variance
+    of the logarithms.
 
     Args:
         tasks: lengths by task.
-        cut: which of them ended at the limit.
-        limit: of the distribution that is returned.
+        cut: whether each reached the limit.
+        limit: ``limit`` of the returned distribution.
     """
     flat = np.array([length for task in tasks for length in task], dtype=float)
     ended = np.array([yes for task in cut for yes in task])
     if ended.all():
-        raise UserError("every response was cut at the limit; their lengths say nothing of the distribution")
+        raise UserError(
+            "--lengths: every response was cut at the limit; give a sample with complete responses"
+        )
     logs = np.log(flat)
     mean, sigma = float(logs.mean()), max(float(logs.std()), 1e-6)
     for _ in range(_ROUNDS if ended.any() else 0):
@@ -150,7 +152,7 @@ def fit(tasks: Sequence[Sequence[int]], cut: Sequence[Sequence[bool]], limit: in
 
 
 def _alike(tasks: Sequence[Sequence[int]]) -> float:
-    """Intraclass correlation of the logarithms, by the one-way analysis of variance."""
+    """Intraclass correlation of the logarithms, by one-way analysis of variance."""
     groups = [np.log(np.asarray(task, dtype=float)) for task in tasks if len(task) > 1]
     sizes = np.array([len(group) for group in groups])
     if len(groups) < 2:
@@ -165,6 +167,6 @@ def _alike(tasks: Sequence[Sequence[int]]) -> float:
 
 
 def _hazard(z: float) -> float:
-    """Density of the standard normal over what lies above it."""
+    """Hazard rate of the standard normal: density over upper tail."""
     above = _NORMAL.cdf(-z)
     return _NORMAL.pdf(z) / above if above else z

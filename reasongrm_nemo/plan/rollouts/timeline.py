@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step's rollouts as a simulation of discrete events: prompts, servers, decoding slots, KV cache.
+"""Discrete-event simulation of a step's rollouts: prompts, servers, decoding slots, KV cache.
 
-Prompts are shared out as ``rollout.dispatch`` does it: each, with all its samples, to the server with the
-fewest prompts in flight, never past a limit. A server decodes all running samples by one token a step; it
-admits waiting ones at a step's beginning while slots and KV cache last, and puts the newest back when the
-cache is full (vLLM's preemption by recomputation).
+Prompts are dispatched as in ``rollout.dispatch``: with all samples, to the server with the fewest prompts in
+flight, up to a limit. A server decodes one token per step for each running sample; it admits waiting samples
+between steps while slots and KV cache last, and preempts the newest when the cache is full (vLLM's preemption
+by recomputation).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast a server is, in seconds.
+    """Speed of a server; seconds.
 
-    A decoding step of n samples whose contexts hold c tokens takes
+    A decoding step of n samples with c tokens of context in total takes
     fixed + max(weights, n · sample) + c · token.
 
     Attributes:
-        fixed: of every step.
+        fixed: overhead per step.
         weights: reading the weights once.
-        sample: computing one sample's token; as much again as prefilling a token.
-        token: reading one token's keys and values.
+        sample: computing one token of a sample; also prefilling a token.
+        token: reading the keys and values of one token.
     """
 
     fixed: float
@@ -39,12 +39,12 @@ class Rates:
     token: float
 
     def steps(self, count: int, samples: int, context: int) -> float:
-        """Seconds of ``count`` steps in a row, in which each sample's context grows by a token a step."""
+        """Seconds of ``count`` consecutive steps; each sample's context grows by a token per step."""
         base = self.fixed + max(self.weights, samples * self.sample)
         return count * (base + self.token * context) + self.token * samples * count * (count - 1) / 2
 
     def steps_within(self, seconds: float, samples: int, context: int) -> int:
-        """The fewest steps that take at least ``seconds``."""
+        """Smallest number of steps that take at least ``seconds``."""
         linear = self.fixed + max(self.weights, samples * self.sample) + self.token * context
         square = self.token * samples / 2
         linear -= square
@@ -57,13 +57,13 @@ class Rates:
 
 @dataclass(frozen=True)
 class Servers:
-    """What the rollouts run on.
+    """Capacity of the rollout servers.
 
     Attributes:
-        count: servers.
-        slots: samples that each runs at once.
-        cache: tokens whose keys and values each holds at once.
-        prompts: prompts in flight at each.
+        count: number of servers.
+        slots: concurrent samples per server.
+        cache: KV cache per server, in tokens.
+        prompts: prompts in flight per server.
     """
 
     count: int
@@ -74,15 +74,15 @@ class Servers:
 
 @dataclass
 class Timeline:
-    """What happened, in seconds from the beginning.
+    """Events of the rollouts; seconds from the start.
 
     Attributes:
-        lengths: int64 [groups, samples].
-        began: when each sample was admitted first, fp64 [groups, samples].
-        ended: when its last token was there, fp64 [groups, samples].
-        server: which server answered, int64 [groups].
-        running: by server, (time, samples that run from then on).
-        preemptions: samples that were put back for want of KV cache.
+        lengths: tokens of each response, int64 [groups, samples].
+        began: first admission of each sample, fp64 [groups, samples].
+        ended: completion of each sample, fp64 [groups, samples].
+        server: server of each group, int64 [groups].
+        running: by server, (time, number of running samples from then on).
+        preemptions: number of preempted samples.
     """
 
     lengths: NDArray[np.int64]
@@ -94,31 +94,31 @@ class Timeline:
 
     @property
     def seconds(self) -> float:
-        """Until the last answer."""
+        """Time of the last answer."""
         return float(self.ended.max())
 
     def share_done(self, share: float) -> float:
-        """When so large a share of the answers was there."""
+        """Time at which the given share of the answers was complete."""
         ordered = np.sort(self.ended, axis=None)
         return float(ordered[max(0, math.ceil(share * len(ordered)) - 1)])
 
     def idle(self) -> float:
-        """Share of the servers' time, until the last answer, in which they had nothing to run."""
+        """Share of server time, up to the last answer, without a running sample."""
         used = sum(seconds for seconds, count in self._spans() if count)
-        return max(0.0, 1.0 - used / (len(self.running) * self.seconds))  # no negative share by rounding
+        return max(0.0, 1.0 - used / (len(self.running) * self.seconds))  # rounding must not make it negative
 
     def mean_running(self) -> float:
-        """Samples that ran at once, on average over the time until the last answer, on all servers."""
+        """Mean number of running samples on all servers, up to the last answer."""
         return sum(seconds * count for seconds, count in self._spans()) / self.seconds
 
     def _spans(self) -> Iterator[tuple[float, int]]:
-        """Seconds, and how many samples a server ran meanwhile."""
+        """(seconds, number of running samples) of each interval of each server."""
         for events in self.running:
             for (start, count), (end, _) in zip(events, [*events[1:], (self.seconds, 0)], strict=True):
                 yield end - start, count
 
     def within(self, seconds: float) -> NDArray[np.bool_]:
-        """Which groups were complete by then, bool [groups]; the first one always counts."""
+        """Groups complete by then, bool [groups]; the first to complete always counts."""
         ends = self.ended.max(axis=1)
         return (ends <= seconds) | (ends == ends.min())
 
@@ -128,8 +128,8 @@ class _Sample:
     group: int
     index: int
     length: int
-    made: int = 0  # before it was admitted
-    ends: int = 0  # at which of the server's steps
+    made: int = 0  # tokens decoded before the last admission
+    ends: int = 0  # server step of its last token
 
 
 @dataclass(eq=False)
@@ -138,10 +138,10 @@ class _Server:
     capacity: Servers
     now: float = 0.0
     waiting: deque[_Sample] = field(default_factory=deque)
-    running: dict[_Sample, None] = field(default_factory=dict)  # in the order of their admission
-    endings: list[tuple[int, int, _Sample]] = field(default_factory=list)  # heap; of what was put back, too
+    running: dict[_Sample, None] = field(default_factory=dict)  # in order of admission
+    endings: list[tuple[int, int, _Sample]] = field(default_factory=list)  # heap; includes preempted samples
     admitted: int = 0
-    prompts: Counter[int] = field(default_factory=Counter)  # group -> samples that run
+    prompts: Counter[int] = field(default_factory=Counter)  # group -> running samples
     steps: int = 0
     held: int = 0
     context: int = 0
@@ -149,13 +149,13 @@ class _Server:
 
 
 def roll_out(lengths: NDArray[np.int64], prompts: Sequence[int], servers: Servers, rates: Rates) -> Timeline:
-    """Run a step's rollouts to their end.
+    """Simulate the rollouts of a step.
 
     Args:
         lengths: tokens of each response, int64 [groups, samples], 1 or more.
-        prompts: tokens of each group's prompt.
-        servers: what they run on; its cache must hold the longest prompt and response together.
-        rates: how fast.
+        prompts: prompt tokens of each group.
+        servers: capacity; the cache must hold the longest prompt plus response.
+        rates: speed of a server.
     """
     groups, samples = lengths.shape
     nothing = np.full(lengths.shape, np.inf)
@@ -174,7 +174,7 @@ def roll_out(lengths: NDArray[np.int64], prompts: Sequence[int], servers: Server
             asked[index].add(group)
             out.server[group] = index
             server = pool[index]
-            if server.running:  # it sees the request at its next step
+            if server.running:  # the request takes effect at the next step
                 steps = rates.steps_within(now - server.now, len(server.running), server.context)
                 _advance(server, min(steps, _steps_to_event(server)))
             else:
@@ -206,7 +206,7 @@ def roll_out(lengths: NDArray[np.int64], prompts: Sequence[int], servers: Server
 
 
 def _first_to_end(server: _Server) -> _Sample | None:
-    """Of the samples that run the one with the fewest tokens to go."""
+    """The running sample with the fewest tokens left."""
     while server.endings:
         ends, _, sample = server.endings[0]
         if sample in server.running and sample.ends == ends:
@@ -216,7 +216,7 @@ def _first_to_end(server: _Server) -> _Sample | None:
 
 
 def _steps_to_event(server: _Server) -> int:
-    """Steps until a sample ends or the KV cache is full; at least one."""
+    """Steps until a sample ends or the KV cache is full; at least 1."""
     first = _first_to_end(server)
     assert first is not None
     nearest = first.ends - server.steps
@@ -238,17 +238,17 @@ def _advance(server: _Server, steps: int) -> None:
 
 
 def _admit(server: _Server, prompts: Sequence[int], out: Timeline) -> None:
-    """Take in what waits, first come first served, while slots and cache last."""
+    """Admit waiting samples in order while slots and cache last."""
     before, began = len(server.running), server.now
     while server.waiting and len(server.running) < server.capacity.slots:
         sample = server.waiting[0]
         shared = sample.group in server.prompts
         need = sample.made + (0 if shared else prompts[sample.group])
-        # room for a step of all that run then
+        # leaves room for one step of all running samples
         if server.running and server.held + need + len(server.running) + 1 > server.capacity.cache:
             break
         server.waiting.popleft()
-        server.now += need * server.rates.sample  # its prefill; samples of a prompt share it
+        server.now += need * server.rates.sample  # prefill, shared by the samples of a prompt
         out.began[sample.group, sample.index] = min(out.began[sample.group, sample.index], server.now)
         sample.ends = server.steps + sample.length - sample.made
         server.prompts[sample.group] += 1
@@ -273,7 +273,7 @@ def _leave(server: _Server, sample: _Sample, prompts: Sequence[int]) -> None:
 
 
 def _thinned(events: list[tuple[float, int]]) -> list[tuple[float, int]]:
-    """The last of several events at one time, from time 0 on."""
+    """The last event at each time, starting at time 0."""
     kept: dict[float, int] = {0.0: 0}
     for time, count in events:
         kept[time] = count
@@ -281,18 +281,18 @@ def _thinned(events: list[tuple[float, int]]) -> list[tuple[float, int]]:
 
 
 def steps_in_time(rollouts: Sequence[float], trainings: Sequence[float], lag: int) -> list[float]:
-    """When each step is done: rollouts of a step may begin ``lag`` trainings before the step's own.
+    """Completion time of each step if rollouts may run ``lag`` steps ahead of training.
 
-    As ``GRPOTrainer`` does it: a step trains when its rollouts have come and the step before has trained; as
-    it begins to, the rollouts of the next ``lag`` steps may begin, one step's after another's.
+    As in ``GRPOTrainer``: a step trains once its rollouts are complete and the previous step has trained;
+    when its training starts, the rollouts of the next ``lag`` steps may start, one step after another.
 
     Args:
         rollouts: seconds of each step's rollouts.
-        trainings: seconds of training and refit.
+        trainings: seconds of each step's training and refit.
         lag: ``grpo.max_lag``.
     """
-    came: list[float] = []  # when rollouts were complete
-    began: list[float] = []  # when training began
+    came: list[float] = []  # rollouts complete
+    began: list[float] = []  # training started
     done: list[float] = []
     for step, (rollout, training) in enumerate(zip(rollouts, trainings, strict=True)):
         allowed = 0.0

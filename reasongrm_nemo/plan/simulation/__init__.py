@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rank's memory and work, measured on any machine: the real actor takes a step on tensors without data."""
+"""Measures memory and operations of a rank on any machine, by stepping the real model on fake tensors."""

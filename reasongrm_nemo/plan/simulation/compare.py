@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan's arithmetic held against a simulation of each distinct rank."""
+"""Compares the plan with a simulation of each distinct rank."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.plan import memory, times
 from reasongrm_nemo.plan.simulation.simulate import RankReport, Request, rank_of_stage, simulate
 
-_NEGLIGIBLE = 1e-3  # of a rank's activations: log-probs, masks and ids, which the arithmetic leaves out
+_NEGLIGIBLE = 1e-3  # share of the activations that the plan leaves out: log-probs, masks and ids
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Line:
     """One component of a rank.
 
     Attributes:
-        name: what it is.
-        reckoned: by the plan.
-        measured: by the simulation.
-        whole: what the difference is small against, where both are next to nothing.
+        name: name of the component.
+        reckoned: planned value.
+        measured: simulated value.
+        whole: differences below a thousandth of this are ignored.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Line:
 
     @property
     def difference(self) -> float:
-        """Reckoned over measured, less 1; 0 where they differ by less than a thousandth of the whole."""
+        """Relative error of the plan; 0 if it is below a thousandth of ``whole``."""
         if abs(self.reckoned - self.measured) <= _NEGLIGIBLE * self.whole:
             return 0.0
         return self.reckoned / self.measured - 1 if self.measured else float("inf")
@@ -49,8 +49,8 @@ class Comparison:
     """A rank of one pipeline stage; bytes, and operations of one full micro-batch.
 
     Attributes:
-        lines: each component, then the sums.
-        report: the simulation's.
+        lines: the components, then their sums.
+        report: report of the simulation.
     """
 
     lines: list[Line]
@@ -70,19 +70,19 @@ class Comparison:
 def compare(
     recipe: DictConfig, hf_path: Path, architecture: Architecture, quick: bool = False
 ) -> list[Comparison]:
-    """Simulate the distinct ranks of a recipe's layout and hold the plan against them.
+    """Simulate the distinct ranks of a recipe's layout and compare the plan with them.
 
-    The ranks of a pipeline stage hold the same shapes, so one of each stage is simulated.
+    The ranks of a pipeline stage hold the same shapes, so one rank per stage is simulated.
 
     Args:
         recipe: of stage ``grpo`` or ``sft``.
         hf_path: folder of the model's config.json.
         architecture: its shape.
-        quick: a single micro-batch, on the first and last pipeline stage alone, which have all there is.
+        quick: one micro-batch, on the first and last pipeline stage only.
 
     Raises:
         UserError: there is no trainer environment.
-        StageFailed: the model could not be built, or the step not be taken.
+        StageFailed: the model could not be built or stepped.
     """
     if not has_trainer(recipe):
         raise UserError(
@@ -105,7 +105,7 @@ check = partial(compare, quick=True)
 
 
 def has_trainer(recipe: DictConfig) -> bool:
-    """Whether there is an environment that simulates: this one, or that of ``cluster.trainer_python``."""
+    """True if NeMo-Aligner is here, or ``cluster.trainer_python`` exists."""
     python = recipe.cluster.trainer_python
     return (shutil.which(python) if python else importlib.util.find_spec("nemo_aligner")) is not None
 
@@ -113,7 +113,7 @@ def has_trainer(recipe: DictConfig) -> bool:
 def lines(
     recipe: DictConfig, architecture: Architecture, rank: memory.Rank, report: RankReport
 ) -> list[Line]:
-    """Each component of a rank, reckoned and measured; then the sums, and operations that were counted."""
+    """Planned and measured components of a rank, their sums, and operations if they were counted."""
     held = report.held
     pairs = {"parameters": (rank.count.total, held.count.total)}
     pairs |= {name: (size, vars(held.states)[name]) for name, size in vars(rank.states).items()}

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulated ranks: ``python -m reasongrm_nemo.plan.simulation.fake_rank`` reads orders in JSON from stdin.
+"""Simulated ranks: ``python -m reasongrm_nemo.plan.simulation.fake_rank`` reads requests in JSON from stdin.
 
-Each order gets a forked process of its own, since the fake process group, NeMo's global state and the
-stand-ins hold for a whole process; the imports, which take longest, are done once.
+Each request runs in a forked process, since the fake process group, NeMo's global state and the patches below
+are per process; the imports, which take longest, are shared.
 
-What is real: NeMo-Aligner's model class with our layers, built by NeMo from ``nemo_config``; the log-probs,
-loss and gradients; megatron-core's pipeline schedule, recomputation and sequence parallelism. What is not:
-tensors have no data (``FakeTensorMode``), messages to other ranks are not sent, layers are those of
-``layers.plain_spec`` rather than Transformer Engine's, and gradients are dropped as soon as they are there,
-where megatron-core adds them to a buffer, which is counted as ``gradients``.
+Real: NeMo-Aligner's model class with our layers, built by NeMo from ``nemo_config``; log-probs, loss and
+gradients; megatron-core's pipeline schedule, recomputation and sequence parallelism. Not real: tensors have
+no data (``FakeTensorMode``), nothing is sent to other ranks, layers come from ``layers.plain_spec`` instead
+of Transformer Engine, and gradients are freed at once; megatron-core would add them to a buffer, which is
+counted as ``gradients``.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from reasongrm_nemo.stage_kinds import kind_of
 if TYPE_CHECKING:
     from reasongrm_nemo.megatron.storages import LiveStorages
 
-# As on a GPU, save for the layers: Transformer Engine cannot be imported without one.
+# The GPU platform without Transformer Engine, which cannot be imported without a GPU.
 SIMULATED_GPU = Platform("gpu", "cpu", transformer_engine=False, optimizer=GPU.optimizer, amp_o2=GPU.amp_o2)
 
 
 def main() -> None:
-    """Simulate what standard input orders and print a line for each."""
+    """Simulate the ranks requested on standard input and print a report line for each."""
     orders = json.load(sys.stdin)
     load_platform("cpu")
     from reasongrm_nemo.megatron import session
@@ -51,7 +51,7 @@ def main() -> None:
     import reasongrm_nemo.grpo.actor
     import reasongrm_nemo.sft.model  # noqa: F401
 
-    # a process each
+    # one process per request
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         for report in pool.imap(_simulate, orders, chunksize=1):
             print(report_line(report), flush=True)
@@ -63,12 +63,11 @@ def _simulate(order: dict[str, Any]) -> RankReport:
 
 
 def simulate_rank(request: Request, fake: bool = True) -> RankReport:
-    """Be a rank of the recipe's cluster: build its part of the model and take a step. Once a process.
+    """Build a rank's part of the model and take a step; once per process.
 
     Args:
-        request: whose operations are counted in a second step, for they keep tensors alive that the first
-            must not.
-        fake: False runs on real tensors, to check the count itself (small models on one rank only).
+        request: the rank. Operations are counted in a second step, as the counter keeps tensors alive.
+        fake: False uses real tensors, to check the memory count (small models on one rank only).
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -91,7 +90,7 @@ def simulate_rank(request: Request, fake: bool = True) -> RankReport:
     replicated = sum(p.numel() for p in parameters if not getattr(p, "tensor_model_parallel", False))
     count = Count(sum(p.numel() for p in parameters) - replicated, replicated)
     copies = parallel_state.get_data_parallel_world_size()
-    # neither gradients nor optimizer exist here
+    # computed: neither gradients nor an optimizer exist here
     kept = states.of_rank(count.total, recipe.model.dtype, recipe.cluster.platform, copies)
     held = Rank(
         stage=parallel_state.get_pipeline_model_parallel_rank(),
@@ -104,7 +103,7 @@ def simulate_rank(request: Request, fake: bool = True) -> RankReport:
 
 
 def build(recipe: DictConfig, architecture: Architecture) -> Any:
-    """The recipe's model on this rank, by NeMo, without weights or optimizer."""
+    """The recipe's model on this rank, built by NeMo without weights or optimizer."""
     from reasongrm_nemo.grpo.actor import GRPOActor
     from reasongrm_nemo.megatron import rope, session
     from reasongrm_nemo.sft.model import SFTModel
@@ -115,7 +114,7 @@ def build(recipe: DictConfig, architecture: Architecture) -> Any:
     model, _ = session.build(platform, model_class, recipe, stage.optim, architecture)
     rope.apply_rope(model.core_module(), architecture.rope, architecture.head_dim)
     model.core_module().train()
-    # fixed shapes: the message that announces one cannot be read without data
+    # fixed shapes: a shape sent by another rank cannot be read without data
     model.transformer_config.variable_seq_lengths = False
     if kind_of(recipe).on_policy:
         model.grpo = stage
@@ -125,7 +124,7 @@ def build(recipe: DictConfig, architecture: Architecture) -> Any:
 def storages_of_step(
     model: Any, recipe: DictConfig, parameters: list[Any], micro_batches: int
 ) -> LiveStorages:
-    """What was alive in a step over so many full micro-batches, at the most."""
+    """Peak memory of a step with the given number of full micro-batches."""
     from reasongrm_nemo.megatron.storage_parts import told_apart
     from reasongrm_nemo.megatron.storages import LiveStorages
 
@@ -143,7 +142,7 @@ def flops_of_step(model: Any, recipe: DictConfig, parameters: list[Any]) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    # causal: half of the scores; backward forms them again and takes four products more
+    # causal: half of the scores; backward recomputes them and takes four more products
     def attention(query: Any, key: Any, value: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
         return 2 * query.numel() * key.shape[2]
 
@@ -164,7 +163,7 @@ def flops_of_step(model: Any, recipe: DictConfig, parameters: list[Any]) -> int:
 
 
 def _step_of(model: Any, recipe: DictConfig, micro_batches: int) -> Callable[[], object]:
-    """A call that takes one step over so many full micro-batches."""
+    """A function that takes one step with the given number of full micro-batches."""
     from reasongrm_nemo.megatron.activations import fullest
     from reasongrm_nemo.megatron.forward_backward import run_schedule
     from reasongrm_nemo.megatron.micro_batches import Sample, collate
@@ -184,7 +183,7 @@ def _drop_gradient(parameter: Any) -> None:
 
 
 def _join_world(cluster: DictConfig, rank: int) -> None:
-    """Make this process one rank of the cluster, over a process group that sends nothing."""
+    """Make this process a rank of the cluster, with a process group that sends nothing."""
     import torch
     import torch.distributed as dist
     from megatron.core import parallel_state, tensor_parallel
@@ -198,7 +197,7 @@ def _join_world(cluster: DictConfig, rank: int) -> None:
         "GROUP_RANK": str(rank // cluster.devices_per_node),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "1",
-        # Lightning knows torchrun by it
+        # Lightning detects torchrun by this variable
         "TORCHELASTIC_RUN_ID": "simulation",
     }
     torch.set_num_threads(1)
@@ -213,17 +212,17 @@ def _join_world(cluster: DictConfig, rank: int) -> None:
 
 
 def _stand_ins() -> None:
-    """What cannot be done to a tensor without data."""
+    """Patch what cannot run on tensors without data."""
     from megatron.core.tensor_parallel import random
 
     from reasongrm_nemo.megatron.gpt import ScoringGPTModel
 
-    # a generator's state is read out as numbers; nothing is drawn, for dropout is 0
+    # reading a generator's state needs data; nothing is drawn, as dropout is 0
     random.CudaRNGStatesTracker.fork = lambda self, name=None: contextlib.nullcontext()
     random._get_all_rng_states = tuple
     random._set_all_rng_states = lambda *_: None
     random._fork_rng = contextlib.nullcontext
-    # NeMo's O2 wrapper casts what megatron-core has already made in bf16
+    # NeMo's O2 wrapper casts the model, which megatron-core has already built in bf16
     ScoringGPTModel.bfloat16 = lambda self: self
 
 

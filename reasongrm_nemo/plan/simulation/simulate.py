@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks for simulated ranks and reads their reports; imports nothing heavy."""
+"""Runs simulated ranks in a subprocess and reads their reports; imports no torch."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Request:
     Attributes:
         recipe: resolved recipe of stage ``grpo`` or ``sft``.
         hf_path: folder of the model's config.json; weights are not read.
-        rank: global rank, below nodes × devices of the recipe's cluster.
-        micro_batches: full ones, of the step; None: as many as the pipeline holds; 0: no step is taken.
-        flops: also count a step's operations, in a second one.
+        rank: global rank in the recipe's cluster.
+        micro_batches: full micro-batches in the step; None: the pipeline depth; 0: no step.
+        flops: count the operations too, in a second step.
     """
 
     recipe: DictConfig
@@ -41,13 +41,13 @@ class Request:
 
 @dataclass(frozen=True)
 class RankReport:
-    """What one rank holds, as measured.
+    """Measurements of one rank.
 
     Attributes:
         rank: global rank.
-        held: its part of the model; no activations where no step was taken. Gradients and optimizer states
-            are arithmetic here too.
-        flops: operations of one full micro-batch, forward and backward; 0 where they were not counted.
+        held: measured memory; without activations if no step was taken. Gradients and optimizer states are
+            computed, not measured.
+        flops: operations of one full micro-batch, forward and backward; 0 if not counted.
         build_s: seconds to build the model.
         step_s: seconds of the step.
     """
@@ -60,19 +60,19 @@ class RankReport:
 
 
 def rank_of_stage(cluster: DictConfig, stage: int) -> int:
-    """The first global rank of a pipeline stage; megatron-core deals ranks out to stages last of all."""
+    """First global rank of a pipeline stage; megatron-core numbers the pipeline dimension outermost."""
     world: int = cluster.nodes * cluster.devices_per_node
     return stage * (world // cluster.pipeline_parallel)
 
 
 def simulate(requests: Sequence[Request]) -> list[RankReport]:
-    """Simulate each rank, in one subprocess of the trainer environment.
+    """Simulate ranks in a subprocess of the trainer environment.
 
     Args:
-        requests: any recipes, models and ranks; a step at QwQ-32B's full shape takes some 10 seconds.
+        requests: ranks of recipes that train; a step of QwQ-32B takes about 10 seconds.
 
     Raises:
-        StageFailed: the subprocess ended badly; its last words are in the sentence.
+        StageFailed: the subprocess failed; the message quotes the end of its stderr.
     """
     if not requests:
         return []
@@ -89,7 +89,7 @@ def simulate(requests: Sequence[Request]) -> list[RankReport]:
         capture_output=True,
         text=True,
     )
-    # the libraries print too; reports are the lines that begin so
+    # libraries print to stdout too; MARK begins the lines with reports
     reports = [line[len(MARK) :] for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode != 0 or len(reports) != len(requests):
         raise StageFailed(f"the simulation failed: {done.stderr.strip()[-2000:]}")
@@ -100,7 +100,7 @@ MARK = "simulated rank: "
 
 
 def report_line(report: RankReport) -> str:
-    """The line that ``simulate`` reads."""
+    """The line of standard output that carries a report."""
     return MARK + json.dumps(asdict(report))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is refused before a stage starts: of the recipe alone, and against its checkpoint."""
+"""Checks before a stage starts: of the recipe alone, and against its checkpoint."""
 
 from reasongrm_nemo.recipe.checks.checkpoint import check_model
 from reasongrm_nemo.recipe.checks.every_stage import check_recipe

@@ -26,7 +26,7 @@ _SIZES = (
 
 
 def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> None:
-    """What a checkpoint's config.json must agree with, known once the checkpoint is there.
+    """Check the recipe against the model's config.json.
 
     Args:
         cfg: the recipe.
@@ -34,14 +34,14 @@ def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> No
         where: its path, for the message.
 
     Raises:
-        UserError: naming the recipe's key and the checkpoint's figure.
+        UserError: names the key of the recipe and the value in config.json.
     """
     if not isinstance(hf_config, Mapping):
         raise UserError(f"{where} is no mapping of keys; it must be a model's config.json")
     trained = kind_of(cfg).trains
     for key in _SIZES:
         value = hf_config.get(key)
-        # what is only served may be any model that vLLM knows, such as one with a size for each layer
+        # a model that is only served may be any that vLLM knows, e.g. with a size per layer
         per_layer = isinstance(value, list) and not trained and key != "max_position_embeddings"
         known = value is None or per_layer
         if not known and (type(value) is not int or value < 1):
@@ -81,7 +81,7 @@ def check_model(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> No
 
 
 def _check_workers(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) -> None:
-    """That the workers of a rollout server share out the model's layers, as vLLM wants them to."""
+    """Check that vLLM can shard the model over the workers of a rollout server."""
     workers = cfg.rollout.tensor_parallel
     sizes = [hf_config.get(f"num_{kind}_heads") for kind in ("attention", "key_value")]
     if not kind_of(cfg).samples or type(sizes[0]) is not int:
@@ -92,7 +92,7 @@ def _check_workers(cfg: DictConfig, hf_config: Mapping[str, Any], where: str) ->
 
 
 def workers_refused(workers: int, heads: int, kv_heads: int, ffn: int, where: str = "it") -> str | None:
-    """Why vLLM cannot share out a model of these sizes over so many workers; None if it can.
+    """Why vLLM cannot shard a model of these sizes over so many workers, or None.
 
     Args:
         workers: of one rollout server.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks across a recipe's keys, made before anything heavy starts. Each refusal names the key."""
+"""Checks of a recipe before anything heavy starts; every error names the key."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _OF_BLOCK = {
 
 
 def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> None:
-    """Everything that can be known from the recipe alone.
+    """Check everything that the recipe alone decides.
 
     Args:
         cfg: the resolved recipe.
         recipe: its path, for the message.
-        origin: dotted key -> "file:line" of where its value was set last.
+        origin: dotted key -> "file:line" where its value was set last.
 
     Raises:
-        UserError: the first thing found wrong.
+        UserError: describes the first mistake.
     """
 
     def refuse(key: str, why: str) -> NoReturn:
@@ -68,7 +68,7 @@ def check_recipe(cfg: DictConfig, recipe: str, origin: Mapping[str, str]) -> Non
 
 
 def _check_secrets(cfg: DictConfig, refuse: Refuse) -> None:
-    """A recipe is copied into manifests, logs and trackers; only the server's variables are kept out."""
+    """Refuse passwords in URLs: recipes are copied into manifests and logs, except rollout.extra_env."""
 
     def look(key: str, value: Any) -> None:
         if isinstance(value, dict):
@@ -125,7 +125,7 @@ def _check_megatron(cfg: DictConfig, refuse: Refuse) -> None:
 def _check_cluster(cfg: DictConfig, refuse: Refuse) -> None:
     cluster = cfg.cluster
     world = cluster.nodes * cluster.devices_per_node
-    trained = kind_of(cfg).trains  # the others have no use for the trainer's layout
+    trained = kind_of(cfg).trains  # other stages ignore the trainer's layout
     if trained and world % (cluster.tensor_parallel * cluster.pipeline_parallel):
         refuse(
             "cluster.tensor_parallel",
@@ -143,9 +143,9 @@ def _check_cluster(cfg: DictConfig, refuse: Refuse) -> None:
             f"is {cluster.weight_transfer} on cluster.platform cpu; only gloo works there",
         )
     if cluster.platform == "cpu" and cluster.offload_optimizer:
-        refuse("cluster.offload_optimizer", "is true on cluster.platform cpu; only a GPU's memory needs it")
+        refuse("cluster.offload_optimizer", "is true on cluster.platform cpu; it only exists on GPUs")
     if cluster.platform == "gpu" and trained and cfg.model.dtype != "bf16":
         refuse(
             "model.dtype",
-            f"is {cfg.model.dtype} on cluster.platform gpu; its optimizer trains bf16 weights from fp32 ones",
+            f"is {cfg.model.dtype} on cluster.platform gpu; its optimizer needs bf16 (it keeps fp32 copies)",
         )

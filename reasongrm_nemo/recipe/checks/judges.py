@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that evaluate asks, and how their answers are drawn."""
+"""Checks of the models that evaluate runs, and of their sampling."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from reasongrm_nemo.recipe.checks.values import NAME
 from reasongrm_nemo.stage_kinds import kind_of
 
 ENTRY = ("hf_path", "template", "policy", "response_prefix", "sampling")
-"""The keys of a model in `evaluate.models`; a path alone stands for its hf_path."""
+"""Keys of a model in `evaluate.models`; a path alone is its hf_path."""
 
 
 def spell_out_models(data: dict[str, Any]) -> None:
-    """Turn the paths in a recipe file's `evaluate.models` into mappings, so that files merge key by key."""
+    """Turn paths in a file's `evaluate.models` into mappings, so that files merge key by key."""
     block = data.get("evaluate")
     models = block.get("models") if isinstance(block, dict) else None
     if isinstance(models, dict):
@@ -27,12 +27,12 @@ def spell_out_models(data: dict[str, Any]) -> None:
 
 
 def judges_benchmarks(cfg: DictConfig) -> bool:
-    """True if the stage judges published benchmarks, and not held-out tasks alone."""
+    """True if the stage judges published benchmarks, not just held-out tasks."""
     return "evaluate" in cfg and any(path for name, path in cfg.inputs.items() if name != "tasks")
 
 
 def templates(cfg: DictConfig) -> dict[str, str]:
-    """Dotted key -> template, of each one that the stage makes prompts from; elsewhere tasks bring theirs."""
+    """Dotted key -> template, for the templates the stage builds prompts from; else tasks carry theirs."""
     if kind_of(cfg).makes_prompts:
         return {"judge.template": cfg.judge.template}
     if not judges_benchmarks(cfg):
@@ -47,7 +47,7 @@ def templates(cfg: DictConfig) -> dict[str, str]:
 
 
 def check_templates(cfg: DictConfig, refuse: Refuse) -> None:
-    """Each of `templates` can be read."""
+    """Check that every template can be read."""
     for key, name in templates(cfg).items():
         try:
             load_template(name)
@@ -56,7 +56,7 @@ def check_templates(cfg: DictConfig, refuse: Refuse) -> None:
 
 
 def check_models(cfg: DictConfig, refuse: Refuse) -> None:
-    """Names, paths and settings of the models; a key of their own says how one is asked or read."""
+    """Check the names, paths and judge settings of `evaluate.models`."""
     if not cfg.evaluate.models:
         refuse("evaluate.models", "is empty; name at least one model, such as base: ${model.hf_path}")
     for given, entry in cfg.evaluate.models.items():
@@ -82,7 +82,7 @@ def check_models(cfg: DictConfig, refuse: Refuse) -> None:
 
 
 def check_judge_form(cfg: DictConfig, refuse: Refuse) -> None:
-    """The recipe's `judge` block; in evaluate each key may be null, to leave it to the models."""
+    """Check the `judge` block; in evaluate a null key leaves the choice to the models."""
     _check_form(cfg.judge, "judge", refuse)
 
 
@@ -96,7 +96,7 @@ def _check_form(form: DictConfig, key: str, refuse: Refuse) -> None:
 
 
 def check_settings(cfg: DictConfig, refuse: Refuse) -> None:
-    """Temperatures and samples; no two settings draw alike."""
+    """Check `evaluate.settings`: temperatures, samples, no duplicates."""
     for name, off in (("top_p", 1.0), ("top_k", -1)):
         if cfg.rollout[name] != off:
             refuse(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a check says no."""
+"""Helpers for the errors of checks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
-Refuse = Callable[[str, str], NoReturn]  # the dotted key, and what is wrong with it
+Refuse = Callable[[str, str], NoReturn]  # called with the dotted key and what is wrong
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -18,7 +18,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def origin_of(key: str, origin: Mapping[str, str], recipe: str) -> str:
-    """Where a key was set: "file:line" of its own, else of the nearest mapping or list that holds it.
+    """Where a key was set: its "file:line", else that of the nearest enclosing mapping or list.
 
     Args:
         key: dotted, items of lists in brackets, such as `evaluate.settings[0].top_p`.

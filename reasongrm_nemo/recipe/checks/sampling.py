@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling that vLLM refuses, or changes without a word, at the first request, which may be hours away."""
+"""Refuses sampling settings that vLLM would reject, or silently change, at the first request."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from reasongrm_nemo.recipe.checks.refusal import Refuse
 from reasongrm_nemo.stage_kinds import kind_of
 
 MOST_SAMPLES = 16384
-"""Of one request; vLLM's VLLM_MAX_N_SEQUENCES."""
+"""Limit per request: vLLM's VLLM_MAX_N_SEQUENCES."""
 
 
 def check_draws(key: str, samples: int, temperature_key: str, temperature: float, refuse: Refuse) -> None:
-    """Refuse samples that would all be the same, or too many for one request.
+    """Refuse identical samples, or too many for one request.
 
     Args:
-        key: of the samples, for the message.
-        samples: of a prompt.
-        temperature_key: of the temperature.
+        key: key of ``samples``, for the message.
+        samples: samples per prompt.
+        temperature_key: key of ``temperature``, for the message.
         temperature: 0 is greedy.
-        refuse: says no.
+        refuse: raises the error.
     """
     if samples > MOST_SAMPLES:
         refuse(key, f"is {samples}; vLLM draws at most {MOST_SAMPLES} samples of a prompt")
@@ -33,7 +33,7 @@ def check_draws(key: str, samples: int, temperature_key: str, temperature: float
 
 
 def check_sampling(cfg: DictConfig, refuse: Refuse) -> None:
-    """The samples of a prompt, training's validation too; evaluate's are in `check_settings`."""
+    """Check samples per prompt, in validation too; `check_settings` does it for evaluate."""
     rollout = cfg.rollout
     if kind_of(cfg).on_policy:
         grpo, held_out = cfg.grpo, cfg.grpo.validation

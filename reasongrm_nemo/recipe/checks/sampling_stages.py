@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the blocks of the stages that do not train."""
+"""Checks of the stages that do not train."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SHARD = re.compile(r"\d{1,6}/\d{1,6}")
 
 
 def made_or_fetched(source: str) -> bool:
-    """Whether `prepare.source` is no path: generated, or a data set's name on a hub."""
+    """True if `prepare.source` is generated or a data set on a hub, not a path."""
     return source in GENERATED_SOURCES or source.startswith("hf://")
 
 
 def check_prepare(cfg: DictConfig, refuse: Refuse) -> None:
-    """Where pairs come from, and what is taken out of them."""
+    """Check the source of `prepare`, its columns, tokenizer and decontamination."""
     prepare = cfg.prepare
     if prepare.model_package and cfg.model.hf_path:
         refuse(
@@ -48,7 +48,7 @@ _OF_PAIRS = ("chosen", "rejected", "a", "b", "label", "a_wins", "b_wins")
 
 
 def _check_columns(columns: DictConfig, kind: str, refuse: Refuse) -> None:
-    """What goes with what: both answers, and the label's values for both."""
+    """Check that columns are given in pairs and suit `prepare.kind`."""
     given = {str(key) for key, value in columns.items() if value is not None}
     for key in sorted(given & {*(_OF_PAIRS if kind == "questions" else ("reference",))}):
         refuse(f"prepare.columns.{key}", f"is given, and prepare.kind {kind} has no use for it")
@@ -63,7 +63,7 @@ def _check_columns(columns: DictConfig, kind: str, refuse: Refuse) -> None:
 
 
 def check_shards(cfg: DictConfig, refuse: Refuse) -> None:
-    """Which part of the tasks a run does, or which parts it puts together."""
+    """Check the shard that a run processes, or the shards that it merges."""
     stage, options = cfg.stage, cfg[cfg.stage]
     if options.shard is not None and not SHARD.fullmatch(str(options.shard)):
         refuse(f"{stage}.shard", f"is {options.shard!r}; it must be i/n, such as 3/7, or null")
@@ -77,15 +77,13 @@ def check_shards(cfg: DictConfig, refuse: Refuse) -> None:
                 f"is {options.shard}; shards are counted from 1/{count} to {count}/{count}",
             )
         if options.shards:
-            refuse(
-                f"{stage}.shards", f"is given beside {stage}.shard; shards are put together in a run apart"
-            )
+            refuse(f"{stage}.shards", f"is given beside {stage}.shard; merge shards in a separate run")
     if not all(isinstance(path, str) for path in options.shards):
         refuse(f"{stage}.shards", f"is {list(options.shards)}; it must be a list of paths")
 
 
 def check_mine(cfg: DictConfig, refuse: Refuse) -> None:
-    """The bands of success rates that count as hard."""
+    """Check the bands of success rates that count as hard."""
     for band in cfg.mine.bands:
         numbers = [*band] if isinstance(band, ListConfig) else []
         real = all(isinstance(bound, (int, float)) for bound in numbers)
@@ -94,7 +92,7 @@ def check_mine(cfg: DictConfig, refuse: Refuse) -> None:
 
 
 def check_evaluate(cfg: DictConfig, refuse: Refuse) -> None:
-    """What is judged, by which models, and how their answers are drawn."""
+    """Check what is judged, by which models, and their sampling."""
     evaluate = cfg.evaluate
     if all(path is None for path in cfg.inputs.values()):
         refuse("inputs", f"has nothing to judge; give at least one of {', '.join(cfg.inputs)}")

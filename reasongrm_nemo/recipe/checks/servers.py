@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the rollout servers: how many, on which GPUs, and beside which ranks."""
+"""Checks of the rollout servers: number, GPUs, and trainer ranks beside them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reasongrm_nemo.stage_kinds import kind_of
 
 
 def check_servers(cfg: DictConfig, refuse: Refuse) -> None:
-    """How many servers, where, and by which transfer they get weights."""
+    """Check the number of servers, their GPUs and nodes, and the weight transfer."""
     rollout, cluster, kind = cfg.rollout, cfg.cluster, kind_of(cfg)
     if rollout.sleep and cluster.platform == "cpu":
         refuse("rollout.sleep", "is true on cluster.platform cpu; vLLM's sleep mode exists on GPUs alone")
@@ -64,7 +64,7 @@ def check_servers(cfg: DictConfig, refuse: Refuse) -> None:
 
 
 def _check_gpus(cluster: DictConfig, served: set[int], refuse: Refuse) -> None:
-    """NCCL wants servers and ranks on different GPUs of a node, CUDA IPC on the same."""
+    """NCCL needs servers and ranks on different GPUs of a node, CUDA IPC on the same."""
     trained = set(range(cluster.devices_per_node))  # the GPUs of the trainer's ranks
     if cluster.weight_transfer == "nccl" and served & trained:
         refuse(

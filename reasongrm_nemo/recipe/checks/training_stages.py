@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the blocks of the stages that train."""
+"""Checks of the stages that train."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FUNCTION = re.compile(r"\w[\w.]*:\w+")
 
 
 def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
-    """When to save, validate and end, of a stage that trains, and its optimizer's betas."""
+    """Check when a training stage saves, validates and stops, and its optimizer's betas."""
     options, stage = cfg[cfg.stage], cfg.stage
     betas = list(options.optim.betas)
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
@@ -51,7 +51,7 @@ def check_long_run(cfg: DictConfig, refuse: Refuse) -> None:
 
 
 def check_grpo(cfg: DictConfig, refuse: Refuse) -> None:
-    """What a step takes, and how its loss is formed."""
+    """Check batch sizes, limits and the loss of GRPO."""
     grpo, cluster = cfg.grpo, cfg.cluster
     if grpo.validation.every and cfg.inputs.validation is None:
         refuse("inputs.validation", "is null; grpo.validation.every needs held-out tasks")
@@ -107,7 +107,7 @@ def check_grpo(cfg: DictConfig, refuse: Refuse) -> None:
 
 
 def check_sft(cfg: DictConfig, refuse: Refuse) -> None:
-    """That validation has examples, and one full sequence fits a micro-batch."""
+    """Check that validation has examples and that a full sequence fits a micro-batch."""
     sft = cfg.sft
     if sft.validation.every and not 0 < sft.validation.fraction < 1:
         refuse("sft.validation.fraction", f"is {sft.validation.fraction}; it must be between 0 and 1")
@@ -120,7 +120,7 @@ def check_sft(cfg: DictConfig, refuse: Refuse) -> None:
 
 
 def _check_extent(grpo: DictConfig, refuse: Refuse) -> None:
-    """That how long to train is said once."""
+    """Check that exactly one of grpo.steps and grpo.epochs is given."""
     if grpo.steps is None and grpo.epochs is None:
         refuse("grpo.steps", "is null, and so is grpo.epochs; give one of them")
     if grpo.steps is not None and grpo.epochs is not None:
@@ -137,7 +137,7 @@ def _check_extent(grpo: DictConfig, refuse: Refuse) -> None:
 
 
 def _check_formulas(cfg: DictConfig, refuse: Refuse) -> None:
-    """Settings under which the loss would not be the formula that it is named after."""
+    """Refuse settings under which the loss is not the formula it is named after."""
     rollout, grpo = cfg.rollout, cfg.grpo
     for key, off in (("top_p", 1), ("top_k", -1)):
         if rollout[key] != off:

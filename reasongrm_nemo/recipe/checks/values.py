@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each key against its rule in `recipe.keys`, whatever the others say."""
+"""Checks each key on its own, against its rule in `recipe.keys`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = re.compile(r"\w[\w.-]*")
 
 
 def check_values(cfg: DictConfig, refuse: Refuse) -> None:
-    """Choices, ranges and types; keys that the recipe lacks are left out."""
+    """Check choices, ranges and types of the keys that the recipe has."""
     _check("stage", cfg.stage, Rule("", KINDS.__contains__, (str,), choices=tuple(KINDS)), refuse)
     for name, key in KEYS.items():
         if key.rule is not None:
