@@ -26,7 +26,8 @@ NAME = "1_grpo_zero"
 SMALL = ["grpo.prompts_per_step=2", "grpo.samples_per_prompt=4", "rollout.max_response_tokens=48"]
 SMALL += ["grpo.max_tasks=null", "rollout.kv_cache_gib=0.01", "cluster.threads_per_rank=1"]
 # oneDNN keeps a kernel for each of the last 1,024 shapes that it met: 140 MiB over the first 450 steps, ever
-# slower, in which a leak would hide. With 8 the engine is flat after 50 steps.
+# slower, in which a leak would hide. With 8 what grows is what vLLM keeps, the kernels of 32 batch sizes for
+# each weight, which is full after about 75 steps; hence the warm-up, and a last life without a kill.
 SMALL += ["rollout.extra_env={ONEDNN_PRIMITIVE_CACHE_CAPACITY: '8'}"]
 # the tiny judge would wander off in a thousand steps of the recipe's size
 SMALL += ["grpo.optim.lr=1e-5", "rollout.start_timeout_s=600", "rollout.stall_timeout_s=120"]
@@ -36,10 +37,11 @@ def arguments():
     """The options."""
     parser = argparse.ArgumentParser(prog="soak", description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "soak", help="the run and its samples")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--kill-every", type=int, default=100, help="steps between SIGKILLs of the server")
+    parser.add_argument("--last-kill", type=int, default=1000, help="no kill after this step")
     parser.add_argument("--sample-every", type=int, default=5, help="steps between two samples")
-    parser.add_argument("--warm-up", type=int, default=30, help="steps of a process's life that do not count")
+    parser.add_argument("--warm-up", type=int, default=75, help="steps of a process's life that do not count")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     parser.add_argument("--report", action="store_true", help="print the table of the samples so far")
     return parser.parse_args()
@@ -96,7 +98,7 @@ def follow(args, run, runs, log):
         while run.poll() is None:
             step = steps_done(runs)
             due = step // args.kill_every * args.kill_every
-            if due and due not in killed and due < args.steps and step < due + args.kill_every:
+            if due and due not in killed and due <= args.last_kill and step < due + args.kill_every:
                 killed.add(due)
                 print(json.dumps({"kill": due, "pid": watched.kill_server(), "time": time.time()}), file=out)
             if step >= sampled + args.sample_every and (row := watched.sample(step)):
