@@ -22,8 +22,8 @@ class Benchmark(Protocol):
     """The name in recipes, logs and commands."""
     TITLE: str
     """The name in tables."""
-    PAPER_TABLE: int
-    """The number of the paper's table with all scores."""
+    PAPER_TABLE: int | None
+    """The number of the paper's table with all scores; None where it has none."""
 
     def own_files(self, files: Sequence[Path]) -> list[Path]:
         """The benchmark's published files among a folder's; if none, all files are read."""

@@ -95,7 +95,10 @@ def score_command(benchmark: str, files: Sequence[Path], options: ScoreOptions) 
             paper_tables.TableRun(item.name, item.scalar, {benchmark: item.result.values()}, item.missing)
             for item in (run, *others)
         ]
-        table = paper_tables.build_tables(paper_tables.OF_BENCHMARK[benchmark], rows)
+        number = paper_tables.OF_BENCHMARK[benchmark]
+        if number is None:
+            raise UserError(f"--table: the paper has no table of {benchmark}; leave --table out")
+        table = paper_tables.build_tables(number, rows)
         return data, paper_tables.FORMATS[options.table](table).rstrip("\n")
     text = run_as_text(run)
     return data, "\n\n".join([text, *("\n".join(comparison_lines(item)) for item in comparisons)])
