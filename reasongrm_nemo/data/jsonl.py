@@ -17,9 +17,10 @@ from reasongrm_nemo.files.documents import check_file
 from reasongrm_nemo.files.lines import (
     MAX_OWN_LINE,
     bounded_lines,
+    line_value,
     open_packed,
-    parse_line,
     read_dicts,
+    read_lines,
     sync_directory,
 )
 
@@ -32,8 +33,16 @@ def read_jsonl(path: str | Path, cls: type[R]) -> Iterator[R]:
     Raises:
         UserError: a record is wrong; the message names file, line and field.
     """
-    for where, data in read_dicts(path):
-        yield cls.from_dict(data, where)
+    for _, record in placed_records(path, cls):
+        yield record
+
+
+def placed_records(path: str | Path, cls: type[R]) -> Iterator[tuple[str, R]]:
+    """Place ("file:line") and record of every line; as `read_jsonl`."""
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        record = cls.from_json(line, where)
+        yield where, cls.from_dict(line_value(line, where), where) if record is None else record
 
 
 def task_from_dict(data: Any, where: str = "record") -> JudgeTask:
@@ -109,11 +118,7 @@ class PlacedJsonl(Generic[R]):
             self._file = None
 
     def _parse(self, line: bytes, where: str) -> R:
-        try:
-            data = parse_line(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not a JSON line ({error})") from None
-        return self._make(data, where)
+        return self._make(line_value(line, where), where)
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # json.dumps would create one per record

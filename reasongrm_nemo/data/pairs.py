@@ -6,9 +6,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from itertools import takewhile
 from typing import Any
+
+from msgspec.structs import replace
 
 from reasongrm_nemo.data.forms import SYSTEM_FIELDS, is_nothing
 from reasongrm_nemo.data.problems import RowProblem

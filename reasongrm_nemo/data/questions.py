@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from reasongrm_nemo.data.columns import QUESTION_FIELDS, REFERENCE_FIELDS, Columns
 from reasongrm_nemo.data.pairs import (

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from reasongrm_nemo.data.base_record import Record
 
-Message = dict[str, str]
+_Key = Annotated[str, Meta(pattern="^(role|content)$")]
+Message = Annotated[dict[_Key, str], Meta(min_length=2, max_length=2)]
 """One turn: exactly the keys `role` and `content`."""
 
 Side = Literal["A", "B"]
@@ -18,8 +20,7 @@ Order = Literal["chosen_first", "rejected_first"]
 """The order in which a pair is shown; `chosen_first` implies the label A."""
 
 
-@dataclass(frozen=True)
-class PreferencePair(Record):
+class PreferencePair(Record, frozen=True):
     """A conversation and two answers to it, one of them preferred."""
 
     id: str
@@ -32,8 +33,7 @@ class PreferencePair(Record):
         return None if self.prompt else "field 'prompt' must not be empty"
 
 
-@dataclass(frozen=True)
-class QuestionAnswer(Record):
+class QuestionAnswer(Record, frozen=True):
     """A conversation that ends with a question, and its reference answer."""
 
     id: str
@@ -45,8 +45,7 @@ class QuestionAnswer(Record):
         return None if self.prompt else "field 'prompt' must not be empty"
 
 
-@dataclass(frozen=True)
-class JudgeTask(Record):
+class JudgeTask(Record, frozen=True):
     """The messages shown to the judge, and the preferred answer."""
 
     id: str
@@ -64,8 +63,7 @@ class JudgeTask(Record):
         return None
 
 
-@dataclass(frozen=True)
-class AnswerTask(Record):
+class AnswerTask(Record, frozen=True):
     """A question, and the reference that an answer must be equivalent to."""
 
     id: str
@@ -79,8 +77,7 @@ class AnswerTask(Record):
         return None if self.reference.strip() else "field 'reference' must hold text"
 
 
-@dataclass(frozen=True)
-class ReasoningPath(Record):
+class ReasoningPath(Record, frozen=True):
     """One sampled response to a task, with the sums that R* needs.
 
     `reasoning_prob_sum` and `answer_prob_sum` add the raw probabilities (temperature 1, full vocabulary)
@@ -129,8 +126,7 @@ class ReasoningPath(Record):
         return None
 
 
-@dataclass(frozen=True)
-class SampledPath(ReasoningPath):
+class SampledPath(ReasoningPath, frozen=True):
     """A path in the file of a stage that is still sampling.
 
     `probs` is `token_probs.pack` of all its tokens' probabilities, if they are kept.
@@ -139,8 +135,7 @@ class SampledPath(ReasoningPath):
     probs: str | None = None
 
 
-@dataclass(frozen=True)
-class SftExample(Record):
+class SftExample(Record, frozen=True):
     """A task's prompt with the selected path as the assistant turn, starting at `<think>`.
 
     `begun`, `token_ids` and `tokenizer` are the path's; the turn's text begins with `begun`.  Without them
@@ -167,8 +162,7 @@ class SftExample(Record):
         return None
 
 
-@dataclass(frozen=True)
-class HardTask(JudgeTask):
+class HardTask(JudgeTask, frozen=True):
     """A task the model does not always get right (section 3.4).
 
     `answers` holds the N verdicts by sample (null: no verdict), `accuracy` the share of correct ones,
@@ -183,8 +177,7 @@ class HardTask(JudgeTask):
         return super()._inconsistency() or (None if self.answers else "field 'answers' must not be empty")
 
 
-@dataclass(frozen=True)
-class Verdict(Record):
+class Verdict(Record, frozen=True):
     """One judgement in an evaluation.
 
     `cell` distinguishes several pairs of one item: RM-Bench's style cell, a best-of-N group's loser.

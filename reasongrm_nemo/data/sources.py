@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from reasongrm_nemo.data.base_record import Record
 from reasongrm_nemo.data.columns import Columns
@@ -35,8 +37,7 @@ _PEEK = 1000
 """If the first so many rows of a file have no numeric label, the file is assumed to have none."""
 
 
-@dataclass(frozen=True)
-class Dropped(Record):
+class Dropped(Record, frozen=True):
     """A dropped pair: why, its place ("file:line", if known), and its id if it had one."""
 
     reason: str

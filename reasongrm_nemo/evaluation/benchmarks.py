@@ -10,6 +10,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
+from reasongrm_nemo.data.jsonl import placed_records
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.evaluation.details import Details
@@ -19,7 +20,7 @@ from reasongrm_nemo.evaluation.policies import Policy, get_policy, nearest
 from reasongrm_nemo.evaluation.registry import MODULES, Benchmark
 from reasongrm_nemo.evaluation.resample import DRAWS, Elements, bootstrap, interval
 from reasongrm_nemo.evaluation.result import Result, truncated
-from reasongrm_nemo.files.lines import encodable, read_dicts
+from reasongrm_nemo.files.lines import encodable
 
 
 @dataclass
@@ -184,8 +185,7 @@ def read_log(files: Sequence[Path], project: str | None = None) -> Iterator[Verd
 def _rows(file: Path, project: str | None) -> Iterator[tuple[str, Verdict]]:
     """Place and judgement of each row of one file."""
     if not is_foreign(file):
-        for where, data in read_dicts(file):
-            yield where, Verdict.from_dict(data, where)
+        yield from placed_records(file, Verdict)
     elif project is None:
         raise UserError(
             f"{file}: this is not a verdict log; to read results of the scripts of RewardBench, RM-Bench, "

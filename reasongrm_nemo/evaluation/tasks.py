@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from reasongrm_nemo.data.records import JudgeTask, ReasoningPath, Verdict
 from reasongrm_nemo.data.seeds import derive_seed
@@ -17,8 +18,7 @@ TOO_LONG, REFUSED = "prompt_too_long", "prompt_refused"
 """Parse statuses of a task that was not sampled because its prompt does not fit; counts as no verdict."""
 
 
-@dataclass(frozen=True)
-class BenchmarkTask(JudgeTask):
+class BenchmarkTask(JudgeTask, frozen=True):
     """A judge task for a pair of a benchmark; for the fields see `Verdict`."""
 
     benchmark: str

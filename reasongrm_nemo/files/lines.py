@@ -124,10 +124,15 @@ def read_dicts(path: str | Path, limit: int = MAX_LINE) -> Iterator[tuple[str, A
     """
     for number, line in read_lines(path, limit):
         where = f"{path}:{number}"
-        try:
-            yield where, parse_line(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not a JSON line ({error})") from None
+        yield where, line_value(line, where)
+
+
+def line_value(line: bytes, where: str) -> Any:
+    """As `parse_line`, with a UserError that names the place."""
+    try:
+        return parse_line(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not a JSON line ({error})") from None
 
 
 def encodable(text: str) -> str:

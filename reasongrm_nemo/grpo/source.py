@@ -46,8 +46,7 @@ class RolloutsLost(StageFailed):
     """A rollout server was lost twice in one step; the trainer saves and stops."""
 
 
-@dataclass(frozen=True)
-class _Answer(Record):
+class _Answer(Record, frozen=True):
     """One prompt's completions, as kept on disk."""
 
     prompt_id: str

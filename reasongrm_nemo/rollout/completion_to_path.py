@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import exp, fsum
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from reasongrm_nemo.data.records import AnswerTask, JudgeTask, SampledPath
 from reasongrm_nemo.data.token_probs import pack

@@ -15,9 +15,11 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from msgspec.structs import replace
 
 from reasongrm_nemo.data import PreferencePair, QuestionAnswer, derive_seed, write_jsonl
 from reasongrm_nemo.data.decontaminate import Decontaminator, user_turns

@@ -17,10 +17,11 @@ from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from msgspec.structs import replace
 from omegaconf import DictConfig
 
 from reasongrm_nemo.data import (

@@ -10,9 +10,11 @@ sampled tokens where it would have sampled them itself, else the text in its own
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from reasongrm_nemo.data import JsonlAppender, SampledPath, read_jsonl
 from reasongrm_nemo.errors import UserError

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must hold of any verdict log: order of rows, sharding, swapped answers, and judges one can foresee."""
 
-import dataclasses
 import random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from reasongrm_nemo.data.jsonl import write_jsonl
 from reasongrm_nemo.data.records import Verdict
@@ -50,7 +50,7 @@ def row(benchmark, pair, order, text):
 
 def swapped(verdict):
     order = ORDERS[1 - ORDERS.index(verdict.order)]
-    return dataclasses.replace(verdict, order=order, text=verdict.text.translate(SWAP))
+    return replace(verdict, order=order, text=verdict.text.translate(SWAP))
 
 
 def random_log(benchmark, rng, kinds=tuple(TEXTS), both=False):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`reasongrm score`: the table, the JSON, and what is wrong with a log in one sentence."""
 
-import dataclasses
 import json
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from reasongrm_nemo.cli import main
 from reasongrm_nemo.data.jsonl import write_jsonl
@@ -74,8 +74,8 @@ def test_json_and_shards_and_policy(log):
 
 @pytest.mark.parametrize(("policy", "read"), [("last", 1.0), ("strict_last", 0.0)])
 def test_the_judges_policies_score_whatever_the_rows_say(log, policy, read):
-    rows = [dataclasses.replace(row, policy="rewardbench") for row in rewardbench_log()]
-    rows = [dataclasses.replace(row, text="[[A]]") for row in rows]
+    rows = [replace(row, policy="rewardbench") for row in rewardbench_log()]
+    rows = [replace(row, text="[[A]]") for row in rows]
     data = json.loads(call("rewardbench", log(rows), "--json", "--policy", policy).stdout)
     assert data["policy"] == policy and data["scores"]["Score"]["value"] == read
 
@@ -145,13 +145,13 @@ FAULTS = {
     "unknown cell": (
         "rm_bench",
         "paper",
-        [dataclasses.replace(row, cell="0-3") for row in matrix()],
+        [replace(row, cell="0-3") for row in matrix()],
         "item 'p1' of 'chat' has the cell '0-3'; cells are 0-0 to 2-2",
     ),
     "a cell where none belongs": (
         "rewardbench",
         "paper",
-        [dataclasses.replace(row, cell="0") for row in rewardbench_log()],
+        [replace(row, cell="0") for row in rewardbench_log()],
         "has a cell, but items have none",
     ),
     "a group without cells": (
@@ -183,9 +183,9 @@ def test_a_broken_line_is_named_once(tmp_path):
 
 
 def test_a_sample_that_is_there_twice_is_refused(log):
-    rows = [dataclasses.replace(row, sample=0) for row in matrix()]
-    more = [dataclasses.replace(row, sample=1) for row in rows]
-    turned = [dataclasses.replace(row, order="rejected_first") for row in rows]
+    rows = [replace(row, sample=0) for row in matrix()]
+    more = [replace(row, sample=1) for row in rows]
+    turned = [replace(row, order="rejected_first") for row in rows]
     run = log(rows, "a.jsonl")
     for again, place in ((run, "1"), (log([*more, rows[0]], "b.jsonl"), f"{len(more) + 1}")):
         result = call("rm_bench", run, again)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Votes over samples and orders, and what a log says beside its scores."""
 
-import dataclasses
-
 import pytest
 from judged_logs import ORDERS, judged, pairs_of
+from msgspec.structs import replace
 
 from reasongrm_nemo.data.seeds import derive_seed
 from reasongrm_nemo.errors import UserError
@@ -36,7 +35,7 @@ def test_the_mean_and_the_majority_of_samples():
 
 def test_orders_vote_apart_so_that_always_a_is_half():
     log = [
-        dataclasses.replace(judged("rm_bench", pair, order == ORDERS[0], order), sample=sample)
+        replace(judged("rm_bench", pair, order == ORDERS[0], order), sample=sample)
         for pair in pairs_of("rm_bench", 2)
         for order in ORDERS
         for sample in range(3)
@@ -77,9 +76,7 @@ def test_a_judge_that_likes_long_answers_is_seen():
 
 def test_positions_read_what_the_policy_reads():
     log = [
-        dataclasses.replace(
-            judged("rmb", ("BoN_set/Harmlessness/S1", "g", "0"), None, order), text="<think>[[A]]"
-        )
+        replace(judged("rmb", ("BoN_set/Harmlessness/S1", "g", "0"), None, order), text="<think>[[A]]")
         for order in ORDERS
     ]
     quiet, loud = (details_of(log, "rmb", policy).figures()["positions"] for policy in ("paper", "rm_r1"))
@@ -88,14 +85,11 @@ def test_positions_read_what_the_policy_reads():
 
 
 def test_accuracy_by_length_has_every_judgement_once():
-    log = [
-        dataclasses.replace(judged("rewardbench", ("hep-go", f"{i}", None), i < 51), tokens=i)
-        for i in range(101)
-    ]
+    log = [replace(judged("rewardbench", ("hep-go", f"{i}", None), i < 51), tokens=i) for i in range(101)]
     bins = details_of(log).figures()["by_tokens"]  # the one without a token is no response
     assert [(each["from"], each["to"]) for each in bins] == [(1, 25), (26, 50), (51, 75), (76, 100)]
     assert [each["accuracy"]["value"] for each in bins] == [1.0, 1.0, 0.0, 0.0]
-    same = [dataclasses.replace(v, tokens=7) for v in log]
+    same = [replace(v, tokens=7) for v in log]
     (one,) = details_of(same).figures()["by_tokens"]
     assert (one["from"], one["to"], one["accuracy"]["judgements"]) == (7, 7, 101)
 
@@ -105,10 +99,8 @@ def test_cost_and_confusion_count_everything():
         judged("rewardbench", ("hep-go", "1", None), True, ORDERS[0], prompt_tokens=10),
         judged("rewardbench", ("hep-go", "2", None), False, ORDERS[1], prompt_tokens=20),
         judged("rewardbench", ("hep-js", "3", None), None, ORDERS[1], prompt_tokens=30),
-        dataclasses.replace(judged("rewardbench", ("hep-js", "4", None), None), tie=True, tokens=5),
-        dataclasses.replace(
-            judged("rewardbench", ("hep-js", "5", None), None), parse_status=TOO_LONG, tokens=0
-        ),
+        replace(judged("rewardbench", ("hep-js", "4", None), None), tie=True, tokens=5),
+        replace(judged("rewardbench", ("hep-js", "5", None), None), parse_status=TOO_LONG, tokens=0),
     ]
     run = score_rows("rewardbench", "x", log, partial=True, details=True)
     assert run.result.statuses == {"ok": 2, "no_verdict": 1, TOO_LONG: 1, "tie": 1}

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What does not fit the model that trains is left out and counted before its ranks start."""
 
-import dataclasses
 import json
 import shutil
 from types import SimpleNamespace
 
 import pytest
 from fake_pool import TINY, FakePool
+from msgspec.structs import replace
 
 from reasongrm_nemo.data import JudgeTask, SftExample, read_tasks, write_jsonl
 from reasongrm_nemo.errors import UserError
@@ -105,7 +105,7 @@ def refusing(folder):
 def talkative(task):
     """The same with an answer and another question before it."""
     turns = [{"role": "user", "content": "hm"}, {"role": "assistant", "content": "yes"}]
-    return dataclasses.replace(task, messages=[*turns, *task.messages])
+    return replace(task, messages=[*turns, *task.messages])
 
 
 @pytest.mark.parametrize(("stage", "recipe"), [(generate, "2_generate"), (mine, "5_mine")])

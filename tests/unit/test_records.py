@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reasongrm_nemo.data.jsonl import read_jsonl, write_jsonl
 from reasongrm_nemo.data.records import (
     HardTask,
     JudgeTask,
@@ -77,7 +78,7 @@ def test_a_label_is_a_or_b(label):
         (PATH, {"answer_prob_sum": 10**400}, "finite"),
         (PATH, {"correct": 1}, "true or false"),
         (PATH, {"verdict": None}, "correct without a verdict"),
-        (PATH, {"token_ids": [1, 2.5]}, "integers only"),
+        (PATH, {"token_ids": [1, 2.5]}, "item 1 must be an integer, got 2.5"),
         (SFT, {"messages": MESSAGES}, "assistant"),
         (HARD, {"answers": []}, "must not be empty"),
         (HARD, {"answers": ["A", "C"]}, "item 1"),
@@ -90,8 +91,27 @@ def test_a_label_is_a_or_b(label):
     ],
 )
 def test_nonsense_is_refused(record, change, says):
-    with pytest.raises(UserError, match=says):
-        type(record).from_dict({**record.to_dict(), **change}, "f:1")
+    changed = {**record.to_dict(), **change}
+    with pytest.raises(UserError, match=f"^f:1: .*{says}"):
+        type(record).from_dict(changed, "f:1")
+    with pytest.raises(UserError, match=f"^f:1: .*{says}"):  # the quick way leaves it, or refuses it alike
+        line = json.dumps(changed).encode()
+        assert type(record).from_json(line, "f:1") is None
+        type(record).from_dict(json.loads(line), "f:1")
+
+
+@pytest.mark.parametrize("record", [*ALL, SCORED], ids=lambda record: type(record).__name__)
+def test_both_ways_of_reading_a_line_give_the_same_record(record):
+    data = record.to_dict() | ({"answer_prob_sum": 2} if record is PATH else {})
+    line = json.dumps(data).encode()
+    assert type(record).from_json(line) == type(record).from_dict(json.loads(line))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\u2028b", "\x00", "\N{GRINNING FACE}"])
+def test_an_odd_text_is_read_whichever_way(tmp_path, text):
+    pair = PreferencePair("p", "s", MESSAGES, text, "no")
+    write_jsonl(tmp_path / "pairs.jsonl", [pair, PAIR])
+    assert list(read_jsonl(tmp_path / "pairs.jsonl", PreferencePair)) == [pair, PAIR]
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 3])

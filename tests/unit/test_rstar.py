@@ -3,12 +3,12 @@
 
 import math
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from rstar_paths import many, path
 
 from reasongrm_nemo.data.records import JudgeTask, SftExample

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From generate over filter to SFT: what is trained on is what was sampled, token by token."""
 
-from dataclasses import replace
-
 import pytest
 from fake_pool import RECIPES, TINY, FakePool
+from msgspec.structs import replace
 
 from reasongrm_nemo.data import ReasoningPath, SftExample, read_jsonl, write_jsonl
 from reasongrm_nemo.errors import UserError

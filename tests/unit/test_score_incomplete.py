@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows that say less than they could, and logs that hold less than the benchmark: every output says so."""
 
-import dataclasses
 import json
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from reasongrm_nemo.cli import main
 from reasongrm_nemo.data.jsonl import write_jsonl
@@ -85,9 +85,7 @@ def test_a_whole_log_has_no_note():
     assert notes(whole(("chosen_first", "rejected_first"))) == []
     # one order a pair, drawn: nothing is missing
     drawn = [
-        dataclasses.replace(
-            each, order=("chosen_first", "rejected_first")[i % 2], text="", verdict=None, correct=False
-        )
+        replace(each, order=("chosen_first", "rejected_first")[i % 2], text="", verdict=None, correct=False)
         for i, each in enumerate(whole())
     ]
     assert notes(drawn) == []

@@ -5,13 +5,13 @@ import json
 import random
 import shutil
 from collections import Counter
-from dataclasses import replace
 from math import exp
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from fake_pool import RECIPES, TINY, FakePool
+from msgspec.structs import replace
 
 from reasongrm_nemo.data import AnswerTask, ReasoningPath, SftExample, read_jsonl
 from reasongrm_nemo.data.token_probs import GROUP_PATHS, TokenProbs, read_token_probs, write_token_probs

@@ -5,12 +5,12 @@ What is trained is what was sampled, where the model that learns would have samp
 """
 
 import json
-from dataclasses import replace
 from itertools import product
 
 import pytest
 from chat_families import FAMILIES, write_family
 from fake_pool import FakePool
+from msgspec.structs import replace
 
 from reasongrm_nemo.data import JudgeTask, ReasoningPath, SampledPath, SftExample, read_jsonl, write_jsonl
 from reasongrm_nemo.judge.think import begun_by, rest_of_turn, whole_turn

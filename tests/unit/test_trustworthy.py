@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Intervals by the bootstrap, two runs compared, votes, and what a log says beside its scores."""
 
-import dataclasses
 import math
 import random
 
 import numpy as np
 import pytest
 from judged_logs import drawn_log, judged, pairs_of
+from msgspec.structs import replace
 from scipy import stats
 
 from reasongrm_nemo.data.records import Verdict
@@ -163,7 +163,7 @@ def test_only_items_that_both_judged_are_compared():
     assert (found.pairs, found.left_out) == (5 * 3 * 9, 5 * 9)
     assert {each["difference"] for each in found.differences.values()} == {0.0}
     with pytest.raises(UserError, match="whole and none have no item in common"):
-        none = score_rows("rm_bench", "none", [dataclasses.replace(v, item_id="x") for v in log])
+        none = score_rows("rm_bench", "none", [replace(v, item_id="x") for v in log])
         compare_runs(whole, none)
     with pytest.raises(UserError, match="whole is on rm_bench, x on rmb"):
         compare_runs(whole, score_rows("rmb", "x", drawn_log("rmb", 0.5, 1, items=1)))
@@ -171,7 +171,7 @@ def test_only_items_that_both_judged_are_compared():
 
 def test_a_scalar_model_s_log_compares_with_a_judge_s():
     judge = drawn_log("rewardbench", 0.6, 1, items=3)
-    judge = [dataclasses.replace(v, prompt_id=f"p{v.item_id}") for v in judge]
+    judge = [replace(v, prompt_id=f"p{v.item_id}") for v in judge]
     scalar = [
         Verdict.from_dict(
             {"benchmark": "rewardbench", "subset": v.subset, "item_id": v.item_id, "cell": None}
