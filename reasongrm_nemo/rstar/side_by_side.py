@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
-import textwrap
 from itertools import zip_longest
+
+from rich.cells import set_cell_size
+from rich.console import Console
+from rich.text import Text
 
 from reasongrm_nemo.data.records import ReasoningPath
 from reasongrm_nemo.rstar.score import score_sums
 
 WIDTH = 58
-"""Characters a column."""
+"""Terminal cells a column; a CJK character takes two."""
 
 
 def side_by_side(high: ReasoningPath, low: ReasoningPath, width: int = WIDTH) -> str:
     """The two paths under their figures, the first on the left; characters that do not print are dots."""
     columns = [_column(path, width) for path in (high, low)]
     rows = zip_longest(*columns, fillvalue="")
-    return "\n".join(f"{left:<{width}} | {right}".rstrip() for left, right in rows) + "\n"
+    return "\n".join(f"{set_cell_size(left, width)} | {right}".rstrip() for left, right in rows) + "\n"
 
 
 def _column(path: ReasoningPath, width: int) -> list[str]:
@@ -27,8 +30,13 @@ def _column(path: ReasoningPath, width: int) -> list[str]:
         f"R* {score.score:.4f} = {score.self_consistency:.4f} x {score.validity:.4f}",
         f"{path.reasoning_tokens} + {path.answer_tokens} tokens",
     ]
-    lines = [line for text in head for line in textwrap.wrap(text, width)] + ["-" * width]
+    lines = [line for text in head for line in _wrapped(text, width)] + ["-" * width]
     for paragraph in path.text.replace("\t", "    ").split("\n"):
         shown = "".join(char if char.isprintable() else "." for char in paragraph)
-        lines += textwrap.wrap(shown, width) or [""]
+        lines += _wrapped(shown, width)
     return lines
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most so many cells, broken at spaces where there are any; one for an empty text."""
+    return [line.plain.rstrip() for line in Text(text).wrap(Console(width=width), width)] or [""]

@@ -7,6 +7,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from rich.cells import cell_len
+
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>|#~$]|&(?=#?\w+;)")
 _FIGURE = re.compile(r"[\d\s.,:+±%–e\[\]-]*")
 _LATEX = {
@@ -74,14 +76,20 @@ def latex(text: str) -> str:
     return "".join(_LATEX.get(sign, sign) for sign in printable(text))
 
 
+def padded(text: str, width: int, right: bool = False) -> str:
+    """The text filled up with spaces to a width in terminal cells, of which a CJK character takes two."""
+    space = " " * (width - cell_len(text))
+    return space + text if right else text + space
+
+
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
     """Lines of a table; the columns in `left` are left-aligned text, the others right-aligned figures."""
     table = [[printable(cell) for cell in line] for line in [head, *rows]]
-    widths = [max(len(line[i]) for line in table) for i in range(len(head))]
+    widths = [max(cell_len(line[i]) for line in table) for i in range(len(head))]
     lines = []
     for line in [table[0], ["-" * width for width in widths], *table[1:]]:
         cells = [
-            cell.ljust(width) if i in left else cell.rjust(width)
+            padded(cell, width, right=i not in left)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())

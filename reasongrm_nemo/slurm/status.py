@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
+
 from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import read_json, read_text
 from reasongrm_nemo.files.figures import read_figures
 from reasongrm_nemo.files.lines import bounded_lines, open_packed
 from reasongrm_nemo.files.shapes import FIGURE, object_at
 from reasongrm_nemo.processes.work_order import losses
+from reasongrm_nemo.run.text import padded
 
 _FIELDS = {"id": "%A", "task": "%K", "state": "%T", "why": "%r", "left": "%L", "nodes": "%N"}
 _ERROR = re.compile(
@@ -155,9 +158,9 @@ def _last_error(log: Path) -> str | None:
 def status_as_text(collected: Mapping[str, Any]) -> str:
     """One line per stage, with its last error below."""
     lines = [collected["runs_dir"]]
-    width = max((len(row["name"]) for row in collected["stages"]), default=0)
+    width = max((cell_len(row["name"]) for row in collected["stages"]), default=0)
     for row in collected["stages"]:
-        words = [f"{row['name']:<{width}}", f"{row['state']:<10}"]
+        words = [padded(row["name"], width), f"{row['state']:<10}"]
         if "step" in row:
             words.append(f"step {row['step']}" + (f"/{row['steps']}" if "steps" in row else ""))
         words += [f"{name} {row[name]:.3f}" for name in ("reward", "loss") if name in row]

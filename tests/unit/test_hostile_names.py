@@ -8,6 +8,7 @@ import re
 import unicodedata
 
 import pytest
+from rich.cells import cell_len
 
 from reasongrm_nemo.report.paper_tables import TableRun, as_latex, build_tables, tables_as_markdown
 from reasongrm_nemo.run.console import Console
@@ -71,6 +72,11 @@ def test_text_and_markdown(name):
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 3 for row in table)
     lines = aligned(["n", name], [[name, "1"]])
     assert len(lines) == 3 and not obeyed("\n".join(lines)) and len(lines[0]) <= len(lines[1])
+
+
+def test_columns_are_as_wide_as_a_terminal_shows_them():
+    lines = aligned(["model", "n"], [["漢字", "1"], ["judge", "22"]])
+    assert {cell_len(line) for line in lines} == {len("judge  22")}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 from rstar_paths import many, path
 
 from reasongrm_nemo.rstar import (
@@ -113,6 +114,14 @@ def test_side_by_side():
     assert lines[1] == "R* 0.2500 = 0.5000 x | R* 0.2500 = 0.5000 x"
     assert "\x1b" not in "".join(lines) and "one two.[2J" in lines[5]
     assert sum(line.rpartition("|")[2].count("x") for line in lines[5:]) == 40
+
+
+def test_wide_characters_keep_the_columns_of_a_pair_of_paths_straight():
+    lines = side_by_side(path(text="漢" * 30), path("u", 3, text="y"), 20).splitlines()
+    lefts = [line.partition(" |")[0] for line in lines]
+    assert "".join(lefts).count("漢") == 30
+    assert all(cell_len(left) <= 20 for left in lefts)
+    assert lines[5].endswith(" | y") and cell_len(lines[5]) == 24
 
 
 def test_the_report_counts_tasks_without_a_choice():
