@@ -68,16 +68,16 @@ def main() -> None:
     args = parser.parse_args()
     work, steps = args.work.resolve(), args.rounds + 2
     model_dir, tasks = prepared(args.model, work)
-    own = [
+    overrides = [
         f"grpo.steps={steps}",
         f"grpo.save_every={10 * steps}",
         "grpo.shuffle=false",
         "grpo.max_tasks=null",
     ]
     # a learning rate that teaches nothing keeps the lengths of both sides those of the same model
-    own += ["grpo.optim.lr=1e-9"] if args.natural else [f"rollout.max_response_tokens={args.tokens}"]
-    own += [f"cluster.threads_per_rank={args.threads}"]
-    recipe = grpo_recipe(args.model, work, own + args.set)
+    overrides += ["grpo.optim.lr=1e-9"] if args.natural else [f"rollout.max_response_tokens={args.tokens}"]
+    overrides += [f"cluster.threads_per_rank={args.threads}"]
+    recipe = grpo_recipe(args.model, work, overrides + args.set)
     tokens = recipe.rollout.max_response_tokens
     cfg = recipe.grpo
     asked = prompts(recipe, model_dir, tasks, steps * cfg.prompts_per_step)

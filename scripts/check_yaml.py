@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check that YAML files parse and say no key twice: python scripts/check_yaml.py FILE..."""
+"""Check that YAML files parse and repeat no key: python scripts/check_yaml.py FILE..."""
 
 import sys
 from collections.abc import Hashable
@@ -9,7 +9,7 @@ import yaml
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader to which a repeated key is an error; plain YAML keeps the last one silently."""
+    """A safe loader that refuses repeated keys; plain YAML silently keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the package as a house: its parts, who imports whom, what stands in several places.
+"""Measure the package's structure: its parts, the imports between them, and names defined in several modules.
 
     python scripts/house.py [ROOT]
 
-A part is a module or a folder at the top of the package.  Its layer is the longest way down from it along
-imports, those inside functions included and those for type checkers not.  ``test_house_layers.py`` holds the
+A part is a module or a folder at the top of the package.  Its layer is the longest chain of imports below it,
+including imports inside functions, but not those for type checkers.  ``test_house_layers.py`` holds the
 figures to their limits.
 """
 
@@ -47,7 +47,7 @@ def _is_type_checking(node: ast.AST) -> bool:
 
 
 def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes that run, those in functions included, those for type checkers not."""
+    """All nodes that run, including those in functions, but not those for type checkers."""
     for node in ast.iter_child_nodes(tree):
         if not _is_type_checking(node):
             yield node
@@ -126,7 +126,7 @@ def long_functions(root: Path, folders: tuple[str, ...]) -> list[tuple[int, str]
 
 
 def public_names(root: Path) -> dict[str, list[str]]:
-    """Public functions and classes that stand in several modules, and where; not ``main`` and its like."""
+    """Public functions and classes defined in several modules, and where; without ``main`` and the like."""
     places = defaultdict(list)
     for path in modules(root):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -150,7 +150,7 @@ def stage_facts(root: Path) -> list[str]:
 
 
 def files_named(root: Path, pattern: str) -> list[str]:
-    """The package's files that name something."""
+    """The package's files that contain a name."""
     return [
         str(path.relative_to(root))
         for path in modules(root)
