@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rollouts by vLLM: the server as a child process, its HTTP client, and the channel that sends it weights.
+"""Rollouts with vLLM: the server process, its HTTP client, and the channel that sends weights to the server.
 
-Imported in two environments: the trainer's, which has no vLLM, and the rollout's, whose processes load only
-`server.vllm_plugin`.  The names are therefore imported when they are first used.
+This package is imported in two environments: the trainer's, which has no vLLM, and the rollout environment,
+whose processes only load `server.vllm_plugin`.  Names are therefore imported on first use.
 """
 
 from importlib import import_module

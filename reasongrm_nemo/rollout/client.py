@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One server over HTTP: a prompt's completions, and whether the server still works."""
+"""HTTP client of one server: requests completions, and watches the server's progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reasongrm_nemo.rollout.types import Completion, Prompt, RolloutServerLost, 
 
 _WATCH_S = 1.0
 _PROBE_S = 1.5
-# Counters of vLLM that move with every step of the engine.
+# Counters of vLLM that increase with every engine step.
 _COUNTERS = (
     b"vllm:generation_tokens_total",
     b"vllm:prompt_tokens_total",
@@ -26,20 +26,20 @@ _COUNTERS = (
 
 
 class RolloutClient:
-    """Asks one server for completions; `Dispatch` decides for which.
+    """Requests completions from one server; `Dispatch` chooses the prompts.
 
-    One HTTP request is one prompt with its n samples: vLLM takes one seed a request, and each prompt has its
-    own; the samples share the prompt's prefill.  Nothing is lost by that: the tiny model on two cores gives
-    4,400 to 8,600 tokens/s through HTTP, and 5,100 to 8,500 to a program that holds the engine in its own
-    process.
+    One HTTP request carries one prompt and returns its n samples, because vLLM takes one seed per request and
+    every prompt has its own seed; the samples share the prompt's prefill.  HTTP costs no throughput: the tiny
+    model on two cores samples 4,400 to 8,600 tokens/s over HTTP, and 5,100 to 8,500 with the engine
+    in-process.
 
     Args:
         url: `http://host:port`.
         token: the server's API token.
-        limit: requests in flight.
-        stall_timeout_s: longest time without a response and without movement in the server's counters.
-        alive: whether the server's process runs; asked about once a second.
-        versions: note the version of the server's weights with each completion.
+        limit: maximum number of requests in flight.
+        stall_timeout_s: longest time without a response and without progress in the server's counters.
+        alive: returns whether the server's process runs; called about once a second.
+        versions: record the version of the server's weights with each completion.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class RolloutClient:
         self._versions = versions
 
     def open(self) -> None:
-        """Get ready, in the running event loop."""
-        # No connection is used twice: the server closes idle ones, and a request sent at that moment would
-        # look like a loss.
+        """Open the HTTP session in the running event loop."""
+        # Do not reuse connections: the server closes idle ones, and a request sent at that moment would look
+        # like a lost server.
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
@@ -69,15 +69,17 @@ class RolloutClient:
         )
 
     async def close(self) -> None:
-        """The inverse of `open`."""
+        """Close the HTTP session."""
         await self._session.close()
 
     async def ask(self, prompt: Prompt, sampling: Sampling | Scoring) -> list[Completion]:
-        """The n completions of one prompt.  Cancelling it closes the connection, and vLLM drops the request.
+        """Request n completions of one prompt.
+
+        Cancelling the coroutine closes the connection, and vLLM drops the request.
 
         Raises:
-            RolloutServerLost: it broke off, answered 5xx or half an answer.
-            UserError: it refused the request, such as a prompt that is too long.
+            RolloutServerLost: the server closed the connection, or answered 5xx or incompletely.
+            UserError: the server refused the request, for example because the prompt is too long.
         """
         if isinstance(sampling, Scoring):
             body = _scoring_body(prompt)
@@ -90,27 +92,27 @@ class RolloutClient:
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             raise RolloutServerLost(f"The rollout server broke off: {reason(error)}.") from error
         if answer.status >= 500:
-            said = message(text.decode("utf-8", "replace"))
-            raise RolloutServerLost(f"The rollout server failed with status {answer.status}: {said}.")
+            why = message(text.decode("utf-8", "replace"))
+            raise RolloutServerLost(f"The rollout server failed with status {answer.status}: {why}.")
         if answer.status != 200:
-            said = message(text.decode("utf-8", "replace"))
-            raise UserError(f"The rollout server refused prompt {prompt.id} ({answer.status}): {said}.")
+            why = message(text.decode("utf-8", "replace"))
+            raise UserError(f"The rollout server refused prompt {prompt.id} ({answer.status}): {why}.")
         if isinstance(sampling, Scoring):
             return [_scored(prompt, text)]
         return _completions(prompt, sampling, text, version)
 
     async def watch(self, last_sign: Callable[[], float | None]) -> None:
-        """Raise when the server's process is gone or nothing has moved for too long; else never return.
+        """Raise when the server's process is gone or makes no progress for too long; never return otherwise.
 
-        A stopped engine core keeps the API server's /health well, so progress is a response, a counter that
-        moves, or the engine's own word that it is paused.
+        /health stays OK when only the engine core has stopped.  Progress therefore means a response, a
+        counter that increases, or the engine reporting that it is paused.
 
         Args:
-            last_sign: the event loop's time of the last response, of the beginning where there was none;
-                None: nothing is in flight, and the silence that counts begins after that.
+            last_sign: returns the event loop's time of the last response, or of the start if there was none;
+                None if nothing is in flight, which restarts the stall timeout.
 
         Raises:
-            RolloutServerLost: with what was seen.
+            RolloutServerLost: the server's process is gone, or stalled.
         """
         clock = asyncio.get_running_loop().time
         seen, moved = None, clock()
@@ -124,7 +126,7 @@ class RolloutClient:
             if not self._alive():
                 raise RolloutServerLost("The rollout server's process is gone.")
             if clock() - moved < _WATCH_S:
-                continue  # a response came since: no need to ask
+                continue  # a response arrived since the last check
             counters = await self._counters()
             if counters is not None and counters != seen:
                 first, seen = seen is None, counters
@@ -139,7 +141,7 @@ class RolloutClient:
                 raise RolloutServerLost(f"The rollout server made no progress for {silent:.0f} s.")
 
     async def _counters(self) -> float | None:
-        """Sum of vLLM's counters; None if it does not tell."""
+        """Sum of vLLM's counters; None if the server does not answer."""
         text = await self._get("/metrics")
         if text is None:
             return None
@@ -147,21 +149,21 @@ class RolloutClient:
         return sum(float(line.rpartition(b" ")[2]) for line in lines)
 
     async def _paused(self) -> bool:
-        """Whether the engine core says that it was paused (for a change of weights)."""
+        """Whether the engine core reports that it is paused (for a weight update)."""
         text = await self._get("/is_paused")
         return text is not None and b"true" in text
 
     async def _weight_version(self) -> int | None:
-        """Of the weights that a request sent now is begun with; None if the server does not tell.
+        """Version of the server's current weights; None if the server does not report one.
 
-        vLLM counts nothing itself: it says what was said with the last push, and a word before the first.
+        vLLM returns the version given with the last push, and a word instead of a number before the first.
         """
         text = await self._get("/weight_info", self._stall_s)
         try:
-            said = str(json.loads(text or b"")["weight_version"])
+            version = str(json.loads(text or b"")["weight_version"])
         except (ValueError, KeyError, TypeError):
             return None
-        return int(said) if said.isdecimal() else 0
+        return int(version) if version.isdecimal() else 0
 
     async def _get(self, path: str, timeout_s: float | None = None) -> bytes | None:
         timeout = aiohttp.ClientTimeout(total=timeout_s or _PROBE_S)
@@ -192,7 +194,7 @@ def _sampling_body(prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
 
 
 def _scoring_body(prompt: Prompt) -> dict[str, Any]:
-    # vLLM must write a token: the last one, so that a sequence may be as long as the model's context.
+    # vLLM must generate at least one token; forcing the last one lets a sequence fill the whole context.
     *given, last = prompt.token_ids
     return {
         "model": SERVED_NAME,
@@ -200,7 +202,7 @@ def _scoring_body(prompt: Prompt) -> dict[str, Any]:
         "max_tokens": 1,
         "temperature": 0.0,
         "allowed_token_ids": [last],
-        "logprobs": 0,  # of that token alone, none of the likeliest beside it
+        "logprobs": 0,  # only the sampled token, no alternatives
         "prompt_logprobs": 0,
         "return_token_ids": True,
     }
@@ -223,7 +225,7 @@ def _completions(prompt: Prompt, sampling: Sampling, text: bytes, version: int |
     except (ValueError, KeyError, TypeError) as error:
         raise RolloutServerLost(f"The rollout server's answer is torn: {reason(error)}.") from error
     whole = len(out) == sampling.n and all(
-        c.finish_reason in ("stop", "length")  # "abort" means that it was told to give up
+        c.finish_reason in ("stop", "length")  # "abort": the server was told to drop the request
         and 0 < len(c.token_ids) == len(c.log_probs)
         and None not in c.log_probs
         for c in out
@@ -231,7 +233,7 @@ def _completions(prompt: Prompt, sampling: Sampling, text: bytes, version: int |
     if not whole:
         reasons = sorted({str(c.finish_reason) for c in out})
         raise RolloutServerLost(
-            f"The rollout server's answer is not whole: {len(out)} of {sampling.n} samples, ended by "
+            f"The rollout server's answer is incomplete: {len(out)} of {sampling.n} samples, finish reasons "
             f"{', '.join(reasons)}."
         )
     return out
@@ -249,6 +251,6 @@ def _scored(prompt: Prompt, text: bytes) -> Completion:
         raise RolloutServerLost(f"The rollout server's answer is torn: {reason(error)}.") from error
     if last != given[-1] or len(log_probs) != len(given) or None in log_probs:
         raise RolloutServerLost(
-            "The rollout server's answer is not whole: a scored token is another or missing."
+            "The rollout server's answer is incomplete: a scored token is missing or differs."
         )
     return Completion(prompt.id, 0, given, log_probs, "stop")

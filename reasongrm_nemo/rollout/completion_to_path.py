@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A completion becomes a reasoning path: text, verdict or answer, and the probability sums R* needs."""
+"""Converts a completion to a reasoning path: text, verdict or answer, and probability sums for R*."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from reasongrm_nemo.rollout.types import Completion
 
 
 class Pieces(Decoder, Protocol):
-    """What is needed of a tokenizer (`reasongrm_nemo.models.tokenization.JudgeTokenizer`)."""
+    """The part of `reasongrm_nemo.models.tokenization.JudgeTokenizer` used here."""
 
     def piece(self, token_id: int) -> str:
-        """One token's own text."""
+        """Text of a single token."""
 
 
 def reasoning_path(
@@ -34,18 +34,18 @@ def reasoning_path(
     begun: str | None = None,
     digest: str | None = None,
 ) -> SampledPath:
-    """The path of one completion.
+    """Build the path of one completion.
 
     Args:
-        completion: an answer to the task's prompt.
-        task: for the label or the reference.
-        tokenizer: of the model that wrote it.
-        reader: of that model too.
-        model: its name.
+        completion: a completion of the task's prompt.
+        task: provides the label or reference answer.
+        tokenizer: tokenizer of the model that sampled the completion.
+        reader: reader of that model's completions.
+        model: the model's name.
         keep_token_ids: keep the tokens, without the end-of-turn token.
         keep_probs: keep every token's probability.
-        begun: what the prompt had written of the reasoning (`judge.think.begun_by`).
-        digest: of the tokenizer.
+        begun: beginning of the reasoning that is part of the prompt (`judge.think.begun_by`).
+        digest: hash of the tokenizer.
     """
     reading = reader.read(completion, task)
     tokens = reading.tokens
@@ -72,14 +72,13 @@ def reasoning_path(
 
 
 def with_probs(path: SampledPath, log_probs: Sequence[float], cut: int, keep_probs: bool) -> SampledPath:
-    """The path with counts and sums from its tokens' log-probabilities.
+    """The path with token counts and probability sums computed from log-probabilities.
 
-    The sums are over p, not log p (R* is an arithmetic mean of probabilities, section 3.3), in double
-    precision.
+    Sums are over p, not log p (R* is an arithmetic mean of probabilities, section 3.3), in double precision.
 
     Args:
         path: the path.
-        log_probs: of all its tokens, without the end-of-turn token.
+        log_probs: log-probabilities of all its tokens, without the end-of-turn token.
         cut: index of the first answer token.
         keep_probs: keep every token's probability.
     """

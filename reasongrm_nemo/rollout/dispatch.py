@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts shared out over servers: each takes from one queue as it answers, so a slow one gets fewer."""
+"""Dispatches prompts to servers from one queue as they answer, so a slow server gets fewer."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from reasongrm_nemo.rollout.types import Prompt, RolloutServerLost, Sampling, Sc
 
 @dataclass(frozen=True)
 class Loss:
-    """A server was lost; what it had not answered is asked of the others."""
+    """A server was lost; its unanswered prompts go to the others."""
 
     client: RolloutClient
     cause: RolloutServerLost
     asked: int = 0
-    """Prompts that it had not answered."""
+    """Number of prompts that the server had not answered."""
 
 
 class Dispatch:
-    """A context manager: requests go on, on a thread of its own, while the caller works on what has arrived.
+    """Context manager that sends requests from a separate thread while the caller processes completions.
 
-    A prompt goes to the server with the fewest requests in flight, never past the client's limit; the rest
-    waits here.  Leaving the context drops what is in flight.
+    A prompt goes to the server with the fewest requests in flight, up to the client's limit; the other
+    prompts wait in a queue.  Leaving the context drops the requests in flight.
 
     Args:
-        prompts: asked in this order.
-        sampling: for all of them.
+        prompts: prompts, sent in this order.
+        sampling: sampling options of all prompts.
     """
 
     def __init__(self, prompts: Sequence[Prompt], sampling: Sampling | Scoring) -> None:
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        """Lists of completions, `Loss`es and exceptions, as they come; the caller may add its own."""
+        """Lists of completions, `Loss` objects and exceptions as they arrive; callers may add events."""
         self._waiting = deque(prompts)
         self._sampling = sampling
         self._lanes: list[_Lane] = []
@@ -60,7 +60,7 @@ class Dispatch:
         self._loop.close()
 
     def add(self, clients: Sequence[RolloutClient]) -> None:
-        """From now on these take their share; those of one call begin together."""
+        """Start sending prompts to these clients as well; clients of one call start together."""
         self._loop.call_soon_threadsafe(self._add, clients)
 
     # ---- in the event loop
@@ -108,7 +108,7 @@ class Dispatch:
             return
         self._lanes.remove(lane)
         self._waiting.extendleft(prompt for prompt, _ in reversed(lane.asked.values()))
-        # At once, not when the closing comes to it: a prompt is answered by one server.
+        # Cancel now, not in close(): no prompt may be answered by two servers.
         dropped = lane.drop(asyncio.current_task())
         self._closing.add(self._loop.create_task(lane.close(dropped)))
         self.events.put(Loss(lane.client, cause, len(lane.asked)))
@@ -129,7 +129,7 @@ class _Lane:
         self.asked: dict[str, tuple[Prompt, asyncio.Task[None]]] = {}
 
     def drop(self, keep: asyncio.Task[Any] | None = None) -> list[asyncio.Task[None]]:
-        """Cancel what is in flight, but for the task that calls."""
+        """Cancel all tasks except ``keep``, the calling one."""
         asked = [task for _, task in self.asked.values()]
         tasks = [task for task in (*asked, self.watcher) if task is not keep]
         for task in tasks:
@@ -137,6 +137,6 @@ class _Lane:
         return tasks
 
     async def close(self, dropped: Sequence[asyncio.Task[None]]) -> None:
-        """Wait until they have ended."""
+        """Wait for cancelled tasks to end, and close the client."""
         await asyncio.gather(*dropped, return_exceptions=True)
         await self.client.close()

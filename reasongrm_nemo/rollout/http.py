@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request at a time to the rollout server: health, weights.  Completions go by `client`."""
+"""Sends single requests (health, weights) to the rollout server; `client` requests completions."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from reasongrm_nemo.rollout.types import RolloutServerLost
 def call(
     url: str, token: str, method: str, path: str, timeout_s: float | None, body: dict[str, Any] | None = None
 ) -> Any:
-    """The parsed answer.
+    """Send a request and return the parsed answer.
 
     Args:
-        url: the server's, `http://host:port`.
-        token: its API token.
+        url: the server's `http://host:port`.
+        token: the server's API token.
         method: GET or POST.
-        path: with its query.
-        timeout_s: longest silence; None: any.
+        path: path and query.
+        timeout_s: longest time without data; None: no limit.
         body: sent as JSON.
 
     Raises:
-        RolloutServerLost: no connection, no answer in time, or any status but 200.
+        RolloutServerLost: no connection, no answer in time, or a status other than 200.
     """
     host = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(host.hostname or "", host.port, timeout=timeout_s)
@@ -56,12 +56,12 @@ def call(
 
 
 def reason(error: BaseException) -> str:
-    """An exception in words, which some have none of."""
+    """The message of an exception, or its type's name if the message is empty."""
     return str(error).rstrip(".") or type(error).__name__
 
 
 def message(text: str) -> str:
-    """The error message in a server's answer."""
+    """Extract the error message from a server's answer."""
     try:
         body = json.loads(text)
         if isinstance(body, dict):

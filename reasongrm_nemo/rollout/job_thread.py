@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One thread that does jobs in their order."""
+"""A thread that runs jobs in order."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Result = TypeVar("Result")
 
 
 class Worker:
-    """Does one job after another. Unlike an executor's, its thread does not keep the process from ending.
+    """Runs one job after another on a daemon thread, which, unlike an executor's, lets the process exit.
 
     Args:
-        name: of the thread.
+        name: name of the thread.
     """
 
     def __init__(self, name: str) -> None:
@@ -25,7 +25,7 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def submit(self, job: Callable[[], Result]) -> Future[Result]:
-        """Do it after those before it; whatever it raises is in the future."""
+        """Run a job after those submitted before; the future has its result or exception."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
@@ -34,7 +34,7 @@ class Worker:
         return future
 
     def is_current(self) -> bool:
-        """Whether the caller is a job."""
+        """Whether the caller runs on this thread."""
         return threading.current_thread() is self._thread
 
     def _run(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a completion says: read here, once, for GRPO, generate, mine and evaluate alike."""
+"""Parses completions, in the same way for GRPO, generate, mine and evaluate."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from reasongrm_nemo.rollout.types import Completion
 
 
 class Decoder(Protocol):
-    """The part of a tokenizer (`reasongrm_nemo.models.tokenization.JudgeTokenizer`) that reading needs."""
+    """The part of `reasongrm_nemo.models.tokenization.JudgeTokenizer` used for parsing."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of tokens, special ones included."""
+        """Text of the tokens, including special tokens."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A completion as read.
+    """A parsed completion.
 
     Attributes:
-        tokens: without the end-of-turn token.
-        text: of `tokens`.
+        tokens: token ids without the end-of-turn token.
+        text: text of `tokens`.
         verdict: "A", "B" or None; always None for an `AnswerTask`.
         answer: the open answer to an `AnswerTask`, or None.
-        status: `ok`, or why nothing was read (`judge.Parsed`, `judge.OpenAnswer`).
-        correct: whether the verdict is the task's label, or the answer as good as its reference.
+        status: `ok`, or why nothing could be parsed (`judge.Parsed`, `judge.OpenAnswer`).
+        correct: whether the verdict equals the task's label, or the answer is equivalent to its reference.
         finish_reason: `stop` or `length`.
     """
 
@@ -45,13 +45,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class CompletionReader:
-    """Reads the completions of one model.
+    """Parses the completions of one model.
 
     Args:
-        tokenizer: of the model that wrote them.
-        policy: how a verdict is read (`judge.policy`).
-        opened: the prompt leaves `<think>` open (`tokenization.opens_think`).
-        equivalent: whether an open answer is as good as its reference.
+        tokenizer: tokenizer of the model.
+        policy: how to parse a verdict (`judge.policy`).
+        opened: whether the prompt leaves `<think>` open (`tokenization.opens_think`).
+        equivalent: returns whether an open answer is equivalent to its reference.
     """
 
     tokenizer: Decoder
@@ -60,17 +60,17 @@ class CompletionReader:
     equivalent: Equivalence = exact
 
     def read(self, completion: Completion, task: JudgeTask | AnswerTask) -> Reading:
-        """Read one completion of the task's prompt.
+        """Parse one completion of the task's prompt.
 
-        The end-of-turn token belongs to no text; a completion cut at the limit has none.
+        The end-of-turn token, which a completion truncated at the limit lacks, is not part of the text.
         """
         finished = completion.finish_reason == "stop"
         tokens = completion.token_ids[:-1] if finished else completion.token_ids
         text = self.tokenizer.decode(tokens)
         if isinstance(task, AnswerTask):
-            said = read_answer(text, self.policy, self.opened, finished)
-            right = said.answer is not None and self.equivalent(said.answer, task.reference)
-            return Reading(tokens, text, None, said.answer, said.status, right, completion.finish_reason)
-        parsed = parse_verdict(text, self.policy, self.opened, finished)
-        right = parsed.verdict == task.label
-        return Reading(tokens, text, parsed.verdict, None, parsed.status, right, completion.finish_reason)
+            parsed = read_answer(text, self.policy, self.opened, finished)
+            right = parsed.answer is not None and self.equivalent(parsed.answer, task.reference)
+            return Reading(tokens, text, None, parsed.answer, parsed.status, right, completion.finish_reason)
+        judged = parse_verdict(text, self.policy, self.opened, finished)
+        right = judged.verdict == task.label
+        return Reading(tokens, text, judged.verdict, None, judged.status, right, completion.finish_reason)

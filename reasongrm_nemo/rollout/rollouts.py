@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers and clients together: completions that outlive the loss of a server."""
+"""Requests completions from several servers and restarts servers that are lost."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ _BETWEEN = "The rollout server ended between two calls."
 
 @dataclass(frozen=True)
 class _Up:
-    """A server's restart is done."""
+    """Event: a server's restart is done."""
 
     server: RolloutServer
 
 
 class Rollouts:
-    """What stages and trainers ask for completions.
+    """Completions for stages and trainers.
 
     Args:
-        servers: started when they do not run.
-        resync: brings restarted servers up to date, where their model folder is not what is wanted (a trainer
-            pushes its current weights); None: the folder is.  Called on the caller's thread.
-        on_loss: told the cause of each loss, before the restart, and of each start that failed and is tried
-            once more; from any thread.
+        servers: the servers; started if they do not run.
+        resync: gives restarted servers their weights (a trainer pushes its current ones); None: servers use
+            their model folder.  Called on the caller's thread.
+        on_loss: called from any thread with the cause of each loss, before the restart, and of each failed
+            start that is retried.
     """
 
     versions = False
-    """Whether completions are to say which version of the weights sampled them."""
+    """Whether to record with completions which version of the weights sampled them."""
 
     def __init__(
         self,
@@ -64,11 +64,11 @@ class Rollouts:
 
     @classmethod
     def from_specs(cls, paths: Sequence[Path]) -> Rollouts:
-        """Take hold of servers that another process started, by their spec files."""
+        """Connect to servers that another process started, by their spec files."""
         return cls([RolloutServer.from_spec(path) for path in paths])
 
     def use(self, model_dir: Path) -> None:
-        """Serve this model from now on: loaded in place or by a restart; started if nothing runs."""
+        """Switch the servers to this model: load it in place, restart, or start if not running."""
         _at_once(self.servers, lambda server: server.use(model_dir))
 
     def generate(
@@ -78,10 +78,10 @@ class Rollouts:
         on_completion: Callable[[list[Completion]], None] | None = None,
         timeout_s: float | None = None,
     ) -> list[list[Completion]]:
-        """Ask for n completions of each prompt, in the order of `prompts`; see `stream`.
+        """Request n completions of each prompt; see `stream`.
 
         Returns:
-            A prompt's completions, or an empty list where `timeout_s` ended the call before they came.
+            A list of completions per prompt, in order; empty for prompts unanswered after `timeout_s`.
         """
         stream = self.stream(prompts, sampling, on_completion, timeout_s)
         done = {answer[0].prompt_id: answer for answer in stream}
@@ -94,25 +94,25 @@ class Rollouts:
         on_completion: Callable[[list[Completion]], None] | None = None,
         timeout_s: float | None = None,
     ) -> Iterator[list[Completion]]:
-        """Each prompt's n completions as they arrive.
+        """Yield each prompt's n completions as they arrive.
 
-        A server that is lost is started again while the others answer its prompts, and takes its share anew.
+        A lost server is restarted while the others answer its prompts, and then gets prompts again.
 
         Args:
-            prompts: with ids that differ.
-            sampling: for all of them.
+            prompts: prompts with unique ids.
+            sampling: sampling options of all prompts.
             on_completion: called with each prompt's list as it arrives.
-            timeout_s: the call ends so long after its beginning, or after the last return of a lost server,
-                with what has arrived; the servers drop the rest.  It waits for the first answer however long
-                that takes.  None: it waits for all.
+            timeout_s: seconds after which the call ends with the completions that have arrived, and the
+                servers drop the rest; counted from the start or from the last restart of a lost server.  At
+                least one answer is always awaited.  None: wait for all.
 
         Raises:
             RolloutServerLost: a server was lost a second time within this call.
-            UserError: one refused a request, or could not be started again.
+            UserError: a server refused a request, or could not be restarted.
         """
         waiting = {prompt.id for prompt in prompts}
         if len(waiting) != len(prompts):
-            raise ValueError("the prompts of one call must have ids that differ")
+            raise ValueError("the prompts of one call must have unique ids")
         if not prompts:
             return
         with Dispatch(prompts, sampling) as dispatch, _Restarts(dispatch.events) as restarts:
@@ -146,7 +146,7 @@ class Rollouts:
                         raise event.cause
                     lost.add(server)
                     are = "prompt is" if event.asked == 1 else "prompts are"
-                    again = f" {event.asked} {are} asked again." if event.asked else ""
+                    again = f" {event.asked} {are} sent again." if event.asked else ""
                     self.tell(f"{server.cause_of(event.cause)}{again}")
                     restarts.begin(server)
                 elif isinstance(event, _Up):
@@ -157,25 +157,25 @@ class Rollouts:
                     clock.start()
 
     def bring_up(self, servers: Sequence[RolloutServer]) -> None:
-        """Start these anew, and give them what they should serve.
+        """Restart servers and give them the current weights.
 
         Raises:
-            UserError: one did not start, or was lost again.
+            UserError: a server did not start, or was lost again.
         """
         _at_once(servers, lambda server: server.restart())
         if self.resync is not None:
             self.resync(servers)
 
     def steady(self) -> list[RolloutServer]:
-        """The servers that a call under way on another thread is not starting anew."""
+        """The servers that are not being restarted by a `stream` on another thread."""
         return [server for server in self.servers if server not in self._restarting]
 
     def sleep(self) -> None:
-        """Give the servers' GPU memory away until the next push of weights; needs `rollout.sleep`."""
+        """Free the servers' GPU memory until the next weight push; needs `rollout.sleep`."""
         _at_once(self.servers, lambda server: server.sleep())
 
     def _wake(self, servers: Sequence[RolloutServer]) -> None:
-        """Those that sleep wake up; they have lost their weights."""
+        """Wake sleeping servers and give them weights, which they dropped when going to sleep."""
         asleep = [server for server in servers if server.asleep]
         if asleep and self.resync is not None:
             self.resync(asleep)
@@ -184,7 +184,7 @@ class Rollouts:
                 server.use(server.model_dir)
 
     def tell(self, cause: str) -> None:
-        """Note a loss; whoever listens is told."""
+        """Record a loss and pass it to `on_loss`."""
         self.losses.append(cause)
         if self.on_loss is not None:
             self.on_loss(cause)
@@ -197,7 +197,7 @@ class Rollouts:
         )
 
     def stop(self) -> None:
-        """End the servers."""
+        """Stop the servers."""
         _at_once(self.servers, lambda server: server.stop())
 
     def __enter__(self) -> Rollouts:
@@ -211,7 +211,7 @@ class Rollouts:
 
 
 def _at_once(servers: Sequence[RolloutServer], work: Callable[[RolloutServer], None]) -> None:
-    """Do something with all servers at the same time; an interruption ends those that are not done."""
+    """Run ``work`` on all servers in parallel; an interruption kills servers that are not done."""
     if len(servers) == 1:
         return work(servers[0])
     with ThreadPoolExecutor(max(1, len(servers))) as pool:
@@ -227,7 +227,7 @@ def _at_once(servers: Sequence[RolloutServer], work: Callable[[RolloutServer], N
 
 
 class _Clock:
-    """When a call has waited long enough."""
+    """Timeout of a `stream`."""
 
     def __init__(self, timeout_s: float | None) -> None:
         self._timeout_s = timeout_s
@@ -238,7 +238,7 @@ class _Clock:
         self._began = time.monotonic()
 
     def wait(self, events: queue.SimpleQueue[object], stopped: bool) -> object | None:
-        """The next event; None: the time is over.  It stands still while stopped, and before an answer."""
+        """The next event, or None after the timeout; no timeout while stopped or before the first answer."""
         if self._timeout_s is None or stopped or not self.answered:
             return events.get()
         try:
@@ -248,9 +248,9 @@ class _Clock:
 
 
 class _Restarts:
-    """Servers being started anew, each on a thread; leaving the context early ends what is not up yet.
+    """Servers being restarted, each on a thread; leaving the context stops those not yet brought up.
 
-    A server that nobody gave the current weights must not be found running by the next call.
+    Otherwise the next call could use a running server that has not received the current weights.
     """
 
     def __init__(self, events: queue.SimpleQueue[object]) -> None:
@@ -261,7 +261,7 @@ class _Restarts:
         return self
 
     def begin(self, server: RolloutServer) -> None:
-        """Start it anew; the queue of events then gets `_Up`, or why it did not start."""
+        """Restart a server; then put `_Up`, or the exception of a failed start, into the event queue."""
 
         def work() -> None:
             try:
@@ -274,7 +274,7 @@ class _Restarts:
         self.running[server].start()
 
     def end(self, server: RolloutServer, resync: Callable[[Sequence[RolloutServer]], None] | None) -> None:
-        """It runs: bring it up to date."""
+        """Give a restarted server the current weights."""
         if resync is not None:
             resync([server])
         self.running.pop(server).join()

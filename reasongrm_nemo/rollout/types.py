@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of the rollout server and what it answers."""
+"""Requests to the rollout server, and its answers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from reasongrm_nemo.errors import UserError
 
 
 class RolloutServerLost(UserError):
-    """The rollout server died, or stopped making progress; the message is the cause.
+    """The rollout server died or stopped making progress; the message is the cause.
 
-    `Rollouts.generate` outlives one; whoever catches it from a push must restart the `servers` it names,
-    whose weights may be half old and half new.
+    `Rollouts.generate` recovers from one loss.  After a failed push, the caller must restart the lost
+    `servers`, which may hold a mix of old and new weights.
     """
 
     def __init__(self, message: str, servers: Sequence[Any] = ()) -> None:
@@ -27,9 +27,9 @@ class Prompt:
     """One prompt to continue.
 
     Args:
-        id: whose it is (a task's id); unique within one call.
+        id: the task's id, or another id unique within one call.
         token_ids: the prompt's tokens.
-        seed: sample i is drawn with seed + i, whatever else is in flight.  At most 2**31 - 1.
+        seed: sample i is drawn with seed + i, independent of other requests.  At most 2**31 - 1.
     """
 
     id: str
@@ -42,14 +42,14 @@ class Sampling:
     """How to continue prompts.
 
     Args:
-        n: samples of each prompt.
-        max_tokens: longest continuation.
+        n: number of samples per prompt.
+        max_tokens: longest continuation, in tokens.
         temperature: 0 is greedy.
         top_p: 1 is off.
         top_k: -1 is off.
         min_p: 0 is off.
         repetition_penalty: 1 is off.
-        stop_token_ids: tokens that end a continuation, besides the tokenizer's end-of-sequence token.
+        stop_token_ids: tokens that end a continuation, in addition to the end-of-sequence token.
     """
 
     n: int
@@ -64,10 +64,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Scoring:
-    """Ask for the log-probabilities of the tokens that are given: a teacher-forced pass, nothing is sampled.
+    """Requests the log-probabilities of given tokens: a teacher-forced pass without sampling.
 
-    The answer to a prompt of L tokens, 2 or more, is one `Completion` of its tokens from the second on; the
-    first has nothing before it.
+    The answer to a prompt of at least two tokens is one `Completion` of all its tokens but the first, which
+    has no log-probability.
     """
 
     n: int = 1
@@ -80,13 +80,13 @@ class Completion:
     Args:
         prompt_id: the prompt's id.
         sample: 0 to n - 1.
-        token_ids: the tokens, the one that ended it included.
-        log_probs: log-probability of each token under the model's own distribution: temperature 1, whole
-            vocabulary, whatever the sampling was. In GRPO under the distribution sampled from: the whole
-            vocabulary at `rollout.temperature` (see `RolloutSettings.log_probs`).
+        token_ids: the tokens, including the one that ended the continuation.
+        log_probs: log-probability of each token under the model's distribution at temperature 1 over the
+            whole vocabulary, whatever the sampling options. In GRPO at `rollout.temperature` instead (see
+            `RolloutSettings.log_probs`).
         finish_reason: `stop` (an end token) or `length` (max_tokens, or the model's context is full).
-        weight_version: of the weights that the server had when it was asked: the trainer's steps, 0 for those
-            of the model folder; None where nobody wanted to know.
+        weight_version: version of the server's weights at the time of the request, in trainer steps; 0 for
+            the model folder's weights; None if not recorded.
     """
 
     prompt_id: str

@@ -29,7 +29,7 @@ def main(marker):
         dist.all_gather_object([None, None], "ours")
         raise AssertionError("a stranger's object was read")
     except RuntimeError as error:
-        assert "not signed with the run's key" in str(error), error
+        assert "lacks the run's signature" in str(error), error
     os.waitpid(stranger, 0)
     print(f"the stranger: {said.read()}", flush=True)
     assert not Path(marker).exists(), "a stranger's object ran code"

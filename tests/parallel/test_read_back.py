@@ -139,7 +139,7 @@ def test_an_environment_that_is_not_here_is_passed_over(tmp_path):
 
 
 def test_an_environment_without_an_answer_is_one_sentence():
-    with pytest.raises(UserError, match=r"^/bin/false cannot be asked how it reads .* status 1$"):
+    with pytest.raises(UserError, match=r"^/bin/false cannot be run to read .* status 1$"):
         readers.check_config(SAVED_BY_5, "config.json", ["/bin/false"])
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vLLM process: how it is started, checked and restarted."""
+"""Starts, checks and restarts the vLLM server process."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A rollout server's agent on a Slurm node: `srun ... python -m reasongrm_nemo.rollout.server.agent`.
 
-Whoever drives a server need not be on its node, nor have srun (a trainer's container has none): it asks this
-process to start, watch and end it. Settings and token come by stdin; the end of stdin is the end of the run.
-Everything that it can be asked is in `_Agent`; it starts nothing but vLLM, with the settings it was given.
+The process that controls a server may run on another node and lack srun (a trainer's container has none).
+It asks this agent to start, watch and stop the server. The agent reads settings and token from stdin and
+ends when stdin closes. `_Agent` lists all its requests; it starts only vLLM, with the settings from stdin.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LARGEST_REQUEST = 65536
 
 class _Agent:
     def __init__(self, settings: RolloutSettings, log: Path, address: str) -> None:
-        # the interpreter that runs this has the rollout environment, whatever it is called outside
+        # inside a container the rollout environment's python has another path: the one running this agent
         self._settings, self._log = replace(settings, python=sys.executable), log
         self._machine = ThisMachine(address)
         self._started: dict[int, int] = {}
@@ -62,7 +62,7 @@ def _handler(agent: _Agent, token: str) -> type[BaseHTTPRequestHandler]:
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *args: Any) -> None:
-            """Nothing: the server's log is not for this."""
+            """Keep requests out of the server's log."""
 
         def do_POST(self) -> None:
             name = self.path.removeprefix("/")
@@ -90,9 +90,10 @@ def _handler(agent: _Agent, token: str) -> type[BaseHTTPRequestHandler]:
 
 
 def main() -> None:
-    """Serve until stdin ends."""
+    """Serve until stdin closes."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # sent by Slurm to all of a job; the run's own process answers
+        # Slurm signals all of a job's processes; only the run's main process reacts
+        signal.signal(number, signal.SIG_IGN)
     begin = json.loads(sys.stdin.readline())
     own_scratch()
     launched_from = os.environ.get("SLURM_LAUNCH_NODE_IPADDR")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a rollout server is and where it runs, in a file from which any process makes its handle."""
+"""The spec file of a rollout server: settings and address, from which any process can make a handle."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 STOPPED: dict[str, Any] = {"pid": 0, "ticks": 0, "url": "", "token": "", "weights": None, "asleep": False}
-"""What the file says where nothing runs."""
-# One for all files: several objects of a process may name the same one, and a write takes no time.
+"""Entries of the spec file when no server runs."""
+# One lock for all files: several handles in a process may share a file, and writes are short.
 _WRITING = threading.Lock()
 
 
 class DescribedServer:
-    """A server as its describing file tells it.
+    """A server described by its spec file.
 
-    The file holds what to start, where it runs now and the API token; it is readable by its owner only and
-    rewritten whole at each change, so that a handle in another process follows a restart.
+    The file holds the settings, the current address and the API token; only its owner can read it. Every
+    change replaces the file atomically, which lets handles in other processes follow a restart.
     """
 
     settings: RolloutSettings
@@ -39,9 +39,9 @@ class DescribedServer:
     _spec: Path
 
     def _describe(self, model_dir: Path) -> None:
-        """Write the file anew, for a server that does not run yet."""
+        """Create the file for a server that does not run yet."""
         self._spec.parent.mkdir(parents=True, exist_ok=True)
-        # A file left by an earlier run describes a server that died with that run.
+        # A file from an earlier run describes a server that died with that run.
         self._spec.unlink(missing_ok=True)
         for left in self._spec.parent.glob(f"{glob.escape(self._spec.name)}.*.tmp"):
             left.unlink(missing_ok=True)
@@ -56,15 +56,15 @@ class DescribedServer:
         )
 
     def spec(self) -> Path:
-        """The file from which another process makes its handle."""
+        """Path of the spec file, from which another process can make a handle."""
         return self._spec
 
     @classmethod
     def from_spec(cls, path: str | Path) -> Self:
-        """Take hold of a server that another process started.
+        """Make a handle for a server that another process started.
 
         Raises:
-            UserError: no such file, or not one of ours.
+            UserError: the file does not exist or is not a spec file.
         """
         server = cls.__new__(cls)
         server._spec = Path(path)
@@ -78,15 +78,15 @@ class DescribedServer:
         return server
 
     def state(self) -> dict[str, Any]:
-        """What the file says now: settings, log_path, url, token, pid, ticks, starts, model_dir, weights."""
+        """The file's current content: settings, log_path, url, token, pid, ticks, starts, model_dir, ..."""
         state: dict[str, Any] = json.loads(self._spec.read_text())
         return state
 
     def _write(self, **changes: Any) -> None:
-        """Change what the file says, whatever another thread changes in it (a restart during a push)."""
+        """Change entries of the file; safe if another thread changes others (a restart during a push)."""
         with _WRITING:
             state = (self.state() if self._spec.exists() else {}) | changes
-            # Its own name, and readable by its owner only from the first.
+            # A unique name, and readable only by its owner from the start.
             handle, aside = tempfile.mkstemp(".tmp", self._spec.name + ".", self._spec.parent)
             with os.fdopen(handle, "w") as out:
                 json.dump(state, out, indent=1)
@@ -99,29 +99,29 @@ class DescribedServer:
 
     @property
     def token(self) -> str:
-        """Its API token."""
+        """API token of the running server."""
         return str(self._running()["token"])
 
     @property
     def starts(self) -> int:
-        """How many times it was started: another number, another server."""
+        """How many times the server was started; identifies one start of the server."""
         return int(self.state()["starts"])
 
     @property
     def model_dir(self) -> Path:
-        """The folder it was last asked to serve."""
+        """The model folder that the server was last asked to serve."""
         return Path(self.state()["model_dir"])
 
     @property
     def asleep(self) -> bool:
-        """Whether its weights and KV cache are off the GPU."""
+        """Whether the server sleeps: its weights and KV cache are off the GPU."""
         return bool(self.state()["asleep"])
 
     def _running(self) -> dict[str, Any]:
-        """What the file says of a server that runs.
+        """The file's content, if the server runs.
 
         Raises:
-            RolloutServerLost: none does.
+            RolloutServerLost: no server runs.
         """
         state = self.state()
         if not state["pid"]:
@@ -130,5 +130,5 @@ class DescribedServer:
 
 
 def without_environment(settings: RolloutSettings) -> dict[str, Any]:
-    """Settings for a file that may outlast the server, without the values of their environment."""
+    """Settings with the values of `extra_env` hidden, for a file that may outlive the server."""
     return settings.to_dict() | {"extra_env": hide_all(settings.extra_env)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine a rollout server's process lives on: this one, or a node where an agent starts it for us."""
+"""The machine that runs a rollout server's process: this one, or a node on which an agent starts it."""
 
 from __future__ import annotations
 
@@ -26,43 +26,43 @@ _TIMEOUT_S = 30.0
 
 
 class Host(Protocol):
-    """What a server's handle asks of the machine that has its process.
+    """Process operations on the machine that runs a server.
 
     Attributes:
-        address: what the server listens on.
+        address: address that the server listens on.
     """
 
     address: str
 
     def describe(self) -> dict[str, str] | None:
-        """For the server's describing file; the inverse is `from_description`."""
+        """Entry for the server's spec file; the inverse of `from_description`."""
 
     def free_port(self, wanted: int | None) -> int:
-        """That port, or any free one; UserError where it is taken."""
+        """Return port ``wanted`` (UserError if taken), or any free port for None."""
 
     def start(
         self, settings: RolloutSettings, model_dir: Path, port: int, token: str, log: Path
     ) -> tuple[int, int]:
-        """Start vLLM's server; returns its process's id and start (see `process.start_ticks`)."""
+        """Start vLLM's server; return its process id and start time (see `child.start_ticks`)."""
 
     def alive(self, pid: int, ticks: int) -> bool:
-        """Whether that process runs."""
+        """Whether the process runs."""
 
     def exit_cause(self, pid: int) -> str:
-        """How it ended, where that is known."""
+        """How the process ended, or an empty string if unknown."""
 
     def end_group(self, pid: int, ticks: int, grace_s: float) -> None:
-        """End it with all its children."""
+        """End the process and all its children."""
 
 
 class ThisMachine:
-    """Child processes of this process, which listen at `address`."""
+    """Runs servers as child processes of this process, listening on `address`."""
 
     def __init__(self, address: str = HOST) -> None:
         self.address = address
 
     def describe(self) -> dict[str, str] | None:
-        """None: whoever reads the file is on the same machine."""
+        """None: readers of the spec file are on the same machine."""
         return None
 
     def free_port(self, wanted: int | None) -> int:
@@ -72,15 +72,15 @@ class ThisMachine:
             try:
                 probe.bind((self.address, wanted or 0))
                 probe.listen(1)
-                # where the interface is down an address can be bound all the same, and nobody reaches it
+                # binding succeeds even if the interface is down; connect to check that it is reachable
                 socket.create_connection(probe.getsockname(), timeout=10).close()
             except OSError as error:
                 if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                     raise
                 why = "is already taken" if error.errno == errno.EADDRINUSE else "is not allowed"
                 raise UserError(
-                    f"Port {wanted} (rollout.port) {why} on {self.address}: choose another, or null for any "
-                    "free one."
+                    f"Port {wanted} (rollout.port) {why} on {self.address}; choose another port, or null for "
+                    "any free one."
                 ) from None
             return int(probe.getsockname()[1])
 
@@ -108,13 +108,13 @@ class ThisMachine:
 
 
 class RemoteNode:
-    """A node whose agent (`agent.py`) does the same there.
+    """Runs servers on another node through its agent (`agent.py`).
 
     Args:
-        url: the agent's.
-        token: its token.
-        address: what servers on that node listen on.
-        node: its name.
+        url: the agent's URL.
+        token: the agent's token.
+        address: address that servers on the node listen on.
+        node: the node's name.
     """
 
     def __init__(self, url: str, token: str, address: str, node: str) -> None:
@@ -131,12 +131,12 @@ class RemoteNode:
     def start(
         self, settings: RolloutSettings, model_dir: Path, port: int, token: str, log: Path
     ) -> tuple[int, int]:
-        """See `Host`; settings and log are those the agent was started with."""
+        """See `Host`; uses the settings and log that the agent was started with."""
         pid, ticks = self._ask("start", model_dir=str(model_dir), port=port, token=token)
         return int(pid), int(ticks)
 
     def alive(self, pid: int, ticks: int) -> bool:
-        """See `Host`; a node that does not answer has lost its processes."""
+        """See `Host`; False if the node's agent does not answer."""
         try:
             return bool(self._ask("alive", pid=pid, ticks=ticks))
         except RolloutServerLost:
@@ -150,7 +150,7 @@ class RemoteNode:
             return f"is gone with its node {self.node}, whose agent does not answer"
 
     def end_group(self, pid: int, ticks: int, grace_s: float) -> None:
-        """See `Host`; on a node that does not answer Slurm does it, at the end of the job."""
+        """See `Host`; if the agent does not answer, Slurm ends the process at the end of the job."""
         with contextlib.suppress(RolloutServerLost):
             self._ask("end_group", _TIMEOUT_S + grace_s, pid=pid, ticks=ticks, grace_s=grace_s)
 
@@ -162,22 +162,22 @@ class RemoteNode:
 
 
 def from_description(data: Mapping[str, str] | None) -> Host:
-    """The host that a describing file names."""
+    """The host that a spec file names."""
     return ThisMachine() if data is None else RemoteNode(**data)
 
 
 class AgentStep:
-    """The agent of one server on its node: started by srun, ended with this process.
+    """Starts a server's agent on its node with srun; the agent ends with this process.
 
     Args:
-        command: the whole command line, srun's included.
-        settings: of the server it will start.
+        command: the complete command line, including srun.
+        settings: settings of the server to start.
         node: the node's name, for messages.
-        log: the server's output, and the agent's own.
-        timeout_s: longest wait for it.
+        log: log of the server and the agent.
+        timeout_s: longest wait for the agent.
 
     Raises:
-        UserError: it did not start; the sentence has its last words.
+        UserError: the agent did not start; the message quotes the end of its log.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class AgentStep:
         self._node, self._log = node, log
         token, parent = secrets.token_urlsafe(32), os.getpid()
         with log.open("ab") as out:
-            # SIGTERM lets srun end its step; of SIGKILL it would leave the step to the end of the job
+            # SIGTERM lets srun end its step; after SIGKILL the step would run until the end of the job
             self._step = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -196,22 +196,22 @@ class AgentStep:
                 start_new_session=True,
                 preexec_fn=lambda: child.die_with_parent(parent, signal.SIGTERM),
             )
-        # not by an argument or the environment, and not through a file: only this node's agent gets to see it
+        # pass the token through stdin, which, unlike arguments or files, nobody else can read
         begin = {"settings": settings.to_dict(), "log": str(log), "token": token}
         assert self._step.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._step.stdin.write(json.dumps(begin).encode() + b"\n")
             self._step.stdin.flush()
-        said = self._first_words(timeout_s)
-        self.host = RemoteNode(said["url"], token, said["address"], node)
+        agent = self._announcement(timeout_s)
+        self.host = RemoteNode(agent["url"], token, agent["address"], node)
 
-    def _first_words(self, timeout_s: float) -> dict[str, str]:
+    def _announcement(self, timeout_s: float) -> dict[str, str]:
         timer = threading.Timer(timeout_s, self._step.terminate)
         timer.start()
         try:
             assert self._step.stdout is not None
             for line in self._step.stdout:
-                if line.startswith(b'{"agent"'):  # what a container prints at its start is passed over
+                if line.startswith(b'{"agent"'):  # skip lines that a container prints at start
                     agent: dict[str, str] = json.loads(line)["agent"]
                     return agent
         finally:
@@ -219,12 +219,12 @@ class AgentStep:
         self.close()
         words = self._log.read_text(errors="replace").strip().splitlines()[-1:]
         raise UserError(
-            f"The rollout server's agent did not start on {self._node} (log: {self._log}); it last said: "
-            + (words[0] if words else "nothing")
+            f"The rollout server's agent did not start on {self._node} (log: {self._log}); its last line: "
+            + (words[0] if words else "none")
         )
 
     def close(self) -> None:
-        """End the agent, and with it whatever it started."""
+        """End the agent and the processes that it started."""
         assert self._step.stdin is not None
         with contextlib.suppress(OSError):
             self._step.stdin.close()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What transformers and vLLM of one environment read in folders' config.json: run by its python as a command.
+"""Prints how an environment's transformers and vLLM read config.json files; run by that environment's python.
 
-The last line it prints is a JSON list, for each folder, of lists of `{engine, read}`, or `{engine, error}`
-where the engine refuses the file. An engine that is not installed is left out.
+The last line of output is a JSON list with, for each folder, a list of `{engine, read}`, or
+`{engine, error}` if the engine refuses the file. Engines that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ KEYS = (
 
 
 def by_transformers(folder: str) -> Any:
-    """The config as transformers' own loader makes it."""
+    """The config as loaded by transformers."""
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def by_vllm(folder: str) -> Any:
-    """The config as vLLM hands it to a model."""
+    """The config as vLLM passes it to a model."""
     from vllm.transformers_utils.config import get_config
 
     return get_config(folder, trust_remote_code=False)
 
 
 def stated(config: Any) -> dict[str, Any]:
-    """Shape and rope, each from the attributes that the engine's models read."""
+    """Shape and rope, from the attributes that the engine's models read."""
     import transformers
 
     nested = int(transformers.__version__.split(".")[0]) >= 5
@@ -51,7 +51,7 @@ def stated(config: Any) -> dict[str, Any]:
 
 
 def main(folders: list[str]) -> list[list[dict[str, Any]]]:
-    """See the module; engines in a fixed order."""
+    """Read all folders with all engines, in a fixed order; see the module."""
     from importlib import metadata
 
     readers: dict[str, Callable[[str], Any]] = {
@@ -68,7 +68,7 @@ def main(folders: list[str]) -> list[list[dict[str, Any]]]:
         for folder, answers in zip(folders, answers_of, strict=True):
             try:
                 answers.append(engine | {"read": stated(read(folder))})
-            except Exception as error:  # whatever the engine raises is its answer
+            except Exception as error:  # any exception of the engine is part of the answer
                 answers.append(engine | {"error": f"{type(error).__name__}: {error}"})
     return answers_of
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exported config.json read back by each engine at hand, before anything is trained on it or with it."""
+"""Checks before training that all installed engines read a config.json as this package does."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TIMEOUT_S = 300.0
 
 
 def pythons(cluster: Mapping[str, Any] | None = None) -> list[str]:
-    """The interpreters of the trainer's and the rollout environment, as far as they are named."""
+    """Python interpreters of the trainer and rollout environments, as far as they are configured."""
     named = dict(cluster or {})
     trainer = named.get("trainer_python") or sys.executable
     rollout = named.get("rollout_python") or os.environ.get(PYTHON_VARIABLE)
@@ -38,28 +38,28 @@ def pythons(cluster: Mapping[str, Any] | None = None) -> list[str]:
 
 
 def check_folder(folder: Path, interpreters: Iterable[str]) -> list[str]:
-    """`check_config` of the folder's config.json."""
+    """Run `check_config` on the folder's config.json."""
     file = folder / "config.json"
     return check_config(read_json(file), str(file), interpreters)
 
 
 def check_config(config: Mapping[str, Any], where: str, interpreters: Iterable[str]) -> list[str]:
-    """Have every engine of the environments read a config.json, and hold it against our own reading.
+    """Compare how every engine in the environments reads a config.json with how this package reads it.
 
     Args:
         config: the parsed file.
-        where: its path, for errors.
-        interpreters: of the environments; one that does not exist on this machine is passed over.
+        where: the file's path, for errors.
+        interpreters: the environments' pythons; those that do not exist on this machine are skipped.
 
     Returns:
-        The engines that read the same, with their versions.
+        The engines, with their versions.
 
     Raises:
-        UserError: an engine refuses the file, or reads another shape or rope.
+        UserError: an engine refuses the file, or reads a different shape or rope.
     """
     ours = Architecture.from_config(config, where)
     present = [python for python in interpreters if Path(python).is_file()]
-    # the weights' dtype, which a conversion finds out late, changes nothing
+    # leave out the dtype, which has no effect here and which a conversion knows only late
     stated = {name: value for name, value in config.items() if name not in ("torch_dtype", "dtype")}
     key = _key(stated, present)
     known = _remembered(key)  # an engine takes seconds to import
@@ -71,7 +71,7 @@ def check_config(config: Mapping[str, Any], where: str, interpreters: Iterable[s
 
 
 def _remembered(key: str) -> list[dict[str, Any]] | None:
-    """The answers that an earlier run kept; None where there are none, or what is kept is damaged."""
+    """Answers cached by an earlier run; None if there are none, or the cache is damaged."""
     with suppress(UserError):
         if (kept := remembered(_KEPT, key)) is not None:
             return shaped(parse_json(kept, key), [{"engine": str, "read?": dict, "error?": str}], key)  # type: ignore[no-any-return]
@@ -79,17 +79,17 @@ def _remembered(key: str) -> list[dict[str, Any]] | None:
 
 
 def _key(config: Mapping[str, Any], interpreters: Sequence[str]) -> str:
-    """A hash of all that answers depend on: the config, how it is read, and the engines' versions."""
+    """Hash of everything that answers depend on: the config, the reading code and the engines' versions."""
     engines = [[python, versions.installed_versions(python)] for python in interpreters]
     how = Path(read_config.__file__).read_text(encoding="utf-8")
     return hashlib.sha256(json.dumps([config, engines, how], sort_keys=True).encode()).hexdigest()
 
 
 def read(configs: Sequence[Mapping[str, Any]], interpreters: Sequence[str]) -> list[list[dict[str, Any]]]:
-    """What each engine reads in each config.json, or its error; the environments are asked at once.
+    """How each engine reads each config.json, or its error; environments run in parallel.
 
     Raises:
-        UserError: an environment gives no answer.
+        UserError: an environment's python fails to answer.
     """
     with tempfile.TemporaryDirectory(prefix="reasongrm-") as home:
         folders = [Path(home) / str(number) for number in range(len(configs))]
@@ -105,14 +105,12 @@ def read(configs: Sequence[Mapping[str, Any]], interpreters: Sequence[str]) -> l
 
 
 def held(answer: Mapping[str, Any], ours: Architecture, where: str) -> str:
-    """The engine, where what it read is what we read; see `check_config`."""
+    """Return the engine's name if it reads the same as this package; see `check_config`."""
     engine = str(answer["engine"])
     if "error" in answer:
         raise UserError(f"{engine} cannot read {where}: {answer['error']}")
     if differences := _differences(ours, Architecture.from_config(answer["read"], where, served_only=True)):
-        raise UserError(
-            f"{engine} reads {where} otherwise than it is meant, as another model: {', '.join(differences)}"
-        )
+        raise UserError(f"{engine} reads {where} differently from this package: {', '.join(differences)}")
     return engine
 
 
@@ -120,27 +118,27 @@ def _ask(python: str, folders: Sequence[Path]) -> list[list[dict[str, Any]]]:
     # the other environment's packages and plug-ins must not leak in
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     env = kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_PLUGINS": ""}
-    # as text: as a file its folder would be searched for modules first, and `types` would be ours
+    # run as text: as a file, its folder would come first on sys.path, and `types` would be this package's
     command = [python, "-c", Path(read_config.__file__).read_text(encoding="utf-8"), *map(str, folders)]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, env=env, cwd=folders[0], timeout=_TIMEOUT_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"{python} cannot be asked how it reads a config.json: {error}") from None
+        raise UserError(f"{python} cannot be run to read a config.json: {error}") from None
     try:
         answer: list[list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        last = done.stderr.strip().splitlines()[-1:] or [f"it ended with status {done.returncode}"]
-        raise UserError(f"{python} cannot be asked how it reads a config.json: {last[0]}") from None
+        last = done.stderr.strip().splitlines()[-1:] or [f"exited with status {done.returncode}"]
+        raise UserError(f"{python} cannot be run to read a config.json: {last[0]}") from None
     return answer
 
 
 def _differences(ours: Architecture, theirs: Architecture) -> list[str]:
-    if not ours.rope.max_positions:  # each reader has a default of its own where the file does not say
+    if not ours.rope.max_positions:  # if the file does not say, every reader has a different default
         theirs = replace(theirs, rope=replace(theirs.rope, max_positions=0))
     mine, other = _flat(ours), _flat(theirs)
-    return [f"{key} {other[key]} for {value}" for key, value in mine.items() if other[key] != value]
+    return [f"{key} {other[key]} instead of {value}" for key, value in mine.items() if other[key] != value]
 
 
 def _flat(architecture: Architecture) -> dict[str, Any]:

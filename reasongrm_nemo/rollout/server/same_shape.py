@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether one model's weights can be loaded over another's."""
+"""Decides whether one model's weights can be loaded over another's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.files.documents import read_object
 from reasongrm_nemo.models.rope import Rope
 
-# What decides the parameters' shapes and the computation.  Names that only describe the file (who wrote it,
-# the stored dtype) are left out; transformers 4 and 5 spell the rotary base differently.
+# Keys that determine the parameters' shapes and the computation.  Keys that only describe the file (its
+# author, the stored dtype) are left out.
 _KEYS = (
     "architectures",
     "model_type",
@@ -31,7 +31,7 @@ _KEYS = (
 
 
 def same_shape(first: Path, second: Path) -> bool:
-    """Whether two Hugging Face folders hold the same architecture at the same sizes."""
+    """Whether two Hugging Face folders have the same architecture and sizes."""
     return _shape(first) == _shape(second)
 
 
@@ -42,12 +42,12 @@ def _shape(folder: Path) -> dict[str, Any]:
     shape["head_dim"] = config.get("head_dim") or (config.get("hidden_size") or 0) // heads
     shape["tied"] = config.get("tie_word_embeddings", False)
     shape["rope"] = _rope(config, str(folder / "config.json"))
-    # A bias of None means the architecture's own default, which is the same on both sides.
+    # A bias of None means the architecture's default, which is the same on both sides.
     return shape
 
 
 def _rope(config: dict[str, Any], where: str) -> Any:
-    """The same for each spelling of a rope; what cannot be read here is compared as it is written."""
+    """Rope parameters, independent of their spelling; a rope of unknown kind is compared as written."""
     try:
         return Rope.from_config(config, where)
     except (UserError, TypeError, ValueError):
@@ -55,7 +55,7 @@ def _rope(config: dict[str, Any], where: str) -> Any:
 
 
 def weights_stamp(folder: Path) -> str:
-    """Names, sizes and times of the files that hold the weights: another stamp, other weights."""
+    """Names, sizes and times of the weight files; the stamp changes when the weights do."""
     files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
     parts = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
     return f"{folder.resolve()}|" + "|".join(parts)

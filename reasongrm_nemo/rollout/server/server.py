@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rollout server: one vLLM API server, started, watched, refilled and stopped."""
+"""The rollout server: starts, watches, reloads and stops one vLLM API server."""
 
 from __future__ import annotations
 
@@ -25,24 +25,23 @@ _PORT_TRIES = 3
 
 
 class RolloutServer(DescribedServer):
-    """A vLLM server on this machine's loopback or on a node, described by a file that any process may open.
+    """A vLLM server on this machine's loopback interface or on a node, with a spec file for other processes.
 
-    One process at a time drives the server.  Whoever started it last is its parent: the server dies with that
-    process.
+    One process at a time controls the server.  The server dies with the process that last started it.
 
-    vLLM's own key check guards /v1 only, not the routes that load weights; `vllm_plugin.RequireToken` guards
-    all of them, and the server listens on its host's one address: loopback on this machine.
+    vLLM's key check guards only /v1, not the routes that load weights; `vllm_plugin.RequireToken` guards all
+    routes, and the server listens on one address: on this machine, loopback.
 
     Args:
-        settings: what to start.
+        settings: the server's settings.
         model_dir: Hugging Face folder to serve.
-        log_path: the server's output is appended here.
-        spec_path: the describing file; None: `log_path` with the suffix `.spec.json`.
-        host: where it runs; None: this machine.
+        log_path: file to which the server's output is appended.
+        spec_path: the spec file; None: `log_path` with the suffix `.spec.json`.
+        host: machine to run on; None: this machine.
     """
 
     on_failed_start: Callable[[str], None] | None = None
-    """Told why a start failed that is tried once more."""
+    """Called with the cause of a failed start that is retried."""
     _killed: int | None = None
 
     def __init__(
@@ -62,10 +61,10 @@ class RolloutServer(DescribedServer):
     # ---- life
 
     def start(self) -> None:
-        """Start and wait until it answers; nothing is done if it runs already.
+        """Start the server and wait until it answers; no effect if it already runs.
 
         Raises:
-            UserError: it did not start; the sentence holds its last words.
+            UserError: the server did not start; the message quotes its log.
         """
         if self.is_alive():
             return
@@ -78,7 +77,7 @@ class RolloutServer(DescribedServer):
             try:
                 return self._start(model_dir, port)
             except _DiedStarting as error:
-                # Another process may take a free port between the asking and the listening.
+                # Another process may take a free port before the server listens on it.
                 words = last_words(self.log_path, self.state()["log_start"])
                 lost_race = self.settings.port is None and "address already in use" in words.lower()
                 again = lost_race or not (died or any(sign in words for sign in _NOT_INSTALLED))
@@ -86,13 +85,13 @@ class RolloutServer(DescribedServer):
                     raise UserError(f"{error}{' It was tried twice.' if died else ''}") from None
                 if not lost_race:
                     died = True
-                    self._tell(f"{error} It is started once more.")
+                    self._tell(f"{error} Starting it once more.")
 
-    def _tell(self, what: str) -> None:
+    def _tell(self, message: str) -> None:
         with self.log_path.open("a") as log:
-            log.write(f"reasongrm: {what}\n")
+            log.write(f"reasongrm: {message}\n")
         if self.on_failed_start is not None:
-            self.on_failed_start(what)
+            self.on_failed_start(message)
 
     def _start(self, model_dir: Path, port: int) -> None:
         token = secrets.token_urlsafe(32)
@@ -138,21 +137,21 @@ class RolloutServer(DescribedServer):
         words = last_words(self.log_path, self.state()["log_start"], errors_only)
         if any(sign in words for sign in _NOT_INSTALLED):
             return (
-                f"The rollout environment of {self.settings.python} lacks this package or vLLM ({words}): "
+                f"The rollout environment of {self.settings.python} lacks this package or vLLM ({words}); "
                 "install both there (make setup, or pip install --no-deps of this package beside vLLM)."
             )
-        said = f"; {'its last error' if errors_only else 'it last said'}: {words}" if words else ""
-        return f"The rollout server {why or 'ended'} while starting (log: {self.log_path}){said}."
+        quote = f"; its last {'error' if errors_only else 'line'}: {words}" if words else ""
+        return f"The rollout server {why or 'ended'} while starting (log: {self.log_path}){quote}."
 
     def is_alive(self) -> bool:
-        """Whether its process runs."""
+        """Whether the server's process runs."""
         state = self.state()
         return bool(state["pid"]) and self.host.alive(state["pid"], state["ticks"])
 
     def vanished(self) -> bool:
-        """Whether it was started and its process is gone, although nobody stopped it.
+        """Whether the server was started and its process is gone without having been stopped.
 
-        A server of this machine dies with the process that started it, which may have come to its own end.
+        False if the server died with the process that started it, as servers on this machine do.
         """
         state = self.state()
         if not state["pid"] or self.host.alive(state["pid"], state["ticks"]):
@@ -160,51 +159,52 @@ class RolloutServer(DescribedServer):
         return self.host.describe() is not None or child.alive(*state.get("parent", (0, 0)))
 
     def check(self) -> None:
-        """Return if the server runs and answers.
+        """Check that the server runs and answers.
 
         Raises:
-            RolloutServerLost: with the cause.
+            RolloutServerLost: it does not; the message is the cause.
         """
         state = self._running()
         if not self.host.alive(state["pid"], state["ticks"]):
             why = self.host.exit_cause(state["pid"]) or "is gone"
             words = last_words(self.log_path, state["log_start"], errors_only=True)
-            said = f"; it last said: {words}" if words else ""
-            raise RolloutServerLost(f"The rollout server (process {state['pid']}) {why}{said}.")
+            quote = f"; its last error: {words}" if words else ""
+            raise RolloutServerLost(f"The rollout server (process {state['pid']}) {why}{quote}.")
         call(state["url"], state["token"], "GET", "/health", 5.0)
 
     def cause_of(self, loss: RolloutServerLost) -> str:
-        """Why it was really lost: what the process and its log know besides what the client saw."""
-        deadline = time.monotonic() + 2.0  # a server whose engine died is about to end too
+        """The cause of a loss: what the client saw, the process's exit status and the log's last error."""
+        deadline = time.monotonic() + 2.0  # a server whose engine died ends soon after
         while self.is_alive() and "made no progress" not in str(loss) and time.monotonic() < deadline:
             time.sleep(0.05)
         state = self.state()
-        # where this process killed it, its exit status says nothing
+        # if this process killed the server, its exit status is meaningless
         why = "" if self.is_alive() or self._killed == state["starts"] else self.host.exit_cause(state["pid"])
         if "killed" in why:
             return f"The rollout server (process {state['pid']}) {why}."
         words = last_words(self.log_path, state["log_start"], errors_only=True)
-        parts = [str(loss).rstrip("."), why and f"its process {why}", words and f"it last said: {words}"]
+        parts = [str(loss).rstrip("."), why and f"its process {why}", words and f"its last error: {words}"]
         return "; ".join(part for part in parts if part) + "."
 
     def restart(self) -> None:
-        """End what is left of it and start anew with its last model folder."""
+        """Kill the server if it still runs, and start it with its last model folder."""
         self.stop(grace_s=0)
         self.start()
 
     def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
-        """End it and all its processes: SIGTERM, then SIGKILL after `grace_s`."""
+        """Stop the server and all its processes: SIGTERM, then SIGKILL after `grace_s`."""
         state = self.state()
         if state["pid"]:
             self.host.end_group(state["pid"], state["ticks"], grace_s)
-            # who starts it again writes the environment again
+            # hide the environment's values; the next start writes them again
             self._write(settings=without_environment(self.settings), **STOPPED)
 
     def kill(self, start: int | None = None) -> None:
-        """End its processes at once, whatever another thread does with it; that one then sees it gone.
+        """Kill the server's processes at once, even while another thread uses the server.
 
         Args:
-            start: only if this start of it (see `starts`) is its last; another thread may have begun one.
+            start: kill only if the server's last start has this number (see `starts`); another thread may
+                have restarted the server.
         """
         state = self.state()
         if state["pid"] and start in (None, state["starts"]):
@@ -214,27 +214,27 @@ class RolloutServer(DescribedServer):
     # ---- sleep
 
     def sleep(self) -> None:
-        """Give up the GPU memory of weights and KV cache.  Nothing may be in flight; asleep: nothing is done.
+        """Free the GPU memory of weights and KV cache; no effect if asleep.  Nothing may be in flight.
 
-        Level 2 of vLLM: the weights are dropped, not kept in host memory (level 1), because a trainer pushes
-        new ones before the next rollout anyway and the host has the optimizer's state to hold.
+        Uses vLLM's level 2, which drops the weights; level 1 would keep them in host memory, which the
+        optimizer's state needs, and a trainer pushes new ones before the next rollout anyway.
 
         Raises:
-            RolloutServerLost: it did not.
+            RolloutServerLost: the server did not answer.
         """
         if not self.asleep:
             self._write(asleep=True, weights=None)
             self._sleep_call("/sleep?level=2")
 
     def wake(self, *tags: str) -> None:
-        """Take the memory back; it holds no weights until some are loaded.  Awake: nothing is done.
+        """Allocate the GPU memory again, without loading weights; no effect if awake.
 
         Args:
-            tags: `weights` or `kv_cache` alone, so that the cache does not take the room that loading needs;
-                none: all.  The server works again once the last of the two is awake.
+            tags: `weights` or `kv_cache` to wake only one; none: both.  Waking `weights` first leaves room
+                for loading.  The server works again once both are awake.
 
         Raises:
-            RolloutServerLost: it did not.
+            RolloutServerLost: the server did not answer.
         """
         if self.asleep:
             self._sleep_call("/wake_up" + ("?" + "&".join(f"tags={tag}" for tag in tags) if tags else ""))
@@ -256,13 +256,13 @@ class RolloutServer(DescribedServer):
     # ---- weights
 
     def use(self, model_dir: Path) -> None:
-        """Serve the weights of another Hugging Face folder.
+        """Switch to the weights of another Hugging Face folder.
 
-        They are loaded in place when the architecture and sizes are those of the running model; otherwise, or
-        when nothing runs, the server is started anew.  Nothing may be in flight.
+        Loads the weights in place if architecture and sizes match the running model; otherwise, or if no
+        server runs, starts the server.  Nothing may be in flight.
 
         Raises:
-            UserError: no such model, or the server did not start.
+            UserError: the folder has no model, or the server did not start.
         """
         model_dir = Path(model_dir).resolve()
         if not (model_dir / "config.json").is_file():
@@ -276,25 +276,25 @@ class RolloutServer(DescribedServer):
                     self.wake()
                     return self._reload(model_dir, stamp)
                 except RolloutServerLost:
-                    pass  # half-loaded: start anew
+                    pass  # the weights may be half loaded: restart
         self.stop()
         self._write(model_dir=str(model_dir))
         self.start()
 
     def _reload(self, model_dir: Path, stamp: str) -> None:
         state = self._running()
-        # Only the engine itself answers this; the load may then take as long as a start.
+        # Check quickly that the engine answers, because loading may take as long as a start.
         call(state["url"], state["token"], "GET", "/is_paused", self.settings.stall_timeout_s)
         self._write(weights=None)
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(model_dir)}}
         call(state["url"], state["token"], "POST", "/collective_rpc", self.settings.start_timeout_s, body)
         reset_prefix_cache(self)
-        timeout_s, body = self.settings.stall_timeout_s, {"new_version": "folder"}  # none that was pushed
+        timeout_s, body = self.settings.stall_timeout_s, {"new_version": "folder"}  # not a pushed version
         call(state["url"], state["token"], "POST", "/update_weight_version", timeout_s, body)
         self._write(model_dir=str(model_dir), weights=stamp)
 
     def forget_weights(self) -> None:
-        """Note that the server no longer holds the weights of its model folder (they were pushed over)."""
+        """Record that a push has replaced the weights of the server's model folder."""
         self._write(weights=None)
 
 
@@ -302,21 +302,19 @@ class _DiedStarting(UserError):
     """The server's process ended before it answered."""
 
 
-# Its plug-in is found by an entry point, so an import path alone is not enough.
+# vLLM discovers the plug-in by its entry point, so the package must be installed, not just importable.
 _NOT_INSTALLED = ("No module named", "Invalid weight transfer backend")
 
 
 def reset_prefix_cache(server: RolloutServer) -> None:
-    """Drop the keys and values that older weights computed, also those of requests in flight.
+    """Drop keys and values computed with older weights, including those of requests in flight.
 
-    Requests in flight keep their tokens; their keys and values are computed again.
+    Requests in flight keep their tokens; their keys and values are recomputed.
 
     Raises:
-        RolloutServerLost: the server does not, or did not do it.
+        RolloutServerLost: the server does not answer or reports a failure.
     """
     path = "/reset_prefix_cache?reset_running_requests=true"
     answer = call(server.url, server.token, "POST", path, server.settings.stall_timeout_s)
     if not (isinstance(answer, dict) and answer.get("success")):
-        raise RolloutServerLost(
-            "The rollout server could not drop its prefix cache after a change of weights."
-        )
+        raise RolloutServerLost("The rollout server could not drop its prefix cache after a weight update.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a rollout server is started with, taken from a recipe."""
+"""A rollout server's settings, taken from a recipe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reasongrm_nemo.stage_kinds import kind_of
 PYTHON_VARIABLE = "REASONGRM_ROLLOUT_PYTHON"
 HOST = "127.0.0.1"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-"""A recipe's dtype as transformers and vLLM name it."""
+"""A recipe's dtype -> the name in transformers and vLLM."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,26 @@ class RolloutSettings:
         platform: `cpu` or `gpu`.
         weight_transfer: `gloo`, `nccl` or `ipc`.
         dtype: `fp32` or `bf16`.
-        max_model_len: longest prompt and continuation together, in tokens.
+        max_model_len: longest prompt plus continuation, in tokens.
         trust_remote_code: run code that comes with a checkpoint.
-        max_num_seqs: sequences run at once.
-        kv_cache_gib: KV cache on CPU, GiB.
-        enforce_eager: no graph capture or compilation.
-        tensor_parallel: workers that share each layer of the served model.
-        threads: CPU threads of the server's workers together; None: the cores that fall to this server but
-            one, which its front end needs.
+        max_num_seqs: maximum number of sequences run at once.
+        kv_cache_gib: size of the KV cache on CPU, GiB.
+        enforce_eager: disable graph capture and compilation.
+        tensor_parallel: number of workers that share each layer of the served model.
+        threads: CPU threads of all the server's workers; None: this server's share of the cores minus one,
+            which its front end needs.
         port: a fixed port; None: any free one.
         concurrency: requests the client keeps in flight.
-        stall_timeout_s: no progress for so long is a loss.
+        stall_timeout_s: time without progress after which the server counts as lost.
         start_timeout_s: longest start.
         extra_env: further environment variables of the server.
-        rope: `model.rope`: how the served model's positions are stretched, if at all.
-        log_probs: `raw`: of the model's distribution at temperature 1; `processed`: of the one sampled from.
-        servers: how many servers of the run share this machine.
-        gpus: the GPUs this server's workers run on; None: the first visible ones.
-        gpu_memory_utilization: the share of a GPU's memory that the server may take.
-        sleep: the server can be put to sleep.
+        rope: `model.rope`: scaling of the served model's positions.
+        log_probs: `raw`: under the model's distribution at temperature 1; `processed`: under the
+            distribution sampled from.
+        servers: number of the run's servers on this machine.
+        gpus: GPUs of this server's workers; None: the first visible ones.
+        gpu_memory_utilization: largest share of a GPU's memory that the server may use.
+        sleep: whether the server can be put to sleep.
     """
 
     python: str
@@ -79,27 +80,27 @@ class RolloutSettings:
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any], index: int = 0, spot: Spot | None = None) -> RolloutSettings:
-        """The settings of one server in a resolved recipe.
+        """Settings of one server of a resolved recipe.
 
         Args:
             cfg: the recipe.
-            index: which of its `rollout.servers`, from 0; they differ in port and GPUs.
-            spot: where it runs; None: all servers are on this machine.
+            index: index of the server among `rollout.servers`, from 0; servers differ in port and GPUs.
+            spot: where the server runs; None: all servers are on this machine.
 
         Raises:
-            UserError: no interpreter is named, the named one does not exist, or a secret is not known here.
+            UserError: no interpreter is configured, it does not exist, or a secret is unknown here.
         """
         rollout, cluster, model = cfg["rollout"], cfg["cluster"], cfg["model"]
         spot = spot or Spot(None, index, rollout["servers"])
         python = cluster["rollout_python"] or os.environ.get(PYTHON_VARIABLE)
         if not python:
             raise UserError(
-                "The rollout environment is not known: set the key cluster.rollout_python or the environment "
-                f"variable {PYTHON_VARIABLE} to its python."
+                "The rollout environment is not configured; set the key cluster.rollout_python or the "
+                f"environment variable {PYTHON_VARIABLE} to its python."
             )
         if spot.node is None and not Path(python).is_file():
             raise UserError(
-                f"The rollout environment's python {python} does not exist: correct cluster.rollout_python "
+                f"The rollout environment's python {python} does not exist; correct cluster.rollout_python "
                 f"or the environment variable {PYTHON_VARIABLE}."
             )
         return cls(
@@ -137,19 +138,19 @@ class RolloutSettings:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RolloutSettings:
         """The inverse of `to_dict`."""
-        hide_all(data.get("extra_env", {}))  # so that this process, too, strikes them out of what it says
+        hide_all(data.get("extra_env", {}))  # makes this process, too, strike these values from its output
         gpus = data.get("gpus")  # JSON has no tuples
         return cls(**(dict(data) | {"gpus": None if gpus is None else tuple(gpus)}))
 
     def arguments(self, model_dir: Path, port: int, address: str = HOST) -> list[str]:
-        """The command-line arguments of vLLM's API server, which listens on `address`."""
+        """Command-line arguments of vLLM's API server, listening on `address`."""
         out = ["--model", str(model_dir), "--served-model-name", SERVED_NAME]
         out += ["--host", address, "--port", str(port)]
         out += ["--dtype", DTYPES[self.dtype]]
         out += ["--max-model-len", str(self.max_model_len), "--max-num-seqs", str(self.max_num_seqs)]
         out += ["--tensor-parallel-size", str(self.tensor_parallel)]
-        # A checkpoint's generation_config.json must not narrow the distribution behind the recipe's back
-        # (QwQ's says top_k 40).
+        # Ignore the checkpoint's generation_config.json, which could silently narrow the distribution (QwQ's
+        # sets top_k 40).
         out += ["--generation-config", "vllm", "--logprobs-mode", f"{self.log_probs}_logprobs"]
         out += ["--weight-transfer-config", json.dumps({"backend": ENGINES[self.weight_transfer]})]
         out += ["--enable-prefix-caching"]  # the samples of a prompt share its prefill
@@ -164,8 +165,8 @@ class RolloutSettings:
             out += ["--enforce-eager"]
         if self.platform == "cpu":
             out += ["--kv-cache-memory-bytes", str(int(self.kv_cache_gib * 2**30))]
-            # vLLM 0.32 on CPU dies of a seeded request whose prompt is prefilled in two chunks ("CPU
-            # Generator does not use offset"), so every prompt is prefilled in one.
+            # vLLM 0.32 on CPU crashes if a seeded request's prompt is prefilled in two chunks ("CPU
+            # Generator does not use offset"), so prefill every prompt in one chunk.
             out += ["--no-enable-chunked-prefill"]
             out += ["--max-num-batched-tokens", str(max(8192, self.max_model_len))]
         else:
@@ -175,37 +176,37 @@ class RolloutSettings:
         return out
 
     def environment(self, token: str, address: str = HOST) -> dict[str, str]:
-        """The server's whole environment: nothing of torchrun's, Slurm's or the trainer's Python leaks in."""
+        """The server's complete environment, without variables of torchrun, Slurm or the trainer's Python."""
         keep = {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_HOME"}
         keep |= {"REASONGRM_CACHE"}
         prefixes = ("LC_", "XDG_", "NVIDIA_", "CUDA_VISIBLE", "NCCL_", "GLOO_", "UCX_")
         env = {k: v for k, v in os.environ.items() if k in keep or k.startswith(prefixes)}
         env |= {
-            "VLLM_API_KEY": token,  # not an argument: every user of the machine can read those
+            "VLLM_API_KEY": token,  # not an argument, which any user of the machine can read
             "VLLM_SERVER_DEV_MODE": "1",  # the weight routes
             "VLLM_PLUGINS": "reasongrm",
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # for vllm_main
             "VLLM_NO_USAGE_STATS": "1",
-            "PYTHONSAFEPATH": "1",  # nothing is imported from the current folder, which may be anybody's
-            "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",  # of a model's files that are pickles
+            "PYTHONSAFEPATH": "1",  # do not import from the current folder, which others may write to
+            "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",  # do not run code from pickled model files
             "DO_NOT_TRACK": "1",
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
-        # where its own workers meet, and what the weight channel listens on
+        # address for the server's workers to meet, and for the weight channel
         env |= {"VLLM_HOST_IP": address, **_fabric(address)}
         if self.enforce_eager:
             env["TORCH_COMPILE_DISABLE"] = "1"
         if self.platform == "cpu":
-            # Not bound: they would crowd a trainer's threads that happen to run on the same cores.
+            # Do not bind threads to cores, where a trainer's threads may run as well.
             threads = self.threads or max(1, len(os.sched_getaffinity(0)) // self.servers - 1)
             env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
             env["OMP_NUM_THREADS"] = str(max(1, threads // self.tensor_parallel))
             env |= KEEPS_FREED  # a reload allocates the model several times over
             if self.tensor_parallel == 1:
-                # The worker then lives in the engine core's process, which vLLM forgoes on CPU only to bind
-                # its threads: a third less to start, a fifth less CPU a token.
+                # Run the worker in the engine core's process: starts a third faster, with a fifth less CPU
+                # per token.  vLLM separates them on CPU only to bind threads.
                 env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         elif self.gpus is not None:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(_visible(gpu) for gpu in self.gpus)
@@ -213,7 +214,7 @@ class RolloutSettings:
 
 
 def _fabric(address: str) -> dict[str, str]:
-    """Gloo's and NCCL's network interface: loopback here; on a node the site's, or the one of the address."""
+    """Gloo's and NCCL's network interface: loopback, or on a node the site's or that of the address."""
     if address == HOST:
         return {INTERFACE: "lo", "NCCL_SOCKET_IFNAME": "lo"}
     interface = os.environ.get(INTERFACE) or interface_of(address)
@@ -221,15 +222,15 @@ def _fabric(address: str) -> dict[str, str]:
 
 
 def _log_probs(cfg: Mapping[str, Any]) -> str:
-    """GRPO's ratios are of the distribution that was sampled from, R* of the model's at temperature 1.
+    """Choose log-probs: GRPO needs those of the distribution sampled from, R* those at temperature 1.
 
-    At temperature 1 they are the same (GRPO refuses narrowed sampling), and stages then share servers.
+    At temperature 1 both are the same (GRPO refuses top-p and the like), which lets stages share servers.
     """
     return "processed" if kind_of(cfg).on_policy and cfg["rollout"]["temperature"] != 1 else "raw"
 
 
 def _gpus(rollout: Mapping[str, Any], spot: Spot) -> tuple[int, ...] | None:
-    """The server's GPUs: its slice of `rollout.gpus`, or of all; None where it need not be said."""
+    """The server's slice of `rollout.gpus` or of all GPUs; None for a single server on all GPUs."""
     width = rollout["tensor_parallel"]
     if not rollout["gpus"] and spot.count == 1:
         return None
@@ -238,13 +239,13 @@ def _gpus(rollout: Mapping[str, Any], spot: Spot) -> tuple[int, ...] | None:
 
 
 def _visible(gpu: int) -> str:
-    """CUDA's name of a GPU, where this process may itself see only some (a Slurm job's)."""
+    """CUDA's name of a GPU if this process sees only some of the GPUs (as in a Slurm job)."""
     names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return names[gpu] if gpu < len(names) else str(gpu)
 
 
 ENGINES = {"gloo": "gloo", "nccl": "reasongrm_nccl", "ipc": "reasongrm_ipc"}
-"""`cluster.weight_transfer` -> the weight-transfer engine that `vllm_plugin` registers; vLLM has a `nccl` and
-an `ipc` of its own, which speak another protocol."""
+"""`cluster.weight_transfer` -> name of the weight-transfer engine that `vllm_plugin` registers; vLLM's
+built-in `nccl` and `ipc` use other protocols."""
 
 SERVED_NAME = "policy"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The line of vLLM's log that says why it ended."""
+"""Extracts from vLLM's log the line that says why it ended."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from reasongrm_nemo.processes.secret_values import strike
 
-_READ = 32 * 2**20  # a dead engine fails every request in flight, a hundred lines each
+_READ = 32 * 2**20  # a dead engine logs a hundred lines for every request in flight
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# "(EngineCore pid=12) ERROR 11-23 07:07:16 [core.py:1063] " before the words themselves.
+# The prefix of a message, such as "(EngineCore pid=12) ERROR 11-23 07:07:16 [core.py:1063] ".
 _PREFIX = re.compile(
     r"^(\([\w ]+pid=\d+\)\s*)?((?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]*\] ?)?"
 )
 _ERRORS = ("ERROR", "CRITICAL")
 _ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Failure)\b: *\S|No module named|: error: ")
-# What follows from another error, and repeats in every process above it.
+# Messages that only follow from another error and repeat in every parent process.
 _ECHO = re.compile(
     r"Engine core initialization failed|EngineDeadError|EngineCore encountered an issue|Exception in worker"
     r"|WorkerProc initialization failed|Engine core proc|[Rr]oot cause|resource_tracker|leaked|nanobind"
@@ -26,12 +26,12 @@ _ECHO = re.compile(
 
 
 def last_words(log: Path, start: int = 0, errors_only: bool = False) -> str:
-    """The last error in a vLLM log that is not the echo of another; else its last line; else nothing.
+    """Return the last error in a vLLM log that does not just follow from another, or else the last line.
 
     Args:
         log: the file.
-        start: bytes of it that are older than the question.
-        errors_only: nothing rather than a last line that is no error.
+        start: byte offset to start from, to skip older output.
+        errors_only: return an empty string if there is no error.
     """
     try:
         with log.open("rb") as file:
@@ -45,7 +45,7 @@ def last_words(log: Path, start: int = 0, errors_only: bool = False) -> str:
     errors = errors or [index for index, line in enumerate(lines) if line.level in _ERRORS]
     if errors:
         chosen = lines[errors[-1]].text
-        if "validation error" in chosen:  # pydantic says what on the next line
+        if "validation error" in chosen:  # pydantic prints details on the next line
             chosen = ": ".join([chosen, *(line.text for line in lines[errors[-1] + 1 : errors[-1] + 2])])
     else:
         chosen = lines[-1].text if lines and not errors_only else ""
@@ -54,7 +54,7 @@ def last_words(log: Path, start: int = 0, errors_only: bool = False) -> str:
 
 @dataclass(frozen=True)
 class _Line:
-    """What a line says, and how grave it calls itself; empty where it does not."""
+    """A log line's level and message; the level is empty if the line has none."""
 
     level: str
     text: str
@@ -65,7 +65,7 @@ class _Line:
         prefix = _PREFIX.match(plain)
         rest = plain[prefix.end() :] if prefix else plain
         level = prefix["level"] if prefix and prefix["level"] else ""
-        # a traceback's own lines say where, not what
+        # skip lines of a traceback, which tell the place and not the error
         where = rest.startswith((" ", "Traceback (")) and level in _ERRORS
         return cls(level, "" if where else rest.strip())
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VLLM's API server as the program whose every child process dies with its parent.
+"""Runs vLLM's API server such that all its child processes die with their parent.
 
-The processes that vLLM spawns import their parent's main module before anything else.  That it is this one is
-what ties them: vLLM loads plug-ins later, after the engine core has waited minutes for a front end that may
-be gone. A child that is forked (see `vllm_plugin`) imports nothing and is tied by a hook.
+Processes that vLLM spawns first import their parent's main module, which is this one and ties them to the
+parent.  A plug-in would do so too late: vLLM loads plug-ins after the engine core has waited minutes for a
+front end that may be gone.  Forked children (see `vllm_plugin`) import nothing and are tied by a hook.
 """
 
 import gc
@@ -15,11 +15,11 @@ from pathlib import Path
 from reasongrm_nemo.processes import scratch
 from reasongrm_nemo.processes.child import die_with_parent
 
-_PARENT = "REASONGRM_PARENT"  # multiprocessing says who the parent is only later
+_PARENT = "REASONGRM_PARENT"  # multiprocessing announces the parent's process id only later
 
 
 def _tie() -> None:
-    """In a new child: end with the parent, and be the parent of one's own children."""
+    """In a new child process: die with the parent, and become the parent of further children."""
     die_with_parent(int(os.environ[_PARENT]))
     os.environ[_PARENT] = str(os.getpid())
 
@@ -45,9 +45,9 @@ if __name__ == "__mp_main__":
 if __name__ == "__main__":
     os.environ[_PARENT] = str(os.getpid())
     os.register_at_fork(after_in_child=_tie)
-    os.umask(0o077)  # its sockets and the file where its workers meet are nobody else's
+    os.umask(0o077)  # keep sockets, and the file where workers meet, private to this user
     scratch.enter()
     _share_model_infos()
-    # what is imported stays: looking through it for garbage takes a sixth of the imports' time
+    # imported modules stay alive; garbage collection would take a sixth of the import time
     gc.disable()  # until the plug-in is loaded
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What vLLM's processes load: weight-transfer engines, a token on every route, accurate first calls of MKL.
+"""Plug-in for vLLM's processes: weight-transfer engines, a token check on all routes, an MKL workaround.
 
-Found by the entry point group `vllm.general_plugins`; vLLM calls `register` in the API server, the engine
-core and every worker.  Written against vLLM 0.32.
+vLLM finds the plug-in by the entry point group `vllm.general_plugins` and calls `register` in the API
+server, the engine core and every worker.  Written for vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from reasongrm_nemo.rollout.server.settings import ENGINES
 
 
 def register() -> None:
-    """The plug-in hook of vLLM; may be called more than once in a process.
+    """Register everything in this process (vLLM's plug-in hook); may be called more than once in a process.
 
     Raises:
-        RuntimeError: this vLLM has no weight-transfer engines that can be registered.
+        RuntimeError: this version of vLLM lacks weight-transfer engines that can be registered.
     """
     gc.enable()  # see vllm_main
     cpu_math.settle()
     if token := os.environ.get("VLLM_API_KEY"):
-        sign_objects(token)  # workers of one server broadcast objects to each other
+        sign_objects(token)  # a server's workers broadcast objects to each other
     try:
         from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory as factory
 
@@ -42,17 +42,17 @@ def register() -> None:
         import vllm
 
         raise RuntimeError(
-            f"reasongrm-nemo needs vLLM's weight-transfer engines (vLLM 0.32), and vLLM {vllm.__version__} "
-            f"has none that it knows: {error}"
+            f"reasongrm-nemo needs the weight-transfer engines of vLLM 0.32, but vLLM {vllm.__version__} "
+            f"is installed: {error}"
         ) from error
 
 
 def _repack_tied_heads() -> None:
-    """After each reload on CPU, pack a tied output head anew.
+    """Repack a tied output head after each reload on CPU.
 
-    vLLM 0.32 packs a linear layer's weight for oneDNN once loaded. A reload loads the embedding, whose
-    storage the tied head shares, but no weight of the head's own, so the head goes on with its old packed
-    copy: the served log-probs are then those of no model (seen: 0.08 off after one update).
+    vLLM 0.32 packs a linear layer's weight for oneDNN after loading it. A reload loads the embedding, which
+    shares storage with the tied head, but loads no weight of the head, which would keep its old packed copy
+    and serve wrong log-probs (observed: off by 0.08 after one update).
     """
     from vllm.model_executor.model_loader.reload import layerwise
     from vllm.platforms import current_platform
@@ -74,10 +74,10 @@ def _repack_tied_heads() -> None:
 
 
 def _fork_the_engine_core() -> None:
-    """On CPU with one thread, fork the engine core from the API server, which has imported all it needs.
+    """On CPU with one thread, fork the engine core from the API server instead of spawning it.
 
-    vLLM 0.32 spawns it on CPU, and the second import of vLLM and torch is two fifths of a start. With more
-    threads it has to: GNU's OpenMP does not survive a fork, and vLLM preloads it for the new process.
+    vLLM 0.32 spawns the engine core on CPU, and importing vLLM and torch again takes two fifths of a start.
+    With more threads, spawning is needed, because GNU's OpenMP does not survive a fork.
     """
     import multiprocessing
 
@@ -89,10 +89,10 @@ def _fork_the_engine_core() -> None:
 
 
 class RequireToken:
-    """ASGI middleware: no route without the token, neither weights nor metrics.
+    """ASGI middleware that requires the token on every route, including weights and metrics.
 
-    vLLM 0.32 checks its key on /v1, /v2, /inference and /cohere only; /collective_rpc, /update_weights and
-    their like are open to every user of the machine.
+    vLLM 0.32 checks its key only on /v1, /v2, /inference and /cohere; /collective_rpc, /update_weights and
+    others would be open to every user of the machine.
     """
 
     def __init__(self, app: Any):

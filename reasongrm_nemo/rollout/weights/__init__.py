@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How new weights reach the servers."""
+"""Transfers new weights to the servers."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The group between the trainer (rank 0) and a server's workers, by gloo or NCCL: the same on both sides."""
+"""The gloo or NCCL group of the trainer (rank 0) and a server's workers; both sides use this module."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from reasongrm_nemo.rollout.server.versions import other_nccl
 
 
 def nccl_version() -> list[int]:
-    """Of the NCCL that this process's torch runs with; empty without a GPU."""
+    """Version of the NCCL used by this process's torch; empty without a GPU."""
     return list(torch.cuda.nccl.version()) if torch.cuda.is_available() else []
 
 
 def check_nccl(trainers: Sequence[int], servers: Sequence[int]) -> None:
-    """Of both ends of a group.
+    """Check that both ends of a group have the same NCCL version.
 
     Raises:
-        RuntimeError: they differ. NCCL itself only says "invalid usage" then (init.cc, "Mismatched NCCL
-            version detected").
+        RuntimeError: versions differ, for which NCCL itself only reports "invalid usage" (init.cc,
+            "Mismatched NCCL version detected").
     """
     if list(trainers) != list(servers):
         theirs, ours = (".".join(map(str, version)) or "none" for version in (trainers, servers))
@@ -35,18 +35,18 @@ def check_nccl(trainers: Sequence[int], servers: Sequence[int]) -> None:
 
 
 class BroadcastGroup:
-    """Sender and receivers, apart from torch's default group.  Blocks until all have joined.
+    """Group of sender and receivers, separate from torch's default group.  Blocks until all have joined.
 
     Args:
-        backend: `gloo` for CPU tensors, `nccl` for those of the current GPU.
-        store: where they meet (see `meeting`).
-        host: an address of the sender's machine, which says by which of ours the peers are reached.
-        rank: 0 sends.
-        world_size: sender and receivers.
+        backend: `gloo` for CPU tensors, `nccl` for tensors on the current GPU.
+        store: rendezvous store (see `meeting`).
+        host: an address of the sender's machine, used to choose this machine's network interface.
+        rank: 0 is the sender.
+        world_size: number of ranks, including the sender.
         timeout_s: longest wait for another rank, here and in each broadcast.
 
     Raises:
-        RuntimeError: somebody did not come in time.
+        RuntimeError: a rank did not join in time.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class BroadcastGroup:
         self._group = make(dist.PrefixStore("weights", store), host, rank, world_size, self._timeout)
 
     def broadcast(self, tensor: torch.Tensor) -> Any:
-        """Begin to send (rank 0) or fill (other ranks) a contiguous tensor of any dtype, as bytes.
+        """Start to send (rank 0) or receive into (other ranks) a contiguous tensor of any dtype, as bytes.
 
         Returns:
-            What `wait` takes.
+            A handle for `wait`.
 
         Raises:
             RuntimeError: the peer is gone.
@@ -69,7 +69,7 @@ class BroadcastGroup:
         return self._group.broadcast(tensor.view(-1).view(torch.uint8), 0) if tensor.numel() else None
 
     def wait(self, work: Any) -> None:
-        """Until a broadcast is done and its tensor may be used.
+        """Wait until a broadcast is done and its tensor may be used.
 
         Raises:
             RuntimeError: the peer is gone, or too slow.
@@ -79,11 +79,11 @@ class BroadcastGroup:
 
 
 class Flight:
-    """Broadcasts that were begun and not waited for, the oldest first; bounds what they hold in memory.
+    """A queue of broadcasts in flight, of bounded length to bound memory.
 
     Args:
-        group: through which they go.
-        ahead: how many may be under way beyond the one that is waited for.
+        group: group to broadcast in.
+        ahead: maximum number of broadcasts in flight after `land`.
     """
 
     def __init__(self, group: BroadcastGroup, ahead: int) -> None:
@@ -91,11 +91,11 @@ class Flight:
         self._flying: deque[tuple[str, torch.Tensor, Any]] = deque()
 
     def begin(self, name: str, tensor: torch.Tensor) -> None:
-        """Begin the broadcast of `tensor`, which must not change until it has landed."""
+        """Start the broadcast of `tensor`, which must not change until `land` returns it."""
         self._flying.append((name, tensor, self._group.broadcast(tensor)))
 
     def land(self, all_of_them: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
-        """Wait for those that are too many to leave under way, and give them.
+        """Wait for the oldest broadcasts until at most `ahead` (or none) remain, and yield their tensors.
 
         Raises:
             RuntimeError: the peer is gone, or too slow; `oldest` names the tensor.
@@ -107,22 +107,22 @@ class Flight:
 
     @property
     def oldest(self) -> str:
-        """The name of the tensor that has waited longest, or nothing."""
+        """Name of the oldest tensor in flight, or an empty string."""
         return self._flying[0][0] if self._flying else ""
 
 
 def tensors_ahead(backend: str) -> int:
-    """How many tensors sender and receivers let be under way while others are loaded.
+    """Number of tensors that may be in flight while others are loaded.
 
-    Gloo's threads then work beside the loading.  NCCL gets one at a time: its kernels would run beside the
-    trainer's own collectives, in an order that nothing fixes.
+    Gloo's threads transfer tensors while others load.  NCCL transfers one at a time, because its kernels
+    would otherwise run concurrently with the trainer's collectives in undefined order.
     """
     return 4 if backend == "gloo" else 0
 
 
 def _gloo(store: Any, host: str, rank: int, world_size: int, timeout: timedelta) -> Any:
     options = dist.ProcessGroupGloo._Options()
-    # By default gloo binds to the interface that the host's name resolves to.
+    # By default, gloo binds to the interface that the host name resolves to.
     options._devices = [dist.ProcessGroupGloo.create_device(hostname=address_towards(host))]
     options._timeout = timeout
     return dist.ProcessGroupGloo(store, rank, world_size, options)
@@ -131,8 +131,8 @@ def _gloo(store: Any, host: str, rank: int, world_size: int, timeout: timedelta)
 def _nccl(store: Any, host: str, rank: int, world_size: int, timeout: timedelta) -> Any:
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = timeout
-    # Read when a group is made: waits then block and raise.  By default the watchdog ends the whole process
-    # when a peer dies, and the trainer must outlive a server.
+    # NCCL reads this variable when creating a group: waits then block and raise.  By default, the watchdog
+    # ends the process when a peer dies, but the trainer must outlive a server.
     with _environment("TORCH_NCCL_BLOCKING_WAIT", "1"):
         return dist.ProcessGroupNCCL(store, rank, world_size, options)
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights handed from a trainer rank to the vLLM worker on the same GPU, in one buffer that both see.
+"""Transfers weights from a trainer rank to the vLLM worker on the same GPU through a shared buffer.
 
-CUDA's interprocess handles: every rank fills its own buffer with the same bucket of tensors, its worker
-copies them out, and the buffer takes the next bucket.  vLLM has an engine `ipc` of its own for that, whose
-handles go over HTTP as a pickle that its server must be told to trust (VLLM_ALLOW_INSECURE_SERIALIZATION, for
-all that it receives).  Here a handle is five plain values in JSON, and nothing is unpickled.
+Uses CUDA interprocess handles: every rank fills its buffer with the same bucket of tensors, its worker copies
+them out, and the buffer is reused for the next bucket.  vLLM's built-in engine `ipc` sends its handles over
+HTTP as pickles, which requires its server to trust every pickle it receives
+(VLLM_ALLOW_INSECURE_SERIALIZATION).  Here a handle consists of plain values in JSON; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from reasongrm_nemo.models.tensor_info import TensorInfo
 
 BUCKET_BYTES = 256 * 2**20
 _ALIGN = 256
-_LET_GO = 1  # in a buffer's last byte
+_LET_GO = 1  # value of a buffer's last byte once its worker has released it
 
-# Places in the arguments of torch's `rebuild_cuda_tensor`, of which `reduce_tensor` gives (function,
-# arguments).  The others are those of a flat tensor of bytes and follow from its size.
+# Indices into the arguments of torch's `rebuild_cuda_tensor`, which `reduce_tensor` returns as (function,
+# arguments).  The other arguments of a flat tensor of bytes follow from its size.
 _BYTES_AT = {"handle": 7, "ref_counter_handle": 11, "event_handle": 13}
 _PLAIN_AT = {"size": 8, "offset": 9, "ref_counter_offset": 12, "event_sync": 14}
 _DEVICE_AT = 6
@@ -35,13 +35,13 @@ Reduce = Callable[[torch.Tensor], tuple[Any, tuple[Any, ...]]]
 
 @dataclass(frozen=True)
 class BufferPiece:
-    """Some of a tensor's bytes in a shared buffer.
+    """A range of a tensor's bytes in a shared buffer.
 
     Attributes:
         info: the tensor.
-        start: of the piece in the tensor, bytes.
-        nbytes: of the piece.
-        offset: of the piece in the buffer, bytes.
+        start: byte offset of the piece in the tensor.
+        nbytes: size of the piece in bytes.
+        offset: byte offset of the piece in the buffer.
     """
 
     info: TensorInfo
@@ -52,18 +52,18 @@ class BufferPiece:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Some tensors, or pieces of them, in the shared buffers.
+    """Tensors, or pieces of tensors, in the shared buffers.
 
     Attributes:
-        pieces: what is there.
-        handles: GPU's UUID -> the buffer there (`describe_buffer`).
+        pieces: the pieces in the buffers.
+        handles: GPU UUID -> description of the buffer on that GPU (`describe_buffer`).
     """
 
     pieces: Sequence[BufferPiece]
     handles: dict[str, dict[str, Any]]
 
     def update_info(self) -> dict[str, Any]:
-        """For the workers' engine, as JSON takes it."""
+        """Description of the bucket for the workers' engine, in JSON types."""
         infos = [piece.info for piece in self.pieces]
         return {
             "names": [info.name for info in infos],
@@ -77,7 +77,7 @@ class Bucket:
 
 
 def plan_buckets(infos: Sequence[TensorInfo], limit: int) -> Iterator[list[BufferPiece]]:
-    """Tensors in their order, in buckets of at most `limit` bytes; a larger tensor is cut into pieces."""
+    """Pack tensors in order into buckets of at most `limit` bytes; split larger tensors into pieces."""
     bucket: list[BufferPiece] = []
     end = 0
     for info in infos:
@@ -99,14 +99,14 @@ def plan_buckets(infos: Sequence[TensorInfo], limit: int) -> Iterator[list[Buffe
 class Exports:
     """torch's `reduce_tensor`, for one buffer at a time.
 
-    Torch counts what was exported, 1 until an importer lets go, and keeps the memory meanwhile. Nobody
-    imports the buffer on the GPU of a server that is not sent to, and a worker that was killed never lets go:
-    then the count is taken down here. Below zero, where a worker has let go as well, torch keeps the memory
-    for good; so workers leave word in the buffer (`mark_let_go`).
+    Torch gives an export a reference count of 1 and keeps the memory until an importer releases it. Buffers
+    on GPUs of servers that get no push are never imported, and a killed worker never releases its import; in
+    these cases this class releases the count. Releasing it twice would keep the memory forever, so workers
+    mark the buffer when they release it (`mark_let_go`).
 
     Args:
         reduce: torch's `reduce_tensor`.
-        release: torch's `UntypedStorage._release_ipc_counter`, by which a process lets go.
+        release: torch's `UntypedStorage._release_ipc_counter`, which releases an import.
     """
 
     def __init__(self, reduce: Reduce, release: Callable[..., Any]) -> None:
@@ -114,21 +114,21 @@ class Exports:
         self._last: tuple[torch.Tensor, Sequence[Any]] | None = None
 
     def __call__(self, buffer: torch.Tensor) -> tuple[Any, tuple[Any, ...]]:
-        """Export a buffer that `buckets` has made."""
+        """Export a buffer created by `buckets`."""
         made = self._reduce(buffer)
         self._last = buffer, made[1]
         return made
 
     def settle(self) -> None:
-        """Give up the last buffer if its worker has let go; to be called when a push has ended everywhere."""
+        """Forget the last buffer if its worker has released it; call when a push has ended on all ranks."""
         if self._last is not None and int(self._last[0][-1]) == _LET_GO:
             self._last = None
 
     def let_go(self) -> None:
-        """Give up the last buffer, in the place of a worker that never came or was killed.
+        """Release the last buffer on behalf of a worker that never imported it or was killed.
 
-        To be called before the next push: whoever broke off a push is started anew before that, and memory
-        must not go back to CUDA while it is open in another process.
+        Call before the next push: by then, servers lost in a push have been restarted. Memory must not be
+        returned to CUDA while another process has it open.
         """
         self.settle()
         last, self._last = self._last, None
@@ -138,7 +138,7 @@ class Exports:
 
 
 def mark_let_go(buffer: torch.Tensor) -> None:
-    """Tell the process that exported a buffer that this one lets go of it, now."""
+    """Tell the process that exported a buffer that this process is releasing it."""
     buffer[-1] = _LET_GO
     int(buffer[-1])  # waits for the GPU
 
@@ -151,22 +151,23 @@ def buckets(
     reduce: Reduce,
     limit: int = BUCKET_BYTES,
 ) -> Iterator[Bucket]:
-    """Fill this rank's buffer, bucket by bucket; collective over torch's default group, if any.
+    """Fill this rank's buffer bucket by bucket; collective over torch's default group, if any.
 
-    Whoever sends asks for the next bucket when the workers have copied the last; the other ranks just ask.
+    The sending rank requests the next bucket once the workers have copied the last one; other ranks iterate
+    without waiting.
 
     Args:
-        infos: of all tensors.
-        named_tensors: whole on every rank, in that order.
-        device: of the buffer.
-        uuid: of its GPU.
+        infos: infos of all tensors.
+        named_tensors: names and whole tensors on every rank, in the order of `infos`.
+        device: device of the buffer.
+        uuid: UUID of the device.
         reduce: torch's `reduce_tensor`, or `Exports`.
-        limit: most bytes of tensors in the buffer.
+        limit: maximum bytes of tensors in the buffer.
     """
     size = max(bucket[-1].offset + bucket[-1].nbytes for bucket in plan_buckets(infos, limit))
     buffer = torch.empty(size + 1, dtype=torch.uint8, device=device)
     buffer[-1] = 0  # see `mark_let_go`
-    # Shared once: its reference count pairs one export with one import.
+    # Export once, because the reference count pairs one export with one import.
     handles = _gathered({uuid: describe_buffer(reduce(buffer)[1])})
     tensors = iter(named_tensors)
     whole = torch.empty(0, dtype=torch.uint8)
@@ -179,21 +180,21 @@ def buckets(
         _meet(device)  # every rank's buffer is full
         yield Bucket(bucket, handles)
         _meet(device)  # every worker has read it
-    for _ in tensors:  # lets the sender's check see one too many
+    for _ in tensors:  # lets the sender's check detect extra tensors
         pass
 
 
 def describe_buffer(arguments: Sequence[Any]) -> dict[str, Any]:
-    """What another process needs of `reduce_tensor`'s arguments for a flat tensor of bytes, fit for JSON."""
+    """The results of `reduce_tensor` that another process needs for a flat tensor of bytes, in JSON types."""
     described = {name: b64encode(arguments[i]).decode("ascii") for name, i in _BYTES_AT.items()}
     return described | {name: arguments[i] for name, i in _PLAIN_AT.items()}
 
 
 def rebuild_arguments(described: dict[str, Any], device: int) -> tuple[Any, ...]:
-    """The inverse of `describe_buffer`, on another process's GPU `device`: for `rebuild_cuda_tensor`.
+    """Inverse of `describe_buffer`: arguments for `rebuild_cuda_tensor` on GPU `device` of this process.
 
     Raises:
-        KeyError, TypeError, ValueError: not a description.
+        KeyError, TypeError, ValueError: invalid description.
     """
     size = int(described["size"])
     arguments: list[Any] = [torch.Tensor, (size,), (1,), 0, torch.UntypedStorage, torch.uint8, device]
@@ -208,17 +209,17 @@ def rebuild_arguments(described: dict[str, Any], device: int) -> tuple[Any, ...]
 
 
 class Unpacking:
-    """Copies of tensors out of a buffer, as buckets come; one that was cut is put together."""
+    """Copies tensors out of a buffer as buckets arrive, and joins tensors that were split."""
 
     def __init__(self) -> None:
-        self._whole = torch.empty(0, dtype=torch.uint8)  # the tensor whose pieces are coming
+        self._whole = torch.empty(0, dtype=torch.uint8)  # the tensor whose pieces are arriving
 
     def tensors(self, buffer: torch.Tensor, update: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors that a bucket completes, one at a time: vLLM keeps them until their layer is whole.
+        """Yield the tensors that a bucket completes; vLLM keeps them until their layer is complete.
 
         Args:
-            buffer: bytes, on the GPU.
-            update: `Bucket.update_info`.
+            buffer: bytes on the GPU.
+            update: from `Bucket.update_info`.
         """
         columns = ("names", "dtype_names", "shapes", "starts", "sizes", "offsets")
         for name, dtype_name, shape, start, nbytes, offset in zip(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trainer's side of vLLM's weight transfer: push new weights into running servers."""
+"""The trainer's side of vLLM's weight transfer: pushes new weights to running servers."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _PAUSE = "/pause?mode=keep"
 
 
 class WeightSender:
-    """Pushes weights into rollout servers, by vLLM's weight-transfer protocol.
+    """Pushes weights to rollout servers with vLLM's weight-transfer protocol.
 
-    Used on one trainer rank, in one thread.  It meets a server anew after each start of it.
+    Used on one trainer rank, in one thread.  Reconnects to servers that were restarted.
 
     Args:
-        servers: whose weights to replace; may be started or restarted by anybody between pushes.
+        servers: servers to push to; may be started or restarted between pushes.
 
     Raises:
-        UserError: tensors cannot travel as the recipe says.
+        UserError: the recipe's transport is not available here.
     """
 
     def __init__(self, servers: Sequence[RolloutServer]):
@@ -35,9 +35,9 @@ class WeightSender:
         self._ends = {server: _End(server, self._transport) for server in servers}
 
     def pause(self) -> None:
-        """Begin now the pause that the next push needs (vLLM takes 20 ms over it); it ends with that push.
+        """Start pausing the servers for the next push (vLLM takes 20 ms), which then resumes them.
 
-        Nothing may be asked of the servers until then. One that cannot pause is left for the push to lose.
+        Send no requests until then. A server that fails to pause is treated as lost by the push.
         """
         for end in self._ends.values():
             with suppress(RolloutServerLost):
@@ -50,19 +50,19 @@ class WeightSender:
         version: int,
         servers: Sequence[RolloutServer] | None = None,
     ) -> None:
-        """Replace the servers' weights.  Requests in flight pause and go on with the new ones.
+        """Replace the servers' weights.  Requests in flight pause and continue with the new weights.
 
         Args:
-            metadata: of every tensor, in the order in which they come.
-            named_tensors: (Hugging Face name, whole tensor), taken one at a time.  It is used up even when
-                servers are lost on the way, so that ranks which gather the tensors together stay together.
-            version: reported by a server's /weight_info.
-            servers: only these; None: all.
+            metadata: infos of all tensors, in order.
+            named_tensors: (Hugging Face name, whole tensor), taken one at a time.  Consumed to the end even
+                if servers are lost, to keep ranks that gather the tensors collectively in step.
+            version: version for the servers' /weight_info to report.
+            servers: servers to push to; None: all.
 
         Raises:
-            RolloutServerLost: its `servers` must be restarted before they are used again; the others have the
-                new weights.
-            ValueError: the tensors are not those of `metadata`.
+            RolloutServerLost: the exception's `servers` must be restarted before further use; all others have
+                the new weights.
+            ValueError: the tensors do not match `metadata`.
         """
         parcels = self._transport.parcels(metadata, _checked(metadata, named_tensors))
         ends = [self._ends[server] for server in (self._ends if servers is None else servers)]
@@ -96,7 +96,7 @@ class WeightSender:
 
 
 class _End:
-    """One server, before and after the tensors."""
+    """The requests to one server before and after a push's tensors."""
 
     def __init__(self, server: RolloutServer, transport: Transport) -> None:
         self.server = server
@@ -146,10 +146,8 @@ def _checked(
     for name, tensor in named_tensors:
         meta = next(expected, None)
         if meta != TensorInfo.of(name, tensor):
-            raise ValueError(
-                f"tensor {name} {tensor.dtype} {tuple(tensor.shape)} comes where {meta} was announced"
-            )
+            raise ValueError(f"got tensor {name} {tensor.dtype} {tuple(tensor.shape)}, expected {meta}")
         yield name, tensor
     missing = next(expected, None)
     if missing is not None:
-        raise ValueError(f"the tensors ended before {missing.name}")
+        raise ValueError(f"no tensor for {missing.name}")

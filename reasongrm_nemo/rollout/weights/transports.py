@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How tensors reach a server's workers, by `cluster.weight_transfer`."""
+"""Transports of tensors to a server's workers, chosen by `cluster.weight_transfer`."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ NamedTensors = Iterable[tuple[str, torch.Tensor]]
 
 
 class Posts:
-    """Requests to one server that a push makes, some while it does something else."""
+    """Requests of a push to one server, some of them in the background."""
 
     def __init__(self, server: RolloutServer) -> None:
         self.server = server
         self.timeout_s = float(server.settings.stall_timeout_s)
 
     def get(self, path: str) -> Any:
-        """A parsed answer."""
+        """Send a GET request and return the parsed answer."""
         return call(self.server.url, self.server.token, "GET", path, self.timeout_s)
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """A parsed answer."""
+        """Send a POST request and return the parsed answer."""
         return call(self.server.url, self.server.token, "POST", path, self.timeout_s, body)
 
     def aside(self, path: str, body: dict[str, Any], timeout_s: float | None) -> Future[Any]:
-        """The same on a thread, which a server that never answers must not keep this process alive with."""
+        """Send a POST request on a daemon thread, so a server that never answers cannot block exit."""
         url, token = self.server.url, self.server.token
         future: Future[Any] = Future()
 
@@ -56,7 +56,7 @@ class Posts:
         return future
 
     def answer(self, future: Future[Any], path: str) -> Any:
-        """The answer to `aside`."""
+        """Wait for the answer to a request of `aside`."""
         try:
             return future.result(timeout=self.timeout_s)
         except TimeoutError:
@@ -65,61 +65,61 @@ class Posts:
             ) from None
 
     def lost(self, other: Future[Any], error: BaseException, name: str = "") -> RolloutServerLost:
-        """The server's own words where it gives any, else ours."""
+        """The loss to raise: the one seen by request `other`, if any, or else one made from `error`."""
         with contextlib.suppress(Exception):
             cause = other.exception(timeout=2.0)
             if isinstance(cause, RolloutServerLost):
                 return cause
-        what = f"while it was sent {name}" if name else "before it was sent weights"
-        return RolloutServerLost(f"The rollout server was lost {what}: {reason(error)}.")
+        moment = f"while receiving {name}" if name else "before receiving weights"
+        return RolloutServerLost(f"The rollout server was lost {moment}: {reason(error)}.")
 
 
 class Line(Protocol):
-    """One server's end of a transport, open for one start of that server.
+    """A transport's connection to one server, valid for one start of the server.
 
-    Every method raises `RolloutServerLost`.
+    Every method may raise `RolloutServerLost`.
     """
 
     def begin(self, metadata: Sequence[TensorInfo]) -> None:
-        """The server has begun an update."""
+        """Prepare for sending, after the server has started an update."""
 
     def send(self, parcel: Any) -> None:
-        """Begin to send; several servers are sent the same parcel at the same time."""
+        """Start sending a parcel; the same parcel may be sent to several servers at once."""
 
     def settle(self, parcel: Any) -> None:
-        """It may be let go of: it is sent, or the line itself holds it until it is."""
+        """After this returns, the caller may free the parcel."""
 
     def end(self) -> None:
-        """The server has loaded all."""
+        """Wait until the server has loaded all parcels."""
 
 
 class Transport(Protocol):
-    """A way for tensors to travel.
+    """A way to send tensors to servers.
 
     Attributes:
-        everywhere: every trainer rank takes part, with the whole tensors; otherwise those of the first
-            replica, and the first rank's tensors alone count.
+        everywhere: True if every trainer rank takes part with whole tensors; False if only the ranks of the
+            first replica do, of which the first rank sends.
     """
 
     everywhere: bool
 
     def parcels(self, metadata: Sequence[TensorInfo], named_tensors: NamedTensors) -> Iterator[Any]:
-        """What is sent at a time, on each rank that takes part; all must use it up, only one sends."""
+        """Yield parcels to send one at a time; all participating ranks must exhaust it, only one sends."""
 
     def open(self, posts: Posts) -> Line:
-        """Meet a server that runs."""
+        """Connect to a running server."""
 
     def settle(self) -> None:
-        """Free what `parcels` held; to be called on each rank when a push has ended everywhere."""
+        """Free what `parcels` held; call on each rank when a push has ended on all ranks."""
 
 
 class BroadcastTransport:
-    """A broadcast for each tensor, through a group with each server (`group.Group`).
+    """Broadcasts each tensor, in one group per server (`broadcast_group.BroadcastGroup`).
 
-    A few parameters at a time are in flight (`group.tensors_ahead`); they go to all servers at once.
+    A few tensors at a time are in flight (`broadcast_group.tensors_ahead`), to all servers at once.
 
     Raises:
-        UserError: NCCL, where torch has no GPU.
+        UserError: NCCL is requested, but torch has no GPU.
     """
 
     everywhere = False
@@ -130,17 +130,17 @@ class BroadcastTransport:
         self._backend = backend
 
     def parcels(self, metadata: Sequence[TensorInfo], named_tensors: NamedTensors) -> Iterator[Any]:
-        """(name, contiguous tensor on the backend's device)."""
+        """Yield (name, contiguous tensor on the backend's device)."""
         device = "cuda" if self._backend == "nccl" else "cpu"
         for name, tensor in named_tensors:
             yield name, tensor.detach().to(device).contiguous()
 
     def open(self, posts: Posts) -> Line:
-        """Meet the workers of a server in a group."""
+        """Create a group with a server's workers."""
         return _BroadcastLine(self._backend, posts)
 
     def settle(self) -> None:
-        """Nothing: tensors went one at a time."""
+        """Nothing to free."""
 
 
 class _BroadcastLine:
@@ -166,7 +166,7 @@ class _BroadcastLine:
         posts.answer(joining, path)
 
     def _meeting_place(self, address: str, world: int) -> tuple[Any, dict[str, Any]]:
-        """The group's store, and what tells the workers of it."""
+        """The group's store, and the information that workers need to find it."""
         if address == HOST:
             self._file = meeting.PrivateFile()
             store = meeting.in_file(self._file.path, world, self._posts.timeout_s)
@@ -180,12 +180,12 @@ class _BroadcastLine:
             "dtype_names": [str(m.dtype).removeprefix("torch.") for m in metadata],
             "shapes": [list(m.shape) for m in metadata],
         }
-        # The server answers when it has loaded the last tensor.
+        # The server answers once the last tensor is loaded.
         self._update = self._posts.aside("/update_weights", {"update_info": info}, None)
         self._flight = Flight(self._group, self._ahead)
 
     def send(self, parcel: tuple[str, torch.Tensor]) -> None:
-        if self._update.done():  # refused: nobody receives
+        if self._update.done():  # the server refused the update and receives nothing
             self._posts.answer(self._update, "/update_weights")
         with self._guarded(parcel[0]):
             self._flight.begin(*parcel)
@@ -211,7 +211,7 @@ class _BroadcastLine:
 
 
 class IpcTransport:
-    """Buckets in memory that trainer and workers share on each GPU (`ipc`).
+    """Sends buckets through memory that trainer and workers share on each GPU (`ipc`).
 
     Raises:
         UserError: torch has no GPU.
@@ -226,7 +226,7 @@ class IpcTransport:
         self._exports = ipc.Exports(reduce_tensor, torch.UntypedStorage._release_ipc_counter)
 
     def parcels(self, metadata: Sequence[TensorInfo], named_tensors: NamedTensors) -> Iterator[ipc.Bucket]:
-        """Buckets, with the handles of all ranks' buffers."""
+        """Yield buckets with the handles of all ranks' buffers."""
         self._exports.let_go()
         torch.cuda.ipc_collect()
         index = torch.cuda.current_device()
@@ -234,50 +234,50 @@ class IpcTransport:
         yield from ipc.buckets(metadata, named_tensors, torch.device("cuda", index), uuid, self._exports)
 
     def open(self, posts: Posts) -> Line:
-        """Tell the workers to make ready."""
+        """Initialize the workers' transfer engine."""
         return IpcLine(posts)
 
     def settle(self) -> None:
-        """Free the buffer, if the worker has let go of it."""
+        """Free the buffer if its worker has released it."""
         self._exports.settle()
         torch.cuda.ipc_collect()
 
 
 class IpcLine:
-    """Buckets announced by HTTP; the answer says that they were copied."""
+    """Announces buckets by HTTP; the server answers once a bucket is copied."""
 
     def __init__(self, posts: Posts) -> None:
         self._posts = posts
         posts.post("/init_weight_transfer_engine", {"init_info": {}})
 
     def begin(self, metadata: Sequence[TensorInfo]) -> None:
-        """Nothing: each bucket is an update of its own."""
+        """Nothing to do: each bucket is a separate update."""
 
     def send(self, parcel: ipc.Bucket) -> None:
-        """Announce it."""
+        """Announce a bucket."""
         body = {"update_info": parcel.update_info()}
         self._update = self._posts.aside("/update_weights", body, None)
 
     def settle(self, parcel: ipc.Bucket) -> None:
-        """It was copied."""
+        """Wait until the bucket is copied."""
         self._posts.answer(self._update, "/update_weights")
 
     def end(self) -> None:
-        """Nothing more."""
+        """Nothing to do: all buckets are copied."""
 
 
 def _need_cuda(how: str) -> None:
     if not torch.cuda.is_available():
         raise UserError(
             f"cluster.weight_transfer is {how}, but torch finds no GPU in the trainer's environment; "
-            "set it to gloo, with cluster.platform cpu."
+            "set cluster.weight_transfer to gloo and cluster.platform to cpu."
         )
 
 
 def transport(how: str) -> Transport:
-    """That of `cluster.weight_transfer`.
+    """The transport that `cluster.weight_transfer` names.
 
     Raises:
-        UserError: it needs a GPU, and there is none.
+        UserError: the transport needs a GPU, and there is none.
     """
     return IpcTransport() if how == "ipc" else BroadcastTransport(how)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The workers' side of `transports`: weight-transfer engines, loaded by vLLM's workers only (vLLM 0.32)."""
+"""The workers' side of `transports`: weight-transfer engines for vLLM 0.32, loaded only by its workers."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from reasongrm_nemo.rollout.weights.broadcast_group import (
 
 
 class _Engine(WeightTransferEngine):  # type: ignore[misc]
-    """A checkpoint's whole tensors, loaded layer by layer as they come."""
+    """Loads a checkpoint's whole tensors layer by layer as they arrive."""
 
     def start_weight_update(self) -> None:
-        """Make ready for tensors in checkpoint format."""
+        """Prepare for tensors in checkpoint format."""
         initialize_layerwise_reload(self.model)
 
     def finish_weight_update(self) -> None:
-        """Everything came."""
+        """Finish loading after the last tensor."""
         finalize_layerwise_reload(self.model, self.model_config)
 
 
 @dataclass
 class GroupInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
-    """Where the trainer waits: in a file on this machine, or at a port of its own."""
+    """Where to meet the trainer: a file on this machine, or the trainer's host and port."""
 
     file: str | None
     master_host: str
@@ -53,7 +53,7 @@ class GroupInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
 
 @dataclass
 class GroupUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """The tensors that will be broadcast."""
+    """The tensors to be broadcast."""
 
     names: list[str]
     dtype_names: list[str]
@@ -61,7 +61,7 @@ class GroupUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
 
 
 class _GroupEngine(_Engine):
-    """Receives one broadcast each from rank 0 (the trainer)."""
+    """Receives one broadcast per tensor from rank 0 (the trainer)."""
 
     init_info_cls = GroupInitInfo
     update_info_cls = GroupUpdateInfo
@@ -69,7 +69,7 @@ class _GroupEngine(_Engine):
     group: BroadcastGroup | None = None
 
     def init_transfer_engine(self, init_info: GroupInitInfo) -> None:
-        """Meet the trainer."""
+        """Join the trainer's group."""
         parallel = self.parallel_config
         rank = 1 + parallel.rank + parallel.data_parallel_index * parallel.world_size
         host, world, timeout_s = init_info.master_host, init_info.world_size, init_info.timeout_s
@@ -77,9 +77,9 @@ class _GroupEngine(_Engine):
         self.group = BroadcastGroup(self.backend, store, host, rank, world, timeout_s)
 
     def receive_weights(self, update_info: GroupUpdateInfo) -> None:
-        """Load what comes."""
+        """Receive and load the tensors of an update."""
         if self.group is None:
-            raise RuntimeError("update_weights came before init_weight_transfer_engine")
+            raise RuntimeError("update_weights was called before init_weight_transfer_engine")
         self.model.load_weights(self._tensors(self.group, update_info))
 
     def _tensors(self, group: BroadcastGroup, info: GroupUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
@@ -91,7 +91,7 @@ class _GroupEngine(_Engine):
         yield from flight.land(all_of_them=True)
 
     def shutdown(self) -> None:
-        """Let go of what was shared."""
+        """Leave the group."""
         self.group = None
 
 
@@ -101,8 +101,8 @@ class GlooEngine(_GroupEngine):
     backend = "gloo"
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """One update."""
-        # The base class then waits for an accelerator, which raises on a CPU.
+        """Receive and load one update."""
+        # The base class would synchronize the accelerator afterwards, which raises on CPU.
         self.receive_weights(self.parse_update_info(update_info))
 
 
@@ -112,19 +112,19 @@ class NcclEngine(_GroupEngine):
     backend = "nccl"
 
     def init_transfer_engine(self, init_info: GroupInitInfo) -> None:
-        """Meet the trainer, if its NCCL is ours."""
+        """Join the trainer's group if its NCCL version is the same."""
         check_nccl(init_info.nccl, nccl_version())
         super().init_transfer_engine(init_info)
 
 
 @dataclass
 class IpcInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
-    """Nothing to agree on."""
+    """Empty: no initialization needed."""
 
 
 @dataclass
 class IpcUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """An `ipc.Bucket`."""
+    """The fields of `ipc.Bucket.update_info`."""
 
     names: list[str]
     dtype_names: list[str]
@@ -136,21 +136,21 @@ class IpcUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
 
 
 class IpcEngine(_Engine):
-    """`cluster.weight_transfer: ipc`: copies tensors out of the buffer of the trainer's rank on this GPU."""
+    """`cluster.weight_transfer: ipc`: copies tensors from the buffer of the trainer rank on this GPU."""
 
     init_info_cls = IpcInitInfo
     update_info_cls = IpcUpdateInfo
     buffer: torch.Tensor | None = None
 
     def init_transfer_engine(self, init_info: IpcInitInfo) -> None:
-        """Nothing to prepare: a bucket says where it is."""
+        """Nothing to do: every bucket carries its handles."""
 
     def receive_weights(self, update_info: IpcUpdateInfo) -> None:
-        """Load what comes."""
-        if self.buffer is None:  # once an update: an export's reference count stands for one import
+        """Load the tensors of a bucket."""
+        if self.buffer is None:  # import once per update, because the export's reference count is 1
             self.buffer, self._unpacking = self._import(update_info.handles), ipc.Unpacking()
         tensors = self._unpacking.tensors(self.buffer, vars(update_info))
-        if (first := next(tensors, None)) is not None:  # else the bucket holds but a piece of one
+        if (first := next(tensors, None)) is not None:  # else the bucket only has a piece of one
             self.model.load_weights(itertools.chain([first], tensors))
 
     def _import(self, handles: dict[str, dict[str, Any]]) -> torch.Tensor:
@@ -159,23 +159,23 @@ class IpcEngine(_Engine):
         uuid = str(torch.cuda.get_device_properties(self.device.index).uuid)
         if uuid not in handles:
             raise ValueError(
-                f"no trainer rank shares GPU {uuid} with this worker; ipc needs one on each of the server's "
-                "GPUs (see rollout.gpus)"
+                f"no trainer rank shares GPU {uuid} with this worker; ipc needs one on each of the "
+                "server's GPUs (see rollout.gpus)"
             )
         return rebuild_cuda_tensor(*ipc.rebuild_arguments(handles[uuid], self.device.index))
 
     def start_weight_update(self) -> None:
-        """Make ready for tensors in checkpoint format."""
-        self.shutdown()  # of an update that was broken off
+        """Prepare for tensors in checkpoint format."""
+        self.shutdown()  # release the buffer of an aborted update
         super().start_weight_update()
 
     def finish_weight_update(self) -> None:
-        """Everything came."""
+        """Finish loading after the last tensor."""
         super().finish_weight_update()
         self.shutdown()
 
     def shutdown(self) -> None:
-        """Let go of what was shared."""
+        """Release the shared buffer."""
         if self.buffer is not None:
             ipc.mark_let_go(self.buffer)
             self.buffer = None

@@ -68,7 +68,7 @@ def test_tokens_are_scored_the_last_one_by_forcing_it(fake):
 )
 def test_a_scoring_answer_that_is_not_whole_is_a_loss(fake, changes):
     fake.plan = [lambda body: scored(body, **changes)]
-    with pytest.raises(RolloutServerLost, match=r"is torn|is not whole"):
+    with pytest.raises(RolloutServerLost, match=r"is torn|is incomplete"):
         list(ask(fake.url, [Prompt("p", [5, 6, 7, 5], 3)], sampling=Scoring()))
 
 
@@ -136,7 +136,7 @@ def test_loss(fake, step, words):
 )
 def test_answers_that_are_not_whole(fake, answer, change):
     fake.plan = [lambda body: answer(body, **change)]
-    with pytest.raises(RolloutServerLost, match="not whole"):
+    with pytest.raises(RolloutServerLost, match="incomplete"):
         list(ask(fake.url, prompts(1)))
 
 

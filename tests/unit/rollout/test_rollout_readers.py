@@ -58,5 +58,5 @@ def test_what_is_kept_is_held_against_this_reading(asked):
     _, answer = asked
     answer["read"] = {**CONFIG, "vocab_size": 7}
     assert check() == ["engine 1"], "the engine was not asked again"
-    with pytest.raises(UserError, match="vocab 7 for 8"):
+    with pytest.raises(UserError, match="vocab 7 instead of 8"):
         check({**CONFIG, "vocab_size": 8})

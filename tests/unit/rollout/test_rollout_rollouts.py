@@ -93,7 +93,7 @@ def test_the_process_knows_the_cause_better(fake, rollouts):
 
     fake.plan = [dies]
     assert len(rollouts.generate(prompts(), SAMPLING)) == 5
-    assert rollouts.losses == ["it was killed. 1 prompt is asked again."]
+    assert rollouts.losses == ["it was killed. 1 prompt is sent again."]
 
 
 def test_a_server_that_does_not_run_is_brought_up_first(fake, rollouts):
@@ -110,7 +110,7 @@ def test_a_refused_request_is_no_loss(fake, rollouts):
 
 
 def test_ids_must_differ(fake, rollouts):
-    with pytest.raises(ValueError, match="differ"):
+    with pytest.raises(ValueError, match="unique"):
         rollouts.generate([Prompt("p", [1], 1), Prompt("p", [2], 2)], SAMPLING)
 
 

@@ -100,7 +100,7 @@ def test_a_start_that_fails_is_tried_once_more_and_told(make, tmp_path):
         assert server.starts == 2
     assert told == [
         "The rollout server was killed by SIGKILL, probably out of memory while starting (log: "
-        f"{server.log_path}); its last error: OSError: no device is free. It is started once more."
+        f"{server.log_path}); its last error: OSError: no device is free. Starting it once more."
     ]
     assert f"reasongrm: {told[0]}" in server.log_path.read_text()
 
@@ -175,7 +175,7 @@ def test_cause_of_a_loss(make):
     with make() as server:
         with server.log_path.open("a") as log:
             log.write("(Worker pid=1) ERROR 01-01 00:00:00 [w.py:1] RuntimeError: out of luck\nhello\n")
-        assert server.cause_of(loss) == f"{str(loss)[:-1]}; it last said: RuntimeError: out of luck."
+        assert server.cause_of(loss) == f"{str(loss)[:-1]}; its last error: RuntimeError: out of luck."
         os.kill(server.state()["pid"], signal.SIGKILL)
         assert server.cause_of(loss).endswith("was killed by SIGKILL, probably out of memory.")
 

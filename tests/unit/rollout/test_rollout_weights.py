@@ -163,7 +163,7 @@ def test_a_receiver_that_leaves_in_the_middle(fake):
 
     fake.routes["/update_weights"] = leave
     big = {"a": TENSORS["a.weight"]} | {f"b{i}": torch.zeros(1 << 20) for i in range(8)}
-    with pytest.raises(RolloutServerLost, match=r"lost while it was sent|did not answer /update_weights"):
+    with pytest.raises(RolloutServerLost, match=r"lost while receiving|did not answer /update_weights"):
         WeightSender([handle(fake, stall=2.0)]).push(metadata(big), iter(big.items()), 1)
 
 
@@ -198,7 +198,7 @@ def test_tensors_must_be_those_announced(fake, change):
         del tensors["d.slice"]
     else:
         said = said[:-1]
-    with pytest.raises(ValueError, match=r"announced|ended before"):
+    with pytest.raises(ValueError, match=r"expected|no tensor for"):
         WeightSender([handle(fake, stall=1.0)]).push(said, iter(tensors.items()), 1)
 
 

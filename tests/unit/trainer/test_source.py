@@ -223,9 +223,9 @@ def test_a_server_lost_by_a_push_is_told_and_counted(source):
     assert own.losses() == 1 and own.losses() == 0
 
     def lose(to):
-        raise RolloutServerLost("cut while it was sent x", ["server"])
+        raise RolloutServerLost("cut while receiving x", ["server"])
 
     own._send = lose
     own.push(1)
-    assert servers.losses[1:] == ["cut while it was sent x"] and servers.brought == ["server"]
+    assert servers.losses[1:] == ["cut while receiving x"] and servers.brought == ["server"]
     assert own.losses() == 1
