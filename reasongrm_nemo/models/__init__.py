@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model families: shapes, ropes, tokenizers, counts.  Empty, so that importing a part is light."""
+"""Model families: shapes, ropes, tokenizers, counts.  Empty, to keep imports of its modules cheap."""

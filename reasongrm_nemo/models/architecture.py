@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What kind of model a checkpoint is: its shape and its rope, read strictly from config.json."""
+"""A model's shape and rope, read strictly from config.json, and its parallel layout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from reasongrm_nemo.models.rope import Rope, reach
 
 @dataclass(frozen=True)
 class Architecture:
-    """Shape of a decoder-only model, as its Hugging Face ``config.json`` states it."""
+    """Shape of a decoder-only model, from its Hugging Face ``config.json``."""
 
     model_type: str
     layers: int
@@ -36,7 +36,7 @@ class Architecture:
 
     @property
     def family(self) -> Family:
-        """What its family states: weights, Megatron's settings, config keys."""
+        """The model's family: weights, Megatron settings, config keys."""
         return FAMILIES[self.model_type]
 
     @property
@@ -49,12 +49,12 @@ class Architecture:
         """Read ``config.json`` of a Hugging Face folder.
 
         Args:
-            folder: with a config.json.
-            rope: a recipe's ``model.rope``, which goes before what the checkpoint says.
+            folder: folder with a config.json.
+            rope: a recipe's ``model.rope``, which overrides the checkpoint's rope.
 
         Raises:
-            UserError: no such file, not JSON, a key is missing, or something about the model is not
-                supported (architecture, rope scaling, sliding window).
+            UserError: the file does not exist or is not JSON, a key is missing, or the model is not supported
+                (architecture, rope scaling, sliding window).
         """
         path = Path(folder) / "config.json"
         if not os.path.lexists(path):
@@ -69,9 +69,9 @@ class Architecture:
         rope: Mapping[str, Any] | None = None,
         served_only: bool = False,
     ) -> Architecture:
-        """From the parsed config; ``where`` names it in errors.
+        """Read a parsed config; ``where`` names the file in errors.
 
-        A model that is ``served_only`` may have keys that no mapping here covers; its sizes are asked for.
+        With ``served_only``, keys that training and conversion do not support are allowed.
         """
         shaped(config, {"model_type?": object, "architectures?": (list, type(None))}, where)
         model_type = config.get("model_type")
@@ -117,11 +117,11 @@ class Architecture:
 
 _MOST = {
     "num_hidden_layers": 1 << 14
-}  # listed one by one; past 1 << 40 of anything no memory can be reckoned
+}  # layers are listed one by one; other sizes are limited to 1 << 40, to keep sums of memory finite
 
 
 def _size(config: Mapping[str, Any], where: str, key: str, otherwise: int | None = None) -> int:
-    """A whole number from 1; `otherwise`, if there is one, where the key is null or missing."""
+    """A whole number from 1; `otherwise`, if given, is the default for a null or missing key."""
     value = config.get(key)
     return int(_of_type(otherwise if value is None else value, (int,), "a number from 1", where, key))
 
@@ -137,23 +137,23 @@ def _of_type(value: Any, kinds: tuple[type, ...], words: str, where: str, key: s
 def exported_config(
     config: Mapping[str, Any], where: str, rope: Mapping[str, Any] | None, dtype: str
 ) -> dict[str, Any]:
-    """config.json of an exported model, so written that transformers 4 and 5 and vLLM read the same in it.
+    """config.json of an exported model, which transformers 4, transformers 5 and vLLM read the same way.
 
     Args:
-        config: the parsed config.json that the model began with.
-        where: its path, for errors.
-        rope: a recipe's ``model.rope``; None: as ``config`` says.
-        dtype: of the weights, such as bfloat16; said in the key that transformers 4 and 5 both read.
+        config: the parsed config.json of the initial model.
+        where: the file's path, for errors.
+        rope: a recipe's ``model.rope``; None keeps the rope of ``config``.
+        dtype: dtype of the weights, such as bfloat16; written to the key that transformers 4 and 5 both read.
     """
     kept = {key: value for key, value in config.items() if key != "dtype"}
     return kept | Rope.from_config(config, where, rope).spelled() | {"torch_dtype": dtype}
 
 
 def served_config(config: Mapping[str, Any], where: str, rope: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Keys of config.json that vLLM must be told, so that it serves with the rope that is trained with.
+    """Overrides of config.json that make vLLM serve with the rope used in training.
 
-    They are the recipe's ``model.rope``, and the checkpoint's own rope where not every reader finds it. Of
-    models that no mapping here covers nothing is known but the recipe's.
+    These are the recipe's ``model.rope``, or the checkpoint's rope if not every reader finds it. For models
+    that are not supported here, only the recipe's rope is known.
     """
     if reach(rope) is None:
         try:
@@ -168,12 +168,12 @@ def served_config(config: Mapping[str, Any], where: str, rope: Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a model is cut: tensor-parallel ranks share each layer, pipeline stages share the stack.
+    """How a model is split: tensor-parallel ranks split each layer, pipeline stages split the layers.
 
     Attributes:
-        tensor: tensor-parallel ranks.
-        pipeline: pipeline stages.
-        first: layers of the first stage where stages are uneven; None: as many as the others.
+        tensor: number of tensor-parallel ranks.
+        pipeline: number of pipeline stages.
+        first: layers of the first stage if stages are uneven; None: as many as the others.
         last: layers of the last stage, likewise.
     """
 
@@ -184,7 +184,7 @@ class Layout:
 
     @classmethod
     def of_cluster(cls, cluster: Any) -> Layout:
-        """How a recipe's ``cluster`` cuts the model."""
+        """The layout in a recipe's ``cluster`` block."""
         return cls(
             cluster.tensor_parallel,
             cluster.pipeline_parallel,
@@ -197,7 +197,7 @@ class Layout:
         return -(-vocab // self.tensor) * self.tensor
 
     def check(self, architecture: Architecture, where: str) -> None:
-        """Refuse a layout that does not divide the model; ``where`` names its config in the sentence."""
+        """Check that the layout divides the model; ``where`` names the config in errors."""
         if name := self.undivided(architecture.heads, architecture.kv_heads, architecture.ffn):
             raise UserError(f"{self.tensor} tensor-parallel ranks do not divide {name} of {where}.")
         if self.stages(architecture.layers) is None:
@@ -214,12 +214,12 @@ class Layout:
         return self.undivided(*sizes) is None and self.stages(architecture.layers) is not None
 
     def undivided(self, heads: int, kv_heads: int, ffn: int) -> str | None:
-        """The first key of config.json, with its count, that the tensor-parallel ranks do not divide."""
+        """The first key of config.json, with its value, that the tensor-parallel size does not divide."""
         counts = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "intermediate_size": ffn}
         return next((f"{name} {count}" for name, count in counts.items() if count % self.tensor), None)
 
     def stages(self, layers: int) -> list[int] | None:
-        """Layers of each pipeline stage, as megatron-core deals them out; None where they do not come out."""
+        """Layers of each pipeline stage, as megatron-core assigns them; None if they do not divide."""
         ends = [n for n in (self.first, self.last) if n is not None]
         inner = self.pipeline - len(ends)
         left = layers - sum(ends)

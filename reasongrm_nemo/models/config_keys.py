@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which keys of config.json are known; a model with any other is refused by name."""
+"""The known keys of config.json; a model with any other key is refused by the key's name."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ def _names(*lines: str) -> frozenset[str]:
     return frozenset(name for line in lines for name in line.split())
 
 
-# A model is taken only where each key of its config.json is known: read by Architecture or Rope, of no
-# effect on what is computed, or at a value where it has none. null is such a value of every key.
+# A model is accepted only if each key of its config.json is known: read by Architecture or Rope, without
+# effect on the computation, or at a value without effect. For every key, null has no effect.
 _READ = _names(
     "model_type num_hidden_layers hidden_size intermediate_size num_attention_heads num_key_value_heads",
     "head_dim vocab_size rms_norm_eps tie_word_embeddings max_position_embeddings rope_theta rope_scaling",
     "rope_parameters partial_rotary_factor architectures",
 )
 _UNREAD = _names(
-    # who wrote the file, with what, in which dtype
+    # author, software and dtype of the file
     "name_or_path transformers_version torch_dtype dtype use_bfloat16",
     "tf_legacy_loss is_llama_config unsloth_fixed unsloth_version transformers.js_config initializer_range",
-    # how a library runs it
+    # how a library runs the model
     "use_cache torchscript return_dict return_dict_in_generate output_attentions output_hidden_states",
     "output_scores chunk_size_feed_forward gradient_checkpointing pretraining_tp attn_implementation",
     "use_flash_attn max_window_layers model_max_length max_sequence_length max_seq_len seq_length",
-    # how it was sampled; generation_config.json and the recipe say that
+    # sampling options, which are taken from the recipe instead
     "do_sample temperature top_k top_p typical_p repetition_penalty length_penalty diversity_penalty",
     "num_beams num_beam_groups num_return_sequences early_stopping max_length min_length",
     "no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids suppress_tokens",
@@ -40,7 +40,7 @@ _UNREAD = _names(
     "tokenizer_class is_decoder",
 )
 _TOKEN = "_token_id"
-"""Names of tokens, such as eos_token_id."""
+"""Suffix of keys for token ids, such as eos_token_id."""
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
     "attention_bias": (False,),
@@ -58,15 +58,15 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tie_encoder_decoder": (False,),
     "pruned_heads": ({},),
     **dict.fromkeys(("logit_scale", "logits_scaling", "embedding_multiplier", "residual_multiplier"), (1,)),
-    # of training in other libraries; none is trained with here
+    # dropout in training with other libraries; unused here
     **dict.fromkeys(("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"), (0,)),
 }
 
 
 def refuse_unsupported(config: Mapping[str, Any], where: str, family: Family) -> None:
-    """Parts of a model that no mapping here covers; a wrong guess would go unnoticed."""
+    """Refuse models with parts that are not supported here; a wrong guess would go unnoticed."""
     if config.get("quantization_config"):
-        raise UserError(f"{where}: the checkpoint is quantised; give one in bf16, fp16 or fp32.")
+        raise UserError(f"{where}: the checkpoint is quantised; use one in bf16, fp16 or fp32.")
     if config.get("use_sliding_window"):
         raise UserError(
             f"{where}: sliding-window attention is not supported; set use_sliding_window to false."
@@ -75,34 +75,34 @@ def refuse_unsupported(config: Mapping[str, Any], where: str, family: Family) ->
     for key, value in config.items():
         if value is None or key in _READ | _UNREAD | family.unread or key.endswith(_TOKEN):
             continue
-        if key.startswith("_"):  # a library's note to itself, such as _name_or_path; no model reads one
+        if key.startswith("_"):  # a library's private key, such as _name_or_path; models do not read these
             continue
         values = value if isinstance(value, list) else [value]
         if key not in neutral:
             raise UserError(
-                f"{where}: {key} is {short(value)}, which nothing here computes for {family.model_type}; "
-                "remove the key if the model is the same without it."
+                f"{where}: {key} is {short(value)}, which is not supported for {family.model_type}; "
+                "remove the key if it does not affect the model."
             )
-        if any(each not in neutral[key] for each in values):
-            known = ", ".join(json.dumps(each) for each in neutral[key])
+        if any(entry not in neutral[key] for entry in values):
+            known = ", ".join(json.dumps(entry) for entry in neutral[key])
             raise UserError(
                 f"{where}: {key} is {short(value)}, which is not supported for {family.model_type}; "
                 f"known: {known}."
             )
     for key in family.stated:
         if key not in config:
-            raise UserError(f"{where}: {key} is missing; write it out, defaults differ between engines.")
+            raise UserError(f"{where}: {key} is missing; set it explicitly, as engines' defaults differ.")
     for key in family.absent:
         if key in config:
             raise UserError(
-                f"{where}: {key} is there, which makes engines read another model than {family.model_type}; "
+                f"{where}: {key} is present, so engines read a different model than {family.model_type}; "
                 "remove the key if all layers have full attention."
             )
     _refuse_heads(config, where, family)
 
 
 def _refuse_heads(config: Mapping[str, Any], where: str, family: Family) -> None:
-    """Another head than the language model's, and attention heads of a width that not every engine reads."""
+    """Refuse heads other than a language model's, and a head_dim that not every engine reads."""
     model_type = family.model_type
     others = [
         name
@@ -125,6 +125,6 @@ def _refuse_heads(config: Mapping[str, Any], where: str, family: Family) -> None
 
 
 def short(value: Any) -> str:
-    """A value as JSON, cut to 60 characters for an error."""
+    """A value as JSON, truncated to 60 characters for errors."""
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights that decoder layers are made of: shapes, Hugging Face names, Megatron names."""
+"""The weights of decoder layers: shapes, Hugging Face names, Megatron names."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ if TYPE_CHECKING:
 
 
 class WeightKind(Enum):
-    """How tensor-parallel ranks share a weight, and how Megatron lays out its Hugging Face tensors."""
+    """How tensor-parallel ranks split a weight, and how Megatron arranges its Hugging Face tensors."""
 
     REPLICATED = auto()
-    """The same on every rank: norms."""
+    """The whole weight on every rank: norms."""
     ROW = auto()
-    """Cut along the input dimension."""
+    """Split along the input dimension."""
     VOCABULARY = auto()
-    """Cut along the vocabulary, which Megatron pads."""
+    """Split along the vocabulary, which Megatron pads."""
     QKV = auto()
     """Query, key and value, which Megatron interleaves by key-value head."""
     FUSED_QKV = auto()
-    """The same, out of one Hugging Face tensor with query above key above value."""
+    """As QKV, but stacked in one Hugging Face tensor."""
     GATE_UP = auto()
-    """Gate above up; each rank holds a share of both. They may be one Hugging Face tensor or two."""
+    """Gate and up projections, in one Hugging Face tensor or two; both are split over the ranks."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One Megatron parameter of a layer, or outside the layers, and its Hugging Face tensors.
+    """One Megatron parameter, inside or outside the layers, and its Hugging Face tensors.
 
     Attributes:
         kind: see ``WeightKind``.
-        megatron: name in a GPTModel of Transformer Engine's layers, with ``{layer}`` for the layer's index. A
-            norm belongs to the projection after it there.
+        megatron: name in a GPTModel with Transformer Engine's layers, where a norm is part of the projection
+            after it; ``{layer}`` is the layer's index.
         hf: names in the Hugging Face checkpoint, with the same placeholder.
-        shapes: of the Hugging Face tensors, in the same order.
-        plain: name in a GPTModel of plain PyTorch's layers; None: as ``megatron``.
+        shapes: shapes of the Hugging Face tensors, in the same order.
+        plain: name in a GPTModel with plain PyTorch layers; None: same as ``megatron``.
     """
 
     kind: WeightKind
@@ -50,7 +50,7 @@ class Weight:
 
     @property
     def elements(self) -> int:
-        """Numbers in all its tensors."""
+        """Number of elements in all tensors."""
         return sum(math.prod(shape) for shape in self.shapes)
 
 
@@ -59,7 +59,7 @@ OURS, THEIRS = "decoder.layers.{layer}.", "model.layers.{layer}."
 
 
 def outside(a: Architecture) -> list[Weight]:
-    """Embedding, final norm and, where it is not the embedding, the output weight."""
+    """Embedding, final norm and, unless tied to the embedding, the output weight."""
     vocabulary = ((a.vocab, a.hidden),)
     weights = [
         Weight(WeightKind.VOCABULARY, EMBEDDING, ("model.embed_tokens.weight",), vocabulary),
@@ -90,7 +90,7 @@ def qkv(a: Architecture) -> Weight:
 
 
 def qkv_bias(a: Architecture) -> Weight:
-    """Their biases."""
+    """Biases of the query, key and value projections."""
     shapes = tuple((rows,) for rows in a.qkv_rows)
     return Weight(WeightKind.QKV, OURS + "self_attention.linear_qkv.bias", _projections("bias"), shapes)
 
@@ -110,7 +110,7 @@ def head_norm(a: Architecture, which: str) -> Weight:
 
 
 def attention_output(a: Architecture) -> Weight:
-    """From all heads' values back to the hidden state."""
+    """Attention's output projection."""
     return Weight(
         WeightKind.ROW,
         OURS + "self_attention.linear_proj.weight",
@@ -131,7 +131,7 @@ def mlp_norm(a: Architecture) -> Weight:
 
 
 def gate_up(a: Architecture) -> Weight:
-    """SwiGLU's two projections, two tensors."""
+    """SwiGLU's gate and up projections, two tensors."""
     return Weight(
         WeightKind.GATE_UP,
         OURS + "mlp.linear_fc1.weight",

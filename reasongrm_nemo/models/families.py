@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model families that can be trained and converted, by model_type; a new one is a line here."""
+"""The model families that can be trained and converted, by model_type; register new ones here."""
 
 from reasongrm_nemo.models.llama import LLAMA
 from reasongrm_nemo.models.mistral import MISTRAL

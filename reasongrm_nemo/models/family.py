@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model family states of itself; each family has a file of its own beside this one."""
+"""The declaration of a model family; every family has a file in this folder."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def _nothing(_: Architecture) -> int:
 
 @dataclass(frozen=True)
 class Family:
-    """A model_type of config.json: which of its configs are taken, its weights, Megatron's settings.
+    """The models of one ``model_type``: supported config keys, weights, Megatron settings.
 
     Counts of parameters and FLOPs follow from the weights (``parameter_counts``, ``flops``).
 
     Attributes:
-        model_type: as config.json has it.
-        layer: the weights of one decoder layer, in the order in which they are exported.
-        megatron: NeMo's keys where they differ from those of every family (``megatron.nemo_config``).
-        kept_per_token: elements that a layer's attention keeps of each token for its backward pass, beside
-            what every family's keeps; tensor-parallel ranks share them.
-        unread: keys of config.json that change nothing, beside those of every family (``config_keys``).
-        neutral: keys of config.json with the values that are taken, where those differ from every family's.
-        stated: keys that must be there, if only as null: engines do not take null for a missing one.
-        absent: keys that must not be there, not even as null: an engine would read another model.
-        ropes: kinds of rope that each engine computes for it; None: all that ``rope`` knows.
-        wide_heads: head_dim may be another than hidden_size / num_attention_heads.
+        model_type: ``model_type`` in config.json.
+        layer: returns the weights of one decoder layer, in export order.
+        megatron: NeMo keys that differ from the common ones (``megatron.nemo_config``).
+        kept_per_token: returns the number of elements per token that a layer's attention keeps for the
+            backward pass in addition to the common ones; split over tensor-parallel ranks.
+        unread: keys of config.json without effect, in addition to the common ones (``config_keys``).
+        neutral: keys of config.json with their supported values, where these differ from the common ones.
+        stated: keys that must be present, even if null, because engines' defaults for a missing key differ.
+        absent: keys that must not be present, even as null, because an engine would read a different model.
+        ropes: rope kinds that all engines compute for this family; None: all kinds in ``rope``.
+        wide_heads: whether head_dim may differ from hidden_size / num_attention_heads.
     """
 
     model_type: str

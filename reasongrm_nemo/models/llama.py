@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Llama 3.1 and SmolLM2: the plain decoder that the other families differ from."""
+"""Llama 3.1 and SmolLM2: the plain decoder that other families extend."""
 
 from __future__ import annotations
 

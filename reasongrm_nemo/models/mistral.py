@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mistral without a sliding window (7B v0.3, Nemo 12B): Llama's layers."""
+"""Mistral without a sliding window (7B v0.3, Nemo 12B): the same layers as Llama."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ MISTRAL = Family(
     "mistral",
     LLAMA.layer,
     neutral={"sliding_window": (None,)},
-    # transformers takes 4,096 and 8 where these are missing
+    # if these are missing, transformers uses 4,096 and 8
     stated=("sliding_window", "num_key_value_heads"),
-    # transformers 5 and vLLM take a Mistral that has it, even as null, for a Ministral
+    # with this key, even as null, transformers 5 and vLLM read a Mistral as a Ministral
     absent=("layer_types",),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Phi-4, whose model_type is phi3: query, key and value are one tensor, and so are gate and up."""
+"""Phi-4 (model_type phi3): query, key and value are one tensor, and so are gate and up."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ PHI3 = Family(
     "phi3",
     _layer,
     neutral={"sliding_window": (None,)},
-    # read where the rope is longrope, which is refused
+    # only read for longrope, which is refused
     unread=frozenset({"original_max_position_embeddings"}),
     wide_heads=False,  # its config has no head_dim
-    ropes=("default",),  # besides longrope; transformers 5 takes yarn for that, 4 refuses yarn and linear
+    ropes=("default",),  # transformers 5 reads yarn as longrope, transformers 4 refuses yarn and linear
 )

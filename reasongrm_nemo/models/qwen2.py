@@ -28,7 +28,7 @@ QWEN2 = Family(
     "qwen2",
     _layer,
     megatron={"qkv_bias": True},
-    # read by transformers and vLLM where use_sliding_window is true, which is refused
+    # only read if use_sliding_window is true, which is refused
     unread=frozenset({"sliding_window"}),
     neutral={"qkv_bias": (True,)},
     wide_heads=False,  # vLLM's Qwen2 does not read head_dim

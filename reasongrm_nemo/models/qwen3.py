@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Qwen3: each head's query and key are normalised, and heads may be wider than hidden_size has room for."""
+"""Qwen3: queries and keys are normalised per head; heads x head_dim may exceed hidden_size."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ QWEN3 = Family(
     _layer,
     megatron={"qk_layernorm": True},
     kept_per_token=_normalised,
-    # read by transformers and vLLM where use_sliding_window is true, which is refused
+    # only read if use_sliding_window is true, which is refused
     unread=frozenset({"sliding_window"}),
     neutral={"qk_norm": (True,)},
 )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary position embeddings as a checkpoint and a recipe state them, the same for every engine.
+"""Rotary position embeddings, from a checkpoint and a recipe, interpreted the same way by every engine.
 
-transformers, vLLM and Megatron each read rope in their own way, and a key that one of them passes over
-means a model that is silently wrong at some length. So a kind or key is taken only where all three agree.
+transformers, vLLM and Megatron read rope keys differently, and a key that one of them ignores makes a model
+silently wrong at some length. A kind or key is therefore accepted only if all three agree on it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from reasongrm_nemo.errors import UserError
 
-# What each kind of scaling needs, and what it may say besides.
+# Required and optional keys of each kind of scaling.
 _NEEDED = {
     "default": (),
     "linear": ("factor",),
@@ -22,7 +22,7 @@ _NEEDED = {
     "yarn": ("factor", "original_max_position_embeddings"),
 }
 _OPTIONAL = {"yarn": ("beta_fast", "beta_slow", "attention_factor", "truncate")}
-_MOST = 1e15  # NaN, Infinity and what no engine can hold apart from the next number are no positions
+_MOST = 1e15  # excludes NaN, Infinity and numbers too large for exact positions
 _NUMBERS = {*_NEEDED["llama3"], *_OPTIONAL["yarn"]} - {"truncate"}
 
 
@@ -33,14 +33,14 @@ class Rope:
     Attributes:
         theta: the base of the frequencies.
         kind: default, linear, llama3 or yarn.
-        factor: by how much positions are stretched.
+        factor: factor by which positions are stretched.
         original: the length the model was trained at (llama3, yarn).
-        low_freq_factor: of llama3.
-        high_freq_factor: of llama3.
-        beta_fast: of YaRN.
-        beta_slow: of YaRN.
-        attention_factor: what YaRN multiplies sines and cosines by.
-        max_positions: longest sequence; 0 where the config does not say.
+        low_freq_factor: parameter of llama3.
+        high_freq_factor: parameter of llama3.
+        beta_fast: parameter of YaRN.
+        beta_slow: parameter of YaRN.
+        attention_factor: factor by which YaRN multiplies sines and cosines.
+        max_positions: longest sequence; 0 if the config does not say.
     """
 
     theta: float
@@ -58,10 +58,10 @@ class Rope:
     def from_config(
         cls, config: Mapping[str, Any], where: str, recipe: Mapping[str, Any] | None = None
     ) -> Rope:
-        """From a parsed config.json, and a recipe's ``model.rope`` where it says something.
+        """Read the rope from a parsed config.json, overridden by a recipe's ``model.rope`` if set.
 
         Raises:
-            UserError: theta is missing, the kind is unknown, or the keys are not those all engines agree on.
+            UserError: theta is missing, the kind is unknown, or engines disagree on the keys.
         """
         check_types(config, where)
         config = {**config, **_replaced(config, recipe)}
@@ -87,48 +87,51 @@ class Rope:
         return rope
 
     def spelled(self) -> dict[str, Any]:
-        """The keys of config.json that say this rope to every reader.
+        """The keys of config.json that describe this rope to every reader.
 
-        transformers 4 reads ``rope_theta`` and ``rope_scaling``, of which its older versions want ``type``;
-        transformers 5 and vLLM read ``rope_scaling`` where it is not null, with ``rope_theta``, and else
-        ``rope_parameters``. That one comes last: assigned one after another, it is what stays.
+        transformers 4 reads ``rope_theta`` and ``rope_scaling``, its older versions with the key ``type``.
+        transformers 5 and vLLM read ``rope_scaling`` with ``rope_theta`` if not null, and ``rope_parameters``
+        otherwise. ``rope_parameters`` comes last, because engines assign keys in order and keep the last.
         """
-        own: dict[str, Any] = {"rope_type": self.kind}
+        parameters: dict[str, Any] = {"rope_type": self.kind}
         if self.kind != "default":
-            own["factor"] = self.factor
+            parameters["factor"] = self.factor
         if self.original:
-            own["original_max_position_embeddings"] = self.original
+            parameters["original_max_position_embeddings"] = self.original
         if self.kind == "llama3":
-            own |= {"low_freq_factor": self.low_freq_factor, "high_freq_factor": self.high_freq_factor}
+            parameters |= {
+                "low_freq_factor": self.low_freq_factor,
+                "high_freq_factor": self.high_freq_factor,
+            }
         if self.kind == "yarn":
-            plain = Rope(self.theta, attention_factor=_attention_factor("yarn", own))
+            plain = Rope(self.theta, attention_factor=_attention_factor("yarn", parameters))
             names = ("beta_fast", "beta_slow", "attention_factor")
-            own |= {
+            parameters |= {
                 name: getattr(self, name) for name in names if getattr(self, name) != getattr(plain, name)
             }
-        scaling = None if self.kind == "default" else {"type": self.kind, **own}
+        scaling = None if self.kind == "default" else {"type": self.kind, **parameters}
         length = {"max_position_embeddings": self.max_positions} if self.max_positions else {}
         theta = {"rope_theta": self.theta}
-        return {**length, **theta, "rope_scaling": scaling, "rope_parameters": {**theta, **own}}
+        return {**length, **theta, "rope_scaling": scaling, "rope_parameters": {**theta, **parameters}}
 
     def _check_yarn(self, where: str, truncate: Any) -> None:
         if truncate is not True:
             raise UserError(f"{where}: rope scaling yarn with truncate false is not supported.")
-        # transformers 4 takes the quotient for the factor (modeling_rope_utils.py, _compute_yarn_parameters),
-        # vLLM and transformers 5 the factor itself: QwQ's 40,960 / 32,768 is not 4
+        # transformers 4 computes the factor as the quotient (modeling_rope_utils.py,
+        # _compute_yarn_parameters), vLLM and transformers 5 use the key: QwQ's 40,960 / 32,768 is not 4
         if self.max_positions != round(self.factor * self.original):
             raise UserError(
                 f"{where}: with rope scaling yarn max_position_embeddings must be factor × "
                 f"original_max_position_embeddings = {self.factor * self.original:.0f}, "
-                f"not {self.max_positions}: engines differ on which of them counts."
+                f"not {self.max_positions}; engines differ on which one they use."
             )
 
 
 def check_types(config: Mapping[str, Any], where: str) -> None:
-    """Refuse what is no rope at all, of whichever model and reader.
+    """Check the types of the rope keys, for any model and reader.
 
     Raises:
-        UserError: scaling is no mapping, or theta no number above 0.
+        UserError: the scaling is not a mapping, or theta is not a number above 0.
     """
     for key in ("rope_scaling", "rope_parameters"):
         if not isinstance(config.get(key) or {}, Mapping):
@@ -140,13 +143,13 @@ def check_types(config: Mapping[str, Any], where: str) -> None:
 
 
 def _stated(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What a config.json says of its rope besides theta on top, without nulls, whatever key it stands in."""
+    """A config.json's rope parameters from either key, without nulls and without a top-level theta."""
     scaling, parameters = (_entries(config, key, where) for key in ("rope_scaling", "rope_parameters"))
     for key in sorted(scaling.keys() & parameters.keys()):
         if scaling[key] != parameters[key]:
             raise UserError(
                 f"{where}: {key} is {scaling[key]} in rope_scaling and {parameters[key]} in rope_parameters, "
-                "and engines differ on which of them counts; make them agree, or remove one."
+                "and engines differ on which one they use; make them equal, or remove one."
             )
     stated = scaling | parameters
     if any(keys.get("partial_rotary_factor") not in (None, 1.0) for keys in (config, stated)):
@@ -156,27 +159,27 @@ def _stated(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _entries(config: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    found = {name: value for name, value in (config.get(key) or {}).items() if value is not None}
-    older = found.pop("type", None)
-    if older is not None and found.setdefault("rope_type", older) != older:
+    entries = {name: value for name, value in (config.get(key) or {}).items() if value is not None}
+    older = entries.pop("type", None)
+    if older is not None and entries.setdefault("rope_type", older) != older:
         raise UserError(
-            f"{where}: {key} has type {older!r} and rope_type {found['rope_type']!r}, and engines differ on "
-            "which of them counts; make them agree, or remove one."
+            f"{where}: {key} has type {older!r} and rope_type {entries['rope_type']!r}, and engines differ "
+            "on which one they use; make them equal, or remove one."
         )
-    return found
+    return entries
 
 
 def _theta(config: Mapping[str, Any], stated: Mapping[str, Any], where: str) -> float:
-    # transformers 5 nests rope_theta, 4 has it on top; the default of either is silently wrong
-    found = [keys["rope_theta"] for keys in (config, stated) if keys.get("rope_theta") is not None]
-    if not found:
-        raise UserError(f"{where}: rope_theta is missing; write it out, defaults differ between versions.")
-    if float(found[0]) != float(found[-1]):
+    # transformers 5 nests rope_theta, 4 has it at the top level; their defaults would be silently wrong
+    thetas = [keys["rope_theta"] for keys in (config, stated) if keys.get("rope_theta") is not None]
+    if not thetas:
+        raise UserError(f"{where}: rope_theta is missing; set it explicitly, as engines' defaults differ.")
+    if float(thetas[0]) != float(thetas[-1]):
         raise UserError(
-            f"{where}: rope_theta is {found[0]:g} and, among the rope's parameters, {found[-1]:g}: engines "
-            "differ on which of them counts."
+            f"{where}: rope_theta is {thetas[0]:g} at the top level and {thetas[-1]:g} among the rope's "
+            "parameters, and engines differ on which one they use; make them equal, or remove one."
         )
-    return float(found[0])
+    return float(thetas[0])
 
 
 def _check_keys(kind: Any, stated: Mapping[str, Any], where: str) -> None:
@@ -197,27 +200,27 @@ def _check_keys(kind: Any, stated: Mapping[str, Any], where: str) -> None:
 
 
 def _attention_factor(kind: str, stated: Mapping[str, Any]) -> float:
-    """Peng et al. 2023, equation 22, which every engine works out where the config does not say one."""
+    """Default attention factor (Peng et al. 2023, equation 22), the same in every engine."""
     factor = float(stated["factor"]) if kind == "yarn" else 1.0
     return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def reach(recipe: Mapping[str, Any] | None) -> int | None:
-    """Positions that a recipe's ``model.rope`` gives the model; None where its type is null."""
+    """Longest sequence with a recipe's ``model.rope``; None if its type is null."""
     if not recipe or recipe.get("type") is None:
         return None
     return round(float(recipe["factor"]) * int(recipe["original_max_position_embeddings"]))
 
 
 def _replaced(config: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a recipe's ``model.rope`` puts in the place of the checkpoint's scaling; theta stays."""
+    """Config keys that replace the checkpoint's scaling with the recipe's ``model.rope``; keeps theta."""
     if not recipe or (length := reach(recipe)) is None:
         return {}
     scaling = {"rope_type": recipe["type"], "factor": float(recipe["factor"])}
-    if recipe["type"] != "linear":  # stretches all positions alike
+    if recipe["type"] != "linear":  # linear scaling does not depend on the original length
         scaling["original_max_position_embeddings"] = int(recipe["original_max_position_embeddings"])
     nested = [(config.get(key) or {}).get("rope_theta") for key in ("rope_parameters", "rope_scaling")]
-    theta = next((each for each in nested if each is not None), None)
+    theta = next((value for value in nested if value is not None), None)
     return {
         "rope_scaling": None,
         "rope_parameters": {"rope_theta": theta, **scaling},

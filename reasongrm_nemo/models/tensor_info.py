@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of a tensor before it comes: by a checkpoint's header, and by a push of weights."""
+"""Name, dtype and shape of a tensor, announced before its data."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class TensorInfo:
 
     @classmethod
     def of(cls, name: str, tensor: torch.Tensor) -> TensorInfo:
-        """That of a tensor at hand."""
+        """Info of an existing tensor."""
         return cls(name, tensor.dtype, tuple(tensor.shape))
 
     @property
     def nbytes(self) -> int:
-        """Of its values."""
+        """Size of the values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize

@@ -174,7 +174,7 @@ def test_a_window_of_attention_is_refused(model_type):
 def test_a_mistral_that_engines_take_for_another_model_is_refused():
     """Transformers 5 and vLLM read one with layer_types as a Ministral, whatever they are."""
     for kinds in (["full_attention", "full_attention"], None):
-        with pytest.raises(UserError, match=r"layer_types is there, .* another model than mistral"):
+        with pytest.raises(UserError, match=r"layer_types is present, .* a different model than mistral"):
             read("mistral", layer_types=kinds)
 
 
@@ -183,7 +183,7 @@ def test_what_transformers_would_add_to_a_mistral_must_be_written_out(key):
     """A window of 4,096 positions, 8 key-value heads."""
     config = {"model_type": "mistral"} | SIZES | PUBLISHED["mistral"]
     del config[key]
-    with pytest.raises(UserError, match=f"^config.json: {key} is missing; write it out"):
+    with pytest.raises(UserError, match=f"^config.json: {key} is missing; set it explicitly"):
         Architecture.from_config(config, "config.json")
     assert Architecture.from_config(config, "config.json", served_only=True).hidden == 64
 

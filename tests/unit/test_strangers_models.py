@@ -62,11 +62,11 @@ def test_a_wording_that_asks_nothing_or_cannot_be_told(model):
         ("", r"template lacks the placeholder \{answer_a\}"),
         ("{answer_a} {answer_b}", r"lacks the placeholder \{conversation\} or \{question\}"),
         (asks + " {nonsense}", r"has the unknown placeholder \{nonsense\}"),
-        (asks + " \ud800", "half a character"),
+        (asks + " \ud800", "an unpaired surrogate"),
     ):
         with pytest.raises(UserError, match=rf"judge\.json: template.*{said}|judge\.json.*{said}"):
             read_settings(model(template={"name": "x", "user": user}))
-    with pytest.raises(UserError, match=r"judge\.json: response_prefix has half a character"):
+    with pytest.raises(UserError, match=r"judge\.json: response_prefix has an unpaired surrogate"):
         read_settings(model(response_prefix="\udc80"))
 
 
@@ -78,5 +78,5 @@ def test_numbers_past_what_an_engine_keeps(model):
     assert JudgeSampling.of({"top_k": 2**31 - 1}, "x").top_k == 2**31 - 1
     folder = model()
     (folder / "generation_config.json").write_text('{"eos_token_id": [1, 4294967296]}')
-    with pytest.raises(UserError, match=r"eos_token_id is .*, which is neither a token nor a list of them"):
+    with pytest.raises(UserError, match=r"eos_token_id is .*; it must be a token id or a list of token ids"):
         stop_token_ids(load_tokenizer(TINY), folder)

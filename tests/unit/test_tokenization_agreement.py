@@ -74,7 +74,7 @@ def test_a_home_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
 def test_other_tokens_are_refused_in_one_sentence_and_never_remembered(tmp_path, memory):
     folder = write(tmp_path / "model", UNKNOWN)
     for _ in range(2):
-        with pytest.raises(UserError, match=r"otherwise than in transformers .*save_pretrained") as refusal:
+        with pytest.raises(UserError, match=r"differs from transformers .*save_pretrained") as refusal:
             agreement.check_agreement(folder, HERE)
     assert "'<pad>': [30, 82, 67, 70, 32] here, [424] there" in str(refusal.value) and "\n" not in str(
         refusal.value
@@ -165,7 +165,7 @@ def generate(tmp_path, model, *words):
 
 def test_a_stage_compares_before_it_begins_and_writes_down_what_with(tmp_path, tasks):
     pool = FakePool(tasks)
-    with pytest.raises(UserError, match="otherwise than in transformers"):
+    with pytest.raises(UserError, match="differs from transformers"):
         run_stage(generate(tmp_path, write(tmp_path / "odd", UNKNOWN)), Console(quiet=True), pool)
     assert not pool.prompts and not (tmp_path / "runs" / ".partial").exists()
     manifest = run_stage(generate(tmp_path, TINY), Console(quiet=True), pool).manifest
@@ -189,6 +189,6 @@ def test_a_pipeline_compares_all_models_before_its_first_stage(tmp_path):
         "defaults: [base/evaluate, model/tiny, cluster/cpu]\ninputs: {tasks: '@0_prepare/validation.jsonl'}\n"
         f"evaluate: {{models: {{odd: {write(tmp_path / 'odd', UNKNOWN)}}}}}\n"
     )
-    with pytest.raises(UserError, match="otherwise than in transformers"):
+    with pytest.raises(UserError, match="differs from transformers"):
         run_pipeline(folder, Console(quiet=True), overrides=[f"runs_dir={tmp_path / 'runs'}"])
     assert not (tmp_path / "runs" / "0_prepare").exists()

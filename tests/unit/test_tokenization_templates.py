@@ -190,9 +190,9 @@ def test_a_folder_of_further_templates_gives_the_default_one(folder):
     [
         ({"rag": "r", "tool_use": "t"}, "no default among its chat templates rag, tool_use"),
         ([{"name": "rag", "template": "r"}], "no default among its chat templates rag"),
-        ([{"nom": "default"}], "chat_template .*neither a text nor"),
-        ({"default": 3}, "chat_template .*neither a text nor"),
-        (7, "chat_template .*neither a text nor"),
+        ([{"nom": "default"}], "chat_template .*neither a string nor"),
+        ({"default": 3}, "chat_template .*neither a string nor"),
+        (7, "chat_template .*neither a string nor"),
         ("{% generation %}", "cannot be read.*line 1"),
         ("{% for m in messages %}\n{% endgeneration %}{% endfor %}", "cannot be read.*line 2"),
     ],

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of prompts and responses, the same in every stage, and as transformers reads them.
+"""Tokenizes prompts and responses, the same in every stage and as transformers does.
 
-With `tokenizers` and `jinja2` alone, so that the command line and the light stages start without torch.
+Needs only `tokenizers` and `jinja2`, which lets the command line and light stages start without torch.
 """
 
 from reasongrm_nemo.models.tokenization.chat_template import MessagesRefused, asks_for_date

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizers held against transformers' own reading of the same folder, once for each content.
+"""Compares this package's tokenizer with transformers' for the same folder; results are cached by content.
 
-`folder` says how this package reads a folder's files; a process with transformers says what they come to. A
-difference is refused: the model would be shown, and trained on, other tokens than it knows.
+`folder` builds this package's tokenizer, and a separate process builds transformers'. A difference is an
+error, because the model would see, and be trained on, other tokens than it was made with.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DATE = "2024-02-29"
 _KEPT = "tokenizers"
 _TIMEOUT_S = 300.0
 _SOURCES = Path(__file__).parent
-# What transformers reads a tokenizer from, and which keys of config.json.
+# Files and keys of config.json from which transformers builds a tokenizer.
 _FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -43,14 +43,14 @@ _KEYS = ("model_type", "tokenizer_class", "auto_map", "model_name", "_name_or_pa
 
 
 def check_agreement(folder: Path, environments: Sequence[tuple[str, str]]) -> str:
-    """Hold a folder's tokenizer against transformers' reading.
+    """Compare a folder's tokenizer with transformers'.
 
     Args:
         folder: a Hugging Face folder.
-        environments: a python and its version of transformers; the first that can read the folder counts.
+        environments: pythons with their versions of transformers; the first that can read the folder is used.
 
     Returns:
-        In words, what its tokens are equal to; `NOT` and why, where no environment can read it.
+        A phrase naming the version compared with; `NOT` and the reason if no environment can read the folder.
 
     Raises:
         UserError: a token, a prompt or a number differs, or this package cannot read the folder.
@@ -73,7 +73,7 @@ def check_agreement(folder: Path, environments: Sequence[tuple[str, str]]) -> st
 
 
 def check(ours: JudgeTokenizer, theirs: Mapping[str, Any], version: str) -> None:
-    """Hold a tokenizer against an answer of `ask`; UserError at the first difference."""
+    """Compare a tokenizer with an answer of `ask`; UserError at the first difference."""
     numbers = {
         "eos_token_id": ours.eos_token_id,
         "pad_token_id": ours.pad_token_id,
@@ -86,12 +86,12 @@ def check(ours: JudgeTokenizer, theirs: Mapping[str, Any], version: str) -> None
     for chat, prompt in zip(CHATS, theirs["chats"], strict=True):
         pairs.append(("the prompt of a chat", _rendered(ours, chat), prompt))
     pairs += [(name, number, theirs["numbers"][name]) for name, number in numbers.items()]
-    for what, here, there in pairs:
+    for name, here, there in pairs:
         if here != there:
             raise UserError(
-                f"{ours.folder}: the tokenizer reads otherwise than in transformers {version} ({what}: "
-                f"{_short(here)} here, {_short(there)} there); load the folder with that AutoTokenizer, save "
-                "it with save_pretrained, and use what it wrote"
+                f"{ours.folder}: the tokenizer differs from transformers {version} ({name}: {_short(here)} "
+                f"here, {_short(there)} there); load the folder with AutoTokenizer of that version, save it "
+                "with save_pretrained, and use the saved folder"
             )
 
 
@@ -99,7 +99,7 @@ def _rendered(ours: JudgeTokenizer, chat: Sequence[Mapping[str, str]]) -> str | 
     try:
         return ours.render(chat, add_generation_prompt=True)
     except UserError:
-        return None  # as transformers should, too
+        return None  # transformers should refuse the chat, too
 
 
 def _short(value: Any) -> str:
@@ -108,18 +108,18 @@ def _short(value: Any) -> str:
 
 
 def ask(python: str, folders: Mapping[Path, Sequence[str]]) -> dict[Path, dict[str, Any]]:
-    """What transformers in another process says of folders (see `theirs`); `error` where it says nothing.
+    """Run `theirs` in another python on folders; an answer has `error` if transformers cannot read a folder.
 
     Args:
-        python: an interpreter.
-        folders: with further texts to try as tokens.
+        python: a python interpreter.
+        folders: folders with further texts to tokenize.
     """
     request = {
         "folders": {str(folder): list(texts) for folder, texts in folders.items()},
         "chats": CHATS,
         "date": _DATE,
     }
-    # Without torch transformers starts in a third of the time; nothing may reach for the network.
+    # Without torch, transformers starts in a third of the time.  Do not access the network.
     environment = os.environ | {"USE_TORCH": "0", "USE_TF": "0", "USE_FLAX": "0", "HF_HUB_OFFLINE": "1"}
     command = [python, "-P", str(_SOURCES / "theirs.py")]
     try:
@@ -131,14 +131,14 @@ def ask(python: str, folders: Mapping[Path, Sequence[str]]) -> dict[Path, dict[s
             text=True,
             timeout=_TIMEOUT_S,
         )
-        said = json.loads(answer.stdout.rstrip().rpartition("\n")[2])["folders"]
-        return {folder: said[str(folder)] for folder in folders}
+        answers = json.loads(answer.stdout.rstrip().rpartition("\n")[2])["folders"]
+        return {folder: answers[str(folder)] for folder in folders}
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
         return {folder: {"error": f"{python} ended with {type(error).__name__}"} for folder in folders}
 
 
 def _key(folder: Path, environments: Sequence[tuple[str, str]]) -> str:
-    """Of all that the outcome depends on: the folder's files, this package's reading, and the versions."""
+    """Hash of everything the outcome depends on: the folder's files, this package's code, and versions."""
     digest = hashlib.sha256(json.dumps([environments, CHATS]).encode())
     config = json_object(folder / "config.json")
     digest.update(json.dumps({key: config.get(key) for key in _KEYS}).encode())

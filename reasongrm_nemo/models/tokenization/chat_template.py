@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Hugging Face folder's chat template, compiled and rendered as transformers does.
+"""Compiles and renders a Hugging Face folder's chat template as transformers does.
 
-One thing differs: a template that asks for today's date (`strftime_now`) is told a fixed one, so that a run
-renders the same prompts on each day and every rank.
+The only difference: `strftime_now` returns a fixed date instead of today's, so a run renders the same prompts
+on every day and rank.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from reasongrm_nemo.models.tokenization.folder import json_object
 
 
 class MessagesRefused(UserError):
-    """A template does not take these messages; it may take others."""
+    """The template refuses these messages; it may accept others."""
 
 
 class ChatTemplate:
     """A compiled template.
 
     Args:
-        folder: where it stands.
-        variables: what it may use besides the messages: the special tokens by name.
-        date: YYYY-MM-DD of the day it is told; None: a template that asks for it is refused.
+        folder: folder with the template.
+        variables: variables besides the messages: the special tokens by name.
+        date: date as YYYY-MM-DD for the template; None: a template that asks for the date is an error.
 
     Raises:
-        UserError: there is none, or it is no template.
+        UserError: there is no template, or it does not compile.
     """
 
     def __init__(self, folder: Path, variables: Mapping[str, Any], date: str | None) -> None:
@@ -42,17 +42,17 @@ class ChatTemplate:
         self._text = template_text(folder)
         try:
             self._template = environment.from_string(self._text)
-        except Exception as error:  # whatever jinja2 raises on a template is about that template
+        except Exception as error:  # any exception of jinja2 here is a fault of the template
             line = getattr(error, "lineno", None)
             where = f" (line {line})" if line else ""
             raise UserError(f"the chat template of {folder} cannot be read: {_words(error)}{where}") from None
 
     def writes(self, token: str) -> bool:
-        """Whether the template spells a token, white space aside, which stands in any template."""
+        """Whether the template contains a token's text; False for white space."""
         return bool(token.strip()) and token in self._text
 
     def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
-        """The template's text; MessagesRefused where it refuses the messages or cannot cope with them."""
+        """Render messages; MessagesRefused if the template refuses the messages or fails on them."""
         try:
             return self._template.render(  # type: ignore[no-any-return]
                 messages=list(messages),
@@ -63,20 +63,20 @@ class ChatTemplate:
             )
         except UserError:
             raise
-        except Exception as error:  # a template can raise anything: it divides, indexes, recurses
+        except Exception as error:  # a template can raise anything, e.g. by dividing, indexing, recursing
             raise MessagesRefused(
                 f"the chat template of {self.folder} refuses the messages: {_words(error)}"
             ) from None
 
 
 def template_text(folder: Path) -> str:
-    """The default template: a file of its own goes before tokenizer_config.json's.
+    """The default template; a template file takes precedence over tokenizer_config.json.
 
-    transformers 5 reads additional_chat_templates/ too, transformers 4 does not; where both find a default
-    one, it is the same.
+    transformers 5 also reads additional_chat_templates/, transformers 4 does not; if both find a default
+    template, it is the same one.
 
     Raises:
-        UserError: there is none, or it is no text.
+        UserError: there is no template, or it is not text.
     """
     for name in ("chat_template.jinja", "additional_chat_templates/default.jinja"):
         if os.path.lexists(folder / name):
@@ -88,28 +88,28 @@ def template_text(folder: Path) -> str:
     named = _by_name(template)
     if named is None:
         raise UserError(
-            f"chat_template in {file} is neither a text nor texts by name; a judge needs its default template"
+            f"chat_template in {file} is neither a string nor named strings; a judge needs a default template"
         )
     if "default" not in named:
         names = ", ".join(sorted(named))
         raise UserError(
-            f"{file} has no default among its chat templates {names}; name the one to use default"
+            f"{file} has no default among its chat templates {names}; rename the one to use to default"
         )
     return named["default"]
 
 
 def asks_for_date(folder: Path) -> bool:
-    """Whether the default template uses `strftime_now`; False where it cannot be read."""
+    """Whether the default template uses `strftime_now`; False if the template cannot be read."""
     from jinja2.meta import find_undeclared_variables
 
     try:
         return "strftime_now" in find_undeclared_variables(_environment().parse(template_text(folder)))
     except Exception:
-        return False  # whoever renders it says what is wrong
+        return False  # rendering will raise the error
 
 
 def _by_name(template: Any) -> dict[str, str] | None:
-    """Templates by name of any of the forms that transformers reads: a text, a mapping, a list of both."""
+    """Templates by name, from any form that transformers reads: a string, a mapping, a list of mappings."""
     if isinstance(template, str):
         return {"default": template}
     if isinstance(template, list):
@@ -122,15 +122,15 @@ def _by_name(template: Any) -> dict[str, str] | None:
 
 
 def _environment() -> Any:
-    """As transformers compiles chat templates: sandboxed, blocks trimmed, with its helpers and extensions."""
+    """A jinja2 environment like transformers': sandboxed, blocks trimmed, same helpers and extensions."""
     from jinja2 import TemplateError, nodes
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}` marks what the model writes; here its text alone counts."""
+        """`{% generation %}` marks the model's part of a chat; here it is rendered as plain text."""
 
-        tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
+        tags = {"generation"}  # noqa: RUF012 - declared like this in jinja2
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
@@ -174,7 +174,7 @@ def _clock(folder: Path, date: str | None) -> Callable[[str], str]:
 
 
 def _words(error: Exception) -> str:
-    """An exception in one line, with its kind where that says more than its words."""
+    """An exception in one line, with its type unless raised by the template."""
     from jinja2 import TemplateError
 
     text = " ".join(str(error).split())

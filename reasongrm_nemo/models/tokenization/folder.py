@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Hugging Face folder's fast tokenizer, put together from its files as transformers 4.51 does.
+"""Builds a Hugging Face folder's fast tokenizer from its files as transformers 4.51 does.
 
-tokenizer.json is not all of it: tokenizer_config.json and, where that names no added_tokens_decoder,
-special_tokens_map.json and added_tokens.json hold further tokens and settings, and the tokenizer's class has
-defaults. What this does not know shows when its tokens are compared with transformers' (see `agreement`).
+tokenizer.json is only a part: tokenizer_config.json holds further tokens and settings, and so do
+special_tokens_map.json and added_tokens.json unless tokenizer_config.json has an added_tokens_decoder; the
+tokenizer's class has defaults. `agreement` detects folders that this module does not handle.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     _Value: TypeAlias = str | AddedToken
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_MAX_BYTES = 256 << 20  # of tokenizer.json; that of Gemma 3, with 262,144 tokens, has 33 MB
+_MAX_BYTES = 256 << 20  # limit for tokenizer.json; Gemma 3's, with 262,144 tokens, has 33 MB
 _END_OF_TEXT = "<|endoftext|>"
-# What a class sets where the configuration is silent.
+# Defaults of tokenizer classes.
 _DEFAULTS: dict[str, dict[str, str]] = {
     "Qwen2Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), _END_OF_TEXT),
     "GPT2Tokenizer": dict.fromkeys(("unk_token", "bos_token", "eos_token"), _END_OF_TEXT),
@@ -37,26 +37,26 @@ _DEFAULTS: dict[str, dict[str, str]] = {
         "pad_token": "<pad>",
     },
 }
-# The class of a model whose tokenizer_config.json names none.
+# Tokenizer class of a model_type, if tokenizer_config.json names none.
 _CLASS_OF_MODEL = {
     "qwen2": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",
     "llama": "LlamaTokenizer",
     "mistral": "LlamaTokenizer",
 }
-# How a token is matched.
+# Options of an added token.
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
-# What transformers 5 calls the class without any; transformers 4 does not know it.
+# Name of the generic class in transformers 5; unknown to transformers 4.
 _OF_TRANSFORMERS_5 = "TokenizersBackend"
 
 
 @dataclass(frozen=True)
 class TokenizerFolder:
-    """What the files of a folder come to.
+    """The tokenizer built from a folder's files.
 
     Attributes:
-        fast: the tokenizer, every added token in it, without padding and truncation.
-        named: special tokens by name, as chat templates are given them: texts, and one list of further ones.
+        fast: the tokenizer with all added tokens, without padding and truncation.
+        named: special tokens by name, for chat templates: strings, and a list of additional ones.
     """
 
     fast: Tokenizer
@@ -64,33 +64,33 @@ class TokenizerFolder:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """A file that holds a JSON object; an absent one holds nothing.
+    """Read a JSON object from a file; empty if the file does not exist.
 
     Raises:
-        UserError: it is no JSON, or no object.
+        UserError: the file is not JSON, or not an object.
     """
     if not os.path.lexists(path):
         return {}
     try:
-        found = read_json(path)
+        content = read_json(path)
     except UserError as error:
         raise UserError(f"{path} is not valid JSON ({error})") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object")
-    return found
+    return content
 
 
 def read_folder(folder: Path) -> TokenizerFolder:
-    """The tokenizer of a folder.
+    """Build the tokenizer of a folder.
 
     Raises:
-        UserError: it has no tokenizer.json, or a file cannot be read.
+        UserError: the folder has no tokenizer.json, or a file cannot be read.
     """
     from tokenizers import Tokenizer
 
     if not (folder / "tokenizer.json").is_file():
         raise UserError(
-            f"{folder} holds no tokenizer.json; it is not a Hugging Face model folder with a fast tokenizer"
+            f"{folder} holds no tokenizer.json; name a Hugging Face model folder with a fast tokenizer"
         )
     if check_file(folder / "tokenizer.json") > _MAX_BYTES:
         raise too_long(folder / "tokenizer.json", _MAX_BYTES)
@@ -143,17 +143,17 @@ def _padding_token(fast: Tokenizer) -> dict[str, str]:
 
 
 def _older_special_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """special_tokens_map.json, which goes before tokenizer_config.json; further tokens add up."""
-    found = json_object(folder / "special_tokens_map.json")
-    for key, value in found.items():
+    """special_tokens_map.json, which overrides tokenizer_config.json, except that lists are joined."""
+    special = json_object(folder / "special_tokens_map.json")
+    for key, value in special.items():
         if isinstance(value, list):
             before = [_value(token) for token in settings.get(key) or []]
-            found[key] = before + [token for token in map(_value, value) if token not in before]
-    return found
+            special[key] = before + [token for token in map(_value, value) if token not in before]
+    return special
 
 
 def _older_added_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
-    """added_tokens.json: places by text, which say nothing of how they are matched."""
+    """added_tokens.json: token ids by text, without matching options."""
     from tokenizers import AddedToken
 
     named, further = _special_tokens(settings, "")
@@ -165,7 +165,7 @@ def _older_added_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[int, 
 
 
 def _special_tokens(settings: Mapping[str, Any], kind: str) -> tuple[dict[str, _Value], list[_Value]]:
-    """Those with a name, and further ones."""
+    """The named special tokens, and the additional ones."""
     named = {name: settings[name] for name in NAMED if settings.get(name)}
     extra = settings.get("extra_special_tokens") or {}
     further = [*(settings.get("additional_special_tokens") or [])]
@@ -179,7 +179,7 @@ def _special_tokens(settings: Mapping[str, Any], kind: str) -> tuple[dict[str, _
 
 
 def _value(value: Any) -> _Value:
-    """A token given by its text, or with how it is matched."""
+    """A token given by its text, or with matching options."""
     return value if isinstance(value, str) else _added(value)
 
 
@@ -195,7 +195,7 @@ def _added(value: Any) -> AddedToken:
 
 
 def _add(fast: Tokenizer, declared: list[AddedToken], special: list[_Value]) -> None:
-    """Declared tokens, then the special ones that are new or matched otherwise; new ones go to the end."""
+    """Add declared tokens, then special tokens that are new or have other options; new ones come last."""
     from tokenizers import AddedToken
 
     known = {token.content for token in (*fast.get_added_tokens_decoder().values(), *declared)}
@@ -210,7 +210,7 @@ def _add(fast: Tokenizer, declared: list[AddedToken], special: list[_Value]) -> 
 
 
 def _set_prefix_space(fast: Tokenizer, config: Mapping[str, Any], kind: str) -> None:
-    """`add_prefix_space` of a bare byte-level tokenizer; inside a sequence transformers leaves it alone."""
+    """Set `add_prefix_space` of a byte-level tokenizer, which transformers leaves alone in a sequence."""
     from tokenizers import pre_tokenizers
 
     wanted = config.get("add_prefix_space", None if kind == "LlamaTokenizer" else False)

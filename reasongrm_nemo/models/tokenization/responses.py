@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A response in the tokens of a model that learns or scores it, whoever wrote it.
+"""Expresses a response in the tokens of a model that learns or scores it.
 
-What was sampled stays what it is: where the model has the writer's tokenizer and its prompt leaves the
-reasoning where the writer's did, the tokens are the sampled ones. Elsewhere the text is put into the form
-that the model's own prompt goes on with, and into its tokens, of which none is a control token.
+If the model has the sampling model's tokenizer, and its prompt ends at the same point of the reasoning, the
+sampled tokens are used as they are. Otherwise the text is adapted to the end of the model's prompt and
+tokenized, without control tokens.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
 class Unfit(Exception):
-    """A response that cannot be given to another model; the message is why, as the end of a sentence."""
+    """A response that cannot be expressed for another model; the message is the reason, as a phrase."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """What a model wrote; fields as of `ReasoningPath`, None where an earlier version did not keep them."""
+    """A model's response; fields as in `ReasoningPath`, None if an earlier version did not record them."""
 
     text: str
     begun: str | None = None
@@ -32,11 +32,11 @@ class Response:
 
 
 class Reteller:
-    """Gives responses to one model.
+    """Expresses responses in the tokens of one model.
 
     Args:
-        tokenizer: the model's.
-        prefix: what its prompts end with (`judge.response_prefix`).
+        tokenizer: the model's tokenizer.
+        prefix: the end of the model's prompts (`judge.response_prefix`).
     """
 
     def __init__(self, tokenizer: JudgeTokenizer, prefix: str) -> None:
@@ -44,7 +44,7 @@ class Reteller:
         self.begun = begun_by(tokenizer.opening + prefix)
 
     def as_sampled(self, response: Response) -> bool:
-        """Whether the response's own tokens are those that this model would have sampled."""
+        """Whether the response's sampled tokens are valid for this model."""
         whose = response.begun, response.tokenizer
         return response.token_ids is not None and whose == (self.begun, self._tokenizer.digest)
 
@@ -52,23 +52,23 @@ class Reteller:
         """The response's tokens after this model's prompt, without an end-of-turn token.
 
         Raises:
-            Unfit: the reasoning is not between one pair of tags, or a character of it is broken.
+            Unfit: the reasoning is not in one pair of tags, or contains a broken character.
         """
         if self.as_sampled(response):
             return list(response.token_ids or ())
         text = self._text(response)
-        if _BROKEN in text:  # half a character, of which other tokens would make three of U+FFFD
+        if _BROKEN in text:  # an incomplete character, which other tokens would render as U+FFFD thrice
             raise Unfit("with a broken character (U+FFFD)")
         return response_ids(self._tokenizer, text)
 
     def _text(self, response: Response) -> str:
         text, begun = response.text, response.begun
         if begun == self.begun and response.tokenizer in (None, self._tokenizer.digest):
-            return text  # as it was written for this very form
+            return text  # written for a prompt of this form
         turn = whole_turn(text, begun)
         if turn is not None:
             return rest_of_turn(turn, self.begun)
         untagged = THINK_OPEN not in text and THINK_CLOSE not in text
         if begun is None and untagged and not self.begun:
-            return text  # no judge's, and this model's prompt asks for no reasoning
+            return text  # no reasoning in the text, and none expected by this model's prompt
         raise Unfit("without one pair of think tags around its reasoning")

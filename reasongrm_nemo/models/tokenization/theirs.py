@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What transformers makes of Hugging Face folders: a program that any python with transformers can run.
+"""Tokenizes with transformers: a program that any python with transformers can run.
 
 `python -P theirs.py` reads a request from standard input and writes the answer as its last line. It imports
-nothing of this package, as neither environment need have what the other has.
+nothing from this package, because the environment may lack this package's dependencies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ORDINARY = (
     "na\u00efve e\u0301 \u65e5\u672c\u8a9e \u0440\u0443\u0441 \U0001f600 \u00a0\u200b\ufb01",
     "I'll; don't [[A]] \\boxed{2} <think>\n</think>\n\n[[B]]",
 )
-"""Texts that pre-tokenizers and normalizers split and change in their several ways."""
+"""Texts that different pre-tokenizers and normalizers treat differently."""
 
 
 def main() -> None:
@@ -30,24 +30,24 @@ def main() -> None:
     for folder, tokens in request["folders"].items():
         try:
             answer["folders"][folder] = read(folder, tokens, request["chats"], request["date"])
-        except Exception as error:  # whatever it is, the folder cannot be read here
+        except Exception as error:  # any exception means that transformers cannot read the folder
             words = " ".join(str(error).split())
             answer["folders"][folder] = {"error": f"{type(error).__name__}: {words}"}
     print(f"\n{json.dumps(answer)}")
 
 
 def read(folder: str, tokens: list[str], chats: list[Any], date: str) -> dict[str, Any]:
-    """One folder: tokens of texts, chats as rendered (null: refused), and numbers."""
+    """Read one folder: tokens of texts, rendered chats (null: refused), and numbers."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     known = sorted({*tokens, *tokenizer.get_added_vocab(), *tokenizer.all_special_tokens})
     together = ["".join(known), "".join(f"a{token} b {token}c\n" for token in known)]
     texts = [*known, *together, *ORDINARY]
-    found = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return {
-        "texts": list(zip(texts, found, strict=True)),
-        "decoded": [tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in found],
+        "texts": list(zip(texts, encoded, strict=True)),
+        "decoded": [tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in encoded],
         "chats": [_rendered(tokenizer, chat, date) for chat in chats],
         "numbers": {
             "eos_token_id": tokenizer.eos_token_id,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer of a judge: what it writes for messages and responses, and what ends a turn."""
+"""A judge's tokenizer: prompts, responses, and end-of-turn tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reasongrm_nemo.judge.think import THINK_CLOSE, THINK_OPEN, left_open
 from reasongrm_nemo.models.tokenization.chat_template import ChatTemplate
 from reasongrm_nemo.models.tokenization.folder import json_object, read_folder
 
-# What the user's turn says where only the text around it matters; no template writes this by itself.
+# A user message that occurs in no template, to locate the text after it.
 _PROBE = "probe-8f14e45f"
 
 
@@ -25,10 +25,10 @@ class JudgeTokenizer:
     Attributes:
         eos_token_id: the end-of-turn token, or None.
         pad_token_id: the padding token, or None.
-        vocab_size: entries, added tokens included.
-        added_tokens: the texts that are one token wherever they stand.
-        special_tokens: the texts that become control tokens wherever they stand: those marked so, and others
-            that the chat template writes.
+        vocab_size: number of entries, including added tokens.
+        added_tokens: texts that are always tokenized as one token.
+        special_tokens: added tokens that act as control tokens: those marked as special, and those used by
+            the chat template.
     """
 
     def __init__(self, folder: Path, date: str | None = None) -> None:
@@ -51,33 +51,33 @@ class JudgeTokenizer:
 
     @cached_property
     def digest(self) -> str:
-        """Equal for two tokenizers that give every text the same tokens."""
+        """A hash that is equal for tokenizers that tokenize every text the same."""
         whole = f"{self._fast.encode_special_tokens} {self._fast.to_str()}"
         return hashlib.sha256(whole.encode()).hexdigest()
 
     def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
-        """The chat template's text.
+        """Render messages with the chat template.
 
         Raises:
-            UserError: the template refuses these messages.
+            UserError: the template refuses the messages.
         """
         return self._template.render(messages, add_generation_prompt)
 
     @cached_property
     def opening(self) -> str:
-        r"""What the chat template puts between the user's turn and the response.
+        r"""The chat template's text between the user's turn and the response.
 
-        Qwen2.5's is `<|im_end|>\n<|im_start|>assistant\n`; QwQ's goes on with `<think>\n`.
+        Qwen2.5's is `<|im_end|>\n<|im_start|>assistant\n`; QwQ's continues with `<think>\n`.
         """
         probe = self.render([{"role": "user", "content": _PROBE}], add_generation_prompt=True)
         return probe.rpartition(_PROBE)[2]
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text, nothing added."""
+        """Tokens of a text, without added special tokens."""
         return self._fast.encode(text, add_special_tokens=False).ids  # type: ignore[no-any-return]
 
     def encode_plain(self, text: str) -> list[int]:
-        """As `encode`, but only think tags may become special tokens."""
+        """Like `encode`, but only think tags may become special tokens."""
         tags = [tag for tag in (THINK_OPEN, THINK_CLOSE) if tag in self.special_tokens]
         parts = re.split("|".join(f"({tag})" for tag in tags), text) if tags else [text]
         before = self._fast.encode_special_tokens
@@ -93,25 +93,25 @@ class JudgeTokenizer:
         return [token for piece in pieces for token in piece]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of tokens, special ones included."""
+        """Text of the tokens, including special tokens."""
         return self._fast.decode(list(token_ids), skip_special_tokens=False)  # type: ignore[no-any-return]
 
     def piece(self, token_id: int) -> str:
-        """One token's own text. Part of a character comes out as U+FFFD; ASCII, so every marker, is exact."""
+        """Text of a single token. Incomplete characters become U+FFFD; ASCII, as in all markers, is exact."""
         if token_id not in self._pieces:
             self._pieces[token_id] = self.decode([token_id])
         return self._pieces[token_id]
 
 
 def load_tokenizer(hf_dir: str | Path, date: str | None = None) -> JudgeTokenizer:
-    """The tokenizer of a Hugging Face folder.
+    """Load the tokenizer of a Hugging Face folder.
 
     Args:
         hf_dir: the folder.
-        date: YYYY-MM-DD that a chat template is told where it asks for today's (`judge.date`).
+        date: date as YYYY-MM-DD for chat templates that ask for today's (`judge.date`).
 
     Raises:
-        UserError: no folder, no tokenizer.json, or no chat template.
+        UserError: the folder, tokenizer.json or chat template is missing.
     """
     return JudgeTokenizer(Path(hf_dir), date)
 
@@ -119,19 +119,19 @@ def load_tokenizer(hf_dir: str | Path, date: str | None = None) -> JudgeTokenize
 def prompt_ids(
     tokenizer: JudgeTokenizer, messages: Sequence[Mapping[str, str]], prefix: str = ""
 ) -> list[int]:
-    """Tokens of a judge's prompt: the chat template with its opening of the assistant's turn, then `prefix`.
+    """Tokens of a judge's prompt: the rendered chat, the opening of the assistant's turn, then `prefix`.
 
     Args:
         tokenizer: from `load_tokenizer`.
         messages: `{role, content}` of the system's and the user's turns.
-        prefix: text the assistant's turn is made to begin with (`judge.response_prefix`). It belongs to the
-            prompt: it is neither trained on nor scored.
+        prefix: forced beginning of the assistant's turn (`judge.response_prefix`); as part of the prompt, it
+            is neither trained on nor scored.
     """
     return tokenizer.encode(tokenizer.render(messages, add_generation_prompt=True) + prefix)
 
 
 def opens_think(tokenizer: JudgeTokenizer, prefix: str = "") -> bool:
-    """True if a judge's prompt leaves `<think>` open, so that a response begins inside its reasoning.
+    """Whether a judge's prompt leaves `<think>` open, in which case a response begins with its reasoning.
 
     Args:
         tokenizer: from `load_tokenizer`.
@@ -141,26 +141,27 @@ def opens_think(tokenizer: JudgeTokenizer, prefix: str = "") -> bool:
 
 
 def response_ids(tokenizer: JudgeTokenizer, text: str) -> list[int]:
-    """Tokens of a response's text, with no end-of-turn token added.
+    """Tokens of a response's text, without an end-of-turn token.
 
-    A text that spells a control token is split like any other, so that it ends no turn; of the think tags
-    each is the one token that it is to the model, where there is one.
+    Text that spells a control token is tokenized as plain text, so it cannot end a turn; think tags become
+    their special tokens, if the model has them.
     """
     return tokenizer.encode_plain(text)
 
 
 def stop_token_ids(tokenizer: JudgeTokenizer, hf_dir: str | Path) -> list[int]:
-    """The tokens that end a turn, the tokenizer's own first, then those of generation_config and config.
+    """Tokens that end a turn: the tokenizer's, then those of generation_config.json and config.json.
 
     Raises:
-        UserError: none of them names one, or a file names what is no token.
+        UserError: none of them names a token, or a file names an invalid one.
     """
     ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for name in ("generation_config.json", "config.json"):
         ids += _ends(Path(hf_dir) / name)
     if not ids:
         raise UserError(
-            f"{hf_dir}: neither the tokenizer nor generation_config.json names an end-of-turn token"
+            f"{hf_dir}: neither the tokenizer nor generation_config.json names an end-of-turn token; set "
+            "eos_token_id in generation_config.json"
         )
     return list(dict.fromkeys(ids))
 
@@ -172,5 +173,7 @@ def _ends(path: Path) -> Iterator[int]:
     value: Any = json_object(path).get("eos_token_id")
     for token in value if isinstance(value, list) else [] if value is None else [value]:
         if type(token) is not int or not 0 <= token < _MOST_TOKENS:
-            raise UserError(f"{path}: eos_token_id is {value!r}, which is neither a token nor a list of them")
+            raise UserError(
+                f"{path}: eos_token_id is {value!r}; it must be a token id or a list of token ids"
+            )
         yield token

@@ -97,7 +97,7 @@ def test_linear_rope_from_a_recipe_is_what_engines_read():
     ("nested", "says"),
     [
         ({"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-        ({"rope_type": "default", "rope_theta": 1e5}, "rope_theta is 1e\\+06 and, .* 100000"),
+        ({"rope_type": "default", "rope_theta": 1e5}, "rope_theta is 1e\\+06 at .* 100000"),
     ],
 )
 def test_parameters_that_engines_read_otherwise_are_refused_wherever_they_stand(nested, says):
