@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
-# What all templates share; sourced by them and by pipeline.sh. The site's own settings are in site.env.
+# Functions shared by all templates and pipeline.sh, which source this file. Site settings are in site.env.
 set -euo pipefail
 
 launch=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -12,7 +12,7 @@ if [ -f "${REASONGRM_SITE:=$launch/site.env}" ]; then
   . "$REASONGRM_SITE"
   set +a
 fi
-# relative paths of recipes (runs/, data/) mean the same wherever a job was submitted from
+# make relative paths in recipes (runs/, data/) independent of where a job was submitted from
 cd "${REASONGRM_WORKDIR:-$checkout}"
 
 say() { printf 'launch: %s\n' "$*"; }
@@ -38,34 +38,34 @@ load_environment() {
 }
 
 set_fabric() {
-  # Megatron overlaps a layer's communication with its computing only if the kernels start in their order
+  # Megatron needs kernels to start in order to overlap a layer's communication with its computation
   export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}
-  # a collective that fails ends its process with an error instead of hanging until the wall time
+  # make a failed collective end its process with an error instead of hanging until the wall time
   export TORCH_NCCL_ASYNC_ERROR_HANDLING=${TORCH_NCCL_ASYNC_ERROR_HANDLING:-1}
-  # what NCCL chose and why it failed; INFO when a new fabric is set up
+  # log NCCL's warnings; use INFO to see its choices on a new fabric
   export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
   if [ -n "${REASONGRM_INTERFACE:-}" ]; then
-    # both otherwise guess, and take a management network or docker0 as readily as the right one
+    # otherwise gloo and NCCL guess, and may choose a management network or docker0
     export GLOO_SOCKET_IFNAME=$REASONGRM_INTERFACE NCCL_SOCKET_IFNAME=$REASONGRM_INTERFACE
   fi
   if [ -n "${REASONGRM_IB_HCA:-}" ]; then
-    # an adapter that carries storage or a down port makes NCCL hang at its first collective
+    # an adapter used for storage, or one whose port is down, makes NCCL hang in its first collective
     export NCCL_IB_HCA=$REASONGRM_IB_HCA
   fi
 }
 
 set_scratch() {
-  # compilers write thousands of small files and lock them; a shared file system is slow at both
+  # compilers write and lock thousands of small files, which is slow on a shared file system
   local scratch=${REASONGRM_SCRATCH:-/tmp}/reasongrm-$UID-${SLURM_JOB_ID:-dry}
-  # what is compiled there is run: on each node the folder must be made by this user (reasongrm_nemo/processes/srun_rank.py)
+  # compiled code in this folder is executed, so this user must own it on every node (reasongrm_nemo/processes/node_scratch.py)
   export REASONGRM_NODE_SCRATCH=$scratch
   if [ -n "${SLURM_JOB_ID:-}" ]; then
     mkdir -p "${scratch%/*}"
-    mkdir -m 700 "$scratch" 2>/dev/null || true # a requeued job's is there already
-    [ -d "$scratch" ] && [ -O "$scratch" ] && [ ! -L "$scratch" ] || die "$scratch is not yours: remove it, or set REASONGRM_SCRATCH"
+    mkdir -m 700 "$scratch" 2>/dev/null || true # exists if the job was requeued
+    [ -d "$scratch" ] && [ -O "$scratch" ] && [ ! -L "$scratch" ] || die "$scratch belongs to another user; remove it, or set REASONGRM_SCRATCH"
     chmod 700 "$scratch"
   fi
-  # what reasongrm keeps (checkpoints' hashes, what engines answered) outlives the job: each one would work it out anew
+  # keep reasongrm's cache (hashes of checkpoints, answers of engines) between jobs, which would otherwise recompute it
   export REASONGRM_CACHE=${REASONGRM_CACHE:-${XDG_CACHE_HOME:-${HOME:-$scratch}/.cache}/reasongrm}
   export TRITON_CACHE_DIR=$scratch/triton TORCHINDUCTOR_CACHE_DIR=$scratch/inductor VLLM_CACHE_ROOT=$scratch/vllm
   export XDG_CACHE_HOME=$scratch/cache
@@ -73,7 +73,7 @@ set_scratch() {
 
 quoted() { printf '%q ' "$@"; } # words that Python's shlex splits again
 
-set_containers() { # which srun options and prefixes start ranks and servers (reasongrm_nemo/processes/placement.py)
+set_containers() { # set the srun options and prefixes that start ranks and servers (reasongrm_nemo/processes/placement.py)
   extra=() trainer=("${TRAINER_PYTHON:-python3}")
   local mounts=${REASONGRM_MOUNTS:-$PWD:$PWD}
   case ${REASONGRM_CONTAINER:-none} in
@@ -89,7 +89,7 @@ set_containers() { # which srun options and prefixes start ranks and servers (re
     *) die "REASONGRM_CONTAINER is $REASONGRM_CONTAINER; it can be none, pyxis or apptainer" ;;
   esac
   export REASONGRM_TRAINER_SRUN REASONGRM_ROLLOUT_SRUN REASONGRM_TRAINER_PREFIX REASONGRM_ROLLOUT_PREFIX
-  # also on one node: only srun enters the image
+  # use srun on a single node too, because only srun enters the image
   eval "trainer=(srun --overlap --ntasks=1 --nodes=1 ${REASONGRM_TRAINER_SRUN:-} ${REASONGRM_TRAINER_PREFIX:-} python3)"
   extra=(cluster.launcher=slurm cluster.trainer_python=python3 cluster.rollout_python=python3)
 }
@@ -97,17 +97,17 @@ set_containers() { # which srun options and prefixes start ranks and servers (re
 # -- a job's life ------------------------------------------------------------------------------------------
 
 pid='' ending='' interrupted='' terminated='' summarized='' stage=${SLURM_JOB_NAME:-} notes=''
-artefact='' partial='' runs_dir='' bad_nodes='' # preflight says these
+artefact='' partial='' runs_dir='' bad_nodes='' # set by preflight
 
 restarts() { echo "${SLURM_RESTART_COUNT:-0}"; }
 
 log_place() { scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *StdOut=//p' | head -n 1; }
 
-cancelled() { # whether Slurm is ending this job already; then nothing of ours brings it back
+cancelled() { # whether Slurm is already ending this job, which then must not be requeued
   [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" != RUNNING ]
 }
 
-summarize() { # SENTENCE: the first line says what became of the job; launch/status reads the file
+summarize() { # SENTENCE: write the job's outcome, for launch/status
   local lines
   if [[ $1 == failed:* ]] && cancelled; then set -- "stopped: Slurm took its nodes away (${1#failed: })"; fi
   lines=$(
@@ -129,7 +129,7 @@ requeue() { # WHY [NODES TO LEAVE OUT]
     exit 1
   fi
   summarize "requeued: $1"
-  trap '' TERM # requeueing ends this script within seconds; there is one thing left to say
+  trap '' TERM # requeueing sends TERM within seconds; finish the summary first
   scontrol requeue "$SLURM_JOB_ID"
   if [ -n "${2:-}" ]; then
     local before
@@ -147,19 +147,19 @@ on_usr1() { # the time limit is near (#SBATCH --signal)
   interrupted=1 ending="the time limit is near"
   if [ -n "$pid" ]; then
     kill -USR1 "$pid" 2>/dev/null || true
-  else # requeueing would only come here again
+  else # nothing has started before the warning, and a requeued job would get no further
     summarize "failed: the warning before the time limit (--signal) came before anything ran; give more --time"
     exit 1
   fi
 }
 
-on_term() { # the time limit, a preemption or scancel; SIGKILL follows after KillWait
+on_term() { # time limit, preemption or scancel; SIGKILL follows after KillWait
   interrupted=1 terminated=1
   if [ -n "$ending" ]; then requeue "the time limit came before the step it was in could be saved; the last checkpoint and all rollouts are kept"; fi
   if [ -n "$pid" ]; then kill -USR1 "$pid" 2>/dev/null || true; fi
 }
 
-wait_for() { # PID: its status, however often a trap interrupts the waiting
+wait_for() { # PID: wait for a process and return its status, even if traps interrupt the wait
   local status
   while :; do
     interrupted=''
@@ -176,14 +176,14 @@ lost_nodes() { # nodes of the job that no longer answer
   done | paste -sd, -
 }
 
-words_of() { # FILE: the last sentence that reasongrm said, or the first thing to fix; else the last line
+words_of() { # FILE: reasongrm's last error message, or the first finding of preflight, or the last line
   local said
   said=$(sed -n 's/^reasongrm: //p' "$1" | tail -n 1)
   said=${said:-$(sed -n 's/^pre-flight: FIX //p' "$1" | head -n 1)}
   echo "${said:-$(grep -v '^ *$' "$1" | tail -n 1)}"
 }
 
-check_job() { # RECIPE [KEY=VALUE...]: preflight; a node that fails it is left out of the next start
+check_job() { # RECIPE [KEY=VALUE...]: run preflight; leave failing nodes out of the next start
   local status=0
   reasongrm preflight "$@" --notes "$notes/job" "${preflight_options[@]}" 2> >(tee "$notes/words" >&2) || status=$?
   # shellcheck source=/dev/null
@@ -199,12 +199,12 @@ check_job() { # RECIPE [KEY=VALUE...]: preflight; a node that fails it is left o
   exit "$status"
 }
 
-end_job() { # STATUS: also where this script itself failed
+end_job() { # STATUS: summarize on exit, including failures of this script
   rm -rf "$notes"
   if [ -z "$summarized" ]; then summarize "failed: the batch script ended with status $1, see the log"; fi
 }
 
-note_job() { # ARTEFACT: for launch/status
+note_job() { # ARTEFACT: record the job for launch/status
   mkdir -p "$runs_dir/.launch"
   printf '%s\t%s\n' "$1" "$(log_place)" >"$runs_dir/.launch/$SLURM_JOB_ID.job"
 }
@@ -222,7 +222,7 @@ begin_job() {
   trap on_term TERM
 }
 
-run_stage() { # STAGE [RECIPE OR FOLDER] [KEY=VALUE...]: one recipe, to its end or its requeue
+run_stage() { # STAGE [RECIPE OR FOLDER] [KEY=VALUE...]: run one recipe until it ends or the job is requeued
   stage=$1
   shift
   local recipe status=0
@@ -248,7 +248,7 @@ finish() { # STATUS of the job's command
     if [ -f "$partial/stopped.json" ]; then
       if [ -n "$terminated" ] && ! cancelled; then requeue "preempted; saved, and goes on from there"; fi
       summarize "stopped: $cause"
-      exit 1 # so that what depends on it does not start
+      exit 1 # keep dependent jobs from starting
     fi
     summarize "done: $artefact"
     exit 0
@@ -265,19 +265,19 @@ finish() { # STATUS of the job's command
   exit "$1"
 }
 
-run_shard() { # STAGE [RECIPE OR FOLDER] [KEY=VALUE...]: the share of this task of a job array
+run_shard() { # STAGE [RECIPE OR FOLDER] [KEY=VALUE...]: run this array task's shard
   local count=${REASONGRM_SHARDS:-${SLURM_ARRAY_TASK_COUNT:-1}} index=${SLURM_ARRAY_TASK_ID:-1} recipe
   if [ "$count" = 1 ] || [ -z "${SLURM_JOB_ID:-}" ]; then
     run_stage "$@"
   fi
   if [ "$index" -lt 1 ] || [ "$index" -gt "$count" ]; then
-    die "task $index of $count: submit with --array=1-$count, or set REASONGRM_SHARDS to the number of all shards"
+    die "this is task $index of $count; submit with --array=1-$count, or set REASONGRM_SHARDS to the number of shards"
   fi
   recipe=$(find_recipe "$1" "${2:-}")
   run_stage "$@" "$1.shard=$index/$count" "name=$(basename "$recipe" .yaml).${index}of$count"
 }
 
-run_merge() { # STAGE SHARDS [RECIPE OR FOLDER] [KEY=VALUE...]: their artefacts put together
+run_merge() { # STAGE SHARDS [RECIPE OR FOLDER] [KEY=VALUE...]: merge the artefacts of all shards
   local stage=$1 count=$2 recipe name shards='' index
   shift 2
   recipe=$(find_recipe "$stage" "${1:-}")
@@ -286,7 +286,7 @@ run_merge() { # STAGE SHARDS [RECIPE OR FOLDER] [KEY=VALUE...]: their artefacts 
   run_stage "$stage" "$@" "$stage.shards=[${shards#,}]"
 }
 
-run_conversion() { # PROGRAM SOURCE TARGET [OPTIONS]: nothing is done where TARGET was made of the same weights
+run_conversion() { # PROGRAM SOURCE TARGET [OPTIONS]: convert unless TARGET was made from the same weights
   local program=$1 source=$2 target=$3 status=0
   shift 3
   if [ -z "${SLURM_JOB_ID:-}" ]; then
@@ -316,10 +316,10 @@ find_recipe() { # STAGE [RECIPE OR FOLDER]
       return
     fi
   done
-  die "$where has no recipe *_$1.yaml; give the folder or the recipe: sbatch launch/$1.sbatch FOLDER [KEY=VALUE...]"
+  die "$where has no recipe *_$1.yaml; name a folder or recipe: sbatch launch/$1.sbatch FOLDER [KEY=VALUE...]"
 }
 
-dry_run() { # RECIPE [KEY=VALUE...]: say what the job would do, and end
+dry_run() { # RECIPE [KEY=VALUE...]: print what the job would do, and exit
   local template=${BASH_SOURCE[-1]}
   load_environment
   set_fabric

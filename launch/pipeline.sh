@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The whole chain of a folder of recipes as Slurm jobs, each after the one before it; safe to run again:
-# what is done is left alone, what still waits or runs is not submitted twice.
+# Submits all recipes of a folder as a chain of dependent Slurm jobs. Safe to run again: finished stages are
+# skipped, and jobs that wait or run are not submitted twice.
 #   launch/pipeline.sh [--dry-run] [--shards N] [--from STAGE] [--to STAGE] [--no-conversion] FOLDER [KEY=VALUE...]
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -23,13 +23,13 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ $# -gt 0 ] || die "which folder of recipes? such as launch/pipeline.sh recipes/qwq_32b"
+[ $# -gt 0 ] || die "name a folder of recipes, e.g. launch/pipeline.sh recipes/qwq_32b"
 folder=$1
 shift
 if [ ! -e "$folder" ] && [ -e "$submitted_from/$folder" ]; then folder=$submitted_from/$folder; fi
 
 load_environment
-# before it is looked what is done, so that a job that ends meanwhile is one or the other
+# list jobs before checking which stages are done, so that a job that ends in between counts as queued or done
 queue=" $(squeue -h -o %A 2>/dev/null | tr '\n' ' ' || true)"
 plan=$(mktemp)
 trap 'rm -f "$plan"' EXIT
@@ -40,10 +40,10 @@ book=$runs_dir/.launch
 if [ -z "$dry" ]; then
   mkdir -p "$book"
   exec 9>"$book/.lock"
-  flock -n 9 || die "another pipeline.sh submits for $runs_dir at this moment"
+  flock -n 9 || die "another pipeline.sh is submitting jobs for $runs_dir"
 fi
 
-queued() { # JOB: whether it still waits or runs
+queued() { # JOB: whether the job waits or runs
   [[ $queue == *" $1 "* ]]
 }
 
@@ -51,13 +51,13 @@ submit() { # NAME TEMPLATE ARRAY SHARDS NODES ARGUMENTS...
   local name=$1 template=$2 array=$3 shards=$4 nodes=$5 words=() own=REASONGRM_SBATCH_$2 site=() number=%j
   shift 5
   if [ -n "$array" ]; then number=%A_%a; fi
-  # the folder exists: where an output file cannot be made, a job fails without a word
+  # the log's folder must exist, or the job fails without a message
   words=(sbatch --parsable --job-name="$name" --output="$book/%x-$number.log")
-  if [ -n "$nodes" ]; then words+=(--nodes="$nodes"); fi # the recipe's; the site's own options go after it
+  if [ -n "$nodes" ]; then words+=(--nodes="$nodes"); fi # from the recipe; the site's options follow
   read -ra site <<<"${REASONGRM_SBATCH:-} ${!own:-}"
   words+=("${site[@]}")
   if [ -n "$array" ]; then words+=(--array="$array"); fi
-  # without kill-on-invalid-dep what depends on a failed job would wait for ever
+  # without kill-on-invalid-dep, jobs that depend on a failed one would wait forever
   if [ -n "$previous" ]; then words+=(--dependency="afterok:$previous" --kill-on-invalid-dep=yes); fi
   words+=(--export="ALL,REASONGRM_SHARDS=$shards" "$launch/$template.sbatch" "$@")
   if [ -n "$dry" ]; then
@@ -67,7 +67,7 @@ submit() { # NAME TEMPLATE ARRAY SHARDS NODES ARGUMENTS...
     return
   fi
   previous=$("${words[@]}")
-  previous=${previous%%;*} # a federation adds the cluster's name
+  previous=${previous%%;*} # in a federation, the cluster's name follows
   printf '%s' "$previous" >"$book/$name.id"
 }
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where processes run, what they are told, how they end."""
+"""Starts, places and ends processes, and passes them their orders."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes that never outlive their parent, found again by another process, and ended as a group.
+"""Child processes that die with their parent, can be identified by other processes, and end as a group.
 
-Run as a program (`python -m reasongrm_nemo.processes.child PARENT COMMAND...`) it ties itself to its parent
-and then becomes COMMAND.  Standard library only: it runs in both environments.
+As a program (`python -m reasongrm_nemo.processes.child PARENT COMMAND...`), this module ties the process to
+its parent and then executes COMMAND.  Standard library only, because it runs in both environments.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
 def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
-    """Ask the kernel to kill this process when `parent` ends, however it ends (also by SIGKILL).
+    """Ask the kernel to kill this process when `parent` ends in any way, including SIGKILL.
 
-    The kernel means the parent *thread*, see `spawn`.
+    The kernel waits for the end of the parent *thread*, see `_on_lasting_thread`.
 
     Args:
-        parent: its id.
+        parent: process id of the parent.
         number: the signal to send.
 
     Raises:
@@ -40,17 +40,17 @@ def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
     if libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl(PR_SET_PDEATHSIG): {os.strerror(number)}")
-    if os.getppid() != parent:  # it ended before the call
+    if os.getppid() != parent:  # the parent ended before the call
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def spawn(command: Sequence[str], env: Mapping[str, str], log: Path) -> int:
-    """Start `command` in a process group of its own, tied to this process, its output appended to `log`.
+    """Start `command` in a new process group that dies with this process; append its output to `log`.
 
-    The first element of `command` is a Python interpreter whose environment has this package.
+    The first element of `command` must be a Python interpreter whose environment has this package.
 
     Returns:
-        The process id, which is also that of the group.
+        The process id, which is also the id of the group.
     """
     words = [command[0], "-m", __name__, str(os.getpid()), *command]
 
@@ -73,8 +73,8 @@ def spawn(command: Sequence[str], env: Mapping[str, str], log: Path) -> int:
 def _on_lasting_thread(work: Callable[[], Any]) -> Any:
     """Run `work` on a thread that lives as long as this process.
 
-    The kernel sends the parent-death signal when the *thread* that started the child ends, so a child must
-    not be started from a worker thread that comes and goes.
+    The kernel sends the parent-death signal when the *thread* that started the child ends, so children must
+    not be started from short-lived worker threads.
     """
     global _jobs
     jobs = _jobs
@@ -102,7 +102,7 @@ _jobs: tuple[int, queue.SimpleQueue[Any]] | None = None
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Fields of /proc/PID/stat from the third on (state, ppid, pgrp, session, ...), or None."""
+    """Fields of /proc/PID/stat from the third on (state, ppid, pgrp, session, ...); None if gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     except (OSError, ValueError):
@@ -110,13 +110,13 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def start_ticks(pid: int) -> int:
-    """When the process started, in the kernel's ticks: with the id it names a process for good; 0: gone."""
+    """Start time of a process in kernel ticks, which with its id identifies the process; 0 if gone."""
     fields = _stat(pid)
     return int(fields[19]) if fields else 0
 
 
 def alive(pid: int, ticks: int) -> bool:
-    """Whether that very process still runs (a zombie does not)."""
+    """Whether the process with this id and start time still runs (zombies do not count)."""
     child = _children.get(pid)
     if child is not None and child.poll() is not None:
         return False
@@ -125,7 +125,7 @@ def alive(pid: int, ticks: int) -> bool:
 
 
 def exit_cause(pid: int) -> str:
-    """How a child of this process ended, in words; empty for other people's children."""
+    """How a child of this process ended, as a phrase; empty for other processes."""
     child = _children.get(pid)
     if child is None:
         return ""
@@ -137,10 +137,10 @@ def exit_cause(pid: int) -> str:
 
 
 def describe_exit(code: int) -> str:
-    """An exit status in words, such as "was killed by SIGKILL, probably out of memory".
+    """Describe an exit status, such as "was killed by SIGKILL, probably out of memory".
 
     Args:
-        code: as `subprocess` has it, -9 for SIGKILL; or a shell's and Slurm's, 137 for the same.
+        code: exit status as in `subprocess` (-9 for SIGKILL), or as in shells and Slurm (137 for SIGKILL).
     """
     number = -code if code < 0 else code - 128 if 128 < code <= 128 + signal.NSIG else 0
     try:
@@ -151,26 +151,26 @@ def describe_exit(code: int) -> str:
 
 
 _PROBABLY = {
-    # a machine's or a job's memory limit sends it; so does a person
+    # sent when a machine's or job's memory limit is exceeded, or by a person
     "SIGKILL": ", probably out of memory",
     "SIGBUS": ", probably as /dev/shm or a file's disk is full",
 }
 
 
 def _group(pid: int, ticks: int) -> list[int]:
-    """Running members of the group that `pid` led, itself included."""
+    """Running members of the process group led by `pid`, including the leader."""
     out = []
     for entry in os.listdir("/proc"):
         fields = _stat(int(entry)) if entry.isdigit() else None
-        # Members are younger than their leader: a group that reused the number would be younger still, but
-        # the kernel gives out no number while a group of that number has members.
+        # Members are younger than their leader.  A later group cannot have the same id, because the kernel
+        # does not reuse an id while a group of that id has members.
         if fields and int(fields[2]) == pid and fields[0] not in "ZX" and int(fields[19]) >= ticks:
             out.append(int(entry))
     return out
 
 
 def end_group(pid: int, ticks: int, grace_s: float) -> None:
-    """SIGTERM to the leader and SIGKILL to the whole group `grace_s` later, or as soon as the leader is gone.
+    """Send SIGTERM to the leader, and SIGKILL to the whole group after `grace_s` or when the leader is gone.
 
     Returns when no member runs any more.
     """
@@ -178,14 +178,14 @@ def end_group(pid: int, ticks: int, grace_s: float) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         _wait(lambda: not alive(pid, ticks), grace_s)
-    # A stopped process takes SIGKILL too.
+    # SIGKILL also ends stopped processes.
     for member in _group(pid, ticks):
         with contextlib.suppress(ProcessLookupError):
             os.kill(member, signal.SIGKILL)
     _wait(lambda: not _group(pid, ticks), 10.0)
     child = _children.get(pid)
     if child is not None and child.poll() is not None:
-        _children.pop(pid, None)  # another thread may end the same group
+        _children.pop(pid, None)  # another thread may have ended the same group
 
 
 def _wait(done: Callable[[], bool], seconds: float) -> bool:
@@ -198,9 +198,9 @@ def _wait(done: Callable[[], bool], seconds: float) -> bool:
 
 
 def main() -> None:
-    """Become the command after tying this process to its parent."""
+    """Tie this process to its parent, then execute the command."""
     die_with_parent(int(sys.argv[1]))
-    # Slurm sends it to every process of a job; the run's own process answers it (see `stop_requests`)
+    # Slurm sends it to every process of a job; only the run's main process reacts (see `stop_requests`)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     os.execv(sys.argv[2], sys.argv[2:])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intel's vector mathematics, made safe to call from several threads."""
+"""Makes Intel's vector math library safe to call from several threads."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _FUNCTIONS = (
 
 
 def settle() -> None:
-    """Call each of PyTorch's element-wise functions once, on one thread; must come before any real work.
+    """Call each of PyTorch's element-wise functions once, on one thread, before any other computation.
 
-    oneMKL 2024.2, which torch 2.13 brings, chooses a function's kernel at its first call. When two threads
-    make that call at once, one of them may run a kernel of low accuracy, that once (pytorch issue 188792).
-    Seen here: half of the rotary embedding's cosines off by 1e-4 in a resumed trainer's first forward pass,
-    so that it no longer equalled the unbroken run. vLLM keeps a table of them as long as it lives.
+    oneMKL 2024.2, which comes with torch 2.13, chooses a function's kernel at the first call. If two threads
+    make this call at once, one may use a kernel of low accuracy for that call (pytorch issue 188792).
+    Observed: half of the rotary embedding's cosines were off by 1e-4 in a resumed trainer's first forward
+    pass, which then differed from the uninterrupted run. vLLM computes a table of them once for its lifetime.
     """
     import torch
 
     for dtype in (torch.float32, torch.float64):
-        few = torch.full((64,), 0.5, dtype=dtype)  # too few to be shared out among threads
+        few = torch.full((64,), 0.5, dtype=dtype)  # too few elements to be split over threads
         for name in _FUNCTIONS:
             getattr(torch, name)(few)

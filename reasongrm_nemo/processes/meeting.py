@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where processes meet before they form a group, and how they know that an object is one of theirs.
+"""Rendezvous of processes before they form a group, and signatures on the objects they exchange.
 
-torch's TCPStore listens on every interface and asks nobody who they are, and whoever reaches a store or a
-gloo socket may pass for a rank. So processes of one machine meet in a file that only their user can open;
-those of several nodes meet in a TCPStore on one address; and everywhere an object is unpickled only if it
-carries the run's signature. A store itself holds addresses and counters, which nobody unpickles.
+torch's TCPStore listens on every interface without authentication, and anyone who reaches a store or a gloo
+socket can pose as a rank. Processes on one machine therefore meet in a file that only their user can open,
+processes on several nodes meet in a TCPStore on a single address, and objects are unpickled only if they
+carry the run's signature. Stores hold only addresses and counters, which are never unpickled.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from reasongrm_nemo.processes import scratch
 from reasongrm_nemo.processes.placement import RUN_KEY
 
 MEETING = "REASONGRM_MEETING"
-"""Of a rank: the file in which the ranks of this machine meet; not set: rank 0 listens at MASTER_ADDR."""
+"""Variable for ranks: the file in which this machine's ranks meet; unset: rank 0 listens at MASTER_ADDR."""
 _SIGNATURE_BYTES = 32
 
 
 class PrivateFile:
-    """A file's path in a new folder that only this user can enter; gone with this object."""
+    """Path of a file in a new folder that only this user can enter; removed with this object."""
 
     def __init__(self) -> None:
         folder, handle = scratch.new_folder(scratch.MEETING)
@@ -50,13 +50,13 @@ def _remove(folder: Path, handle: int) -> None:
 
 
 def listen(address: str, port: int, world_size: int, timeout_s: float) -> Any:
-    """A TCPStore that listens on one address alone.
+    """Create a TCPStore that listens on a single address.
 
     Args:
-        address: IPv4, as the others reach it.
-        port: 0: any free one, which the store's `port` tells.
-        world_size: who meets.
-        timeout_s: longest wait in it.
+        address: IPv4 address at which the others reach this machine.
+        port: port to listen on; 0: any free one, see the store's `port`.
+        world_size: number of processes that meet.
+        timeout_s: longest wait in the store.
 
     Raises:
         OSError: the address is not this machine's, or the port is taken.
@@ -70,12 +70,12 @@ def listen(address: str, port: int, world_size: int, timeout_s: float) -> Any:
 
 
 def connect(address: str, port: int, world_size: int, timeout_s: float) -> Any:
-    """The store that another process opened by `listen`."""
+    """Connect to a store that another process created with `listen`."""
     return _tcp(address, port, world_size, timeout_s, is_master=False)
 
 
 def join(file: str | None, address: str, port: int, world_size: int, timeout_s: float) -> Any:
-    """The store that another process opened in a file or, where none is named, at a port."""
+    """Open another process's store, in a file if one is named, and otherwise at a port."""
     return in_file(file, world_size, timeout_s) if file else connect(address, port, world_size, timeout_s)
 
 
@@ -87,7 +87,7 @@ def _tcp(address: str, port: int, world_size: int, timeout_s: float, **how: Any)
 
 
 def in_file(path: Path | str, world_size: int, timeout_s: float) -> Any:
-    """The store of all processes that name this file."""
+    """Open the store in a file, shared by all processes that open the same file."""
     import torch.distributed as dist
 
     store = dist.FileStore(str(path), world_size)
@@ -96,13 +96,13 @@ def in_file(path: Path | str, world_size: int, timeout_s: float) -> Any:
 
 
 def init_ranks(backend: str, timeout_s: float = 1800.0) -> None:
-    """Form torch's default group, as `init_process_group` does; done before: nothing is done.
+    """Create torch's default process group, unless it exists.
 
-    RANK, WORLD_SIZE and the run's key come from the environment, and either MEETING or MASTER_ADDR and
-    MASTER_PORT.
+    Reads RANK, WORLD_SIZE, the run's key, and either MEETING or MASTER_ADDR and MASTER_PORT from the
+    environment.
 
     Raises:
-        UserError: the ranks were given no key.
+        UserError: the run's key is not set.
     """
     import torch.distributed as dist
 
@@ -112,7 +112,7 @@ def init_ranks(backend: str, timeout_s: float = 1800.0) -> None:
     key = os.environ.get(RUN_KEY) or (secrets.token_hex() if world == 1 else None)
     if key is None:
         raise UserError(
-            f"{RUN_KEY} is not set: start ranks by `reasongrm run`, or give all the same random one"
+            f"{RUN_KEY} is not set; start ranks with `reasongrm run`, or set the same random value for all"
         )
     sign_objects(key)
     if file := os.environ.get(MEETING):
@@ -125,7 +125,7 @@ def init_ranks(backend: str, timeout_s: float = 1800.0) -> None:
         backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout_s)
     )
     if backend == "nccl":
-        atexit.register(_leave)  # as Lightning does, which finds the group formed
+        atexit.register(_leave)  # Lightning does this only for groups that it creates
 
 
 def _leave() -> None:
@@ -136,24 +136,24 @@ def _leave() -> None:
 
 
 def sign_objects(key: str) -> None:
-    """Let this process's collectives of objects sign what they send, and unpickle nothing unsigned.
+    """Make torch's object collectives in this process sign what they send and refuse unsigned objects.
 
-    Gloo and NCCL do not know who is at the other end of a connection. The rest of what they carry is numbers.
+    Gloo and NCCL do not authenticate the other end of a connection. All other collectives carry only numbers.
 
     Args:
-        key: a secret of the run's processes.
+        key: secret shared by the run's processes.
 
     Raises:
-        RuntimeError: this torch pickles objects by other means.
+        RuntimeError: this version of torch pickles objects differently.
     """
     from torch.distributed import distributed_c10d as c10d
 
     if not (hasattr(c10d, "_pickler") and hasattr(c10d, "_unpickler")):
-        raise RuntimeError("torch.distributed no longer pickles by _pickler and _unpickler: sign what does")
+        raise RuntimeError("torch.distributed has no _pickler and _unpickler to sign objects with")
     secret = key.encode()
 
     class Signed:
-        """Stands for Pickler and Unpickler at once: each is made of a file, and used once."""
+        """Replaces both Pickler and Unpickler, each of which is created for a file and used once."""
 
         def __init__(self, file: io.BytesIO) -> None:
             self._file = file
@@ -165,7 +165,7 @@ def sign_objects(key: str) -> None:
         def load(self) -> Any:
             signature, data = self._file.read(_SIGNATURE_BYTES), self._file.read()
             if not hmac.compare_digest(signature, hmac.digest(secret, data, "sha256")):
-                raise RuntimeError("an object from another rank is not signed with the run's key: not read")
+                raise RuntimeError("refused an object from another rank that lacks the run's signature")
             return pickle.loads(data)
 
     c10d._pickler = c10d._unpickler = Signed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job's folder on each node's own disk, for this user alone."""
+"""A job's private scratch folder on each node's disk."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from stat import S_ISDIR
 from reasongrm_nemo.errors import UserError
 
 SCRATCH = "REASONGRM_NODE_SCRATCH"
-"""A job's folder on each node's own disk, for what compilers write and later run; set by launch/common.sh."""
+"""Variable: the job's folder on each node's disk, for code that compilers write; set by launch/common.sh."""
 
 
 def own_scratch() -> None:
-    """Make this node's scratch folder for this user alone, or see that it is; not set: nothing is done.
+    """Create this node's scratch folder as a private one, or check that it is; no effect if not set.
 
-    Its name can be foretold, so another user may have made it first and left code in it.
+    Another user could guess the folder's name, create it first and put code into it.
 
     Raises:
-        UserError: it is somebody else's, or others may write in it.
+        UserError: the folder belongs to another user, or others may write to it.
     """
     if not (name := os.environ.get(SCRATCH)):
         return
@@ -30,6 +30,6 @@ def own_scratch() -> None:
     stat = Path(name).lstat()
     if not S_ISDIR(stat.st_mode) or stat.st_uid != os.geteuid() or stat.st_mode & 0o022:
         raise UserError(
-            f"{name} is not a folder in which only you can write: remove it, or name another place by "
-            "REASONGRM_SCRATCH (launch/site.env)"
+            f"{name} is not a folder that only you can write to; remove it, or set REASONGRM_SCRATCH "
+            "(launch/site.env) to another place"
         )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where trainer ranks and rollout servers run: on this machine, or on the nodes of a Slurm job.
+"""Places trainer ranks and rollout servers on this machine or on the nodes of a Slurm job.
 
-The one place that knows. Stages ask it for command lines; everything else is the same on a laptop and on a
-cluster. Standard library only.
+Only this module distinguishes the two: it builds the command lines that stages run, and everything else is
+the same on a laptop and on a cluster. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from reasongrm_nemo.stage_kinds import kind_of
 TRAINER_SRUN, ROLLOUT_SRUN = "REASONGRM_TRAINER_SRUN", "REASONGRM_ROLLOUT_SRUN"
 """Further options of srun for ranks and servers, such as pyxis' --container-image (launch/common.sh)."""
 TRAINER_PREFIX, ROLLOUT_PREFIX = "REASONGRM_TRAINER_PREFIX", "REASONGRM_ROLLOUT_PREFIX"
-"""What stands before python in the task itself, such as `apptainer exec --nv IMAGE`."""
+"""Command put before python inside the task, such as `apptainer exec --nv IMAGE`."""
 INTERFACE = "GLOO_SOCKET_IFNAME"
-"""The network interface that ranks meet at and servers listen on; not set: the one towards the first node."""
+"""Network interface for the ranks' rendezvous and for servers; unset: the one towards the first node."""
 RUN_KEY = "REASONGRM_RUN_KEY"
-"""A secret of the ranks of one start, by which they know each other's objects (processes/meeting.py)."""
+"""Secret shared by the ranks of one start, which signs their objects (processes/meeting.py)."""
 
-# What sbatch tells the batch script about its own task would become srun's defaults.
+# Variables that sbatch sets for the batch script and that srun would take as defaults.
 _NOT_FOR_SRUN = (
     "SLURM_NTASKS",
     "SLURM_NPROCS",
@@ -44,19 +44,19 @@ _NOT_FOR_SRUN = (
     "SLURM_MEM_PER_NODE",
     "SLURM_THREADS_PER_CORE",
 )
-# Ports of a job: ten of them, by its id, below the range that kernels give out and above well-known services.
+# A job gets ten ports by its id, below the kernel's ephemeral range and above well-known services.
 _FIRST_PORT, _PORT_BLOCKS, _PORTS = 21000, 1000, 10
 
 
 @dataclass(frozen=True)
 class Spot:
-    """Where one rollout server runs.
+    """Place of one rollout server.
 
     Attributes:
-        node: its node; None: this machine.
-        index: which server of its machine, from 0.
-        count: servers on that machine.
-        het_group: the part of a heterogeneous job that the node belongs to.
+        node: name of the node; None: this machine.
+        index: index of the server on its machine, from 0.
+        count: number of servers on the machine.
+        het_group: component of a heterogeneous job that the node belongs to.
     """
 
     node: str | None = None
@@ -67,13 +67,13 @@ class Spot:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a recipe's ranks and servers run.
+    """Places of a recipe's ranks and servers.
 
     Attributes:
-        job: the Slurm job's id; None: everything runs on this machine.
-        trainer_nodes: in the order of the ranks.
-        spots: one a server.
-        het: whether the job is heterogeneous (its first part has the ranks, its second the servers).
+        job: id of the Slurm job; None: everything runs on this machine.
+        trainer_nodes: nodes of the ranks, in rank order.
+        spots: one place per server.
+        het: whether the job is heterogeneous (component 0 for ranks, 1 for servers).
     """
 
     job: int | None
@@ -87,17 +87,17 @@ class Placement:
         return self.job is not None
 
     def rank_command(self, python: str, ranks_per_node: int, arguments: Sequence[str]) -> list[str]:
-        """The command line of `srun` that starts all trainer ranks, one task a rank."""
+        """The `srun` command line that starts all trainer ranks, one task per rank."""
         nodes = self.trainer_nodes
         tasks = ["--nodes", str(len(nodes)), "--ntasks", str(len(nodes) * ranks_per_node)]
         tasks += ["--ntasks-per-node", str(ranks_per_node), "--distribution", "block"]
-        # a rank without its peers hangs until its collective times out
+        # if one rank dies, kill the others, which would hang until a collective times out
         tasks += ["--kill-on-bad-exit=1", "--job-name", "ranks"]
         tasks += _where(nodes, 0 if self.het else None)
         return [*_SRUN, *tasks, *_words(TRAINER_SRUN), *_words(TRAINER_PREFIX), python, *arguments]
 
     def server_command(self, spot: Spot, python: str, arguments: Sequence[str]) -> list[str]:
-        """The command line of `srun` that starts what runs beside one rollout server."""
+        """The `srun` command line that starts one rollout server's agent."""
         assert spot.node is not None
         tasks = [
             "--nodes=1",
@@ -111,13 +111,13 @@ class Placement:
     def node_command(
         self, nodes: Sequence[str], python: str, arguments: Sequence[str], trains: bool
     ) -> list[str]:
-        """The command line of `srun` that starts one task on each of some nodes.
+        """The `srun` command line that starts one task on each of some nodes.
 
         Args:
-            nodes: which.
-            python: the interpreter there.
-            arguments: its.
-            trains: in the trainer's environment, or else in the rollout's.
+            nodes: names of the nodes.
+            python: the interpreter on the nodes.
+            arguments: arguments of the interpreter.
+            trains: run in the trainer's environment; False: in the rollout environment.
         """
         tasks = ["--nodes", str(len(nodes)), "--ntasks", str(len(nodes)), "--ntasks-per-node=1"]
         group = next((spot.het_group for spot in self.spots if spot.node in nodes), 0)
@@ -126,7 +126,7 @@ class Placement:
         return [*_SRUN, *tasks, *_words(options), *_words(prefix), python, *arguments]
 
     def rank_environment(self, ranks_per_node: int) -> dict[str, str]:
-        """What ranks need to find each other; `processes.srun_rank` adds what differs between them."""
+        """Variables common to all ranks for their rendezvous; `processes.srun_rank` adds the others."""
         assert self.job is not None
         address = own_address(self.trainer_nodes)
         return {
@@ -138,19 +138,19 @@ class Placement:
         }
 
 
-# ranks and servers share a node's cores and GPUs, and the second step must not wait for the first to end
+# ranks and servers share a node's cores and GPUs; --overlap lets the second step start beside the first
 _SRUN = ("srun", "--overlap", "--cpu-bind=none", "--export=ALL")
 
 
 def find(cfg: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Placement:
-    """Where a resolved recipe's ranks and servers run from here.
+    """Place a resolved recipe's ranks and servers.
 
     Args:
-        cfg: the recipe; `cluster.launcher`, `cluster.nodes`, `rollout.servers` and `rollout.nodes` say it.
-        environ: os.environ.
+        cfg: the recipe; reads `cluster.launcher`, `cluster.nodes`, `rollout.servers` and `rollout.nodes`.
+        environ: environment variables; None: os.environ.
 
     Raises:
-        UserError: the recipe wants Slurm outside of a job, or more nodes than the job has.
+        UserError: the recipe needs Slurm outside of a job, or more nodes than the job has.
     """
     environ = os.environ if environ is None else environ
     cluster, rollout = cfg["cluster"], cfg["rollout"]
@@ -159,15 +159,15 @@ def find(cfg: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Pl
     launcher, job = cluster["launcher"], environ.get("SLURM_JOB_ID")
     if launcher == "slurm" and not job:
         raise UserError(
-            "cluster.launcher is slurm, but this is no Slurm job (SLURM_JOB_ID is not set): submit it by "
-            "sbatch (see launch/), or set cluster.launcher=local"
+            "cluster.launcher is slurm, but this is not a Slurm job (SLURM_JOB_ID is not set); submit the "
+            "recipe with sbatch (see launch/), or set cluster.launcher=local"
         )
     groups = _groups(environ) if job else []
     several = sum(map(len, groups)) > 1
     if not job or launcher == "local" or (launcher == "auto" and not several):
         if trains and cluster["nodes"] > 1:
             raise UserError(
-                f"cluster.nodes is {cluster['nodes']}, but this is one machine: submit a Slurm job of so "
+                f"cluster.nodes is {cluster['nodes']}, but this is one machine; submit a Slurm job with that "
                 "many nodes (see launch/), or set cluster.nodes=1 and a layout that fits"
             )
         count = servers_per_node(cfg)
@@ -183,24 +183,24 @@ def find(cfg: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Pl
     if len(ranks) < wanted or (apart and len(servers) < apart):
         have = " + ".join(str(len(group)) for group in groups)
         raise UserError(
-            f"the job {job} has {have} nodes, but the recipe wants cluster.nodes {wanted}"
+            f"job {job} has {have} nodes, but the recipe needs cluster.nodes {wanted}"
             + (f" + rollout.nodes {apart}" if apart else "")
-            + ": submit it with as many (sbatch --nodes), or change the recipe"
+            + "; submit the job with that many (sbatch --nodes), or change the recipe"
         )
-    # a recipe says how many servers its own number of nodes has; a sampling job may have others
+    # rollout.servers refers to the recipe's number of nodes; a sampling job may have a different number
     count = rollout["servers"] if trains else servers_per_node(cfg) * len(servers)
     spots = _spots(servers, count, 1 if apart and het else None, het)
     return Placement(int(job), tuple(ranks), tuple(spots), het)
 
 
 def servers_per_node(cfg: Mapping[str, Any]) -> int:
-    """How many rollout servers share a machine, at most, when a recipe runs on its own number of nodes."""
+    """Largest number of rollout servers per machine, if a recipe runs on its number of nodes."""
     nodes = cfg["rollout"]["nodes"] or cfg["cluster"]["nodes"]
     return -(-cfg["rollout"]["servers"] // nodes)
 
 
 def _spots(nodes: Sequence[str], count: int, group: int | None, het: bool) -> list[Spot]:
-    """Servers dealt out evenly over nodes, in blocks."""
+    """Distribute servers evenly over nodes, in blocks."""
     group = 0 if het and group is None else group
     homes = [index * len(nodes) // count for index in range(count)]
     return [
@@ -210,7 +210,7 @@ def _spots(nodes: Sequence[str], count: int, group: int | None, het: bool) -> li
 
 
 def _groups(environ: Mapping[str, str]) -> list[list[str]]:
-    """The job's nodes; of a heterogeneous job, those of each part."""
+    """The job's nodes; for a heterogeneous job, one list per component."""
     lists = [
         environ.get(f"SLURM_JOB_NODELIST_HET_GROUP_{i}") for i in range(int(environ.get("SLURM_HET_SIZE", 0)))
     ]
@@ -220,10 +220,10 @@ def _groups(environ: Mapping[str, str]) -> list[list[str]]:
 
 
 def hostnames(nodes: str) -> list[str]:
-    """Slurm's "node[1-3,7]" as names.
+    """Expand Slurm's "node[1-3,7]" to names.
 
     Raises:
-        UserError: scontrol is not there or does not understand it.
+        UserError: scontrol is missing or fails.
     """
     if "[" not in nodes:
         return nodes.split(",")
@@ -239,7 +239,7 @@ def hostnames(nodes: str) -> list[str]:
 
 
 def srun_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what would change the meaning of our srun command lines."""
+    """The environment without variables that would change the meaning of srun command lines."""
     return {name: value for name, value in environ.items() if name not in _NOT_FOR_SRUN}
 
 
@@ -247,21 +247,22 @@ def own_address(nodes: Sequence[str]) -> str:
     """The IPv4 address at which the job's other nodes reach this one.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such address.
     """
     name = os.environ.get(INTERFACE)
     if name:
-        # NCCL and gloo take lists and prefixes; the first interface that exists counts here
+        # NCCL and gloo accept lists and prefixes; use the first interface that exists
         for _, interface in socket.if_nameindex():
             if any(interface.startswith(part.lstrip("=")) for part in name.split(",")):
                 return interface_address(interface)
         have = ", ".join(interface for _, interface in socket.if_nameindex())
         raise UserError(
-            f"{INTERFACE} is {name}, but {socket.gethostname()} has only {have}: correct it (launch/site.env)"
+            f"{INTERFACE} is {name}, but {socket.gethostname()} has only {have}; correct {INTERFACE} "
+            "(launch/site.env)"
         )
     hostname = socket.gethostname().split(".")[0]
     others = [node for node in nodes if node.split(".")[0] != hostname]
-    # its own name may stand for loopback in /etc/hosts (Debian writes 127.0.1.1); another's never does
+    # this node's name may map to loopback in /etc/hosts (127.0.1.1 on Debian); other nodes' names do not
     target = others[0] if others else socket.gethostname()
     try:
         return address_towards(target)
@@ -270,13 +271,13 @@ def own_address(nodes: Sequence[str]) -> str:
 
 
 def address_towards(host: str) -> str:
-    """The address under which `host` reaches this machine: loopback for loopback.
+    """The address at which `host` reaches this machine; loopback for loopback.
 
     Raises:
-        OSError: there is no way to it.
+        OSError: there is no route to the host.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))  # sends nothing; the port is that of "discard"
+        probe.connect((host, 9))  # sends nothing; 9 is the port of "discard"
         return str(probe.getsockname()[0])
 
 
@@ -284,7 +285,7 @@ def interface_address(name: str) -> str:
     """The IPv4 address of a network interface.
 
     Raises:
-        UserError: it has none.
+        UserError: the interface has no IPv4 address.
     """
     import fcntl
     import struct
@@ -301,7 +302,7 @@ def interface_address(name: str) -> str:
 
 
 def interface_of(address: str) -> str | None:
-    """The interface that has an address, or None."""
+    """The network interface with the given address, or None."""
     for _, name in socket.if_nameindex():
         try:
             if interface_address(name) == address:
@@ -312,7 +313,7 @@ def interface_of(address: str) -> str | None:
 
 
 def job_ports(job: int) -> range:
-    """The ports of a job, so that two jobs on one node do not meet."""
+    """The ports of a job; differ between jobs on the same node."""
     first = _FIRST_PORT + job % _PORT_BLOCKS * _PORTS
     return range(first, first + _PORTS)
 
@@ -326,8 +327,8 @@ def _free_port(address: str, job: int, bind: Callable[[str, int], None] | None =
         except OSError:
             continue
     raise UserError(
-        f"none of the ports {job_ports(job).start} to {job_ports(job).stop - 1} of the job {job} is free on "
-        f"{address}: see with `ss -ltnp` who has them"
+        f"none of the ports {job_ports(job).start} to {job_ports(job).stop - 1} of job {job} is free on "
+        f"{address}; run `ss -ltnp` to see which processes use them"
     )
 
 

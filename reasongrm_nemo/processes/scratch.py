@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of temporary files that go with the process that made them, however it went.
+"""Temporary folders that are removed after their process has ended in any way.
 
-vLLM leaves sockets and a file in TMPDIR at each end, and killed as a group, semaphores in /dev/shm: four
-files and one semaphore a server, as a run of a thousand steps with ten lost servers showed.  Standard library
+vLLM leaves sockets and a file in TMPDIR when it exits, and semaphores in /dev/shm when killed as a group:
+four files and one semaphore per server in a run of a thousand steps with ten lost servers.  Standard library
 only.
 """
 
@@ -18,20 +18,20 @@ from pathlib import Path
 
 _PREFIXES = _SERVER, MEETING = "reasongrm-server-", "reasongrm-meeting-"
 _SEMAPHORES = Path("/dev/shm")
-# A socket's path has 107 bytes at most, and vLLM names one by 36 characters in this folder.
+# A socket's path is limited to 107 bytes, and vLLM's socket names in this folder have 36 characters.
 _LONGEST = 107 - len("/") - 36 - len("/") - len(_SERVER) - 8
 
 
 def enter() -> None:
-    """Take a folder of one's own as TMPDIR, for this process and its children; clear what dead ones left."""
+    """Use a new folder as TMPDIR for this process and its children; remove folders of dead processes."""
     folder, _ = new_folder(_SERVER)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-    # children inherit it, and name their semaphores by it
+    # children inherit this prefix for the names of their semaphores
     multiprocessing.current_process()._config["semprefix"] = f"/{folder.name}"  # type: ignore[attr-defined]
 
 
 def new_folder(prefix: str) -> tuple[Path, int]:
-    """A folder that only this user can enter, and the descriptor that holds it; dead ones' are cleared."""
+    """Create a private folder and return it with the descriptor that locks it; sweeps dead folders."""
     sweep_dead_folders()
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=_base()))
@@ -45,10 +45,10 @@ def _base() -> str:
 
 
 def _hold(folder: Path) -> int | None:
-    """Lock a folder until this process ends; None where another took it for a dead one's before that."""
+    """Lock a folder until this process ends; None if another process swept the folder first."""
     try:
         handle = os.open(folder, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # a file system without locks: it is cleared by nobody
+        with contextlib.suppress(OSError):  # on a file system without locks, nobody sweeps the folder
             fcntl.flock(handle, fcntl.LOCK_EX)
     except FileNotFoundError:
         return None
@@ -59,7 +59,7 @@ def _hold(folder: Path) -> int | None:
 
 
 def sweep_dead_folders() -> None:
-    """Remove the folders and semaphores of processes that are gone."""
+    """Remove the folders and semaphores of processes that have ended."""
     for base in {tempfile.gettempdir(), "/tmp"}:
         for folder in (path for prefix in _PREFIXES for path in Path(base).glob(f"{prefix}*")):
             with contextlib.suppress(OSError):  # another user's, or gone meanwhile

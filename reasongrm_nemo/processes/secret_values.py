@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets among the environment variables of a recipe: a stand-in goes everywhere, the value to the server.
+"""Replaces secrets among a recipe's environment variables by placeholders.
 
-A recipe is copied into manifests, work orders, trackers and what `plan` prints.  So a loaded recipe holds a
-stand-in, and this process alone the value, which is asked for where a server's environment is made.
+A recipe is copied to manifests, work orders, trackers and the output of `plan`.  A loaded recipe therefore
+holds a placeholder, and only this process holds the value, which goes into the server's environment.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ _VALUE = re.compile(
     r"|(?:Bearer|Basic) \S|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
 _STAND_IN = re.compile(r"<secret .+>", re.DOTALL)
-_SHORTEST = 4  # a value that is part of any text hides nothing by being struck out
+_SHORTEST = 4  # shorter values occur in ordinary text, and are not struck out
 
 _kept: dict[str, str] = {}
 
 
 def is_secret(name: str, value: object) -> bool:
-    """Whether a variable looks like one: its name, a password in a URL, or the form of a known service's."""
+    """Whether a variable looks like a secret: by name, a password in a URL, or a known service's format."""
     text = str(value)
     return bool(text) and bool(_NAME.search(name) or _VALUE.match(text) or has_password(text))
 
 
 def has_password(text: str) -> bool:
-    """Whether a URL in the text carries a user's name, a password or a token."""
+    """Whether a URL in the text contains a user name, password or token."""
     return bool(_IN_URL.search(text))
 
 
 def hide(name: str, value: object) -> Any:
-    """What stands in a recipe for the variable: its value, or a stand-in where it is a secret.
+    """Return a variable's value, or a placeholder if the value is a secret.
 
-    Different values of one name have different stand-ins, in the order in which this process met them.
+    Different values of one name get different placeholders, numbered in order of first use.
     """
     if (
         not isinstance(value, (str, int, float))
@@ -60,26 +60,26 @@ def hide(name: str, value: object) -> Any:
 
 
 def hide_all(env: Mapping[str, Any]) -> dict[str, Any]:
-    """`hide` of each variable."""
+    """Apply `hide` to every variable."""
     return {name: hide(str(name), value) for name, value in env.items()}
 
 
 def reveal(value: str, key: str) -> str:
-    """The inverse of `hide`, in the process that hid it.
+    """The inverse of `hide`, in the process that hid the value.
 
     Raises:
-        UserError: it is another process's stand-in, from a recipe that was kept with an artefact.
+        UserError: the placeholder is from another process, in a recipe stored with an artefact.
     """
     if _STAND_IN.fullmatch(value) and value not in _kept:
         raise UserError(
-            f"{key} is the stand-in {value}, and no file keeps what it stands for: give the variable again, "
-            f"best as {key}='${{oc.env:NAME}}'"
+            f"{key} is the placeholder {value}, whose value is not stored in any file; set {key} again, "
+            f"preferably as {key}='${{oc.env:NAME}}'"
         )
     return _kept.get(value, value)
 
 
 def strike(text: str) -> str:
-    """The text with stand-ins for the secrets in it, and without the passwords of URLs."""
+    """Replace secrets in a text by their placeholders, and remove passwords from URLs."""
     for stand_in, value in sorted(_kept.items(), key=lambda pair: -len(pair[1])):
         if len(value) >= _SHORTEST:
             text = text.replace(value, stand_in)
@@ -87,7 +87,7 @@ def strike(text: str) -> str:
 
 
 def masked(recipe: Any) -> Any:
-    """A recipe as an earlier version kept it, with stand-ins in `rollout.extra_env`."""
+    """A recipe stored by an earlier version, with secrets in `rollout.extra_env` replaced."""
     if not isinstance(recipe, dict) or not isinstance(rollout := recipe.get("rollout"), dict):
         return recipe
     env = rollout.get("extra_env")

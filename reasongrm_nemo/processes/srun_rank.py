@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One trainer rank as a task of srun: `python -m reasongrm_nemo.processes.srun_rank MODULE WORK_ORDER.json`.
 
-Tells torch and Lightning what torchrun would, then becomes the module. MASTER_ADDR, MASTER_PORT, WORLD_SIZE
-and LOCAL_WORLD_SIZE come from the stage (`placement.Placement.rank_environment`).
+Sets the variables that torchrun would set for torch and Lightning, then runs the module. The stage sets
+MASTER_ADDR, MASTER_PORT, WORLD_SIZE and LOCAL_WORLD_SIZE (`placement.Placement.rank_environment`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from reasongrm_nemo.processes.node_scratch import own_scratch
 
 
 def environment(slurm: Mapping[str, str], interface: str | None) -> dict[str, str]:
-    """The environment of the rank that the task `slurm` describes.
+    """The environment of the rank that runs as task `slurm`.
 
-    Slurm's own variables are left out: Lightning would take over where it sees them, with a launcher and a
-    requeue of its own.
+    Leaves out Slurm's variables, on which Lightning would activate its own launcher and requeueing.
 
     Args:
         slurm: the task's environment.
@@ -40,13 +39,13 @@ def environment(slurm: Mapping[str, str], interface: str | None) -> dict[str, st
 
 
 def main() -> None:
-    """Become the rank."""
+    """Run the rank's module in this process."""
     towards = placement.address_towards(os.environ["MASTER_ADDR"])
     env = environment(os.environ, placement.interface_of(towards))
     os.environ.clear()
     os.environ.update(env)
     own_scratch()
-    # on preemption Slurm sends it to every process; the run's own process answers it, and asks for a save
+    # on preemption, Slurm sends it to every process; only the run's main process reacts, and requests a save
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     module, *arguments = sys.argv[1:]
     sys.argv = [module, *arguments]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage tells its trainer ranks, and how a rank tells it why it failed."""
+"""Work orders from a stage to its trainer ranks, and the ranks' reports of failures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from reasongrm_nemo.processes.secret_values import strike
 from reasongrm_nemo.processes.stop_requests import ask_on_signal
 
 LOSSES = "server_losses.jsonl"
-"""In the artefact: each loss of a rollout server, and each start of one that failed and was tried again."""
+"""File in the artefact: losses of rollout servers, and failed starts that were retried."""
 _SHAPE = {
     "recipe": dict,
     "work": str,
@@ -37,20 +37,20 @@ _SHAPE = {
     "runs_dir": str,
 }
 LEFT_OUT = "left_out.json"
-"""In the artefact: which records of its inputs a training stage does not use, and why."""
+"""File in the artefact: input records that a training stage does not use, by reason."""
 
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """What the ranks of a stage are told.
+    """Orders for the ranks of a stage.
 
     Attributes:
-        recipe: resolved.
-        work: the artefact being written.
+        recipe: resolved recipe.
+        work: folder of the artefact being written.
         model: Hugging Face folder with the initial weights.
         inputs: the stage's other inputs.
-        servers: the rollout servers' describing files, where the stage needs any.
-        runs_dir: where a stop file would be; None: where ``work`` is.
+        servers: the rollout servers' spec files, if the stage needs servers.
+        runs_dir: folder of the stop file; None: ``work``.
     """
 
     recipe: DictConfig
@@ -61,7 +61,7 @@ class WorkOrder:
     runs_dir: Path | None = None
 
     def write(self) -> Path:
-        """Into the artefact; returns the file."""
+        """Write the order to the artefact and return the file."""
         path = self.work / "work_order.json"
         order = {
             "recipe": OmegaConf.to_container(self.recipe),
@@ -76,7 +76,7 @@ class WorkOrder:
 
     @classmethod
     def read(cls, path: str) -> WorkOrder:
-        """The inverse of ``write``."""
+        """Read what ``write`` wrote."""
         order = shaped(read_json(Path(path)), _SHAPE, path)
         return cls(
             recipe=OmegaConf.create(order["recipe"]),
@@ -88,7 +88,7 @@ class WorkOrder:
         )
 
     def left_out(self, name: str) -> frozenset[int]:
-        """Indices of the records of input ``name`` that its stage left out, see ``write_left_out``."""
+        """Indices of the records of input ``name`` to leave out, see ``write_left_out``."""
         path = self.work / LEFT_OUT
         left_out = (
             shaped(read_json(path, LIMIT << 4), {...: {...: [int]}}, str(path)) if path.exists() else {}
@@ -98,52 +98,52 @@ class WorkOrder:
 
 
 def note_loss(work: Path, cause: str) -> None:
-    """Add a rollout server's loss, or a start that failed, to the artefact's list."""
+    """Append a rollout server's loss or failed start to the artefact's list."""
     with (work / LOSSES).open("a", encoding="utf-8") as out:
         out.write(json.dumps({"time": time.time(), "cause": strike(cause)}) + "\n")
 
 
 def losses(work: Path) -> list[str]:
-    """The causes on that list, oldest first; a line being written is not there yet."""
+    """The causes in the artefact's list, oldest first, without a line still being written."""
     return [loss["cause"] for _, loss in read_figures(work / LOSSES, {"cause": str})]
 
 
 def write_left_out(work: Path, left_out: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
-    """Tell the ranks which records not to use: input's name -> reason -> indices in the file, from 0."""
+    """Write the records to leave out: input's name -> reason -> indices in the file, from 0."""
     write_json(work / LEFT_OUT, left_out)
 
 
 def python_environment() -> dict[str, str]:
-    """This process's environment for a child that has to import this checkout in any folder."""
+    """This process's environment, with which a child can import this checkout from any folder."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    # without PYTHONSAFEPATH `python -m` would import what lies in the current folder first, which may be /tmp
+    # without PYTHONSAFEPATH, `python -m` would first import from the current folder, which may be /tmp
     return dict(os.environ) | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def own_caches() -> dict[str, str]:
-    """Where PyTorch's compiler keeps code: by itself in /tmp, under a name that anybody may take first."""
+    """Move the PyTorch compiler's cache out of /tmp, where others could create the folder first."""
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return {"TORCHINDUCTOR_CACHE_DIR": str(Path(home) / "reasongrm" / "inductor")}
 
 
 def first_rank() -> bool:
-    """Whether this is the rank that writes files and talks to the rollout server."""
+    """Whether this is the rank that writes files and talks to the rollout servers."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 @contextmanager
 def rank_of_the_run(order: WorkOrder) -> Iterator[None]:
-    """Around a rank's work: it dies with its launcher, and leaves its cause of death for the stage.
+    """Context of a rank's work: die with the launcher, and record the error of a failure for the stage.
 
-    SIGUSR1, which Slurm sends to every process of a job, asks for a save and an end (see ``stop_requests``).
+    SIGUSR1, which Slurm sends to every process of a job, requests a save and stop (see ``stop_requests``).
     """
     die_with_parent(os.getppid())
     ask_on_signal(order.runs_dir or order.work, order.recipe.name)
     try:
         yield
     except BaseException as error:
-        # now: what fills the disk may be removed with this process
+        # check for a full disk now; files that fill it may be removed when this process ends
         error = disk_full(error, order.work) or error
         known = isinstance(error, UserError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
@@ -155,7 +155,7 @@ def rank_of_the_run(order: WorkOrder) -> Iterator[None]:
             "user": known,
             "error": strike(text),
         }
-        # where not even that can be written the stage sees the full disk itself
+        # if even this row cannot be written, the stage detects the full disk itself
         with suppress(OSError), (order.work / "failures.jsonl").open("a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
         with suppress(OSError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outcome reward or a user's own, what may be added to it, and the mining of hard cases."""
+"""Rewards: the outcome or a user's function, shaping, and the mining of hard cases."""
 
 from reasongrm_nemo.rewards.hook import OUTCOME, Reward, Rewarder
 from reasongrm_nemo.rewards.mining import (

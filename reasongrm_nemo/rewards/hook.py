@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a response is worth: the paper's outcome reward, or a user's own function (``grpo.reward``)."""
+"""The reward of a response: the paper's outcome reward, or a user's function (``grpo.reward``)."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from reasongrm_nemo.rewards.outcome import outcome_reward
 
 OUTCOME = "outcome"
 RewardFunction = Callable[[Any, Any], Any]
-"""Of (reading, task): `rollout.reading.Reading` and `JudgeTask`; a number, or (number, right or not)."""
+"""(`rollout.reading.Reading`, `JudgeTask`) -> a number, or (number, whether the response is right)."""
 
 
 @dataclass(frozen=True)
 class Reward:
-    """What a response is worth, and whether it is right where the function knows."""
+    """A response's reward, and whether the response is right (None if the function does not say)."""
 
     value: float
     correct: bool | None
 
 
 class Rewarder:
-    """Rewards responses as the recipe says.
+    """Rewards responses with the function that the recipe names.
 
     Args:
         name: `outcome` (section 3.2) or `module:function`.
 
     Raises:
-        UserError: no such module or function.
+        UserError: the module or function does not exist.
     """
 
     def __init__(self, name: str) -> None:
@@ -41,10 +41,10 @@ class Rewarder:
         self._function = _outcome if name == OUTCOME else load_function(name, "grpo.reward")
 
     def __call__(self, reading: Any, task: Any) -> Reward:
-        """The reward of one response.
+        """Compute the reward of one response.
 
         Raises:
-            UserError: the function fails, or gives something else than a reward; with the task's id.
+            UserError: the function fails, or returns an invalid reward; names the task's id.
         """
         try:
             given = self._function(reading, task)
@@ -55,8 +55,8 @@ class Rewarder:
         value, correct = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
         if not isinstance(value, Real) or not math.isfinite(value) or correct not in (True, False, None):
             raise UserError(
-                f"grpo.reward: {self._name} gave {given!r} for task {task.id}; it must give a finite number, "
-                "or (number, True, False or None)"
+                f"grpo.reward: {self._name} returned {given!r} for task {task.id}; it must return a finite "
+                "number, or (number, True, False or None)"
             )
         return Reward(float(value), None if correct is None else bool(correct))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hard cases (section 3.4, step 1): the tasks whose N answers are not all right."""
+"""Hard cases (section 3.4, step 1): tasks whose N answers are not all right."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class HardCase(Generic[T]):
-    """A hard task's id, its N verdicts by sample, the share that is right, what stands for a right path."""
+    """A hard task's id, N verdicts by sample, share of right ones, and a right path (text or place)."""
 
     task_id: str
     answers: tuple[Side | None, ...]
@@ -29,20 +29,20 @@ class HardCase(Generic[T]):
 
 
 def find_hard(table: PathTable) -> list[HardCase[int]]:
-    """The tasks whose answers are not entirely right, ordered by task id.
+    """Find the tasks whose answers are not all right, ordered by task id.
 
-    A task that is never right is hard too: the paper's condition is "not entirely correct".
+    Includes tasks that are never right: the paper's condition is "not entirely correct".
 
     Args:
         table: the N answers of each task, in any order.
 
     Returns:
-        Cases whose rationale is the table's `place` of the right path with the highest R* among the N (ties
-        as in `rstar.select`), the first right and whole one where none has an R* (a model without think
-        tags), None if there is none.
+        Cases whose rationale is the table's `place` of the right path with the highest R* (ties as in
+        `rstar.select`). If no right path has an R* (a model without think tags), the first right one that is
+        not truncated; None if there is none.
     """
     whole = np.flatnonzero(table.correct & ~table.cut_off)
-    first = whole[np.argsort(-table.sample[whole])]  # the lowest sample comes last, and stays
+    first = whole[np.argsort(-table.sample[whole])]  # the lowest sample comes last and wins in `best`
     chosen = np.concatenate([first, Selector(table).choose("r_star")])
     best = {table.task[row]: int(table.place[row]) for row in chosen}
     order = np.lexsort((table.sample, table.id_order))
@@ -58,7 +58,7 @@ def find_hard(table: PathTable) -> list[HardCase[int]]:
 
 
 def mine_hard_cases(paths: Iterable[ReasoningPath]) -> list[HardCase[str]]:
-    """As `find_hard`, of paths in memory, their texts the rationales.
+    """As `find_hard`, for paths in memory, with their texts as rationales.
 
     Args:
         paths: the N answers of each task, in any order.
@@ -79,7 +79,7 @@ def mine_hard_cases(paths: Iterable[ReasoningPath]) -> list[HardCase[str]]:
 
 
 def hard_task(task: JudgeTask, case: HardCase[Any], rationale: str | None) -> HardTask:
-    """The record of a case, for the last training stage."""
+    """The record of a hard case, for the last training stage."""
     extra = {"answers": list(case.answers), "accuracy": case.accuracy, "rationale": rationale}
     return HardTask(**{**task.to_dict(), **extra})
 
@@ -93,9 +93,9 @@ def to_hard_tasks(
 
     Args:
         cases: from `mine_hard_cases`.
-        tasks: all tasks that were asked.
-        rationales: reference paths by task id (those R* chose for the fine-tuning), preferred over the
-            case's own.
+        tasks: all tasks that were mined.
+        rationales: reference paths by task id (chosen by R* for fine-tuning), preferred over those of the
+            cases.
 
     Raises:
         ValueError: a case's task is not among `tasks`.
@@ -119,18 +119,18 @@ def choose_hard(
     drop_never_right: bool = False,
     max_per_source: int | None = None,
 ) -> tuple[list[HardCase[T]], Counter[str]]:
-    """Hard cases narrowed down, which the paper does not do: what is kept, in order, and drops by reason.
+    """Filter hard cases (an addition to the paper); return the kept cases, in order, and drops by reason.
 
     Args:
         cases: from `mine_hard_cases`.
         sources: task id -> source, for every case.
-        seed: the run's seed; which tasks of a source stay depends on it and on the task alone.
-        bands: ranges of accuracy, both ends included, of which one must hold the task; none: any.
-        drop_never_right: leave out tasks of accuracy 0.
-        max_per_source: at most so many tasks of a source, after the other rules; None: any number.
+        seed: the run's seed; the choice of a source's tasks depends only on the seed and the tasks.
+        bands: inclusive ranges of accuracy, one of which must contain the task's; empty: any accuracy.
+        drop_never_right: drop tasks of accuracy 0.
+        max_per_source: largest number of tasks per source, after the other rules; None: no limit.
 
     Raises:
-        ValueError: the cap is below 1.
+        ValueError: `max_per_source` is below 1.
     """
     if max_per_source is not None and max_per_source < 1:
         raise ValueError(f"A source keeps at least one task, got max_per_source {max_per_source}")

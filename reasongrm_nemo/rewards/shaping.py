@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reward shaping beyond the outcome. None of it is in the paper; none touches which groups are kept."""
+"""Reward shaping beyond the outcome reward; not in the paper, and without effect on which groups are kept."""
 
 from __future__ import annotations
 
 
 def overlong_penalty(length: int, limit: int, buffer: int) -> float:
-    """DAPO's soft punishment of responses that come near the limit (Yu et al. 2025, eq. 13).
+    """DAPO's soft penalty for responses close to the length limit (Yu et al. 2025, eq. 13).
 
-    0 up to ``limit - buffer`` tokens, then falling linearly to -1 at ``limit``.
+    0 up to ``limit - buffer`` tokens, then decreasing linearly to -1 at ``limit``.
 
     Args:
         length: tokens of the response.
-        limit: the longest response.
-        buffer: tokens before it over which the penalty grows; 0 for none.
+        limit: longest allowed response, in tokens.
+        buffer: number of tokens before the limit over which the penalty grows; 0 disables it.
 
     Raises:
         ValueError: the buffer is longer than the limit.

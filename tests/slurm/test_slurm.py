@@ -243,9 +243,7 @@ def test_what_no_job_can_do_is_refused(cluster):
     job = cluster.sbatch("--nodes=2", "--time=40", "--signal=B:USR1@60", *words)
     found = cluster.ended(job)
     assert (found["JobState"], found["Restarts"]) == ("FAILED", "0")
-    assert (
-        "the job" in cluster.logs() and "has 2 nodes, but the recipe wants cluster.nodes 3" in cluster.logs()
-    )
+    assert "job" in cluster.logs() and "has 2 nodes, but the recipe needs cluster.nodes 3" in cluster.logs()
 
 
 @pytest.mark.timeout(600)

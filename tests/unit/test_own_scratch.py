@@ -33,7 +33,7 @@ def test_one_that_others_can_write_is_refused(scratch, tmp_path):
     scratch.mkdir(parents=True)
     for mode in (0o777, 0o720, 0o702):
         scratch.chmod(mode)
-        with pytest.raises(UserError, match="is not a folder in which only you can write"):
+        with pytest.raises(UserError, match="is not a folder that only you can write to"):
             own_scratch()
     scratch.rmdir()
     (tmp_path / "elsewhere").mkdir(mode=0o700)
@@ -49,7 +49,7 @@ def test_one_that_others_can_write_is_refused(scratch, tmp_path):
 def test_another_users_is_refused(scratch, monkeypatch):
     scratch.mkdir(parents=True, mode=0o700)
     monkeypatch.setattr(os, "geteuid", lambda: scratch.stat().st_uid + 1)
-    with pytest.raises(UserError, match="is not a folder in which only you can write"):
+    with pytest.raises(UserError, match="is not a folder that only you can write to"):
         own_scratch()
 
 
@@ -81,4 +81,4 @@ def test_a_jobs_script_makes_it_again_after_a_requeue_and_takes_no_other(tmp_pat
     folder.rmdir()
     folder.symlink_to(tmp_path)
     done = run()
-    assert done.returncode == 2 and "is not yours" in done.stdout
+    assert done.returncode == 2 and "belongs to another user" in done.stdout

@@ -66,9 +66,9 @@ def test_a_sampling_job_has_as_many_servers_a_node_as_the_recipes_own_nodes():
 @pytest.mark.parametrize(
     ("overrides", "environ", "says"),
     [
-        (["cluster.launcher=slurm"], {}, "this is no Slurm job"),
+        (["cluster.launcher=slurm"], {}, "this is not a Slurm job"),
         (["cluster.nodes=2"], {}, "this is one machine"),
-        (["cluster.nodes=5"], FOUR, "the job 77 has 4 nodes, but the recipe wants cluster.nodes 5"),
+        (["cluster.nodes=5"], FOUR, "job 77 has 4 nodes, but the recipe needs cluster.nodes 5"),
         (["cluster.nodes=4", "rollout.nodes=1"], FOUR, "cluster.nodes 4 \\+ rollout.nodes 1"),
     ],
 )

@@ -58,9 +58,9 @@ def test_a_wall_time_needs_no_quotes(tmp_path, way, written, expected):
 @both
 @pytest.mark.parametrize("written", ["1:30", "1:30.5", "90m", "0130"])
 def test_half_a_time_is_refused(tmp_path, way, written):
-    with pytest.raises(UserError, match=r"HH:MM:SS, such as 03:45:00") as caught:
+    with pytest.raises(UserError, match=r"HH:MM:SS, e.g. 03:45:00") as caught:
         load(tmp_path, "checkpoints.checkpoint_must_save_by", written, way)
-    assert f"is {written!r}, which is not of the form" in str(caught.value)
+    assert f"is {written!r}; expected [DD:]HH:MM:SS" in str(caught.value)
 
 
 @both

@@ -59,10 +59,10 @@ def test_a_function_gives_a_number_and_if_it_knows_whether_it_is_right(hook, bod
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("return None", "gave None for task t7; it must give a finite number"),
-        ("return float('nan')", "gave nan for task t7"),
-        ("return 1.0, 'yes'", "gave \\(1.0, 'yes'\\) for task t7"),
-        ("return 1, 2, 3", "gave \\(1, 2, 3\\) for task t7"),
+        ("return None", "returned None for task t7; it must return a finite number"),
+        ("return float('nan')", "returned nan for task t7"),
+        ("return 1.0, 'yes'", "returned \\(1.0, 'yes'\\) for task t7"),
+        ("return 1, 2, 3", "returned \\(1, 2, 3\\) for task t7"),
         ("return reading.nothing", "failed on task t7: AttributeError: .*'nothing'"),
     ],
 )

@@ -105,7 +105,7 @@ def test_the_recipe_has_stand_ins_and_the_server_the_values(recipe, tmp_path, mo
     assert "rollout.extra_env.HF_TOKEN" not in identity(cfg, {})
     # of a manifest's recipe, in another process
     secret_values._kept.clear()
-    with pytest.raises(UserError, match=r"rollout\.extra_env\.HF_TOKEN is the stand-in <secret HF_TOKEN>"):
+    with pytest.raises(UserError, match=r"rollout\.extra_env\.HF_TOKEN is the placeholder <secret HF_TOKEN>"):
         RolloutSettings.from_config(cfg)
 
 
