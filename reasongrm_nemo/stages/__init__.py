@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One module a stage, each reading as its algorithm; `context` runs them."""
+"""One module per stage, each stating the stage's algorithm; `run.stage` runs them."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published benchmarks of an evaluation: every log scored, compared, and put into tables and pages."""
+"""Scores an evaluation's runs on published benchmarks, compares them, and writes tables and pages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from reasongrm_nemo.stages.judges import Judge, Setting
 
 @dataclass
 class _Scored:
-    """A run and what it was made with; a log that was given has no setting."""
+    """A scored run with its model and setting; a log from `evaluate.logs` has no setting."""
 
     run: ScoredRun
     model: str
@@ -44,7 +44,7 @@ class _Scored:
 
 
 class BenchmarkScores:
-    """Gathers the runs of a stage."""
+    """Collects the scored runs of a stage."""
 
     def __init__(self, ctx: StageContext) -> None:
         self._ctx = ctx
@@ -54,18 +54,18 @@ class BenchmarkScores:
     def add(
         self, benchmark: str, model: Judge, setting: Setting, log: Path, label: str, tasks: Path
     ) -> dict[str, int]:
-        """Score a log: the mean of its samples, and their majority where there are several.
+        """Score a log by the mean of its samples, and also by their majority if there are several.
 
         Args:
-            benchmark: its name.
-            model: who judged.
-            setting: how the answers were drawn.
-            log: the verdicts.
-            label: what the log is called on screen.
-            tasks: what was asked, `BenchmarkTask`.
+            benchmark: name of the benchmark.
+            model: the judge.
+            setting: sampling setting.
+            log: file of verdicts.
+            label: name of the log on screen.
+            tasks: file of `BenchmarkTask`s that the judge was shown.
 
         Returns:
-            How often each status of parsing occurs.
+            Number of verdicts by parse status.
         """
         name = f"{model.name}_{setting.name}"
         sampling, samples = model.drawn(setting)
@@ -82,7 +82,7 @@ class BenchmarkScores:
         """Score the recipe's `evaluate.logs`.
 
         Raises:
-            UserError: one has no log of a benchmark.
+            UserError: an entry has no log of any benchmark.
         """
         for name in self._ctx.cfg.evaluate.logs:
             folder, any_log = self._ctx.inputs[f"logs.{name}"], False
@@ -97,7 +97,7 @@ class BenchmarkScores:
                 raise UserError(f"evaluate.logs.{name}: {folder} holds none of {names}")
 
     def scores(self) -> dict[str, Any]:
-        """JSON-ready, by benchmark: every run with all its figures, each compared with the first model's."""
+        """All runs with all figures, and their comparisons with the first model, by benchmark; JSON-ready."""
         return {
             benchmark: {
                 "runs": [scored.to_dict() for scored in judged],
@@ -107,14 +107,14 @@ class BenchmarkScores:
         }
 
     def write_tables(self) -> None:
-        """Write tables.md and tables.tex: the paper's tables that a run here belongs into."""
+        """Write tables.md and tables.tex: the paper's tables that have a row for one of these runs."""
         if self._judged:
             tables = [table for number in paper_tables.NUMBERS if (table := self._table(number))]
             for suffix, form in (("md", paper_tables.tables_as_markdown), ("tex", paper_tables.as_latex)):
                 write_text(self._ctx.work / f"tables.{suffix}", "\n".join(map(form, tables)))
 
     def report(self) -> dict[str, Any]:
-        """What report.json says of the benchmarks: the scores of every run, with intervals, and notes."""
+        """The benchmarks' part of report.json: the scores of every run, with intervals, and notes."""
         return {
             benchmark: {
                 "scores": list(judged[0].run.result.scores),
@@ -156,7 +156,7 @@ class BenchmarkScores:
         self._judged.setdefault(scored.run.benchmark, []).append(scored)
 
     def _table(self, number: int) -> paper_tables.Table | None:
-        """One of the paper's tables, where a run here belongs into it."""
+        """One of the paper's tables; None if no run here belongs into it."""
         runs: dict[str, paper_tables.TableRun] = {}
         for benchmark, judged in self._judged.items():
             for scored in judged:
@@ -170,7 +170,7 @@ class BenchmarkScores:
 
 
 def _notes(runs: list[ScoredRun]) -> list[str]:
-    """The runs' notes, each once; one that not all runs have says whose it is."""
+    """The runs' notes without repetition; a note that not all runs share names its runs."""
     whose: dict[str, list[str]] = {}
     for run in runs:
         for note in run.result.notes:
@@ -190,7 +190,7 @@ def _row_name(scored: _Scored) -> str:
 
 
 def _compare_all(scored: list[_Scored]) -> list[dict[str, Any]]:
-    """Each run against the first model's at the same setting, and given logs against each of its runs."""
+    """Compare runs with the first model's at the same setting, and given logs with all of the first's."""
     means = [run for run in scored if run.run.rules.vote == "mean"]
     first = [run for run in means if run.model == means[0].model]
     compared = []
@@ -199,7 +199,7 @@ def _compare_all(scored: list[_Scored]) -> list[dict[str, Any]]:
             if run.model != base.model and run.setting in (base.setting, None):
                 try:
                     compared.append(compare_runs(run.run, base.run).to_dict())
-                except UserError:  # a given log of other items
+                except UserError:  # a given log with different items
                     continue
     return compared
 

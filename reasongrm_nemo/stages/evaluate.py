@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluate: every model at each setting, on held-out tasks (Table 2's form) and on published benchmarks."""
+"""Evaluate: runs every model at each setting on held-out tasks (as in Table 2) and on benchmarks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from reasongrm_nemo.stages.questions import HELD_OUT, Questions
 def run(ctx: StageContext) -> dict[str, Any]:
     """Write verdicts/ (`Verdict`), scores.json, report.json and report.md.
 
-    Held-out tasks: verdicts/<model>_t<temperature>.jsonl.  Benchmarks: verdicts/<benchmark>/ likewise, beside
-    tasks/ (`BenchmarkTask`, what was asked), pages/ to read, and the paper's tables as tables.md and
-    tables.tex.
+    For held-out tasks, writes verdicts/<model>_t<temperature>.jsonl.  For benchmarks, writes the same files
+    in verdicts/<benchmark>/, the tasks shown to the judges in tasks/ (`BenchmarkTask`), pages for people in
+    pages/, and the paper's tables as tables.md and tables.tex.
     """
     cfg, options = ctx.cfg, ctx.cfg.evaluate
     models = judges(cfg, ctx.inputs)

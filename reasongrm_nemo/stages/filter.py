@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filter: of each task's right paths the one with the highest R* (section 3.3), beside a random one.
+"""Filter: selects each task's right path with the highest R* (section 3.3), and a random one to compare.
 
-Both files are read once for their figures; the texts of what was chosen are looked up afterwards.
+Reads both files once for their figures, then looks up only the texts of chosen paths.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _nothing_left(ctx: StageContext, figures: dict[str, Any], floors: bool) -> s
     why = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items())
     advice = "generate more paths (generate.samples, generate.max_tasks) or train the model longer"
     if counts.get("no_think_tags"):
-        advice = "R* needs a model that closes its reasoning with </think>: train one to, or take another"
+        advice = "R* needs a model that closes its reasoning with </think>; train it longer, or use another"
     return (
         f"none of the {figures['paths']} paths of {ctx.inputs['paths']} is right and whole"
         f"{' and above the floors of filter.min_*' if floors else ''}, so there is nothing to train on "
@@ -78,10 +78,10 @@ def _nothing_left(ctx: StageContext, figures: dict[str, Any], floors: bool) -> s
 
 
 class _Source:
-    """The paths and the tasks they belong to, by their places in the files.
+    """Paths and their tasks, looked up by their places in the files.
 
     Raises:
-        UserError: a record is not sound, a task's id or a path comes twice, or a path's task is not there.
+        UserError: a record is invalid, a task id or a path occurs twice, or a path's task is missing.
     """
 
     def __init__(self, ctx: StageContext) -> None:
@@ -95,7 +95,7 @@ class _Source:
         file, places = self._ctx.inputs["tasks"], {}
         for task, place in self._tasks.scan():
             if task.id in places:
-                raise UserError(f"{file}: the task id {task.id} comes twice; ids must differ")
+                raise UserError(f"{file}: the task id {task.id} occurs twice; ids must be unique")
             places[task.id] = place
         if not places:
             raise UserError(f"{file} has no tasks")
@@ -108,9 +108,8 @@ class _Source:
                 for path, place in self._paths.scan():
                     if path.task_id not in self._task_places:
                         raise UserError(
-                            f"{file} has a path of the task {path.task_id}, which inputs.tasks "
-                            f"({self._ctx.inputs['tasks']}) lacks; give the tasks that the paths were "
-                            "generated for"
+                            f"{file} has a path of task {path.task_id}, which is missing in inputs.tasks "
+                            f"({self._ctx.inputs['tasks']}); use the tasks that the paths were generated for"
                         )
                     builder.add(path, place)
                     counter.add(path.text)
@@ -119,7 +118,7 @@ class _Source:
             raise UserError(f"{file}: {error}") from None
 
     def examples(self, rows: Rows, strategy: str, scores: array[float] | None = None) -> Iterator[SftExample]:
-        """The training examples of the paths in `rows`; their R* goes to `scores`."""
+        """Yield training examples of the paths in `rows`; append their R* to `scores`."""
         prefix = self._ctx.cfg.judge.response_prefix
         for row in rows:
             path = self._path(row)
@@ -130,7 +129,7 @@ class _Source:
             yield example
 
     def extremes(self, report: Report, count: int) -> str:
-        """The highest and lowest scored paths, to read: within a task, and of all that R* chose."""
+        """The paths with highest and lowest R* as text, within a task and among all chosen paths."""
         parts = []
         for title, pairs in (
             (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generate: G reasoning paths a task by LRM-Zero, with the probability of every token (section 3.3)."""
+"""Generate: samples G reasoning paths per task from LRM-Zero, with token probabilities (section 3.3)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
     return {
         "tasks": len(asked),
         "paths": paths,
-        "right": right / max(paths, 1),  # a shard may have no task
+        "right": right / max(paths, 1),  # a shard may be empty
         "mean_tokens": tokens / max(paths, 1),
         "cut_off": cut_off,
         **({"positions": tell_positions(ctx.console, positions)} if judged else {}),
@@ -44,7 +44,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
 
 
 def _paths(ctx: StageContext, tasks: list[Task]) -> list[Task]:
-    """Sample, and have the scorer judge if there is one; the tasks that were asked."""
+    """Sample paths, score them if there is a scorer, and return the sampled tasks."""
     cfg, options, out = ctx.cfg, ctx.cfg.generate, ctx.work / "paths.jsonl"
     ask = Ask(
         model_dir=ctx.inputs["model"],
@@ -69,5 +69,5 @@ def _paths(ctx: StageContext, tasks: list[Task]) -> list[Task]:
             ctx.inputs["scorer"], options.scorer.hf_path, options.keep_token_ids, options.keep_probs
         )
         score_paths(ctx, asked, sampled, out, scorer)
-    sampled.unlink(missing_ok=True)  # also where a kill came after the paths were whole
+    sampled.unlink(missing_ok=True)  # the stage may have been killed before this line
     return asked

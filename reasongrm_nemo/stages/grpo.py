@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage grpo: the policy learns from the outcome of its own judgements (sections 3.2 and 3.4)."""
+"""Stage grpo: trains the policy on the outcome of its judgements (sections 3.2 and 3.4)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from reasongrm_nemo.stages.sampling import REFUSED_TURNS
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    """Writes ``hf/`` (the policy), ``checkpoints/``, ``rollouts/``, ``left_out.json``, ``metrics.jsonl``."""
+    """Write ``hf/`` (the policy), ``checkpoints/``, ``rollouts/``, ``left_out.json``, ``metrics.jsonl``."""
     cfg = ctx.cfg.grpo
-    Rewarder(cfg.reward)  # what cannot be loaded is refused before servers start
+    Rewarder(cfg.reward)  # fail before servers start if the function cannot be loaded
     tasks = _survey(ctx)
     check_start(ctx)
     rollouts = ctx.rollouts()
@@ -38,7 +38,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
         grpo_steps(cfg, tasks),
         [server.spec() for server in rollouts.servers],
     )
-    # the served weights are the policy's last but one; whoever asks next must load its own
+    # the servers lack the last update; make the next user of the servers load weights
     for server in rollouts.servers:
         server.forget_weights()
     write_judge_settings(ctx)
@@ -48,32 +48,32 @@ def run(ctx: StageContext) -> dict[str, Any]:
 
 
 def _warnings(ctx: StageContext, metrics: Path) -> dict[str, int]:
-    """Say what should not pass for a run that went well, and count the steps that warned themselves."""
+    """Warn if nothing was learned, and count steps with warnings and other noteworthy events."""
     lines = [figures for _, figures in read_figures(metrics)]
     if lines and not any(line.get("kept") for line in lines):
         unread = sum(line.get("no_verdict") or 0.0 for line in lines) / len(lines)
         ctx.console.warn(
-            f"no group of {ctx.cfg.name} had both right and wrong answers, so nothing was learned: hf/ holds "
-            f"the weights it began with ({unread:.0%} of the answers had no readable verdict)"
+            f"no group of {ctx.cfg.name} had both right and wrong answers, so nothing was learned and hf/ "
+            f"holds the initial weights ({unread:.0%} of the answers had no readable verdict)"
         )
     counts = {f"{name}_in_all": sum(line.get(name) or 0 for line in lines) for name in COUNTED}
-    counts["skipped_in_all"] = sum(bool(line.get("skipped")) for line in lines)  # a line has those in a row
+    counts["skipped_in_all"] = sum(bool(line.get("skipped")) for line in lines)  # "skipped" counts in a row
     gaps = {"log_prob_gap_warnings": sum("warning" in line for line in lines)}
     return gaps | {name: count for name, count in counts.items() if count}
 
 
 def _survey(ctx: StageContext) -> int:
-    """How many tasks are trained on; those whose prompt is too long for this policy are left out.
+    """Record tasks to leave out (prompt too long or refused); return the number of training tasks.
 
     Raises:
-        UserError: none is left to train on, or none to validate on.
+        UserError: no task is left for training or for validation.
     """
     options, limit = ctx.cfg.grpo, ctx.cfg.judge.max_prompt_tokens
     taken, unfit = _unfit(ctx, "tasks", options.skip_tasks, options.max_tasks)
     if not taken:
         raise UserError(
             f"inputs.tasks: {ctx.inputs['tasks']} has no tasks after the first {options.skip_tasks} "
-            "(grpo.skip_tasks); nothing is left to train on"
+            "(grpo.skip_tasks), so nothing is left to train on"
         )
     left_out = {"tasks": unfit}
     counts = {"tasks": taken - sum(map(len, unfit.values()))}
@@ -84,7 +84,7 @@ def _survey(ctx: StageContext) -> int:
     for name, count in counts.items():
         if not count:
             raise UserError(
-                f"inputs.{name}: {ctx.inputs[name]} has no task whose prompt is within "
+                f"inputs.{name}: {ctx.inputs[name]} has no task whose prompt fits "
                 f"judge.max_prompt_tokens {limit}" + _and_refused(left_out[name])
             )
     leave_out(ctx, left_out)
@@ -97,7 +97,7 @@ def _and_refused(reasons: dict[str, list[int]]) -> str:
 
 
 def _unfit(ctx: StageContext, name: str, skip: int, take: int | None) -> tuple[int, dict[str, list[int]]]:
-    """How many tasks of an input are taken, and by reason the indices in its file of those left out."""
+    """Number of tasks read from an input, and the indices of tasks to leave out, by reason."""
     cfg = ctx.cfg.judge
     tokenizer = load_tokenizer(ctx.inputs["model"], cfg.date)
     end = None if take is None else skip + take

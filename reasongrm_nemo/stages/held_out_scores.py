@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The held-out tasks of an evaluation: the figures of every model at every setting (Table 2's form)."""
+"""Scores an evaluation's held-out tasks: every model at every setting (as in Table 2)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PATH_MODES = {"tiny_judge": tiny_mode}
 
 
 class HeldOutScores:
-    """Gathers the figures of a stage.
+    """Collects the held-out scores of a stage.
 
     Attributes:
-        scores: JSON-ready, one entry a model and setting.
+        scores: one entry per model and setting; JSON-ready.
     """
 
     def __init__(self, ctx: StageContext) -> None:
@@ -29,7 +29,7 @@ class HeldOutScores:
         self.scores: list[dict[str, Any]] = []
 
     def add(self, model: Judge, setting: Setting, log: Path, label: str) -> dict[str, int]:
-        """Score a log; returns how often each status of parsing occurs."""
+        """Score a log; return the number of verdicts by parse status."""
         figures = score_held_out(read_jsonl(log, Verdict), self._ctx.cfg.evaluate.path_modes)
         sampling, samples = model.drawn(setting)
         drawn = {"setting": setting.words, "sampling": sampling.words(), "samples": samples}
@@ -48,17 +48,17 @@ def _cut_words(truncated: float | None) -> str:
 
 
 def score_held_out(verdicts: Iterator[Verdict], path_modes: str | None) -> dict[str, Any]:
-    """The figures of one model at one setting.
+    """Score one model at one setting.
 
     Args:
-        verdicts: its judgements.
+        verdicts: the model's verdicts.
         path_modes: name of a classifier of paths, or None.
 
     Returns:
-        `accuracy` (with interval), `format` (share with a readable verdict), `truncated` (share of answers
-        cut at the limit, None where the log does not say), `mean_tokens`, `position_a`
-        (share of verdicts that are A), `modes` (share of each kind of path; None without a classifier), and
-        `summary`, all that `summarize_verdicts` says.
+        `accuracy` (with interval), `format` (share with a readable verdict), `truncated` (share of truncated
+        answers; None if the log does not say), `mean_tokens`, `position_a` (share of verdicts that are A),
+        `modes` (share of each kind of path; None without a classifier), and `summary`, the result of
+        `summarize_verdicts`.
     """
     kept = list(verdicts)
     whole = summarize_verdicts(kept)

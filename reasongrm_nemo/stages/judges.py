@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of an evaluation: how each is asked and read, and how its answers are drawn.
+"""The models of an evaluation, with their prompts, verdict parsing and sampling.
 
-What a model's entry in `evaluate.models` says goes first, then the recipe's `judge` block, then the
-judge.json beside the weights, so that a judge is asked as it was trained unless the recipe says otherwise.
+Settings come from the model's entry in `evaluate.models`, else from the recipe's `judge` block, else from
+the model's judge.json. A judge is thus prompted as in training unless the recipe says otherwise.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from reasongrm_nemo.judge.settings import DEFAULT_TEMPLATE
 
 @dataclass(frozen=True)
 class Setting:
-    """How answers are drawn in one pass over the tasks.
+    """How to sample answers in one pass over the tasks.
 
     Attributes:
-        name: in the names of files and runs: `published`, or such as `t0.6` and `t0.6_p0.9_k20`.
-        samples: answers a task.
-        sampling: None: as the model's publisher says.
+        name: part of file and run names: `published`, or like `t0.6` and `t0.6_p0.9_k20`.
+        samples: number of answers per task.
+        sampling: sampling options; None: those of the model's publisher.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Setting:
 
     @property
     def words(self) -> str:
-        """For people."""
+        """Description for people."""
         return "published" if self.sampling is None else self.sampling.words()
 
     @classmethod
     def of(cls, entry: DictConfig) -> Setting:
-        """One of the recipe's `evaluate.settings`."""
+        """Read one entry of the recipe's `evaluate.settings`."""
         if entry.temperature is None:
             return cls("published", entry.samples, None)
         drawn = {name: entry[name] for name in ("temperature", "top_p", "top_k")}
@@ -56,13 +56,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Judge:
-    """One row of an evaluation.
+    """One model of an evaluation.
 
     Attributes:
-        name: the row's.
-        folder: its Hugging Face folder.
-        given: that folder as the recipe names it.
-        settings: how it is asked and read; its sampling is the publisher's.
+        name: name in the recipe.
+        folder: Hugging Face folder.
+        given: the folder as the recipe names it.
+        settings: prompt, verdict parsing, and the publisher's sampling options.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Judge:
     settings: JudgeSettings
 
     def drawn(self, setting: Setting) -> tuple[JudgeSampling, int]:
-        """How its answers are drawn at a setting, and how many; greedy ones would all be the same."""
+        """Sampling options at a setting, and the number of samples: 1 if greedy, as all would be equal."""
         sampling = setting.sampling or self.settings.sampling or JudgeSampling()
         return sampling, 1 if sampling.temperature == 0 else setting.samples
 
@@ -91,12 +91,12 @@ def judges(cfg: DictConfig, inputs: dict[str, Path]) -> dict[str, Judge]:
 
 def _settings(entry: DictConfig, block: DictConfig, folder: Path) -> JudgeSettings:
     kept = read_settings(folder) or JudgeSettings(load_template(DEFAULT_TEMPLATE))
-    said: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for name in ("template", "policy", "response_prefix"):
         value = entry.get(name) if entry.get(name) is not None else block[name]
         if value is not None:
-            said[name] = load_template(value) if name == "template" else value
+            changes[name] = load_template(value) if name == "template" else value
     sampling = published_sampling(folder)
     if entry.get("sampling") is not None:
         sampling = JudgeSampling.of(OmegaConf.to_container(entry.sampling), "evaluate.models")
-    return replace(kept, **said, sampling=sampling)
+    return replace(kept, **changes, sampling=sampling)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What evaluate asks, and the verdict logs it writes: sampled, or put together from shards.
+"""Writes the verdict logs of an evaluation, by sampling or by merging shards.
 
-An item's judgements are all in one shard, by a hash of the item, so that a shard's log can be scored by
-itself.
+All judgements of an item are in one shard, chosen by a hash of the item, so a shard's log can be scored
+separately.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from reasongrm_nemo.stages.sampling import REFUSED_TURNS, Ask, sample_paths
 
 
 class Judging:
-    """Writes the verdict logs of one stage; how long the prompts are is counted once a model.
+    """Writes the verdict logs of one stage; caches prompt lengths per model.
 
     Args:
         ctx: the stage.
-        questions: what is asked.
+        questions: the tasks to judge.
     """
 
     def __init__(self, ctx: StageContext, questions: Questions) -> None:
@@ -36,13 +36,13 @@ class Judging:
         self._lengths: dict[tuple[str, str], int | None] = {}
 
     def judge(self, benchmark: str, model: Judge, setting: Setting) -> tuple[Path, str]:
-        """The log of a model at a setting, and its name on screen; what was judged before is left as it is.
+        """Write a model's log at a setting, unless it exists; return the log and its name on screen.
 
-        Rows are in the tasks' order.  A task whose prompt does not fit is not asked; its rows say so, and
-        count as no verdict.
+        Rows are in the order of the tasks.  A task whose prompt does not fit is not sampled; its rows say so
+        and count as no verdict.
 
         Raises:
-            UserError: the shards do not make up the whole.
+            UserError: the shards are incomplete or overlap.
         """
         where = "" if benchmark == HELD_OUT else benchmark
         sampling, samples = model.drawn(setting)
@@ -53,7 +53,7 @@ class Judging:
             policy=model.settings.policy,
             response_prefix=model.settings.response_prefix,
             sampling=sampling,
-            # Models are compared on the same draws, settings on their own.
+            # Same seeds for all models, which are compared; different seeds per setting.
             purpose=f"evaluate {setting.name}",
             label=", ".join(filter(None, [where, model.name, sampling.words().replace(" = ", "=")])),
         )
@@ -63,7 +63,7 @@ class Judging:
             tasks = self._questions.of(benchmark, model.settings.template)
             self._write(tasks, ask, model, file, sampled)
             self._ctx.whole(file)
-        sampled.unlink(missing_ok=True)  # here, as a kill may have come after the log was written
+        sampled.unlink(missing_ok=True)  # the stage may have been killed after writing the log
         return file, ask.label
 
     def _write(
@@ -84,13 +84,13 @@ class Judging:
         write_jsonl(file, _rows(tasks, lengths, limit, ask, sampled))
 
     def count_unasked(self, statuses: Mapping[str, int]) -> None:
-        """Count the judgements of a log that were none: the prompt too long, or refused by the template."""
+        """Count a log's tasks that were not sampled: prompt too long, or refused by the chat template."""
         reason = "prompt longer than judge.max_prompt_tokens, counted as no verdict"
         self._ctx.drop(reason, statuses.get(TOO_LONG, 0))
         self._ctx.drop(f"{REFUSED_TURNS}, counted as no verdict", statuses.get(REFUSED, 0))
 
     def _prompt_lengths(self, tasks: Sequence[BenchmarkTask], model: Judge) -> dict[str, int | None]:
-        """In tokens, by task; None where the model's chat template refuses the turns."""
+        """Prompt lengths in tokens, by task id; None if the model's chat template refuses the turns."""
         missing = [task for task in tasks if (model.name, task.id) not in self._lengths]
         if missing:
             tokenizer = load_tokenizer(model.folder, self._ctx.cfg.judge.date)
@@ -105,12 +105,12 @@ class Judging:
         return {task.id: self._lengths[model.name, task.id] for task in tasks}
 
     def _shards(self, file: Path) -> list[Path]:
-        """The same log in the artefact of each shard that the recipe lists."""
+        """The same log in the artefacts of all shards that the recipe lists."""
         shards = []
         for index in range(len(self._ctx.cfg.evaluate.shards)):
             shard = self._ctx.inputs[f"shards.{index}"] / file.relative_to(self._ctx.work)
             if not shard.is_file():
-                raise UserError(f"evaluate.shards: {shard} does not exist; give the artefacts of all shards")
+                raise UserError(f"evaluate.shards: {shard} does not exist; list the artefacts of all shards")
             shards.append(shard)
         return shards
 
@@ -122,7 +122,7 @@ def _fits(length: int | None, limit: int) -> bool:
 def _rows(
     tasks: Sequence[BenchmarkTask], lengths: dict[str, int | None], limit: int, ask: Ask, sampled: Path
 ) -> Iterator[Verdict]:
-    """The log's rows; the paths are in the order of the tasks that fit."""
+    """Yield the log's rows; paths are in the order of the tasks that fit."""
     paths = read_jsonl(sampled, ReasoningPath)
     drawn = drawn_fields(ask.sampling)
     for task in tasks:
@@ -134,7 +134,7 @@ def _rows(
 
 
 def drawn_fields(sampling: JudgeSampling) -> dict[str, float | int]:
-    """A verdict's fields on how it was drawn: the temperature, and what is not off."""
+    """A verdict's sampling fields: the temperature, and options that are not off."""
     off = asdict(JudgeSampling())
     return {
         name: value for name, value in asdict(sampling).items() if name == "temperature" or value != off[name]
@@ -142,10 +142,10 @@ def drawn_fields(sampling: JudgeSampling) -> dict[str, float | int]:
 
 
 def merge_logs(shards: Sequence[Path], out: Path, tasks: Sequence[BenchmarkTask], samples: int) -> None:
-    """Put the logs of shards together as `out`, in the order of the whole; texts stay on disk.
+    """Merge the logs of shards to `out`, in task order; texts stay on disk.
 
     Raises:
-        UserError: a judgement is there twice, belongs to no task, or is missing.
+        UserError: a judgement occurs twice, belongs to no task, or is missing.
     """
     wanted = [
         (task.subset, task.item_id, task.cell, task.order, sample)
@@ -158,14 +158,14 @@ def merge_logs(shards: Sequence[Path], out: Path, tasks: Sequence[BenchmarkTask]
         for row, place in file.scan():
             key = (row.subset, row.item_id, row.cell, row.order, row.sample)
             if key not in places or places[key] is not None:
-                why = "is in another shard too" if key in places else "is of no task of this recipe"
+                why = "is also in another shard" if key in places else "belongs to no task of this recipe"
                 raise UserError(f"{shard}: the judgement of item '{row.item_id}' of '{row.subset}' {why}")
             places[key] = file, place
     missing = [key for key in wanted if places[key] is None]
     if missing:
         raise UserError(
-            f"the shards lack {len(missing)} of {len(wanted)} judgements, such as of item '{missing[0][1]}' "
-            f"of '{missing[0][0]}'; run the shards that are missing and give them too"
+            f"the shards lack {len(missing)} of {len(wanted)} judgements, e.g. of item '{missing[0][1]}' "
+            f"of '{missing[0][0]}'; run the missing shards and list them too"
         )
     try:
         write_jsonl(out, (file.get(place) for file, place in filter(None, places.values())))

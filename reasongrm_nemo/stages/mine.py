@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mine: the tasks that LRM-SFT does not get right in all of N answers (section 3.4, step 1)."""
+"""Mine: finds the tasks that LRM-SFT does not judge right in all N answers (section 3.4, step 1)."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def run(ctx: StageContext) -> dict[str, Any]:
 
 
 class Mined:
-    """The hard cases of a file of paths; texts stay in the files until `records` looks them up.
+    """The hard cases of a file of paths; texts stay on disk until `records` looks them up.
 
     Args:
-        paths: the N answers a task.
-        examples: chosen paths of the filter stage, whose texts are preferred as rationales (of several of a
-            task that with the highest R*, then validity, then the first), or None.
+        paths: file with the N answers of each task.
+        examples: file of paths chosen by the filter stage, preferred as rationales (for several paths per
+            task: highest R*, then validity, then the first), or None.
     """
 
     def __init__(self, paths: Path, examples: Path | None) -> None:
@@ -88,7 +88,7 @@ class Mined:
                     self._example_places[example.task_id] = place
 
     def positions(self, tasks: Sequence[JudgeTask]) -> Positions:
-        """Every answer with the order that it was asked in."""
+        """Counts of all verdicts by the order of the two answers in the prompt."""
         shown, table, positions = {task.id: task for task in tasks}, self.table, Positions()
         for row, code in zip(table.task.tolist(), table.verdict.tolist(), strict=True):
             task = shown[table.task_ids[row]]
@@ -112,11 +112,11 @@ class Mined:
 def _nothing_hard(asked: int, hard: int, options: DictConfig) -> str:
     if hard:
         return (
-            f"none of the {hard} hard tasks is left by mine.bands {list(options.bands)} and "
-            f"mine.drop_never_right {options.drop_never_right}; widen them"
+            f"none of the {hard} hard tasks passes mine.bands {list(options.bands)} and "
+            f"mine.drop_never_right {options.drop_never_right}; widen these"
         )
     return (
-        f"all {asked} tasks were judged right {options.samples} times of {options.samples}: none is hard, "
-        "so the last training stage has nothing to learn from; mine more tasks (mine.max_tasks) or "
+        f"all {asked} tasks were judged right {options.samples} times of {options.samples}, so none is hard "
+        "and the last training stage has nothing to learn from; mine more tasks (mine.max_tasks) or "
         "answers (mine.samples)"
     )

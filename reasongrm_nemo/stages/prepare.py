@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prepare: preference pairs become judge tasks, each with a seeded order of its two answers.
+"""Prepare: converts preference pairs to judge tasks, with a seeded order of the two answers.
 
-Questions with a reference answer become tasks with open answers.
+Questions with a reference answer are converted to tasks with open answers.
 
-What is dropped is counted by reason in drops.json, and named pair by pair in dropped.jsonl; what is kept but
-had to be made harmless is counted in neutralised.json.
-forms.json counts rows by the fields that they were read by.
+drops.json counts dropped rows by reason, and dropped.jsonl lists them; neutralised.json counts pairs that
+contained control tokens and the like; forms.json counts rows by the fields from which they were read.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ Source: TypeAlias = PreferencePair | QuestionAnswer
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    """Write tasks.jsonl, validation.jsonl (`JudgeTask` or `AnswerTask`), the accounts, a package's model/."""
+    """Write tasks.jsonl, validation.jsonl (`JudgeTask` or `AnswerTask`), counts, and a package's model/."""
     options = ctx.cfg.prepare
     account = _Account(ctx)
-    train, validation = _sources(account)  # first: a file of no use need not wait for a model
+    train, validation = _sources(account)  # read the data first, to fail before a model is converted
     model = ctx.inputs.get("model") or _model_of_package(ctx)
     if options.model_package:
         compare_tokenizers(ctx.cfg, {"model": model}, ctx.console.line)
@@ -71,15 +70,15 @@ def run(ctx: StageContext) -> dict[str, Any]:
 
 @dataclass
 class _Account:
-    """What was dropped, pair by pair, and what was made harmless, in pairs by kind."""
+    """Dropped pairs, and counts of pairs that were neutralised, by kind."""
 
     ctx: StageContext
     dropped: list[Dropped] = field(default_factory=list)
     neutralised: Counter[str] = field(default_factory=Counter)
     commit: str | None = None
-    """Of the data set, where it came from a hub."""
+    """Commit of the data set, if it came from a hub."""
     forms: dict[str, int] = field(default_factory=dict)
-    """Rows by the fields that they were read by."""
+    """Number of rows by the fields from which they were read."""
 
     def drop(self, reason: str, pair_id: str, detail: str | None = None) -> None:
         self.ctx.drop(reason)
@@ -87,7 +86,7 @@ class _Account:
 
 
 def _sources(account: _Account) -> tuple[list[Source], list[Source]]:
-    """Training and held-out pairs or questions."""
+    """Read the training and held-out pairs or questions."""
     ctx = account.ctx
     cfg, options = ctx.cfg, ctx.cfg.prepare
     if options.source == "tiny_judge":
@@ -120,9 +119,9 @@ def _sources(account: _Account) -> tuple[list[Source], list[Source]]:
 
 
 def _say_limits(ctx: StageContext, train: int, validation: int) -> None:
-    """Say first of all how many pairs the recipe's limits leave out, and by which keys."""
+    """Warn how many pairs the recipe's limits leave out, and by which keys."""
     options = ctx.cfg.prepare
-    tasks = 2 if options.kind == "pairs" and options.both_orders else 1  # of a pair
+    tasks = 2 if options.kind == "pairs" and options.both_orders else 1  # tasks per pair
     words, keys = [], []
     for name, key, count in (("training", "max_tasks", train), ("held-out", "max_validation", validation)):
         limit = options[key]
@@ -131,13 +130,13 @@ def _say_limits(ctx: StageContext, train: int, validation: int) -> None:
             keys.append(f"prepare.{key}")
     if words:
         ctx.console.warn(
-            f"left out are at least {' and '.join(words)}, by {' and '.join(keys)}; "
-            f"{' '.join(f'{key}=null' for key in keys)} takes all"
+            f"at least {' and '.join(words)} are left out by {' and '.join(keys)}; "
+            f"set {' '.join(f'{key}=null' for key in keys)} to use all"
         )
 
 
 def _fetched(account: _Account) -> list[Path]:
-    """The files of a data set on a hub."""
+    """Fetch the files of a data set on a hub."""
     name = HubName.parse(account.ctx.cfg.prepare.source)
     account.ctx.console.line(f"  fetching {name.repository}")
     files, account.commit = fetch_dataset(name)
@@ -145,7 +144,7 @@ def _fetched(account: _Account) -> list[Path]:
 
 
 def _clean(account: _Account, sources: list[Source]) -> list[Source]:
-    """Those whose prompts are none of a benchmark's."""
+    """Drop sources whose prompts overlap with a benchmark's."""
     ctx, options = account.ctx, account.ctx.cfg.prepare
     if not options.decontaminate:
         return sources
@@ -165,7 +164,7 @@ def _clean(account: _Account, sources: list[Source]) -> list[Source]:
 def _tasks(
     account: _Account, sources: Sequence[Source], limit: int | None, tokenizer: JudgeTokenizer
 ) -> list[Task]:
-    """Their tasks in a seeded order, at most `limit`, without what is too long or fits no chat template."""
+    """Make tasks in a seeded order, at most `limit`; drop those too long or refused by the chat template."""
     ctx, cfg = account.ctx, account.ctx.cfg
     special = sorted({*CHAT_SPECIAL_TOKENS, *tokenizer.special_tokens})
     shuffled = sorted(sources, key=lambda source: (derive_seed(cfg.seed, "task_order", source.id), source.id))
@@ -182,11 +181,11 @@ def _tasks(
         try:
             longest = max(len(prompt_ids(tokenizer, t.messages, cfg.judge.response_prefix)) for t in made)
         except MessagesRefused as refusal:
-            if not isinstance(source, QuestionAnswer):  # a judge's turns are the template's, alike in all
+            if not isinstance(source, QuestionAnswer):  # all judge prompts have the same turns
                 raise
             account.drop("the chat template refuses the question's turns", source.id, str(refusal))
             continue
-        # both orders of a pair are kept or neither
+        # keep both orders of a pair or neither
         if longest > cfg.judge.max_prompt_tokens:
             for task in made:
                 account.drop("prompt longer than judge.max_prompt_tokens", task.id, f"{longest} tokens")
@@ -200,7 +199,7 @@ def _tasks(
 
 
 def _model_of_package(ctx: StageContext) -> Path:
-    """The package's model as work/model, made by the rollout environment's python."""
+    """Convert the package's model to work/model with the rollout environment's python."""
     from reasongrm_nemo.processes import child
     from reasongrm_nemo.rollout import RolloutSettings
     from reasongrm_nemo.rollout.server import readers

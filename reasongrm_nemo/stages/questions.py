@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What evaluate asks: held-out tasks as they are, and benchmarks in the wording of each model."""
+"""The tasks of an evaluation: held-out tasks as they are, and benchmarks in each model's template."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ HELD_OUT = "held_out"
 class Questions:
     """The tasks of an evaluation, or of one shard of it.
 
-    Held-out tasks bring their wording; a benchmark's are made from its items once for each wording that a
-    model asks for, with the special tokens of every model broken up.
+    Held-out tasks come with their prompts. A benchmark's tasks are made from its items once per template used
+    by a model, with the special tokens of all models broken up.
 
     Args:
         ctx: the stage.
-        models: all of them.
+        models: all models of the evaluation.
 
     Attributes:
-        names: of what is judged.
+        names: names of the benchmarks, and `HELD_OUT`.
 
     Raises:
-        UserError: no input is given, or one cannot be read.
+        UserError: there is no input, or an input cannot be read.
     """
 
     def __init__(self, ctx: StageContext, models: Sequence[Judge]) -> None:
@@ -48,7 +48,7 @@ class Questions:
         self.names = [*([] if self.held_out is None else [HELD_OUT]), *self._items]
         if not self.names:
             names = ", ".join(f"inputs.{name}" for name in ("tasks", *MODULES))
-            raise UserError(f"evaluate has nothing to judge; give at least one of {names}")
+            raise UserError(f"evaluate has nothing to judge; set at least one of {names}")
         special = set(CHAT_SPECIAL_TOKENS)
         for model in models if self._items else ():
             special.update(load_tokenizer(model.folder).special_tokens)
@@ -56,11 +56,11 @@ class Questions:
         self._made: dict[tuple[str, str], tuple[list[BenchmarkTask], Path]] = {}
 
     def of(self, name: str, template: Template) -> list[BenchmarkTask]:
-        """The tasks of a benchmark in a wording, or the held-out ones."""
+        """The tasks of a benchmark with a template, or the held-out tasks."""
         return self._make(name, template)[0] if name != HELD_OUT else self.held_out or []
 
     def file(self, name: str, template: Template) -> Path:
-        """Where a benchmark's tasks of a wording are written: tasks/, `BenchmarkTask`."""
+        """The file in tasks/ with a benchmark's tasks (`BenchmarkTask`) for a template."""
         return self._make(name, template)[1]
 
     def _make(self, name: str, template: Template) -> tuple[list[BenchmarkTask], Path]:
@@ -87,7 +87,7 @@ class Questions:
 
 
 def _items(ctx: StageContext, name: str) -> list[Item]:
-    """A benchmark's items, those that cannot be read counted."""
+    """Read a benchmark's items; count the unreadable ones."""
     loaded = read_items(name, ctx.inputs[name])
     for reason, count in loaded.drops.items():
         ctx.drop(f"{name}: {REASONS[reason]}", count)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""n reasoning paths a task from a served model, written as they arrive, resumed by task.
+"""Samples n reasoning paths per task from a served model, for generate, mine and evaluate.
 
-What generate, mine and evaluate have in common.
+Paths are written as they arrive, and a killed stage resumes with the unfinished tasks.
 
-A shard is asked like the whole: seeds come from the task alone, so that the shards' files, put in the tasks'
-order by `merge_paths`, are the whole's file byte for byte.
+Seeds depend only on the task. The merged files of all shards (`merge_paths`) are therefore identical, byte
+for byte, to the file of an unsharded run.
 """
 
 from __future__ import annotations
@@ -54,28 +54,28 @@ from reasongrm_nemo.stages.tasks import T, Task, take_shard
 
 REFUSED_TURNS = "task whose turns the chat template refuses"
 PROBS = "probs.parquet"
-"""The file of token probabilities beside a file of paths."""
+"""Name of the file of token probabilities in the folder of a file of paths."""
 
-# A sample's seed is its prompt's plus its number; the room above is for the number.
+# A sample's seed is its prompt's seed plus its index, and must stay below 2**31.
 _SEEDS = 2**31 - 2**16
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What is asked of which model.
+    """The model to sample from, and how.
 
     Attributes:
         model_dir: Hugging Face folder.
-        model: its name in the records.
-        samples: paths a task.
-        policy: how its verdicts are read.
-        response_prefix: what its turn is made to begin with.
-        sampling: how its answers are drawn.
-        purpose: what the seeds are derived for; two asks of one purpose draw the same.
-        label: shown beside the progress.
-        keep_token_ids: put the tokens into the records.
-        keep_probs: write every token's probability to `PROBS` beside the paths.
-        equivalent: whether an open answer is as good as its reference.
+        model: the model's name in the records.
+        samples: number of paths per task.
+        policy: policy for parsing verdicts.
+        response_prefix: forced beginning of the response.
+        sampling: sampling options.
+        purpose: word that enters the seeds; the same purpose gives the same samples.
+        label: label of the progress bar.
+        keep_token_ids: keep token ids in the records.
+        keep_probs: write every token's probability to the file `PROBS`.
+        equivalent: returns whether an open answer is equivalent to its reference.
     """
 
     model_dir: Path
@@ -92,7 +92,7 @@ class Ask:
 
 
 def rollout_sampling(cfg: DictConfig) -> JudgeSampling:
-    """How generate and mine draw: as the recipe's `rollout` block says."""
+    """Sampling options of generate and mine, from the recipe's `rollout` block."""
     return JudgeSampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k)
 
 
@@ -104,21 +104,21 @@ def sample_paths(
     shard: str | None = None,
     shards: Sequence[Path] = (),
 ) -> list[T]:
-    """Write the paths of all tasks to `out`, in the tasks' order, and return the tasks that were asked.
+    """Write the paths of all tasks to `out`, in task order, and return the tasks that were sampled.
 
-    Paths are appended, and synced, as they arrive, to a file beside `out`; a stage that was killed goes on
-    with the tasks that are not whole in it. Tasks whose prompt is too long are dropped, counted.
+    Paths are appended to a partial file and synced as they arrive; a killed stage resumes with the tasks that
+    are incomplete in that file. Tasks whose prompt is too long are dropped and counted.
 
     Args:
         ctx: the stage.
-        tasks: all of them.
-        ask: what is asked.
+        tasks: all tasks.
+        ask: the model and its sampling.
         out: the file to write.
-        shard: "i/n", ask the tasks of one shard alone; there may be none, then `out` is empty.
-        shards: the files that shards of the same ask wrote; they are put together, and nothing is asked.
+        shard: "i/n": sample only the tasks of this shard; `out` is empty if the shard is.
+        shards: files written by the shards of the same ask, to merge instead of sampling.
 
     Raises:
-        UserError: every prompt is too long, or the shards do not make up the whole.
+        UserError: every prompt is too long, or the shards are incomplete or overlap.
         RolloutServerLost: the server was lost twice.
     """
     cfg = ctx.cfg
@@ -128,7 +128,7 @@ def sample_paths(
     kept = [task for task in mine if task.id in prompts]
     aside = out.with_name(out.name + ".partial")
     if out.exists():
-        aside.unlink(missing_ok=True)  # a kill may have come before it went
+        aside.unlink(missing_ok=True)  # the stage may have been killed before removing this file
         return kept
     order = {task.id: i for i, task in enumerate(kept)}
     if shards:
@@ -150,7 +150,7 @@ def sample_paths(
 def _prompts(
     ctx: StageContext, tasks: Sequence[Task], tokenizer: JudgeTokenizer, prefix: str
 ) -> dict[str, list[int]]:
-    """The tokens by task, of those that fit and that the chat template takes; the others are dropped."""
+    """Prompt tokens by task id; drops tasks that are too long or that the chat template refuses."""
     prompts: dict[str, list[int]] = {}
     refused, words, limit = 0, "", ctx.cfg.judge.max_prompt_tokens
     for task in tasks:
@@ -166,13 +166,13 @@ def _prompts(
     ctx.drop("prompt longer than judge.max_prompt_tokens", len(tasks) - refused - len(prompts))
     if tasks and not prompts:
         if refused:
-            raise UserError(f"none of the {len(tasks)} tasks can be asked: {words}")
+            raise UserError(f"none of the {len(tasks)} tasks can be put into a prompt: {words}")
         raise UserError(f"all {len(tasks)} prompts are longer than judge.max_prompt_tokens {limit}")
     return prompts
 
 
 def shard_files(ctx: StageContext) -> list[Path]:
-    """The recipe's `shards`, paths.jsonl of each; none where the stage is to sample."""
+    """The paths.jsonl files of the recipe's `shards`; empty if the stage samples."""
     listed = ctx.cfg[ctx.cfg.stage].shards
     paths = [ctx.inputs[f"shards.{index}"] for index in range(len(listed))]
     return [path / "paths.jsonl" if path.is_dir() else path for path in paths]
@@ -181,35 +181,35 @@ def shard_files(ctx: StageContext) -> list[Path]:
 def merge_paths(
     shards: Sequence[Path], out: Path, order: Mapping[str, int], samples: int, keep_probs: bool = False
 ) -> None:
-    """Put the files of shards together as `out`, in the order of the whole.
+    """Merge the files of shards to `out`, in task order.
 
     Args:
-        shards: paths.jsonl of each shard, in any order.
+        shards: paths.jsonl files of the shards, in any order.
         out: the file to write.
-        order: task id -> its position, for every task that has to be there.
-        samples: paths a task.
-        keep_probs: put the files of token probabilities together too.
+        order: task id -> position, for every task that must be present.
+        samples: number of paths per task.
+        keep_probs: also merge the files of token probabilities.
 
     Raises:
-        UserError: a path is there twice, belongs to no task, or is missing.
+        UserError: a path occurs twice, belongs to no task, or is missing.
     """
     seen: dict[str, set[int]] = {task: set() for task in order}
     for file in shards:
         for record in read_jsonl(file, ReasoningPath):
             samples_seen = seen.get(record.task_id)
             if samples_seen is None:
-                raise UserError(f"{file} has a path of the task {record.task_id}, which is not to be asked")
+                raise UserError(f"{file} has a path of task {record.task_id}, which is not in this recipe")
             if record.sample in samples_seen or record.sample >= samples:
                 raise UserError(
-                    f"{file}: sample {record.sample} of the task {record.task_id} comes twice or is past the "
-                    f"{samples} samples of the recipe; give each shard of one run once"
+                    f"{file}: sample {record.sample} of task {record.task_id} occurs twice or exceeds the "
+                    f"{samples} samples of the recipe; list every shard of one run once"
                 )
             samples_seen.add(record.sample)
     missing = [task for task, samples_seen in seen.items() if len(samples_seen) < samples]
     if missing:
         raise UserError(
-            f"the shards lack paths of {len(missing)} of {len(seen)} tasks, such as {missing[0]}; run the "
-            "shards that are missing and give them too"
+            f"the shards lack paths of {len(missing)} of {len(seen)} tasks, e.g. {missing[0]}; run the "
+            "missing shards and list them too"
         )
     if keep_probs:
         merge_token_probs([file.with_name(PROBS) for file in shards], out.with_name(PROBS), order)
@@ -270,10 +270,10 @@ def _sample(
 
 
 def _finished(path: Path, samples: int) -> set[str]:
-    """The tasks with all their paths in a partial file, which is left with those alone."""
+    """Return the complete tasks of a partial file, and remove all other tasks from the file."""
     if not path.exists():
         return set()
-    JsonlAppender(path).close()  # drops a torn end
+    JsonlAppender(path).close()  # drops a truncated last line
     counts = Counter(record.task_id for record in read_jsonl(path, SampledPath))
     whole = {task for task, count in counts.items() if count == samples}
     if len(whole) < len(counts):
@@ -284,13 +284,13 @@ def _finished(path: Path, samples: int) -> set[str]:
 def put_in_order(
     files: Sequence[Path], out: Path, order: Mapping[str, int], keep_probs: bool = False
 ) -> None:
-    """Copy records by (task, sample), so that the order of arrival leaves no trace; texts stay on disk.
+    """Copy records sorted by (task, sample), independent of their order of arrival; texts stay on disk.
 
     Args:
-        files: of `ReasoningPath`, or of `SampledPath`; whatever form `read_jsonl` takes will do.
-        out: the file of `ReasoningPath` to write, last.
-        order: task id -> its position; records of other tasks are left out.
-        keep_probs: the records' probabilities go to a file beside it.
+        files: files of `ReasoningPath` or `SampledPath`, in any format that `read_jsonl` reads.
+        out: file of `ReasoningPath` to write; written last.
+        order: task id -> position; records of other tasks are left out.
+        keep_probs: write the records' probabilities to the file `PROBS`.
     """
     places: list[tuple[int, int, int, int, int]] = []
     with ExitStack() as stack:
@@ -307,7 +307,7 @@ def put_in_order(
         def lines() -> Iterator[bytes]:
             for _, _, number, start, length in places:
                 sources[number].seek(start)
-                # a byte order mark, or no line feed at the end, would spoil the line before or after
+                # strip a byte order mark, and add a missing line feed at the end of a file
                 yield sources[number].read(length).removeprefix(BOM_UTF8).strip() + b"\n"
 
         if keep_probs:
@@ -323,12 +323,12 @@ def put_in_order(
 
 
 def written(out: Path, keep_probs: bool) -> list[Path]:
-    """The files that `put_in_order` has written."""
+    """The files that `put_in_order` writes."""
     return [out, out.with_name(PROBS)] if keep_probs else [out]
 
 
 def _to_look_up(file: Path, beside: Path) -> BinaryIO:
-    """A file to seek in; a compressed one is unpacked to a file without a name on the disk of `beside`."""
+    """Open a file for seeking; unpack a compressed one to an unnamed temporary file in `beside`."""
     if file.suffix not in (".gz", ".zst"):
         return file.open("rb")
     plain = cast(BinaryIO, tempfile.TemporaryFile(dir=beside))  # noqa: SIM115 - the caller closes it

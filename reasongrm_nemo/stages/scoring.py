@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A teacher-forced pass: the probabilities of sampled paths under another model, for R*.
+"""Scores sampled paths with another model in a teacher-forced pass, for R*.
 
-The paths' own sums are already those of the model that wrote them, at temperature 1 and over the full
-vocabulary, whatever narrowed the sampling; a scorer is for when another model is to judge. It is given the
-sampled tokens where it would have sampled them itself, else the text in its own form and tokens
+Sampled paths already have probability sums of the model that sampled them, at temperature 1 and over the
+full vocabulary, whatever the sampling options. A scorer computes those of another model: from the sampled
+tokens if they are valid for the scorer, else from the text in the scorer's form and tokens
 (`tokenization.Reteller`).
 """
 
@@ -33,18 +33,18 @@ from reasongrm_nemo.run.stage import StageContext
 from reasongrm_nemo.stages.sampling import put_in_order, written
 from reasongrm_nemo.stages.tasks import Task
 
-_AT_ONCE = 4096  # paths whose tokens are in memory at once
+_AT_ONCE = 4096  # number of paths whose tokens are in memory at once
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """The model that judges.
+    """The scoring model.
 
     Attributes:
         model_dir: Hugging Face folder.
-        name: in the records.
+        name: the model's name in the records.
         keep_token_ids: keep the sampled tokens in the records.
-        keep_probs: write every token's probability beside them.
+        keep_probs: write every token's probability to the file `PROBS`.
     """
 
     model_dir: Path
@@ -54,16 +54,16 @@ class Scorer:
 
 
 def score_paths(ctx: StageContext, tasks: Sequence[Task], sampled: Path, out: Path, scorer: Scorer) -> None:
-    """Write the paths of `sampled`, with the scorer's sums, to `out`; goes on where it was stopped.
+    """Write the paths of `sampled` with the scorer's sums to `out`, resuming a stopped stage.
+
+    A path that cannot be expressed for the scorer is written without sums (`ReasoningPath.unscored`).
 
     Args:
         ctx: the stage.
-        tasks: those that were asked; the paths come out in their order.
-        sampled: paths with their tokens.
+        tasks: the sampled tasks; paths are written in their order.
+        sampled: file of paths with their tokens.
         out: the file to write.
-        scorer: the model that judges.
-
-    A path that the scorer cannot read comes out without sums (`ReasoningPath.unscored`).
+        scorer: the scoring model.
 
     Raises:
         RolloutServerLost: the server was lost twice.
@@ -92,7 +92,7 @@ class _Pass:
         self._reteller = Reteller(self._tokenizer, ctx.cfg.judge.response_prefix)
 
     def score(self, paths: Sequence[SampledPath]) -> Iterator[SampledPath]:
-        """The paths with new sums, as they come; without any where the scorer cannot read them."""
+        """Yield paths with new sums as they arrive, or without sums if they cannot be expressed."""
         asked: dict[str, tuple[SampledPath, list[int]]] = {}
         prompts = []
         for path in paths:
@@ -114,7 +114,7 @@ class _Pass:
                 yield self._scored(path, tokens, answer.log_probs[-len(tokens) :])
 
     def _whole(self, path: SampledPath) -> tuple[list[int], list[int]]:
-        """Tokens of the scorer's prompt and of the path; `Unfit` where it cannot be given them."""
+        """Tokens of the scorer's prompt and of the path; `Unfit` if they cannot be expressed."""
         cfg, messages = self._ctx.cfg, self._tasks[path.task_id].messages
         tokens = self._reteller.tokens(Response(path.text, path.begun, path.token_ids, path.tokenizer))
         try:

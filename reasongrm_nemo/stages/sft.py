@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage sft: the base model learns the selected reasoning paths (section 3.3)."""
+"""Stage sft: trains the base model on the selected reasoning paths (section 3.3)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from reasongrm_nemo.sft.steps import step_count
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    """Writes ``hf/`` (the fine-tuned model), ``checkpoints/``, ``left_out.json`` and ``metrics.jsonl``."""
+    """Write ``hf/`` (the fine-tuned model), ``checkpoints/``, ``left_out.json`` and ``metrics.jsonl``."""
     trained, held_out = _survey(ctx)
     check_start(ctx)
     run_ranks(ctx, "reasongrm_nemo.sft.main", step_count(trained, ctx.cfg.sft))
@@ -34,10 +34,10 @@ def run(ctx: StageContext) -> dict[str, Any]:
 
 
 def _survey(ctx: StageContext) -> tuple[int, int]:
-    """How many examples are trained on and held out; what does not fit is left out, before ranks start.
+    """Record examples to leave out, before ranks start; return the numbers for training and held out.
 
     Raises:
-        UserError: none is left to train on, or none to validate on.
+        UserError: no example is left for training or for validation.
     """
     file, validation = ctx.inputs["examples"], ctx.cfg.sft.validation
     examples = Examples(ctx.cfg, ctx.inputs["model"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a stage's share of the judge tasks, and putting shards of answered ones together."""
+"""Reads a stage's tasks and chooses those of a shard."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ T = TypeVar("T", bound=Task)
 
 
 def load_tasks(path: Path, skip: int = 0, take: int | None = None) -> list[JudgeTask]:
-    """The judge tasks of a file after the first `skip`, at most `take` of them (None: all).
+    """Read judge tasks from a file, skipping the first `skip`, at most `take` of them (None: all).
 
     Raises:
-        UserError: none is left, an id comes twice, or a line is not a task.
+        UserError: no task is left, an id occurs twice, or a line is not a task.
     """
     return _load(path, skip, take, task_from_dict)
 
 
 def load_any_tasks(path: Path, skip: int = 0, take: int | None = None) -> list[Task]:
-    """As `load_tasks`, where tasks with open answers will do too."""
+    """As `load_tasks`, but also accepts tasks with open answers."""
     return _load(path, skip, take, any_task_from_dict)
 
 
@@ -38,23 +38,23 @@ def _load(path: Path, skip: int, take: int | None, make: Callable[[Any, str], T]
     seen: set[str] = set()
     for task in tasks:
         if task.id in seen:
-            raise UserError(f"{path}: the task id {task.id} comes twice; ids must differ")
+            raise UserError(f"{path}: the task id {task.id} occurs twice; ids must be unique")
         seen.add(task.id)
     return tasks
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
-    """Index (from 1) and count of a recipe's "i/n", which is checked already; None is the whole, 1/1."""
+    """Parse a validated "i/n" to index (from 1) and count; None is 1/1."""
     index, count = (text or "1/1").split("/")
     return int(index), int(count)
 
 
 def shard_of(task_id: str, count: int) -> int:
-    """The shard, from 1, of a task: by a hash of its id, so that other tasks and their order move nothing."""
+    """The shard of a task, from 1, by a hash of its id; independent of other tasks and their order."""
     return derive_seed(0, "shard", task_id) % count + 1
 
 
 def take_shard(tasks: Iterable[T], shard: str | None) -> list[T]:
-    """The tasks of one shard, in order; there may be none."""
+    """The tasks of one shard, in order; may be empty."""
     index, count = parse_shard(shard)
     return [task for task in tasks if count == 1 or shard_of(task.id, count) == index]

@@ -166,13 +166,13 @@ def test_shards_of_items_are_the_whole_byte_for_byte_and_score_alone(stage, benc
     _, merged = stage("merged", *benchmarks.values(), shards, pool=nothing)
     assert logs(merged) == logs(whole)
     assert (merged.work / "scores.json").read_bytes() == (whole.work / "scores.json").read_bytes()
-    with pytest.raises(UserError, match=r"the shards lack \d+ of 92 judgements, such as of item '\d+' of"):
+    with pytest.raises(UserError, match=r"the shards lack \d+ of 92 judgements, e\.g\. of item '\d+' of"):
         stage("less", benchmarks["rewardbench"], f"evaluate.shards=[{tmp_path}/s1, {tmp_path}/s2]")
-    with pytest.raises(UserError, match="is in another shard too"):
+    with pytest.raises(UserError, match="is also in another shard"):
         stage("twice", benchmarks["rewardbench"], f"evaluate.shards=[{tmp_path}/s1, {tmp_path}/s1]")
-    with pytest.raises(UserError, match="is of no task of this recipe"):
+    with pytest.raises(UserError, match="belongs to no task of this recipe"):
         stage("few", benchmarks["rewardbench"], "evaluate.max_items=3", shards)
-    with pytest.raises(UserError, match=r"three_t1\.jsonl does not exist; give the artefacts of all shards"):
+    with pytest.raises(UserError, match=r"three_t1\.jsonl does not exist; list the artefacts of all shards"):
         stage("other", benchmarks["rewardbench"], shards, "evaluate.models.three=asset:tiny_judge")
 
 

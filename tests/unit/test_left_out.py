@@ -124,7 +124,7 @@ def test_tasks_that_a_chat_template_refuses_are_not_asked(stage, recipe, context
         task.id for i, task in enumerate(some) if i not in (1, 4)
     }
     write_jsonl(file, map(talkative, tasks[:3]))
-    with pytest.raises(UserError, match=r"none of the 3 tasks can be asked: .* one turn"):
+    with pytest.raises(UserError, match=r"none of the 3 tasks can be put into a prompt: .* one turn"):
         stage.run(context(recipe, f"model.hf_path={strict}", *own, pool=pool, work="again"))
 
 
@@ -196,7 +196,7 @@ def test_held_out_prompts_too(context, tasks, started, pool, tmp_path):
 
 
 def test_no_prompt_that_fits_is_refused_before_a_server_starts(context, tasks, started):
-    with pytest.raises(UserError, match=r"no task whose prompt is within judge\.max_prompt_tokens 3"):
+    with pytest.raises(UserError, match=r"no task whose prompt fits judge\.max_prompt_tokens 3"):
         grpo.run(context("1_grpo_zero", "judge.max_prompt_tokens=3"))
     with pytest.raises(UserError, match=r"no tasks after the first 500 \(grpo\.skip_tasks\)"):
         grpo.run(context("1_grpo_zero", "grpo.skip_tasks=500"))

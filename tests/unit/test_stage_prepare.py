@@ -215,12 +215,12 @@ def test_what_limits_leave_out_is_said_first_with_its_keys(prepare_file, capsys)
     counts, ctx = prepare_file(text, *words)
     assert counts == {"tasks": 4, "validation": 3} and sum(ctx.drops.values()) == 13
     first = capsys.readouterr().err.splitlines()
-    (said,) = [line for line in first if line.startswith("warning: left out are")]
+    (said,) = [line for line in first if line.startswith("warning: at least")]
     train, held_out = int(said.split(" of ")[0].split()[-1]), int(said.split(" and ")[1].split()[0])
     assert train + held_out == 13
     assert said.endswith(
-        "by prepare.max_tasks and prepare.max_validation; prepare.max_tasks=null "
-        "prepare.max_validation=null takes all"
+        "by prepare.max_tasks and prepare.max_validation; set prepare.max_tasks=null "
+        "prepare.max_validation=null to use all"
     )
     words = [*words[:-2], "prepare.max_tasks=null", "prepare.max_validation=null"]
     counts, _ = prepare_file(text, *words)
@@ -232,7 +232,7 @@ def test_a_limit_counts_tasks_where_both_orders_are_asked(prepare_file, capsys):
     words = [*LONG, "prepare.both_orders=true"]
     prepare_file(text, *words, "prepare.max_tasks=6")
     assert (
-        "left out are at least 3 of 6 training pairs, by prepare.max_tasks; prepare.max_tasks=null"
+        "at least 3 of 6 training pairs are left out by prepare.max_tasks; set prepare.max_tasks=null"
         in capsys.readouterr().err
     )
     prepare_file(text, *words, "prepare.max_tasks=12")

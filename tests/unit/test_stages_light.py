@@ -117,7 +117,7 @@ def test_tasks_files_that_hold_none(tmp_path, tasks):
     with pytest.raises(UserError, match=r"has no tasks after the first 99 \(skip_tasks\)"):
         load_tasks(path, 99)
     path.write_bytes(path.read_bytes() * 2)
-    with pytest.raises(UserError, match="comes twice"):
+    with pytest.raises(UserError, match="occurs twice"):
         load_tasks(path)
     bad = json.loads(path.read_text().splitlines()[0]) | {"label": "C"}
     (tmp_path / "bad.jsonl").write_text(json.dumps(bad) + "\n")
@@ -252,12 +252,12 @@ def test_seven_shards_in_any_order_two_of_them_cut_are_the_whole(context, tasks,
             run(context(recipe, *words, f"{stage}.shards=[{listed}]", pool=idle, work="refused"))
 
     refused(r"the shards lack paths of \d+ of 30 tasks", *paths[1:])
-    refused("comes twice", *paths, paths[0])
+    refused("occurs twice", *paths, paths[0])
     more = context(recipe, *words[:2], f"{stage}.samples=2", BASE, merge, pool=idle, work="more")
-    with pytest.raises(UserError, match="past the 2 samples"):
+    with pytest.raises(UserError, match="exceeds the 2 samples"):
         run(more)
     fewer = context(recipe, words[0], f"{stage}.max_tasks=3", *words[2:], merge, pool=idle, work="fewer")
-    with pytest.raises(UserError, match="which is not to be asked"):
+    with pytest.raises(UserError, match="which is not in this recipe"):
         run(fewer)
 
 
