@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a judgement is: the prompt, the verdict, and where reasoning ends and the answer begins."""
+"""Judgements: prompts, verdict parsing, and the split of a response into reasoning and answer."""
 
 from reasongrm_nemo.judge.open_answers import EQUIVALENCES, OpenAnswer, load_equivalence, read_answer
 from reasongrm_nemo.judge.parse import POLICIES, Parsed, parse_verdict

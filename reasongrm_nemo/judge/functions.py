@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's own function, named in a recipe as ``module:function``."""
+"""Loads a user's function, named in a recipe as ``module:function``."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from reasongrm_nemo.errors import UserError
 
 
 def load_function(name: str, key: str) -> Callable[..., Any]:
-    """The function of two arguments that ``module:function`` names, from PYTHONPATH or the current folder.
+    """Load a function of two arguments from PYTHONPATH or the current folder.
 
     Args:
-        name: as in the recipe.
-        key: the recipe's key, for the message.
+        name: ``module:function``.
+        key: the recipe's key, for errors.
 
     Raises:
-        UserError: the module or the function is not there, cannot be loaded, or does not take two arguments.
+        UserError: the module or function does not exist, cannot be loaded, or does not take two arguments.
     """
     module, _, function = name.partition(":")
     here = os.getcwd()
     if here not in sys.path:
-        sys.path.append(here)  # last, so that no file there stands in for an installed package
+        sys.path.append(here)  # last, so that no file there shadows an installed package
     try:
         loaded = getattr(importlib.import_module(module), function)
     except Exception as error:
@@ -39,19 +39,19 @@ def load_function(name: str, key: str) -> Callable[..., Any]:
         inspect.signature(loaded).bind(None, None)
     except TypeError as error:
         raise UserError(f"{key}: {name} cannot be called with two arguments: {error}") from None
-    except ValueError:  # built in, without a signature
+    except ValueError:  # a built-in function without a signature
         pass
     return loaded  # type: ignore[no-any-return]
 
 
 def source_digest(name: str, key: str) -> str:
-    """SHA-256 of the file that ``module:function`` is written in; of nothing where it has none.
+    """SHA-256 of the source file of ``module:function``; of an empty string if there is no file.
 
     Raises:
-        UserError: as of ``load_function``.
+        UserError: as ``load_function``.
     """
     try:
         file = inspect.getsourcefile(inspect.unwrap(load_function(name, key)))
-    except TypeError:  # a class instance, or built in
+    except TypeError:  # a class instance or a built-in function
         file = None
     return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Open answers: reading the final answer out of a response, and holding it against a reference.
+r"""Open answers: extracts the final answer from a response and compares it with a reference.
 
-Not in the paper, which judges pairs alone and names this as its limit.  A response's answer is what follows
-its last `</think>`, and there the last `\boxed{...}`; else what follows the last "final answer", "the answer
-is" or `####` on its line; else the whole, where it is a single line.
+Not in the paper, which only judges pairs and names this as a limitation.  The answer is taken from the text
+after the last `</think>`: the last `\boxed{...}`; else the rest of the line after the last "final answer",
+"the answer is" or `####`; else the whole text if it is a single line.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from reasongrm_nemo.judge.symbolic import load_math_verify
 from reasongrm_nemo.judge.think import THINK_CLOSE
 
 Equivalence = Callable[[str, str], bool]
-"""Whether an answer (first) is as good as the reference."""
+"""Returns whether an answer (first argument) is equivalent to the reference."""
 
 RELATIVE = 1e-6
 ABSOLUTE = 1e-9
-"""How far two numbers may be apart and still be the same: the larger of the two."""
+"""Tolerances for equal numbers; the larger of the two applies."""
 
 _MAX_CHARS = 1000
-_TRIES = 16  # boxes looked at from the end, so that a text of nothing else costs nothing
+_TRIES = 16  # number of boxes to try from the end; bounds the time for texts with many boxes
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _FINAL = re.compile(r"(?:\bfinal answer\b|\bthe answer is\b)(?:\s+is)?[ \t*]*[:=]?|####", re.IGNORECASE)
-# the power of a whole fraction is left alone: written a/b^n it would be its lower half's
+# do not match the power of a whole fraction: written as a/b^n, it would apply to the denominator
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}(?!\s*\^)")
 _POWER = re.compile(r"(?:\\times|\\cdot|×|\*)\s*10\s*\^\s*\{?\s*([+-]?\d{1,4})\s*\}?$")
 _RAISED = re.compile(r"([+-]?)(\d{1,400}(?:\.\d{0,400})?)\s*\^\s*(?:([+-]?\d{1,4})|\{\s*([+-]?\d{1,4})\s*\})")
@@ -41,10 +41,10 @@ _NUMBER = re.compile(r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]
 
 @dataclass(frozen=True)
 class OpenAnswer:
-    """A response's final answer, or None, and why.
+    """A response's final answer, or None, and the parse status.
 
-    `status` is `ok`; `no_answer` (nothing, or nothing that can be told from the rest); or why nothing was
-    read: `no_think_close` under `strict_last`, `unfinished` or `cut_off` under `last`.
+    `status` is `ok`, `no_answer` (there is no recognizable answer), or the reason why the response was not
+    parsed: `no_think_close` for `strict_last`, `unfinished` or `cut_off` for `last`.
     """
 
     answer: str | None
@@ -54,9 +54,9 @@ class OpenAnswer:
 def read_answer(
     text: str, policy: str = "strict_last", opened: bool = False, finished: bool = True
 ) -> OpenAnswer:
-    """The final answer of a response; arguments as of `judge.parse_verdict`.
+    """Extract the final answer of a response; arguments as for `judge.parse_verdict`.
 
-    A policy that searches the whole text for verdicts reads answers as `last` does.
+    Policies that search the whole text for verdicts parse answers as `last` does.
     """
     if policy == "strict_last":
         problem = None if THINK_CLOSE in text else "no_think_close"
@@ -64,18 +64,18 @@ def read_answer(
         problem = unreadable(text, opened, finished)
     if problem:
         return OpenAnswer(None, problem)
-    said = after_reasoning(text)
-    answer = _boxed(said)
+    conclusion = after_reasoning(text)
+    answer = _boxed(conclusion)
     if answer is None:
-        marks = list(_FINAL.finditer(said))
-        rest = said[marks[-1].end() :].lstrip() if marks else said.strip()
+        marks = list(_FINAL.finditer(conclusion))
+        rest = conclusion[marks[-1].end() :].lstrip() if marks else conclusion.strip()
         answer = rest.partition("\n")[0] if marks or "\n" not in rest else ""
     answer = answer.strip().rstrip("*").removesuffix(".").strip("* \t\n")
     return OpenAnswer(answer, "ok") if 0 < len(answer) <= _MAX_CHARS else OpenAnswer(None, "no_answer")
 
 
 def _boxed(text: str) -> str | None:
-    r"""What stands in the last `\boxed{}` whose braces close, None without one."""
+    r"""Content of the last `\boxed{}` with balanced braces, or None."""
     for match in reversed(list(_BOXED.finditer(text))[-_TRIES:]):
         depth, start = 1, match.end()
         for index in range(start, min(len(text), start + _MAX_CHARS)):
@@ -86,14 +86,14 @@ def _boxed(text: str) -> str | None:
 
 
 def exact(answer: str, reference: str) -> bool:
-    """Whether both are the same text once normalised."""
+    """Whether both are the same text after normalisation."""
     return normalised(answer) == normalised(reference)
 
 
 def numeric(answer: str, reference: str) -> bool:
-    """Whether both are the same number, to `RELATIVE` or `ABSOLUTE`; texts are compared as `exact` does.
+    """Whether both are the same number within `RELATIVE` or `ABSOLUTE`; other texts are compared by `exact`.
 
-    Fractions, thousands separators (LaTeX's too), signs of currency and powers are read; 50 % is 0.5.
+    Parses fractions, thousands separators (including LaTeX's), currency signs and powers; 50 % is 0.5.
     """
     left, right = number(answer), number(reference)
     if left is None or right is None:
@@ -102,7 +102,7 @@ def numeric(answer: str, reference: str) -> bool:
 
 
 def number(answer: str) -> float | None:
-    """The finite number an answer is, or None."""
+    """Parse an answer as a finite number, or return None."""
     text = normalised(answer[: _MAX_CHARS + 1])
     if len(text) > _MAX_CHARS:
         return None
@@ -121,7 +121,7 @@ def number(answer: str) -> float | None:
 
 
 def _value(text: str) -> float | None:
-    """What a plain number, or a whole power of one, comes to."""
+    """Parse a plain number or an integer power of one."""
     if _NUMBER.fullmatch(text):
         return float(text)
     raised = _RAISED.fullmatch(text)
@@ -135,18 +135,18 @@ def _value(text: str) -> float | None:
 
 
 EQUIVALENCES: dict[str, Equivalence] = {"exact": exact, "numeric": numeric}
-"""The checks that ship; any function of one's own is named by `module:function`."""
+"""Built-in checks by name; users' functions are named as `module:function`."""
 
 
 MATH_VERIFY = "math_verify"
-"""The check that an optional package makes (see `symbolic`)."""
+"""Name of the check by an optional package (see `symbolic`)."""
 
 
 def load_equivalence(name: str) -> Equivalence:
-    """A check by its name, or the function `module:function` names.
+    """Load a check by name, or the function `module:function`.
 
     Raises:
-        UserError: no such check, module or function.
+        UserError: the check, module or function does not exist.
     """
     if name in EQUIVALENCES:
         return EQUIVALENCES[name]

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the verdict out of a judge's response.
+"""Parses the verdict of a judge's response.
 
-Four policies, since models write in different forms and published scores were read in different ways:
+Models write verdicts in different forms, and published scores were parsed in different ways; hence four
+policies:
 
-- `last` (ours; training and the default): what follows the last `</think>`.  A response without one is read
-  whole, but only if neither the prompt nor the response opened `<think>`; else its reasoning never ended, and
-  it has no verdict.  In such untagged text the verdict on the last non-empty line counts, whatever stood
-  before it: models that think aloud name both answers on the way.  A response cut at the limit has none.
-- `strict_last`: only what follows the last `</think>` counts.  The verdict is its last `[[A]]` or `[[B]]`;
-  none, or both kinds, is no verdict.  A response without `</think>` has none.
-- `rm_r1`: the whole text is searched, reasoning included; both kinds present is no verdict.
-- `rewardbench`: `[[A]]` anywhere wins, else `[[B]]`, so that a text with both counts as A.
+- `last` (used in training, the default): searches the text after the last `</think>`.  A response without
+  `</think>` is searched whole if neither the prompt nor the response opened `<think>`; otherwise its
+  reasoning never ended, and there is no verdict.  In untagged text, a verdict on the last non-empty line
+  takes precedence, because models that think aloud name both answers earlier.  A truncated response has no
+  verdict.
+- `strict_last`: searches only the text after the last `</think>`; without `</think>`, there is no verdict.
+  If both `[[A]]` and `[[B]]` occur, there is no verdict.
+- `rm_r1`: searches the whole text including the reasoning; if both occur, there is no verdict.
+- `rewardbench`: A if `[[A]]` occurs anywhere, else B if `[[B]]` does; a text with both counts as A.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ POLICIES = ("last", "strict_last", "rm_r1", "rewardbench")
 
 @dataclass(frozen=True)
 class Parsed:
-    """A verdict, or None, and why.
+    """A verdict, or None, and the parse status.
 
-    `status` is `ok`, `no_verdict` or `conflicting` (both kinds found); of `strict_last` also
-    `no_think_close`; of `last` also `unfinished` (the reasoning never ended) or `cut_off` (at the limit).
+    `status` is `ok`, `no_verdict` or `conflicting` (both verdicts occur); for `strict_last` also
+    `no_think_close`; for `last` also `unfinished` (the reasoning never ended) or `cut_off` (truncated).
     """
 
     verdict: Literal["A", "B"] | None
@@ -40,13 +42,13 @@ class Parsed:
 def parse_verdict(
     text: str, policy: str = "strict_last", opened: bool = False, finished: bool = True
 ) -> Parsed:
-    """The verdict of a response under a policy.
+    """Parse the verdict of a response with a policy.
 
     Args:
-        text: the response, without what the prompt put before it.
+        text: the response, without the part of the turn that belongs to the prompt.
         policy: one of `POLICIES`.
-        opened: the prompt left `<think>` open; only `last` needs to know.
-        finished: the response ended by itself, not at the limit; likewise.
+        opened: whether the prompt left `<think>` open; used only by `last`.
+        finished: whether the response ended before the length limit; used only by `last`.
 
     Raises:
         ValueError: unknown policy.
@@ -80,14 +82,14 @@ def check_policy(policy: str) -> None:
 
 
 def unreadable(text: str, opened: bool, finished: bool) -> str | None:
-    """Why nothing may be read from a response under `last`: `unfinished` or `cut_off`; None if it may be."""
+    """Why `last` does not parse a response: `unfinished` or `cut_off`; None if it does."""
     if left_open(text) or (opened and THINK_CLOSE not in text):
         return "unfinished"
     return None if finished else "cut_off"
 
 
 def after_reasoning(text: str) -> str:
-    """What follows the last `</think>`; the whole text where there is none."""
+    """The text after the last `</think>`; the whole text if there is none."""
     return text.rpartition(THINK_CLOSE)[2]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An open answer without what says nothing: case, spacing, quotes, LaTeX's dress, the final full stop."""
+"""Normalises open answers: removes case, spacing, quotes, LaTeX markup and the final full stop."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _FRACTION = re.compile(r"\\[dtc]?frac\s*(\{[^{}]*\}|\w)\s*(\{[^{}]*\}|\w)")
 _ROOT = re.compile(r"\\sqrt\s*(\w)")
 _ALONE = re.compile(r"([_^])\s*\{\s*(\w)\s*\}")
 _DEGREES = re.compile(r"\^\s*(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})")
-# MATH writes 10,\!000, others 10{,}000 or 10\,000; a decimal comma has no three digits behind it.
+# MATH writes 10,\!000, others 10{,}000 or 10\,000; a decimal comma is not followed by exactly three digits.
 _GROUPED = re.compile(r"(?<=\d)(?:\{,\}(?:\\!)?|,\\!|\\[,!])(?=\d{3}(?!\d))")
 _RAISED_DIGITS = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _LOWERED_DIGITS = re.compile("[₊₋]?[₀-₉]+")
-# "1, 234" is two numbers, "3. 5" two sentences; a space beside any other sign says nothing
+# "1, 234" is two numbers, "3. 5" two sentences; spaces around other signs have no meaning
 _AROUND_SIGNS = re.compile(r"\s*(?!,\s+\d{3}(?!\d))([^\w\s.\\])\s*")
-_ROUNDS = 4  # of unwrapping what stands in one another
+_ROUNDS = 4  # maximum depth of nested markup to unwrap
 
 
 def normalised(answer: str) -> str:
-    """The text that two answers share when they are the same but for what says nothing."""
-    # NFKC would make 102 of 10² and of 10₂.
+    """Normalise an answer, so that equivalent spellings become the same text."""
+    # NFKC would turn both 10² and 10₂ into 102.
     text = _LOWERED_DIGITS.sub(r"_{\g<0>}", _RAISED_DIGITS.sub(r"^{\g<0>}", answer))
     text = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").strip()
     for _ in range(_ROUNDS):

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making text that others wrote safe to show to the judge.
+"""Makes untrusted text safe to show to the judge.
 
-An answer under judgement may hold `<|im_end|>`, `</think>`, `[[A]]` or the template's own delimiters, by
-accident (code, transcripts) or to cheat.  Tokenizers turn the special tokens into control tokens wherever
-they stand, which ends the turn; the rest invites the judge to copy a forged verdict or to misread where an
-answer ends.  Each of these is broken up by one space after its first character (`< |im_end|>`, `< /think>`,
-`[ [A]]`): visible to the judge and to whoever reads the logs, harmless to most code, and proof against
-normalisers that strip zero-width characters.  Everything else stays as it is.
+An answer may contain `<|im_end|>`, `</think>`, `[[A]]` or the template's delimiters, by accident (code,
+transcripts) or to cheat.  Tokenizers turn special tokens anywhere into control tokens, which end the turn;
+verdicts and delimiters can make the judge copy a forged verdict or misread where an answer ends.  All of
+these are broken up by a space after the first character (`< |im_end|>`, `< /think>`, `[ [A]]`), which is
+visible to the judge and in logs, harmless in most code, and safe from normalisers that strip zero-width
+characters.  All other text stays unchanged.
 
-This keeps the data from *being* a verdict or a turn; it cannot keep a judge from believing what it reads.
+This prevents data from *acting as* a verdict or a turn; it cannot prevent a judge from believing the text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHAT_SPECIAL_TOKENS: tuple[str, ...] = (
     "<start_of_turn>", "<end_of_turn>", "<end_of_utterance>",
     "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
 )  # fmt: skip
-"""Control tokens of common chat formats beside the `<|...|>` family, which is matched as a pattern."""
+"""Control tokens of common chat formats other than `<|...|>`, which is matched as a pattern."""
 
 ALWAYS = (
     r"<\|[^\s<>|]{1,64}\|>",  # ChatML, Llama 3 and most others
@@ -34,13 +34,13 @@ ALWAYS = (
 
 
 KINDS = ("control token", "think tag", "verdict", "template delimiter")
-"""What `sanitize` breaks up, by kind."""
+"""Kinds of text that `sanitize` breaks up."""
 
 
 def forgeries(
     text: str, special_tokens: Iterable[str] = CHAT_SPECIAL_TOKENS, tags: Iterable[str] = ()
 ) -> set[str]:
-    """Which of `KINDS` `sanitize` finds in a text; the arguments are the same."""
+    """The `KINDS` that `sanitize` would break up in a text; same arguments."""
     tokens = tuple(special_tokens)
     kinds = {"control token"} if any(token in text for token in tokens if len(token) == 1) else set()
     pattern, delimiter = (
@@ -78,18 +78,18 @@ def _pattern(special_tokens: tuple[str, ...], tags: tuple[str, ...]) -> re.Patte
     parts = [*ALWAYS, *(re.escape(token) for token in literal)]
     if tags:
         parts.append(_tag_pattern(tags))
-    # A look-ahead matches at every place, so that a token that overlaps another one is found too.
+    # The look-ahead matches at every position, which also finds overlapping tokens.
     return re.compile(rf"(?=(?:{'|'.join(parts)}))(.)", re.IGNORECASE | re.DOTALL)
 
 
 def sanitize(text: str, special_tokens: Iterable[str] = CHAT_SPECIAL_TOKENS, tags: Iterable[str] = ()) -> str:
-    """`text` with control tokens, think tags, bracketed verdicts and the given tags broken up.
+    """Break up control tokens, think tags, bracketed verdicts and the given tags in `text`.
 
     Args:
-        text: a message or an answer, as data.
-        special_tokens: the model's own special tokens (best taken from its tokenizer), matched whatever
-            their case.  A token of one character is replaced by U+FFFD.
-        tags: names of XML-like delimiters the template uses around the data.
+        text: a message or an answer.
+        special_tokens: the model's special tokens (preferably from its tokenizer), matched
+            case-insensitively.  A token of one character is replaced by U+FFFD.
+        tags: names of the XML-like delimiters that the template puts around data.
     """
     tokens = tuple(special_tokens)
     single = {token for token in tokens if len(token) == 1}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How one judge is asked and read; `judge.json` keeps this beside the weights it belongs to.
+"""A judge's settings: prompt, verdict parsing and sampling; stored as `judge.json` along with its weights.
 
-A trained judge is a model and the form that it learned: the wording of the prompt, what is put into its mouth
-(`response_prefix`), how its verdict is read, and how its answers are sampled.
+A trained judge consists of a model and the form that the model learned: the prompt's template, the forced
+beginning of the response (`response_prefix`), the parsing of verdicts, and the sampling of answers.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from reasongrm_nemo.judge.template import Template, check_placeholders, load_tem
 
 FILE = "judge.json"
 DEFAULT_TEMPLATE, DEFAULT_POLICY = "reasongrm", "last"
-"""How a model without a judge.json is asked and read where the recipe does not say; as in recipes/base."""
+"""Defaults for a model without a judge.json if the recipe does not say; the same as in recipes/base."""
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
 class JudgeSampling:
-    """How answers are drawn.
+    """Sampling options of answers.
 
     Attributes:
         temperature: 0 is greedy.
@@ -45,11 +45,11 @@ class JudgeSampling:
 
     @classmethod
     def of(cls, data: Any, where: str) -> JudgeSampling:
-        """From a mapping of these names; null is a name left out.
+        """Read sampling options from a mapping; null means the default.
 
         Args:
             data: the mapping.
-            where: what it is called in the message.
+            where: name of the mapping in errors.
 
         Raises:
             UserError: not a mapping, an unknown name, or a value out of its range.
@@ -67,12 +67,12 @@ class JudgeSampling:
             for name, value in data.items()
             if value is not None
         }
-        if given.get("top_k") == 0:  # transformers' way of saying off
+        if given.get("top_k") == 0:  # off in transformers
             given["top_k"] = -1
         return cls(**given)  # type: ignore[arg-type]  # top_k alone is an int
 
     def words(self) -> str:
-        """For people: `T = 0.6, top-p 0.95, top-k 20`, or `greedy`; what is off is left out."""
+        """Describe the options that are not off: `T = 0.6, top-p 0.95, top-k 20`, or `greedy`."""
         if self.temperature == 0:
             return "greedy"
         words = [f"T = {self.temperature:g}"]
@@ -87,12 +87,12 @@ TEMPERATURE = "0, for greedy, or from 0.01 to 2"
 
 
 def fits_temperature(value: float) -> bool:
-    """Whether vLLM samples at this temperature: below 0.01 it takes 0.01, past 2 it refuses."""
+    """Whether vLLM samples at exactly this temperature; vLLM raises others to 0.01 or refuses them."""
     return value == 0 or 0.01 <= value <= 2
 
 
 TOP_K_MOST = (1 << 31) - 1
-"""vLLM keeps it in 32 bits."""
+"""Largest top-k; vLLM stores it in 32 bits."""
 _RANGES = {
     "temperature": TEMPERATURE,
     "top_p": "a number above 0 and at most 1",
@@ -115,13 +115,13 @@ def _fits(name: str, value: Any) -> bool:
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """How one judge is asked and read.
+    """The settings of one judge.
 
     Attributes:
-        template: the wording of its prompt.
-        policy: how its verdict is read, one of `judge.POLICIES`.
-        response_prefix: text the assistant's turn is made to begin with.
-        sampling: how its answers are drawn when it judges; None: nobody has said.
+        template: template of the prompt.
+        policy: policy for parsing verdicts, one of `judge.POLICIES`.
+        response_prefix: forced beginning of the assistant's turn.
+        sampling: sampling options for judging; None: unspecified.
     """
 
     template: Template
@@ -131,7 +131,7 @@ class JudgeSettings:
 
     @classmethod
     def of(cls, judge: Any) -> JudgeSettings:
-        """From a recipe's `judge` block, whose every key has a value."""
+        """Settings from a recipe's `judge` block, in which every key must have a value."""
         return cls(load_template(judge.template), judge.policy, judge.response_prefix)
 
     def write(self, folder: Path) -> None:
@@ -151,27 +151,29 @@ class JudgeSettings:
 
 
 def read_settings(folder: Path) -> JudgeSettings | None:
-    """The judge.json of a model's folder; None where there is none.
+    """Read the judge.json of a model's folder; None if there is none.
 
     Raises:
-        UserError: the file cannot be read, or is of another form.
+        UserError: the file cannot be read, or has another format.
     """
     file = folder / FILE
     if not os.path.lexists(file):
         return None
     data = _read(file)
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        raise UserError(f"{file} is no judge.json of format {_FORMAT}; export the model again, or remove it")
+        raise UserError(
+            f"{file} is not a judge.json of format {_FORMAT}; export the model again, or remove the file"
+        )
     wording = data.get("template")
     if not isinstance(wording, dict) or not isinstance(wording.get("user"), str):
-        raise UserError(f"{file}: template must hold name, user and, at will, system as texts")
+        raise UserError(f"{file}: template must have name, user and optionally system, all of them strings")
     texts = {name: data.get(name) for name in ("policy", "response_prefix")}
     texts |= {f"template.{name}": wording.get(name) or "" for name in ("name", "system", "user")}
     for name, text in texts.items():
         if not isinstance(text, str):
             raise UserError(f"{file}: {name} is {text!r}; it must be text")
         if text != encodable(text):
-            raise UserError(f"{file}: {name} has half a character in it; export the model again")
+            raise UserError(f"{file}: {name} has an unpaired surrogate; export the model again")
     if data["policy"] not in POLICIES:
         raise UserError(f"{file}: policy is '{data['policy']}'; it can be {', '.join(POLICIES)}")
     check_placeholders(wording.get("system") or "", wording["user"], f"{file}: template")
@@ -182,12 +184,12 @@ def read_settings(folder: Path) -> JudgeSettings | None:
 
 
 def published_sampling(folder: Path) -> JudgeSampling:
-    """How a model's publisher samples from it: judge.json's sampling, else generation_config.json's.
+    """The publisher's sampling options of a model: from judge.json, else from generation_config.json.
 
-    What neither says is off, and the temperature 1; `do_sample: false` is greedy.
+    Missing options are off, and a missing temperature is 1; `do_sample: false` is greedy.
 
     Raises:
-        UserError: a file cannot be read, or holds a value that no engine takes.
+        UserError: a file cannot be read, or has a value that engines refuse.
     """
     settings = read_settings(folder)
     if settings is not None and settings.sampling is not None:
@@ -197,7 +199,7 @@ def published_sampling(folder: Path) -> JudgeSampling:
         return JudgeSampling()
     data = _read(file)
     if not isinstance(data, dict):
-        raise UserError(f"{file} is no JSON object; restore the model's own file, or remove it")
+        raise UserError(f"{file} is not a JSON object; restore the model's original file, or remove this one")
     names = {spec.name for spec in fields(JudgeSampling)}
     sampling = JudgeSampling.of({k: v for k, v in data.items() if k in names}, str(file))
     return replace(sampling, temperature=0.0) if data.get("do_sample") is False else sampling

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a response's reasoning ends and its answer begins, in tokens (R' and a of section 3.3)."""
+"""Finds the token at which a response's answer begins (R' and a of section 3.3)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from reasongrm_nemo.judge.think import THINK_CLOSE
 
 
 def answer_start(pieces: Sequence[str]) -> int:
-    """Index of the first answer token; `len(pieces)` when there is no answer.
+    """Index of the first answer token; `len(pieces)` if there is no answer.
 
-    The reasoning is everything up to and including the last `</think>`, and a token that straddles that cut.
-    Without one there is no answer apart from the reasoning, so that R* is not defined: where else to cut, the
-    paper does not say.
+    The reasoning ends with the last `</think>`, including a token that extends beyond the tag.  Without a
+    tag, there is no separate answer, and R* is undefined, as the paper names no other boundary.
 
     Args:
-        pieces: the text of each token, special tokens included, without the end-of-turn token.  Pieces of
-            broken characters may be replacement characters: only their order matters.
+        pieces: the text of each token, including special tokens, without the end-of-turn token.  Incomplete
+            characters may be replacement characters.
     """
     close = "".join(pieces).rfind(THINK_CLOSE)
     if close < 0:
         return len(pieces)
     ends = list(accumulate(len(piece) for piece in pieces))
-    # The first token that begins at or after the cut is the one after the first token that ends there.
+    # The first answer token follows the first token that ends at or after the end of the tag.
     return min(bisect_left(ends, close + len(THINK_CLOSE)) + 1, len(pieces))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open answers as mathematics: the package math-verify, an optional dependency."""
+"""Compares open answers as mathematics with math-verify, an optional dependency."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = 5
 
 
 def load_math_verify() -> Callable[[str, str], bool]:
-    """The check (answer, reference): the same text once normalised, or equal by math-verify.
+    """Load the check (answer, reference): the same normalised text, or equal according to math-verify.
 
     Raises:
         UserError: the package is not installed.
@@ -23,18 +23,18 @@ def load_math_verify() -> Callable[[str, str], bool]:
         library = import_module("math_verify")
     except ImportError as error:
         raise UserError(
-            f"the check of open answers math_verify needs the package math-verify ({error}): install "
-            "reasongrm-nemo[math], or take numeric"
+            f"math_verify, the check of open answers, needs the package math-verify ({error}); install "
+            "reasongrm-nemo[math], or use numeric"
         ) from None
 
     def equivalent(answer: str, reference: str) -> bool:
         if normalised(answer) == normalised(reference):
             return True
-        # its time limit is a signal, which the main thread alone can be given
+        # math-verify limits its time with a signal, which only the main thread can receive
         limit = _SECONDS if threading.current_thread() is threading.main_thread() else None
-        said, wanted = (
+        given, wanted = (
             library.parse(f"\\boxed{{{text}}}", parsing_timeout=limit) for text in (answer, reference)
         )
-        return bool(library.verify(wanted, said, timeout_seconds=limit))
+        return bool(library.verify(wanted, given, timeout_seconds=limit))
 
     return equivalent

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The judge's prompt: templates as YAML, filled in so that data stays data."""
+"""The judge's prompt: YAML templates, filled in without letting data act as markup."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _TAG = re.compile(r"</?([^\W\d][\w.:-]*)(?:\s[^<>]*)?/?>")
 class Template:
     """A judge prompt.
 
-    Placeholders: `{answer_a}` and `{answer_b}`; `{conversation}`, every turn between tags of its role; and
-    `{question}`, the bare text when the conversation is one user turn, else the same as `{conversation}`.
-    XML-like tags the template writes are its delimiters: `build_messages` breaks them up inside the data.
+    Placeholders: `{answer_a}` and `{answer_b}`; `{conversation}`, all turns in tags named by role; and
+    `{question}`, the plain text if the conversation is one user turn, else the same as `{conversation}`.
+    XML-like tags in the template are delimiters; `build_messages` breaks them up inside data.
     """
 
     name: str
@@ -43,26 +43,26 @@ class Template:
 
     @cached_property
     def tags(self) -> tuple[str, ...]:
-        """Names of the delimiters that data must not forge."""
+        """Names of the template's delimiters, which data must not contain."""
         return tuple(sorted({*_TAG.findall(f"{self.system or ''}{self.user}"), *ROLE_TAGS}))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the wording, for manifests: a template file may change under the same name."""
+        """SHA-256 of the wording, for manifests; a template file may change without changing its name."""
         return hashlib.sha256(f"{self.system!r}\n{self.user!r}".encode()).hexdigest()
 
 
 def built_in_templates() -> list[str]:
-    """Names of the templates that come with the package."""
+    """Names of the built-in templates."""
     folder = resources.files("reasongrm_nemo.judge") / "templates"
     return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def load_template(name_or_path: str | Path) -> Template:
-    """A built-in template by name, or one from a YAML file (anything ending in .yaml or .yml, or with a /).
+    """Load a built-in template by name, or a YAML file (a name that ends in .yaml or .yml or contains a /).
 
     Raises:
-        UserError: unknown name, unreadable file, unknown key or placeholder, or one that is missing.
+        UserError: unknown name, unreadable file, or an unknown or missing key or placeholder.
     """
     given = str(name_or_path)
     if given.endswith((".yaml", ".yml")) or "/" in given:
@@ -74,7 +74,7 @@ def load_template(name_or_path: str | Path) -> Template:
     known = built_in_templates()
     if given not in known:
         near = difflib.get_close_matches(given, known, 1)
-        hint = f"did you mean '{near[0]}'?" if near else "a file of your own is given with its .yaml"
+        hint = f"did you mean '{near[0]}'?" if near else "name your template file with its .yaml"
         raise UserError(f"Unknown template '{given}'; built in are {', '.join(known)}; {hint}")
     file = resources.files("reasongrm_nemo.judge") / "templates" / f"{given}.yaml"
     return _parse(file.read_text(encoding="utf-8"), given, f"{given}.yaml")
@@ -87,17 +87,17 @@ def build_messages(
     answer_b: str,
     special_tokens: Iterable[str] = CHAT_SPECIAL_TOKENS,
 ) -> list[Message]:
-    """What the judge is shown: an optional system message and one user message.
+    """Build the judge's prompt: an optional system message and one user message.
 
-    Conversation and answers pass through `sanitize` first, and are put in place in one pass, so that
-    placeholders and braces inside them stay as they are.
+    Conversation and answers are sanitized, then filled in in a single pass, which leaves placeholders and
+    braces inside them unchanged.
 
     Args:
         template: from `load_template`.
         conversation: the turns before the answers, each `{role, content}`, at least one.
-        answer_a: shown first.
-        answer_b: shown second.
-        special_tokens: the judging model's own special tokens; the default covers common chat formats.
+        answer_a: the answer shown first.
+        answer_b: the answer shown second.
+        special_tokens: the judging model's special tokens; the default covers common chat formats.
 
     Raises:
         ValueError: empty conversation.
@@ -125,7 +125,7 @@ def build_messages(
 
 
 def _role(role: str) -> str:
-    """A role as a tag name; unheard-of ones (data may hold anything) show as `tool`."""
+    """Tag name of a role; unknown roles, which data may contain, become `tool`."""
     return role if role in ROLE_TAGS else "tool"
 
 
@@ -134,10 +134,10 @@ def _fill(text: str, values: dict[str, str]) -> str:
 
 
 def check_placeholders(system: str, user: str, where: str) -> None:
-    """Refuse a wording in which something of a question has no place, or that has an unknown one.
+    """Check that a template has all required placeholders and no unknown ones.
 
     Raises:
-        UserError: naming the placeholder; ``where`` begins the sentence.
+        UserError: a placeholder is missing or unknown; the message begins with ``where``.
     """
     used = _PLACEHOLDER.findall(system + user)
     for placeholder in used:
@@ -151,8 +151,8 @@ def check_placeholders(system: str, user: str, where: str) -> None:
 
 
 def _parse(text: str, name: str, where: str) -> Template:
-    def wrong(what: str) -> UserError:
-        return UserError(f"Template {where} {what}")
+    def wrong(fault: str) -> UserError:
+        return UserError(f"Template {where} {fault}")
 
     try:
         check_size(yaml.compose(text, Loader=yaml.SafeLoader))
@@ -162,7 +162,7 @@ def _parse(text: str, name: str, where: str) -> Template:
     except (yaml.YAMLError, ValueError) as error:
         raise wrong(f"is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
-        raise wrong("must be a mapping with the keys description, user and, at will, system")
+        raise wrong("must be a mapping with the keys description, user and optionally system")
     for key, value in data.items():
         if key not in ("description", "system", "user"):
             raise wrong(f"has the unknown key '{key}'; known are description, system, user")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""R*: scoring reasoning paths and selecting among them (section 3.3)."""
+"""R*: scores reasoning paths and selects among them (section 3.3)."""
 
 from reasongrm_nemo.rstar.hesitation import HesitationCounter, count_hesitations
 from reasongrm_nemo.rstar.report import Report, selection_report

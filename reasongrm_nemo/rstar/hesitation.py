@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Markers of hesitation in a path's text: a crude count, for comparing sets of paths by one model."""
+"""Counts markers of hesitation in a path's text: a crude figure to compare sets of paths of one model."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ HESITATION = (
     r"\b(?:wait|hmm+|hold on|on second thought|let me (?:re-?check|double[- ]check|check again|think again)"
     r"|not (?:entirely |quite |so )?sure|am i sure|actually|alternatively)\b"
 )
-"""Words of second thoughts, whatever their case; `\\b` is the edge of a run of ASCII letters and digits."""
+"""Words of second thoughts, in any case; `\\b` is the edge of a run of ASCII letters and digits."""
 
 _BATCH_CHARS = 4_000_000
 
 
 def count_hesitations(texts: Sequence[str]) -> NDArray[np.int64]:
-    """How many markers each text holds, (N,)."""
-    # RE2: one pass whatever the text, ten times as fast as `re`, and other threads go on meanwhile
+    """Number of markers in each text, (N,)."""
+    # Arrow uses RE2: linear time, ten times as fast as `re`, and releases the GIL
     import pyarrow as pa
     import pyarrow.compute as pc
 
     try:
         strings = pa.array(texts, pa.large_string())
-    except UnicodeEncodeError:  # half a surrogate pair
+    except UnicodeEncodeError:  # an unpaired surrogate
         strings = pa.array([text.encode("utf-8", "replace") for text in texts], pa.large_string())
     counts = pc.count_substring_regex(strings, HESITATION, ignore_case=True)
     return counts.to_numpy().astype(np.int64)  # type: ignore[no-any-return]
 
 
 class HesitationCounter:
-    """Counts in texts that come one by one, on the other cores; of the texts a bounded part is in memory."""
+    """Counts markers in a stream of texts on several cores, with a bounded number of texts in memory."""
 
     def __init__(self) -> None:
         cores = len(os.sched_getaffinity(0))
@@ -48,14 +48,14 @@ class HesitationCounter:
         self._chars = 0
 
     def add(self, text: str) -> None:
-        """Take a text in."""
+        """Add a text."""
         self._texts.append(text)
         self._chars += len(text)
         if self._chars >= _BATCH_CHARS:
             self._submit()
 
     def counts(self) -> NDArray[np.int64]:
-        """The counts, (N,), in the order of adding."""
+        """The counts, (N,), in the order in which texts were added."""
         self._submit()
         while self._waiting:
             self._collect()

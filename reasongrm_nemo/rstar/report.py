@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the filter saw and chose, in figures: the section 3.3 selection beside its alternatives."""
+"""Reports figures on the filter's paths and choices: the selection of section 3.3 and its alternatives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPARED = ("r_star", "random", "shortest")
 
 
 class Extreme(NamedTuple):
-    """Two paths to read side by side, as rows of the table."""
+    """Two paths to show side by side, as row numbers."""
 
     high: int
     low: int
@@ -29,7 +29,7 @@ class Report:
     """Figures on a table of paths and on what each strategy chooses from it.
 
     Args:
-        selector: chooses, and says what is eligible.
+        selector: selector of the table's paths.
     """
 
     def __init__(self, selector: Selector) -> None:
@@ -63,7 +63,7 @@ class Report:
                 "rejected_by_r_star": self._set(np.flatnonzero(rejected)),
                 "wrong": self._set(np.flatnonzero(~table.correct)),
             },
-            # chosen rows are ordered by task, and every strategy chooses for the same tasks
+            # chosen rows are sorted by task, and all strategies choose for the same tasks
             "agreement": {
                 name: _share((chosen[name] == chosen["r_star"])[contested]) for name in ("random", "shortest")
             },
@@ -75,7 +75,7 @@ class Report:
         }
 
     def widest(self, count: int) -> list[Extreme]:
-        """The eligible paths with the highest and the lowest R* of one task, where they differ most."""
+        """Highest and lowest eligible paths by R* of the tasks where these two differ most."""
         rows = self._selector.eligible
         if not len(rows):
             return []
@@ -88,7 +88,7 @@ class Report:
         return [Extreme(int(rows[last[at]]), int(rows[first[at]])) for at in order if first[at] != last[at]]
 
     def ends(self, count: int) -> list[Extreme]:
-        """The highest and the lowest scored of R*'s choices, the outermost first, each used once."""
+        """Pairs of the highest and lowest of R*'s choices, outermost first, each path used once."""
         rows = self._chosen["r_star"]
         rows = rows[np.argsort(self._table.score[rows], kind="stable")]
         return [Extreme(int(rows[-1 - at]), int(rows[at])) for at in range(min(count, len(rows) // 2))]
@@ -119,18 +119,18 @@ def selection_report(
     """Figures on a set of paths and on what each strategy chooses from it.
 
     Args:
-        paths: all paths of the generation, in any order; read once, texts not kept.
-        seed: the run's seed, for the random choice (the same as `select_paths` makes).
+        paths: all generated paths, in any order; read once, without keeping texts.
+        seed: the run's seed, for the random choice (the same choice as in `select_paths`).
         floors: see `Selector`.
 
     Returns:
         JSON-ready: `tasks`, `tasks_without_right_path` (wrong in every sample), `tasks_without_eligible_path`
         and `tasks_with_one_eligible_path` (where no strategy has a choice), `paths`, `right_paths`,
-        `ineligible_paths` by reason, `sets` (a set of paths -> its figures: R*, self-consistency, validity,
-        tokens as quantiles and mean, hesitations a path), `agreement` of R*'s choice with the others' over
-        tasks with a choice, and within tasks `r_star_length_correlation` (eligible paths),
-        `r_star_right_correlation` (all paths with both parts) and `right_above_wrong` (of all pairs of a
-        right and a wrong path of one task, the share where the right one has the higher R*; ties half).
+        `ineligible_paths` by reason, `sets` (set of paths -> figures: quantiles and mean of R*,
+        self-consistency, validity and tokens; hesitations per path), `agreement` of R*'s choice with other
+        strategies over tasks with a choice, and within tasks `r_star_length_correlation` (eligible paths),
+        `r_star_right_correlation` (all paths with both parts) and `right_above_wrong` (share of all pairs of
+        a right and a wrong path of one task in which the right one has the higher R*; ties count half).
     """
     builder = TableBuilder()
     with HesitationCounter() as counter:
@@ -152,7 +152,7 @@ def _share(flags: NDArray[np.bool_]) -> float | None:
 
 
 def _within_task_correlation(task: Rows, x: NDArray[Any], y: NDArray[Any], rows: Rows) -> float | None:
-    """Pearson's r over `rows` after taking each task's means away; None where nothing varies."""
+    """Pearson's r over `rows` after subtracting each task's means; None without variance."""
     _, group, sizes = np.unique(task[rows], return_inverse=True, return_counts=True)
     several = sizes[group] > 1
     parts = []

@@ -3,9 +3,9 @@
 
     R*(R', a, Q) = P(R' | Q) * P(a | Q, R') = mean_i p'_i * mean_i p''_i
 
-where p' are the probabilities of the reasoning's tokens and p'' those of the answer's.  The first mean is
-the path's self-consistency, the second its validity.  Both are arithmetic means of probabilities: not
-likelihoods, and not means of log-probabilities, which one rare token would pull down far more.
+where p' are the probabilities of the reasoning's tokens and p'' those of the answer's tokens.  The first mean
+is the path's self-consistency, the second its validity.  Both are arithmetic means of probabilities, not
+likelihoods or means of log-probabilities, which a single rare token would lower far more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from reasongrm_nemo.data.records import ReasoningPath
 
 TOLERANCE = 1e-6
-"""How far above 1 rounding may carry a probability that was exponentiated in single precision."""
+"""Tolerance above 1 for probabilities exponentiated in single precision."""
 
 
 class RStar(NamedTuple):
@@ -32,7 +32,7 @@ class RStar(NamedTuple):
 
 
 class PathSums(NamedTuple):
-    """The sums and counts a `ReasoningPath` keeps."""
+    """The probability sums and token counts in a `ReasoningPath`."""
 
     reasoning_tokens: int
     answer_tokens: int
@@ -41,14 +41,14 @@ class PathSums(NamedTuple):
 
 
 def score_path(reasoning_probs: ArrayLike, answer_probs: ArrayLike) -> RStar:
-    """R* from token probabilities (section 3.3's equation, in float64).
+    """Compute R* from token probabilities (equation of section 3.3, in float64).
 
     Args:
-        reasoning_probs: (L_R,) raw probabilities of the reasoning's tokens, `</think>` included.
-        answer_probs: (L_a,) those of the answer's tokens.
+        reasoning_probs: (L_R,) raw probabilities of the reasoning's tokens, including `</think>`.
+        answer_probs: (L_a,) raw probabilities of the answer's tokens.
 
     Raises:
-        ValueError: a list is empty, or holds something that is no probability.
+        ValueError: a list is empty, or a value is not a probability.
     """
     consistency = _mean(_checked(reasoning_probs, "reasoning"))
     validity = _mean(_checked(answer_probs, "answer"))
@@ -56,7 +56,7 @@ def score_path(reasoning_probs: ArrayLike, answer_probs: ArrayLike) -> RStar:
 
 
 def path_sums(log_probs: Sequence[float], answer_start: int) -> PathSums:
-    """Counts and probability sums of a response from its log-probabilities.
+    """Compute a response's token counts and probability sums from its log-probabilities.
 
     Args:
         log_probs: (L,) natural log-probabilities at temperature 1 over the full vocabulary, without the
@@ -64,7 +64,7 @@ def path_sums(log_probs: Sequence[float], answer_start: int) -> PathSums:
         answer_start: index of the first answer token (`reasongrm_nemo.judge.answer_start`), 0..L.
 
     Raises:
-        ValueError: the index is out of range, or a value is no log-probability.
+        ValueError: the index is out of range, or a value is not a log-probability.
     """
     if not 0 <= answer_start <= len(log_probs):
         raise ValueError(f"answer_start {answer_start} is outside the {len(log_probs)} tokens")
@@ -75,10 +75,10 @@ def path_sums(log_probs: Sequence[float], answer_start: int) -> PathSums:
 
 
 def score_sums(path: ReasoningPath) -> RStar:
-    """R* of a path from its sums and counts.
+    """Compute a path's R* from its sums and counts.
 
     Raises:
-        ValueError: no reasoning or no answer tokens, or sums that are no sums of probabilities.
+        ValueError: there are no reasoning or answer tokens, or the sums exceed the token counts.
     """
     means = []
     for part, total, count in (

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Choosing the path each task is taught with (section 3.3, and the random baseline of section 4.5.2).
+"""Selects the path to train on for each task (section 3.3, and the random baseline of section 4.5.2).
 
-Every strategy chooses among the same *eligible* paths, so that comparisons between strategies differ in the
-choice alone: right verdict (the paper's evaluation set), ended by itself rather than cut off at the length
-limit, with a closing think tag, and with at least one reasoning and one answer token (the last three are not
-in the paper: a cut-off text would teach never to stop, R* is not defined without both parts, and without the
-tag nothing tells them apart).
+All strategies choose among the same *eligible* paths, and thus differ only in their choice. A path is
+eligible if its verdict is right (the paper's evaluation set), it is not truncated at the length limit, it has
+a closing think tag, and it has at least one reasoning and one answer token. The last three conditions are not
+in the paper: a truncated text would teach the model never to stop, and R* is undefined without both parts or
+without the tag that separates them.
 
 Ties: higher validity, then fewer tokens, then the lower sample index.
 
-Optional floors under R* and its factors (not in the paper) make further paths ineligible, for every strategy
-alike.
+Optional minima of R* and its factors (not in the paper) make further paths ineligible for all strategies.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ INELIGIBLE = (
     "low_self_consistency",
     "low_validity",
 )
-"""Why a path cannot be chosen: the first of these that holds, `wrong` meaning a verdict that is not right."""
+"""Reasons why a path is ineligible; the first that holds counts. `wrong`: the verdict is not right."""
 
 
 class Floors(NamedTuple):
-    """The least R*, self-consistency and validity a chosen path may have; 0 asks nothing."""
+    """Minimum R*, self-consistency and validity of an eligible path; 0: no minimum."""
 
     r_star: float = 0.0
     self_consistency: float = 0.0
@@ -58,9 +57,9 @@ class Selector:
     """Chooses among the paths of a table.
 
     Args:
-        table: of any number of tasks.
+        table: paths of any number of tasks.
         seed: the run's seed, for `random`.
-        floors: what a path must reach to be chosen, by whatever strategy.
+        floors: minima that an eligible path must reach.
 
     Attributes:
         reason: (N,) int64, 0 for an eligible path, else 1 + the index in `INELIGIBLE`.
@@ -73,21 +72,21 @@ class Selector:
 
     @property
     def eligible(self) -> Rows:
-        """The rows that may be chosen, ascending."""
+        """Row numbers of the eligible paths, ascending."""
         return np.flatnonzero(self.reason == 0)
 
     def choose(self, strategy: str = "r_star", top_k: int = 1) -> Rows:
-        """The chosen rows, by task id and sample.
+        """Choose paths; return their row numbers, sorted by task id and sample.
 
         Args:
             strategy: one of `STRATEGIES`.
-            top_k: so many paths a task, the best by the strategy's order; `all` keeps every eligible one.
+            top_k: number of paths per task, the best by the strategy's order; `all` keeps all eligible ones.
 
         Raises:
             ValueError: unknown strategy, or `top_k` below 1.
         """
         if top_k < 1:
-            raise ValueError(f"At least one path a task is chosen, got top_k {top_k}")
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
         rows = self.eligible if strategy == "all" else self._best(strategy, top_k)
         order: Rows = np.lexsort((self.table.sample[rows], self.table.id_order[rows]))
         return np.take(rows, order)
@@ -96,7 +95,7 @@ class Selector:
         rows = self.eligible
         task, sample = self.table.task[rows], self.table.sample[rows]
         length, validity = self.table.length[rows], self.table.validity[rows]
-        keys: tuple[NDArray[np.generic], ...]  # the first one decides
+        keys: tuple[NDArray[np.generic], ...]  # the first key decides
         if strategy == "r_star":
             keys = (-self.table.score[rows], -validity, length, sample)
         elif strategy == "shortest":
@@ -113,7 +112,7 @@ class Selector:
         return best
 
     def _random(self, rows: Rows) -> list[int]:
-        """Independent hashes: the least is a uniform choice that no order, sharding or world size changes."""
+        """Hashes whose minimum is a uniform choice, independent of order, sharding and world size."""
         if self._draws is None:
             names, tasks = self.table.task_ids, self.table.task[rows].tolist()
             self._draws = [
@@ -145,7 +144,7 @@ def _reasons(table: PathTable, floors: Floors) -> NDArray[np.int64]:
 
 
 def ineligible(path: ReasoningPath, floors: Floors = NO_FLOORS) -> str | None:
-    """Why a path cannot be chosen, one of `INELIGIBLE`, or None."""
+    """The reason why a path is ineligible, one of `INELIGIBLE`, or None."""
     (code,) = Selector(PathTable.of([path]), floors=floors).reason
     return INELIGIBLE[code - 1] if code else None
 
@@ -157,15 +156,15 @@ def select_paths(
     top_k: int = 1,
     floors: Floors = NO_FLOORS,
 ) -> list[ReasoningPath]:
-    """The chosen paths of each task that has an eligible one, ordered by task id and sample.
+    """Choose paths of each task that has an eligible one; return them sorted by task id and sample.
 
-    For more paths than fit into memory see `TableBuilder` and `Selector`.
+    For more paths than fit into memory, see `TableBuilder` and `Selector`.
 
     Args:
-        paths: of any number of tasks, at most one per (task, sample), in any order.
-        strategy: `r_star`, `random`, `shortest`, or `all` (every eligible one).
+        paths: paths of any number of tasks, at most one per (task, sample), in any order.
+        strategy: `r_star`, `random`, `shortest`, or `all` (all eligible ones).
         seed: the run's seed, for `random`.
-        top_k: so many paths a task at most, but for `all`.
+        top_k: largest number of paths per task; ignored for `all`.
         floors: see `Selector`.
 
     Raises:
@@ -178,16 +177,16 @@ def select_paths(
 def to_sft_example(
     path: ReasoningPath, task: JudgeTask | AnswerTask, strategy: str = "r_star", response_prefix: str = ""
 ) -> SftExample:
-    """The training example for a chosen path: the task's messages and the path as the assistant's turn.
+    """Make the training example of a chosen path: the task's messages and the path as the assistant's turn.
 
-    Where the path says what its prompt had written of the reasoning, that is put in front of its text.
+    The part of the reasoning that belongs to the path's prompt (`begun`) is prepended to its text.
 
     Args:
         path: a path of `task`.
         task: the task.
-        strategy: how the path was chosen, for the record.
-        response_prefix: what the prompt of the generation ended with, put in front where the path, of an
-            earlier version, does not say.
+        strategy: strategy that chose the path, for the record.
+        response_prefix: end of the generation's prompt; prepended to paths of earlier versions, which do not
+            record `begun`.
 
     Raises:
         ValueError: the path belongs to another task.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two paths in two columns of plain text, for people to read."""
+"""Shows two paths side by side as plain text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from reasongrm_nemo.data.records import ReasoningPath
 from reasongrm_nemo.rstar.score import score_sums
 
 WIDTH = 58
-"""Terminal cells a column; a CJK character takes two."""
+"""Terminal cells per column; a CJK character takes two."""
 
 
 def side_by_side(high: ReasoningPath, low: ReasoningPath, width: int = WIDTH) -> str:
-    """The two paths under their figures, the first on the left; characters that do not print are dots."""
+    """Format two paths with their figures, the first on the left; unprintable characters become dots."""
     columns = [_column(path, width) for path in (high, low)]
     rows = zip_longest(*columns, fillvalue="")
     return "\n".join(f"{set_cell_size(left, width)} | {right}".rstrip() for left, right in rows) + "\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths as columns: what choosing, mining and reporting need of each, without its text."""
+"""Paths as columns of figures, without texts, for selection, mining and reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Rows = NDArray[np.int64]
 """Row numbers of a table."""
 
 VERDICTS: tuple[Side | None, ...] = (None, "A", "B")
-"""What the codes of the column `verdict` stand for."""
+"""Verdicts by their codes in the column `verdict`."""
 
 _CODES = {verdict: code for code, verdict in enumerate(VERDICTS)}
 _FLAGS = ("correct", "cut_off", "unread", "unscored", "untagged")
@@ -35,12 +35,12 @@ class PathTable:
     """N paths; row numbers are the order in which they were added.
 
     Attributes:
-        task_ids: the tasks in the order of their first path; `task` counts in it.
-        task: (N,) int64, as are `sample`, `place` (what the caller gave), `reasoning_tokens`,
-            `answer_tokens`, and `hesitations` (0 where they were not counted).
-        correct: (N,) bool, as are `cut_off` (ended by the length limit), `unread` (neither a verdict nor an
-            open answer), `unscored` (the scorer could not read it) and `untagged` (it has no `</think>`).
-        verdict: (N,) int8, an index of `VERDICTS`.
+        task_ids: task ids in the order of their first path.
+        task: (N,) int64, index into `task_ids`; also int64: `sample`, `place` (set by the caller),
+            `reasoning_tokens`, `answer_tokens`, and `hesitations` (0 if not counted).
+        correct: (N,) bool; also bool: `cut_off` (truncated at the length limit), `unread` (neither a verdict
+            nor an open answer), `unscored` (not expressible for the scorer) and `untagged` (no `</think>`).
+        verdict: (N,) int8, index into `VERDICTS`.
         self_consistency: (N,) float64, as are `validity` and `score`, their product R*; NaN for a path
             without reasoning tokens or without answer tokens.
     """
@@ -64,7 +64,7 @@ class PathTable:
 
     @classmethod
     def of(cls, paths: Iterable[ReasoningPath]) -> PathTable:
-        """The table of some paths, each one's place its number.  Raises as `TableBuilder.finish`."""
+        """Make a table of paths, with their indices as places.  Raises as `TableBuilder.finish`."""
         builder = TableBuilder()
         for number, path in enumerate(paths):
             builder.add(path, number)
@@ -75,39 +75,39 @@ class PathTable:
 
     @property
     def length(self) -> Rows:
-        """(N,) tokens of both parts."""
+        """(N,) tokens of reasoning and answer."""
         return self.reasoning_tokens + self.answer_tokens
 
     @property
     def id_order(self) -> Rows:
-        """(N,) where each path's task stands among the sorted task ids."""
+        """(N,) rank of each path's task among the sorted task ids."""
         order = np.empty(len(self.task_ids), dtype=np.int64)
         order[sorted(range(len(order)), key=self.task_ids.__getitem__)] = np.arange(len(order))
         return order[self.task]
 
     def name(self, row: int) -> str:
-        """A path, for messages."""
+        """Name of a path, for messages."""
         return f"{self.task_ids[self.task[row]]} sample {self.sample[row]}"
 
 
 class TableBuilder:
-    """Takes paths one by one, in any order, at some 80 bytes each."""
+    """Builds a table from paths added one by one, in any order, with about 80 bytes per path."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, int] = {}
         self._columns: dict[str, array[Any]] = {name: array(code) for name, code in _COLUMNS.items()}
-        # looked up once: this is the inner loop of reading a file of paths
+        # look up the methods once: add() is the inner loop of reading a file of paths
         self._appends = tuple(column.append for column in self._columns.values())
 
     def add(self, path: ReasoningPath, place: int = 0) -> None:
-        """Take a path in.
+        """Add a path.
 
         Args:
-            path: of which the text is not kept.
-            place: whatever finds the text again, such as its place in a file.
+            path: the path; its text is not kept.
+            place: number for finding the text again, such as an offset in a file.
 
         Raises:
-            ValueError: a count or the sample's number is past 64 bits.
+            ValueError: a count or the sample index exceeds 64 bits.
         """
         values = (
             self._tasks.setdefault(path.task_id, len(self._tasks)),
@@ -125,19 +125,19 @@ class TableBuilder:
             _CODES[path.verdict],
         )
         try:
-            for append, value in zip(self._appends, values):  # noqa: B905  (both are of this file)
+            for append, value in zip(self._appends, values):  # noqa: B905 - of equal length
                 append(value)
         except OverflowError:
             raise ValueError(f"Path {path.task_id} has a number past 64 bits") from None
 
     def finish(self, hesitations: Rows | None = None) -> PathTable:
-        """The table.
+        """Build the table.
 
         Args:
-            hesitations: (N,) markers of hesitation in each text; None: they were not counted.
+            hesitations: (N,) number of hesitation markers in each text; None: not counted.
 
         Raises:
-            ValueError: the same (task, sample) twice, or sums that are no sums of probabilities.
+            ValueError: the same (task, sample) twice, or sums that exceed the token counts.
         """
         columns: dict[str, Any] = {name: np.array(column) for name, column in self._columns.items()}
         reasoning = columns["reasoning_prob_sum"], columns["reasoning_tokens"]
