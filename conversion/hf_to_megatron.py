@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Hugging Face checkpoint as a Megatron one, for NeMo-Aligner; with the trainer's python.
+"""Convert a Hugging Face checkpoint to a Megatron one for NeMo-Aligner; run with the trainer's python.
 
 python conversion/hf_to_megatron.py QwQ-32B qwq_megatron -t 8 -p 4 --verify
 """
@@ -23,10 +23,10 @@ _COUNT = click.IntRange(1)
 @click.command(cls=Command)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("-t", "--tensor-parallel", type=_COUNT, help="Ranks that share each layer (default 1).")
-@click.option("-p", "--pipeline-parallel", type=_COUNT, help="Ranks that share the layers (default 1).")
-@click.option("--layers-in-first-stage", type=_COUNT, help="Where stages are uneven.")
-@click.option("--layers-in-last-stage", type=_COUNT, help="Where stages are uneven.")
+@click.option("-t", "--tensor-parallel", type=_COUNT, help="Tensor-parallel size (default 1).")
+@click.option("-p", "--pipeline-parallel", type=_COUNT, help="Number of pipeline stages (default 1).")
+@click.option("--layers-in-first-stage", type=_COUNT, help="Layers of the first stage, if stages are uneven.")
+@click.option("--layers-in-last-stage", type=_COUNT, help="Layers of the last stage, if stages are uneven.")
 @common_options
 def main(
     source: Path,
@@ -37,9 +37,9 @@ def main(
     layers_in_last_stage: int | None,
     **options: Any,
 ) -> None:
-    """Write the Hugging Face folder SOURCE as TARGET, a folder that NeMo-Aligner restores.
+    """Convert the Hugging Face folder SOURCE to TARGET, a folder that NeMo-Aligner can restore.
 
-    Its tensors load at any tensor and pipeline parallelism; the options name the one it is cut for.
+    TARGET loads at any tensor and pipeline parallelism; the options optimize its chunks for one of them.
     """
     recipe = options["recipe"]
     stated = Layout.of_cluster(load_recipe(recipe).cluster) if recipe else Layout()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Megatron checkpoint as a Hugging Face one, for transformers and vLLM; with the trainer's python.
+"""Convert a Megatron checkpoint to a Hugging Face one for transformers, vLLM; run with the trainer's python.
 
 python conversion/megatron_to_hf.py qwq_megatron qwq_again --verify
 python conversion/megatron_to_hf.py runs/qwq_32b/1_grpo_zero zero_hf
@@ -28,15 +28,15 @@ from reasongrm_nemo.run.commands import Command
 @click.option(
     "--companions",
     type=click.Path(path_type=Path),
-    help="Hugging Face folder with the model's config, tokenizer and chat template; needed where SOURCE is a "
-    "training checkpoint, which has none.",
+    help="Hugging Face folder with the model's config, tokenizer and chat template; required if SOURCE is a "
+    "training checkpoint, which lacks these.",
 )
 @common_options
 def main(source: Path, target: Path, companions: Path | None, **options: Any) -> None:
-    """Write the torch_dist checkpoint SOURCE, of any parallelism, as the Hugging Face folder TARGET.
+    """Convert the torch_dist checkpoint SOURCE, of any parallelism, to the Hugging Face folder TARGET.
 
-    SOURCE may be a finished training stage's folder: the checkpoint is then the one it exported, and what
-    stands beside the weights, its rope too, is its own.
+    If SOURCE is the folder of a finished training stage, the checkpoint that the stage exported is converted,
+    with the stage's config (including rope) and tokenizer.
     """
     weights = source
     if (source / "manifest.json").is_file() and (source / "checkpoints").is_dir():
@@ -56,16 +56,16 @@ def exported_checkpoint(artefact: Path) -> Path:
     """The checkpoint whose weights a finished training stage exported.
 
     Raises:
-        UserError: it has none any more.
+        UserError: the stage has no checkpoint any more.
     """
     file = artefact / "manifest.json"
     recipe = shaped(read_json(file), {"recipe": {"stage": str}}, str(file))["recipe"]
     kept = Checkpoints(artefact / "checkpoints", keep=1)
     best = object_at(recipe, recipe["stage"], "validation").get("export") == "best"
-    found = (kept.best() if best else None) or kept.latest()
-    if found is None:
-        raise UserError(f"{kept.folder} holds no whole checkpoint; the stage's hf/ has the same weights.")
-    return found
+    checkpoint = (kept.best() if best else None) or kept.latest()
+    if checkpoint is None:
+        raise UserError(f"{kept.folder} has no complete checkpoint; the stage's hf/ has the same weights.")
+    return checkpoint
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both conversions ask, do besides converting, and print."""
+"""Options, checks and output that both conversions share."""
 
 from __future__ import annotations
 
@@ -30,24 +30,28 @@ Conversion = Callable[
 
 
 def common_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of both directions, which ``run`` takes."""
+    """Add the options that both directions share; ``run`` takes their values."""
     for option in (
         click.option(
             "--if-changed",
             is_flag=True,
-            help="Leave TARGET where it was made of the same weights; make it anew where they have changed.",
+            help="Keep TARGET if it was made from the same weights; convert again if they have changed.",
         ),
-        click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON."),
-        click.option("--verify", is_flag=True, help="Read both checkpoints again and compare every tensor."),
+        click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
+        click.option("--verify", is_flag=True, help="Reread both checkpoints and compare every tensor."),
         click.option(
-            "--threads", type=click.IntRange(1), help="Files written at once (default: 2 a core, at most 8)."
+            "--threads",
+            type=click.IntRange(1),
+            help="Files written at once (default: 2 per core, at most 8).",
         ),
         click.option(
             "--recipe",
             type=click.Path(path_type=Path),
-            help="Take the rope, and where it applies the layout, from this recipe.",
+            help="Use the rope of this recipe and, when converting to Megatron, its layout.",
         ),
-        click.option("--dtype", type=click.Choice(list(RECIPE_DTYPES)), help="Default: as stored."),
+        click.option(
+            "--dtype", type=click.Choice(list(RECIPE_DTYPES)), help="Data type to write (default: as stored)."
+        ),
     ):
         command = option(command)
     return command
@@ -67,20 +71,20 @@ def run(
     if_changed: bool,
     companions: Path | None = None,
 ) -> None:
-    """Convert, verify if asked, and say what was done.
+    """Convert, verify if requested, and print a summary.
 
     Args:
-        conversion: called with dtype, rope, threads and what goes beside the weights.
-        hf: the Hugging Face side, once it is done.
-        megatron: the other side.
-        weights: the folder that they were in before.
-        dtype: and all further ones: the options' values.
+        conversion: function of dtype, rope, threads and further JSON files for the target.
+        hf: the Hugging Face folder, source or target.
+        megatron: the Megatron folder, source or target.
+        weights: the folder whose weights are converted.
+        dtype: see ``common_options``.
         recipe: see ``common_options``.
         threads: see ``common_options``.
         verify: see ``common_options``.
         as_json: see ``common_options``.
         if_changed: see ``common_options``.
-        companions: the folder whose config.json is exported; None: none is.
+        companions: the folder whose config.json is exported; None if none is.
     """
     target = megatron if hf == weights else hf
     cache = HashCache()
@@ -90,11 +94,11 @@ def run(
         check_path(companions, "--companions", cache)
     if if_changed:
         if converted.stands(target, weights, cache):
-            click.echo(f"{target}: made of these weights before")
+            click.echo(f"{target}: up to date with its source")
             return
         if (target / converted.NOTE).is_file():
-            shutil.rmtree(target)  # of other weights
-    # a stage holds model.megatron_path against model.hf_path by it
+            shutil.rmtree(target)  # made from other weights
+    # with this note, a stage checks that model.megatron_path matches model.hf_path
     noted = weights.is_dir() and (if_changed or target == megatron)
     beside = {converted.NOTE: converted.note_of(weights, cache)} if noted else None
     rope = None if recipe is None else load_recipe(recipe).model.rope
@@ -120,14 +124,14 @@ def run(
         f"{readable_bytes(done.nbytes)} in {stored}, {seconds:.1f} s ({rate}/s)"
     )
     if engines:
-        click.echo(f"config.json is read alike by {', '.join(engines)}")
+        click.echo(f"config.json is read the same way by {', '.join(engines)}")
     if compared is not None:
-        click.echo(f"verified: {compared} tensors are the same on both sides")
+        click.echo(f"verified: {compared} tensors are equal on both sides")
 
 
 def check_export(companions: Path, rope: Mapping[str, Any] | None) -> None:
-    """Refuse a config.json that an engine would read otherwise, before anything is converted."""
+    """Check before converting that engines read the config.json to be exported as this package does."""
     file = companions / "config.json"
     if file.is_file():
         config = exported_config(read_json(file), str(file), rope, "float32")
-        readers.check_config(config, f"what would be exported with {file}", readers.pythons())
+        readers.check_config(config, f"the config.json to be exported from {file}", readers.pythons())

