@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes that exist in a step besides the states, at the moment when they are most.
+"""Peak activation memory of one training step (without weights, gradients and optimizer states).
 
-The tensors are those of the code that runs (``megatron.layers``, ``megatron.elementwise``, ``log_probs``,
-megatron-core 0.12's linear layers and 1F1B schedule), each counted by its shape; what is smaller than a
-hidden state's thousandth is left out. ``reasongrm plan --simulate`` holds them against that code itself.
+Counts the tensors of the training code (``megatron.layers``, ``megatron.elementwise``, ``log_probs``,
+megatron-core 0.12's linear layers and 1F1B schedule) by their shapes, except those smaller than a thousandth
+of a hidden state. ``reasongrm plan --simulate`` compares the result with the training code.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from reasongrm_nemo.models.architecture import Architecture, Layout
 from reasongrm_nemo.stage_kinds import kind_of
 
 SAVED = "saved"
-"""What forward passes keep for backward passes: layers' inputs, and without recomputation all else."""
+"""Kept from forward to backward passes: layer inputs and, without recomputation, other activations."""
 LAYER = "layer"
-"""A layer's backward pass, with the forward pass that comes again before it, and gradients on their way."""
+"""Backward pass of one layer, its recomputed forward pass, and gradients passed between stages."""
 HEAD = "head"
-"""Log-probs: hidden states of all positions, a chunk's logits, the output weight's gradient."""
+"""Log-probs: hidden states of all positions, logits of a chunk, gradient of the output weight."""
 GATHERED = "gathered"
-"""Sequence parallelism's buffer for one hidden state of all positions, never given back."""
+"""Sequence parallelism's buffer for one hidden state of all positions, which is never freed."""
 REST = "rest"
 """Rotary angles, positions, masked token ids."""
 PARTS = (SAVED, LAYER, HEAD, GATHERED, REST)
 
-# Of a scored position: its target and its place, and the log-prob, normaliser, entropy and what they are of.
+# Bytes per scored position: target, index, log-prob, normaliser, entropy and their intermediate results.
 _VECTORS = 38
 
 
@@ -37,15 +37,15 @@ class _Sizes:
 
     Attributes:
         hidden: a hidden state of all positions.
-        shard: the same, of this rank's share of the positions under sequence parallelism.
+        shard: this rank's part of a hidden state under sequence parallelism.
         wide: the shard in fp32.
-        ffn: half of what SwiGLU takes.
-        attention: what a layer's attention keeps: query, key and value, the first two turned, their sines and
-            cosines, the context, the normalisers.
-        norms: the two normalisers of a layer's norms.
+        ffn: half of SwiGLU's input.
+        attention: tensors kept by a layer's attention: query, key and value, rotated query and key, sines and
+            cosines, context, normalisers.
+        norms: the normalisers of a layer's two norms.
         table: the output weight.
-        logits: one byte for each logit of a position.
-        width: bytes of an element.
+        logits: number of logits per position.
+        width: bytes per element.
     """
 
     hidden: int
@@ -60,42 +60,42 @@ class _Sizes:
 
     @property
     def narrow(self) -> bool:
-        """Whether norms work on an fp32 copy."""
+        """Whether norms compute on an fp32 copy."""
         return self.width < 4
 
     @property
     def layer(self) -> int:
-        """What a layer keeps between forward and backward.
+        """Bytes that a layer keeps between forward and backward.
 
-        Its input and the sum in its middle, two norms' outputs, attention, both ends of SwiGLU.
+        Input, residual sum after attention, both norms' outputs, attention, SwiGLU's input and output.
         """
         return 4 * self.shard + self.attention + self.norms + 3 * self.ffn
 
     @property
     def norm_backward(self) -> int:
-        """A norm's backward pass: three products in fp32; of 16-bit tensors also a copy, and the result."""
+        """Bytes of a norm's backward pass: three fp32 products; for 16-bit types also copy and result."""
         return 3 * self.wide + (self.wide + self.shard if self.narrow else 0)
 
 
 def of_step(
     recipe: Any, architecture: Architecture, stage: int, micro_batches: int | None = None
 ) -> dict[str, int]:
-    """Bytes by part on a rank of a pipeline stage, at the worst moment of a step.
+    """Bytes by part on a rank of a pipeline stage, at the peak of a step.
 
     Args:
-        recipe: of stage ``grpo`` or ``sft``; its micro-batches are as full as they get (``fullest``).
+        recipe: recipe of stage ``grpo`` or ``sft``; micro-batches are assumed to be full (``fullest``).
         architecture: shape of the model.
-        stage: from 0.
-        micro_batches: of the step; None: more than the pipeline holds.
+        stage: pipeline stage, from 0.
+        micro_batches: number of micro-batches per step; None: more than the pipeline holds.
     """
-    own = moments_of_step(recipe, architecture, stage, micro_batches)
-    return max(own.values(), key=lambda parts: sum(parts.values()))
+    moments = moments_of_step(recipe, architecture, stage, micro_batches)
+    return max(moments.values(), key=lambda parts: sum(parts.values()))
 
 
 def moments_of_step(
     recipe: Any, architecture: Architecture, stage: int, micro_batches: int | None = None
 ) -> dict[str, dict[str, int]]:
-    """Bytes by part at each moment that can be the worst."""
+    """Bytes by part at each moment that can be the peak."""
     cluster = recipe.cluster
     layout = Layout.of_cluster(cluster)
     counts = layout.stages(architecture.layers)
@@ -103,7 +103,7 @@ def moments_of_step(
     rows, length = micro_batch(recipe)
     sizes = _sizes(recipe, architecture, rows, length)
     layers, last = counts[stage], stage == layout.pipeline - 1
-    # 1F1B: a stage is ahead of the last one by as many micro-batches as stages lie between
+    # 1F1B: a stage is ahead of the last one by one micro-batch per stage in between
     flying = min(layout.pipeline - stage, micro_batches or layout.pipeline)
     constant = {
         GATHERED: sizes.hidden if cluster.sequence_parallel else 0,
@@ -111,37 +111,37 @@ def moments_of_step(
     }
     # log-probs and their gradient
     scores = 2 * rows * length * 4
-    # the gradient of the micro-batch before, which the stage before has not taken yet
+    # gradient of the previous micro-batch, which the previous stage has not received yet
     sent = sizes.shard if stage and micro_batches != 1 else 0
-    found = {}
+    moments = {}
     for name, (saved, layer) in _layer_moments(recipe, sizes, layers * flying).items():
-        found[name] = {SAVED: saved, LAYER: layer + sent, HEAD: scores if last else 0, **constant}
+        moments[name] = {SAVED: saved, LAYER: layer + sent, HEAD: scores if last else 0, **constant}
     if last:
         kept = layers * (sizes.shard if recipe.model.recompute == "full" else sizes.layer) + sizes.shard
         scored = rows * (fullest(recipe)[1] - 1)
         for name, head in _head_moments(recipe, architecture, sizes, scored).items():
-            # while the last one's log-probs are worked out, the next micro-batch has come
+            # the next micro-batch arrives while log-probs of the current one are computed
             waiting = sent if name == "head forward" else 0
-            found[name] = {SAVED: kept + waiting, LAYER: sent, HEAD: head, **constant}
+            moments[name] = {SAVED: kept + waiting, LAYER: sent, HEAD: head, **constant}
         incoming = sizes.shard if cluster.sequence_parallel else sizes.hidden
         backward = sizes.norm_backward + incoming + sent
-        found["final norm"] = {SAVED: kept, LAYER: backward, HEAD: 0, **constant}
-    return found
+        moments["final norm"] = {SAVED: kept, LAYER: backward, HEAD: 0, **constant}
+    return moments
 
 
 def micro_batch(recipe: Any) -> tuple[int, int]:
-    """Sequences and positions of the largest micro-batch, as ``micro_batches.collate`` lays it out."""
+    """Numbers of sequences and positions of the largest micro-batch made by ``micro_batches.collate``."""
     cluster = recipe.cluster
     multiple = cluster.tensor_parallel if cluster.sequence_parallel else 1
     rows, longest = fullest(recipe)
-    # the last token is only predicted
+    # the last token is only a target
     return rows, -(-(longest - 1) // multiple) * multiple
 
 
 def fullest(recipe: Any) -> tuple[int, int]:
-    """Sequences and their tokens, of the micro-batch with most tokens that ``micro_batches.plan`` can make.
+    """Number and length of the sequences in the largest micro-batch that ``plan_micro_batches`` can make.
 
-    Where the budget is no multiple of the longest sequence, one sequence more of a lesser length fills it
+    If the budget is not a multiple of the longest sequence, one more sequence of smaller length can fill it
     better.
     """
     budget, longest = recipe[recipe.stage].max_tokens_per_micro_batch, recipe.model.max_model_len
@@ -178,7 +178,7 @@ def _sizes(recipe: Any, architecture: Architecture, rows: int, length: int) -> _
 
 def _rest(architecture: Architecture, layout: Layout, rows: int, length: int, flying: int) -> int:
     positions, angles = 8 * length, 4 * length * architecture.head_dim
-    # the embedding keeps its ids less the first of its rows, and which of them are none of its own
+    # the embedding keeps ids relative to its first row, and a mask of ids on other ranks
     masked = 9 * rows * length * flying if layout.tensor > 1 else 0
     return positions + angles + masked
 
@@ -186,14 +186,14 @@ def _rest(architecture: Architecture, layout: Layout, rows: int, length: int, fl
 def _layer_moments(recipe: Any, sizes: _Sizes, held: int) -> dict[str, tuple[int, int]]:
     """(saved, layer) in the backward pass of the first of ``held`` layers."""
     incoming = sizes.shard
-    # from the gradient after SwiGLU: that of its input, silu of half of it
+    # SwiGLU's backward pass: gradients of output and input, silu of half the input
     swiglu = 4 * sizes.ffn + incoming
-    # the gradient of the residual beside that of the projection, whose ranks' parts are summed
+    # gradients of the residual and of the projection, which is summed over ranks
     norm = (
         sizes.norm_backward + incoming + (sizes.shard if recipe.cluster.sequence_parallel else sizes.hidden)
     )
     if recipe.model.recompute == "full":
-        # the layer's own output comes again, its input is saved anyway
+        # recomputation creates the layer's activations again; its input is saved anyway
         again = sizes.layer
         return {
             "swiglu": (held * sizes.shard, again - sizes.ffn + swiglu),
@@ -212,22 +212,22 @@ def _head_moments(recipe: Any, architecture: Architecture, sizes: _Sizes, scored
     wanted = scored * architecture.hidden * width
     first = min(recipe.model.log_prob_chunk, scored)
     second = min(recipe.model.log_prob_chunk, scored - first)
-    # a product in the weights' type, then in fp32, where that is another
+    # a product in the weights' dtype, then, if different, in fp32
     product = width + (4 if sizes.narrow else 0)
-    # logits and their exponentials, or these in place of those
+    # logits and their exponentials; without entropy, exponentials replace the logits
     entropy = kind_of(recipe).on_policy
     forward, slopes = (8 if entropy else 4), entropy and recipe.grpo.entropy_coefficient > 0
     backward = max(product, 8 if slopes else 4)
     gathered = sizes.shard if recipe.cluster.sequence_parallel else 0
     fp32_table = sizes.table // width * 4
-    # a chunk is let go only when the next one's logits are there
+    # a chunk's logits are freed only after the next chunk's are computed
     forward_most = max(max(forward, product) * first, forward * first + product * second)
     backward_most = max(backward * first, width * first + backward * second)
     moments = {
         "head forward": sizes.hidden + gathered + wanted + forward_most * sizes.logits,
         "head backward": 2 * wanted + fp32_table + backward_most * sizes.logits,
         "head's weight": 2 * wanted + fp32_table + width * first * sizes.logits + sizes.table,
-        # back to all positions: zeros, then a copy of them with what was scored
+        # scatter to all positions: zeros, then a copy with the scored ones
         "positions": wanted + 2 * sizes.hidden,
     }
     return {name: size + _VECTORS * scored for name, size in moments.items()}

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes that a rank keeps from step to step: weights, gradients, optimizer states."""
+"""Memory that a rank keeps between steps: weights, gradients, optimizer states."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 WIDTH = {"bf16": 2, "fp32": 4}
-"""Bytes of an element, by `model.dtype` and `rollout.dtype`."""
+"""Bytes per element of a `model.dtype` or `rollout.dtype`."""
 
 
 @dataclass(frozen=True)
 class States:
-    """Bytes of one rank.
+    """Bytes of one rank's states.
 
     Attributes:
-        weights: of the model.
-        gradients: summed over the micro-batches.
+        weights: the model's weights.
+        gradients: gradients, accumulated over micro-batches.
         optimizer: Adam's moments and, with bf16 weights, the fp32 weights.
     """
 
@@ -25,21 +25,21 @@ class States:
 
     @property
     def total(self) -> int:
-        """All three."""
+        """Sum of all states."""
         return self.weights + self.gradients + self.optimizer
 
 
 def of_rank(parameters: int, dtype: str, platform: str, data_parallel: int) -> States:
-    """What ``parameters`` parameters cost.
+    """Bytes of the states of ``parameters`` parameters.
 
-    On a GPU megatron-core keeps gradients in an fp32 buffer and deals the optimizer's 12 bytes a parameter
-    out to the data-parallel ranks; on CPU gradients have the weights' type and every rank keeps all moments.
+    On GPU, megatron-core keeps gradients in an fp32 buffer and shards the optimizer's 12 bytes per parameter
+    over the data-parallel ranks; on CPU, gradients have the weights' dtype and every rank keeps all moments.
 
     Args:
-        parameters: of the rank.
+        parameters: number of parameters of the rank.
         dtype: ``model.dtype``.
         platform: ``cluster.platform``.
-        data_parallel: ranks that hold the same parameters.
+        data_parallel: number of ranks that hold the same parameters.
     """
     width = WIDTH[dtype]
     if platform == "gpu":
@@ -48,9 +48,9 @@ def of_rank(parameters: int, dtype: str, platform: str, data_parallel: int) -> S
 
 
 def checkpoint_bytes(parameters: int, dtype: str, platform: str) -> int:
-    """A checkpoint of a model of so many parameters: weights and optimizer states, each once.
+    """Size of a checkpoint with ``parameters`` parameters: weights and optimizer states, stored once.
 
-    14 bytes a parameter with bf16 weights, 12 with fp32 ones on CPU.
+    14 bytes per parameter with bf16 weights, 12 with fp32 weights on CPU.
     """
     states = of_rank(parameters, dtype, platform, 1)
     return states.weights + states.optimizer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a storage that appears during a step belongs to, told by where the step is."""
+"""Assigns storages allocated during a step to parts of the step, by when they are allocated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reasongrm_nemo.megatron.storages import LiveStorages
 
 @contextmanager
 def told_apart(model: Any, live: LiveStorages) -> Iterator[None]:
-    """Let ``live`` count what a step of ``model`` (the bare GPT model) makes under its parts."""
+    """Make ``live`` count storages by part while ``model`` (the bare GPT model) runs a step."""
     live.part = REST
     last_stage = parallel_state.is_pipeline_last_stage()
 
@@ -29,7 +29,7 @@ def told_apart(model: Any, live: LiveStorages) -> Iterator[None]:
             live.part = LAYER
         else:
             live.part = SAVED
-            # it comes from the embedding or from another stage, and is kept for the backward pass
+            # this layer's input is from the embedding or another stage, and kept for the backward pass
             live.count_as(SAVED, kwargs["hidden_states"])
 
     def block_ends(module: Any, args: Any, out: Tensor) -> None:
@@ -64,5 +64,5 @@ def told_apart(model: Any, live: LiveStorages) -> Iterator[None]:
 
 
 def in_backward() -> bool:
-    """Whether autograd is at work."""
+    """Whether autograd is running a backward pass."""
     return torch._C._current_graph_task_id() != -1  # type: ignore[attr-defined]

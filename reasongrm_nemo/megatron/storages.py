@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes of the tensors that exist, followed operation by operation."""
+"""Tracks the bytes of existing tensors, operation by operation."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 class LiveStorages(TorchDispatchMode):
-    """Counts every storage that an operation returns, until the last tensor on it is gone.
+    """Counts every storage that an operation returns, until its last tensor is freed.
 
-    The same for real tensors and fake ones; entered after a FakeTensorMode. Views and in-place results share
-    a storage and count once. What an operation allocates and frees within itself is not seen.
+    Works for real and fake tensors; enter after a FakeTensorMode. Views and in-place results share a storage,
+    which counts once. Memory that an operation allocates and frees internally is not counted.
 
     Args:
         known: tensors not to count.
 
     Attributes:
-        part: what storages that come now are counted under.
-        now: bytes alive.
-        peak: the most they have been.
-        at_peak: bytes of each part then.
+        part: part to which new storages are assigned.
+        now: current bytes.
+        peak: largest number of bytes so far.
+        at_peak: bytes by part at the peak.
     """
 
     def __init__(self, known: Iterable[torch.Tensor] = ()) -> None:
@@ -41,7 +41,7 @@ class LiveStorages(TorchDispatchMode):
             self._seen[tensor.untyped_storage()] = _Held("", 0)
 
     def count_as(self, part: str, tensor: torch.Tensor) -> None:
-        """Count what ``tensor`` lies in, where it is counted, under another part from now on."""
+        """Reassign the storage of ``tensor``, if counted, to another part."""
         held = self._seen.get(tensor.untyped_storage())
         if held is not None:
             self._parts[held.part] -= held.size
@@ -49,7 +49,7 @@ class LiveStorages(TorchDispatchMode):
             held.part = part
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation and count what it returns."""
+        """Run an operation and count the storages of its results."""
         out = func(*args, **(kwargs or {}))
         tree_map_only(torch.Tensor, self._count, out)
         return out
@@ -73,7 +73,7 @@ class LiveStorages(TorchDispatchMode):
 
 
 class _Held:
-    """A storage that is counted: under what, and how many bytes."""
+    """A counted storage: its part and size in bytes."""
 
     __slots__ = ("part", "size")
 

@@ -209,7 +209,7 @@ class Layout:
             )
 
     def fits(self, architecture: Architecture) -> bool:
-        """Whether it divides the model."""
+        """Whether the layout divides the model."""
         sizes = architecture.heads, architecture.kv_heads, architecture.ffn
         return self.undivided(*sizes) is None and self.stages(architecture.layers) is not None
 

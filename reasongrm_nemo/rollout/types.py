@@ -98,15 +98,16 @@ class Completion:
 
 
 def prompts_at_once(concurrency: int, max_num_seqs: int, samples: int, servers: int) -> int:
-    """Prompts in flight at one server.
+    """Largest number of prompts in flight at one server.
 
-    One of several gets twice what it runs at once: of a prompt's samples about half have ended while the
-    longest goes on. The rest stays in the common queue, where a faster server takes it.
+    If there are several servers, each gets at most twice the prompts that it runs at once, because about half
+    of a prompt's samples have ended while its longest one continues. The other prompts stay in the common
+    queue for faster servers.
 
     Args:
         concurrency: ``rollout.concurrency``.
-        max_num_seqs: samples that the server runs at once.
-        samples: of each prompt.
-        servers: of the run.
+        max_num_seqs: number of samples that the server runs at once.
+        samples: number of samples per prompt.
+        servers: number of servers of the run.
     """
     return concurrency if servers == 1 else min(concurrency, 2 * -(-max_num_seqs // samples))

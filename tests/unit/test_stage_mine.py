@@ -87,7 +87,7 @@ def test_mine_keeps_the_bands_and_drops_the_never_right(context, tasks):
         "mine.bands=[[0, 0.4], [0.9, 1]]",
         pool=FakePool(tasks),
     )
-    with pytest.raises(UserError, match="drop_never_right True; widen them"):
+    with pytest.raises(UserError, match="drop_never_right True; widen these"):
         ctx.work.joinpath("paths.jsonl").unlink()
         mine.run(ctx)
     for bad in ("[0.2]", "[[0.5, 0.2]]", "[[0, 1, 1]]", "[[a, b]]", "[[-1, 1]]"):

@@ -41,7 +41,7 @@ def by_vllm(folder: str) -> Any:
     return get_config(folder, trust_remote_code=False)
 
 
-def stated(config: Any) -> dict[str, Any]:
+def shape_and_rope(config: Any) -> dict[str, Any]:
     """Shape and rope, from the attributes that the engine's models read."""
     import transformers
 
@@ -67,7 +67,7 @@ def main(folders: list[str]) -> list[list[dict[str, Any]]]:
             continue
         for folder, answers in zip(folders, answers_of, strict=True):
             try:
-                answers.append(engine | {"read": stated(read(folder))})
+                answers.append(engine | {"read": shape_and_rope(read(folder))})
             except Exception as error:  # any exception of the engine is part of the answer
                 answers.append(engine | {"error": f"{type(error).__name__}: {error}"})
     return answers_of

@@ -13,7 +13,7 @@ import torch
 from reasongrm_nemo.models.tensor_info import TensorInfo
 from reasongrm_nemo.rollout.server.server import RolloutServer, reset_prefix_cache
 from reasongrm_nemo.rollout.types import RolloutServerLost
-from reasongrm_nemo.rollout.weights.transports import Line, NamedTensors, Posts, Transport, transport
+from reasongrm_nemo.rollout.weights.transports import Connection, NamedTensors, Posts, Transport, transport
 
 _PAUSE = "/pause?mode=keep"
 
@@ -74,18 +74,18 @@ class WeightSender:
                     try:
                         work(end)
                     except RolloutServerLost as loss:
-                        end.line = None
+                        end.connection = None
                         lost[end.server] = loss
 
         try:
             at_all(lambda end: end.begin(metadata))
             for parcel in parcels:
-                at_all(lambda end, parcel=parcel: end.open_line.send(parcel))  # type: ignore[misc]
-                at_all(lambda end, parcel=parcel: end.open_line.settle(parcel))  # type: ignore[misc]
+                at_all(lambda end, parcel=parcel: end.open_connection.send(parcel))  # type: ignore[misc]
+                at_all(lambda end, parcel=parcel: end.open_connection.settle(parcel))  # type: ignore[misc]
             at_all(lambda end: end.finish(version))
         except BaseException:
             for end in ends:
-                end.line = None
+                end.connection = None
             raise
         finally:
             for _ in parcels:
@@ -103,26 +103,26 @@ class _End:
         self._posts = Posts(server)
         self._transport = transport
         self._starts = -1
-        self.line: Line | None = None
+        self.connection: Connection | None = None
         self._pausing: tuple[int, Future[Any]] | None = None
 
     @property
-    def open_line(self) -> Line:
-        assert self.line is not None
-        return self.line
+    def open_connection(self) -> Connection:
+        assert self.connection is not None
+        return self.connection
 
     def pause(self) -> None:
         self._pausing = self.server.starts, self._posts.aside(_PAUSE, {}, self._posts.timeout_s)
 
     def begin(self, metadata: Sequence[TensorInfo]) -> None:
         starts = self.server.starts
-        if self.line is None or self._starts != starts:
-            self.line, self._starts = self._transport.open(self._posts), starts
+        if self.connection is None or self._starts != starts:
+            self.connection, self._starts = self._transport.open(self._posts), starts
         self.server.wake("weights")
         self.server.forget_weights()
         self._await_pause(starts)
         self._posts.post("/start_weight_update")
-        self.line.begin(metadata)
+        self.connection.begin(metadata)
 
     def _await_pause(self, starts: int) -> None:
         begun, self._pausing = self._pausing, None
@@ -132,7 +132,7 @@ class _End:
             self._posts.post(_PAUSE)
 
     def finish(self, version: int) -> None:
-        self.open_line.end()
+        self.open_connection.end()
         self._posts.post("/finish_weight_update", {"weight_version": str(version)})
         self.server.wake("kv_cache")
         reset_prefix_cache(self.server)

@@ -74,7 +74,7 @@ class Posts:
         return RolloutServerLost(f"The rollout server was lost {moment}: {reason(error)}.")
 
 
-class Line(Protocol):
+class Connection(Protocol):
     """A transport's connection to one server, valid for one start of the server.
 
     Every method may raise `RolloutServerLost`.
@@ -106,7 +106,7 @@ class Transport(Protocol):
     def parcels(self, metadata: Sequence[TensorInfo], named_tensors: NamedTensors) -> Iterator[Any]:
         """Yield parcels to send one at a time; all participating ranks must exhaust it, only one sends."""
 
-    def open(self, posts: Posts) -> Line:
+    def open(self, posts: Posts) -> Connection:
         """Connect to a running server."""
 
     def settle(self) -> None:
@@ -135,15 +135,15 @@ class BroadcastTransport:
         for name, tensor in named_tensors:
             yield name, tensor.detach().to(device).contiguous()
 
-    def open(self, posts: Posts) -> Line:
+    def open(self, posts: Posts) -> Connection:
         """Create a group with a server's workers."""
-        return _BroadcastLine(self._backend, posts)
+        return _BroadcastConnection(self._backend, posts)
 
     def settle(self) -> None:
         """Nothing to free."""
 
 
-class _BroadcastLine:
+class _BroadcastConnection:
     def __init__(self, backend: str, posts: Posts) -> None:
         self._posts = posts
         world = 1 + int(posts.get("/get_world_size")["world_size"])
@@ -233,9 +233,9 @@ class IpcTransport:
         uuid = str(torch.cuda.get_device_properties(index).uuid)
         yield from ipc.buckets(metadata, named_tensors, torch.device("cuda", index), uuid, self._exports)
 
-    def open(self, posts: Posts) -> Line:
+    def open(self, posts: Posts) -> Connection:
         """Initialize the workers' transfer engine."""
-        return IpcLine(posts)
+        return IpcConnection(posts)
 
     def settle(self) -> None:
         """Free the buffer if its worker has released it."""
@@ -243,7 +243,7 @@ class IpcTransport:
         torch.cuda.ipc_collect()
 
 
-class IpcLine:
+class IpcConnection:
     """Announces buckets by HTTP; the server answers once a bucket is copied."""
 
     def __init__(self, posts: Posts) -> None:

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="the trainer environment's tests")
 
 from reasongrm_nemo.rollout import TensorInfo  # noqa: E402
 from reasongrm_nemo.rollout.weights import ipc  # noqa: E402
-from reasongrm_nemo.rollout.weights.transports import IpcLine, IpcTransport, Posts  # noqa: E402
+from reasongrm_nemo.rollout.weights.transports import IpcConnection, IpcTransport, Posts  # noqa: E402
 
 TENSORS = {
     "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -210,7 +210,7 @@ def test_each_bucket_is_an_update_of_its_own(fake):
 
     fake.routes["/update_weights"] = update
     settings = SimpleNamespace(stall_timeout_s=5.0)
-    line = IpcLine(Posts(SimpleNamespace(url=fake.url, token="secret", settings=settings)))
+    line = IpcConnection(Posts(SimpleNamespace(url=fake.url, token="secret", settings=settings)))
     line.begin(INFOS)
     for bucket in made:
         line.send(bucket)
