@@ -229,7 +229,7 @@ def test_floors_leave_out_whom_every_strategy_might_have_chosen():
 
 
 def test_mistakes_of_the_caller_are_named():
-    with pytest.raises(ValueError, match="got top_k 0"):
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
         select_paths([], top_k=0)
     with pytest.raises(ValueError, match=r"Path t sample 0: 1\.5 cannot be a sum of 1 prob"):
         select_paths([replace(path(), answer_prob_sum=1.5)])

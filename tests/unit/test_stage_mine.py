@@ -77,7 +77,7 @@ def test_mine_keeps_the_bands_and_drops_the_never_right(context, tasks):
     mine.run(whole)
     hard = list(read_jsonl(whole.work / "hard.jsonl", HardTask))
     assert {task.accuracy for task in hard} == {0.5}  # the fake pool is right twice of four times
-    with pytest.raises(UserError, match=r"none of the 30 hard tasks is left by mine\.bands \[\[0\.6, 1"):
+    with pytest.raises(UserError, match=r"none of the 30 hard tasks passes mine\.bands \[\[0\.6, 1"):
         mine.run(context("5_mine", *words, "mine.bands=[[0.6, 1]]", pool=FakePool(tasks), work="none"))
     words[2] = "mine.samples=1"
     ctx = context(

@@ -205,7 +205,7 @@ def test_filter_names_the_file_of_paths_that_cannot_be(context, generated, tmp_p
 
 
 def test_filter_with_the_wrong_tasks_says_so(context, generated, tmp_path):
-    with pytest.raises(UserError, match=r"has a path of the task .* which inputs\.tasks .* lacks"):
+    with pytest.raises(UserError, match=r"has a path of task .* which is missing in inputs\.tasks"):
         filter_stage.run(context("3_filter", "inputs.tasks=@0_prepare/validation.jsonl"))
 
 
