@@ -110,9 +110,6 @@ def pipeline_report(folder: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]
     return report
 
 
-# -- text ------------------------------------------------------------------------------------------------
-
-
 def _percent(accuracy: Mapping[str, Any]) -> str:
     if accuracy["value"] is None:
         return "-"
