@@ -12,6 +12,43 @@ import sys
 from pathlib import Path
 
 
+class Given:
+    """Responses drawn by the step and the prompt alone."""
+
+    def __init__(self, tokenizer):
+        from reasongrm_nemo.models.tokenization import response_ids
+
+        self.end = tokenizer.eos_token_id
+        self.verdicts = [response_ids(tokenizer, f"</think>\n\n[[{letter}]]") for letter in "AB"]
+
+    def collect(self, part):
+        where, count = f"{part.step} {part.name}", part.sampling.n
+        return [self._group(f"{where} {prompt.id}", prompt.id, count) for prompt in part.prompts]
+
+    def _group(self, seed, prompt_id, count):
+        from reasongrm_nemo.rollout import Completion
+
+        draw = random.Random(seed)
+        group = []
+        for sample in range(count):
+            ids = [draw.randrange(5, 290) for _ in range(draw.randrange(5, 30))]
+            ids += [*draw.choice(self.verdicts), self.end]
+            log_probs = [-draw.uniform(3, 6) for _ in ids]
+            if sample == 0 and seed.split()[0] in os.environ.get("NAN_STEPS", "").split():
+                log_probs[0] = math.nan
+            group.append(Completion(prompt_id, sample, ids, log_probs, "stop"))
+        return group
+
+    def push(self, version):
+        pass
+
+    def pause(self):
+        pass
+
+    def losses(self):
+        return 0
+
+
 def main(work, *overrides):
     from reasongrm_nemo.megatron.platform import load_platform
 
@@ -22,10 +59,9 @@ def main(work, *overrides):
     from reasongrm_nemo.megatron import session as sessions
     from reasongrm_nemo.megatron.checkpoints import Checkpoints
     from reasongrm_nemo.megatron.metrics import MetricsLog
-    from reasongrm_nemo.models.tokenization import load_tokenizer, response_ids
+    from reasongrm_nemo.models.tokenization import load_tokenizer
     from reasongrm_nemo.processes.work_order import first_rank
     from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
-    from reasongrm_nemo.rollout import Completion
 
     sessions.quiet_libraries()
     # the log-probs given below are drawn: no policy of this run sampled them
@@ -35,36 +71,6 @@ def main(work, *overrides):
     session = sessions.start(platform, GRPOActor, recipe, recipe.grpo.optim, 10, model)
     session.model.grpo = recipe.grpo
     tokenizer = load_tokenizer(model)
-    verdicts = [response_ids(tokenizer, f"</think>\n\n[[{letter}]]") for letter in "AB"]
-
-    class Given:
-        """Responses drawn by the step and the prompt alone."""
-
-        def collect(self, part):
-            where, count = f"{part.step} {part.name}", part.sampling.n
-            return [self._group(f"{where} {prompt.id}", prompt.id, count) for prompt in part.prompts]
-
-        def _group(self, seed, prompt_id, count):
-            draw = random.Random(seed)
-            group = []
-            for sample in range(count):
-                ids = [draw.randrange(5, 290) for _ in range(draw.randrange(5, 30))]
-                ids += [*draw.choice(verdicts), tokenizer.eos_token_id]
-                log_probs = [-draw.uniform(3, 6) for _ in ids]
-                if sample == 0 and seed.split()[0] in os.environ.get("NAN_STEPS", "").split():
-                    log_probs[0] = math.nan
-                group.append(Completion(prompt_id, sample, ids, log_probs, "stop"))
-            return group
-
-        def push(self, version):
-            pass
-
-        def pause(self):
-            pass
-
-        def losses(self):
-            return 0
-
     question = "Q:a={};b=a+2;c=b*2;c?\n surely four(A)\n maybe six(B)"
     tasks = [
         JudgeTask(
@@ -79,7 +85,7 @@ def main(work, *overrides):
         tasks,
         tokenizer,
         [2],
-        Given(),
+        Given(tokenizer),
         Checkpoints(folder / "checkpoints", recipe.grpo.keep_checkpoints),
         MetricsLog(folder if first_rank() else None),
         None,

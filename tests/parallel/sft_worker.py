@@ -12,17 +12,12 @@ from pathlib import Path
 from small_models import layout
 
 
-def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
+def start(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel):
+    """The session with the model, cut as asked for."""
     from reasongrm_nemo.megatron.platform import load_platform
 
     platform = load_platform("cpu")
-    import torch
-    import torch.distributed as dist
-    from megatron.core import parallel_state
-    from transformers import AutoModelForCausalLM
-
     from reasongrm_nemo.megatron import session as sessions
-    from reasongrm_nemo.megatron.micro_batches import Sample
     from reasongrm_nemo.recipe.load import load_recipe, recipes_root
     from reasongrm_nemo.sft.model import SFTModel
 
@@ -34,15 +29,26 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
             "model.log_prob_chunk=7",
         ],
     )
-    session = sessions.start(platform, SFTModel, recipe, recipe.sft.optim, 10, Path(hf_path))
-    model, core = session.model, session.model.core_module()
+    return sessions.start(platform, SFTModel, recipe, recipe.sft.optim, 10, Path(hf_path))
+
+
+def drawn():
+    import torch
+
+    from reasongrm_nemo.megatron.micro_batches import Sample
 
     generator = torch.Generator().manual_seed(0)
     samples = []
     for length in torch.randint(12, 60, (9,), generator=generator).tolist():
         ids = torch.randint(0, 99, (length,), generator=generator).tolist()
         samples.append(Sample(tuple(ids), length // 3))
-    reference = AutoModelForCausalLM.from_pretrained(hf_path, torch_dtype=torch.float32)
+    return samples
+
+
+def of_transformers(reference, samples):
+    """The loss, and that of the first sample alone; leaves the gradients in the reference."""
+    import torch
+
     expected, alone = 0.0, None
     for s in samples:
         tokens = torch.tensor([s.tokens])
@@ -51,10 +57,16 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
         alone = expected.detach() / s.response_length if alone is None else alone
     expected = expected / sum(s.response_length for s in samples)
     expected.backward()
+    return expected.item(), alone.item()
 
-    rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    figures = {"loss": 0.0, "cuts": 0.0}
-    first = None
+
+def train_in_three_cuts(session, samples, rank, size, expected):
+    """Differences in the loss from transformers', in the gradients from one cut to another; the first's."""
+    import torch
+    import torch.distributed as dist
+
+    model, core = session.model, session.model.core_module()
+    figures, first = {"loss": 0.0, "cuts": 0.0}, None
     for given, budget in ((samples, 96), (samples, 1), (samples[::-1], 10**6)):
         model.token_budget = budget
         session.optimizer.zero_grad()
@@ -66,18 +78,33 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
         worst = torch.stack([(own[n] - first[n]).norm() / first[n].norm() for n in own]).max()
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)
         figures["cuts"] = max(figures["cuts"], worst.item())
-        figures["loss"] = max(figures["loss"], abs(loss - expected.item()) / expected.item())
+        figures["loss"] = max(figures["loss"], abs(loss - expected) / expected)
+    return figures, first
+
+
+def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
+    session = start(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel)
+    import torch
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+    from transformers import AutoModelForCausalLM
+
+    model, samples = session.model, drawn()
+    reference = AutoModelForCausalLM.from_pretrained(hf_path, torch_dtype=torch.float32)
+    expected, alone = of_transformers(reference, samples)
+    rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    figures, first = train_in_three_cuts(session, samples, rank, size, expected)
     # the last batch of an epoch may hold fewer than there are ranks
     model.prepare_for_training_step()
     loss, _ = model.get_loss_and_metrics({"samples": samples[:1] if rank == 0 else []}, forward_only=False)
     model.finish_training_step()
-    figures["single"] = abs(loss - alone.item()) / alone.item()
+    figures["single"] = abs(loss - alone) / alone
     session.optimizer.zero_grad()
     model.prepare_for_validation_step()
     held_out, _ = model.get_loss_and_metrics({"samples": samples[rank::size]}, forward_only=True)
     model.finish_validation_step()
-    figures["validation"] = abs(held_out - expected.item()) / expected.item()
-    for name, parameter in core.named_parameters():
+    figures["validation"] = abs(held_out - expected) / expected
+    for name, parameter in model.core_module().named_parameters():
         parameter.data, parameter.grad = first[name], None
     wanted = dict(reference.named_parameters())
     figures["gradient"] = 0.0
