@@ -88,22 +88,7 @@ def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     assert ids(again).items() <= jobs.items(), "nothing is submitted twice"
     assert again.count("waits or runs already") + again.count("done before") == 13
 
-    # another one at the same time, which fails at its beginning
-    own = {"prepare": f"prepare: {{source: {cluster.space}/nowhere.jsonl}}"}
-    failing = write_recipes(cluster.space / "failing", ("0_prepare", "3_filter"), **own)
-    others = cluster.space / "runs" / "failing"
-    inputs = [f"3_filter:inputs.paths={runs}/2_generate/paths.jsonl"]
-    broken = ids(cluster.call(pipeline[0], failing, f"runs_dir={others}", *inputs))
-    assert cluster.ended(broken["0_prepare"])["JobState"] == "FAILED"
-    assert cluster.ended(broken["3_filter"])["JobState"] == "CANCELLED"
-    status = cluster.call(LAUNCH / "status", others)
-    assert re.search(r"0_prepare +failed .*\n +prepare.source: .*nowhere.jsonl does not exist", status), (
-        status
-    )
-    assert re.search(r"0_prepare-\d+.log:\d+: ", status), "the line of the log"
-    cause = "the job never started: it was cancelled, or a job it depends on failed"
-    assert re.search(rf"3_filter +cancelled .*\n +{cause}", status), status
-
+    a_chain_that_fails_at_its_beginning(cluster, pipeline[0], runs)
     with Watch(python_in_jobs, every_s=0.5) as watch:
         last = cluster.ended(jobs["7_evaluate"], 1300)
     status = cluster.call(LAUNCH / "status", runs)
@@ -114,6 +99,35 @@ def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     for name in ("grpo.main", "rollout.server.agent", "VLLM"):
         assert any(name in words for words, _ in watch.found), name
     assert not open_to_strangers(watch.found, {f"10.77.0.{node}" for node in range(1, 5)} | {"127.0.0.1"})
+    assert_the_stages_did_their_work(cluster, runs, jobs)
+    assert cluster.call(*pipeline, **nodes).count("done before") == 13
+    # all 13 jobs are done: each of their templates has run to its end, on ranks with their servers' agents
+    templates = set(re.findall(r"^launch: \S+: job \d+, (\S+[.]sbatch)", submitted, re.MULTILINE))
+    for name in (*templates, "common.sh", "pipeline.sh", "status"):
+        success.note(f"launch/{name}")
+    for name in ("processes.srun_rank", "rollout.server.agent", "slurm.preflight.collective"):
+        success.note(f"-m reasongrm_nemo.{name}")
+
+
+def a_chain_that_fails_at_its_beginning(cluster, pipeline, runs):
+    """At the same time as the one in ``runs``."""
+    own = {"prepare": f"prepare: {{source: {cluster.space}/nowhere.jsonl}}"}
+    failing = write_recipes(cluster.space / "failing", ("0_prepare", "3_filter"), **own)
+    others = cluster.space / "runs" / "failing"
+    inputs = [f"3_filter:inputs.paths={runs}/2_generate/paths.jsonl"]
+    broken = ids(cluster.call(pipeline, failing, f"runs_dir={others}", *inputs))
+    assert cluster.ended(broken["0_prepare"])["JobState"] == "FAILED"
+    assert cluster.ended(broken["3_filter"])["JobState"] == "CANCELLED"
+    status = cluster.call(LAUNCH / "status", others)
+    assert re.search(r"0_prepare +failed .*\n +prepare.source: .*nowhere.jsonl does not exist", status), (
+        status
+    )
+    assert re.search(r"0_prepare-\d+.log:\d+: ", status), "the line of the log"
+    cause = "the job never started: it was cancelled, or a job it depends on failed"
+    assert re.search(rf"3_filter +cancelled .*\n +{cause}", status), status
+
+
+def assert_the_stages_did_their_work(cluster, runs, jobs):
     metrics = lines(runs / "1_grpo_zero" / "metrics.jsonl")
     assert [line["step"] for line in metrics] == [1, 2, 3]
     # the trainer's log-probs against vLLM's, over two nodes each: fp32
@@ -133,13 +147,6 @@ def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     assert all((converted[name] == exported[name]).all() for name in exported)
     manifest = json.loads((runs / "7_evaluate" / "manifest.json").read_text())
     assert manifest["inputs"]["models.final"]["value"] == "@reasongrm_hf"
-    assert cluster.call(*pipeline, **nodes).count("done before") == 13
-    # all 13 jobs are done: each of their templates has run to its end, on ranks with their servers' agents
-    templates = set(re.findall(r"^launch: \S+: job \d+, (\S+[.]sbatch)", submitted, re.MULTILINE))
-    for name in (*templates, "common.sh", "pipeline.sh", "status"):
-        success.note(f"launch/{name}")
-    for name in ("processes.srun_rank", "rollout.server.agent", "slurm.preflight.collective"):
-        success.note(f"-m reasongrm_nemo.{name}")
 
 
 @pytest.mark.timeout(1500)
@@ -168,21 +175,15 @@ def test_a_run_survives_what_befalls_it_and_is_the_unbroken_one(cluster, launch,
     (cluster.faults / "rank").touch()
     found, second = cluster.ended(job), cluster.nodes(job)[1]
     assert (found["JobState"], found["Restarts"]) == ("FAILED", "0"), cluster.logs()
-    summary = (runs / ".launch" / f"{job}.summary").read_text().splitlines()
-    assert re.match(rf"failed: rank 1 on {second}: Exited with exit code 7", summary[0]), summary
+    summary = summary_of(runs, job)
+    assert re.match(rf"failed: rank 1 on {second}: Exited with exit code 7", summary), summary
 
     # the same command again goes on
     job, done = cluster.sbatch(*words), steps()
     done = goes_on(job, done)
-    elapsed = cluster.call("squeue", "-h", "-j", job, "-o", "%M").strip()
-    minutes = sum(int(part) * 60**place for place, part in enumerate(elapsed.split(":")[-2::-1]))
-    cluster.call("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
+    let_the_time_limit_come(cluster, job)
     cluster.wait(job, lambda job: job["Restarts"] == "1")
-    assert (
-        (runs / ".launch" / f"{job}.summary")
-        .read_text()
-        .startswith("requeued: the time limit is near; saved")
-    )
+    assert summary_of(runs, job).startswith("requeued: the time limit is near; saved")
     saved = steps()
     assert saved >= done and (metrics.parent / "checkpoints" / f"step_{saved:06d}").is_dir()
     cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=40")
@@ -206,6 +207,17 @@ def test_a_run_survives_what_befalls_it_and_is_the_unbroken_one(cluster, launch,
     assert [line["step"] for line in metrics] == [*range(1, 41)]
     assert max(line["log_prob_error_max"] for line in metrics) < 1e-4
     assert_unbroken(finished, recipes, runs, tmp_path, launch)
+
+
+def summary_of(runs, job):
+    """What the job's own summary says became of it."""
+    return (runs / ".launch" / f"{job}.summary").read_text().splitlines()[0]
+
+
+def let_the_time_limit_come(cluster, job):
+    elapsed = cluster.call("squeue", "-h", "-j", job, "-o", "%M").strip()
+    minutes = sum(int(part) * 60**place for place, part in enumerate(elapsed.split(":")[-2::-1]))
+    cluster.call("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
 
 
 def assert_unbroken(finished, recipes, runs, folder, launch):

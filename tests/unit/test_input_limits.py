@@ -73,19 +73,11 @@ def consume(rows) -> None:
         pass
 
 
-def bombs(at: Path):
-    """Name, what its sentence must say, and a call that must be refused."""
+def lines_without_end(at: Path):
+    """Records, tables and logs that unpack into a line, an item or a cell without end."""
     from reasongrm_nemo.data import rows
-    from reasongrm_nemo.data.jsonl import PlacedJsonl, task_from_dict
     from reasongrm_nemo.evaluation.benchmarks import score_log
-    from reasongrm_nemo.files import figures
     from reasongrm_nemo.files.lines import read_dicts
-    from reasongrm_nemo.judge import load_template, read_settings
-    from reasongrm_nemo.models.architecture import Architecture
-    from reasongrm_nemo.models.tokenization.folder import read_folder
-    from reasongrm_nemo.plan.rollouts.lengths import read_paths
-    from reasongrm_nemo.recipe.load import load_recipe
-    from reasongrm_nemo.run.manifest import read_manifest
 
     line = packed(at / "line.jsonl.gz", b'{"prompt": "', b"a", 4096)
     assert line.stat().st_size < 5 * MIB
@@ -112,6 +104,15 @@ def bombs(at: Path):
         r"quoted.csv.gz: .*field larger than field limit",
         lambda: consume(rows.read_rows(quoted)),
     )
+
+
+def files_without_end(at: Path):
+    """A file without end, nesting in a cell, columns that repeat a large value."""
+    from reasongrm_nemo.data import rows
+    from reasongrm_nemo.data.jsonl import PlacedJsonl, task_from_dict
+    from reasongrm_nemo.files import figures
+    from reasongrm_nemo.plan.rollouts.lengths import read_paths
+
     turns = text(at / "turns.csv", "prompt,chosen\n" + "[" * (2 * MIB) + ",b\n")
     yield "turns", None, lambda: consume(rows.read_rows(turns))
     plain = sparse(at / "endless.jsonl")
@@ -126,6 +127,12 @@ def bombs(at: Path):
         r"cells.parquet: column prompt of row group 0 has 4 MiB uncompressed; the limit is 1 MiB",
         lambda: (setattr(rows, "MAX_COLUMN", MIB), consume(rows.read_rows(table))),
     )
+
+
+def yaml_without_end(at: Path):
+    """Recipes and templates that expand, nest or count without end, and words of the command line."""
+    from reasongrm_nemo.judge import load_template
+    from reasongrm_nemo.recipe.load import load_recipe
 
     for name, content, says in (
         (
@@ -162,6 +169,14 @@ def bombs(at: Path):
         lambda: load_recipe(REPOSITORY / "recipes/tiny/1_grpo_zero.yaml", [f"rollout.extra_env={bomb}"]),
     )
 
+
+def model_files_without_end(at: Path):
+    """A model's and an artefact's files that are huge, deep, or one number."""
+    from reasongrm_nemo.judge import read_settings
+    from reasongrm_nemo.models.architecture import Architecture
+    from reasongrm_nemo.models.tokenization.folder import read_folder
+    from reasongrm_nemo.run.manifest import read_manifest
+
     models = {
         "config.json": lambda folder: Architecture.from_folder(folder),
         "tokenizer.json": read_folder,
@@ -176,9 +191,12 @@ def bombs(at: Path):
         for what, content in (("deep", "[" * 10**6), ("digits", '{"hidden_size": ' + "9" * 10**6 + "}")):
             folder = text(at / f"{what} {name}" / name, content).parent
             yield f"{what} {name}", rf"{name}.*(too deeply|digits)", lambda f=folder, r=read: r(f)
-    sparse(at / "huge index" / "model.safetensors.index.json")
-    text(at / "header" / "model.safetensors", "")
-    (at / "header" / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b"{}" * 50)
+
+
+def bombs(at: Path):
+    """Name, what its sentence must say, and a call that must be refused."""
+    for kind in (lines_without_end, files_without_end, yaml_without_end, model_files_without_end):
+        yield from kind(at)
 
 
 def watched(at: Path) -> None:
