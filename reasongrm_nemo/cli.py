@@ -257,11 +257,11 @@ def score(words: tuple[Path, ...], origin: str | None, as_json: bool, **options:
 @as_json_option
 def show(artefact: Path, verify: bool, as_json: bool) -> None:
     """Show ARTEFACT: its stage, inputs, figures, drops, timings and files."""
-    from reasongrm_nemo.report import summary
+    from reasongrm_nemo.report import artefact as artefacts
 
-    manifest = summary.read_artefact(artefact)
+    manifest = artefacts.read_artefact(artefact)
     if verify:
-        files_by_state, text = summary.verified(artefact, manifest)
+        files_by_state, text = artefacts.verified(artefact, manifest)
         print_result(as_json, files_by_state, text)
         if wrong := sum(len(files_by_state[state]) for state in ("missing", "changed", "unknown")):
             raise UserError(
@@ -269,7 +269,7 @@ def show(artefact: Path, verify: bool, as_json: bool) -> None:
                 f"{manifest['name']}; restore {'them' if wrong > 1 else 'it'}, or run the stage again"
             )
         return
-    print_result(as_json, manifest, summary.describe_manifest(artefact, manifest))
+    print_result(as_json, manifest, artefacts.describe_manifest(artefact, manifest))
 
 
 @main.command()

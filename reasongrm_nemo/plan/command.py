@@ -23,7 +23,7 @@ from reasongrm_nemo.plan.simulation.compare import check, compare, has_trainer
 from reasongrm_nemo.plan.sweep import sweep
 from reasongrm_nemo.plan.whole import refusal
 from reasongrm_nemo.recipe.load import find_recipe, load_recipe, load_with_origins
-from reasongrm_nemo.report.summary import resolved_recipe
+from reasongrm_nemo.report.artefact import resolved_recipe
 from reasongrm_nemo.run.pipeline import load_all, recipe_files
 from reasongrm_nemo.stage_kinds import kind_of
 

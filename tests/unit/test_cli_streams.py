@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from reasongrm_nemo import cli
-from reasongrm_nemo.report import summary
+from reasongrm_nemo.report import artefact
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +27,7 @@ def test_too_little_memory_is_one_sentence(tmp_path, monkeypatch):
     def read(*_):
         raise MemoryError
 
-    monkeypatch.setattr(summary, "read_artefact", read)
+    monkeypatch.setattr(artefact, "read_artefact", read)
     done = CliRunner().invoke(cli.main, ["show", str(tmp_path)])
     assert done.exit_code == 2
     assert done.output.startswith("reasongrm: not enough memory") and done.output.count("\n") == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reasongrm_nemo.errors import UserError
-from reasongrm_nemo.report import summary
+from reasongrm_nemo.report import artefact, summary
 from reasongrm_nemo.run.console import Console, duration, figures_line
 from reasongrm_nemo.run.stage import Outcome
 
@@ -184,15 +184,15 @@ def test_published_benchmarks_stand_below_or_alone(report, tmp_path):
         "outputs": {},
         "result": {"report": report},
     }
-    assert "note: not the whole benchmark" in summary.describe_manifest(tmp_path, manifest)
+    assert "note: not the whole benchmark" in artefact.describe_manifest(tmp_path, manifest)
 
 
 def test_what_is_no_artefact_is_named(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        summary.read_artefact(tmp_path / "none")
+        artefact.read_artefact(tmp_path / "none")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="is not an artefact"):
-        summary.read_artefact(tmp_path / "folder")
+        artefact.read_artefact(tmp_path / "folder")
     (tmp_path / ".partial" / "2_generate").mkdir(parents=True)
     with pytest.raises(UserError, match="is not finished"):
-        summary.read_artefact(tmp_path / "2_generate")
+        artefact.read_artefact(tmp_path / "2_generate")
