@@ -55,8 +55,8 @@ def flops(config: dict[str, Any], lengths: list[int], response: int) -> float:
     return 6 * weights * sum(lengths) + 6 * hidden * config["vocab_size"] * scored + attention
 
 
-def main() -> None:
-    """See the module."""
+def asked_for() -> Any:
+    """The command line."""
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument(
         "--peer-python", type=Path, required=True, help="a python that has benchmarks/trl.lock"
@@ -65,7 +65,12 @@ def main() -> None:
     parser.add_argument("--natural", action="store_true", help="let responses end by themselves")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of each response")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for our recipe")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """See the module."""
+    args = asked_for()
     work, steps = args.work.resolve(), args.rounds + 2
     model_dir, tasks = prepared(args.model, work)
     overrides = [

@@ -43,20 +43,11 @@ class Turns(TrainerCallback):
         answer(**self.figures)
 
 
-def main() -> None:
-    """See the module."""
-    order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    torch.set_num_threads(order["threads"])
-    outcomes = itertools.cycle((1.0, 0.0))
-
-    def reward(completions: list[str], **_: Any) -> list[float]:
-        for text in completions:
-            parse_verdict(text, order["policy"])
-        return [next(outcomes) for _ in completions]
-
+def settings(order: dict[str, Any]) -> GRPOConfig:
+    """TRL's settings for the same work as ours."""
     batch = order["prompts_per_step"] * order["samples"]
     rows = min(order["micro_batch"], batch)
-    config = GRPOConfig(
+    return GRPOConfig(
         output_dir=order["work"],
         max_steps=len(order["prompts"]) // order["prompts_per_step"],
         per_device_train_batch_size=rows,
@@ -79,6 +70,19 @@ def main() -> None:
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
+
+
+def main() -> None:
+    """See the module."""
+    order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    torch.set_num_threads(order["threads"])
+    outcomes = itertools.cycle((1.0, 0.0))
+
+    def reward(completions: list[str], **_: Any) -> list[float]:
+        for text in completions:
+            parse_verdict(text, order["policy"])
+        return [next(outcomes) for _ in completions]
+
     tokenizer = AutoTokenizer.from_pretrained(order["model"], padding_side="left")
     for text, ids in order["prompts"]:
         assert tokenizer(text=text)["input_ids"] == ids, "the two sides' prompts differ"
@@ -86,7 +90,7 @@ def main() -> None:
     trainer = GRPOTrainer(
         model=order["model"],
         reward_funcs=reward,
-        args=config,
+        args=settings(order),
         processing_class=tokenizer,
         train_dataset=Dataset.from_list([{"prompt": text} for text, _ in order["prompts"]]),
         callbacks=[turns],

@@ -87,11 +87,7 @@ def run(
         companions: the folder whose config.json is exported; None if none is.
     """
     target = megatron if hf == weights else hf
-    cache = HashCache()
-    for source in {weights, megatron if target == hf else hf}:
-        check_path(source, "source", cache)
-    if companions is not None:
-        check_path(companions, "--companions", cache)
+    cache = _checked({weights, megatron if target == hf else hf}, companions)
     if if_changed:
         if converted.stands(target, weights, cache):
             click.echo(f"{target}: up to date with its source")
@@ -109,19 +105,36 @@ def run(
     seconds = time.monotonic() - started
     compared = convert.verify(hf, megatron, rope, threads) if verify else None
     engines = None if companions is None else readers.check_folder(hf, readers.pythons())
-    stored = str(done.dtype).removeprefix("torch.")
-    if as_json:
-        figures = dataclasses.asdict(done) | {"folder": str(done.folder), "dtype": stored}
-        click.echo(
-            json.dumps(
-                figures | {"seconds": round(seconds, 2), "verified": compared, "config_read_by": engines}
-            )
-        )
-        return
+    (_print_json if as_json else _print)(done, seconds, compared, engines)
+
+
+def _checked(sources: set[Path], companions: Path | None) -> HashCache:
+    """Compare files with the hashes that their artefacts recorded."""
+    cache = HashCache()
+    for source in sources:
+        check_path(source, "source", cache)
+    if companions is not None:
+        check_path(companions, "--companions", cache)
+    return cache
+
+
+def _stored(done: convert.Converted) -> str:
+    return str(done.dtype).removeprefix("torch.")
+
+
+def _print_json(
+    done: convert.Converted, seconds: float, compared: int | None, engines: list[str] | None
+) -> None:
+    figures = dataclasses.asdict(done) | {"folder": str(done.folder), "dtype": _stored(done)}
+    figures |= {"seconds": round(seconds, 2), "verified": compared, "config_read_by": engines}
+    click.echo(json.dumps(figures))
+
+
+def _print(done: convert.Converted, seconds: float, compared: int | None, engines: list[str] | None) -> None:
     rate = readable_bytes(int(done.nbytes / max(seconds, 1e-3)))
     click.echo(
         f"{done.folder}: {done.tensors} tensors, {done.parameters:,} parameters, "
-        f"{readable_bytes(done.nbytes)} in {stored}, {seconds:.1f} s ({rate}/s)"
+        f"{readable_bytes(done.nbytes)} in {_stored(done)}, {seconds:.1f} s ({rate}/s)"
     )
     if engines:
         click.echo(f"config.json is read the same way by {', '.join(engines)}")

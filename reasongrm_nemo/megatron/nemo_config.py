@@ -44,54 +44,12 @@ def nemo_config(
     data_parallel = world // (cluster.tensor_parallel * cluster.pipeline_parallel)
     precision = {"fp32": 32, "bf16": "bf16"}[recipe.model.dtype]
     model = {
-        "seed": recipe.seed % 2**31 + 1,
+        **_model_in_this_run(recipe, platform),
         "precision": precision,
-        "megatron_amp_O2": platform.amp_o2,
-        "mcore_gpt": True,
-        "transformer_engine": platform.transformer_engine,
-        "use_cpu_initialization": not platform.transformer_engine,
-        "sequence_parallel": cluster.sequence_parallel,
-        "micro_batch_size": 1,
         "global_batch_size": data_parallel,
-        "encoder_seq_length": recipe.model.max_model_len,
-        "max_position_embeddings": recipe.model.max_model_len,
-        # pipeline stages announce each micro-batch's shape; megatron-core allows this for a dense model only
-        # if this mixture-of-experts dispatcher is named
-        "variable_seq_lengths": True,
-        "moe_token_dispatcher_type": "alltoall",
-        "log_prob_chunk": recipe.model.log_prob_chunk,
-        # GRPO trains the distribution it samples from, and compares that one with the reference
-        "temperature": recipe.rollout.temperature if kind_of(recipe).on_policy else 1.0,
         **model_keys(architecture, Layout.of_cluster(cluster)),
         **_recompute_keys(recipe.model.recompute),
-        # Some fusions need Apex's CUDA kernels, others compile for one fixed shape. Transformer Engine's
-        # layers are fused regardless of these keys. Two fusions have a CPU stand-in (cpu.gaps).
-        "masked_softmax_fusion": False,
-        "bias_dropout_add_fusion": False,
-        "bias_activation_fusion": not platform.transformer_engine,
-        "gradient_accumulation_fusion": False,
-        "apply_rope_fusion": not platform.transformer_engine,
-        "cross_entropy_loss_fusion": False,
-        "persist_layer_norm": False,
-        "gradient_as_bucket_view": True,
-        "dist_ckpt_format": "torch_dist",
-        "optim": {
-            "name": platform.optimizer,
-            "lr": optim.lr,
-            "betas": list(optim.betas),
-            "eps": optim.eps,
-            "weight_decay": optim.weight_decay,
-            **(_DISTRIBUTED_OPTIMIZER if platform.distributed_optimizer else {}),
-        },
-        "offload_optimizer": cluster.offload_optimizer,
-        "data": {},
-        # read by NeMo-Aligner's base actor; generation uses vLLM
-        "reinforce": {
-            "forward_micro_batch_size": 1,
-            "offload_adam_states": False,
-            "length_params": {},
-            "sampling_params": {},
-        },
+        "optim": _optimizer(optim, platform),
     }
     trainer = {
         "accelerator": platform.accelerator,
@@ -108,6 +66,60 @@ def nemo_config(
         "aligner": {},
     }
     return OmegaConf.create({"trainer": trainer, "exp_manager": {}, "model": model})
+
+
+def _model_in_this_run(recipe: DictConfig, platform: Platform) -> dict[str, object]:
+    """Keys of NeMo's ``model`` block that depend on the run or the machine, not on the model's shape."""
+    cluster = recipe.cluster
+    return {
+        "seed": recipe.seed % 2**31 + 1,
+        "megatron_amp_O2": platform.amp_o2,
+        "mcore_gpt": True,
+        "transformer_engine": platform.transformer_engine,
+        "use_cpu_initialization": not platform.transformer_engine,
+        "sequence_parallel": cluster.sequence_parallel,
+        "micro_batch_size": 1,
+        "encoder_seq_length": recipe.model.max_model_len,
+        "max_position_embeddings": recipe.model.max_model_len,
+        # pipeline stages announce each micro-batch's shape; megatron-core allows this for a dense model only
+        # if this mixture-of-experts dispatcher is named
+        "variable_seq_lengths": True,
+        "moe_token_dispatcher_type": "alltoall",
+        "log_prob_chunk": recipe.model.log_prob_chunk,
+        # GRPO trains the distribution it samples from, and compares that one with the reference
+        "temperature": recipe.rollout.temperature if kind_of(recipe).on_policy else 1.0,
+        # Some fusions need Apex's CUDA kernels, others compile for one fixed shape. Transformer Engine's
+        # layers are fused regardless of these keys. Two fusions have a CPU stand-in (cpu.gaps).
+        "masked_softmax_fusion": False,
+        "bias_dropout_add_fusion": False,
+        "bias_activation_fusion": not platform.transformer_engine,
+        "gradient_accumulation_fusion": False,
+        "apply_rope_fusion": not platform.transformer_engine,
+        "cross_entropy_loss_fusion": False,
+        "persist_layer_norm": False,
+        "gradient_as_bucket_view": True,
+        "dist_ckpt_format": "torch_dist",
+        "offload_optimizer": cluster.offload_optimizer,
+        "data": {},
+        # read by NeMo-Aligner's base actor; generation uses vLLM
+        "reinforce": {
+            "forward_micro_batch_size": 1,
+            "offload_adam_states": False,
+            "length_params": {},
+            "sampling_params": {},
+        },
+    }
+
+
+def _optimizer(optim: DictConfig, platform: Platform) -> dict[str, object]:
+    return {
+        "name": platform.optimizer,
+        "lr": optim.lr,
+        "betas": list(optim.betas),
+        "eps": optim.eps,
+        "weight_decay": optim.weight_decay,
+        **(_DISTRIBUTED_OPTIMIZER if platform.distributed_optimizer else {}),
+    }
 
 
 def model_keys(architecture: Architecture, layout: Layout) -> dict[str, object]:

@@ -117,13 +117,7 @@ class Rollouts:
             return
         with Dispatch(prompts, sampling) as dispatch, _Restarts(dispatch.events) as restarts:
             self._restarting = restarts.running
-            running = [server for server in self.servers if server.is_alive()]
-            for server in self.servers:
-                if server not in running:
-                    if server.vanished():
-                        self.tell(server.cause_of(RolloutServerLost(_BETWEEN)))
-                    restarts.begin(server)
-            self._wake(running)
+            running = self._running(restarts)
             clients = {self._client(server, sampling.n): server for server in running}
             dispatch.add(list(clients))
             lost: set[RolloutServer] = set()
@@ -145,9 +139,7 @@ class Rollouts:
                     if server in lost:
                         raise event.cause
                     lost.add(server)
-                    are = "prompt is" if event.asked == 1 else "prompts are"
-                    again = f" {event.asked} {are} sent again." if event.asked else ""
-                    self.tell(f"{server.cause_of(event.cause)}{again}")
+                    self._tell_loss(server, event)
                     restarts.begin(server)
                 elif isinstance(event, _Up):
                     restarts.end(event.server, self.resync)
@@ -155,6 +147,22 @@ class Rollouts:
                     clients[client] = event.server
                     dispatch.add([client])
                     clock.start()
+
+    def _running(self, restarts: _Restarts) -> list[RolloutServer]:
+        """The servers to begin with, awake; the others are being started."""
+        running = [server for server in self.servers if server.is_alive()]
+        for server in self.servers:
+            if server not in running:
+                if server.vanished():
+                    self.tell(server.cause_of(RolloutServerLost(_BETWEEN)))
+                restarts.begin(server)
+        self._wake(running)
+        return running
+
+    def _tell_loss(self, server: RolloutServer, loss: Loss) -> None:
+        are = "prompt is" if loss.asked == 1 else "prompts are"
+        again = f" {loss.asked} {are} sent again." if loss.asked else ""
+        self.tell(f"{server.cause_of(loss.cause)}{again}")
 
     def bring_up(self, servers: Sequence[RolloutServer]) -> None:
         """Restart servers and give them the current weights.

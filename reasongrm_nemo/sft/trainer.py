@@ -56,22 +56,13 @@ def make_trainer(
         seed=recipe.seed,
         shuffle=cfg.shuffle,
     )
-    options = {
-        "max_epochs": cfg.epochs,
-        "max_steps": -1,
-        "val_check_interval": cfg.validation.every,
-        "save_interval": cfg.save_every,
-        "limit_train_batches": 1.0,
-        "limit_val_batches": 1 if cfg.validation.every else 0,
-        "gradient_clip_val": cfg.optim.clip_grad,
-    }
     early_stop = EarlyStop(cfg.validation.patience)
     if state:
         early_stop.load_state_dict(state["early_stop"])
     mine = share(costs_of(held_out), ranks)[rank]
     trainer = SFTTrainer(
         sampler,
-        cfg=OmegaConf.create(options),
+        cfg=_options(cfg),
         model=session.model,
         optimizer=session.optimizer,
         scheduler=session.scheduler,
@@ -86,6 +77,21 @@ def make_trainer(
     if state:
         trainer.load_state_dict(state)
     return trainer
+
+
+def _options(cfg: DictConfig) -> DictConfig:
+    """What SupervisedTrainer reads of its ``cfg``, from the recipe's ``sft`` block."""
+    return OmegaConf.create(
+        {
+            "max_epochs": cfg.epochs,
+            "max_steps": -1,
+            "val_check_interval": cfg.validation.every,
+            "save_interval": cfg.save_every,
+            "limit_train_batches": 1.0,
+            "limit_val_batches": 1 if cfg.validation.every else 0,
+            "gradient_clip_val": cfg.optim.clip_grad,
+        }
+    )
 
 
 class SFTTrainer(SupervisedTrainer):
