@@ -19,6 +19,7 @@ from pathlib import Path
 
 PACKAGE = "reasongrm_nemo"
 MOST_LINES, MOST_FUNCTION_LINES = 350, 60
+FOLDERS = (PACKAGE, "tests", "conversion", "scripts", "benchmarks")
 # One instance of each kind of change, and how the code names it: the files a further instance may touch.
 KINDS = {
     "a benchmark (rm_bench)": r"\brm_bench\b|RM-Bench|rm-bench",
@@ -104,7 +105,7 @@ def layers(root: Path) -> list[set[str]]:
     return rows
 
 
-def long_files(root: Path, folders: tuple[str, ...]) -> list[tuple[int, str]]:
+def long_files(root: Path, folders: tuple[str, ...] = FOLDERS) -> list[tuple[int, str]]:
     """Files past MOST_LINES, the longest first."""
     paths = [path for folder in folders for path in sorted((root / folder).rglob("*.py"))]
     counts = [
@@ -113,7 +114,7 @@ def long_files(root: Path, folders: tuple[str, ...]) -> list[tuple[int, str]]:
     return sorted((each for each in counts if each[0] > MOST_LINES), reverse=True)
 
 
-def long_functions(root: Path, folders: tuple[str, ...]) -> list[tuple[int, str]]:
+def long_functions(root: Path, folders: tuple[str, ...] = FOLDERS) -> list[tuple[int, str]]:
     """Functions past MOST_FUNCTION_LINES, the longest first."""
     long = []
     for path in [path for folder in folders for path in sorted((root / folder).rglob("*.py"))]:
@@ -179,10 +180,9 @@ def main() -> int:
     for kind, pattern in KINDS.items():
         print(f"{len(files_named(root, pattern))} files name {kind}")
     print(f"{len(public_names(root))} public names stand in several modules: {', '.join(public_names(root))}")
-    folders = (PACKAGE, "tests", "conversion", "scripts", "benchmarks")
-    print(f"{len(long_files(root, folders))} files over {MOST_LINES} lines: {long_files(root, folders)}")
-    print(f"{len(long_functions(root, folders))} functions over {MOST_FUNCTION_LINES} lines")
-    for count, where in long_functions(root, folders):
+    print(f"{len(long_files(root))} files over {MOST_LINES} lines: {long_files(root)}")
+    print(f"{len(long_functions(root))} functions over {MOST_FUNCTION_LINES} lines")
+    for count, where in long_functions(root):
         print(f"  {count}  {where}")
     return 0
 
