@@ -22,7 +22,8 @@ def forked_ranks(forker, monkeypatch):
     def start(command, env, out):
         python, flag, module, *arguments = command
         assert (python, flag) == (sys.executable, "-m")
-        return forker.start(module, arguments, env, os.readlink(f"/proc/self/fd/{out}"))
+        log = os.readlink(f"/proc/self/fd/{out}")
+        return forker.start(module, arguments, env, log, folder=Path.cwd())
 
     monkeypatch.setattr(local_ranks, "_start", start)
 
