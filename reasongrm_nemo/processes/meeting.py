@@ -66,7 +66,9 @@ def listen(address: str, port: int, world_size: int, timeout_s: float) -> Any:
         waiting.bind((address, port))
         waiting.listen(socket.SOMAXCONN)
         port = waiting.getsockname()[1]
-        return _tcp(address, port, world_size, timeout_s, is_master=True, master_listen_fd=waiting.detach())
+        # torch 2.6, which NeMo's container holds, has a server on libuv that takes no socket
+        how = {"is_master": True, "master_listen_fd": waiting.detach(), "use_libuv": False}
+        return _tcp(address, port, world_size, timeout_s, **how)
 
 
 def connect(address: str, port: int, world_size: int, timeout_s: float) -> Any:
