@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RMSNorm, SwiGLU and rotary embedding with hand-written gradients, for CPU.
+"""RMSNorm, SwiGLU and rotary embedding with hand-written gradients, for any device.
 
-All three are memory-bound, and autograd would take twice as many passes over memory. On GPU, Transformer
-Engine implements them.
+All three are memory-bound, and autograd would take twice as many passes over memory and keep more of it.
+Of the three, Transformer Engine's layers bring the norm alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def install() -> None:
+    """Give megatron-core our SwiGLU and rope where its configuration asks for fused ones.
+
+    Its own are compiled for one shape or are CUDA kernels (models/common/embeddings/rope_utils.py:24,
+    transformer/mlp.py:18); these take any shape on any device.
+    """
+    from megatron.core.models.common.embeddings import rope_utils
+    from megatron.core.transformer import mlp
+
+    rope_utils.fused_apply_rotary_pos_emb = rotary
+    mlp.bias_swiglu_impl = swiglu
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -82,7 +95,7 @@ def swiglu(x: Tensor, bias: Tensor | None, fp8_input_store: bool = False) -> Ten
         [..., n].
     """
     if fp8_input_store:
-        raise ValueError("activations cannot be stored in fp8 on CPU")
+        raise ValueError("activations cannot be stored in fp8")
     return _SwiGLU.apply(x if bias is None else x + bias)
 
 

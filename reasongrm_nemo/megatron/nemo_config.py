@@ -88,13 +88,13 @@ def _model_in_this_run(recipe: DictConfig, platform: Platform) -> dict[str, obje
         "log_prob_chunk": recipe.model.log_prob_chunk,
         # GRPO trains the distribution it samples from, and compares that one with the reference
         "temperature": recipe.rollout.temperature if kind_of(recipe).on_policy else 1.0,
-        # Some fusions need Apex's CUDA kernels, others compile for one fixed shape. Transformer Engine's
-        # layers are fused regardless of these keys. Two fusions have a CPU stand-in (cpu.gaps).
+        # Some fusions need Apex's CUDA kernels, others compile for one fixed shape. Two are ours, on every
+        # device, so that a GPU holds what the plan says (megatron.elementwise).
         "masked_softmax_fusion": False,
         "bias_dropout_add_fusion": False,
-        "bias_activation_fusion": not platform.transformer_engine,
+        "bias_activation_fusion": True,
         "gradient_accumulation_fusion": False,
-        "apply_rope_fusion": not platform.transformer_engine,
+        "apply_rope_fusion": True,
         "cross_entropy_loss_fusion": False,
         "persist_layer_norm": False,
         "gradient_as_bucket_view": True,

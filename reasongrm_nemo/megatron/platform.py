@@ -51,6 +51,9 @@ def load_platform(name: str) -> Platform:
         return CPU
     if name == "gpu":
         _check_gpu()
+        from reasongrm_nemo.megatron import elementwise
+
+        elementwise.install()
         return GPU
     raise UserError(f"cluster.platform is {name!r}; it must be 'cpu' or 'gpu'.")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What NeMo 2.3.3, NeMo-Aligner 0.7.0 and megatron-core 0.12.3 assume beyond ``torch.cuda`` and Apex."""
+"""What NeMo 2.3, NeMo-Aligner 0.7.0 and megatron-core 0.12 assume beyond ``torch.cuda`` and Apex."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 
+from reasongrm_nemo.megatron import elementwise
+
 
 def before_nemo() -> None:
     """Install the stand-ins that NeMo and NeMo-Aligner need at import."""
     # megatron_base_model.py:404 matches this variable against a pattern without checking that it is set
     os.environ.setdefault("NVIDIA_PYTORCH_VERSION", "cpu")
     _model_parallel_rng()
-    _fusions()
+    elementwise.install()
     _checkpoint_writer()
     _no_tensorrt_llm()
 
@@ -65,17 +67,6 @@ def _model_parallel_rng() -> None:
 
     random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
-
-
-def _fusions() -> None:
-    """Replace the CUDA-only kernels of models/common/embeddings/rope_utils.py:24, transformer/mlp.py:18."""
-    from megatron.core.models.common.embeddings import rope_utils
-    from megatron.core.transformer import mlp
-
-    from reasongrm_nemo.megatron.elementwise import rotary, swiglu
-
-    rope_utils.fused_apply_rotary_pos_emb = rotary
-    mlp.bias_swiglu_impl = swiglu
 
 
 def _checkpoint_writer() -> None:

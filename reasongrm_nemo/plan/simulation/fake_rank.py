@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from reasongrm_nemo.megatron import states
-from reasongrm_nemo.megatron.platform import CPU, GPU, Platform, load_platform
+from reasongrm_nemo.megatron.platform import CPU, GPU, load_platform
 from reasongrm_nemo.models.architecture import Architecture
 from reasongrm_nemo.models.parameter_counts import Count
 from reasongrm_nemo.plan.memory import Rank
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from reasongrm_nemo.megatron.storages import LiveStorages
 
 # The GPU platform without Transformer Engine, which cannot be imported without a GPU.
-SIMULATED_GPU = Platform("gpu", "cpu", transformer_engine=False, optimizer=GPU.optimizer, amp_o2=GPU.amp_o2)
+SIMULATED_GPU = replace(GPU, accelerator="cpu", transformer_engine=False)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import pytest
 from reasongrm_nemo.megatron.nemo_config import nemo_config
 from reasongrm_nemo.megatron.platform import CPU, GPU
 from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.plan.simulation.fake_rank import SIMULATED_GPU
 from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
 CONFIGS = Path(__file__).parents[3] / "reasongrm_nemo" / "assets" / "configs"
@@ -63,3 +64,12 @@ def test_cpu_has_none_of_it():
     assert set(config.model.optim) == {"name", "lr", "betas", "eps", "weight_decay"}
     assert not config.model.megatron_amp_O2 and not config.model.offload_optimizer
     assert config.model.activations_checkpoint_granularity is None
+
+
+def test_the_simulation_has_the_gpu_s_keys_but_for_the_layers(qwq):
+    """What a GPU keeps of SwiGLU and rope is decided by keys, not by Transformer Engine."""
+    simulated = configured("qwq_32b/1_grpo_zero.yaml", "qwq_32b", SIMULATED_GPU)
+    differing = {key for key in qwq.model if qwq.model[key] != simulated.model[key]}
+    assert differing == {"transformer_engine", "use_cpu_initialization"}
+    assert {key for key in qwq.trainer if qwq.trainer[key] != simulated.trainer[key]} == {"accelerator"}
+    assert qwq.model.bias_activation_fusion and qwq.model.apply_rope_fusion
