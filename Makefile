@@ -10,12 +10,13 @@ JOBS ?= 2
 # .envs/env.sh is written by `setup`: the two interpreters, and `reasongrm` on the path.
 IN_ENVS = . ./.envs/env.sh &&
 
-.PHONY: help demo smollm2 reasongrm test test-unit test-slurm soak chaos lint format setup clean clean-envs
+.PHONY: help demo smollm2 reasongrm test test-unit test-container test-slurm soak chaos lint format setup clean clean-envs
 
 help:
 	@echo 'make demo        the whole method on the tiny model, CPU, from nothing to a scored ReasonGRM'
 	@echo 'make test        lint, types, and the tests: unit, parallel, stages'
 	@echo 'make test-unit   the unit tests alone, seconds'
+	@echo 'make test-container  unit, parallel and one-stage tests with the versions of NeMo'"'"'s container (Python 3.12)'
 	@echo 'make test-slurm  the cluster templates on a Slurm of four pseudo-nodes (root on Debian)'
 	@echo 'make soak        1,300 GRPO steps of the tiny judge, a server killed every 100 of the first 1,000: what grows (half an hour)'
 	@echo 'make chaos       kills, faults and hostile files against every stage (long; ARGS="--only kill": a part)'
@@ -39,11 +40,20 @@ smollm2: setup
 reasongrm: setup
 	@$(IN_ENVS) reasongrm $(ARGS)
 
+# The container's environment is built while the first tests run, for those at the end that need it.
 test: lint
-	@$(IN_ENVS) "$$TRAINER_PYTHON" -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(if $(ARGS),,"$(PYTHON)" scripts/setup_env.py --container >.envs/container.log 2>&1 </dev/null &) \
+	$(IN_ENVS) "$$TRAINER_PYTHON" -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-unit: setup
 	@$(IN_ENVS) "$$TRAINER_PYTHON" -m pytest tests/unit $(ARGS)
+
+# tests/stages has one file here: trainer and vLLM, each in its versions.
+CONTAINER_TESTS = tests/unit tests/parallel tests/stages/test_resume.py
+test-container: setup
+	@"$(PYTHON)" scripts/setup_env.py --container
+	@$(IN_ENVS) export TRAINER_PYTHON="$$PWD/.envs/container/bin/python" && \
+	"$$TRAINER_PYTHON" -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(or $(ARGS),$(CONTAINER_TESTS))
 
 test-slurm: setup
 	@$(IN_ENVS) "$$TRAINER_PYTHON" -m pytest tests/slurm $(ARGS)

