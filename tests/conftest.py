@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all tests share. Imports neither torch nor NeMo nor vLLM: the unit tests of the pure row need none."""
 
+import contextlib
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -64,19 +67,53 @@ def rollout_python() -> Path:
 
 
 @pytest.fixture(scope="session")
-def forker():
-    """The process that ranks are forked from (see forked.py)."""
+def container_python() -> Path:
+    """The interpreter with the versions of NeMo's container; without a Python 3.12 the test is skipped.
+
+    `make test` has begun to build it; this waits for that.
+    """
+    if sys.version_info[:2] == (3, 12):  # make test-container
+        return Path(sys.executable)
+    command = [sys.executable, str(ROOT / "scripts" / "setup_env.py"), "--container"]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if "no Python 3.12" in built.stderr:
+        pytest.skip(built.stderr.strip())
+    assert built.returncode == 0, built.stdout + built.stderr
+    return ROOT / ".envs" / "container" / "bin" / "python"
+
+
+@contextlib.contextmanager
+def ranks_forker(python):
+    """The process of this interpreter that ranks are forked from (see forked.py)."""
     env = os.environ | KEEPS_FREED | {"OMP_NUM_THREADS": "1"}
     env |= {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
-    with Forker(env, ["rank_imports"]) as forker:
+    with Forker(env, ["rank_imports"], python) as forker:
         forker.env = env
+        yield forker
+
+
+@pytest.fixture(scope="session")
+def forker():
+    """The process that ranks are forked from."""
+    with ranks_forker(sys.executable) as forker:
         yield forker
 
 
 @pytest.fixture(scope="session")
 def launch(forker, tmp_path_factory):
     """``launch(script_or_module, ranks, *arguments, **environment)`` on CPU; fails with the ranks' output."""
-    logs = tmp_path_factory.mktemp("ranks")
+    return launcher(forker, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="session")
+def launch_in_container(container_python, tmp_path_factory):
+    """As ``launch``, with the versions of NeMo's container."""
+    with ranks_forker(container_python) as forker:
+        yield launcher(forker, tmp_path_factory.mktemp("container"))
+
+
+def launcher(forker, logs):
+    """``launch`` with ranks of this forker and logs in this folder."""
 
     def run(program, count, *arguments, **env):
         log = logs / f"{len(list(logs.iterdir()))}.log"

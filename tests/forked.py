@@ -78,16 +78,17 @@ class Forker:
     Args:
         env: its environment, in which it imports.
         imports: modules to import before the first fork.
+        python: its interpreter.
     """
 
-    def __init__(self, env, imports=()):
-        self._env, self._imports = env, imports
+    def __init__(self, env, imports=(), python=sys.executable):
+        self._env, self._imports, self._python = env, imports, str(python)
 
     def __enter__(self):
         self._folder = tempfile.TemporaryDirectory()
         self._socket = os.path.join(self._folder.name, "s")
         self._process = subprocess.Popen(
-            [sys.executable, __file__, self._socket, *self._imports],
+            [self._python, __file__, self._socket, *self._imports],
             env=self._env,
             cwd=ROOT,
             stdin=subprocess.PIPE,

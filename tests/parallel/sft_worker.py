@@ -9,14 +9,13 @@ import os
 import sys
 from pathlib import Path
 
+from layers import load_platform
 from small_models import layout
 
 
 def start(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel):
     """The session with the model, cut as asked for."""
-    from reasongrm_nemo.megatron.platform import load_platform
-
-    platform = load_platform("cpu")
+    platform = load_platform()
     from reasongrm_nemo.megatron import session as sessions
     from reasongrm_nemo.recipe.load import load_recipe, recipes_root
     from reasongrm_nemo.sft.model import SFTModel

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One rank of a parity run: compares the Megatron model, however it is cut, with transformers on one process.
 
-Run by test_parity.py: ``worker.py HF_FOLDER TP PP SEQUENCE_PARALLEL OUT.json``. Beside the
+Run by test_parity.py: ``worker.py HF_FOLDER TP PP SEQUENCE_PARALLEL OUT.json OVERRIDE...``. Beside the
 figures it leaves the gradients, as Hugging Face tensors, for the comparison with one rank's.
 """
 
@@ -10,14 +10,13 @@ import os
 import sys
 from pathlib import Path
 
+from layers import count_forwards, load_platform
 from small_models import layout
 
 
-def start(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel):
+def start(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, overrides):
     """The session with the actor, cut as asked for."""
-    from reasongrm_nemo.megatron.platform import load_platform
-
-    platform = load_platform("cpu")
+    platform = load_platform()
     from omegaconf import OmegaConf
 
     from reasongrm_nemo.grpo.actor import GRPOActor
@@ -33,6 +32,7 @@ def start(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel):
             "grpo.clip_high=0.28",
             "grpo.kl_coefficient=0.1",
             "grpo.entropy_coefficient=0.05",
+            *overrides,
         ],
     )
     session = sessions.start(platform, GRPOActor, recipe, recipe.grpo.optim, 10, Path(hf_path))
@@ -162,8 +162,8 @@ def exported_gradients(session, gradients, wanted):
     return worst, exported
 
 
-def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
-    session = start(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel)
+def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out, *overrides):
+    session = start(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, overrides)
     import torch
     import torch.distributed as dist
     from safetensors.torch import save_file
@@ -178,8 +178,9 @@ def main(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, out):
         theirs = [score(reference, ids, prompt)[0] for ids, prompt, _, _ in samples]
     tokens = sum(len(ids) - prompt for ids, prompt, _, _ in samples)
     full = training_samples(samples, theirs, tokens)
-    loss, metrics, gradients = backward(session, full, tokens, 96)
-    figures = {
+    with count_forwards(session.model.core_module()) as forwards:
+        loss, metrics, gradients = backward(session, full, tokens, 96)
+    figures = forwards | {
         "log_probs": max((torch.tensor(a) - b).abs().max().item() for a, b in zip(mine, theirs, strict=True)),
         "value": loss,
         "cuts": of_other_cuts(session, full, tokens, loss, gradients),

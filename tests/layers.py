@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers of a test's rank: plain ones, or Transformer Engine's where its launch says so.
+
+``launch(..., **TRANSFORMER_ENGINE)``, in the container environment (see conftest.py).
+"""
+
+import contextlib
+import dataclasses
+import os
+
+TRANSFORMER_ENGINE = {"TEST_LAYERS": "transformer_engine"}
+
+
+def load_platform(**changes):
+    """The CPU's platform with the layers that this rank is to have, and with ``changes``."""
+    from reasongrm_nemo.megatron import platform
+
+    loaded = platform.load_platform("cpu")
+    if os.environ.get("TEST_LAYERS") == "transformer_engine":
+        import transformer_engine_cpu
+
+        transformer_engine_cpu.pretend_gpu()
+        changes["transformer_engine"] = True
+    return dataclasses.replace(loaded, **changes)
+
+
+@contextlib.contextmanager
+def count_forwards(core):
+    """Of what follows: whose module the first layer's products are, and how often it ran a micro-batch."""
+    counts, layer = {"layer": 0, "decoder": 0}, core.decoder.layers[0]
+    figures = {"layers": type(layer.mlp.linear_fc1).__mro__[1].__module__.partition(".")[0]}
+
+    def count(name):
+        counts[name] += 1
+
+    hooks = [
+        layer.register_forward_hook(lambda *_: count("layer")),
+        core.decoder.register_forward_hook(lambda *_: count("decoder")),
+    ]
+    yield figures
+    for hook in hooks:
+        hook.remove()
+    figures["forwards"] = counts["layer"] / counts["decoder"]

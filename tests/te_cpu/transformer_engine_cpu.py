@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Transformer Engine 2.2's Python asks of a GPU, answered by the CPU.
+
+The container environment's copy of Transformer Engine imports this module first (see
+scripts/environments/container.py), so every process of that environment gets it, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from types import ModuleType
+
+# no libcudnn, libnvrtc, libtransformer_engine; nothing compiled by TorchInductor
+os.environ |= {"NVTE_PROJECT_BUILDING": "1", "NVTE_RELEASE_BUILD": "0"}
+os.environ |= {"NVTE_TORCH_COMPILE": "0", "NVTE_MASKED_SOFTMAX_FUSION": "0"}
+
+import torch
+
+CPU = torch.device("cpu")
+
+
+class A100:
+    """Properties of the GPU to be: without fp8."""
+
+    major, minor = 8, 0
+    multi_processor_count = 108
+    total_memory = 80 << 30
+
+
+class Idle(contextlib.nullcontext):
+    """A stream or an event where all work is done at once."""
+
+    def __init__(self, *_, **__):
+        super().__init__()
+
+    def __getattr__(self, name):
+        return lambda *_, **__: None
+
+
+def _no_triton():
+    """Kernels that nothing here calls: fused permutation and cross-entropy."""
+    triton, language = ModuleType("triton"), ModuleType("triton.language")
+    triton.jit = triton.autotune = triton.heuristics = lambda *a, **_: a[0] if a else lambda f: f
+    triton.Config = Idle
+    triton.language, language.constexpr = language, int
+    return {"triton": triton, "triton.language": language}
+
+
+def imported():
+    """Called at the end of Transformer Engine's own import, before anyone uses it."""
+    import transformer_engine.pytorch.module.base as base
+
+    base.get_workspace = lambda: torch.empty(1, dtype=torch.uint8)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("transformer_engine"):
+            if "canonicalize_device" in vars(module):
+                module.canonicalize_device = lambda _=None: CPU
+            if "get_workspace" in vars(module):
+                module.get_workspace = base.get_workspace
+    for name in _TRITON:
+        if sys.modules.get(name) is _TRITON[name]:
+            del sys.modules[name]  # PyTorch would take it for the real one
+
+
+def pretend_gpu():
+    """For a process that trains on Transformer Engine's layers: code asks ``torch.cuda``, not the tensor."""
+    cuda = torch.cuda
+    cuda.is_available = lambda: True
+    cuda.device_count = lambda: 1
+    cuda.init = lambda: None
+    cuda.Stream = cuda.Event = Idle
+    cuda.current_stream = lambda *_: Idle()
+    cuda.stream = cuda.device = lambda *_: contextlib.nullcontext()
+    cuda.is_current_stream_capturing = lambda: False
+    cuda.nvtx = Idle()
+    cuda.nvtx.range = lambda *_, **__: contextlib.nullcontext()
+
+
+_TRITON = {} if "triton" in sys.modules else _no_triton()
+sys.modules |= _TRITON
+torch.cuda.get_device_properties = lambda *_: A100
+torch.cuda.get_device_capability = lambda *_: (A100.major, A100.minor)
