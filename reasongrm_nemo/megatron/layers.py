@@ -93,7 +93,7 @@ def plain_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
 
 
 def transformer_engine_spec(config: TransformerConfig) -> ModuleSpec:
-    """The decoder layer of Transformer Engine, for GPU (validated, never run here)."""
+    """The decoder layer of Transformer Engine, for GPU (its Python runs in the tests, its kernels do not)."""
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
 
     return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the container's versions need on a machine without CUDA, done once to their shared environment.
 
-NeMo's container brings CUDA's libraries (some 2 GB here, 5 GB unpacked) and Transformer Engine's compiled
+NeMo's container brings CUDA's libraries (some 2 GB to fetch) and Transformer Engine's compiled
 part, which builds on a GPU only. Tests on a CPU call neither.
 """
 

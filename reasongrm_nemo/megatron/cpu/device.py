@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,16 @@ _CPU = torch.device("cpu")
 _FACTORIES = ("tensor", "as_tensor", "zeros", "ones", "empty", "full", "arange", "rand", "randn", "randint")
 
 
+class _Idle(contextlib.nullcontext[None]):
+    """A stream, or an event on one, whose work is done as soon as it is asked for."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
 def install_device() -> None:
     """Point ``torch.cuda`` and ``device="cuda"`` at the CPU in this process."""
     cuda = torch.cuda
@@ -25,6 +36,10 @@ def install_device() -> None:
     cuda.memory_allocated = lambda *_: 0
     cuda.max_memory_reserved = lambda *_: 0
     cuda.empty_cache = lambda: None
+    # megatron-core's block makes streams for offloading where it finds Transformer Engine, wanted or not
+    cuda.Stream = cuda.Event = _Idle
+    cuda.current_stream = lambda *_: _Idle()
+    cuda.stream = lambda *_: _Idle()
     # the model-parallel RNG tracker (tensor_parallel/random.py) keeps named states of one generator
     cuda.get_rng_state = lambda device=None: torch.get_rng_state()
     cuda.set_rng_state = lambda state, device=None: torch.set_rng_state(state)
