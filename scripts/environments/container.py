@@ -13,6 +13,8 @@ from pathlib import Path
 from .spec import SetupError
 
 PYTHON = "python3.12"
+# Raise when `adapt` changes so that an environment built before would not do.
+VERSION = 1
 
 # What the CUDA build of PyTorch 2.6 asks the loader for. libcudart and libcupti are the real ones: small, and
 # called when the libraries are loaded.

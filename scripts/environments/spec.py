@@ -2,7 +2,6 @@
 """What an environment consists of, and where it stands."""
 
 import hashlib
-import inspect
 import os
 import platform
 import subprocess
@@ -51,6 +50,7 @@ class Spec:
         python_version: of `interpreter`, three numbers.
         folders: of the checkout, searched before the packages.
         adapt: what is done to site-packages at last; then PyTorch's own CUDA packages are not asked for.
+        more: words that decide the content besides.
     """
 
     name: str
@@ -61,14 +61,14 @@ class Spec:
     python_version: str = platform.python_version()
     folders: tuple[str, ...] = ("",)
     adapt: Callable[[Path], None] | None = None
+    more: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
         """Hash of everything that decides the content, 12 hexadecimal digits."""
         parts = [str(BUILD_VERSION), self.python_version, sysconfig.get_platform(), accelerator()]
         parts += [f"{name}=={version}" for name, version in self.pins.items()]
-        if self.adapt:
-            parts.append(inspect.getsource(inspect.getmodule(self.adapt)))
+        parts += self.more
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
     @property
@@ -140,4 +140,14 @@ def _container_spec() -> Spec:
         "from reasongrm_nemo.megatron.platform import load_platform; load_platform('cpu'); "
         "import reasongrm_nemo.grpo.actor, transformer_engine.pytorch"
     )
-    return Spec(CONTAINER, pins, (), probe, interpreter, version, folders, container.adapt)
+    return Spec(
+        CONTAINER,
+        pins,
+        (),
+        probe,
+        interpreter,
+        version,
+        folders,
+        container.adapt,
+        (f"adapted {container.VERSION}",),
+    )

@@ -81,6 +81,18 @@ class Run:
         self.core, self.clip = session.model.core_module(), recipe.grpo.optim.clip_grad
         self.rank = parallel_state.get_data_parallel_rank()
         self.ranks = parallel_state.get_data_parallel_world_size()
+        self.of_norms = None
+
+    def gradient_of_norms(self):
+        """Norm of the reduced gradient of all norms' weights, of which each tensor-parallel rank has all."""
+        from megatron.core import parallel_state
+
+        names = [n for n, _ in self.core.named_parameters() if n.endswith(("norm.weight", "norm_weight"))]
+        own = [self.core.get_parameter(name) for name in names]
+        gradients = [p.main_grad if p.grad is None else p.grad for p in own]
+        square = torch.stack([g.float().norm() for g in gradients]).square().sum()
+        torch.distributed.all_reduce(square, group=parallel_state.get_pipeline_model_parallel_group())
+        return square.sqrt().item()
 
     def step(self, samples):
         """Loss and the gradient's norm of one optimizer step."""
@@ -93,6 +105,7 @@ class Run:
         actor.prepare_for_training_step()
         loss, _ = actor.get_loss_and_metrics({"samples": mine, "tokens": 100}, forward_only=False)
         actor.finish_training_step()
+        self.of_norms = self.of_norms or self.gradient_of_norms()
         norm = actor.clip_gradients(self.clip)
         self.session.optimizer.step()
         actor.finish_training()
@@ -168,7 +181,7 @@ def offload(run):
 def main(hf_path, name, tensor_parallel, pipeline_parallel, out):
     session, recipe = start(hf_path, name, tensor_parallel, pipeline_parallel)
     run, samples = Run(session, recipe), draw()
-    figures = three_steps(run, samples)
+    figures = three_steps(run, samples) | {"of_norms": run.of_norms}
     figures |= resume(run, samples, Path(out).parent / "checkpoints")
     # fewer samples than data-parallel ranks: nobody waits for ever
     figures["single"] = run.step(samples[:1])[0]
