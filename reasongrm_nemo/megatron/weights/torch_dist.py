@@ -111,7 +111,6 @@ def write(
                 {},
                 storage_writer=_Writer(folder, threads),
                 planner=_Planner(pieces, objects, dtype),
-                no_dist=True,
             )
         except dcp.api.CheckpointException as error:
             raise next(iter(error.failures.values()))[0] from None
