@@ -26,9 +26,11 @@ def load_platform(**changes):
 
 @contextlib.contextmanager
 def count_forwards(core):
-    """Of what follows: whose module the first layer's products are, and how often it ran a micro-batch."""
+    """Of what follows: whose the first layer's modules are, how cut, and how often they ran a micro-batch."""
     counts, layer = {"layer": 0, "decoder": 0}, core.decoder.layers[0]
-    figures = {"layers": type(layer.mlp.linear_fc1).__mro__[1].__module__.partition(".")[0]}
+    product = layer.mlp.linear_fc1
+    figures = {"layers": type(product).__mro__[1].__module__.partition(".")[0]}
+    figures["sequence_parallel"] = product.sequence_parallel
 
     def count(name):
         counts[name] += 1

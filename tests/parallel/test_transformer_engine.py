@@ -58,8 +58,10 @@ def ran(launch_in_container, model, tmp_path_factory):
 def test_a_grpo_step_equals_transformers(case, ran):
     """fp32: log-probs 1e-4, loss 1e-5, each gradient 1e-4 (seen 8e-6, 0, 5e-6), sent out as weights are."""
     ranks, *cut, recompute = CASES[case]
+    _, _, sequence_parallel = cut
     figures = ran("worker.py", ranks, *cut, overrides=(f"model.recompute={recompute}",))
     assert figures["layers"] == "transformer_engine"
+    assert figures["sequence_parallel"] is sequence_parallel
     assert figures["forwards"] == {"full": 2, "none": 1}[recompute]
     assert figures["names"] and figures["forward_only"] <= 1e-5
     assert figures["log_probs"] <= 1e-4
