@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tie a checkout to the shared environments: a few files under .envs/, no package among them."""
 
+import fcntl
 import json
 import os
 import shlex
@@ -41,13 +42,18 @@ def interpreter(name: str) -> Path:
 
 
 def tie_alone(spec: Spec) -> None:
-    """Write .envs/<name> of an environment that is built on request, unless it is current."""
+    """Write .envs/<name> of an environment that is built on request, unless it is current.
+
+    Two set-ups that waited for the same build come here at once.
+    """
     state = ENVS / spec.name / "state.json"
     wanted = json.dumps(wanted_state([spec]))
-    if not state.exists() or state.read_text(encoding="utf-8") != wanted:
-        ENVS.mkdir(exist_ok=True)
-        _write_environment(spec)
-        _write(state, wanted)
+    ENVS.mkdir(exist_ok=True)
+    with open(ENVS / f"{spec.name}.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not state.exists() or state.read_text(encoding="utf-8") != wanted:
+            _write_environment(spec)
+            _write(state, wanted)
 
 
 def wanted_state(specs: list[Spec]) -> dict[str, str]:
