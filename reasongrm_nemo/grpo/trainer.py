@@ -124,10 +124,10 @@ class GRPOTrainer:
         if state := self.checkpoints.load_latest(self.actor, self.scheduler):
             self.step, self.taken = state["step"], state["taken"]
             self.early_stop.load_state_dict(state["early_stop"])
+        self.actor.finish_training()  # offloaded states make room for the push
         if state or self.recipe.model.megatron_path:
             self.source.push(self.step)  # servers start with the Hugging Face folder's weights
         self.metrics.resume(self.step)
-        self.actor.finish_training()  # the first rollouts get as much GPU memory as later ones
 
     def _due(self, every: int) -> bool:
         """Whether a task that runs every ``every`` steps, and after the last, is due now (0 = never)."""

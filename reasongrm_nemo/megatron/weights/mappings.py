@@ -101,10 +101,16 @@ class Mapping:
         rows = self.sections * -(-self.shape[0] // self.sections // size)
         return torch.nn.functional.pad(shard, (0, 0) * (shard.ndim - 1) + (0, rows - shard.shape[0]))
 
-    def join(self, shards: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Join the shards of all tensor-parallel ranks into whole Hugging Face tensors."""
+    def join(self, shards: Tensor) -> tuple[Tensor, ...]:
+        """Join the shards of all tensor-parallel ranks, [ranks, ...], into whole Hugging Face tensors.
+
+        Shards that follow each other in memory as they do in the parameter are not copied: the embedding is
+        the largest tensor of a push, and there is no room for two of it.
+        """
         if self.axis is None or len(shards) == 1:
             whole = shards[0]
+        elif self.axis == 0 and self.sections == 1:
+            whole = shards.flatten(0, 1)
         else:
             cut = [shard.chunk(self.sections, self.axis) for shard in shards]
             whole = torch.cat([rank[s] for s in range(self.sections) for rank in cut], self.axis)

@@ -113,13 +113,13 @@ class WeightTransfer:
         with torch.no_grad():
             target.copy_(shard)
 
-    def _gather(self, shard: Tensor) -> list[Tensor]:
+    def _gather(self, shard: Tensor) -> Tensor:
+        """The shards of all tensor-parallel ranks, [ranks, ...], in one piece of memory."""
         if self._size == 1:
-            return [shard.detach()]
-        shards = [torch.empty_like(shard) for _ in range(self._size)]
-        dist.all_gather(
-            shards, shard.detach().contiguous(), group=parallel_state.get_tensor_model_parallel_group()
-        )
+            return shard.detach()[None]
+        shards = shard.new_empty((self._size, *shard.shape))
+        group = parallel_state.get_tensor_model_parallel_group()
+        dist.all_gather(list(shards.unbind()), shard.detach().contiguous(), group=group)
         return shards
 
     def _check_local_names(self) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from reasongrm_nemo.models.push_memory import BUCKET_BYTES
 from reasongrm_nemo.models.tensor_info import TensorInfo
 
-BUCKET_BYTES = 256 * 2**20
 _ALIGN = 256
 _LET_GO = 1  # value of a buffer's last byte once its worker has released it
 
@@ -177,9 +177,9 @@ def buckets(
                 whole = _bytes(next(tensors)[1])
             place = slice(piece.offset, piece.offset + piece.nbytes)
             buffer[place].copy_(whole[piece.start : piece.start + piece.nbytes])
-        _meet(device)  # every rank's buffer is full
+        meet(device)  # every rank's buffer is full
         yield Bucket(bucket, handles)
-        _meet(device)  # every worker has read it
+        meet(device)  # every worker has read it
     for _ in tensors:  # lets the sender's check detect extra tensors
         pass
 
@@ -246,7 +246,8 @@ def _gathered(mine: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {uuid: handle for part in parts for uuid, handle in part.items()}
 
 
-def _meet(device: torch.device) -> None:
+def meet(device: torch.device) -> None:
+    """Wait for this rank's GPU, then for all ranks."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     if dist.is_initialized():

@@ -231,7 +231,10 @@ class IpcTransport:
         torch.cuda.ipc_collect()
         index = torch.cuda.current_device()
         uuid = str(torch.cuda.get_device_properties(index).uuid)
-        yield from ipc.buckets(metadata, named_tensors, torch.device("cuda", index), uuid, self._exports)
+        device = torch.device("cuda", index)
+        yield from ipc.buckets(metadata, named_tensors, device, uuid, self._exports)
+        torch.cuda.empty_cache()  # a server that slept now takes its memory for keys and values
+        ipc.meet(device)
 
     def open(self, posts: Posts) -> Connection:
         """Initialize the workers' transfer engine."""

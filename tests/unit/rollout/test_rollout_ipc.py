@@ -135,6 +135,8 @@ def test_the_transport_makes_room_before_it_takes_some(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"GPU-{i}"))
     monkeypatch.setattr(torch.cuda, "ipc_collect", lambda: order.append("collect"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: order.append("empty"))
+    monkeypatch.setattr(ipc, "meet", lambda device: order.append("meet"))
     monkeypatch.setattr("torch.multiprocessing.reductions.reduce_tensor", lambda buffer: arguments)
     monkeypatch.setattr(
         torch.UntypedStorage,
@@ -152,11 +154,12 @@ def test_the_transport_makes_room_before_it_takes_some(monkeypatch):
     transport = IpcTransport()
     for _ in range(2):
         assert not list(transport.parcels(INFOS, TENSORS.items()))
-    assert order == ["collect", "share", (b"counter", 40, 3), "collect", "share"]
+    pushed = ["collect", "share", "empty", "meet"]
+    assert order == [*pushed, (b"counter", 40, 3), *pushed]
     ipc.mark_let_go(made[-1])
     transport.settle()
     assert not list(transport.parcels(INFOS, TENSORS.items()))
-    assert order[5:] == ["collect", "collect", "share"]
+    assert order[9:] == ["collect", *pushed]
 
 
 def test_a_handle_survives_json():
