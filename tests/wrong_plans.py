@@ -208,13 +208,13 @@ WRONG = {
     ),
     "a node with less than the optimizer's states take": (
         GRPO,
-        ["plan.host_memory_gib=50"],
+        ["plan.host_memory_gib=50", "rollout.gpu_memory_utilization=0.65"],
         "checkpoints.asynchronous",
         "set it and cluster.offload_optimizer to false",
     ),
     "a node with little memory, and checkpoints that wait": (
         GRPO,
-        ["plan.host_memory_gib=64", "checkpoints.asynchronous=false"],
+        ["plan.host_memory_gib=64", "checkpoints.asynchronous=false", "rollout.gpu_memory_utilization=0.65"],
         "cluster.offload_optimizer",
         "set it to false",
     ),

@@ -228,7 +228,10 @@ def _first(
 
 def _at(moment: str) -> str:
     return {
-        "start": "when the trainer starts (or resumes) beside it",
+        "resume": "when the trainer resumes beside it",
+        "push": "during a push",
+        "wake": "when it wakes after a push",
+        "save": "when a checkpoint is saved beside it",
         "rollouts": "during rollouts",
         "training": "in a step, with a server that does not sleep,",
     }[moment]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasongrm_nemo.megatron import activations, states
-from reasongrm_nemo.megatron.states import States
-from reasongrm_nemo.models import parameter_counts
+from reasongrm_nemo.megatron.states import WIDTH, States
+from reasongrm_nemo.models import parameter_counts, push_memory
 from reasongrm_nemo.models.architecture import Architecture, Layout
 from reasongrm_nemo.plan.serving import GIB, Server
 from reasongrm_nemo.processes.placement import servers_per_node
@@ -25,6 +25,7 @@ class Rank:
         count: number of parameters.
         states: weights, gradients and optimizer states.
         activations: peak activation memory of a step, by part (``megatron.activations``).
+        push: what a push to a server on the same GPU takes.
     """
 
     stage: int
@@ -32,6 +33,7 @@ class Rank:
     count: parameter_counts.Count
     states: States
     activations: dict[str, int]
+    push: push_memory.Push = push_memory.NO_PUSH
 
     @property
     def peak(self) -> int:
@@ -58,6 +60,7 @@ def ranks(recipe: Any, architecture: Architecture, micro_batches: int | None = N
     layout = Layout.of_cluster(recipe.cluster)
     layers = layout.stages(architecture.layers)
     assert layers is not None
+    push = push_memory.of_push(architecture, layout, WIDTH[recipe.model.dtype])
     stage_ranks = []
     for stage in range(layout.pipeline):
         count = parameter_counts.of_stage(architecture, layout, stage)
@@ -65,33 +68,33 @@ def ranks(recipe: Any, architecture: Architecture, micro_batches: int | None = N
             count.total, recipe.model.dtype, recipe.cluster.platform, data_parallel(recipe.cluster)
         )
         most = activations.of_step(recipe, architecture, stage, micro_batches)
-        stage_ranks.append(Rank(stage, layers[stage], count, kept, most))
+        stage_ranks.append(Rank(stage, layers[stage], count, kept, most, push))
     return stage_ranks
 
 
 def moments(recipe: Any, trained: list[Rank], server: Server | None) -> dict[str, int]:
     """Peak bytes on a GPU, by moment of the stage; without ``plan.reserve_gib``.
 
-    ``training``: a step. ``start``: the servers start before the trainer, and a resumed run loads optimizer
-    states to the GPU before they are first offloaded. ``rollouts``: what the trainer keeps beside a server.
-    ``start`` only exists where trainer and servers share GPUs.
+    Where they share GPUs: ``resume`` and ``save``, with the optimizer states beside servers that are awake;
+    ``push``, also to a server that was restarted; ``wake``, before the push's buffer is freed; ``rollouts``.
     """
     step = max((rank.peak for rank in trained), default=0)
     if server is None:
         return {"training": step}
-    if not trained:
-        return {"rollouts": server.share}
     if not shares_gpus(recipe):
-        return {"training": step, "rollouts": server.share}
-    asleep = int(recipe.plan.asleep_gib * GIB) if recipe.rollout.sleep else server.share
-    kept = max(
+        return ({"training": step} if trained else {}) | {"rollouts": server.share}
+    whole = max(rank.states.total for rank in trained) + server.share
+    kept = server.share + max(
         rank.states.total - (rank.states.optimizer if recipe.cluster.offload_optimizer else 0)
         for rank in trained
     )
     return {
-        "start": max(rank.states.total for rank in trained) + server.share,
-        "rollouts": kept + server.share,
-        "training": step + asleep,
+        "resume": whole,
+        "push": kept + sum(trained[0].push),
+        "wake": kept + trained[0].push.buffer,
+        "rollouts": kept,
+        "training": step + (int(recipe.plan.asleep_gib * GIB) if recipe.rollout.sleep else server.share),
+        "save": whole,
     }
 
 

@@ -82,7 +82,14 @@ def test_a_plan_counts_the_devices_and_servers_of_its_stage():
     assert generate.ranks == [] and generate.checkpoint == generate.refit == 0 < generate.server.tokens
     assert len(grpo.ranks) == len(sft.ranks) == 4
     assert sft.refit == 0 and grpo.refit == 2 * grpo.parameters
-    assert grpo.moments.keys() == {"training", "start", "rollouts"} and sft.moments.keys() == {"training"}
+    assert grpo.moments.keys() == {
+        "training",
+        "resume",
+        "push",
+        "wake",
+        "save",
+        "rollouts",
+    } and sft.moments.keys() == {"training"}
     assert plans.plan(load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml")).moments == {}
     assert plans.plan(recipe("0_prepare")) is None
 

@@ -2,7 +2,8 @@
 """What a step asks of the servers beside rollouts, and in which order."""
 
 import math
-from types import SimpleNamespace
+from collections import Counter
+from types import MethodType, SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,10 @@ from reasongrm_nemo.grpo.trainer import GRPOTrainer
 from reasongrm_nemo.megatron.early_stop import EarlyStop
 from reasongrm_nemo.megatron.finite_steps import FiniteSteps, NotFinite
 from reasongrm_nemo.megatron.timers import Timers
-from reasongrm_nemo.recipe.load import load_recipe, recipes_root
+from reasongrm_nemo.models.architecture import Architecture
+from reasongrm_nemo.plan import memory
+from reasongrm_nemo.plan.serving import server
+from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
 
 RECIPE = recipes_root() / "tiny" / "1_grpo_zero.yaml"
 
@@ -244,3 +248,57 @@ def test_rollouts_of_older_weights_than_the_recipe_lets_be_stop_the_run(given_fi
     with pytest.raises(Disagreement, match=r"step 3: a server sampled with weights 1 step old"):
         self.fit()
     assert self.saved == [(2, 0)] and self.pushed == [1, 2]
+
+
+def test_a_gpu_holds_what_the_plan_says_between_the_steps(given_figures):
+    """QwQ's states through a resume, two steps and their saves, beside servers that sleep while it trains."""
+    recipe = load_recipe(recipes_root() / "qwq_32b" / "1_grpo_zero.yaml")
+    shape = Architecture.from_folder(resolve_path("asset:configs/qwq_32b", "."))
+    ranks = memory.ranks(recipe, shape)
+    planned = memory.moments(recipe, ranks, server(recipe, shape))
+    largest = max(ranks, key=lambda rank: rank.states.total)
+    self, held, seen = a_trainer(), Counter(), {}
+
+    def at(moment):
+        seen[moment] = max(seen.get(moment, 0), sum(held.values()))
+
+    def move(onto_gpu):
+        held["optimizer"] = largest.states.optimizer if onto_gpu else 0
+
+    def load(*_):
+        held.update(weights=largest.states.weights, gradients=largest.states.gradients)
+        held["server"] = server(recipe, shape).share  # up before the trainer
+        move(onto_gpu=True)
+        at("resume")
+        return {"step": 2, "taken": 6, "early_stop": self.early_stop.state_dict()}
+
+    def push(version):
+        held.update(copies=largest.push.copies, buffer=largest.push.buffer)
+        held["server"] = server(recipe, shape).share  # awake, though only for its weights in later pushes
+        at("push")
+        del held["copies"]
+        at("wake")
+        del held["buffer"]
+
+    def sleep():
+        at("rollouts")
+        held["server"] = int(recipe.plan.asleep_gib * 2**30)
+
+    def train(groups):
+        self.actor.prepare_for_training()
+        held["activations"] = max(rank.peak for rank in ranks) - largest.states.total
+        at("training")
+        del held["activations"]
+        self.actor.finish_training()
+        return {}
+
+    self.recipe.rollout.sleep, self.cfg.save_every, self.validation = True, 1, object()
+    self.actor.prepare_for_training = lambda: move(onto_gpu=True)
+    self.actor.finish_training = lambda: move(onto_gpu=False)
+    self.checkpoints.load_latest = load
+    self.checkpoints.save = lambda *_: at("save")
+    self.save = MethodType(GRPOTrainer.save, self)
+    self.source.push, self.source.sleep, self.train = push, sleep, train
+    self.fit()
+    assert self.logged == [3, 4]
+    assert seen == planned
