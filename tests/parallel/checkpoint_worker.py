@@ -98,12 +98,14 @@ def fill_one_rank_s_disk(weight, checkpoints, folder):
     if dist.get_rank() == 1:
         import errno
 
+        from megatron.core.dist_checkpointing.strategies import filesystem_async
         from torch.distributed.checkpoint import filesystem
 
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        filesystem._write_item = full
+        # with torch 2.6 megatron-core has it by name, else our wrapper asks torch
+        filesystem._write_item = filesystem_async._write_item = full
     checkpoints.asynchronous = True
     weight.save(checkpoints, 7)
     try:
