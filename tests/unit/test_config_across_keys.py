@@ -41,7 +41,7 @@ def recipe(tmp_path):
         ("rollout.straggler_timeout_s=0", "rollout.straggler_timeout_s", "above 0, or null"),
         ("rollout.straggler_timeout_s=soon", "rollout.straggler_timeout_s", "above 0, or null"),
         ("rollout.gpus=[0,1]", "rollout.gpus", "needs 1"),
-        ("cluster.offload_optimizer=true", "cluster.offload_optimizer", "only a GPU"),
+        ("cluster.offload_optimizer=true", "cluster.offload_optimizer", "only exists on GPUs"),
         ("grpo.entropy_coefficient=-0.1", "grpo.entropy_coefficient", "0 or more"),
         ("grpo.steps=0", "grpo.steps", "a whole number from 1"),
         ("grpo.clip_low=1.0", "grpo.clip_low", "below 1"),
