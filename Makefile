@@ -18,7 +18,7 @@ help:
 	@echo 'make test-unit   the unit tests alone, seconds'
 	@echo 'make test-container  unit, parallel and one-stage tests with the versions of NeMo'"'"'s container (Python 3.12)'
 	@echo 'make test-slurm  the cluster templates on a Slurm of four pseudo-nodes (root on Debian)'
-	@echo 'make soak        1,300 GRPO steps of the tiny judge, a server killed every 100 of the first 1,000: what grows (half an hour)'
+	@echo 'make soak        2,000 GRPO steps of the tiny judge, a server killed every 100 of the first 1,000: what grows (an hour)'
 	@echo 'make chaos       kills, faults and hostile files against every stage (long; ARGS="--only kill": a part)'
 	@echo 'make lint        ruff, mypy, shellcheck and shfmt'
 	@echo 'make format      ruff, changing files'

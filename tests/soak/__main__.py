@@ -37,7 +37,7 @@ def arguments():
     """The options."""
     parser = argparse.ArgumentParser(prog="soak", description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "soak", help="the run and its samples")
-    parser.add_argument("--steps", type=int, default=1300)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--kill-every", type=int, default=100, help="steps between SIGKILLs of the server")
     parser.add_argument("--last-kill", type=int, default=1000, help="no kill after this step")
     parser.add_argument("--sample-every", type=int, default=5, help="steps between two samples")
@@ -98,7 +98,8 @@ def follow(args, run, runs, log):
         while run.poll() is None:
             step = steps_done(runs)
             due = step // args.kill_every * args.kill_every
-            if due and due not in killed and due <= args.last_kill and step < due + args.kill_every:
+            last = min(args.last_kill, args.steps - 1)
+            if due and due not in killed and due <= last and step < due + args.kill_every:
                 killed.add(due)
                 print(json.dumps({"kill": due, "pid": watched.kill_server(), "time": time.time()}), file=out)
             if step >= sampled + args.sample_every and (row := watched.sample(step)):

@@ -14,9 +14,10 @@ from soak.slopes import judged, slope
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def noisy(per_1000, start, stop, level):
+def noisy(per_1000, start, stop, level, deviation=1):
     draw = random.Random(level)
-    return [(step, level + per_1000 * step / 1000 + draw.gauss(0, 1)) for step in range(start, stop, 5)]
+    steps = range(start, stop, 5)
+    return [(step, level + per_1000 * step / 1000 + draw.gauss(0, deviation)) for step in steps]
 
 
 @pytest.mark.parametrize(("per_1000", "verdict"), [(0, "flat"), (300, "leak"), (-200, "flat")])
@@ -25,6 +26,14 @@ def test_a_slope_is_that_of_all_lives_whatever_each_began_with(per_1000, verdict
     best, half = slope(lives)
     assert abs(best - per_1000) < half < 15
     assert judged(("engine", "uss"), lives)["verdict"] == verdict
+
+
+@pytest.mark.parametrize(("per_1000", "verdict"), [(0, "jumps"), (150, "leak")])
+def test_memory_that_comes_and_goes_at_once_hides_no_leak(per_1000, verdict):
+    steady = noisy(per_1000, 75, 1100, 400, deviation=0.1)
+    taken = [40 * (300 < step < 620) + 25 * (step > 800) for step in range(75, 1100, 5)]
+    life = [(step, value + more) for (step, value), more in zip(steady, taken, strict=True)]
+    assert judged(("engine", "uss"), [life])["verdict"] == verdict
 
 
 def test_a_count_that_grows_by_one_a_kill_is_a_leak_and_one_that_stays_is_not():
