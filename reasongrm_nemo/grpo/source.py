@@ -99,9 +99,9 @@ class RolloutSource:
 
     def __init__(self, rollouts: Rollouts | None, transfer: Any, folder: Path, weight_transfer: str) -> None:
         self._rollouts = rollouts
-        self._transport = transport(weight_transfer)
         self._group = dist.new_group(backend="gloo", timeout=_LONGER_THAN_ANY_ROLLOUT)
-        self._sender = WeightSender(rollouts.servers) if rollouts else None
+        self._transport = transport(weight_transfer, self._group)
+        self._sender = WeightSender(rollouts.servers, self._group) if rollouts else None
         self._transfer = transfer
         self._folder = folder
         self._version = self._counted = 0

@@ -31,6 +31,7 @@ _DEVICE_AT = 6
 _COUNTER_AT, _COUNTER_PLACE_AT = _BYTES_AT["ref_counter_handle"], _PLAIN_AT["ref_counter_offset"]
 
 Reduce = Callable[[torch.Tensor], tuple[Any, tuple[Any, ...]]]
+Group = dist.ProcessGroup | None
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,9 @@ def buckets(
     uuid: str,
     reduce: Reduce,
     limit: int = BUCKET_BYTES,
+    group: Group = None,
 ) -> Iterator[Bucket]:
-    """Fill this rank's buffer bucket by bucket; collective over torch's default group, if any.
+    """Fill this rank's buffer bucket by bucket; collective.
 
     The sending rank requests the next bucket once the workers have copied the last one; other ranks iterate
     without waiting.
@@ -163,12 +165,14 @@ def buckets(
         uuid: UUID of the device.
         reduce: torch's `reduce_tensor`, or `Exports`.
         limit: maximum bytes of tensors in the buffer.
+        group: gloo group of all ranks, which meet twice per bucket (500 times in a push of QwQ-32B): NCCL
+            would keep GPUs busy that servers share. None: torch's default group, if any.
     """
     size = max(bucket[-1].offset + bucket[-1].nbytes for bucket in plan_buckets(infos, limit))
     buffer = torch.empty(size + 1, dtype=torch.uint8, device=device)
     buffer[-1] = 0  # see `mark_let_go`
     # Export once, because the reference count pairs one export with one import.
-    handles = _gathered({uuid: describe_buffer(reduce(buffer)[1])})
+    handles = _gathered({uuid: describe_buffer(reduce(buffer)[1])}, group)
     tensors = iter(named_tensors)
     whole = torch.empty(0, dtype=torch.uint8)
     for bucket in plan_buckets(infos, limit):
@@ -177,9 +181,9 @@ def buckets(
                 whole = _bytes(next(tensors)[1])
             place = slice(piece.offset, piece.offset + piece.nbytes)
             buffer[place].copy_(whole[piece.start : piece.start + piece.nbytes])
-        meet(device)  # every rank's buffer is full
+        meet(device, group)  # every rank's buffer is full
         yield Bucket(bucket, handles)
-        meet(device)  # every worker has read it
+        meet(device, group)  # every worker has read it
     for _ in tensors:  # lets the sender's check detect extra tensors
         pass
 
@@ -238,17 +242,17 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
-def _gathered(mine: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _gathered(mine: dict[str, dict[str, Any]], group: Group) -> dict[str, dict[str, Any]]:
     if not dist.is_initialized():
         return mine
-    parts: list[dict[str, dict[str, Any]]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(parts, mine)
+    parts: list[dict[str, dict[str, Any]]] = [{}] * dist.get_world_size(group)
+    dist.all_gather_object(parts, mine, group=group)
     return {uuid: handle for part in parts for uuid, handle in part.items()}
 
 
-def meet(device: torch.device) -> None:
+def meet(device: torch.device, group: Group) -> None:
     """Wait for this rank's GPU, then for all ranks."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     if dist.is_initialized():
-        dist.barrier()
+        dist.barrier(group)

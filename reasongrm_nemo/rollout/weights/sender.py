@@ -13,6 +13,7 @@ import torch
 from reasongrm_nemo.models.tensor_info import TensorInfo
 from reasongrm_nemo.rollout.server.server import RolloutServer, reset_prefix_cache
 from reasongrm_nemo.rollout.types import RolloutServerLost
+from reasongrm_nemo.rollout.weights.ipc import Group
 from reasongrm_nemo.rollout.weights.transports import Connection, NamedTensors, Posts, Transport, transport
 
 _PAUSE = "/pause?mode=keep"
@@ -25,13 +26,14 @@ class WeightSender:
 
     Args:
         servers: servers to push to; may be started or restarted between pushes.
+        group: see `transport`.
 
     Raises:
         UserError: the recipe's transport is not available here.
     """
 
-    def __init__(self, servers: Sequence[RolloutServer]):
-        self._transport = transport(servers[0].settings.weight_transfer)
+    def __init__(self, servers: Sequence[RolloutServer], group: Group = None):
+        self._transport = transport(servers[0].settings.weight_transfer, group)
         self._ends = {server: _End(server, self._transport) for server in servers}
 
     def pause(self) -> None:

@@ -219,10 +219,11 @@ class IpcTransport:
 
     everywhere = True
 
-    def __init__(self) -> None:
+    def __init__(self, group: ipc.Group = None) -> None:
         _need_cuda("ipc")
         from torch.multiprocessing.reductions import reduce_tensor
 
+        self._group = group
         self._exports = ipc.Exports(reduce_tensor, torch.UntypedStorage._release_ipc_counter)
 
     def parcels(self, metadata: Sequence[TensorInfo], named_tensors: NamedTensors) -> Iterator[ipc.Bucket]:
@@ -232,9 +233,9 @@ class IpcTransport:
         index = torch.cuda.current_device()
         uuid = str(torch.cuda.get_device_properties(index).uuid)
         device = torch.device("cuda", index)
-        yield from ipc.buckets(metadata, named_tensors, device, uuid, self._exports)
+        yield from ipc.buckets(metadata, named_tensors, device, uuid, self._exports, group=self._group)
         torch.cuda.empty_cache()  # a server that slept now takes its memory for keys and values
-        ipc.meet(device)
+        ipc.meet(device, self._group)
 
     def open(self, posts: Posts) -> Connection:
         """Initialize the workers' transfer engine."""
@@ -277,10 +278,14 @@ def _need_cuda(how: str) -> None:
         )
 
 
-def transport(how: str) -> Transport:
+def transport(how: str, group: ipc.Group = None) -> Transport:
     """The transport that `cluster.weight_transfer` names.
+
+    Args:
+        how: `cluster.weight_transfer`.
+        group: a gloo group of the trainer's ranks; None: torch's default group, if any.
 
     Raises:
         UserError: the transport needs a GPU, and there is none.
     """
-    return IpcTransport() if how == "ipc" else BroadcastTransport(how)
+    return IpcTransport(group) if how == "ipc" else BroadcastTransport(how)

@@ -67,6 +67,26 @@ def test_copies_outlive_the_buffer():
     assert torch.equal(got["c.big"], TENSORS["c.big"])
 
 
+def test_ranks_meet_in_the_group_that_is_given(monkeypatch):
+    """Twice per bucket and once for the handles: in NCCL's default group each would cost the GPU."""
+    met = []
+
+    def gather(parts, mine, group):
+        met.append(group)
+        parts[0] = mine
+
+    monkeypatch.setattr(ipc.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(ipc.dist, "get_world_size", lambda group: 1)
+    monkeypatch.setattr(ipc.dist, "barrier", met.append)
+    monkeypatch.setattr(ipc.dist, "all_gather_object", gather)
+    shared = Shared()
+    made = ipc.buckets(
+        INFOS, iter(TENSORS.items()), torch.device("cpu"), "GPU-7", shared.reduce, 1024, group="gloo"
+    )
+    count = len(list(made))
+    assert count > 1 and met == ["gloo"] * (1 + 2 * count)
+
+
 def test_the_next_bucket_waits_for_the_last_to_be_read():
     """The buffer keeps its content until the sender asks for more."""
     shared, made = fill(1024)
@@ -136,7 +156,7 @@ def test_the_transport_makes_room_before_it_takes_some(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"GPU-{i}"))
     monkeypatch.setattr(torch.cuda, "ipc_collect", lambda: order.append("collect"))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: order.append("empty"))
-    monkeypatch.setattr(ipc, "meet", lambda device: order.append("meet"))
+    monkeypatch.setattr(ipc, "meet", lambda device, group: order.append(group))
     monkeypatch.setattr("torch.multiprocessing.reductions.reduce_tensor", lambda buffer: arguments)
     monkeypatch.setattr(
         torch.UntypedStorage,
@@ -144,17 +164,17 @@ def test_the_transport_makes_room_before_it_takes_some(monkeypatch):
         lambda *counter, device: order.append((*counter, device)),
     )
 
-    def buckets(infos, tensors, device, uuid, reduce):
+    def buckets(infos, tensors, device, uuid, reduce, group):
         made.append(torch.zeros(8, dtype=torch.uint8))
-        assert (uuid, reduce(made[-1])) == ("GPU-3", arguments)
+        assert (uuid, reduce(made[-1]), group) == ("GPU-3", arguments, "gloo")
         order.append("share")
         yield from ()
 
     monkeypatch.setattr(ipc, "buckets", buckets)
-    transport = IpcTransport()
+    transport = IpcTransport("gloo")
     for _ in range(2):
         assert not list(transport.parcels(INFOS, TENSORS.items()))
-    pushed = ["collect", "share", "empty", "meet"]
+    pushed = ["collect", "share", "empty", "gloo"]
     assert order == [*pushed, (b"counter", 40, 3), *pushed]
     ipc.mark_let_go(made[-1])
     transport.settle()

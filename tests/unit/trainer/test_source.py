@@ -43,7 +43,7 @@ class Servers:
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     """A function that makes the source of one process, with the given servers."""
-    monkeypatch.setattr("reasongrm_nemo.grpo.source.WeightSender", lambda servers: None)
+    monkeypatch.setattr("reasongrm_nemo.grpo.source.WeightSender", lambda *_: None)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield lambda servers: RolloutSource(servers, None, tmp_path / "rollouts", "gloo")
     dist.destroy_process_group()
@@ -133,7 +133,7 @@ def test_a_push_keeps_its_threads_from_the_servers(source, monkeypatch):
             return iter(())
 
     monkeypatch.setattr("reasongrm_nemo.grpo.source.parallel_state.get_data_parallel_rank", lambda: 0)
-    monkeypatch.setattr("reasongrm_nemo.grpo.source.WeightSender", lambda servers: Sender())
+    monkeypatch.setattr("reasongrm_nemo.grpo.source.WeightSender", lambda *_: Sender())
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
