@@ -178,7 +178,8 @@ class RolloutSettings:
     def environment(self, token: str, address: str = HOST) -> dict[str, str]:
         """The server's complete environment, without variables of torchrun, Slurm or the trainer's Python."""
         keep = {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_HOME"}
-        keep |= {"REASONGRM_CACHE"}
+        # where compiled code is kept: in a Slurm job on the node (launch/common.sh)
+        keep |= {"REASONGRM_CACHE", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT"}
         prefixes = ("LC_", "XDG_", "NVIDIA_", "CUDA_VISIBLE", "NCCL_", "GLOO_", "UCX_")
         env = {k: v for k, v in os.environ.items() if k in keep or k.startswith(prefixes)}
         env |= {

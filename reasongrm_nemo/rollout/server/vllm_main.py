@@ -33,7 +33,8 @@ def _share_model_infos() -> None:
     if not (kept := os.environ.get("REASONGRM_CACHE")):
         return
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    notes, ours = Path(home) / "vllm" / "modelinfos", Path(kept) / "vllm_modelinfos"
+    root = os.environ.get("VLLM_CACHE_ROOT") or Path(home) / "vllm"
+    notes, ours = Path(root) / "modelinfos", Path(kept) / "vllm_modelinfos"
     with suppress(OSError, RuntimeError):  # they are there, or only time is lost
         ours.mkdir(parents=True, exist_ok=True)
         notes.parent.mkdir(parents=True, exist_ok=True)

@@ -39,16 +39,19 @@ def test_starts_and_stops(make, tmp_path, monkeypatch):
 def test_a_job_s_server_finds_what_vllm_noted_in_an_earlier_job(make, tmp_path, monkeypatch):
     """Without the note vLLM imports itself once more to look at the model's class."""
     monkeypatch.setenv("REASONGRM_CACHE", str(tmp_path / "mine"))
-    for job in ("first", "second"):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / job))
-        notes = tmp_path / job / "vllm" / "modelinfos"
+    for job, variable, root in (
+        ("first", "XDG_CACHE_HOME", "vllm"),
+        ("second", "VLLM_CACHE_ROOT", ""),
+    ):
+        monkeypatch.setenv(variable, str(tmp_path / job))
+        notes = tmp_path / job / root / "modelinfos"
         with make():
             assert notes.is_dir()
             if job == "second":
                 assert (notes / "class.json").read_text() == "noted"
             (notes / "class.json").write_text("noted")
     monkeypatch.delenv("REASONGRM_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no job"))
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "no job"))
     with make():
         assert not (tmp_path / "no job").exists()
 

@@ -3,6 +3,8 @@
 
 import itertools
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +13,8 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.rollout import RolloutSettings
 from reasongrm_nemo.rollout.server.same_shape import same_shape, weights_stamp
 from reasongrm_nemo.rollout.server.vllm_log import last_words
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -133,6 +137,19 @@ def test_threads_leave_one_core_for_the_front_end(cfg, monkeypatch):
     assert RolloutSettings.from_config(cfg).environment("t")["OMP_NUM_THREADS"] == "3"
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
     assert RolloutSettings.from_config(cfg).environment("t")["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_job_s_caches_of_compiled_code_reach_the_server(cfg, monkeypatch):
+    """Each that launch/common.sh sets; in a home directory on NFS compilation is slow, and nodes race."""
+    set_scratch = (
+        (ROOT / "launch" / "common.sh").read_text().partition("set_scratch() {")[2].partition("\n}")[0]
+    )
+    names = re.findall(r"(\w+)=\$scratch/", set_scratch)
+    assert {"TRITON_CACHE_DIR", "VLLM_CACHE_ROOT"} <= set(names)
+    for name in names:
+        monkeypatch.setenv(name, f"/scratch/{name}")
+    env = RolloutSettings.from_config(cfg).environment("t")
+    assert {name: env.get(name) for name in names} == {name: f"/scratch/{name}" for name in names}
 
 
 def test_interpreter_from_the_environment(cfg, monkeypatch, tmp_path):
