@@ -2,11 +2,11 @@
 """Scores judgements on benchmarks."""
 
 from reasongrm_nemo.evaluation.accuracy import Accuracy, accuracy, combine, summarize_verdicts, wilson
-from reasongrm_nemo.evaluation.policies import POLICIES, Policy, get_policy
+from reasongrm_nemo.evaluation.policies import SCORING_RULES, Policy, get_policy
 from reasongrm_nemo.evaluation.result import Result, SubsetResult
 
 __all__ = [
-    "POLICIES",
+    "SCORING_RULES",
     "Accuracy",
     "Policy",
     "Result",

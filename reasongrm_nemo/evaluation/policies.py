@@ -44,7 +44,7 @@ class Policy:
 
 VOTES = ("mean", "majority")
 
-POLICIES = {
+SCORING_RULES = {
     policy.name: policy
     for policy in (
         Policy("paper", None, unparsable=0.0, tie=0.0),
@@ -68,9 +68,11 @@ def get_policy(name: str | Policy, vote: str | None = None) -> Policy:
         return replace(get_policy(name), vote=vote)
     if isinstance(name, Policy):
         return name
-    if name not in POLICIES:
-        raise UserError(f"unknown policy '{name}'{nearest(name, POLICIES)}; known are {', '.join(POLICIES)}")
-    return POLICIES[name]
+    if name not in SCORING_RULES:
+        raise UserError(
+            f"unknown policy '{name}'{nearest(name, SCORING_RULES)}; known are {', '.join(SCORING_RULES)}"
+        )
+    return SCORING_RULES[name]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports a full disk in one sentence: which disk, how much was needed, how much is free."""
+"""Reports a full disk in one sentence: which disk, how much was needed, how much is free.
+
+Called by `run.stage` for any stage, by `processes.work_order` on trainer ranks, by `writes.whole_folder` for
+folders, and by `megatron.checkpoints`, which keeps the previous checkpoint.
+"""
 
 from __future__ import annotations
 

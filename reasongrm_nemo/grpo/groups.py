@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns completions into rewarded groups, and groups into training samples."""
+"""Turns completions into rewarded groups, and groups into training samples.
+
+`Group.kept` says whether a group is trained on; `trainer.GRPOTrainer.run_step` skips the others.
+"""
 
 from __future__ import annotations
 

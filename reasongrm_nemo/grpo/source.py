@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trainer's rollouts and refits: the first rank talks to the servers and broadcasts their answers."""
+"""A trainer's rollouts and refits: the first rank talks to the servers and broadcasts their answers.
+
+A push restarts servers that are lost during it; `rollout.rollouts` those that are lost during rollouts.
+"""
 
 from __future__ import annotations
 

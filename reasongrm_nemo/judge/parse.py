@@ -4,8 +4,8 @@
 Models write verdicts in different forms, and published scores were parsed in different ways; hence four
 policies:
 
-- `last` (used in training, the default): searches the text after the last `</think>`.  A response without
-  `</think>` is searched whole if neither the prompt nor the response opened `<think>`; otherwise its
+- `last` (used in training, recipes' default): searches the text after the last `</think>`.  A response
+  without `</think>` is searched whole if neither the prompt nor the response opened `<think>`; otherwise its
   reasoning never ended, and there is no verdict.  In untagged text, a verdict on the last non-empty line
   takes precedence, because models that think aloud name both answers earlier.  A truncated response has no
   verdict.
@@ -13,6 +13,9 @@ policies:
   If both `[[A]]` and `[[B]]` occur, there is no verdict.
 - `rm_r1`: searches the whole text including the reasoning; if both occur, there is no verdict.
 - `rewardbench`: A if `[[A]]` occurs anywhere, else B if `[[B]]` does; a text with both counts as A.
+
+A new form of verdict is added here, to `sanitize.ALWAYS` (or answers can forge it) and to the templates; a
+new policy also to `evaluation.policies` and `recipe.keys`.
 """
 
 from __future__ import annotations

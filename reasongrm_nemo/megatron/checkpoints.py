@@ -2,8 +2,8 @@
 """Training checkpoints: model, optimizer, scheduler and trainer state, one torch_dist folder per step.
 
 A checkpoint gets its final name only when complete; a run killed while saving resumes from the previous
-one. megatron-core's ``dist_checkpointing`` stores the tensors, sharded. This module pickles nothing, and
-loading unpickles only plain data (``weights.plain``).
+one, and a full disk ends the run with the previous one kept. megatron-core's ``dist_checkpointing`` stores
+the tensors, sharded. This module pickles nothing, and loading unpickles only plain data (``weights.plain``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rollouts with vLLM: the server process, its HTTP client, and the channel that sends weights to the server.
 
+`rollouts` spreads prompts over the servers and restarts those that are lost.
+
 This package is imported in two environments: the trainer's, which has no vLLM, and the rollout environment,
 whose processes only load `server.vllm_plugin`.  Names are therefore imported on first use.
 """

@@ -6,6 +6,7 @@
 where p' are the probabilities of the reasoning's tokens and p'' those of the answer's tokens.  The first mean
 is the path's self-consistency, the second its validity.  Both are arithmetic means of probabilities, not
 likelihoods or means of log-probabilities, which a single rare token would lower far more.
+`table.PathTable` computes the same for all paths at once; selection uses that.
 """
 
 from __future__ import annotations

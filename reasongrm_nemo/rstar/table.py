@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths as columns of figures, without texts, for selection, mining and reports."""
+"""Paths as columns of figures, R* among them, without texts, for selection, mining and reports."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from reasongrm_nemo.data.jsonl import write_jsonl
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.data.seeds import derive_seed
-from reasongrm_nemo.evaluation import POLICIES, rewardbench, rm_bench, rmb
+from reasongrm_nemo.evaluation import SCORING_RULES, rewardbench, rm_bench, rmb
 from reasongrm_nemo.evaluation.accuracy import accuracy, combine
 from reasongrm_nemo.evaluation.benchmarks import score_log, score_rows
 from reasongrm_nemo.evaluation.registry import MODULES
@@ -61,7 +61,7 @@ def random_log(benchmark, rng, kinds=tuple(TEXTS), both=False):
     return log
 
 
-ANY = {"benchmark": st.sampled_from(sorted(MODULES)), "policy": st.sampled_from(sorted(POLICIES))}
+ANY = {"benchmark": st.sampled_from(sorted(MODULES)), "policy": st.sampled_from(sorted(SCORING_RULES))}
 
 
 @settings(max_examples=25, deadline=None)
@@ -106,7 +106,7 @@ def test_rewardbench_s_parser_favours_the_first_answer():
     assert found.values()["Score"] == 0.0
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", SCORING_RULES)
 @pytest.mark.parametrize("benchmark", MODULES)
 def test_a_perfect_judge_scores_100_and_a_perverse_one_0(benchmark, policy):
     for right in (True, False):
@@ -121,7 +121,7 @@ def test_a_perfect_judge_scores_100_and_a_perverse_one_0(benchmark, policy):
             assert 0 < score.high - score.low < 1
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", SCORING_RULES)
 @pytest.mark.parametrize("benchmark", MODULES)
 def test_an_always_a_judge_scores_exactly_half_under_both_orders(benchmark, policy):
     log = [row(benchmark, pair, order, TEXTS["A"]) for pair in pairs_of(benchmark) for order in ORDERS]
@@ -166,7 +166,7 @@ def test_a_row_without_text_stands_as_recorded():
         Verdict("rm_bench", *pair, "rejected_first", "B", True, False, "ok", 1, "")
         for pair in pairs_of("rm_bench")
     ]
-    assert {evaluate("rm_bench", log, policy).values()["avg"] for policy in POLICIES} == {1.0}
+    assert {evaluate("rm_bench", log, policy).values()["avg"] for policy in SCORING_RULES} == {1.0}
 
 
 def test_scalar_rows_are_compared_strictly_and_stand_beside_judged_ones():

@@ -9,7 +9,7 @@ import pytest
 
 from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.evaluation.outcomes import outcome
-from reasongrm_nemo.evaluation.policies import POLICIES
+from reasongrm_nemo.evaluation.policies import SCORING_RULES
 from reasongrm_nemo.judge import Parsed, parse_verdict
 
 TABLE = Path(__file__).parents[2] / "docs" / "hostile_outputs.md"
@@ -32,7 +32,7 @@ ROWS = list(read_table())
 
 def test_there_are_500_outputs_and_a_column_for_each_policy():
     assert len(ROWS) * len(SURROUNDINGS) >= 500
-    assert {tuple(row.values[1]) for row in ROWS} == {tuple(POLICIES)}
+    assert {tuple(row.values[1]) for row in ROWS} == {tuple(SCORING_RULES)}
     seen = {status for row in ROWS for status in row.values[1].values()}
     assert seen == {"A", "B", "unfinished", "no_verdict", "conflicting", "no_think_close"}
     assert max(len(row.values[0]) for row in ROWS) > 180_000
@@ -40,7 +40,7 @@ def test_there_are_500_outputs_and_a_column_for_each_policy():
 
 @pytest.mark.parametrize(("text", "expected"), ROWS)
 def test_each_policy_reads_what_the_table_says(text, expected):
-    for name, policy in POLICIES.items():
+    for name, policy in SCORING_RULES.items():
         said = expected[name] if expected[name] in ("A", "B") else None
         unread = 0.5 if name == "rewardbench" else 0.0
         for before, after in SURROUNDINGS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists a whole model's parameters with their mappings, from the weights that its family declares."""
+"""Lists a whole model's parameters with their mappings, from what its family declares in `models`."""
 
 from __future__ import annotations
 

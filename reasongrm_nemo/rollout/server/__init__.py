@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts, checks and restarts the vLLM server process."""
+"""Starts, checks and stops the vLLM server process; `rollout.rollouts` decides when to restart a lost one."""
