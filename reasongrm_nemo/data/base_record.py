@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base of all records: a msgspec struct whose errors name the place, the field and what it must hold."""
+"""The base class of records: a msgspec struct whose errors name line, field and allowed values."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _PLACE = re.compile(r" - at (?:`key` in )?`\$\.(\w+)((?:\[(?:\d+|\.\.\.)\])*)`$"
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Conversion to and from plain dictionaries, the latter strict."""
+    """Converts to plain dictionaries, and strictly from them."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, ready for JSON; optional fields without a value are left out."""
+        """The fields as JSON values; optional fields that are None are left out."""
         optional = _optional(type(self))
         values = ((name, getattr(self, name)) for name in self.__struct_fields__)
         return {name: value for name, value in values if value is not None or name not in optional}
@@ -43,8 +43,8 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Build the record from a dictionary, checking every field.
 
         Args:
-            data: what the JSON parser gave.
-            where: "file:line", for the message.
+            data: the parsed JSON.
+            where: "file:line", for errors.
 
         Raises:
             UserError: naming `where`, the record and the field.
@@ -65,10 +65,10 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def from_json(cls: type[R], line: bytes, where: str = "record") -> R | None:
-        """The record of one line of JSON, or None if the line needs the slower `from_dict` or its message.
+        """Parse one line of JSON; None if it needs the slower `from_dict`, or is invalid and needs its error.
 
         Raises:
-            UserError: the fields contradict each other.
+            UserError: the fields contradict each other; names `where`.
         """
         try:
             record = _decoder(cls).decode(line)
@@ -78,14 +78,18 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return checked
 
     def consistent(self: R, where: str) -> R:
-        """The record, if its fields agree with each other; otherwise UserError."""
+        """The record itself.
+
+        Raises:
+            UserError: its fields contradict each other.
+        """
         problem = self._inconsistency()
         if problem:
             raise UserError(f"{where}: {type(self).__name__} {problem}")
         return self
 
     def _inconsistency(self) -> str | None:
-        """What is wrong between fields, or None."""
+        """How fields contradict each other, or None; subclasses override it."""
         return None
 
 
@@ -106,7 +110,7 @@ def _floats(cls: type[Record]) -> tuple[str, ...]:
 
 
 def _sentence(error: str, cls: type[Record], data: dict[Any, Any]) -> str:
-    """Msgspec's message in this project's words, with the value that was refused."""
+    """Rewords an error of msgspec and adds the refused value."""
     if missing := _MISSING.match(error):
         return f"lacks the field '{missing[1]}'"
     if unknown := _UNKNOWN.match(error):
@@ -119,7 +123,7 @@ def _sentence(error: str, cls: type[Record], data: dict[Any, Any]) -> str:
 
 
 def _requirement(error: str, cls: type[Record], name: str, below: str) -> str:
-    """What the value at a place of a field must be."""
+    """Describes the allowed values at a place in a field."""
     kinds = _kinds(msgspec.inspect.type_info(get_type_hints(cls, include_extras=True)[name]))
     item = re.match(r"\[(\d+)\]", below)
     lists = [kind for kind in kinds if isinstance(kind, msgspec.inspect.ListType)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes that a push of weights takes on a GPU besides the weights, of the trainer and of a server there."""
+"""GPU memory that pushing weights to a server on the same GPU takes in addition to the weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from reasongrm_nemo.models.architecture import Architecture, Layout
 from reasongrm_nemo.models.decoder import Weight, WeightKind, outside
 
 BUCKET_BYTES = 256 * 2**20
-"""Most of the buffer that a rank and a server's worker share (``rollout.weights.ipc``)."""
+"""Maximum size of the buffer that a rank shares with a server's worker (``rollout.weights.ipc``)."""
 
-# copies of a parameter while ``weights.transfer`` joins it, gathered from several ranks and on one
+# copies of a parameter while ``weights.transfer`` joins it: if gathered from several ranks, if on one rank
 _COPIES = {
     WeightKind.VOCABULARY: (1, 0),
     WeightKind.REPLICATED: (1, 0),
@@ -28,8 +28,8 @@ class Push(NamedTuple):
     """Bytes on a GPU.
 
     Attributes:
-        copies: whole parameters that the trainer's rank joins, and what the server's worker receives.
-        buffer: in which they are handed over.
+        copies: whole parameters that the trainer's rank joins, and tensors that the server's worker receives.
+        buffer: size of the shared buffer that carries them.
     """
 
     copies: int
@@ -40,12 +40,12 @@ NO_PUSH = Push(0, 0)
 
 
 def of_push(architecture: Architecture, layout: Layout, width: int) -> Push:
-    """What a push takes.
+    """Memory of a push.
 
     Args:
         architecture: shape of the model.
-        layout: how the trainer cuts it.
-        width: bytes of an element.
+        layout: how the trainer shards the model.
+        width: bytes per element.
     """
     whole = width * parameter_counts.of_model(architecture)
     copies = joined(architecture, layout, width) + _received(architecture, width)
@@ -53,22 +53,22 @@ def of_push(architecture: Architecture, layout: Layout, width: int) -> Push:
 
 
 def joined(architecture: Architecture, layout: Layout, width: int) -> int:
-    """Peak of a trainer's rank: a parameter that is being joined, and the one before it."""
+    """Peak of a trainer's rank, in bytes: the parameter being joined and the previous one."""
     alone = layout.tensor == 1
     layer = architecture.family.layer(architecture)
     sizes = []
     for weight in (*layer, *layer, *outside(architecture)):
         copies = _COPIES[weight.kind][alone]
         kept = min(copies, 1)
-        if layout.pipeline > 1:  # a stage that does not hold the parameter receives it whole
+        if layout.pipeline > 1:  # a stage without the parameter receives it whole
             copies, kept = max(copies, 1), 1
         size = width * _elements(weight, layout)
         sizes.append((copies * size, kept * size))
-    return max(being + before for (_, before), (being, _) in itertools.pairwise([(0, 0), *sizes]))
+    return max(previous + joining for (_, previous), (joining, _) in itertools.pairwise([(0, 0), *sizes]))
 
 
 def _received(architecture: Architecture, width: int) -> int:
-    """Peak of a server's worker: a tensor outside the layers, or a whole layer, which vLLM loads at once."""
+    """Peak of a server's worker, in bytes: a tensor outside the layers, or a whole layer as vLLM loads it."""
     table = max(weight.elements for weight in outside(architecture))
     layer = sum(weight.elements for weight in architecture.family.layer(architecture))
     return width * max(table, layer)

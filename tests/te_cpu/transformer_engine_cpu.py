@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Transformer Engine 2.2's Python asks of a GPU, answered by the CPU.
+"""Stand-ins on CPU for what Transformer Engine 2.2's Python asks of a GPU.
 
 The container environment's copy of Transformer Engine imports this module first (see
-scripts/environments/container.py), so every process of that environment gets it, and nothing else does.
+scripts/environments/container.py), so it is active in every process of that environment and nowhere else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 from types import ModuleType
 
-# no libcudnn, libnvrtc, libtransformer_engine; nothing compiled by TorchInductor
+# do not load libcudnn, libnvrtc or libtransformer_engine; do not compile with TorchInductor
 os.environ |= {"NVTE_PROJECT_BUILDING": "1", "NVTE_RELEASE_BUILD": "0"}
 os.environ |= {"NVTE_TORCH_COMPILE": "0", "NVTE_MASKED_SOFTMAX_FUSION": "0"}
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 class A100:
-    """Properties of the GPU to be: without fp8."""
+    """Properties of the pretended GPU; it has no fp8."""
 
     major, minor = 8, 0
     multi_processor_count = 108
@@ -30,7 +30,7 @@ class A100:
 
 
 def _no_triton():
-    """Kernels that nothing here calls: fused permutation and cross-entropy."""
+    """Modules in place of triton, whose kernels (fused permutation and cross-entropy) nothing here calls."""
     triton, language = ModuleType("triton"), ModuleType("triton.language")
     triton.jit = triton.autotune = triton.heuristics = lambda *a, **_: a[0] if a else lambda f: f
     triton.Config = lambda *_, **__: None
@@ -39,7 +39,7 @@ def _no_triton():
 
 
 def imported():
-    """Called at the end of Transformer Engine's own import, before anyone uses it."""
+    """Replace functions that use a GPU; runs at the end of Transformer Engine's import."""
     import transformer_engine.pytorch.module.base as base
 
     base.get_workspace = lambda: torch.empty(1, dtype=torch.uint8)
@@ -51,11 +51,11 @@ def imported():
                 module.get_workspace = base.get_workspace
     for name in _TRITON:
         if sys.modules.get(name) is _TRITON[name]:
-            del sys.modules[name]  # PyTorch would take it for the real one
+            del sys.modules[name]  # or PyTorch would take it for the real triton
 
 
 def pretend_gpu():
-    """For a process that trains on Transformer Engine's layers: code asks ``torch.cuda``, not the tensor."""
+    """Let ``torch.cuda`` report a GPU, as code that trains Transformer Engine's layers checks it."""
     cuda = torch.cuda
     cuda.is_available = lambda: True
     cuda.device_count = lambda: 1

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transformer Engine 2.2's compiled extension in plain PyTorch: what a layer without fp8 calls, no more.
+"""Transformer Engine 2.2's compiled extension in plain PyTorch: only what a layer without fp8 calls.
 
-Any other function of it raises NotImplementedError with its name.
+Its other functions raise NotImplementedError with their name.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ NVTE_Fused_Attn_Backend = enum.IntEnum(
 
 
 class _Names:
-    """An enumeration of which names alone are asked."""
+    """Stands in for an enumeration; every attribute is its name."""
 
     def __getattr__(self, name):
         return name
@@ -69,7 +69,7 @@ _num_cublas_streams = 4
 def __getattr__(name):
     if name.startswith("__"):
         raise AttributeError(name)
-    if name[0].isupper():  # a class, of which nothing is made
+    if name[0].isupper():  # a class that is never instantiated
         return type(name, (), {})
 
     def absent(*_, **__):
@@ -78,7 +78,7 @@ def __getattr__(name):
     return absent
 
 
-# imported by name
+# must be real attributes, because they are imported by name
 for _name in (
     "layernorm_fwd",
     "layernorm_bwd",
@@ -101,15 +101,15 @@ def get_cudnn_version():
 
 
 def get_fused_attn_backend(*_):
-    """None, so that attention is PyTorch's."""
+    """No backend, so attention is computed by PyTorch."""
     return NVTE_Fused_Attn_Backend.NVTE_No_Backend
 
 
 def generic_gemm(a, transa, b, transb, out, _quantizer, out_dtype, bias, _bias_dtype, *rest, **_overlap):
-    """cuBLAS' column-major op(a) @ op(b): op(b) @ op(a) of the row-major tensors.
+    """The column-major op(a) @ op(b) of cuBLAS, computed as op(b) @ op(a) of the row-major tensors.
 
     Returns:
-        the product, the bias's gradient (where a gradient is asked for), and two Nones.
+        the product, the gradient of the bias (if a gradient is requested, else None), and two Nones.
     """
     _gelu, _gelu_in, grad, _workspace, _size, accumulate, *_ = rest
     left, right = b.reshape(-1, b.shape[-1]), a.reshape(-1, a.shape[-1])
