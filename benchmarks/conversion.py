@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast and in how much memory checkpoints are converted, beside a plain copy of the same bytes.
+"""Speed and memory of converting checkpoints, compared with a plain copy of the same bytes.
 
     python benchmarks/conversion.py [--folder /scratch] [--layers 2] [--rounds 3] [--peer-python P]
 
-Writes a Hugging Face folder with QwQ-32B's real width and a few layers (2: about 5 GB in bf16, random), then
-copies it, converts it and converts it back, each in a process of its own with a cold page cache, by turns on
-the same disk. Every writer syncs. Needs three times the bytes on the disk.
+Writes a Hugging Face folder with random weights, of QwQ-32B's width and a few layers (2: about 5 GB in bf16),
+then alternately copies it, converts it and converts it back on the same disk, each time in a new process with
+a cold page cache. All of them sync what they write. Needs three times the folder's size on the disk.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ QWQ_BYTES = 32_763_876_352 * 2
 
 
 def write_qwq(folder: Path, layers: int) -> int:
-    """A folder of QwQ-32B's width; returns the bytes of its tensors."""
+    """Write a folder of QwQ-32B's width; returns the size of its tensors in bytes."""
     folder.mkdir(parents=True)
     config = QWQ_32B | {"num_hidden_layers": layers}
     (folder / "config.json").write_text(json.dumps(config))
@@ -68,7 +68,7 @@ def write_qwq(folder: Path, layers: int) -> int:
 
 
 def forget(folder: Path) -> None:
-    """Drop a folder's pages from the page cache, so that nobody reads from memory what was just written."""
+    """Drop a folder from the page cache, so that the next reader reads from the disk."""
     os.sync()
     for path in folder.rglob("*"):
         if path.is_file():
@@ -90,14 +90,14 @@ def measure(command: list[str], source: Path) -> tuple[float, float]:
 
 
 def copy_command(source: Path, target: Path) -> list[str]:
-    """A copy that syncs, as the conversions do."""
+    """Command for a copy that syncs, as the conversions do."""
     code = "import os,shutil,sys; shutil.copytree(sys.argv[1], sys.argv[2]); "
     code += "[os.fsync(os.open(e.path, os.O_RDONLY)) for e in os.scandir(sys.argv[2])]"
     return [sys.executable, "-c", code, str(source), str(target)]
 
 
 def run(args: argparse.Namespace, work: Path) -> dict[str, list[tuple[float, float]]]:
-    """(seconds, GiB) of each round, by what was done; all of a round within minutes of each other."""
+    """(seconds, peak GiB) of each round, by contender; contenders take turns, so rounds are comparable."""
     source, megatron, target = work / "hf", work / "megatron", work / "out"
     threads = ["--threads", str(args.threads)] if args.threads else []
     there = [sys.executable, str(ROOT / "conversion" / "hf_to_megatron.py"), str(source), str(megatron)]
@@ -120,15 +120,17 @@ def run(args: argparse.Namespace, work: Path) -> dict[str, list[tuple[float, flo
 
 
 def main() -> None:
-    """See the module."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     temporary = Path(tempfile.gettempdir())
-    parser.add_argument("--folder", type=Path, default=temporary, help="on the disk to measure")
+    parser.add_argument("--folder", type=Path, default=temporary, help="folder on the disk to measure")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--tensor-parallel", type=int, default=8)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peer-python", help="a python that has mbridge, to stand beside (peer_mbridge.py)")
+    parser.add_argument(
+        "--peer-python", help="also measure mbridge, with this Python that has it (peer_mbridge.py)"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as work:
         nbytes = write_qwq(Path(work) / "hf", args.layers)
@@ -142,10 +144,13 @@ def main() -> None:
     copies = median(seconds for seconds, _ in done["copy"])
     for name, rounds in done.items():
         middle = median(seconds for seconds, _ in rounds)
-        each = ", ".join(f"{seconds:.1f}" for seconds, _ in rounds)
+        seconds_of_rounds = ", ".join(f"{seconds:.1f}" for seconds, _ in rounds)
         rate, whole = nbytes / middle / 1e6, QWQ_BYTES / nbytes * middle / 60
         peak = max(gib for _, gib in rounds)
-        print(f"| {name} | {each} | {middle / copies:.2f} | {rate:.0f} | {peak:.2f} | {whole:.1f} |")
+        print(
+            f"| {name} | {seconds_of_rounds} | {middle / copies:.2f} | {rate:.0f} | {peak:.2f} "
+            f"| {whole:.1f} |"
+        )
 
 
 if __name__ == "__main__":

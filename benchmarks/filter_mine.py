@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and peak memory of filter and mine on generated paths, beside a plain pandas version.
+"""Time and peak memory of filter and mine on generated paths, compared with a plain pandas version.
 
     python benchmarks/filter_mine.py [--tasks 80000] [--samples 8] [--tokens 2000] [--chars 8000]
 
-Writes tasks and paths with made-up texts and probability sums (5 GB at full size; --chars 0 leaves the texts
-empty), then runs each contender in a process of its own, one after the other. filter is the whole stage: the
-checks of every record, the report, the extremes, both example files. mine is all that the stage does after
-sampling. pandas loads the file, works out the same choice and the same hard tasks, and writes them: no checks
-and no report. The results are compared, so the figures are of the same work.
+Writes tasks and paths with random texts and probability sums (5 GB at full size; --chars 0 leaves the texts
+empty), then runs each contender in a separate process, one after the other. filter is the whole stage: checks
+of every record, the report, the extremes, both example files. mine is everything that the stage does after
+sampling. pandas loads the file, makes the same choice or finds the same hard tasks, and writes them, without
+checks or a report. The results are compared, to be sure that both did the same work.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ ROOT = Path(__file__).resolve().parents[1]
 CONTENDERS = ("filter", "filter pandas", "mine", "mine pandas")
 WORDS = "the answer that is right because code however clear it holds so better than first second gives which"
 MARKERS = "wait hmm actually"
-MARKED = 0.01  # share of words that hesitate; what a text holds of them decides what counting them costs
+MARKED = 0.01  # share of hesitation words; counting them takes time in proportion to their number
 SEED = 1
 
 
 def generate(work: Path, tasks: int, samples: int, tokens: int, chars: int) -> None:
-    """tasks.jsonl and paths.jsonl in `work`."""
+    """Write tasks.jsonl and paths.jsonl into `work`."""
     rng, words, markers = random.Random(SEED), WORDS.split(), MARKERS.split()
 
     def word() -> str:
@@ -72,7 +72,7 @@ def generate(work: Path, tasks: int, samples: int, tokens: int, chars: int) -> N
 
 
 def contend(name: str, work: Path) -> dict[str, float]:
-    """Run one contender in this process; its seconds (imports left out) and peak memory."""
+    """Run one contender in this process; returns its time, without imports, and peak memory."""
     out = work / name.replace(" ", "_")
     out.mkdir(exist_ok=True)
     run = {"filter": run_filter, "filter pandas": pandas_filter, "mine": run_mine, "mine pandas": pandas_mine}
@@ -125,7 +125,7 @@ def _ranked(work: Path):
 
 
 def pandas_filter(work: Path, out: Path):
-    import pandas as pd  # noqa: F401  (imports are not timed)
+    import pandas as pd  # noqa: F401  (before the clock starts)
 
     def go() -> None:
         paths, best, tasks = _ranked(work)
@@ -148,8 +148,8 @@ def pandas_mine(work: Path, out: Path):
     def go() -> None:
         paths, best, tasks = _ranked(work)
         groups = paths.sort_values("sample").groupby("task_id")
-        found = groups.agg(answers=("verdict", list), accuracy=("correct", "mean"))
-        hard = tasks.merge(found[found.accuracy < 1], left_on="id", right_index=True)
+        summary = groups.agg(answers=("verdict", list), accuracy=("correct", "mean"))
+        hard = tasks.merge(summary[summary.accuracy < 1], left_on="id", right_index=True)
         hard = hard.merge(best[["task_id", "text"]], left_on="id", right_on="task_id", how="left")
         hard = hard.rename(columns={"text": "rationale"}).drop(columns="task_id")
         hard.to_json(out / "hard.jsonl", orient="records", lines=True)
@@ -158,7 +158,7 @@ def pandas_mine(work: Path, out: Path):
 
 
 def same_choice(work: Path) -> int:
-    """How many records of both are alike in what was chosen or mined; one that is not ends the run."""
+    """Compare the chosen and mined records; returns their number, or ends the run at a difference."""
     counts = 0
     for ours, theirs, name, fields in (
         ("filter", "filter_pandas", "examples.jsonl", ("task_id", "messages")),
@@ -177,9 +177,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, default=80_000)
     parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=2000, help="mean tokens of a path")
+    parser.add_argument(
+        "--tokens", type=int, default=2000, help="mean number of tokens of a path's reasoning"
+    )
     parser.add_argument("--chars", type=int, default=8000, help="characters of a path's text")
-    parser.add_argument("--folder", type=Path, help="where the files go; default: the temporary folder")
+    parser.add_argument("--folder", type=Path, help="where to write the files; default: the temporary folder")
     parser.add_argument(
         "--skip-pandas", action="store_true", help="pandas holds everything: 20 GB at full size"
     )

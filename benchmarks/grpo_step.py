@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step time of our GRPO against TRL's GRPOTrainer: same model, prompts, group size, lengths, cores; fp32.
+"""Step time of our GRPO and TRL's GRPOTrainer: same model, prompts, group size, lengths and cores; fp32.
 
     python3.11 -m venv TRL && TRL/bin/pip install -r benchmarks/trl.lock
     python benchmarks/grpo_step.py --model smollm2|tiny --peer-python TRL/bin/python
 
-Both sides are started once and then take turns, one whole GRPO step each: rollout, rewards, update, and on
-our side the refit of the rollout server. All responses have the same number of tokens on both sides: the end
-token is held back (vLLM's min_tokens, transformers' min_new_tokens). Rewards alternate between 1 and 0, so
-that every group is trained on. With --natural the end token is let be, and lengths are the
-model's own, on both sides those of the same weights.
+Both sides are started once and then take turns, with a whole GRPO step per turn: rollout, rewards and update,
+and on our side the refit of the rollout server. All responses on both sides have the same number of tokens,
+because the end token is suppressed (vLLM's min_tokens, transformers' min_new_tokens). Rewards alternate
+between 1 and 0, so that every group is trained on. With --natural, responses end when the model ends them,
+with the same weights on both sides.
 
-TRL generates with transformers' generate(), its default: its other engine, vLLM in the same process, is CUDA
-only. As the engines differ, the training part is given by itself as well.
+TRL generates with transformers' generate(), its default; its other engine, vLLM in the same process, needs
+CUDA. Because the engines differ, the time of training is also shown separately.
 """
 
 from __future__ import annotations
@@ -22,15 +22,26 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness import HERE, Contender, arguments, by_turns, each, grpo_recipe, middle, prepared, prompts, report
+from harness import (
+    HERE,
+    Contender,
+    arguments,
+    by_turns,
+    grpo_recipe,
+    listed,
+    middle,
+    prepared,
+    prompts,
+    report,
+)
 
 TOKENS = 64
-# TRL's per_device_train_batch_size: SmolLM2's 16 sequences at once were killed at 24 GB of memory
+# TRL's per_device_train_batch_size: with all 16 of SmolLM2's sequences at once it ran out of 24 GB of memory
 PEER_ROWS = {"smollm2": 4, "tiny": 192}
 
 
 def linear_layers(config: dict[str, Any]) -> list[tuple[int, int, int]]:
-    """(inputs, outputs, how many) of a decoder's linear layers, the output head apart."""
+    """(inputs, outputs, count) of a decoder's linear layers, without the output head."""
     hidden, ffn = config["hidden_size"], config["intermediate_size"]
     heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
     size, layers = config.get("head_dim") or hidden // heads, config["num_hidden_layers"]
@@ -43,9 +54,9 @@ def linear_layers(config: dict[str, Any]) -> list[tuple[int, int, int]]:
 
 
 def flops(config: dict[str, Any], lengths: list[int], response: int) -> float:
-    """Of one forward and backward: 6 N a token, the head for the scored tokens alone, causal attention.
+    """FLOPs of a forward and backward pass: 6 per weight and token (head: scored tokens only), and attention.
 
-    Attention: two products of s × s/2 × d a head, forward once and backward twice: 6 s² d.
+    Causal attention: per head two products of s × s/2 × d, once forward and twice backward: 6 s² d.
     """
     weights = sum(i * o * count for i, o, count in linear_layers(config))
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
@@ -56,20 +67,22 @@ def flops(config: dict[str, Any], lengths: list[int], response: int) -> float:
 
 
 def asked_for() -> Any:
-    """The command line."""
+    """Parse the command line."""
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument(
-        "--peer-python", type=Path, required=True, help="a python that has benchmarks/trl.lock"
+        "--peer-python", type=Path, required=True, help="Python of an environment with benchmarks/trl.lock"
     )
     parser.add_argument("--peer-micro-batch", type=int, help="TRL's per_device_train_batch_size")
-    parser.add_argument("--natural", action="store_true", help="let responses end by themselves")
-    parser.add_argument("--tokens", type=int, default=TOKENS, help="of each response")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for our recipe")
+    parser.add_argument("--natural", action="store_true", help="do not suppress the end token")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens per response")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of our recipe"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
-    """See the module."""
+    """Measure both sides and print the tables."""
     args = asked_for()
     work, steps = args.work.resolve(), args.rounds + 2
     model_dir, tasks = prepared(args.model, work)
@@ -79,7 +92,7 @@ def main() -> None:
         "grpo.shuffle=false",
         "grpo.max_tasks=null",
     ]
-    # a learning rate that teaches nothing keeps the lengths of both sides those of the same model
+    # with a negligible learning rate, both sides keep the same model, hence the same lengths
     overrides += ["grpo.optim.lr=1e-9"] if args.natural else [f"rollout.max_response_tokens={args.tokens}"]
     overrides += [f"cluster.threads_per_rank={args.threads}"]
     recipe = grpo_recipe(args.model, work, overrides + args.set)
@@ -90,7 +103,8 @@ def main() -> None:
     figures, matmul = run(args, recipe, model_dir, tasks, asked)
 
     config = json.loads((model_dir / "config.json").read_text())
-    taken = asked[cfg.prompts_per_step : (args.rounds + 1) * cfg.prompts_per_step]  # the first was a warm-up
+    # without the first step, a warm-up
+    taken = asked[cfg.prompts_per_step : (args.rounds + 1) * cfg.prompts_per_step]
     prompt_tokens = sum(len(ids) for _, ids in taken) / len(taken)
     ours, theirs = figures["ours"], figures["TRL"]
     setting = (
@@ -101,13 +115,13 @@ def main() -> None:
     table = [["", "ours, s (each round)", "TRL, s (each round)", "TRL / ours (median of the rounds)"]]
     for label, name in (("step", "seconds"), ("rollout and rewards", "rollout_s"), ("training", "train_s")):
         ratio = median(b[name] / a[name] for a, b in zip(ours, theirs, strict=True))
-        table.append([label, each(ours, name), each(theirs, name), f"{ratio:.2f}"])
+        table.append([label, listed(ours, name), listed(theirs, name), f"{ratio:.2f}"])
     ratio = median(b["cpu_s"] / a["cpu_s"] for a, b in zip(ours, theirs, strict=True))
-    table.append(["CPU seconds of a step", each(ours, "cpu_s"), each(theirs, "cpu_s"), f"{ratio:.2f}"])
-    words = [each(rounds, "response_tokens", ".1f") for rounds in (ours, theirs)]
+    table.append(["CPU seconds of a step", listed(ours, "cpu_s"), listed(theirs, "cpu_s"), f"{ratio:.2f}"])
+    words = [listed(rounds, "response_tokens", ".1f") for rounds in (ours, theirs)]
     table.append(["tokens of a response, mean", *words, ""])
     lines = {"forward and backward": "forward_backward_s", "optimizer": "optimizer_s", "refit": "refit_s"}
-    table += [[f"ours: {label}", each(ours, name), "", ""] for label, name in lines.items()]
+    table += [[f"ours: {label}", listed(ours, name), "", ""] for label, name in lines.items()]
     report("grpo_step_natural" if args.natural else "grpo_step", args, setting, table, figures)
     if args.natural:
         return
@@ -124,7 +138,7 @@ def main() -> None:
 
 
 def run(args: Any, recipe: Any, model_dir: Path, tasks: Path, asked: list) -> tuple[dict, dict]:
-    """Figures of both, and the machine's rate at the shapes of our micro-batches."""
+    """Measure both sides, and the machine's speed of matrix products at the shapes of our micro-batches."""
     from reasongrm_nemo.processes.work_order import WorkOrder
     from reasongrm_nemo.rollout import RolloutServer, RolloutSettings
 
@@ -172,7 +186,7 @@ def run(args: Any, recipe: Any, model_dir: Path, tasks: Path, asked: list) -> tu
 def matmul_shapes(
     config: dict[str, Any], budget: int, asked: list, tokens: int, samples: int
 ) -> list[tuple[int, int, int, int]]:
-    """The linear layers at the size of a typical micro-batch, and the head at its scored tokens."""
+    """Shapes of the linear layers for a typical micro-batch, and of the head for its scored tokens."""
     length = int(median(len(ids) for _, ids in asked)) + tokens - 1
     rows = max(1, min(budget // length, samples))
     layers = [(rows * length, i, o, count) for i, o, count in linear_layers(config)]

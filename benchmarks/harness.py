@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks share: prepared models and tasks, contenders that wait for their turn, tables.
+"""Shared code of the benchmarks: prepared models and tasks, contenders that wait for their turn, tables.
 
-A contender is a process that is started once and then does one round each time it is told to, so that rounds
-of several contenders can alternate without paying for a start each. Standard library only on the contenders'
-side: they live in three environments.
+A contender is a process that is started once and then runs one round per request, so that the rounds of
+several contenders can alternate without a new start for every round. Contenders run in three environments,
+so their side uses only the standard library.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ FOLDERS = {"smollm2": "recipes/smollm2", "tiny": "recipes/tiny"}
 _MARK = "@@"
 
 
-# ---- contenders' side
+# ---- the contenders' side
 
 
 def answer(**figures: Any) -> None:
-    """Tell the driver the figures of a round."""
+    """Send the figures of a round to the driver."""
     print(_MARK + json.dumps(figures), flush=True)
 
 
 def await_turn() -> str:
-    """Block until the driver says what comes next; ends the process with the driver."""
+    """Wait for the driver's next request; exits when the driver ends."""
     line = sys.stdin.readline()
     if not line or line.strip() == "end":
         sys.stdout.flush()
-        os._exit(0)  # libraries' exit handlers have nothing to save here
+        os._exit(0)  # skip the libraries' exit handlers
     return line.strip()
 
 
@@ -48,14 +48,14 @@ def await_turn() -> str:
 
 
 class Contender:
-    """A process that works in turns.
+    """A process that runs one round per turn.
 
     Args:
         name: for messages and its log.
-        command: starts it; it must answer once when it is ready.
-        work: its log goes there.
-        env: on top of this process's environment.
-        server: a process that works for it; its CPU time counts too.
+        command: starts the process, which must answer once when it is ready.
+        work: folder for its log.
+        env: variables to add to this process's environment.
+        server: id of a process that works for the contender; its CPU time counts too.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Contender:
             )
 
     def answer(self) -> dict[str, Any]:
-        """Its next answer."""
+        """Wait for the next answer; ends the benchmark if the process has ended."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith(_MARK):
@@ -86,7 +86,7 @@ class Contender:
         sys.exit(f"{self.name} ended with status {self._process.wait()}; see {self.log}")
 
     def turn(self, what: str = "go") -> dict[str, Any]:
-        """Let it work once; its figures, with ``seconds`` and ``cpu_s`` from here, and the load before."""
+        """Run one round; returns its figures, its ``seconds`` and ``cpu_s``, and the load before it."""
         assert self._process.stdin is not None
         roots = {self._process.pid, self._server}
         load, began, cpu = os.getloadavg()[0], time.monotonic(), _cpu_seconds(roots)
@@ -96,7 +96,7 @@ class Contender:
         return {"load": load, "seconds": seconds, "cpu_s": cpu} | figures
 
     def end(self) -> None:
-        """End it, gently if it listens."""
+        """End the process by closing its input; kill it if that fails."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.close()
@@ -113,15 +113,18 @@ class Contender:
 
 
 def _cpu_seconds(roots: set[int | None]) -> float:
-    """CPU seconds so far of these processes and all below them that live; unlike wall time it can be compared
-    while others use the machine (with one thread: idle threads of a team wait by spinning)."""
+    """CPU seconds used so far by these processes and their live descendants.
+
+    Unlike wall time, this is comparable while others use the machine; but only with one thread, because idle
+    threads of a team wait by spinning.
+    """
     parents: dict[int, int] = {}
     ticks: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
-            continue  # it ended meanwhile
+            continue  # the process has ended
         pid = int(stat.parent.name)
         parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
     mine = {pid for pid in parents if pid in roots}
@@ -131,7 +134,7 @@ def _cpu_seconds(roots: set[int | None]) -> float:
 
 
 def by_turns(contenders: Sequence[Contender], rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """A warm-up turn each, then A B A B ...; the figures by name."""
+    """Run a warm-up turn of each contender, then A B A B ...; returns the figures by name."""
     for contender in contenders:
         contender.turn()
     figures: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in contenders}
@@ -143,17 +146,21 @@ def by_turns(contenders: Sequence[Contender], rounds: int) -> dict[str, list[dic
 
 
 def arguments(description: str, models: Iterable[str] = tuple(FOLDERS)) -> argparse.ArgumentParser:
-    """The options all benchmarks have."""
+    """A parser with the options that the benchmarks share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", choices=list(models), required=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each contender")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "benchmarks", help="models, logs, JSON")
+    parser.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads per contender"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "runs" / "benchmarks", help="folder for models, logs and JSON"
+    )
     return parser
 
 
 def prepared(model: str, work: Path) -> tuple[Path, Path]:
-    """(Hugging Face folder, tasks file) of a model's recipes; made by stage prepare, once a work folder."""
+    """(Hugging Face folder, tasks file) of a model's recipes; runs stage prepare once per work folder."""
     from reasongrm_nemo.recipe.load import load_recipe, resolve_path
 
     folder = FOLDERS[model]
@@ -169,7 +176,7 @@ def prepared(model: str, work: Path) -> tuple[Path, Path]:
 
 
 def grpo_recipe(model: str, work: Path, overrides: Sequence[str] = ()) -> Any:
-    """The model's first GRPO recipe."""
+    """Load the model's first GRPO recipe."""
     from reasongrm_nemo.recipe.load import load_recipe
 
     path = ROOT / FOLDERS[model] / "1_grpo_zero.yaml"
@@ -177,7 +184,7 @@ def grpo_recipe(model: str, work: Path, overrides: Sequence[str] = ()) -> Any:
 
 
 def prompts(recipe: Any, model_dir: Path, tasks: Path, count: int) -> list[tuple[str, list[int]]]:
-    """Text and tokens of the first ``count`` prompts, the file taken again where it is shorter."""
+    """Text and tokens of the first ``count`` prompts; repeats the file if it has fewer."""
     from reasongrm_nemo.data.jsonl import read_tasks
     from reasongrm_nemo.models.tokenization import load_tokenizer
 
@@ -200,15 +207,15 @@ def middle(rounds: Iterable[dict[str, Any]], name: str) -> float:
     return median(figures[name] for figures in rounds)
 
 
-def each(rounds: Iterable[dict[str, Any]], name: str, form: str = ".2f") -> str:
-    """A figure of each round, for a table."""
+def listed(rounds: Iterable[dict[str, Any]], name: str, form: str = ".2f") -> str:
+    """A figure's value in each round, for a table."""
     return ", ".join(f"{figures[name]:{form}}" for figures in rounds)
 
 
 def report(
     name: str, args: argparse.Namespace, setting: str, table: Sequence[Sequence[str]], raw: Any
 ) -> None:
-    """Print a Markdown table with what it was measured on, and write everything as JSON."""
+    """Print a Markdown table with the setting and the machine, and write all figures as JSON."""
     rows = ["| " + " | ".join(cells) + " |" for cells in table]
     rows.insert(1, "|" + "---|" * len(table[0]))
     loads = [figures["load"] for rounds in raw.values() for figures in rounds]

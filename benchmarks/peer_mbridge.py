@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """mbridge's Hugging Face → Megatron import on CPU, as a peer of our conversion: ``peer_mbridge.py HF OUT``.
 
-Loads with mbridge into a megatron-core model, saves that as a torch_dist checkpoint (mbridge has no saver of
-its own for the format) and exports Hugging Face tensors again with mbridge. mbridge's own load_weights,
-save_weights and name tables run unmodified; what is replaced is what needs CUDA or Transformer Engine. Needs
-``mbridge`` (0.15.1 was run) without its dependencies beside the trainer environment's packages.
+Loads HF with mbridge into a megatron-core model, then saves a torch_dist checkpoint to OUT (with
+megatron-core, as mbridge cannot save this format), or with --export saves Hugging Face files there with
+mbridge. mbridge's load_weights, save_weights and name tables run unmodified; only parts that need CUDA or
+Transformer Engine are replaced. Needs ``mbridge`` (tested: 0.15.1), without its dependencies, next to the
+trainer environment's packages.
 """
 
 import os
@@ -14,7 +15,7 @@ from types import ModuleType
 
 
 def stand_ins():
-    """CUDA answered by the CPU, and mbridge's models that import Transformer Engine at their top."""
+    """Replace CUDA with the CPU, and mbridge's models that import Transformer Engine at module level."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from reasongrm_nemo.megatron.cpu import device, gaps
 
@@ -32,7 +33,7 @@ def stand_ins():
 
 
 def layer_spec(config):
-    """The decoder block in plain PyTorch under Transformer Engine's names, which are all mbridge knows."""
+    """The decoder block in plain PyTorch with Transformer Engine's names, the only ones mbridge knows."""
     import torch
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
     from megatron.core.tensor_parallel.layers import ColumnParallelLinear
@@ -70,7 +71,8 @@ def main(hf, out, *options):
     parallel_state.initialize_model_parallel()
     model_parallel_cuda_manual_seed(1)
     bridge = mbridge.AutoBridge.from_pretrained(hf, dtype=torch.bfloat16)
-    bridge.set_extra_args(perform_initialization=False)  # its best case: no random values first
+    # mbridge's best case: without a random initialization
+    bridge.set_extra_args(perform_initialization=False)
     bridge.has_vp_stage = False  # set by the method replaced on the next line
     bridge._get_transformer_layer_spec = lambda vp_stage=None: layer_spec(bridge.config)
     models = bridge.get_model(bf16=True)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The peer in grpo_step.py: TRL's GRPOTrainer, one step a turn.
+"""The peer in grpo_step.py: TRL's GRPOTrainer, one step per turn.
 
     python benchmarks/peer_trl.py ORDER.json        (in an environment made of benchmarks/trl.lock)
 
-Its defaults where they are not the comparison's: fp32, no gradient checkpointing (memory is no concern here
-and it costs a third of the training), no logging. Generation is its default, transformers' generate().
+TRL's defaults, including generation with transformers' generate(), except for what the comparison requires:
+fp32, no logging, and no gradient checkpointing, which costs a third of the training time to save memory that
+is not scarce here.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from reasongrm_nemo.judge import parse_verdict
 
 
 class Turns(TrainerCallback):
-    """Waits before each step and answers after it."""
+    """Waits for its turn before each step, and answers after the step."""
 
     def __init__(self) -> None:
         self.figures: dict[str, Any] = {}
@@ -44,7 +45,7 @@ class Turns(TrainerCallback):
 
 
 def settings(order: dict[str, Any]) -> GRPOConfig:
-    """TRL's settings for the same work as ours."""
+    """TRL's settings that make it do the same work as our side."""
     batch = order["prompts_per_step"] * order["samples"]
     rows = min(order["micro_batch"], batch)
     return GRPOConfig(
@@ -73,7 +74,7 @@ def settings(order: dict[str, Any]) -> GRPOConfig:
 
 
 def main() -> None:
-    """See the module."""
+    """Train one step per turn, as the order says."""
     order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(order["threads"])
     outcomes = itertools.cycle((1.0, 0.0))

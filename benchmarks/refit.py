@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of one weight sync against copying the same bytes.
+"""Time of a weight sync compared with copying the same bytes.
 
     python benchmarks/refit.py --model smollm2|tiny
 
 A sync is what a GRPO step does: the Megatron weights are exported as Hugging Face tensors, one at a time, and
-pushed into a running vLLM server, which loads them, drops its prefix cache and goes on. Beside it, by turns:
-a copy of the same tensors in memory, and the same bytes through a loopback socket to another process.
+pushed to a running vLLM server, which loads them, drops its prefix cache and continues. In turn with the
+sync, the same tensors are copied in memory, and sent through a loopback socket to another process.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import time
 from statistics import median
 from typing import Any
 
-from harness import HERE, Contender, answer, arguments, await_turn, each, grpo_recipe, prepared, report
+from harness import HERE, Contender, answer, arguments, await_turn, grpo_recipe, listed, prepared, report
 
 _CHUNK = 1 << 20
 
 
 def sync_worker(order_path: str) -> None:
-    """A trainer rank that does what it is told: push, copy or pipe."""
+    """Run a trainer rank that pushes, exports, copies or sends its weights at each turn, as requested."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -69,7 +69,7 @@ def sync_worker(order_path: str) -> None:
 
 
 class Far:
-    """A process at the other end of a loopback socket that reads all it is sent into one buffer."""
+    """A process at the other end of a loopback socket, which reads everything into one buffer."""
 
     def __init__(self) -> None:
         with socket.socket() as listening:
@@ -91,7 +91,7 @@ class Far:
             os._exit(0)
 
     def send(self, tensors: list[Any]) -> None:
-        """All tensors' bytes; returns when they have arrived."""
+        """Send all tensors' bytes; returns when they have arrived."""
         self._socket.sendall(sum(tensor.nbytes for tensor in tensors).to_bytes(8, "big"))
         for tensor in tensors:
             self._socket.sendall(memoryview(tensor.view(-1).numpy()).cast("B"))
@@ -99,7 +99,7 @@ class Far:
 
 
 def main() -> None:
-    """See the module."""
+    """Measure and print the table, or run the trainer rank."""
     if sys.argv[1:2] == ["--worker"]:
         return sync_worker(sys.argv[2])
     args = arguments(__doc__.splitlines()[0]).parse_args()
@@ -118,13 +118,13 @@ def main() -> None:
     with server, Contender("refit", command, work, {"OMP_NUM_THREADS": str(args.threads)}) as trainer:
         size = trainer.answer()
         for name in names:
-            trainer.turn(name)  # the first sync also opens the channel
+            trainer.turn(name)  # a warm-up: the first sync also opens the channel
         for _ in range(args.rounds):
             for name in names:
                 figures[name].append(trainer.turn(name))
     labels = {
         "sync": "weight sync",
-        "export": "of it: the export alone",
+        "export": "of which export",
         "copy": "copy in memory",
         "loopback": "loopback socket",
     }
@@ -134,7 +134,7 @@ def main() -> None:
         rate = size["bytes"] / median(r["seconds"] for r in rounds) / 1e6
         ratio = median(s["seconds"] / r["seconds"] for s, r in zip(figures["sync"], rounds, strict=True))
         shown = "" if name == "sync" else f"{ratio:.2f}"
-        table.append([label, each(rounds, "seconds", ".4f"), f"{rate:.0f}", shown])
+        table.append([label, listed(rounds, "seconds", ".4f"), f"{rate:.0f}", shown])
     setting = f"{args.model}, {size['tensors']} tensors, {size['bytes'] / 1e6:.1f} MB in fp32"
     report("refit", args, setting, table, figures)
 

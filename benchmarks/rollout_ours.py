@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our contender in rollout_rate.py: the stages' way to completions, a whole batch a turn.
+"""Our contender in rollout_rate.py: a batch per turn through the client that the stages use.
 
 python benchmarks/rollout_ours.py SERVER.spec.json ORDER.json
 """
@@ -19,7 +19,7 @@ from reasongrm_nemo.rollout.server.server import reset_prefix_cache
 
 
 def main() -> None:
-    """See the module."""
+    """Sample one batch per turn."""
     order = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     rollouts = Rollouts.from_specs([Path(sys.argv[1])])
     sampling = Sampling(n=order["samples"], max_tokens=order["tokens"])

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens a second through our rollout stack against vLLM's offline engine alone.
+"""Tokens per second of our rollout stack compared with vLLM's offline engine alone.
 
     python benchmarks/rollout_rate.py --model smollm2|tiny
 
-Ours is what the stages use: a vLLM server, HTTP, the client. The peer is ``LLM.generate`` in one process,
-with the same engine arguments, environment, prompts (as tokens), seeds and sampling, log-probs included, and
-without detokenising. Both are started once and take turns, with an empty prefix cache at each.
+Our side is what the stages use: a vLLM server, HTTP and the client. The peer is ``LLM.generate`` in one
+process without detokenization, with the same engine arguments, environment, prompts (as tokens), seeds and
+sampling, including log-probs. Both are started once and take turns; every turn starts with an empty prefix
+cache.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from harness import (
     Contender,
     arguments,
     by_turns,
-    each,
     grpo_recipe,
+    listed,
     prepared,
     prompts,
     report,
     rollout_python,
 )
 
-# prompts, samples of each, tokens of each
+# prompts, samples per prompt, tokens per sample
 SIZES = {"smollm2": (8, 4, 64), "tiny": (64, 8, 64)}
 
 
 def main() -> None:
-    """See the module."""
+    """Measure both sides and print the table."""
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--server-threads", type=int, help="rollout.threads; default: as the recipe")
+    parser.add_argument("--server-threads", type=int, help="rollout.threads; default: the recipe's")
     args = parser.parse_args()
     from reasongrm_nemo.rollout import RolloutServer, RolloutSettings
 
@@ -76,9 +77,9 @@ def main() -> None:
     for label, rounds in (("our stack", mine), ("LLM.generate", peer)):
         name = "tokens_per_second"
         rate = f"{median(r[name] for r in rounds):.0f}"
-        table.append([label, each(rounds, name, ".0f"), rate, each(rounds, "cpu_s")])
-    listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    table.append(["ours / LLM.generate", listed, f"**{median(ratios):.2f}**", ""])
+        table.append([label, listed(rounds, name, ".0f"), rate, listed(rounds, "cpu_s")])
+    ratios_of_rounds = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    table.append(["ours / LLM.generate", ratios_of_rounds, f"**{median(ratios):.2f}**", ""])
     report("rollout_rate", args, setting, table, figures)
 
 

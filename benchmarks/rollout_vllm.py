@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The peer in rollout_rate.py: vLLM's offline engine in one process, a whole batch a turn.
+"""The peer in rollout_rate.py: vLLM's offline engine in one process, a batch per turn.
 
 python benchmarks/rollout_vllm.py ORDER.json        (in the rollout environment)
 """
@@ -15,7 +15,7 @@ from harness import answer, await_turn
 
 
 def main() -> None:
-    """See the module."""
+    """Sample one batch per turn."""
     from vllm import LLM, EngineArgs, SamplingParams
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 

@@ -1,4 +1,4 @@
-"""Scoring verdict logs of 200,000 judgements: in memory, from a file, and the whole command."""
+"""Time of scoring verdict logs of 200,000 judgements: in memory, from a file, and by the whole command."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ BENCHMARKS = (rewardbench.BENCHMARK, rm_bench.BENCHMARK, rmb.BENCHMARK)
 
 
 def pairs_of(benchmark: str):
-    """(subset, item, cell) of every pair of the whole benchmark."""
+    """(subset, item, cell) of every pair in the benchmark."""
     if benchmark == rewardbench.BENCHMARK:
         return [(name, str(i), None) for name, count in rewardbench.ITEMS.items() for i in range(count)]
     if benchmark == rm_bench.BENCHMARK:
@@ -30,16 +30,16 @@ def pairs_of(benchmark: str):
         return [
             (name, str(i), c) for name, count in rm_bench.ITEMS.items() for i in range(count) for c in cells
         ]
-    found = []
+    keys = []
     for name, (items, pairs) in rmb.counts().items():
         cells = max(1, round(pairs / items)) if rmb.is_best_of_n(name) else None
         for i in range(items):
-            found += [(name, str(i), str(c)) for c in range(cells)] if cells else [(name, str(i), None)]
-    return found
+            keys += [(name, str(i), str(c)) for c in range(cells)] if cells else [(name, str(i), None)]
+    return keys
 
 
 def log_of(benchmark: str, judgements: int, chars: int):
-    """Every pair judged in turns until there are so many judgements, whole rounds of them."""
+    """Verdicts on every pair, as many times as fit into this number of judgements."""
     rng, pairs = random.Random(1), pairs_of(benchmark)
     filler = "some reasoning about answer A and answer B, " * (chars // 44 + 1)
     for sample in range(judgements // len(pairs)):
@@ -55,23 +55,23 @@ def log_of(benchmark: str, judgements: int, chars: int):
 
 
 def cpu() -> float:
-    """CPU seconds of this process and of those it waited for: other work on the machine matters less."""
+    """CPU seconds of this process and its finished children; less affected by other work than wall time."""
     return sum(os.times()[:4])
 
 
 def timed(work, rounds: int) -> list[dict[str, float]]:
-    found = []
+    times = []
     for _ in range(rounds):
         wall, used = time.perf_counter(), cpu()
         work()
-        found.append({"wall": time.perf_counter() - wall, "cpu": cpu() - used})
-    return found
+        times.append({"wall": time.perf_counter() - wall, "cpu": cpu() - used})
+    return times
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--judgements", type=int, default=200_000)
-    parser.add_argument("--chars", type=int, default=300, help="of each judge's text")
+    parser.add_argument("--chars", type=int, default=300, help="length of a judgement's text")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "benchmarks")
     args = parser.parse_args()
@@ -90,15 +90,15 @@ def main() -> None:
                 "from the file": lambda b=benchmark, f=file: score_log(b, [f]),
                 "the command": lambda c=command: subprocess.run(c, check=True, stdout=subprocess.DEVNULL),
             }
-            seconds = {name: timed(each, args.rounds) for name, each in work.items()}
+            seconds = {name: timed(task, args.rounds) for name, task in work.items()}
         figures.append({"benchmark": benchmark, "judgements": count, "mb": size, "load": load, **seconds})
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     print(f"{date.today()}, {machine}; CPU seconds (wall), the best of {args.rounds}\n")
     names = list(work)
     print("| | judgements | MB | load before | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 4))
     for row in figures:
-        best = [min(row[name], key=lambda each: each["cpu"]) for name in names]
-        shown = " | ".join(f"{each['cpu']:.2f} ({each['wall']:.2f})" for each in best)
+        best = [min(row[name], key=lambda times: times["cpu"]) for name in names]
+        shown = " | ".join(f"{times['cpu']:.2f} ({times['wall']:.2f})" for times in best)
         print(
             f"| {row['benchmark']} | {row['judgements']:,} | {row['mb']:.0f} | {row['load']:.1f} | {shown} |"
         )

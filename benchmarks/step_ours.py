@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our contender in grpo_step.py: stage grpo's own trainer, one step a turn.
+"""Our contender in grpo_step.py: stage grpo's trainer, one step per turn.
 
     python benchmarks/step_ours.py WORK_ORDER.json RESPONSE_TOKENS
 
-Three things are not as in a run. Responses all have RESPONSE_TOKENS tokens (vLLM's ``min_tokens``; 0: let
-be). Rewards alternate between 1 and 0 after the verdict was read, else groups of equal outcomes would be left
-out. And each step waits for its turn where its line of figures is written.
+There are three differences from a run. All responses have RESPONSE_TOKENS tokens (vLLM's ``min_tokens``; 0:
+natural lengths). Verdicts are parsed, but rewards alternate between 1 and 0, because groups of equal
+rewards would be skipped. Each step waits for its turn after writing the previous step's figures.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness import answer, await_turn
 
 
 def force_lengths(tokens: int) -> None:
-    """Make every request of this process ask for exactly so many tokens."""
+    """Make every request of this process ask for exactly this number of tokens."""
     post = aiohttp.ClientSession.post
 
     def longer(self: aiohttp.ClientSession, url: Any, **options: Any) -> Any:
@@ -36,7 +36,7 @@ def force_lengths(tokens: int) -> None:
 
 
 def alternate_rewards() -> None:
-    """Right and wrong in turn, so that every group is kept."""
+    """Alternate right and wrong, so that no group is skipped."""
     from reasongrm_nemo.rewards import hook
 
     outcomes = itertools.cycle(((1.0, True), (0.0, False)))
@@ -44,7 +44,7 @@ def alternate_rewards() -> None:
 
 
 def wait_at_each_step() -> None:
-    """Answer with a step's figures, then wait."""
+    """Send each step's figures, then wait for the next turn."""
     from reasongrm_nemo.megatron.metrics import MetricsLog
 
     resume = MetricsLog.resume
@@ -66,10 +66,10 @@ def wait_at_each_step() -> None:
 
 
 def matmul_seconds(shapes: list[tuple[int, int, int, int]]) -> float:
-    """Seconds of the bare matrix products of a forward and a backward pass, fp32, this process's threads.
+    """Seconds of the bare fp32 matrix products of a forward and backward pass, with this process's threads.
 
     Args:
-        shapes: (positions, inputs, outputs, how many of them) of linear layers.
+        shapes: (positions, inputs, outputs, count) of linear layers.
     """
     import torch
 
@@ -89,7 +89,7 @@ def matmul_seconds(shapes: list[tuple[int, int, int, int]]) -> float:
 
 
 def main() -> None:
-    """See the module."""
+    """Train one step per turn."""
     tokens = int(sys.argv[2])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -103,7 +103,7 @@ def main() -> None:
     from reasongrm_nemo.grpo.main import train
     from reasongrm_nemo.megatron.rank_main import rank_main
 
-    rank_main(train)  # reads the order that sys.argv names
+    rank_main(train)  # reads the work order named in sys.argv
 
 
 if __name__ == "__main__":

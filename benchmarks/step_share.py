@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What share of a GRPO step is neither rollout nor forward and backward.
+"""Share of a GRPO step that is neither rollout nor forward and backward passes.
 
     python benchmarks/step_share.py --model smollm2|tiny [--steps N]
     python benchmarks/step_share.py --metrics runs/tiny/1_grpo_zero/metrics.jsonl
 
-Runs the model's own recipe 1_grpo_zero, as the command line does, for a few steps, and reads its metrics.
-A step's time is from line to line, so everything between counts, checkpoints too.
+Runs the model's recipe 1_grpo_zero for a few steps, by the command line, and reads its metrics. A step lasts
+from one line of metrics to the next, so it includes everything in between, such as checkpoints.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ PARTS = {
 
 
 def shares(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds of each part over all steps but the first, with ``step_s`` from line to line and the ``rest``.
+    """Seconds of each part over all steps but the first, with ``step_s`` (the total) and ``rest_s``.
 
     Args:
-        lines: metrics.jsonl, at least two.
+        lines: of metrics.jsonl; at least two.
     """
     first, *lines = lines
     total = {name: sum(line.get(name, 0.0) for line in lines) for name in PARTS}
@@ -43,7 +43,7 @@ def shares(lines: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def run(args: argparse.Namespace) -> Path:
-    """Train for a few steps by the recipe; the metrics file."""
+    """Run the recipe for a few steps; returns its metrics file."""
     prepared(args.model, args.work)
     runs = (args.work / args.model).resolve()
     for old in runs.glob("*1_grpo_zero*"):
@@ -57,14 +57,16 @@ def run(args: argparse.Namespace) -> Path:
 
 
 def main() -> None:
-    """See the module."""
+    """Run the recipe if needed, and print the table."""
     parser = arguments(__doc__.splitlines()[0])
     for action in parser._actions:
         action.required = False
     parser.set_defaults(model="run")
-    parser.add_argument("--metrics", type=Path, help="of a run that was made before")
-    parser.add_argument("--steps", type=int, help="default: the recipe's")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the recipe")
+    parser.add_argument("--metrics", type=Path, help="metrics of an earlier run, instead of a new one")
+    parser.add_argument("--steps", type=int, help="number of steps; default: the recipe's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the recipe"
+    )
     args = parser.parse_args()
     if args.metrics is None and args.model not in FOLDERS:
         parser.error("name a --model or a --metrics file")
@@ -73,15 +75,15 @@ def main() -> None:
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if len(lines) < 2:
         sys.exit(f"{path} holds {len(lines)} steps; two are needed")
-    found = shares(lines)
+    parts = shares(lines)
     steps = len(lines) - 1
     table = [["", "s a step", "share"]]
     for name, label in {**PARTS, "rest_s": "all else"}.items():
-        table.append([label, f"{found[name] / steps:.3f}", f"{found[name] / found['step_s']:.1%}"])
-    worked = (found["rollout_s"] + found["forward_backward_s"]) / found["step_s"]
+        table.append([label, f"{parts[name] / steps:.3f}", f"{parts[name] / parts['step_s']:.1%}"])
+    worked = (parts["rollout_s"] + parts["forward_backward_s"]) / parts["step_s"]
     table.append(["neither rollout nor forward and backward", "", f"**{1 - worked:.1%}**"])
-    setting = f"{args.model}, {steps} steps of {found['step_s'] / steps:.2f} s"
-    report("step_share", args, setting, table, {"steps": [{"load": load} | found]})
+    setting = f"{args.model}, {steps} steps of {parts['step_s'] / steps:.2f} s"
+    report("step_share", args, setting, table, {"steps": [{"load": load} | parts]})
 
 
 if __name__ == "__main__":

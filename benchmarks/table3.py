@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's Table 3 in miniature: fine-tuning on R*'s choice against a random right path, tiny judge.
+"""The paper's Table 3 in miniature, with the tiny judge: SFT on R*'s choice or on a random correct path.
 
     python benchmarks/table3.py [--seeds 5] [--writers zero base] [--runs runs/tiny]
 
-Of --runs (made up to stage 2_generate where it is not there) the tasks, LRM-Zero and its paths are used. For
-each seed the filter chooses anew, the base model is fine-tuned on R*'s choice and on a random one, and both
-are asked the held-out questions. Also with paths by the base model, which writes in four styles where
-LRM-Zero has found one: there R* has more to choose from. A seed decides the random choice, the order of
-training and the draws of the evaluation; tasks, paths and starting weights are the same, so the interval
-covers those alone.
+Uses the tasks, LRM-Zero and its paths from --runs, and first runs the stages up to 2_generate if they are
+missing. For each seed, the filter chooses again, the base model is fine-tuned on R*'s choice and on a random
+one, and both models answer the held-out questions. With --writers base, the paths come from the base model,
+which writes in four styles where LRM-Zero has settled on one, so R* has more to choose from. A seed
+determines the random choice, the order of training and the samples of the evaluation. Tasks, paths and
+initial weights are the same for all seeds, so the interval does not include their variation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SETTINGS = [{"temperature": 1.0, "samples": 2}]
 
 
 class Bench:
-    """Runs recipes of the tiny pipeline under other names, in one folder, over one rollout server."""
+    """Runs recipes of the tiny pipeline under other names, in one folder, with one rollout pool."""
 
     def __init__(self, work: Path, made: Path, pool: RolloutPool, console: Console) -> None:
         self.work, self.made, self.pool, self.console = work, made, pool, console
@@ -91,7 +91,7 @@ class Bench:
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval by Student's t over the seeds."""
+    """Mean over the seeds, and half the width of its 95 % interval by Student's t."""
     half = student.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return mean(values), float(half)
 
