@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check shell scripts with bash -n, shellcheck and shfmt; run with the trainer's python.
+"""Check shell scripts with bash -n, shellcheck and shfmt; needs the trainer environment.
 
 python scripts/check_shell.py [--write]
 """
@@ -15,7 +15,7 @@ FORM = ["--indent", "2", "--case-indent"]
 
 
 def is_shell(path: Path) -> bool:
-    """Whether a file is a shell script, by its first line: templates end in .sbatch, commands in nothing."""
+    """Whether the first line marks a shell script; templates end in .sbatch, commands have no suffix."""
     if not path.is_file():
         return False
     first = path.read_bytes()[:64].partition(b"\n")[0]
@@ -23,7 +23,7 @@ def is_shell(path: Path) -> bool:
 
 
 def program(package: str, name: str) -> str:
-    """The program that a package installed, which the thin environment's own bin folder lacks."""
+    """Path of a program in a package; .envs/trainer/bin does not contain it."""
     for file in metadata.files(package) or ():
         if file.name == name:
             return str(file.locate())
@@ -31,7 +31,7 @@ def program(package: str, name: str) -> str:
 
 
 def main() -> int:
-    """Run all three; returns 0 if all pass."""
+    """Run the three checks; returns 0 if all pass."""
     scripts = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if is_shell(path))
     files = [str(path.relative_to(ROOT)) for path in scripts]
     how = "--write" if "--write" in sys.argv[1:] else "--diff"

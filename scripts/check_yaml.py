@@ -9,25 +9,27 @@ import yaml
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses repeated keys; plain YAML silently keeps the last one."""
+    """A safe loader that refuses repeated keys; PyYAML silently keeps the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping.
 
         Raises:
-            yaml.constructor.ConstructorError: on a key that the mapping has already.
+            yaml.constructor.ConstructorError: a key occurs twice.
         """
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} occurs twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 def main(paths: list[str]) -> int:
-    """Check each file; returns the number of bad ones."""
+    """Check the files; returns the number of invalid ones."""
     bad = 0
     for path in paths:
         try:

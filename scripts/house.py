@@ -3,9 +3,9 @@
 
     python scripts/house.py [ROOT]
 
-A part is a module or a folder at the top of the package.  Its layer is the longest chain of imports below it,
-including imports inside functions, but not those for type checkers.  ``test_house_layers.py`` holds the
-figures to their limits.
+A part is a module or a folder at the top of the package.  Its layer is the length of the longest chain of
+imports below it, including imports inside functions, but not those for type checkers.
+``test_house_layers.py`` checks the figures against their limits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 PACKAGE = "reasongrm_nemo"
 MOST_LINES, MOST_FUNCTION_LINES = 350, 60
 FOLDERS = (PACKAGE, "tests", "conversion", "scripts", "benchmarks")
-# One instance of each kind of change, and how the code names it: the files a further instance may touch.
+# One instance of each kind of change, and a pattern for its names: adding another may touch the same files.
 KINDS = {
     "a benchmark (rm_bench)": r"\brm_bench\b|RM-Bench|rm-bench",
     "a model family (llama)": r"(?i)llama",
@@ -48,7 +48,7 @@ def _is_type_checking(node: ast.AST) -> bool:
 
 
 def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes that run, including those in functions, but not those for type checkers."""
+    """All nodes, including those in functions, but not those for type checkers."""
     for node in ast.iter_child_nodes(tree):
         if not _is_type_checking(node):
             yield node
@@ -56,7 +56,7 @@ def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
-    """Line and absolute dotted name of everything a file imports."""
+    """Line and absolute dotted name of every import in a file."""
     package = [PACKAGE, *path.relative_to(root / PACKAGE).with_suffix("").parts]
     for node in _nodes(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -84,7 +84,7 @@ def arrows(root: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def layers(root: Path) -> list[set[str]]:
-    """The parts by layer, the lowest first.
+    """The parts by layer, from the lowest up.
 
     Raises:
         ValueError: some parts import each other in a circle.
@@ -106,16 +106,16 @@ def layers(root: Path) -> list[set[str]]:
 
 
 def long_files(root: Path, folders: tuple[str, ...] = FOLDERS) -> list[tuple[int, str]]:
-    """Files past MOST_LINES, the longest first."""
+    """Files longer than MOST_LINES, the longest first."""
     paths = [path for folder in folders for path in sorted((root / folder).rglob("*.py"))]
     counts = [
         (len(path.read_text(encoding="utf-8").splitlines()), str(path.relative_to(root))) for path in paths
     ]
-    return sorted((each for each in counts if each[0] > MOST_LINES), reverse=True)
+    return sorted((entry for entry in counts if entry[0] > MOST_LINES), reverse=True)
 
 
 def long_functions(root: Path, folders: tuple[str, ...] = FOLDERS) -> list[tuple[int, str]]:
-    """Functions past MOST_FUNCTION_LINES, the longest first."""
+    """Functions longer than MOST_FUNCTION_LINES, the longest first."""
     long = []
     for path in [path for folder in folders for path in sorted((root / folder).rglob("*.py"))]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -127,7 +127,7 @@ def long_functions(root: Path, folders: tuple[str, ...] = FOLDERS) -> list[tuple
 
 
 def public_names(root: Path) -> dict[str, list[str]]:
-    """Public functions and classes defined in several modules, and where; without ``main`` and the like."""
+    """Places of public functions and classes defined in several modules, except ``main`` and the like."""
     places = defaultdict(list)
     for path in modules(root):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -179,7 +179,8 @@ def main() -> int:
     )
     for kind, pattern in KINDS.items():
         print(f"{len(files_named(root, pattern))} files name {kind}")
-    print(f"{len(public_names(root))} public names stand in several modules: {', '.join(public_names(root))}")
+    shared = public_names(root)
+    print(f"{len(shared)} public names are defined in several modules: {', '.join(shared)}")
     print(f"{len(long_files(root))} files over {MOST_LINES} lines: {long_files(root)}")
     print(f"{len(long_functions(root))} functions over {MOST_FUNCTION_LINES} lines")
     for count, where in long_functions(root):

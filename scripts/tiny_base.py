@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the tiny judge's base model again: `python scripts/tiny_base.py [--ship]`.
+"""Train the tiny judge's base model again: `python scripts/tiny_base.py [--ship]`.
 
-Writes untrained weights and training examples to runs/tiny_base/material, runs the recipes of
-recipes/tiny_base through the SFT stage, and with --ship puts the result in place of the shipped weights.
-Needs the trainer environment; a few minutes on one core.
+Writes untrained weights and training examples to runs/tiny_base/material and runs the recipes in
+recipes/tiny_base (stage sft); with --ship, the result replaces the shipped weights. Needs the trainer
+environment; takes a few minutes on one core.
 """
 
 from __future__ import annotations
@@ -22,27 +22,30 @@ from reasongrm_nemo.run.pipeline import run_pipeline
 
 RUNS = Path("runs/tiny_base")
 SHIPPED = Path(__file__).resolve().parents[1] / "reasongrm_nemo" / "assets" / "tiny_judge"
-# Not every seed learns to look up the answers of long chains within these steps (see recipes/tiny_base).
+# With some seeds, the model does not learn to look up answers of long chains in these steps
+# (see recipes/tiny_base).
 SEED = 3
-# Steps times the recipe's batch, for one epoch each.
+# Steps times the recipe's batch size, for one epoch.
 EXAMPLES = {"lookup": 360 * 64, "arithmetic": 1500 * 32, "mixture": 280 * 32}
 
 
 def write_material(folder: Path, seed: int) -> None:
-    """model/ and a file of examples for each phase, the same for the same seed."""
+    """Write model/ and a file of examples for each phase; the same seed gives the same files."""
     write_initial_model(folder / "model", seed)
     for phase, count in EXAMPLES.items():
         write_jsonl(folder / f"{phase}.jsonl", base_examples(phase, count, seed))
 
 
 def main() -> None:
-    """See the module."""
+    """Write the material, then train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--seed", type=int, default=SEED, help=f"of weights, examples and their order (default {SEED})"
+        "--seed", type=int, default=SEED, help=f"seed of weights, examples and their order (default {SEED})"
     )
-    parser.add_argument("--material-only", action="store_true", help="do not train")
-    parser.add_argument("--ship", action="store_true", help="replace the package's weights by the result")
+    parser.add_argument(
+        "--material-only", action="store_true", help="write weights and examples, but do not train"
+    )
+    parser.add_argument("--ship", action="store_true", help="replace the shipped weights with the result")
     args = parser.parse_args()
     write_material(RUNS / "material", args.seed)
     print(f"{RUNS / 'material'}: untrained weights and {sum(EXAMPLES.values())} examples")
@@ -52,7 +55,7 @@ def main() -> None:
     outcomes = run_pipeline(recipes_root() / "tiny_base", Console(), overrides=overrides)
     if args.ship:
         shutil.copyfile(outcomes[-1].path / "hf" / "model.safetensors", SHIPPED / "model.safetensors")
-        print(f"{SHIPPED}: weights replaced; say so in its README.md")
+        print(f"{SHIPPED}: weights replaced; record this in its README.md")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the tiny judge's tokenizer and write its two files: `python scripts/tiny_tokenizer.py FOLDER`.
 
-Byte-level BPE behind Qwen2's pre-tokenizer (single digits), trained on the task's own traces until each of
-their words is one token.  `<think>` and `</think>` are added tokens but not special ones, as in QwQ, so that
-decoding keeps them.
+Byte-level BPE after Qwen2's pre-tokenizer (single digits), trained on the task's traces until each of their
+words is one token.  As in QwQ, `<think>` and `</think>` are added tokens but not special, so decoding keeps
+them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from reasongrm_nemo.demo.tiny_judge import STYLES, Habits, draw_question, trace
 from reasongrm_nemo.judge import build_messages, load_template
 
-# Qwen2's, from its tokenizer.json.
+# From Qwen2's tokenizer.json.
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -33,7 +33,7 @@ CHAT_TEMPLATE = (
 
 
 def corpus(n: int = 4000, seed: int = 0) -> list[str]:
-    """Turns without their control tokens; every style as often, chains of up to nine operations."""
+    """Turns without their control tokens, all styles equally often, chains of up to nine operations."""
     rng = random.Random(seed)
     template = load_template("tiny")
     habits = Habits(dict.fromkeys(STYLES, 1.0), slip=0.06, bad_format=0.1)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building the environments; see scripts/setup_env.py."""
+"""Builds the environments; see scripts/setup_env.py."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build one shared environment: resumable, and safe against a second set-up at the same time."""
+"""Build a shared environment; resumable, and safe if two set-ups run at the same time."""
 
 import fcntl
 import json
@@ -13,13 +13,13 @@ from typing import IO
 
 from .spec import SetupError, Spec
 
-# Modules are run through this: they die with the set-up (prctl 1 is PR_SET_PDEATHSIG), even after kill -9.
+# Runs a module that dies with the set-up (prctl 1 is PR_SET_PDEATHSIG), even after kill -9.
 RUN_MODULE = (
     "import ctypes, os, runpy, sys; ctypes.CDLL(None).prctl(1, 9); "
     "os.getppid() == int(sys.argv[1]) or sys.exit(9); "
     "sys.argv = sys.argv[2:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 )
-# The user's settings that would send packages somewhere else, or keep byte code from being written.
+# User settings that would install packages elsewhere or suppress byte code.
 UNWANTED = {
     "PIP_NO_DEPS",
     "PIP_PREFIX",
@@ -32,30 +32,30 @@ UNWANTED = {
     "PYTHONPATH",
     "PYTHONPYCACHEPREFIX",
 }
-# Never imported here, and much of what byte-compiling would take.
+# Never imported here, and slow to byte-compile.
 NOT_COMPILED = (
     r"/tests?/|/torch/testing/|/transformers/models/(?!auto/|llama/|qwen2/)|/nemo/collections/(?!nlp)"
 )
 NO_NETWORK = re.compile(r"NewConnection|NameResolution|name resolution|ConnectTimeout|Network is unreachable")
 
-# Run inside the environment: one line for each pin that is not met.
+# Run inside the environment; prints a line for each package that differs from its pin.
 COMPARE = """
 import importlib.metadata, json, re, sys
 plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
-found = {plain(d.metadata["Name"]): d.version for d in importlib.metadata.distributions()}
-wrong = [f"ERROR: {name} is {found.get(plain(name))} where {version} is pinned"
+installed = {plain(d.metadata["Name"]): d.version for d in importlib.metadata.distributions()}
+wrong = [f"ERROR: {name} is {installed.get(plain(name))}, but {version} is pinned"
          for name, version in json.loads(sys.argv[1]).items()
-         if found.get(plain(name), "").partition("+")[0] != version]
+         if installed.get(plain(name), "").partition("+")[0] != version]
 sys.exit("\\n".join(wrong) or 0)
 """
 
 
 class Builder:
-    """Builds the environment `spec`.
+    """Builds the environment of a `Spec`.
 
     Attributes:
-        progress: what it is doing, for the line printed meanwhile.
-        error: what ended it, if anything did.
+        progress: the current phase, for progress lines.
+        error: why the build failed; None if it did not.
     """
 
     def __init__(self, spec: Spec):
@@ -72,10 +72,10 @@ class Builder:
         return self.path / "bin" / "python"
 
     def run(self) -> None:
-        """Build, keeping an error for whoever joins; meant as a thread's target."""
+        """Build, and keep an error in `error`; the target of a thread."""
         try:
             with self._locked():
-                if not self.spec.marker.exists():  # another set-up may have finished it while this one waited
+                if not self.spec.marker.exists():  # not finished by another set-up meanwhile
                     self._build()
             self.progress = "ready"
         except SetupError as error:
@@ -83,23 +83,23 @@ class Builder:
         except OSError as error:
             self.progress = "failed"
             self.error = SetupError(
-                f"the {self.spec.name} environment could not be written ({error}): put that right, "
-                "then run the same command again, it continues where it stopped"
+                f"the {self.spec.name} environment could not be written ({error}): fix this and run "
+                "the same command again; it continues where it stopped"
             )
 
     def installed(self) -> int:
-        """How many packages are wholly in place."""
+        """The number of completely installed packages."""
         count = sum(1 for _ in self.spec.site_packages.glob("*.dist-info/RECORD"))
-        return max(0, count - 1)  # pip is there from the start, and no pin
+        return max(0, count - 1)  # pip is there from the start and is not pinned
 
     def _locked(self) -> IO[str]:
-        """Hold the environment's lock file for as long as the returned file is open."""
+        """Lock the environment until the returned file is closed."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.path.with_name(self.path.name + ".lock"), "a")  # noqa: SIM115
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.progress = "being built by another set-up, waiting for it"
+            self.progress = "waiting for another set-up that is building it"
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         return self._lock
 
@@ -114,18 +114,18 @@ class Builder:
 
         self._make_venv()
         self._drop_half_installed()
-        # The few source distributions are built against these, not against others downloaded for each.
+        # Build source distributions against these packages instead of downloading others for each.
         builders = [f"{name}=={spec.pins[name]}" for name in ("setuptools", "pybind11") if name in spec.pins]
         self._pip(temporary, "--no-deps", *builders)
         self._pip(temporary, "--no-deps", "--no-build-isolation", "-r", str(lock))
         if spec.adapt:
             spec.adapt(spec.site_packages)
         elif not next(spec.site_packages.glob("torch-*+cpu.dist-info"), None):
-            # A CUDA build needs its own nvidia-* packages, in the versions it names.
+            # A CUDA build requires nvidia-* packages, in versions that it specifies.
             self._pip(temporary, "-c", str(lock), f"torch=={spec.pins['torch']}")
 
         self.progress = "compiling"
-        # Not left to the first import: with PYTHONDONTWRITEBYTECODE set, every import would be a first one.
+        # Compile now: with PYTHONDONTWRITEBYTECODE set, imports would compile the same files every time.
         folders = [str(spec.site_packages / package) for package in spec.compiled]
         if folders:
             self._module("compileall", "-qq", "-x", NOT_COMPILED, *folders)
@@ -156,20 +156,18 @@ class Builder:
             raise self._failure("python -m venv")
 
     def _drop_half_installed(self) -> None:
-        """Forget packages whose installation was cut short, so that pip installs them again.
+        """Remove the metadata of partly installed packages, so that pip installs them again.
 
-        pip writes RECORD last; a package without it has some of its files at most.
+        pip writes RECORD last, so a package without it may lack files.
         """
         for info in self.spec.site_packages.glob("*.dist-info"):
             if not (info / "RECORD").exists():
                 shutil.rmtree(info)
-        for leftover in self.spec.site_packages.glob(
-            "~*"
-        ):  # a package being replaced, renamed by pip meanwhile
+        for leftover in self.spec.site_packages.glob("~*"):  # pip renames a package while replacing it
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _pip(self, temporary: Path, *arguments: str) -> None:
-        """Run `pip install`, its output to the log, its state into `progress`."""
+        """Run `pip install`; writes its output to the log and updates `progress`."""
         settings = {
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_INPUT": "1",
@@ -193,7 +191,7 @@ class Builder:
             raise self._failure("pip install")
 
     def _module(self, *arguments: str) -> None:
-        """Run `python -m`, without caring for its exit status."""
+        """Run `python -m`; ignores its exit status."""
         process = self._start(*arguments)
         with open(self.log_path, "a") as log:
             log.write(process.communicate()[0])
@@ -209,12 +207,12 @@ class Builder:
             text=True,
             errors="replace",
             env=self._environment() | (settings or {}),
-            # It holds the lock too: should it outlive the set-up, the next one waits for it.
+            # The process holds the lock too, so if it outlives this set-up, the next one waits.
             pass_fds=(self._lock.fileno(),),
         )
 
     def _call(self, *arguments: str) -> int:
-        """Run the environment's Python, its output to the log; returns the exit status."""
+        """Run the environment's Python with output to the log; returns the exit status."""
         with open(self.log_path, "a") as log:
             command = [str(self.python), *arguments]
             return subprocess.call(
@@ -223,11 +221,11 @@ class Builder:
 
     def _environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if key not in UNWANTED}
-        # a source distribution's set-up asks for `python3`
+        # building a source distribution runs `python3`
         return kept | {"PATH": f"{self.python.parent}{os.pathsep}{kept.get('PATH', os.defpath)}"}
 
     def _failure(self, step: str) -> SetupError:
-        """The sentence for a failed step, with the decisive line of the log."""
+        """The error for a failed step, with the relevant line of the log."""
         text = self.log_path.read_text(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR:") or "Error: " in line]
@@ -240,8 +238,8 @@ class Builder:
             )
         elif NO_NETWORK.search(text):
             reason = "the package index cannot be reached"
-            advice = "see to the network or to pip's index settings"
+            advice = "see to the network or pip's index settings"
         return SetupError(
             f"{step} failed for the {self.spec.name} environment ({reason}): {advice}, then run the same "
-            f"command again, it continues where it stopped; log: {self.log_path}"
+            f"command again (it continues where it stopped); log: {self.log_path}"
         )

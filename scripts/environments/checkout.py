@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tie a checkout to the shared environments: a few files under .envs/, no package among them."""
+"""Link a checkout to the shared environments by a few files under .envs/, without any package."""
 
 import fcntl
 import json
@@ -15,7 +15,7 @@ from .spec import CHECKOUT, Spec
 ENVS = CHECKOUT / ".envs"
 STATE = ENVS / "state.json"
 
-# A `#!` line cannot hold an interpreter's path with a space in it: hence a file that sh and Python read.
+# A `#!` line cannot contain a path with spaces, hence a file that is valid for sh and Python.
 LAUNCHER = """#!/bin/sh
 '''exec' {python} "$0" "$@"
 ' '''
@@ -28,23 +28,23 @@ from reasongrm_nemo.cli import main
 sys.exit(main())
 """
 
-# First this checkout, then the shared packages with whatever their own .pth files ask for. The conditions are
-# there because Python reads the .pth files of a virtual environment twice.
+# Adds this checkout, then the shared packages and what their .pth files add. The conditions are needed
+# because Python reads the .pth files of a virtual environment twice.
 PATH_FILE = (
-    "import sys, site; sys.path += [each for each in {folders!a} if each not in sys.path]; "
+    "import sys, site; sys.path += [path for path in {folders!a} if path not in sys.path]; "
     "{shared!a} in sys.path or site.addsitedir({shared!a})\n"
 )
 
 
 def interpreter(name: str) -> Path:
-    """The checkout's interpreter of environment `name`."""
+    """The checkout's interpreter for environment `name`."""
     return ENVS / name / "bin" / "python"
 
 
 def tie_alone(spec: Spec) -> None:
-    """Write .envs/<name> of an environment that is built on request, unless it is current.
+    """Write .envs/<name> for an environment that is built on request, unless it is current.
 
-    Two set-ups that waited for the same build come here at once.
+    Locked, because two set-ups that waited for the same build get here at the same time.
     """
     state = ENVS / spec.name / "state.json"
     wanted = json.dumps(wanted_state([spec]))
@@ -57,7 +57,7 @@ def tie_alone(spec: Spec) -> None:
 
 
 def wanted_state(specs: list[Spec]) -> dict[str, str]:
-    """What the files under .envs/ were made from; they are made again when it changes."""
+    """The state from which .envs/ is made; if it changes, .envs/ is written again."""
     state = {spec.name: str(spec.path) for spec in specs}
     state["checkout"] = str(CHECKOUT)
     for path in (CHECKOUT / "pyproject.toml", Path(__file__)):
@@ -66,7 +66,7 @@ def wanted_state(specs: list[Spec]) -> dict[str, str]:
 
 
 def is_current(specs: list[Spec]) -> bool:
-    """Whether .envs/ belongs to this checkout, these environments and this pyproject.toml."""
+    """Whether .envs/ was made for this checkout, these environments and this pyproject.toml."""
     try:
         return bool(json.loads(STATE.read_text(encoding="utf-8")) == wanted_state(specs))
     except (OSError, ValueError):
@@ -74,7 +74,7 @@ def is_current(specs: list[Spec]) -> bool:
 
 
 def tie(specs: list[Spec]) -> None:
-    """Write .envs/ anew."""
+    """Write .envs/ again."""
     STATE.unlink(missing_ok=True)
     ENVS.mkdir(exist_ok=True)
     for spec in specs:
@@ -96,7 +96,7 @@ def tie(specs: list[Spec]) -> None:
 
 
 def _write_environment(spec: Spec) -> None:
-    """A virtual environment by hand: an interpreter, pyvenv.cfg, the path file, our own metadata."""
+    """Write a minimal virtual environment: interpreter, pyvenv.cfg, path file, our metadata."""
     folder = ENVS / spec.name
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "bin").mkdir(parents=True)
@@ -106,15 +106,15 @@ def _write_environment(spec: Spec) -> None:
     shutil.copy(spec.path / "pyvenv.cfg", folder / "pyvenv.cfg")
     for name in ("python", "python3", shared_site.parent.name):
         (folder / "bin" / name).symlink_to(os.path.realpath(spec.path / "bin" / "python"))
-    if (spec.path / "bin" / "ninja").exists():  # kernels built on the fly look for it beside the interpreter
+    if (spec.path / "bin" / "ninja").exists():  # just-in-time kernels look for ninja next to the interpreter
         (folder / "bin" / "ninja").symlink_to(spec.path / "bin" / "ninja")
-    folders = [str(CHECKOUT / each) for each in spec.folders]
+    folders = [str(CHECKOUT / name) for name in spec.folders]
     _write(site / "reasongrm_paths.pth", PATH_FILE.format(folders=folders, shared=str(shared_site)))
     _write_metadata(site)
 
 
 def _write_metadata(site: Path) -> None:
-    """What an editable installation would leave: the version and the entry points of pyproject.toml."""
+    """Write the metadata of an editable installation: version and entry points from pyproject.toml."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     version = project.get("version") or _package_version()
     info = site / f"reasongrm_nemo-{version}.dist-info"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The set-up command: check the machine, build what is missing, tie the checkout, report."""
+"""The set-up command: checks the machine, builds what is missing, links the checkout."""
 
 import argparse
 import contextlib
@@ -14,20 +14,20 @@ from . import checkout
 from .build import Builder
 from .spec import CHECKOUT, CONTAINER, NAMES, SetupError, Spec, accelerator, envs_root, load_spec
 
-# The finished environments and what pip unpacks on the way, in GiB (CPU: measured; CUDA: arithmetic).
+# GiB of the finished environments and of what pip unpacks meanwhile (CPU: measured; CUDA: calculated).
 DISK_GIB = {"cpu": 8, "gpu": 25}
 CONTAINER_GIB = 5
 PROGRESS_EVERY_S = 10.0
 
 
 def check_machine(needed: int) -> None:
-    """Everything that would stop the set-up half-way, asked before it starts.
+    """Check everything that would stop the set-up half-way.
 
     Args:
-        needed: free GiB.
+        needed: required disk space in GiB.
 
     Raises:
-        SetupError: with what is missing.
+        SetupError: names what is missing.
     """
     if not sys.platform.startswith("linux"):
         raise SetupError("only Linux is supported (vLLM, NeMo): use a Linux machine, a container or WSL")
@@ -42,7 +42,7 @@ def check_machine(needed: int) -> None:
         (root / ".writable").unlink()
     except OSError as error:
         raise SetupError(
-            f"{root} cannot be written ({error}): set REASONGRM_ENVS to a folder that can"
+            f"{root} cannot be written ({error}): set REASONGRM_ENVS to a writable folder"
         ) from None
     free = shutil.disk_usage(root).free / 2**30
     if free < needed:
@@ -53,12 +53,12 @@ def check_machine(needed: int) -> None:
 
 
 def build(specs: list[Spec]) -> None:
-    """Build the unfinished ones side by side, with a line now and then.
+    """Build unfinished environments in parallel and print their progress.
 
-    Side by side is faster on two cores too: while one waits for the network the other unpacks.
+    Parallel builds are faster even on two cores: while one waits for the network, the other unpacks.
 
     Raises:
-        SetupError: the first failure, after the other builds have ended.
+        SetupError: the first failure, after all builds have ended.
     """
     builders = [Builder(spec) for spec in specs]
     threads = [threading.Thread(target=builder.run, daemon=True) for builder in builders]
@@ -95,7 +95,7 @@ def _describe(builder: Builder) -> str:
 
 
 def prune(specs: list[Spec]) -> None:
-    """Remove the shared environments that no lock file of this checkout names, unless one is being built."""
+    """Remove shared environments that this checkout's lock files do not use, unless they are being built."""
     wanted = {spec.path.name for spec in specs}
     for lock in sorted(envs_root().glob("*.lock")):
         if lock.stem in wanted or not lock.stem.startswith((*NAMES, CONTAINER)):
@@ -114,10 +114,10 @@ def prune(specs: list[Spec]) -> None:
 
 
 def set_up_container() -> None:
-    """Build the container's environment if it is missing, and tie it to this checkout.
+    """Build the container's environment if it is missing, and link this checkout to it.
 
     Raises:
-        SetupError: as `build`, or there is no Python 3.12.
+        SetupError: the build failed, or there is no Python 3.12.
     """
     spec = load_spec(CONTAINER)
     if not spec.marker.exists():
@@ -128,7 +128,7 @@ def set_up_container() -> None:
 
 def _known_specs() -> list[Spec]:
     specs = [load_spec(name) for name in NAMES]
-    with contextlib.suppress(SetupError):  # without its Python, none of it is in use
+    with contextlib.suppress(SetupError):  # without Python 3.12, the container's environment is not in use
         specs.append(load_spec(CONTAINER))
     return specs
 
@@ -139,12 +139,12 @@ def main() -> int:
         prog="setup_env.py", description="Build the environments of this project."
     )
     parser.add_argument(
-        "--prune", action="store_true", help="remove environments of other lock files, then stop"
+        "--prune", action="store_true", help="remove environments of other lock files, and build nothing"
     )
     parser.add_argument(
         "--container", action="store_true", help="build the environment with the versions of NeMo's container"
     )
-    parser.add_argument("--quiet", action="store_true", help="print nothing when there is nothing to do")
+    parser.add_argument("--quiet", action="store_true", help="print nothing if there is nothing to do")
     arguments = parser.parse_args()
     try:
         if arguments.prune:
@@ -169,6 +169,6 @@ def main() -> int:
         print(f"set-up: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("set-up: interrupted; the same command continues where it stopped", file=sys.stderr)
+        print("set-up: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     return 0

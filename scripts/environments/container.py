@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the container's versions need on a machine without CUDA, done once to their shared environment.
+"""Adapts the environment with the container's versions to a machine without CUDA, once per environment.
 
-NeMo's container brings CUDA's libraries (some 2 GB to fetch) and Transformer Engine's compiled
-part, which builds on a GPU only. Tests on a CPU call neither.
+NeMo's container has CUDA's libraries (a download of about 2 GB) and the compiled part of Transformer Engine,
+which builds only on a GPU machine. Tests on a CPU call neither.
 """
 
 import os
@@ -13,11 +13,11 @@ from pathlib import Path
 from .spec import SetupError
 
 PYTHON = "python3.12"
-# Raise when `adapt` changes so that an environment built before would not do.
+# Increment if `adapt` changes such that environments built earlier no longer work.
 VERSION = 1
 
-# What the CUDA build of PyTorch 2.6 asks the loader for. libcudart and libcupti are the real ones: small, and
-# called when the libraries are loaded.
+# Libraries that the CUDA build of PyTorch 2.6 loads, except libcudart and libcupti: those are installed,
+# because they are small and are called during loading.
 CUDA_LIBRARIES = (
     "libcublas.so.12",
     "libcublasLt.so.12",
@@ -31,7 +31,7 @@ CUDA_LIBRARIES = (
 
 
 def find_python() -> str:
-    """A Python 3.12 that runs: PYTHON312, the search path's, or one of pyenv's.
+    """Find a working Python 3.12: PYTHON312, one on the search path, or one of pyenv's.
 
     Raises:
         SetupError: there is none.
@@ -39,12 +39,12 @@ def find_python() -> str:
     pyenv = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser()
     places = [os.environ.get("PYTHON312"), shutil.which(PYTHON), *pyenv.glob(f"versions/3.12.*/bin/{PYTHON}")]
     for place in filter(None, places):
-        try:  # a shim can be found and still not run
+        try:  # a shim can exist without a Python behind it
             subprocess.run([place, "-c", "import venv"], check=True, capture_output=True, timeout=60)
         except (OSError, subprocess.SubprocessError):
             continue
         return str(place)
-    raise SetupError("no Python 3.12: install python3.12 and python3.12-venv, or say PYTHON312=/path/to/it")
+    raise SetupError("no Python 3.12: install python3.12 and python3.12-venv, or set PYTHON312=/path/to/it")
 
 
 def adapt(site_packages: Path) -> None:
@@ -55,9 +55,10 @@ def adapt(site_packages: Path) -> None:
 
 
 def _load_without_cuda(site_packages: Path) -> None:
-    """Let any library stand under the names of CUDA's: none of their functions is called without a GPU.
+    """Link CUDA's library names to another library: without a GPU, none of their functions is called.
 
-    PyTorch refers to them by functions alone, which the loader looks up at the first call if it is told to.
+    PyTorch refers only to functions of these libraries, and with RTLD_LAZY the loader looks up a function
+    when it is first called.
     """
     for name in CUDA_LIBRARIES:
         link = site_packages / "torch" / "lib" / name
@@ -68,12 +69,12 @@ def _load_without_cuda(site_packages: Path) -> None:
 
 
 def _patch_transformer_engine(package: Path) -> None:
-    """Its Python with tests/te_cpu in the place of the compiled part and of the GPU."""
+    """Let Transformer Engine's Python use tests/te_cpu instead of its compiled part and a GPU."""
     _edit(
         package / "__init__.py", "from importlib import metadata\n", before="import transformer_engine_cpu\n"
     )
     _edit(package / "__init__.py", "__version__ =", before="transformer_engine_cpu.imported()\n")
-    # a fault in it would go unseen
+    # without this, errors in importing it would be ignored
     _edit(
         package / "__init__.py",
         "    from . import pytorch\nexcept (ImportError, StopIteration) as e:\n    pass",
@@ -88,11 +89,13 @@ def _patch_transformer_engine(package: Path) -> None:
 
 
 def _edit(path: Path, old: str, new: str | None = None, before: str = "") -> None:
-    """Replace `old`, or put `before` before it; done already: nothing."""
+    """Replace `old` with `new`, or insert `before` in front of it; does nothing if that is already done."""
     text = path.read_text(encoding="utf-8")
     new = before + old if new is None else new
     if new in text:
         return
     if text.count(old) != 1:
-        raise SetupError(f"{path} is not Transformer Engine 2.2's: {old.strip()!r} is not there once")
+        raise SetupError(
+            f"{path} is not Transformer Engine 2.2's: it must contain {old.strip()!r} exactly once"
+        )
     path.write_text(text.replace(old, new), encoding="utf-8")

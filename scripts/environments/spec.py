@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an environment consists of, and where it stands."""
+"""The content and location of environments."""
 
 import hashlib
 import os
@@ -16,12 +16,12 @@ NAMES = ("trainer", "rollout")
 # built on request only
 CONTAINER = "container"
 
-# Raise when the way of building changes so that an environment built before would not do.
+# Increment if building changes such that environments built earlier no longer work.
 BUILD_VERSION = 1
 
 
 class SetupError(Exception):
-    """One sentence: what failed, where the details are, what to do."""
+    """A failure in one sentence: what failed, where the details are, what to do."""
 
 
 def envs_root() -> Path:
@@ -30,7 +30,7 @@ def envs_root() -> Path:
 
 
 def accelerator() -> str:
-    """`cpu` or `gpu`, as asked for by REASONGRM_ACCELERATOR."""
+    """`cpu` or `gpu`, from REASONGRM_ACCELERATOR."""
     value = os.environ.get("REASONGRM_ACCELERATOR") or "cpu"
     if value not in ("cpu", "gpu"):
         raise SetupError(f"REASONGRM_ACCELERATOR is {value!r}: say cpu or gpu")
@@ -42,15 +42,15 @@ class Spec:
     """One environment.
 
     Attributes:
-        name: `trainer` or `rollout`.
-        pins: distribution name to version, in the order of the lock files.
-        compiled: packages to byte-compile; of the others, `probe` compiles what it imports.
-        probe: a statement that must run in the finished environment.
-        interpreter: the Python that it is made of.
-        python_version: of `interpreter`, three numbers.
-        folders: of the checkout, searched before the packages.
-        adapt: what is done to site-packages at last; then PyTorch's own CUDA packages are not asked for.
-        more: words that decide the content besides.
+        name: `trainer`, `rollout` or `container`.
+        pins: versions by distribution name, in the order of the lock files.
+        compiled: packages to byte-compile; running `probe` compiles what it imports of the others.
+        probe: a statement that must succeed in the finished environment.
+        interpreter: the Python that makes the environment.
+        python_version: version of `interpreter`, as three numbers.
+        folders: folders of the checkout to search before the packages.
+        adapt: changes site-packages at the end of a build; if set, PyTorch's CUDA packages are not installed.
+        more: other words that determine the content.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Spec:
 
     @property
     def digest(self) -> str:
-        """Hash of everything that decides the content, 12 hexadecimal digits."""
+        """Hash of everything that determines the content, 12 hexadecimal digits."""
         parts = [str(BUILD_VERSION), self.python_version, sysconfig.get_platform(), accelerator()]
         parts += [f"{name}=={version}" for name, version in self.pins.items()]
         parts += self.more
@@ -78,21 +78,21 @@ class Spec:
 
     @property
     def site_packages(self) -> Path:
-        """Where its packages go."""
+        """The folder of its packages."""
         version = self.python_version.rpartition(".")[0]
         return self.path / "lib" / f"python{version}" / "site-packages"
 
     @property
     def marker(self) -> Path:
-        """Written last; an environment without it is unfinished."""
+        """A file written last; an environment without it is unfinished."""
         return self.path / "reasongrm-complete.json"
 
 
 def read_lock(name: str) -> dict[str, str]:
-    """Read requirements/<name>.lock: lines `distribution==version`, comments and blanks aside.
+    """Read requirements/<name>.lock: lines `distribution==version`, comments and blank lines.
 
     Raises:
-        SetupError: on a line that pins nothing.
+        SetupError: another line; names it.
     """
     pins: dict[str, str] = {}
     path = CHECKOUT / "requirements" / f"{name}.lock"
@@ -111,7 +111,7 @@ def load_spec(name: str) -> Spec:
     """The environment `name` for this machine's accelerator.
 
     Raises:
-        SetupError: it is the container's and there is no Python 3.12.
+        SetupError: the container's environment needs Python 3.12, and there is none.
     """
     if name == CONTAINER:
         return _container_spec()
@@ -134,7 +134,7 @@ def _container_spec() -> Spec:
     question = "import platform; print(platform.python_version())"
     version = subprocess.check_output([interpreter, "-c", question], text=True).strip()
     folders = ("", "tests/te_cpu")
-    # imports all that the tests do, so that it is byte-compiled, and nothing else
+    # imports what the tests import, so that only this is byte-compiled
     probe = (
         f"import sys; sys.path[:0] = {[str(CHECKOUT / folder) for folder in folders]!r}; "
         "from reasongrm_nemo.megatron.platform import load_platform; load_platform('cpu'); "
