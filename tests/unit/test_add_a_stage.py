@@ -44,13 +44,14 @@ from reasongrm_nemo.stages.sampling import Ask, rollout_sampling, sample_paths, 
 from reasongrm_nemo.stages.tasks import load_tasks
 
 def run(ctx):
-    cfg, own = ctx.cfg, ctx.cfg.ask
-    tasks = load_tasks(ctx.inputs["tasks"], 0, own.max_tasks)
+    cfg, settings = ctx.cfg, ctx.cfg.ask
+    tasks = load_tasks(ctx.inputs["tasks"], 0, settings.max_tasks)
     ask = Ask(
-        model_dir=ctx.inputs["model"], model=cfg.model.hf_path, samples=own.samples, policy=cfg.judge.policy,
-        response_prefix="", sampling=rollout_sampling(cfg), purpose="ask", label="answers",
+        model_dir=ctx.inputs["model"], model=cfg.model.hf_path, samples=settings.samples,
+        policy=cfg.judge.policy, response_prefix="", sampling=rollout_sampling(cfg),
+        purpose="ask", label="answers",
     )
-    asked = sample_paths(ctx, tasks, ask, ctx.work / "answers.jsonl", own.shard, shard_files(ctx))
+    asked = sample_paths(ctx, tasks, ask, ctx.work / "answers.jsonl", settings.shard, shard_files(ctx))
     return {"tasks": len(asked)}
 """
 ASK_BASE = """

@@ -112,8 +112,8 @@ def test_what_is_only_reckoned(tmp_path, monkeypatch):
     call("plan", grpo, *small, "--rollouts", "--lengths", "paths.jsonl", "--plot", "step.png")
     assert (tmp_path / "step.png").exists()
     words = ["--from", "3", "--to", "4", "--shards", "2", "--no-conversion"]
-    found = json.loads(call("chain", "recipes/tiny", f"runs_dir={tmp_path}", *words, "--debug"))
-    assert [job["name"] for job in found["jobs"]] == ["3_filter", "4_sft"]
+    chain = json.loads(call("chain", "recipes/tiny", f"runs_dir={tmp_path}", *words, "--debug"))
+    assert [job["name"] for job in chain["jobs"]] == ["3_filter", "4_sft"]
     assert "3_filter\tfilter\ttodo" in call("chain", "recipes/tiny", f"runs_dir={tmp_path}", "--shell")
     call("preflight", grpo, "--dry-run", "--job-nodes", "4", "--debug")
     call("preflight", "recipes/tiny/0_prepare.yaml", "--off", f"runs_dir={tmp_path}/runs")

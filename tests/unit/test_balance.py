@@ -65,8 +65,8 @@ def test_a_realistic_step_is_even(seed, ranks):
     """256 sequences of 200 to 57,344 tokens: within 1 % of the mean."""
     rng = np.random.default_rng(seed)
     lengths = np.clip(rng.lognormal(np.log(4000), 1.0, 256), 200, 57344).astype(int).tolist()
-    found = loads([qwq(length) for length in lengths], ranks)
-    assert max(found) <= 1.01 * np.mean(found)
+    per_rank = loads([qwq(length) for length in lengths], ranks)
+    assert max(per_rank) <= 1.01 * np.mean(per_rank)
 
 
 def test_long_sequences_count_for_more_than_their_tokens():

@@ -206,7 +206,7 @@ def test_an_item_with_a_bad_part_is_left_out_whole_and_counted(tmp_path):
         "repeated": 1,
     }
     assert loaded.read == len(rows) == len(loaded.items) + sum(loaded.drops.values())
-    assert {each.where for each in loaded.dropped} == {f"{path}[{i}]" for i in (0, 1, 2, 3, 4, 5, 20)}
+    assert {drop.where for drop in loaded.dropped} == {f"{path}[{i}]" for i in (0, 1, 2, 3, 4, 5, 20)}
     assert loaded.drops.keys() <= REASONS.keys()
     assert len({item.key for item in loaded.items}) == len(loaded.items)
 
@@ -235,11 +235,11 @@ def test_an_id_that_two_items_share_gives_way_to_the_contents(tmp_path):
     rows = [
         {"prompt": f"q{i}", "chosen": "y", "rejected": "n\0", "subset": "hep-go", "id": 1} for i in range(2)
     ]
-    found = []
+    ids = []
     for order in (rows, rows[::-1]):
         (tmp_path / "rb.json").write_text(json.dumps(order))
-        found.append({item.item_id for item in read_items("rewardbench", tmp_path / "rb.json").items})
-    assert found[0] == found[1] and len(found[0]) == 2
+        ids.append({item.item_id for item in read_items("rewardbench", tmp_path / "rb.json").items})
+    assert ids[0] == ids[1] and len(ids[0]) == 2
     assert (
         read_items("rewardbench", tmp_path / "rb.json").items[0].pairs[None].rejected
         == "n\N{REPLACEMENT CHARACTER}"

@@ -77,14 +77,14 @@ def test_the_order_of_rows_and_sharding_change_no_digit(benchmark, policy, seed,
     for number, (start, stop) in enumerate(zip([0, *cuts], [*cuts, len(log)], strict=True)):
         files.append(folder / f"{number}.jsonl")
         write_jsonl(files[-1], log[start:stop])
-    found = score_log(benchmark, files, policy, draws=0).result
-    assert found.values() == expected.values()
-    assert found.statuses == expected.statuses
+    result = score_log(benchmark, files, policy, draws=0).result
+    assert result.values() == expected.values()
+    assert result.statuses == expected.statuses
     for name, score in expected.scores.items():
         # the intervals' sums of squares run in another order
-        assert found.scores[name].low == pytest.approx(score.low, abs=1e-12)
-        assert found.scores[name].high == pytest.approx(score.high, abs=1e-12)
-    assert [(r.name, r.accuracy.value, r.unparsable) for r in found.subsets] == [
+        assert result.scores[name].low == pytest.approx(score.low, abs=1e-12)
+        assert result.scores[name].high == pytest.approx(score.high, abs=1e-12)
+    assert [(r.name, r.accuracy.value, r.unparsable) for r in result.subsets] == [
         (r.name, r.accuracy.value, r.unparsable) for r in expected.subsets
     ]
 
@@ -95,15 +95,15 @@ def test_swapping_the_answers_and_the_verdicts_changes_nothing(benchmark, policy
     # RewardBench's parser prefers A where both are present, so there the swap holds of one-sided texts only.
     kinds = ONE_SIDED if policy == "rewardbench" else tuple(TEXTS)
     log = random_log(benchmark, random.Random(seed), kinds)
-    found = evaluate(benchmark, [swapped(verdict) for verdict in log], policy)
-    assert found == evaluate(benchmark, log, policy)
+    result = evaluate(benchmark, [swapped(verdict) for verdict in log], policy)
+    assert result == evaluate(benchmark, log, policy)
 
 
 def test_rewardbench_s_parser_favours_the_first_answer():
     log = [row("rewardbench", pair, "chosen_first", TEXTS["both"]) for pair in pairs_of("rewardbench")]
     assert evaluate("rewardbench", log, "rewardbench").values()["Score"] == 1.0
-    found = evaluate("rewardbench", [swapped(verdict) for verdict in log], "rewardbench")
-    assert found.values()["Score"] == 0.0
+    result = evaluate("rewardbench", [swapped(verdict) for verdict in log], "rewardbench")
+    assert result.values()["Score"] == 0.0
 
 
 @pytest.mark.parametrize("policy", SCORING_RULES)
@@ -115,9 +115,9 @@ def test_a_perfect_judge_scores_100_and_a_perverse_one_0(benchmark, policy):
             for pair in pairs_of(benchmark)
             for order in ORDERS
         ]
-        found = evaluate(benchmark, log, policy)
-        assert set(found.values().values()) == {float(right)}
-        for score in found.scores.values():
+        result = evaluate(benchmark, log, policy)
+        assert set(result.values().values()) == {float(right)}
+        for score in result.scores.values():
             assert 0 < score.high - score.low < 1
 
 
@@ -125,10 +125,10 @@ def test_a_perfect_judge_scores_100_and_a_perverse_one_0(benchmark, policy):
 @pytest.mark.parametrize("benchmark", MODULES)
 def test_an_always_a_judge_scores_exactly_half_under_both_orders(benchmark, policy):
     log = [row(benchmark, pair, order, TEXTS["A"]) for pair in pairs_of(benchmark) for order in ORDERS]
-    found = evaluate(benchmark, log, policy).values()
+    scores = evaluate(benchmark, log, policy).values()
     groups = {"BoN Helpfulness": 1 / 8, "BoN Harmlessness": 1 / 8, "Overall": (1 / 2 + 1 / 8) / 2}
-    expected = {name: groups.get(name, 0.5) if benchmark == "rmb" else 0.5 for name in found}
-    assert found == pytest.approx(expected, abs=1e-15)
+    expected = {name: groups.get(name, 0.5) if benchmark == "rmb" else 0.5 for name in scores}
+    assert scores == pytest.approx(expected, abs=1e-15)
 
 
 @pytest.mark.parametrize("benchmark", MODULES)
@@ -137,8 +137,8 @@ def test_an_always_a_judge_scores_half_within_noise_under_seeded_order(benchmark
         row(benchmark, pair, ORDERS[derive_seed(3, "order", str(pair), 0) % 2], TEXTS["A"])
         for pair in pairs_of(benchmark, items=20)
     ]
-    found = evaluate(benchmark, log, "paper")
-    for name, score in found.scores.items():
+    result = evaluate(benchmark, log, "paper")
+    for name, score in result.scores.items():
         truth = {"BoN": 1 / 8, "Ove": 5 / 16}.get(name[:3], 0.5)
         half = (score.high - score.low) / 2
         assert abs(score.value - truth) < 2 * half, name  # four standard errors
@@ -147,18 +147,18 @@ def test_an_always_a_judge_scores_half_within_noise_under_seeded_order(benchmark
 def test_unparsable_judgements_are_worth_what_the_policy_says():
     for policy, worth in (("paper", 0.0), ("rm_r1", 0.0), ("rewardbench", 0.5)):
         log = [row("rewardbench", pair, "chosen_first", TEXTS["none"]) for pair in pairs_of("rewardbench")]
-        found = evaluate("rewardbench", log, policy)
-        assert found.values()["Score"] == worth
-        assert found.statuses == {"no_verdict": 46}
-        assert {subset.unparsable for subset in found.subsets} == {2}
+        result = evaluate("rewardbench", log, policy)
+        assert result.values()["Score"] == worth
+        assert result.statuses == {"no_verdict": 46}
+        assert {subset.unparsable for subset in result.subsets} == {2}
 
 
 @pytest.mark.parametrize(("policy", "worth"), [("paper", 0.0), ("rm_r1", 0.5), ("rewardbench", 0.5)])
 def test_a_tie_is_worth_what_the_policy_says_and_fails_a_group(policy, worth):
     log = [Verdict("rmb", *pair, "chosen_first", None, False, True, "ok", 1, "") for pair in pairs_of("rmb")]
-    found = evaluate("rmb", log, policy).values()
-    assert found["Pairwise Helpfulness"] == worth
-    assert found["BoN Helpfulness"] == 0.0
+    scores = evaluate("rmb", log, policy).values()
+    assert scores["Pairwise Helpfulness"] == worth
+    assert scores["BoN Helpfulness"] == 0.0
 
 
 def test_a_row_without_text_stands_as_recorded():
@@ -175,11 +175,11 @@ def test_scalar_rows_are_compared_strictly_and_stand_beside_judged_ones():
         scores = {"chosen_score": 0.25, "rejected_score": (0.25, 0.5, -1)[number % 3]}
         data = {"benchmark": "rm_bench", "subset": subset, "item_id": item, "cell": cell}
         log.append(Verdict.from_dict({**data, **scores}))
-    found = evaluate("rm_bench", log)
+    result = evaluate("rm_bench", log)
     # Cells go by rows: of each row the first column is a tie, the second lost, the third won.
-    assert found.values()["avg"] == pytest.approx(1 / 3)
-    assert found.values()["hard"] == pytest.approx(2 / 3) and found.values()["easy"] == 0.0
-    assert found.statuses == {"ok": 30, "tie": 15}
+    assert result.values()["avg"] == pytest.approx(1 / 3)
+    assert result.values()["hard"] == pytest.approx(2 / 3) and result.values()["easy"] == 0.0
+    assert result.statuses == {"ok": 30, "tie": 15}
 
 
 def test_a_score_higher_by_the_last_bit_wins():
@@ -197,7 +197,7 @@ def test_a_combined_interval_covers_the_truth_95_times_in_100():
     inside = 0
     for _ in range(1000):
         parts = [accuracy((rng.random(n) < p).astype(float)) for n, p in zip(sizes, truth, strict=True)]
-        found = combine(list(zip(weights, parts, strict=True)))
-        inside += found.low <= value <= found.high
+        combined = combine(list(zip(weights, parts, strict=True)))
+        inside += combined.low <= value <= combined.high
     # 1,000 draws: the standard error of the coverage is 0.7 points
     assert 0.93 < inside / 1000 < 0.975

@@ -46,16 +46,16 @@ def test_rewardbench_from_verdicts_of_the_released_accuracies(model):
         right = published["subsets"][name] * items
         assert right == pytest.approx(round(right), abs=1e-9)
         log += [row("rewardbench", name, f"{i}", None, i < round(right)) for i in range(items)]
-    found = evaluate("rewardbench", log)
+    result = evaluate("rewardbench", log)
     for section in rewardbench.SECTIONS:
-        assert found.values()[section] == pytest.approx(published["sections"][section], abs=EXACT, rel=0)
-    score = found.scores["Score"]
+        assert result.values()[section] == pytest.approx(published["sections"][section], abs=EXACT, rel=0)
+    score = result.scores["Score"]
     assert score.value == pytest.approx(published["sections"]["avg_Result_each_section"], abs=EXACT, rel=0)
-    micro = sum(subset.accuracy.value * subset.expected_items for subset in found.subsets) / 2985
+    micro = sum(subset.accuracy.value * subset.expected_items for subset in result.subsets) / 2985
     assert micro == pytest.approx(published["sections"]["absoluate_Result"], abs=EXACT, rel=0)
     # 456 to 1,968 items a section: the standard error of the mean of four is below a point
     assert 0.01 < score.high - score.low < 0.03
-    assert found.notes == []
+    assert result.notes == []
 
 
 def test_rmb_counts():
@@ -84,18 +84,18 @@ def test_rmb_from_verdicts_of_the_released_accuracies(model):
             losers = pairs // items + (i < pairs % items)
             # A lost group loses to one of its losers only.
             log += [row("rmb", name, f"{i}", f"{j}", i < right or j != i % losers) for j in range(losers)]
-    found = evaluate("rmb", log)
+    result = evaluate("rmb", log)
     for part in rmb.PARTS:
-        assert found.values()[part] == pytest.approx(published["parts"][part], abs=EXACT, rel=0)
+        assert result.values()[part] == pytest.approx(published["parts"][part], abs=EXACT, rel=0)
     for part, (right, total) in zip(rmb.PARTS, RMB_COUNTS[model], strict=True):
-        assert found.values()[part] == pytest.approx(right / total, abs=EXACT, rel=0)
+        assert result.values()[part] == pytest.approx(right / total, abs=EXACT, rel=0)
     for name, counted in zip(("Helpfulness", "Harmlessness"), RMB_COUNTS[model][2:], strict=True):
         totals = published["totals"][f"BoN_set/{name}"]
         said = totals["BoN Absolute Number of Correct"], totals["BoN Absolute Total Numbers"]
         assert said == counted
     overall = published["parts"]["Accuracy Averaged from Four Sections"]
-    assert found.values()["Overall"] == pytest.approx(overall, abs=EXACT, rel=0)
-    assert found.notes == []
+    assert result.values()["Overall"] == pytest.approx(overall, abs=EXACT, rel=0)
+    assert result.notes == []
 
 
 @pytest.mark.parametrize("policy", ["paper", "rm_r1", "rewardbench"])
@@ -106,11 +106,11 @@ def test_armorm_675_of_849_with_its_12_ties_wrong(policy):
         verdict = Verdict.from_dict({**data, "chosen_score": chosen, "rejected_score": rejected})
         assert verdict.correct == bool(correct)
         log.append(verdict)
-    found = evaluate("rmb", log, policy, partial=True)
-    (subset,) = found.subsets
+    result = evaluate("rmb", log, policy, partial=True)
+    (subset,) = result.subsets
     assert subset.accuracy.value == 675 / 849
     assert (subset.ties, subset.unparsable, subset.judgements, subset.expected_items) == (12, 0, 849, 849)
-    assert found.values() == {}  # one subset of 37 makes no part
+    assert result.values() == {}  # one subset of 37 makes no part
 
 
 @pytest.mark.parametrize("model", RM_R1)
@@ -146,20 +146,20 @@ def rm_bench_log(right_cells, items=3, subsets=rm_bench.ITEMS):
     ],
 )
 def test_rm_bench_matrix(right, easy, normal, hard):
-    found = evaluate("rm_bench", rm_bench_log(right)).values()
+    scores = evaluate("rm_bench", rm_bench_log(right)).values()
     expected = {"easy": easy, "normal": normal, "hard": hard, "avg": (easy + normal + hard) / Fraction(3)}
     for domain in rm_bench.DOMAINS:
         expected[domain] = expected["avg"]
-    assert found == pytest.approx({name: float(value) for name, value in expected.items()}, abs=EXACT, rel=0)
-    assert list(found) == ["chat", "math", "code", "safety", "easy", "normal", "hard", "avg"]
+    assert scores == pytest.approx({name: float(value) for name, value in expected.items()}, abs=EXACT, rel=0)
+    assert list(scores) == ["chat", "math", "code", "safety", "easy", "normal", "hard", "avg"]
 
 
 def test_rm_bench_pools_safety_by_prompts_and_averages_domains_evenly():
     log = rm_bench_log(rm_bench.CELLS, 3, ["safety-refuse"])
     log += rm_bench_log(set(), 1, ["safety-response", "chat", "math", "code"])
-    found = evaluate("rm_bench", log).values()
-    assert found["safety"] == 0.75
-    assert found["avg"] == found["hard"] == pytest.approx(0.75 / 4)
+    scores = evaluate("rm_bench", log).values()
+    assert scores["safety"] == 0.75
+    assert scores["avg"] == scores["hard"] == pytest.approx(0.75 / 4)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_the_fault_of_rm_r1_s_rm_bench_aggregation(cell, easy, hard):
 def test_under_the_fault_hard_and_easy_have_equal_parity():
     """The mark by which the released figures look like it: 2 x + y against y + 2 z."""
     for number, cells in enumerate([{"0-2", "1-0"}, {"1-0", "2-1"}, {"0-1", "2-1"}, {"1-0"}, set()]):
-        found = evaluate("rm_bench", rm_bench_log(cells, 1 + number % 2), "rm_r1").values()
+        scores = evaluate("rm_bench", rm_bench_log(cells, 1 + number % 2), "rm_r1").values()
         items = 1 + number % 2
-        hard, easy = (round(found[name] * 3 * items) for name in ("hard", "easy"))
+        hard, easy = (round(scores[name] * 3 * items) for name in ("hard", "easy"))
         assert (hard - easy) % 2 == 0

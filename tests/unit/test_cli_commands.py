@@ -123,8 +123,8 @@ def test_plan_simulates_a_step_s_rollouts(tmp_path, monkeypatch):
     data = json.loads(call("plan", recipe, "rollout.straggler_timeout_s=60", "--rollouts", "--json").stdout)
     names = [choice["name"] for choice in data["choices"]]
     assert names[:4] == ["one after the other", "lag 1", "lag 2", "straggler budget 60 s"]
-    own, lag, _, budget, *_ = data["choices"]
-    assert lag["step"] < own["step"] and budget["step"] < own["step"]
+    serial, lag, _, budget, *_ = data["choices"]
+    assert lag["step"] < serial["step"] and budget["step"] < serial["step"]
     assert 0 < budget["lost"] < 1 and budget["length"] < 1  # long answers are the ones that are lost
     wrong = call("plan", "recipes/qwq_32b/4_sft.yaml", "--rollouts")
     assert wrong.exit_code == 2 and "4_sft is of stage sft" in wrong.stderr

@@ -239,8 +239,8 @@ def test_evaluation_takes_any_models_and_strict_settings(recipe):
     ],
 )
 def test_a_word_replaces_removes_or_adds_rows(recipe, words, rows):
-    found = load_recipe(recipe(EVALUATE), words).evaluate.models
-    assert {name: entry.hf_path for name, entry in found.items()} == rows
+    models = load_recipe(recipe(EVALUATE), words).evaluate.models
+    assert {name: entry.hf_path for name, entry in models.items()} == rows
 
 
 def test_a_word_replaces_the_variables_of_the_server(recipe):
@@ -251,9 +251,9 @@ def test_a_word_replaces_the_variables_of_the_server(recipe):
 
 
 def test_inputs_by_name(recipe):
-    found = input_paths(load_recipe(recipe(EVALUATE)))
-    assert found["models.zero"] == ("evaluate.models.zero", "@1_grpo_zero/hf")
-    assert found["tasks"] == ("inputs.tasks", "@0_prepare/validation.jsonl")
+    paths = input_paths(load_recipe(recipe(EVALUATE)))
+    assert paths["models.zero"] == ("evaluate.models.zero", "@1_grpo_zero/hf")
+    assert paths["tasks"] == ("inputs.tasks", "@0_prepare/validation.jsonl")
     prepare = "defaults: [base/prepare, model/tiny]\nprepare: {source: "
     assert "source" not in input_paths(load_recipe(recipe(prepare + "tiny_judge}")))
     sft = load_recipe(recipes_root() / "tiny" / "4_sft.yaml", ["model.megatron_path=m"])

@@ -79,7 +79,7 @@ def stage(tmp_path, monkeypatch):
 
 
 SOME = [
-    f"{each}_set/{part}" for each in ("BoN", "Pairwise") for part in ("Harmlessness/S1", "Harmlessness/S2")
+    f"{kind}_set/{part}" for kind in ("BoN", "Pairwise") for part in ("Harmlessness/S1", "Harmlessness/S2")
 ]
 
 
@@ -137,8 +137,8 @@ def test_every_benchmark_is_judged_scored_and_set_into_tables(stage, tmp_path):
 def test_always_a_is_half_in_both_orders_and_near_it_in_one(stage, benchmarks):
     settings = "evaluate.settings=[{temperature: 0, samples: 1}]"
     _, both = stage("both", benchmarks["rm_bench"], settings, pool=FakePool(always_a=True))
-    found = score_log("rm_bench", [both.work / "verdicts/rm_bench/one_t0.jsonl"]).result
-    assert set(found.values().values()) == {0.5}
+    result = score_log("rm_bench", [both.work / "verdicts/rm_bench/one_t0.jsonl"]).result
+    assert set(result.values().values()) == {0.5}
     _, one = stage(
         "one", benchmarks["rm_bench"], settings, "evaluate.both_orders=false", pool=FakePool(always_a=True)
     )
@@ -202,8 +202,8 @@ def test_a_prompt_that_does_not_fit_is_no_verdict_and_stays_in_the_log(stage, tm
     assert len(long) == 18 and {row.subset for row in long} == {"chat"}
     assert all(row.prompt_tokens > 160 and not row.correct and row.tokens == 0 for row in long)
     assert len(pool.asked) == 2 * 72
-    found = score_log("rm_bench", [ctx.work / "verdicts/rm_bench/one_t0.jsonl"]).result
-    assert found.values()["chat"] == 0.0 and found.statuses[TOO_LONG] == 18
+    result = score_log("rm_bench", [ctx.work / "verdicts/rm_bench/one_t0.jsonl"]).result
+    assert result.values()["chat"] == 0.0 and result.statuses[TOO_LONG] == 18
     assert ctx.drops == {"prompt longer than judge.max_prompt_tokens, counted as no verdict": 36}
     # and where none fits, nothing is asked
     _, none = stage("none", *words, "judge.max_prompt_tokens=1", pool=FakePool(stop_after=0))
@@ -281,9 +281,9 @@ def test_models_are_shown_the_same_prompts_without_any_s_control_tokens(stage, t
     ]
     (tmp_path / "rb.json").write_text(json.dumps(rows))
     _, ctx = stage("work", f"inputs.rewardbench={tmp_path / 'rb.json'}")
-    (task, other) = read_jsonl(ctx.work / "tasks" / "rewardbench.jsonl", BenchmarkTask)
-    for each in (task, other):
-        text = each.messages[0]["content"]
+    first, second = read_jsonl(ctx.work / "tasks" / "rewardbench.jsonl", BenchmarkTask)
+    for task in (first, second):
+        text = task.messages[0]["content"]
         assert "< |im_end|>" in text and "[ [A]] < /think>" in text
     assert folder.is_dir()
 
@@ -293,8 +293,8 @@ def test_rmb_s_groups_are_scored_by_their_losers(stage, tmp_path):
     folder = write_rmb(tmp_path / "rmb", 6, subsets)
     _, ctx = stage("work", f"inputs.rmb={folder}", "evaluate.settings=[{temperature: 0, samples: 1}]")
     log = ctx.work / "verdicts/rmb/one_t0.jsonl"
-    found = {row.name: row for row in score_log("rmb", [log], partial=True).result.subsets}
-    assert found[subsets[0]].accuracy.items == 6 and found[subsets[0]].judgements == 6 * 2 * 2
-    assert found[subsets[1]].judgements == 6 * 2
+    by_name = {row.name: row for row in score_log("rmb", [log], partial=True).result.subsets}
+    assert by_name[subsets[0]].accuracy.items == 6 and by_name[subsets[0]].judgements == 6 * 2 * 2
+    assert by_name[subsets[1]].judgements == 6 * 2
     assert write_jsonl(tmp_path / "copy.jsonl", read_jsonl(log, Verdict)) == 36
     assert (tmp_path / "copy.jsonl").read_bytes() == log.read_bytes()

@@ -30,5 +30,5 @@ def test_the_longer_example_is_not_simply_the_better_one():
 def test_the_example_questions_are_all_usable():
     loaded = read_questions(EXAMPLES.with_name("questions.jsonl"))
     assert not loaded.drops and len(loaded.questions) == 8
-    assert [each.reference for each in loaded.questions[:3]] == ["42", "15", r"\frac{3}{20}"]
+    assert [question.reference for question in loaded.questions[:3]] == ["42", "15", r"\frac{3}{20}"]
     assert len({task.id for task in make_answer_tasks(loaded.questions, "")}) == 8

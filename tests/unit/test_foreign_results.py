@@ -88,7 +88,7 @@ def test_rewardbench_by_rm_r1(tmp_path):
     file = save(tmp_path / "log_result" / "logs.json", rows, indent=2)
     save(tmp_path / "score_result" / "main_score.json", {"Chat": 0.9})
     data = figures("--from", "rewardbench", tmp_path, "--policy", "rm_r1", "--details")
-    by_name = {each["name"]: each["accuracy"]["value"] for each in data["subsets"]}
+    by_name = {subset["name"]: subset["accuracy"]["value"] for subset in data["subsets"]}
     for name, count in rewardbench.ITEMS.items():
         assert by_name[name] == pytest.approx(sum(r["results"] for r in rows if r["subset"] == name) / count)
     assert data["notes"] == []
@@ -123,8 +123,12 @@ def test_a_result_file_is_compared_with_a_log_of_ours(tmp_path):
     ]
     ours.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = figures("rewardbench", ours, "--compare", theirs, "--from", "rewardbench", "--policy", "rm_r1")
-    (found,) = data["comparisons"]
-    assert found["pairs"] == 2985 and found["left_out"] == 0 and found["mcnemar"]["only_second"] == 0
+    (comparison,) = data["comparisons"]
+    assert (
+        comparison["pairs"] == 2985
+        and comparison["left_out"] == 0
+        and comparison["mcnemar"]["only_second"] == 0
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,19 +32,19 @@ def by_hand(items, names):
     """The eight figures as their utils.py has them."""
 
     def cell(name, i, j):
-        own = [item for item in items if item["prompt"].startswith(name)]
-        return sum(item["score_chosen"][i] > item["score_rejected"][j] for item in own) / len(own)
+        of_domain = [item for item in items if item["prompt"].startswith(name)]
+        return sum(item["score_chosen"][i] > item["score_rejected"][j] for item in of_domain) / len(of_domain)
 
-    mean = lambda found: sum(found) / len(found)  # noqa: E731
+    mean = lambda numbers: sum(numbers) / len(numbers)  # noqa: E731
     parts = {
         "hard": [(0, 1), (0, 2), (1, 2)],
         "normal": [(0, 0), (1, 1), (2, 2)],
         "easy": [(1, 0), (2, 0), (2, 1)],
     }
     table = {d: {k: mean([cell(d, i, j) for i, j in cells]) for k, cells in parts.items()} for d in names}
-    found = {domain: mean(list(row.values())) for domain, row in table.items()}
-    found |= {k: mean([table[d][k] for d in names]) for k in parts}
-    return found | {"avg": mean([found[d] for d in names])}
+    averages = {domain: mean(list(row.values())) for domain, row in table.items()}
+    averages |= {k: mean([table[d][k] for d in names]) for k in parts}
+    return averages | {"avg": mean([averages[d] for d in names])}
 
 
 def test_rm_bench_scalar_scores(tmp_path):
@@ -81,7 +81,7 @@ def rm_r1_rm_bench(folder):
             for i, (good, _) in enumerate(judged):
                 right[item["domain"], item["id"], i, (i + number - 1) % 3] = good
             item["result"] = [int(good) for good, _ in judged]
-            item["output"] = [answer(*each) for each in judged]
+            item["output"] = [answer(good, swapped) for good, swapped in judged]
             item[SWAPPED] = [swapped for _, swapped in judged]
         save(folder / f"total_dataset_{number}_m.json", items)
     save(folder / "final_result.json", {"chat": 0.7})

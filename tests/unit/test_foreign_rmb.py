@@ -83,8 +83,8 @@ def test_rmb_by_rm_r1(tmp_path, scalar):
     groups = rm_r1_rmb(tmp_path, scalar)
     data = figures("--from", "rmb", tmp_path, "--partial", "--policy", "rm_r1")
     for goal in ("Helpfulness", "Harmlessness"):
-        own = [good for (name, _), good in groups.items() if f"/{goal}/" in name]
-        assert data["scores"][f"BoN {goal}"]["value"] == pytest.approx(sum(own) / len(own))
+        right = [good for (name, _), good in groups.items() if f"/{goal}/" in name]
+        assert data["scores"][f"BoN {goal}"]["value"] == pytest.approx(sum(right) / len(right))
     assert data["scores"]["Overall"]["value"] is not None
     assert len(data["notes"]) == 1 and "not the whole benchmark" in data["notes"][0]
     # the groups are in the other file of the folder too

@@ -120,8 +120,8 @@ def test_each_is_scored_for_what_it_says(run, recipe):
     expected = {"no_tags": 0.8, "tags": 0.8, "aloud": 0.8, "cut": 0.0}
     scores = json.loads((ctx.work / "scores.json").read_text())
     held_out = {entry["model"]: entry for entry in scores["scores"]}
-    found = {judge: held_out[row]["accuracy"]["value"] for judge, row in rows.items()}
-    assert found == expected
+    accuracies = {judge: held_out[row]["accuracy"]["value"] for judge, row in rows.items()}
+    assert accuracies == expected
     assert {judge: held_out[row]["truncated"] for judge, row in rows.items()} == {
         "no_tags": 0, "tags": 0, "aloud": 0, "cut": 1
     }  # fmt: skip

@@ -66,12 +66,12 @@ def test_a_judge_that_likes_long_answers_is_seen():
         chars = {"chosen_chars": 20 + longer, "rejected_chars": 21 - longer, "turns": 1 + number % 2}
         log.append(judged("rewardbench", pair, longer, ORDERS[number % 2], **chars))
     log.append(judged("rewardbench", ("hep-go", "equal", None), True, chosen_chars=5, rejected_chars=5))
-    found = details_of(log).figures()
-    bias = found["length_bias"]
+    figures = details_of(log).figures()
+    bias = figures["length_bias"]
     assert bias["prefers_longer"]["value"] == 1.0 and bias["chosen_longer"]["value"] == 0.75
     assert (bias["longer"]["value"], bias["shorter"]["value"]) == (1.0, 0.0)
     assert bias["longer"]["judgements"] == 60 and bias["shorter"]["judgements"] == 20
-    assert found["by_turns"]["1"]["value"] == 0.5 and found["by_turns"]["2"]["value"] == 1.0
+    assert figures["by_turns"]["1"]["value"] == 0.5 and figures["by_turns"]["2"]["value"] == 1.0
 
 
 def test_positions_read_what_the_policy_reads():
@@ -87,8 +87,8 @@ def test_positions_read_what_the_policy_reads():
 def test_accuracy_by_length_has_every_judgement_once():
     log = [replace(judged("rewardbench", ("hep-go", f"{i}", None), i < 51), tokens=i) for i in range(101)]
     bins = details_of(log).figures()["by_tokens"]  # the one without a token is no response
-    assert [(each["from"], each["to"]) for each in bins] == [(1, 25), (26, 50), (51, 75), (76, 100)]
-    assert [each["accuracy"]["value"] for each in bins] == [1.0, 1.0, 0.0, 0.0]
+    assert [(entry["from"], entry["to"]) for entry in bins] == [(1, 25), (26, 50), (51, 75), (76, 100)]
+    assert [entry["accuracy"]["value"] for entry in bins] == [1.0, 1.0, 0.0, 0.0]
     same = [replace(v, tokens=7) for v in log]
     (one,) = details_of(same).figures()["by_tokens"]
     assert (one["from"], one["to"], one["accuracy"]["judgements"]) == (7, 7, 101)
@@ -104,16 +104,16 @@ def test_cost_and_confusion_count_everything():
     ]
     run = score_rows("rewardbench", "x", log, partial=True, details=True)
     assert run.result.statuses == {"ok": 2, "no_verdict": 1, TOO_LONG: 1, "tie": 1}
-    found = run.details.figures()
-    assert found["cost"]["response_tokens"] == 8 and found["cost"]["response_tokens_per_right"] == 8.0
-    assert found["cost"]["prompt_tokens"] is None  # two rows do not say
-    assert sum(n for row in found["confusion"].values() for n in row.values()) == 5
-    assert found["confusion"]["hep-go"] | {} == {
-        **dict.fromkeys(found["confusion"]["hep-go"], 0),
+    figures = run.details.figures()
+    assert figures["cost"]["response_tokens"] == 8 and figures["cost"]["response_tokens_per_right"] == 8.0
+    assert figures["cost"]["prompt_tokens"] is None  # two rows do not say
+    assert sum(n for row in figures["confusion"].values() for n in row.values()) == 5
+    assert figures["confusion"]["hep-go"] | {} == {
+        **dict.fromkeys(figures["confusion"]["hep-go"], 0),
         "A_A": 1,
         "B_A": 1,
     }
-    assert (found["confusion"]["hep-js"]["A_tie"], found["confusion"]["hep-js"]["B_none"]) == (1, 1)
+    assert (figures["confusion"]["hep-js"]["A_tie"], figures["confusion"]["hep-js"]["B_none"]) == (1, 1)
 
 
 def test_a_seeded_always_a_judge_shows_as_one():

@@ -115,9 +115,9 @@ def test_tasks_that_a_chat_template_refuses_are_not_asked(stage, recipe, context
     file = tmp_path / "some.jsonl"
     write_jsonl(file, some)
     pool = FakePool(tasks)
-    own = [f"{recipe[2:]}.skip_tasks=0", f"inputs.tasks={file}"]
+    overrides = [f"{recipe[2:]}.skip_tasks=0", f"inputs.tasks={file}"]
     strict = refusing(tmp_path / "strict")
-    ctx = context(recipe, f"model.hf_path={strict}", *own, pool=pool)
+    ctx = context(recipe, f"model.hf_path={strict}", *overrides, pool=pool)
     assert stage.run(ctx)["tasks"] == 6
     assert ctx.drops["task whose turns the chat template refuses"] == 2
     assert {prompt.id for prompt in pool.prompts} == {
@@ -125,7 +125,7 @@ def test_tasks_that_a_chat_template_refuses_are_not_asked(stage, recipe, context
     }
     write_jsonl(file, map(talkative, tasks[:3]))
     with pytest.raises(UserError, match=r"none of the 3 tasks can be put into a prompt: .* one turn"):
-        stage.run(context(recipe, f"model.hf_path={strict}", *own, pool=pool, work="again"))
+        stage.run(context(recipe, f"model.hf_path={strict}", *overrides, pool=pool, work="again"))
 
 
 def test_held_out_tasks_that_a_chat_template_refuses_have_no_verdict(context, tasks, tmp_path):

@@ -27,13 +27,13 @@ def test_other_forms_are_refused(text):
 def test_the_wall_time_counts_from_the_start_of_the_job(tmp_path, monkeypatch):
     monkeypatch.setenv("REASONGRM_JOB_START", "1000")
     now = [1000.0]
-    own = stop_requests.Limits(tmp_path, "00:10:00", now=lambda: now[0])
-    assert own.reached() is None
+    limits = stop_requests.Limits(tmp_path, "00:10:00", now=lambda: now[0])
+    assert limits.reached() is None
     now[0] = 1499.0
-    assert own.reached(100.0) is None
+    assert limits.reached(100.0) is None
     now[0] = 1500.0  # another step of 100 s would end at 1,600, which is too late
-    assert "checkpoint_must_save_by" in own.reached(100.0)
-    assert own.reached() is None
+    assert "checkpoint_must_save_by" in limits.reached(100.0)
+    assert limits.reached() is None
 
 
 def test_the_start_of_the_job_is_slurms_where_it_says_one(monkeypatch):
@@ -48,12 +48,12 @@ def test_the_start_of_the_job_is_slurms_where_it_says_one(monkeypatch):
 
 def test_a_signal_makes_the_stop_file_and_an_old_one_does_not_count(tmp_path):
     (tmp_path / stop_requests.STOP_FILE).touch()
-    own = stop_requests.Limits(tmp_path, None)
+    limits = stop_requests.Limits(tmp_path, None)
     with stop_requests.stop_on_signal(tmp_path):
-        assert own.reached() is None
+        assert limits.reached() is None
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert str(tmp_path / stop_requests.STOP_FILE) in own.reached()
-    assert own.reached() is None
+        assert str(tmp_path / stop_requests.STOP_FILE) in limits.reached()
+    assert limits.reached() is None
 
 
 def test_the_marker(tmp_path):

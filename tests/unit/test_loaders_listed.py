@@ -73,17 +73,17 @@ def name_of(call):
 
 def keywords(call, tree):
     """The call's keywords, those of a `**how` dictionary of the same file included."""
-    found = {}
+    given = {}
     for keyword in call.keywords:
         if keyword.arg:
-            found[keyword.arg] = ast.unparse(keyword.value)
+            given[keyword.arg] = ast.unparse(keyword.value)
         elif isinstance(keyword.value, ast.Name):
             for node in ast.walk(tree):
                 target = node.target if isinstance(node, ast.AnnAssign) else None
                 if target and ast.unparse(target) == keyword.value.id and isinstance(node.value, ast.Dict):
                     pairs = zip(node.value.keys, node.value.values, strict=True)
-                    found |= {key.value: ast.unparse(value) for key, value in pairs}
-    return found
+                    given |= {key.value: ast.unparse(value) for key, value in pairs}
+    return given
 
 
 def unguarded():
@@ -101,7 +101,7 @@ def unguarded():
 
 
 def test_nothing_reads_a_file_in_a_way_that_could_run_it():
-    found = list(unguarded())
-    new = [f"{path}:{line}: {name}" for path, name, line in found if (path, name) not in KNOWN]
+    calls = list(unguarded())
+    new = [f"{path}:{line}: {name}" for path, name, line in calls if (path, name) not in KNOWN]
     assert not new, f"{new}: read it as plain data, or say in KNOWN why it cannot run what a stranger wrote"
-    assert set(KNOWN) == {(path, name) for path, name, _ in found}, "KNOWN names calls that are gone"
+    assert set(KNOWN) == {(path, name) for path, name, _ in calls}, "KNOWN names calls that are gone"

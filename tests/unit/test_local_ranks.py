@@ -54,8 +54,8 @@ def test_each_rank_knows_who_it_is_and_they_meet_where_nobody_else_can(start, tm
     code = "import json, os\n"
     code += "open(os.environ['OUT'] + os.environ['RANK'], 'w').write(json.dumps(dict(os.environ)))\n"
     code += "print(oct(os.stat(os.path.dirname(os.environ['REASONGRM_MEETING'])).st_mode), flush=True)"
-    own = {"GLOO_SOCKET_IFNAME": "eth0", "OUT": str(tmp_path / "rank")}
-    assert start(code, 3, **own).wait(60) == 0
+    variables = {"GLOO_SOCKET_IFNAME": "eth0", "OUT": str(tmp_path / "rank")}
+    assert start(code, 3, **variables).wait(60) == 0
     told = [json.loads((tmp_path / f"rank{rank}").read_text()) for rank in range(3)]
     assert [(env["RANK"], env["LOCAL_RANK"], env["WORLD_SIZE"]) for env in told] == [
         (str(rank), str(rank), "3") for rank in range(3)

@@ -37,9 +37,9 @@ from reasongrm_nemo.judge.open_answers import exact, normalised, number, numeric
     ],
 )
 def test_the_final_answer_of_a_response(text, answer):
-    found = read_answer(text)
-    assert found.answer == answer
-    assert found.status == ("no_answer" if answer is None else "ok")
+    parsed = read_answer(text)
+    assert parsed.answer == answer
+    assert parsed.status == ("no_answer" if answer is None else "ok")
 
 
 def test_what_stands_in_the_reasoning_is_no_answer():
@@ -90,8 +90,8 @@ def test_no_answer_does_more_than_differ(one, other):
     for name, check in EQUIVALENCES.items():
         assert check(one, one) and check(other, other), name
         assert check(one, other) == check(other, one), name
-    found = number(other)
-    assert found is None or math.isfinite(found)
+    value = number(other)
+    assert value is None or math.isfinite(value)
     read_answer("</think>" + other + one)
 
 
@@ -131,13 +131,13 @@ def test_the_published_forms_of_questions(tmp_path):
         },
     ]
     loaded = read_questions(write(tmp_path / "math.jsonl", rows))
-    assert [each.reference for each in loaded.questions] == [
+    assert [question.reference for question in loaded.questions] == [
         "72",
         r"\frac{1}{2}",
         "7",
         "y\N{REPLACEMENT CHARACTER}",
     ]
-    assert [each.source for each in loaded.questions] == ["math", "math", "math", "own"]
+    assert [question.source for question in loaded.questions] == ["math", "math", "math", "own"]
     assert loaded.questions[3].id == "mine" and loaded.nul == 1 and not loaded.drops
     assert loaded.questions[3].prompt[0]["content"] == "x\N{REPLACEMENT CHARACTER}"
 
@@ -146,7 +146,7 @@ def test_references_that_are_no_finite_number_are_counted(tmp_path):
     path = tmp_path / "q.jsonl"
     odd = ("NaN", "Infinity", "-Infinity", "1e999")
     published = {"problem": "Add.", "solution": r"It is $\boxed{10,\!000}$."}  # as MATH has it
-    rows = [*(f'{{"question": "{each}", "answer": {each}}}' for each in odd), json.dumps(published)]
+    rows = [*(f'{{"question": "{value}", "answer": {value}}}' for value in odd), json.dumps(published)]
     path.write_text("\n".join(rows))
     loaded = read_questions(path)
     assert loaded.drops == {"no_reference": 4}

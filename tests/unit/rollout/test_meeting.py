@@ -94,16 +94,16 @@ def test_an_object_is_read_whole_and_signed_or_not_at_all(monkeypatch):
     ]
     for place in (0, 15, 31, 32, 40, len(data) - 1):
         forged.append(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-    for each in forged:
+    for message in forged:
         with pytest.raises(RuntimeError, match="lacks the run's signature"):
-            c10d._unpickler(io.BytesIO(each)).load()
+            c10d._unpickler(io.BytesIO(message)).load()
 
 
 def test_what_the_listing_calls_open():
-    found = {("x", where) for where in ("tcp 127.0.0.1:5", "tcp 0.0.0.0:6", "tcp6 :::7", "tcp 10.0.0.1:8")}
-    found |= {("x", "udp 0.0.0.0:9"), ("x", "unix @abstract"), ("x", "unix /gone"), ("agent", "tcp6 :::10")}
-    wrong = open_to_strangers(found, {"127.0.0.1"}, guarded=("agent",))
-    assert {each.split(" of ")[0] for each in wrong} == {
+    sockets = {("x", where) for where in ("tcp 127.0.0.1:5", "tcp 0.0.0.0:6", "tcp6 :::7", "tcp 10.0.0.1:8")}
+    sockets |= {("x", "udp 0.0.0.0:9"), ("x", "unix @abstract"), ("x", "unix /gone"), ("agent", "tcp6 :::10")}
+    wrong = open_to_strangers(sockets, {"127.0.0.1"}, guarded=("agent",))
+    assert {entry.split(" of ")[0] for entry in wrong} == {
         "tcp 0.0.0.0:6", "tcp6 :::7", "tcp 10.0.0.1:8", "udp 0.0.0.0:9", "unix @abstract"
     }  # fmt: skip
 

@@ -64,7 +64,7 @@ def fakes(fake, make_fake):
 
 @pytest.fixture
 def handles(fakes):
-    return [Handle(each) for each in fakes]
+    return [Handle(fake) for fake in fakes]
 
 
 def prompts(count):
@@ -83,7 +83,7 @@ def whole(answers, count):
 def test_prompts_are_shared_out_and_each_is_asked_once(fakes, handles):
     assert whole(Rollouts(handles).generate(prompts(20), SAMPLING), 20)
     assert sorted(asked(fakes[0]) + asked(fakes[1])) == list(range(20))
-    assert min(len(asked(each)) for each in fakes) >= 2
+    assert min(len(asked(fake)) for fake in fakes) >= 2
 
 
 def test_a_call_begins_with_equal_loads(fakes, handles):
@@ -91,7 +91,7 @@ def test_a_call_begins_with_equal_loads(fakes, handles):
     for handle in handles:
         handle.settings.max_num_seqs = 64
     assert whole(Rollouts(handles).generate(prompts(8), SAMPLING), 8)
-    assert [sorted(asked(each)) for each in fakes] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert [sorted(asked(fake)) for fake in fakes] == [[0, 2, 4, 6], [1, 3, 5, 7]]
 
 
 def test_a_slow_server_gets_fewer(fakes, handles):

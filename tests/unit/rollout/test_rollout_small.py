@@ -190,11 +190,11 @@ def test_interpreter_from_the_environment(cfg, monkeypatch, tmp_path):
 def test_last_words(tmp_path, text, words):
     log = tmp_path / "log"
     log.write_text(text)
-    found = last_words(log)
+    quoted = last_words(log)
     if words is None:
-        assert "no room" in found or "unrecognized arguments" in found
+        assert "no room" in quoted or "unrecognized arguments" in quoted
     else:
-        assert found == words
+        assert quoted == words
 
 
 def test_last_words_of_this_start_only(tmp_path):

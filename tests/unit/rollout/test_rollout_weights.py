@@ -227,7 +227,7 @@ def test_a_sleeping_server_wakes_for_the_weights_then_for_the_cache(fake):
 def two(fake, make_fake):
     """Two receivers and their handles."""
     fakes = [fake, make_fake()]
-    return [Receiver(each) for each in fakes], [handle(each) for each in fakes]
+    return [Receiver(server) for server in fakes], [handle(server) for server in fakes]
 
 
 def test_one_export_serves_all(two):
