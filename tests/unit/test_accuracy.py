@@ -11,7 +11,7 @@ from reasongrm_nemo.data.records import Verdict
 from reasongrm_nemo.evaluation.accuracy import Z95, accuracy, summarize_verdicts
 
 
-def test_one_judgement_an_item_gives_wilsons_interval():
+def test_one_judgement_per_item_gives_the_wilson_interval():
     # the worked examples of Newcombe (1998), "Two-sided confidence intervals for the single proportion"
     table = [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)]
     for right, count, low, high in table:
@@ -21,8 +21,8 @@ def test_one_judgement_an_item_gives_wilsons_interval():
         assert (result.low, result.high) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_samples_of_an_item_are_no_independent_evidence():
-    # 100 items, each judged 8 times alike: as uncertain as 100 judgements, not as 800
+def test_samples_of_one_item_are_not_independent_evidence():
+    # 100 items, each with 8 identical judgements: as uncertain as 100 judgements, not as 800
     outcomes = [float(item % 4 > 0) for item in range(100) for _ in range(8)]
     items = [item for item in range(100) for _ in range(8)]
     result = accuracy(outcomes, items)
@@ -44,7 +44,7 @@ JUDGED = st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 6))
 
 
 @given(st.lists(JUDGED, min_size=1, max_size=60), st.randoms())
-def test_intervals_hold_the_value_whatever_the_order(judged, rng):
+def test_intervals_contain_the_value_in_any_order(judged, rng):
     result = accuracy([y for y, _ in judged], [item for _, item in judged])
     assert 0.0 <= result.low <= result.value <= result.high <= 1.0
     assert result.low < result.high
@@ -53,14 +53,14 @@ def test_intervals_hold_the_value_whatever_the_order(judged, rng):
     assert (again.low, again.high) == pytest.approx((result.low, result.high))
 
 
-def test_alike_outcomes_claim_no_certainty():
+def test_identical_outcomes_do_not_claim_certainty():
     result = accuracy([1.0] * 40, [i // 4 for i in range(40)])
     assert (result.value, result.high, result.method, result.items) == (1.0, 1.0, "wilson", 10)
     assert result.low == pytest.approx(10 / (10 + Z95**2))
     assert accuracy([1, 0, 1], ["a"] * 3).low < 0.1
 
 
-def test_the_interval_covers():
+def test_the_interval_covers_the_truth():
     rng = random.Random(3)
     covered = 0
     for _ in range(300):
@@ -71,7 +71,7 @@ def test_the_interval_covers():
     assert 270 <= covered <= 297
 
 
-def test_nothing_and_nonsense():
+def test_empty_and_invalid_outcomes():
     assert accuracy([]).to_dict() == {
         "value": None, "low": 0.0, "high": 1.0, "judgements": 0, "items": 0, "method": "none",
     }  # fmt: skip
@@ -88,8 +88,8 @@ def verdict(item, order, said, tokens=10, cell=None, subset="chat", tie=False):
     return Verdict("bench", subset, item, cell, order, said, right, tie, status, tokens, "text")
 
 
-def test_the_summary_tells_position_bias():
-    # a judge that always says A: half right, never steady
+def test_the_summary_shows_position_bias():
+    # a judge that always says A: half right, never consistent
     orders = ("chosen_first", "rejected_first")
     verdicts = [verdict(str(i), order, "A") for i in range(20) for order in orders]
     figures = json.loads(json.dumps(summarize_verdicts(verdicts), allow_nan=False))
@@ -115,7 +115,7 @@ def test_the_summary_counts():
     assert figures["statuses"] == {"ok": 3, "no_verdict": 2}
     assert (figures["ties"], figures["no_verdict"]) == (1, 2)
     assert figures["position_a"]["value"] == pytest.approx(1 / 3)
-    assert figures["agreement_between_orders"] == 0.5  # without a verdict nothing agrees
+    assert figures["agreement_between_orders"] == 0.5  # two missing verdicts do not agree
     assert figures["tokens"] == {"mean": 80.0, "median": 30.0, "q0.95": pytest.approx(248.0), "total": 400}
     with pytest.raises(ValueError, match="tie"):
         summarize_verdicts([], tie_credit=2)

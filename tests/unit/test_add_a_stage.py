@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage more is a kind, a module and a base: three files, and nothing else has to know of it."""
+"""A new stage takes a kind, a module and a base recipe: three files, and no change elsewhere."""
 
 import runpy
 from pathlib import Path
@@ -64,7 +64,7 @@ ask: {samples: 2, max_tasks: null, shard: null, shards: []}
 
 @pytest.fixture
 def add_stage(tmp_path, monkeypatch):
-    """``add_stage(name, kind, module, base)``: a stage's three files, and a folder for its recipes."""
+    """``add_stage(name, kind, module, base)`` writes a stage's files; returns a folder for its recipes."""
     modules, base = tmp_path / "modules", tmp_path / "recipes" / "base"
     modules.mkdir()
     base.mkdir(parents=True)
@@ -143,5 +143,5 @@ def test_a_stage_is_named_in_few_modules(kind, most):
 
 
 def test_no_module_asks_for_a_stage_by_name():
-    """But for the summary of a run, which shows the report of evaluate."""
+    """Except the summary of a run, which shows the report of evaluate."""
     assert {fact.split(":")[0] for fact in HOUSE["stage_facts"](ROOT)} <= {"reasongrm_nemo/report/summary.py"}

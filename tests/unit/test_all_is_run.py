@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each command, option, template and program is run to success by a test that says so; here light ones."""
+"""Every command, option, template and program is run to success by a marked test; here the light ones."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from reasongrm_nemo.evaluation import rewardbench
 from reasongrm_nemo.evaluation.tasks import BenchmarkTask
 from reasongrm_nemo.stages import filter as filter_stage
 
-# why no test runs it
+# programs that no test runs, and why
 NOT_RUN = {
     "benchmarks/peer_mbridge.py": "needs an environment with mbridge",
     "benchmarks/peer_trl.py": "needs the environment of benchmarks/trl.lock",
@@ -52,7 +52,7 @@ def call(*words):
     return result.stdout
 
 
-def test_nothing_is_left_that_no_test_runs_to_success():
+def test_everything_is_run_to_success_by_a_marked_test():
     there = {*success.commands(), *success.programs()}
     said = set(success.marks())
     helped = {name for name in HELPED if name.startswith("benchmarks/")}  # minutes each
@@ -63,7 +63,7 @@ def test_nothing_is_left_that_no_test_runs_to_success():
     assert set(NOT_RUN) <= {name for name, _ in there}
 
 
-def test_a_mark_that_is_not_kept_fails(request):
+def test_a_command_line_records_only_the_options_it_has(request):
     success.recorded.clear()
     success.note_line([sys.executable, "-m", "reasongrm_nemo", "plan", "x.yaml", "--json"])
     assert success.recorded == {("-m reasongrm_nemo", ""), ("plan", ""), ("plan", "--json")}
@@ -72,7 +72,7 @@ def test_a_mark_that_is_not_kept_fails(request):
 
 @pytest.fixture
 def demo(tmp_path, monkeypatch):
-    """A pipeline of one stage, which does nothing much."""
+    """A pipeline of one stage, which writes one file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
     recipe = "defaults: [base/filter]\ninputs: {paths: paths.jsonl, tasks: tasks.jsonl}\n"
@@ -86,7 +86,7 @@ def demo(tmp_path, monkeypatch):
 @pytest.mark.runs("pipeline", "--from", "--to", "--json", "--debug")
 @pytest.mark.runs("show", "--verify", "--json", "--debug")
 @pytest.mark.runs("status", "--json", "--debug")
-def test_stages_and_what_they_leave(demo):
+def test_commands_that_run_stages_or_read_artefacts(demo):
     call("run", "demo/3_filter.yaml", "--debug")
     assert json.loads(call("run", "demo/3_filter.yaml", "--json"))["name"] == "3_filter"
     assert "3_filter" in call("pipeline", "demo", "--from", "3", "--to", "filter", "--debug")
@@ -101,7 +101,7 @@ def test_stages_and_what_they_leave(demo):
 @pytest.mark.runs("plan", "--no-check", "--sweep", "--rollouts", "--lengths", "--plot", "--json", "--debug")
 @pytest.mark.runs("chain", "--from", "--to", "--shards", "--no-conversion", "--shell", "--debug")
 @pytest.mark.runs("preflight", "--off", "--dry-run", "--job-nodes", "--debug")
-def test_what_is_only_reckoned(tmp_path, monkeypatch):
+def test_commands_that_only_plan(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grpo = "recipes/qwq_32b/1_grpo_zero.yaml"
     assert "32 GPUs" in call("plan", grpo, "--no-check", "--debug")

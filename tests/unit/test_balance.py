@@ -32,7 +32,7 @@ def qwq(length):
 
 
 def test_a_sequence_costs_its_operations():
-    """Forward, forward again and backward; attention over half its square; logits of the response alone."""
+    """Forward, recomputation and backward; causal attention, half the square; logits of the response only."""
     matrices = 64 * (2 * 5120 * 5120 + 2 * 5120 * 1024 + 3 * 5120 * 27648)
     attention = 64 * 2 * 40 * 128 * 5000**2
     assert qwq(5000) == pytest.approx(8 * matrices * 5000 + 4.5 * attention + 8 * 152064 * 5120 * 4000)
@@ -43,7 +43,7 @@ def loads(costs, ranks):
 
 
 @given(given_costs, st.integers(1, 5))
-def test_each_sequence_goes_to_one_rank_and_none_idles_without_need(costs, ranks):
+def test_each_sequence_goes_to_one_rank_and_no_rank_idles_needlessly(costs, ranks):
     shares = share(costs, ranks)
     assert sorted(index for mine in shares for index in mine) == list(range(len(costs)))
     assert all(mine == sorted(mine) for mine in shares)
@@ -51,7 +51,7 @@ def test_each_sequence_goes_to_one_rank_and_none_idles_without_need(costs, ranks
 
 
 @given(st.lists(st.floats(1, 1e15), min_size=1, max_size=7), st.integers(1, 3))
-def test_the_busiest_rank_has_at_most_a_third_more_than_in_the_best_of_all_shares(costs, ranks):
+def test_the_busiest_rank_has_at_most_a_third_more_than_in_the_best_split(costs, ranks):
     def busiest(where):
         return max(sum(c for c, rank in zip(costs, where, strict=True) if rank == r) for r in range(ranks))
 
@@ -61,7 +61,7 @@ def test_the_busiest_rank_has_at_most_a_third_more_than_in_the_best_of_all_share
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_realistic_step_is_even(seed, ranks):
+def test_a_realistic_step_is_balanced(seed, ranks):
     """256 sequences of 200 to 57,344 tokens: within 1 % of the mean."""
     rng = np.random.default_rng(seed)
     lengths = np.clip(rng.lognormal(np.log(4000), 1.0, 256), 200, 57344).astype(int).tolist()
@@ -70,7 +70,7 @@ def test_a_realistic_step_is_even(seed, ranks):
 
 
 def test_long_sequences_count_for_more_than_their_tokens():
-    """The attention of 32,768 tokens is 16 times that of 2,048, for each token of either."""
+    """Attention costs 16 times as much per token at 32,768 tokens as at 2,048."""
     lengths = [32768, *[2048] * 32]
     costs = [qwq(length) for length in lengths]
     with_long, without = share(costs, 2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks' files as published: each item is read or counted, or the file refused in a sentence."""
+"""The benchmarks' published files: items are read, or dropped and counted; faulty files are refused."""
 
 import json
 import random
@@ -22,7 +22,7 @@ def tasks_of(benchmark, folder, seed=1, both=False):
     return list(benchmark_tasks(read_items(benchmark, folder).items, seed, TEMPLATE, both, []))
 
 
-def test_rewardbench_is_its_filtered_split_in_parquet_or_json(tmp_path):
+def test_rewardbench_is_read_from_its_filtered_split_in_parquet_or_json(tmp_path):
     folder = write_rewardbench(tmp_path / "rb")
     loaded = read_items("rewardbench", folder)
     assert loaded.read == len(loaded.items) == 46 and not loaded.drops
@@ -39,7 +39,7 @@ def test_rewardbench_is_its_filtered_split_in_parquet_or_json(tmp_path):
         assert read_items("rewardbench", tmp_path / name).items == loaded.items
 
 
-def test_rm_bench_is_nine_cells_an_item_from_one_file_or_one_a_domain(tmp_path):
+def test_rm_bench_has_nine_cells_per_item_in_one_file_or_one_per_domain(tmp_path):
     whole = read_items("rm_bench", write_rm_bench(tmp_path / "whole", 2))
     parts = read_items("rm_bench", write_rm_bench(tmp_path / "parts", 2, whole=False))
     assert sorted(whole.items, key=lambda item: item.key) == sorted(parts.items, key=lambda item: item.key)
@@ -49,13 +49,13 @@ def test_rm_bench_is_nine_cells_an_item_from_one_file_or_one_a_domain(tmp_path):
         for cell, pair in item.pairs.items():
             trailing = [len(text) - len(text.rstrip()) for text in (pair.chosen, pair.rejected)]
             assert cell == "{}-{}".format(*trailing)
-    # with both in one folder, the total is what is read
+    # where a folder has both forms, total_dataset.json is read
     write_rm_bench(tmp_path / "parts", 2)
     both = read_items("rm_bench", tmp_path / "parts")
     assert len(both.items) == 10 and len(both.unread_files) == 5
 
 
-def test_rmb_is_two_trees_with_groups_and_several_turns(tmp_path):
+def test_rmb_has_two_trees_with_groups_and_several_turns(tmp_path):
     folder = write_rmb(tmp_path / "rmb", 2)
     (folder / "counts.json").write_text('{"not": "an item"}')
     loaded = read_items("rmb", folder)
@@ -65,14 +65,14 @@ def test_rmb_is_two_trees_with_groups_and_several_turns(tmp_path):
         assert list(item.pairs) == (["0", "1"] if rmb.is_best_of_n(item.subset) else [None])
     turns = {task.turns for task in tasks_of("rmb", folder)}
     assert turns == {1, 2}
-    # a part of the tree, and one file of it, are the same items
+    # a subtree or a single file gives the same items
     part = read_items("rmb", folder / "BoN_set")
     assert part.items == [item for item in loaded.items if rmb.is_best_of_n(item.subset)]
     one = read_items("rmb", folder / "BoN_set" / "Harmlessness" / "S1.json")
     assert [item.subset for item in one.items] == ["BoN_set/Harmlessness/S1"] * 2
 
 
-def test_a_row_without_its_path_takes_the_file_s(tmp_path):
+def test_a_row_without_a_category_path_takes_that_of_its_file(tmp_path):
     folder = write_rmb(tmp_path / "rmb", 1, ["Pairwise_set/Harmlessness/S1"])
     file = folder / "Pairwise_set" / "Harmlessness" / "S1.json"
     rows = json.loads(file.read_text())
@@ -88,7 +88,7 @@ def test_a_row_without_its_path_takes_the_file_s(tmp_path):
 
 
 @pytest.mark.parametrize("benchmark", WRITERS)
-def test_tasks_have_an_order_that_nothing_but_seed_and_item_decide(benchmark, tmp_path):
+def test_the_order_of_a_task_depends_on_the_seed_and_the_item_alone(benchmark, tmp_path):
     folder = WRITERS[benchmark](tmp_path / "b")
     tasks = tasks_of(benchmark, folder)
     assert all(task.benchmark == benchmark for task in tasks)
@@ -107,7 +107,7 @@ def test_tasks_have_an_order_that_nothing_but_seed_and_item_decide(benchmark, tm
     assert BenchmarkTask.from_dict(json.loads(json.dumps(tasks[0].to_dict()))) == tasks[0]
 
 
-def test_the_cells_of_an_item_have_orders_of_their_own(tmp_path):
+def test_the_cells_of_an_item_draw_their_orders_independently(tmp_path):
     tasks = tasks_of("rm_bench", write_rm_bench(tmp_path / "b", 4))
     by_item = {}
     for task in tasks:
@@ -125,7 +125,7 @@ def test_items_are_drawn_whole_by_the_seed(tmp_path):
     assert len({item.subset for item in some}) > 1
 
 
-# -- what is wrong with a file -----------------------------------------------------------------------------
+# -- faulty files -------------------------------------------------------------------------------------------
 
 
 def rows_with(change):
@@ -177,7 +177,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_wrong_file_is_one_sentence_with_the_place(fault, tmp_path):
+def test_a_faulty_file_is_one_sentence_that_names_the_place(fault, tmp_path):
     benchmark, name, rows, says = FAULTS[fault]
     (tmp_path / name).write_text(json.dumps(rows))
     with pytest.raises(UserError, match=says) as caught:
@@ -211,7 +211,7 @@ def test_an_item_with_a_bad_part_is_left_out_whole_and_counted(tmp_path):
     assert len({item.key for item in loaded.items}) == len(loaded.items)
 
 
-def test_broken_lines_and_losers_that_are_none(tmp_path):
+def test_broken_lines_and_invalid_losers_are_counted(tmp_path):
     folder = write_rmb(tmp_path / "rmb", 4, ["BoN_set/Harmlessness/S1"])
     file = folder / "BoN_set" / "Harmlessness" / "S1.json"
     rows = json.loads(file.read_text())
@@ -224,14 +224,14 @@ def test_broken_lines_and_losers_that_are_none(tmp_path):
     assert loaded.drops == {"broken_line": 1, "wrong_form": 2, "wrong_type": 1}
 
 
-def test_empty_and_equal_answers_count_as_they_are(tmp_path):
+def test_empty_and_equal_answers_are_kept(tmp_path):
     rows = [{"prompt": "q", "chosen": "", "rejected": "", "subset": "hep-go", "id": 1}]
     (tmp_path / "rb.json").write_text(json.dumps(rows))
     (item,) = read_items("rewardbench", tmp_path / "rb.json").items
     assert item.pairs[None].chosen == item.pairs[None].rejected == ""
 
 
-def test_an_id_that_two_items_share_gives_way_to_the_contents(tmp_path):
+def test_items_that_share_an_id_are_identified_by_their_contents(tmp_path):
     rows = [
         {"prompt": f"q{i}", "chosen": "y", "rejected": "n\0", "subset": "hep-go", "id": 1} for i in range(2)
     ]

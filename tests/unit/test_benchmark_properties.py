@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold of any verdict log: order of rows, sharding, swapped answers, and judges one can foresee."""
+"""Invariants of every verdict log: row order, sharding, swapped answers, and judges with known scores."""
 
 import random
 
@@ -66,7 +66,7 @@ ANY = {"benchmark": st.sampled_from(sorted(MODULES)), "policy": st.sampled_from(
 
 @settings(max_examples=25, deadline=None)
 @given(**ANY, seed=st.integers(0, 2**32), both=st.booleans())
-def test_the_order_of_rows_and_sharding_change_no_digit(benchmark, policy, seed, both, tmp_path_factory):
+def test_row_order_and_sharding_change_no_digit(benchmark, policy, seed, both, tmp_path_factory):
     rng = random.Random(seed)
     log = random_log(benchmark, rng, both=both)
     expected = evaluate(benchmark, log, policy)
@@ -81,7 +81,7 @@ def test_the_order_of_rows_and_sharding_change_no_digit(benchmark, policy, seed,
     assert result.values() == expected.values()
     assert result.statuses == expected.statuses
     for name, score in expected.scores.items():
-        # the intervals' sums of squares run in another order
+        # the squares of the intervals are summed in another order
         assert result.scores[name].low == pytest.approx(score.low, abs=1e-12)
         assert result.scores[name].high == pytest.approx(score.high, abs=1e-12)
     assert [(r.name, r.accuracy.value, r.unparsable) for r in result.subsets] == [
@@ -92,7 +92,7 @@ def test_the_order_of_rows_and_sharding_change_no_digit(benchmark, policy, seed,
 @settings(max_examples=25, deadline=None)
 @given(**ANY, seed=st.integers(0, 2**32))
 def test_swapping_the_answers_and_the_verdicts_changes_nothing(benchmark, policy, seed):
-    # RewardBench's parser prefers A where both are present, so there the swap holds of one-sided texts only.
+    # RewardBench's parser prefers A where both are present, so its texts name one answer only.
     kinds = ONE_SIDED if policy == "rewardbench" else tuple(TEXTS)
     log = random_log(benchmark, random.Random(seed), kinds)
     result = evaluate(benchmark, [swapped(verdict) for verdict in log], policy)
@@ -169,14 +169,14 @@ def test_a_row_without_text_stands_as_recorded():
     assert {evaluate("rm_bench", log, policy).values()["avg"] for policy in SCORING_RULES} == {1.0}
 
 
-def test_scalar_rows_are_compared_strictly_and_stand_beside_judged_ones():
+def test_scalar_rows_are_compared_strictly():
     log = []
     for number, (subset, item, cell) in enumerate(pairs_of("rm_bench", items=1)):
         scores = {"chosen_score": 0.25, "rejected_score": (0.25, 0.5, -1)[number % 3]}
         data = {"benchmark": "rm_bench", "subset": subset, "item_id": item, "cell": cell}
         log.append(Verdict.from_dict({**data, **scores}))
     result = evaluate("rm_bench", log)
-    # Cells go by rows: of each row the first column is a tie, the second lost, the third won.
+    # Cells are in row order: the first column of every row is a tie, the second is lost, the third won.
     assert result.values()["avg"] == pytest.approx(1 / 3)
     assert result.values()["hard"] == pytest.approx(2 / 3) and result.values()["easy"] == 0.0
     assert result.statuses == {"ok": 30, "tie": 15}

@@ -14,13 +14,13 @@ from reasongrm_nemo.evaluation.benchmarks import score_rows
 DATA = Path(__file__).parents[1] / "data" / "published_scores"
 RM_R1 = json.loads((DATA / "rm_r1.json").read_text())
 ARMORM = json.loads((DATA / "armorm_rmb_pairs.json").read_text())
-# The released figures went through float64 sums in another order: a few units in the last place.
+# The released figures are float64 sums in another order, so they differ by a few units in the last place.
 EXACT = 1e-12
 RMB_COUNTS = {
     "RM-R1-DeepSeek-Distilled-Qwen-32B": [(7907, 10067), (5425, 7064), (1307, 2109), (1036, 1677)],
     "RM-R1-Qwen2.5-Instruct-32B": [(8071, 10067), (5692, 7064), (1372, 2109), (1111, 1677)],
 }
-"""Right items and all items of each part."""
+"""Right items and all items of every part of RMB."""
 
 
 def row(benchmark, subset, item, cell, right, order="chosen_first"):
@@ -82,7 +82,7 @@ def test_rmb_from_verdicts_of_the_released_accuracies(model):
                 log.append(row("rmb", name, f"{i}", None, i < right))
                 continue
             losers = pairs // items + (i < pairs % items)
-            # A lost group loses to one of its losers only.
+            # A lost group is lost to one of its losers only.
             log += [row("rmb", name, f"{i}", f"{j}", i < right or j != i % losers) for j in range(losers)]
     result = evaluate("rmb", log)
     for part in rmb.PARTS:
@@ -173,7 +173,7 @@ def test_rm_bench_pools_safety_by_prompts_and_averages_domains_evenly():
         ("2-1", 2, 0),  # counted twice
     ],
 )
-def test_the_fault_of_rm_r1_s_rm_bench_aggregation(cell, easy, hard):
+def test_the_fault_in_rm_r1s_aggregation_of_rm_bench(cell, easy, hard):
     log = rm_bench_log({cell})
     released = evaluate("rm_bench", log, "rm_r1").values()
     assert released["easy"] == pytest.approx(easy / 3, abs=EXACT)
@@ -186,7 +186,7 @@ def test_the_fault_of_rm_r1_s_rm_bench_aggregation(cell, easy, hard):
 
 
 def test_under_the_fault_hard_and_easy_have_equal_parity():
-    """The mark by which the released figures look like it: 2 x + y against y + 2 z."""
+    """The trace of the fault in the released figures: hard and easy are 2 x + y and y + 2 z."""
     for number, cells in enumerate([{"0-2", "1-0"}, {"1-0", "2-1"}, {"0-1", "2-1"}, {"1-0"}, set()]):
         scores = evaluate("rm_bench", rm_bench_log(cells, 1 + number % 2), "rm_r1").values()
         items = 1 + number % 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every border that a command reads, with every fault: one sentence that names the path, no traceback."""
+"""Every file that a command reads, with every fault: one sentence that names the path, no traceback."""
 
 import json
 import os
@@ -35,7 +35,7 @@ LOADED = {}
 
 
 def loaded(path, overrides=(), read=load.load_recipe):
-    """`load_recipe`, once a text: most faults are in other files, and it takes longer than all the rest."""
+    """`load_recipe`, cached by its text: most faults are in other files, and loading would take longest."""
     overrides = tuple(overrides)
     if not Path(path).is_file() or Path(path).stat().st_size > 1 << 16:
         return read(path, overrides)
@@ -47,7 +47,7 @@ def loaded(path, overrides=(), read=load.load_recipe):
 
 @pytest.fixture(scope="module")
 def place():
-    """A folder with all of it whole, which another user can pass through, too."""
+    """A folder with every file intact, which other users may enter."""
     folder = Path(tempfile.mkdtemp(prefix="reasongrm-borders-"))
     folder.chmod(0o755)
     before = Path.cwd()
@@ -89,7 +89,7 @@ def call(line):
 
 
 def wrong(result, path):
-    """What is wrong with how a command ended; nothing where it said one sentence that names the path."""
+    """How a command ended badly; empty if it printed one sentence that names the path."""
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         return f"raised {result.exception!r}"[:300]
     said = [line for line in result.stderr.splitlines() if line.startswith("reasongrm: ")]
@@ -103,7 +103,7 @@ def wrong(result, path):
 
 @contextmanager
 def damaged(path, damage):
-    """A file with the damage done to it, put back as it was."""
+    """Damage a file inside the block, then restore it."""
     path = Path(path)
     data = path.read_bytes()
     try:
@@ -111,7 +111,7 @@ def damaged(path, damage):
         yield
     finally:
         faults.clear(path)
-        path.parent.mkdir(parents=True, exist_ok=True)  # a stage that ended well has moved it
+        path.parent.mkdir(parents=True, exist_ok=True)  # a stage that succeeded has moved the folder
         path.write_bytes(data)
 
 
@@ -131,7 +131,7 @@ def test_the_table_is_large():
 
 
 @pytest.mark.parametrize(("line", "path", "kinds"), TABLE, ids=[f"{line}: {path}" for line, path, _ in TABLE])
-def test_a_command_says_one_sentence_of_each_fault(place, line, path, kinds):
+def test_a_command_prints_one_sentence_for_each_fault(place, line, path, kinds):
     failed = {}
     for name, damage in kinds.items():
         with damaged(path, damage):
@@ -141,7 +141,7 @@ def test_a_command_says_one_sentence_of_each_fault(place, line, path, kinds):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_reader_says_one_sentence_of_each_fault(place, reader):
+def test_a_reader_raises_one_sentence_for_each_fault(place, reader):
     read, names = READERS[reader]
     kinds = TEXT if reader == "template" else JSON
     failed = {}
@@ -177,9 +177,9 @@ def test_a_reader_says_one_sentence_of_each_fault(place, reader):
         ("serve GRPO model.hf_path=hf runs_dir=runs", "hf/config.json", ([{}],)),
     ],
 )
-def test_no_value_of_another_type_is_a_traceback(place, line, path, others):
-    """Each value of the file in turn as null, a number, text, a list, an object; many of them do no harm."""
-    if path.endswith("manifest.json"):  # else its digest says that it was changed
+def test_no_value_of_another_type_causes_a_traceback(place, line, path, others):
+    """Replace every value of the file by null, a number, text, a list and an object; many do no harm."""
+    if path.endswith("manifest.json"):  # else its digest would report the change
         manifest = json.loads(Path(path).read_text())
         manifest.pop("digest", None)
         manifest["recipe"] = {"stage": "filter"}
@@ -198,7 +198,7 @@ def test_no_value_of_another_type_is_a_traceback(place, line, path, others):
     assert not failed and count
 
 
-def test_no_value_of_a_config_is_a_traceback(place):
+def test_no_value_of_a_config_causes_a_traceback(place):
     cfg, failed = load.load_recipe(GRPO), {}
     for name, damage in faults.every_value(Path("hf/config.json")):
         with damaged("hf/config.json", damage):
@@ -222,7 +222,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("command", ["run third.yaml", "pipeline demo", "chain demo", "status"])
-def test_a_runs_folder_that_is_none(place, command):
+def test_a_runs_dir_that_is_not_a_folder(place, command):
     failed = {}
     for name, make in RUNS.items():
         path = Path("odd")
@@ -231,7 +231,7 @@ def test_a_runs_folder_that_is_none(place, command):
             line = f"status {path}" if command == "status" else f"{command} runs_dir={path}"
             result = call(line)
             if result.exception is None and command in ("chain demo",):
-                continue  # it reads, and there is nothing to read
+                continue  # chain only reads, and there is nothing to read
             if said := wrong(result, path):
                 failed[name] = said
         finally:
@@ -244,7 +244,7 @@ def test_a_runs_folder_that_is_none(place, command):
     assert not failed
 
 
-def test_strange_things_in_a_runs_folder_harm_nobody(place):
+def test_strange_things_in_a_runs_folder_do_no_harm(place):
     strange = Path("runs")
     (strange / "stray").mkdir()
     for number, damage in enumerate((faults.SYNTAX | faults.SHAPES | faults.PATHS).values()):
@@ -265,8 +265,8 @@ def test_strange_things_in_a_runs_folder_harm_nobody(place):
             faults.clear(child)
 
 
-def test_what_no_user_may_read_is_said(place):
-    """As another user, since root may read all."""
+def test_a_path_without_permission_is_named(place):
+    """Run as another user, since root may read everything."""
     failed = {}
     for line, path in (
         ("run demo/1_first.yaml", "demo/1_first.yaml"),
@@ -281,8 +281,8 @@ def test_what_no_user_may_read_is_said(place):
         ("run third.yaml runs_dir=new/runs", "new"),
     ):
         mode = os.stat(path).st_mode if os.path.exists(path) else None
-        if "third" not in line:  # that would be done then
-            call(line)  # what is imported late may lie where the other user cannot look
+        if "third" not in line:  # the stage would be done after this call
+            call(line)  # late imports may be unreadable for the other user
         try:
             if mode is not None:
                 os.chmod(path, 0)

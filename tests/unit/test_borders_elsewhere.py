@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Borders that no command line names: figures, notes in the user's cache, a machine without loopback."""
+"""Inputs that no command line names: metrics, the user's cache, a machine without loopback."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from reasongrm_nemo.files.figures import read_figures
 from reasongrm_nemo.rollout.server import readers
 
 
-def test_figures_of_another_shape(tmp_path):
+def test_malformed_metrics_are_refused_by_line(tmp_path):
     file = tmp_path / "metrics.jsonl"
     for line in (
         "null",
@@ -35,7 +35,7 @@ def test_figures_of_another_shape(tmp_path):
     assert [figures for _, figures in read_figures(file)] == [{"step": 1}]
 
 
-def test_damaged_notes_in_the_user_s_cache_count_for_nothing(monkeypatch):
+def test_damaged_entries_of_the_users_cache_are_ignored(monkeypatch):
     for kept in ("", "null", "7", "[7]", '[{"engine": 7}]', "{", "[" * 10**5):
         monkeypatch.setattr(readers, "remembered", lambda *_, kept=kept: kept)
         assert readers._remembered("key") is None
@@ -44,7 +44,7 @@ def test_damaged_notes_in_the_user_s_cache_count_for_nothing(monkeypatch):
 
 
 def test_a_machine_without_a_loopback_address(tmp_path):
-    """In a network namespace of its own, where lo is down."""
+    """Run in a separate network namespace, where lo is down."""
     command = [
         "unshare",
         "--net",

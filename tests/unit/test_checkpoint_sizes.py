@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model's config.json that no recipe can be held against: one sentence that names it."""
+"""A config.json that describes no model: one sentence that names the file and the key."""
 
 import json
 
@@ -26,7 +26,7 @@ def refusal(tmp_path):
     return check
 
 
-def test_a_list_is_no_config(refusal):
+def test_a_list_is_not_a_config(refusal):
     assert refusal([1]) == "config.json is no mapping of keys; it must be a model's config.json"
 
 
@@ -46,12 +46,12 @@ def test_a_list_is_no_config(refusal):
         ("max_position_embeddings", "long"),
     ],
 )
-def test_a_size_is_a_whole_number(refusal, name, key, value):
+def test_a_size_must_be_a_whole_number(refusal, name, key, value):
     sentence = refusal(SHIPPED | {key: value}, name)
     assert sentence == f"config.json: {key} is {value!r}; it must be a whole number from 1"
 
 
-def test_a_size_for_each_layer_is_refused_where_the_model_is_trained(refusal):
+def test_sizes_per_layer_are_refused_for_training(refusal):
     assert "intermediate_size is [1, 2]" in refusal(SHIPPED | {"intermediate_size": [1, 2]})
 
 
@@ -64,5 +64,5 @@ def test_a_size_for_each_layer_is_refused_where_the_model_is_trained(refusal):
         ({"rope_theta": 0}, "rope_theta is 0; it must be a number above 0"),
     ],
 )
-def test_a_rope_that_is_none(refusal, stated, says):
+def test_an_invalid_rope_is_refused(refusal, stated, says):
     assert refusal(SHIPPED | stated) == f"config.json: {says}"

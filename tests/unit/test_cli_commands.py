@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command: exit codes, one line an error, JSON, signals, a light start."""
+"""The command: exit codes, one line per error, JSON, signals, and a start without heavy imports."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def test_plan_prints_the_resolved_recipe_with_its_origins(folder):
     assert not (folder / "runs").exists()
 
 
-def test_plan_reckons_with_a_stage_a_pipeline_and_layouts(tmp_path, monkeypatch):
+def test_plan_gives_figures_for_a_stage_a_pipeline_and_layouts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = "recipes/qwq_32b/1_grpo_zero.yaml"
     one = call("plan", recipe, "--no-check")
@@ -110,7 +110,7 @@ def test_plan_reckons_with_a_stage_a_pipeline_and_layouts(tmp_path, monkeypatch)
     assert call("plan", recipe, "--sweep", "dp").stderr.startswith('reasongrm: --sweep: "dp" is not an axis')
 
 
-def test_plan_simulates_a_step_s_rollouts(tmp_path, monkeypatch):
+def test_plan_simulates_the_rollouts_of_a_step(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = "recipes/qwq_32b/1_grpo_zero.yaml"
     row = {"reasoning_tokens": 900, "answer_tokens": 99, "finish_reason": "stop"}
@@ -131,7 +131,7 @@ def test_plan_simulates_a_step_s_rollouts(tmp_path, monkeypatch):
     assert "--plot" in call("plan", recipe, "--plot", "none/step.png").stderr
 
 
-def test_plan_says_that_nothing_checked_it(tmp_path, monkeypatch):
+def test_plan_says_that_nemo_aligner_did_not_check_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["plan", "recipes/qwq_32b/1_grpo_zero.yaml", "cluster.trainer_python=/opt/on/the/cluster"]
     told = call(*words)
@@ -173,7 +173,7 @@ def test_plan_prints_what_it_refuses_and_ends_with_2(tmp_path, monkeypatch):
         (["plan", "demo/3_filter.yaml", "seed=x"], "seed must be a whole number"),
     ],
 )
-def test_a_user_s_error_is_one_line_and_status_2(folder, words, says):
+def test_a_user_error_is_one_line_and_status_2(folder, words, says):
     result = call(*words)
     assert result.exit_code == 2
     assert result.stdout == ""
@@ -192,7 +192,7 @@ def test_an_unknown_command_or_option_is_clicks_error(folder):
     assert call("--version").stdout.strip().endswith(__version__)
 
 
-def test_it_starts_without_torch(folder):
+def test_the_command_starts_without_torch(folder):
     code = (
         "import sys\nfrom reasongrm_nemo.cli import main\n"
         "try: main(['plan', 'demo/3_filter.yaml'])\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`reasongrm score`: the table, the JSON, and what is wrong with a log in one sentence."""
+"""`reasongrm score`: the table, the JSON, and one sentence for a faulty log."""
 
 import json
 
@@ -80,7 +80,7 @@ def test_the_judges_policies_score_whatever_the_rows_say(log, policy, read):
     assert data["policy"] == policy and data["scores"]["Score"]["value"] == read
 
 
-def test_a_scalar_model_s_rows_hold_no_more_than_they_must(tmp_path):
+def test_rows_of_a_scalar_model_need_few_fields(tmp_path):
     path = tmp_path / "armo.jsonl"
     rows = [
         {"benchmark": "rewardbench", "subset": name, "item_id": f"{i}", "cell": None}
@@ -164,7 +164,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_wrong_is_one_sentence(log, fault):
+def test_a_faulty_log_is_refused_in_one_sentence(log, fault):
     benchmark, policy, rows, says = FAULTS[fault]
     partial = ["--partial"] if fault == "a group without cells" else []
     result = call(benchmark, log(rows), "--policy", policy, *partial)
@@ -182,7 +182,7 @@ def test_a_broken_line_is_named_once(tmp_path):
     assert result.stderr == f"reasongrm: {path}:1: Verdict lacks the field 'subset'\n"
 
 
-def test_a_sample_that_is_there_twice_is_refused(log):
+def test_a_repeated_sample_is_refused(log):
     rows = [replace(row, sample=0) for row in matrix()]
     more = [replace(row, sample=1) for row in rows]
     turned = [replace(row, order="rejected_first") for row in rows]

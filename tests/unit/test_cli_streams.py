@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command with standard streams that are closed, and without memory."""
+"""The command when its standard streams are closed, or when memory runs out."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
-def test_a_stage_comes_to_its_end_with_streams_closed(tmp_path, closed):
+def test_a_stage_finishes_with_closed_streams(tmp_path, closed):
     words = [sys.executable, "-m", "reasongrm_nemo", "run", str(ROOT / "recipes/tiny/0_prepare.yaml")]
     words += [f"runs_dir={tmp_path}", "prepare.tiny_judge={train: 4, validation: 2}"]
     done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *words], cwd=ROOT, capture_output=True)

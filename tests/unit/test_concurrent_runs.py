@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several stages in one runs folder at once, as the tasks of a job array are: locks and stop files."""
+"""Several stages at once in one runs folder, like the tasks of a job array: locks and stop files."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from reasongrm_nemo.files.locks import RunsLock
 from reasongrm_nemo.processes import stop_requests
 
 
-def test_artefacts_are_made_side_by_side_each_by_one(tmp_path):
+def test_artefacts_are_made_side_by_side_but_each_by_one_run_only(tmp_path):
     said = f"{tmp_path}/a.1of2 is in use .*process {os.getpid()}"
     with RunsLock(tmp_path, "a.1of2"), RunsLock(tmp_path, "a.2of2"), pytest.raises(UserError, match=said):
         RunsLock(tmp_path, "a.1of2").__enter__()
@@ -28,7 +28,7 @@ def test_a_pipeline_wants_the_folder_for_itself(tmp_path):
         pass
 
 
-def test_what_is_read_is_not_made_anew_meanwhile(tmp_path):
+def test_an_artefact_is_not_rebuilt_while_it_is_read(tmp_path):
     said = f"{tmp_path}/a is in use"
     with RunsLock(tmp_path, "b", ["a"]), RunsLock(tmp_path, "c", ["a"]), pytest.raises(UserError, match=said):
         RunsLock(tmp_path, "a").__enter__()
@@ -38,7 +38,7 @@ def test_what_is_read_is_not_made_anew_meanwhile(tmp_path):
         pass
 
 
-def test_what_is_read_in_another_runs_folder_is_not_made_anew_meanwhile(tmp_path):
+def test_an_artefact_is_not_rebuilt_while_another_runs_folder_reads_it(tmp_path):
     mine, other = tmp_path / "mine", tmp_path / "other"
     (other / "a").mkdir(parents=True)
     for name in ("b", None):  # a stage, a pipeline
@@ -49,11 +49,11 @@ def test_what_is_read_in_another_runs_folder_is_not_made_anew_meanwhile(tmp_path
                 pass
     with RunsLock(other, "a"), pytest.raises(UserError, match=f"{other}/a is in use"):
         RunsLock(mine, "b", elsewhere=[other / "a"]).__enter__()
-    with RunsLock(other, elsewhere=[other / "a"]):  # named the long way round, it is one's own
+    with RunsLock(other, elsewhere=[other / "a"]):  # the run's own folder, by its full path
         pass
 
 
-def test_a_signal_asks_its_own_stage_alone_and_a_file_asks_all(tmp_path):
+def test_a_signal_stops_its_own_stage_and_the_stop_file_stops_all(tmp_path):
     mine, other = (stop_requests.Limits(tmp_path, None, name=name) for name in ("a", "b"))
     with stop_requests.stop_on_signal(tmp_path, "a"):
         os.kill(os.getpid(), signal.SIGUSR1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes whose keys do not go together: refused by the key to change."""
+"""Recipes whose keys contradict each other: the refusal names the key to change."""
 
 import re
 
@@ -62,13 +62,13 @@ def recipe(tmp_path):
         ("model.trust_remote_code=true", "model.trust_remote_code", "runs no code"),
     ],
 )
-def test_fields_that_depend_on_each_other(recipe, override, key, says):
+def test_keys_that_contradict_each_other_are_refused(recipe, override, key, says):
     message = refusal(recipe(GRPO), override)
     assert re.match(rf"[^ ]+( line)?(:\d+)?: {re.escape(key)} ", message), message
     assert says in message
 
 
-def test_the_best_is_kept_only_where_each_validation_has_a_checkpoint(recipe):
+def test_the_best_is_kept_only_if_every_validation_has_a_checkpoint(recipe):
     words = ["grpo.validation.every=5", "inputs.validation=v", "checkpoints.keep_best=1"]
     message = refusal(recipe(GRPO), *words)
     assert "checkpoints.keep_best is 1" in message and "make it 5, as grpo.validation.every" in message
@@ -139,7 +139,7 @@ def test_a_penalty_may_grow_over_the_whole_response_and_no_further(recipe):
     )
 
 
-def test_lengths_may_reach_what_rope_gives_and_no_further():
+def test_lengths_may_reach_the_positions_of_rope_and_no_further():
     long = recipes_root() / "qwq_32b" / "1_grpo_zero.yaml"
     load_recipe(long, ["model.max_model_len=131072"])
     assert "past the 131072 positions" in refusal(long, "model.max_model_len=131073")

@@ -27,7 +27,7 @@ def test_a_recipe_holds_every_key_and_its_own_values_win(recipe):
     assert cfg.stage == "grpo"
     assert cfg.model.hf_path == "asset:tiny_judge"  # model/tiny
     assert cfg.cluster.platform == "cpu"  # cluster/cpu
-    assert cfg.grpo.max_tokens_per_micro_batch == 4096  # its own
+    assert cfg.grpo.max_tokens_per_micro_batch == 4096  # the recipe's own
     assert cfg.grpo.optim.lr == 1e-6  # the paper's, from the base
     assert cfg.grpo.prompts_per_step * cfg.grpo.samples_per_prompt == 256  # the paper's
     assert cfg.name == "1_stage" and cfg.runs_dir == "runs/mine"
@@ -37,9 +37,8 @@ def test_later_defaults_win_over_earlier_ones(recipe):
     recipe("rollout: {max_num_seqs: 7}\nseed: 5\n", "a.yaml")
     text = GRPO.replace("cluster/cpu]", "cluster/cpu, mine/a]")
     path = recipe(text)
-    (
-        path.parent.parent / "base"
-    ).mkdir()  # makes the temporary folder a recipes root, the rest is the shipped one's
+    # makes the temporary folder a recipes root; what is missing there comes from the shipped one
+    (path.parent.parent / "base").mkdir()
     cfg = load_recipe(path)
     assert (cfg.rollout.max_num_seqs, cfg.seed) == (7, 5)
 
@@ -137,18 +136,18 @@ def test_overrides_are_read_as_yaml(recipe, override, value):
 
 
 @pytest.mark.parametrize("value", ["&a {optim: *a}", "[" * 2000 + "]" * 2000])
-def test_an_override_that_has_no_end_is_no_yaml(recipe, value):
+def test_an_endless_override_is_not_yaml(recipe, value):
     says = "is not a YAML value; if it is text, quote it for YAML as well: 'grpo=\"...\"'"
     assert refusal(recipe(GRPO), f"grpo={value}").endswith(says)
 
 
-def test_the_stage_is_the_bases(recipe):
+def test_the_stage_is_that_of_the_base(recipe):
     says = "command line: stage is sft, but the recipe inherits base/grpo; add base/sft to its defaults"
     assert refusal(recipe(GRPO), "stage=sft") == says
 
 
 @pytest.mark.parametrize("word", ["grpo.steps", "=3", "grpo..steps=3", "grpo.=3"])
-def test_an_override_that_is_none_is_refused(recipe, word):
+def test_a_malformed_override_is_refused(recipe, word):
     assert f'"{word}" is not an override; expected key=value' in refusal(recipe(GRPO), word)
 
 
@@ -189,7 +188,7 @@ def test_a_recipe_that_cannot_be_read_says_why(recipe, text, says):
     assert says in message and str(path) in message and "\n" not in message
 
 
-def test_bytes_that_are_no_text(recipe):
+def test_bytes_that_are_not_text_are_refused(recipe):
     path = recipe("")
     path.write_bytes(b"\xff\xfe\x00")
     assert "is not UTF-8 text (byte 1): save it as UTF-8" in refusal(path)
@@ -238,12 +237,12 @@ def test_evaluation_takes_any_models_and_strict_settings(recipe):
         (["evaluate.models.zero=x"], {"base": "asset:tiny_judge", "zero": "x"}),
     ],
 )
-def test_a_word_replaces_removes_or_adds_rows(recipe, words, rows):
+def test_an_override_replaces_removes_or_adds_models(recipe, words, rows):
     models = load_recipe(recipe(EVALUATE), words).evaluate.models
     assert {name: entry.hf_path for name, entry in models.items()} == rows
 
 
-def test_a_word_replaces_the_variables_of_the_server(recipe):
+def test_an_override_replaces_or_extends_the_servers_environment(recipe):
     inherited = recipe(EVALUATE + "rollout: {extra_env: {A: 1.10, B: x}}\n")
     assert load_recipe(inherited, ["rollout.extra_env={C: y}"]).rollout.extra_env == {"C": "y"}
     added = load_recipe(inherited, ["rollout.extra_env.C=y"]).rollout.extra_env
@@ -263,7 +262,7 @@ def test_inputs_by_name(recipe):
 
 
 def test_an_artefact_of_another_runs_folder(recipe, tmp_path, monkeypatch):
-    """It is found beside the run's own folder, wherever the command is given."""
+    """The artefact is found beside the run's own folder, whatever the working directory."""
     elsewhere = tmp_path / "runs" / "qwq_32b" / "3_filter"
     elsewhere.mkdir(parents=True)
     (elsewhere / "a:b.jsonl").touch()

@@ -66,7 +66,7 @@ PLAN = [
 
 
 @pytest.mark.parametrize(("word", "says"), PLAN)
-def test_what_a_plan_reckons_with_is_within_its_range(word, says):
+def test_the_values_of_a_plan_must_be_in_range(word, says):
     sentence = refusal(EVALUATE, f"plan.{word}")
     assert sentence.startswith(f"plan.{word.split('=')[0]} ") and sentence.endswith(f" {says}")
 
@@ -103,15 +103,15 @@ def test_a_path_or_a_name_is_text(path, word):
 
 @pytest.mark.parametrize("key", ["model.rope.factor", "grpo.clip_dual"])
 @pytest.mark.parametrize("value", ["abc", "true", "1", "-2.0"])
-def test_a_number_that_may_be_null_is_no_other_scalar(key, value):
+def test_a_number_that_may_be_null_must_not_be_another_scalar(key, value):
     assert refusal(GRPO, f"{key}={value}").endswith("; it must be a number above 1, or null")
 
 
 @pytest.mark.parametrize("base", sorted(path.stem for path in (recipes_root() / "base").iterdir()))
-def test_every_key_that_a_base_gives_no_type_is_checked(base):
-    """Where a base has null or ??? the types let any scalar pass, so another check must not."""
+def test_every_key_without_a_type_in_its_base_is_checked(base):
+    """A key that is null or ??? in its base has no type, so another check must refuse a wrong scalar."""
     path = next(QWQ.glob(f"?_{base}*.yaml"), GRPO)
-    labels = {"prepare.columns.a_wins", "prepare.columns.b_wins"}  # whatever a file has for a label
+    labels = {"prepare.columns.a_wins", "prepare.columns.b_wins"}  # any value that a file has as a label
     for key in sorted({*untyped(base)} - labels):
         assert refusal(path, f"{key}=true").startswith(f"{key} "), key
 
@@ -127,18 +127,18 @@ def test_every_key_that_a_base_gives_no_type_is_checked(base):
         ("0_prepare", "prepare.source"),
     ],
 )
-def test_null_is_no_value_for_a_required_key(name, key):
+def test_a_required_key_must_not_be_null(name, key):
     sentence = refusal(QWQ / f"{name}.yaml", f"{key}=null")
     assert sentence == f"{key} is null, but required; give it in the recipe or as {key}=VALUE"
 
 
-def test_all_held_out_tasks_are_taken_where_their_number_is_null():
+def test_all_held_out_tasks_are_taken_if_max_tasks_is_null():
     assert load_recipe(GRPO, ["grpo.validation.max_tasks=null"]).grpo.validation.max_tasks is None
     assert refusal(GRPO, "grpo.validation.max_tasks=0").endswith("a whole number from 1, or null")
 
 
 @pytest.mark.parametrize("path", [GENERATE, EVALUATE, QWQ / "3_filter.yaml", QWQ / "5_mine.yaml"])
-def test_only_a_trainers_layout_divides_its_devices(path):
+def test_only_a_trainers_layout_must_divide_its_devices(path):
     load_recipe(path, ["cluster.nodes=1", "rollout.servers=1"])
     load_recipe(path, ["cluster.tensor_parallel=3"])
     assert refusal(GRPO, "cluster.tensor_parallel=3").startswith("cluster.tensor_parallel 3 ×")
@@ -177,7 +177,7 @@ def test_what_cannot_work_is_refused(word, says):
     [
         (["rollout.top_p=0.95"], "rollout.top_p is 0.95; GRPO's ratios are of the whole distribution"),
         (["rollout.top_k=40"], "rollout.top_k is 40; GRPO's ratios are of the whole distribution"),
-        # vLLM would sample at 0.01 and say so in its own log alone; more than 2 it refuses, hours later
+        # vLLM would sample at 0.01 and say so only in its log; above 2 vLLM refuses, hours later
         (
             ["rollout.temperature=0.001"],
             "rollout.temperature is 0.001; it must be 0, for greedy, or from 0.01 to 2",
@@ -206,7 +206,7 @@ def test_a_setting_outside_the_losss_formula_is_refused(words, says):
         (["grpo.reward=a b:c"], 'grpo.reward is "a b:c"; it can be outcome or module:function'),
     ],
 )
-def test_how_long_and_for_what_is_said_once_and_clearly(words, says):
+def test_length_and_reward_are_stated_once_and_clearly(words, says):
     assert refusal(GRPO, *words).startswith(says)
     load_recipe(GRPO, ["grpo.epochs=2", "grpo.steps=null", "grpo.reward=my.rewards:length"])
 
@@ -217,19 +217,19 @@ def test_settings_within_the_losss_formula_are_taken():
     load_recipe(GENERATE, ["rollout.top_p=0.95", "rollout.top_k=40"])
 
 
-def test_no_share_is_of_none():
+def test_a_shard_must_lie_within_its_number():
     says = "generate.shard is 1/0; it must be i/n with n of 1 or more, or null"
     assert refusal(GENERATE, "generate.shard=1/0") == says
     assert refusal(GENERATE, "generate.shard=3/2").endswith("from 1/2 to 2/2")
 
 
-def test_the_last_servers_port_is_a_port_too():
+def test_the_last_servers_port_is_checked_too():
     words = ["cluster.nodes=1", "rollout.tensor_parallel=4", "rollout.servers=2"]
     load_recipe(GENERATE, [*words, "rollout.port=65534"])
     assert "a node's 2 servers" in refusal(GENERATE, *words, "rollout.port=65535")
 
 
-def test_a_megatron_checkpoint_is_read_by_the_stages_that_train_alone():
+def test_a_megatron_checkpoint_is_read_only_by_stages_that_train():
     said = refusal(GENERATE, "model.megatron_path=/data/m")
     assert (
         said == "model.megatron_path is /data/m, but stage generate reads model.hf_path alone; leave it null"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The evaluate stage on benchmarks of the published forms, with answers made up by the test."""
+"""The evaluate stage on benchmarks in their published formats, with made-up answers."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ evaluate:
 
 
 class FakePool:
-    """Answers by the prompt's seed, or always A; remembers what was asked; the last prompt comes first."""
+    """Answers by the prompt's seed, or always A, the last prompt first; keeps the ids of the prompts."""
 
     def __init__(self, always_a=False, stop_after=None):
         self.always_a, self.stop_after = always_a, stop_after
@@ -61,7 +61,7 @@ class FakePool:
 
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # half of the time, and no power fails here
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # half of the run time; no power fails here
     recipe = tmp_path / "1_evaluate.yaml"
     recipe.write_text(RECIPE)
 
@@ -99,7 +99,7 @@ def logs(ctx):
     }
 
 
-def test_every_benchmark_is_judged_scored_and_set_into_tables(stage, tmp_path):
+def test_every_benchmark_is_judged_scored_and_put_into_tables(stage, tmp_path):
     words = [f"inputs.{name}={write(tmp_path / name, 1)}" for name, write in WRITERS.items()]
     result, ctx = stage("work", *words)
     assert sorted(logs(ctx)) == sorted(f"verdicts/{b}/{m}_t1.jsonl" for b in WRITERS for m in ("one", "two"))
@@ -121,7 +121,7 @@ def test_every_benchmark_is_judged_scored_and_set_into_tables(stage, tmp_path):
         assert runs[0]["details"]["positions"]["both"]["pairs"] == len(rows) // 4
         (compared,) = scores[name]["comparisons"]
         assert (compared["first"], compared["second"]) == ("two_t1", "one_t1")
-        # both models are the same and drew the same
+        # both models are the same and drew the same samples
         assert compared["mcnemar"]["only_first"] == compared["mcnemar"]["only_second"] == 0
         page = (ctx.work / "pages" / name / "one_t1.md").read_text()
         assert "## Worst disagreements" in page and "Q:" in page
@@ -134,7 +134,7 @@ def test_every_benchmark_is_judged_scored_and_set_into_tables(stage, tmp_path):
     assert result["report"]["benchmarks"]["rmb"]["scores"][-1] == "Overall"
 
 
-def test_always_a_is_half_in_both_orders_and_near_it_in_one(stage, benchmarks):
+def test_always_a_scores_half_in_both_orders_and_about_half_in_one(stage, benchmarks):
     settings = "evaluate.settings=[{temperature: 0, samples: 1}]"
     _, both = stage("both", benchmarks["rm_bench"], settings, pool=FakePool(always_a=True))
     result = score_log("rm_bench", [both.work / "verdicts/rm_bench/one_t0.jsonl"]).result
@@ -146,7 +146,7 @@ def test_always_a_is_half_in_both_orders_and_near_it_in_one(stage, benchmarks):
     assert len(rows) == 45 and 0.2 < sum(row.correct for row in rows) / 45 < 0.8
 
 
-def test_shards_of_items_are_the_whole_byte_for_byte_and_score_alone(stage, benchmarks, tmp_path):
+def test_merged_shards_equal_the_whole_byte_for_byte(stage, benchmarks, tmp_path):
     _, whole = stage("whole", *benchmarks.values())
     asked = []
     for index in range(1, 4):
@@ -159,7 +159,7 @@ def test_shards_of_items_are_the_whole_byte_for_byte_and_score_alone(stage, benc
                 cells[row.subset, row.item_id] += 1
             if name == "rm_bench":
                 assert set(cells.values()) <= {9 * 2 * 2}
-    assert max(Counter(asked).values()) == 2  # once a model
+    assert max(Counter(asked).values()) == 2  # once per model
     order = [f"s{index}" for index in (2, 3, 1)]
     shards = f"evaluate.shards=[{', '.join(str(tmp_path / name) for name in order)}]"
     nothing = FakePool(stop_after=0)
@@ -176,7 +176,7 @@ def test_shards_of_items_are_the_whole_byte_for_byte_and_score_alone(stage, benc
         stage("other", benchmarks["rewardbench"], shards, "evaluate.models.three=asset:tiny_judge")
 
 
-def test_a_cut_run_goes_on_and_is_the_whole(stage, benchmarks):
+def test_an_interrupted_run_resumes_and_ends_with_the_same_files(stage, benchmarks):
     _, whole = stage("whole", *benchmarks.values())
     with pytest.raises(KeyboardInterrupt):
         stage("cut", *benchmarks.values(), pool=FakePool(stop_after=100))
@@ -205,13 +205,13 @@ def test_a_prompt_that_does_not_fit_is_no_verdict_and_stays_in_the_log(stage, tm
     result = score_log("rm_bench", [ctx.work / "verdicts/rm_bench/one_t0.jsonl"]).result
     assert result.values()["chat"] == 0.0 and result.statuses[TOO_LONG] == 18
     assert ctx.drops == {"prompt longer than judge.max_prompt_tokens, counted as no verdict": 36}
-    # and where none fits, nothing is asked
+    # if no prompt fits, none is sent
     _, none = stage("none", *words, "judge.max_prompt_tokens=1", pool=FakePool(stop_after=0))
     rows = list(read_jsonl(none.work / "verdicts/rm_bench/one_t0.jsonl", Verdict))
     assert {row.parse_status for row in rows} == {TOO_LONG} and len(rows) == 90
 
 
-def test_items_that_were_left_out_are_counted_in_the_artefact(stage, tmp_path):
+def test_dropped_items_are_counted_in_the_artefact(stage, tmp_path):
     rows = json.loads((write_rm_bench(tmp_path / "b", 2) / "total_dataset.json").read_text())
     rows[3]["rejected"] = []
     (tmp_path / "b" / "total_dataset.json").write_text(json.dumps(rows))
@@ -225,7 +225,7 @@ def test_items_that_were_left_out_are_counted_in_the_artefact(stage, tmp_path):
         assert count in (ctx.work / file).read_text()
 
 
-def test_a_scalar_model_s_log_stands_in_the_same_tables(stage, benchmarks, tmp_path):
+def test_a_scalar_models_log_appears_in_the_same_tables(stage, benchmarks, tmp_path):
     folder = tmp_path / "armo"
     folder.mkdir()
     rng = random.Random(0)
@@ -261,14 +261,14 @@ def test_a_recipe_needs_something_to_judge_and_good_names(tmp_path):
     for says, words in refusals.items():
         with pytest.raises(UserError, match=says):
             load_recipe(recipe, words)
-    # where the shards are is no part of what the artefact is; what is judged is
+    # the paths of shards are not part of an artefact's identity; what is judged is
     keys = []
     for words in ([], ["evaluate.shards=[x]"], ["evaluate.both_orders=false"], ["evaluate.policy=rm_r1"]):
         keys.append(stage_key(identity(load_recipe(recipe, ["inputs.rmb=x", *words]), {})))
     assert keys[0] == keys[1] and len(set(keys)) == 3
 
 
-def test_models_are_shown_the_same_prompts_without_any_s_control_tokens(stage, tmp_path):
+def test_models_see_the_same_prompts_free_of_any_models_control_tokens(stage, tmp_path):
     folder = write_rewardbench(tmp_path / "rb", 1)
     rows = [
         {

@@ -25,7 +25,7 @@ CHECKS = "\n".join(
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
-    """A copy of the package and its recipes with every example in it."""
+    """A copy of the package and its recipes with every example applied."""
     copy = tmp_path_factory.mktemp("extended")
     for folder in ("reasongrm_nemo", "recipes"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -45,8 +45,8 @@ def test_the_examples_pass_their_checks(extended):
     assert checked.stdout.splitlines() == [section.splitlines()[0] for section in SECTIONS]
 
 
-def test_the_family_s_file_is_the_one_that_ships(extended):
-    """But for the licence's line, the docstring and the import of annotations."""
+def test_the_model_familys_file_is_the_shipped_one(extended):
+    """Except for the licence line, the docstring and the import of annotations."""
     name = "reasongrm_nemo/models/mistral.py"
     shipped = (ROOT / name).read_text().partition("import annotations\n\n")[2]
     assert (extended / name).read_text() == shipped

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`reasongrm score --from`: result files in the forms of other projects' scripts, made by the test."""
+"""`reasongrm score --from`: made-up result files in the formats of other projects' scripts."""
 
 import json
 
@@ -12,7 +12,7 @@ from reasongrm_nemo.evaluation.benchmarks import read_log
 
 SUBSETS = [name for name, count in rewardbench.ITEMS.items() for _ in range(count)]
 IDS = [i for count in rewardbench.ITEMS.values() for i in range(count)]
-# Right in every subset but the first of each section, so that each section has a value of its own.
+# Every section has 7 wrong items, all in one subset, so that the sections differ in their scores.
 RIGHT = [
     i >= 7 or name not in ("alpacaeval-easy", "mt-bench-hard", "donotanswer", "hep-cpp")
     for name, i in zip(SUBSETS, IDS, strict=True)
@@ -51,7 +51,7 @@ def test_rewardbench_scalar_scores(tmp_path, wrap):
 
 
 def test_rewardbench_generative_credits(tmp_path):
-    """run_generative.py keeps 1, 0, or 0.5 for whatever is no verdict, and neither text nor order."""
+    """run_generative.py records 1, 0, or 0.5 without a verdict, and neither the text nor the order."""
     half = [
         0.5 if name == "donotanswer" and i < 7 else int(r)
         for r, name, i in zip(RIGHT, SUBSETS, IDS, strict=True)
@@ -99,7 +99,7 @@ def test_rewardbench_by_rm_r1(tmp_path):
     verdict = next(iter(read_log([file], "rewardbench")))
     assert verdict.prompt_id == prompt_key([{"role": "user", "content": "q0"}])
     assert figures("--from", "rewardbench", file)["notes"] == []
-    # the last verdict counts for us, both are an error to their script
+    # of two verdicts we read the last; their script reports an error
     rows[0] |= {"answers": "[[B]] at first\n<answer>[[A]]</answer>", SWAPPED: False, "results": 0}
     again = save(tmp_path / "again.json", rows)
     assert figures("--from", "rewardbench", again, "--policy", "rm_r1")["notes"] == []
@@ -148,14 +148,14 @@ def test_a_result_file_is_compared_with_a_log_of_ours(tmp_path):
         ({"scores_chosen": float("nan"), "scores_rejected": 2.0, "results": 0}, "finite number"),
     ],
 )
-def test_a_row_at_fault_is_named(tmp_path, change, said):
+def test_a_faulty_row_is_named(tmp_path, change, said):
     rows = rm_r1_rewardbench()[:3]
     rows[1] |= change
     message = refusal("--from", "rewardbench", save(tmp_path / "logs.json", rows), "--partial")
     assert said in message and "logs.json[1]" in message
 
 
-def test_what_is_no_result_file_is_refused(tmp_path):
+def test_a_file_without_results_is_refused(tmp_path):
     log = save(tmp_path / "logs.json", rm_r1_rewardbench())
     assert "give --from rewardbench" in refusal("rewardbench", log)
     assert "--from rmb contradicts the benchmark" in refusal("rewardbench", log, "--from", "rmb")

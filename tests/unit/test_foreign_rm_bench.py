@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`reasongrm score --from rm_bench`: results in the forms of RM-Bench's and RM-R1's scripts."""
+"""`reasongrm score --from rm_bench`: results in the formats of RM-Bench's and RM-R1's scripts."""
 
 import random
 
@@ -29,7 +29,7 @@ def scored_items(domain=True):
 
 
 def by_hand(items, names):
-    """The eight figures as their utils.py has them."""
+    """The eight figures as RM-Bench's utils.py computes them."""
 
     def cell(name, i, j):
         of_domain = [item for item in items if item["prompt"].startswith(name)]
@@ -55,7 +55,7 @@ def test_rm_bench_scalar_scores(tmp_path):
     assert data["notes"] == [] and data["coverage"]["judgements"] == 11943
 
 
-def test_rm_bench_scores_by_domain_say_the_domain_by_their_names(tmp_path):
+def test_rm_bench_files_of_one_domain_are_told_apart_by_their_names(tmp_path):
     items = scored_items(domain=False)
     files = [
         save(
@@ -70,7 +70,7 @@ def test_rm_bench_scores_by_domain_say_the_domain_by_their_names(tmp_path):
 
 
 def rm_r1_rm_bench(folder):
-    """Three files of three judgements an item; returns right by (domain, item, cell)."""
+    """Write three files of three judgements per item; return right by (domain, item, chosen, rejected)."""
     rng = random.Random(5)
     right = {}
     for number in (1, 2, 3):
@@ -111,7 +111,7 @@ def test_rm_bench_by_rm_r1_right_and_as_released(tmp_path):
         assert (v.chosen_chars, v.rejected_chars) == (i + 1, j + 1)
 
 
-def test_rm_bench_by_rm_r1_needs_its_files_names(tmp_path):
+def test_rm_bench_by_rm_r1_needs_the_names_of_its_files(tmp_path):
     rm_r1_rm_bench(tmp_path)
     renamed = (tmp_path / "total_dataset_2_m.json").rename(tmp_path / "mine.json")
     assert "total_dataset_1_*.json to total_dataset_3_*.json" in refusal("--from", "rm_bench", renamed)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`reasongrm score --from rmb`: results in the forms of RMB's and RM-R1's scripts."""
+"""`reasongrm score --from rmb`: results in the formats of RMB's and RM-R1's scripts."""
 
 import random
 
@@ -38,7 +38,7 @@ def test_rmb_scalar_scores_are_strict(tmp_path):
 
 
 def rm_r1_rmb(folder, scalar=False):
-    """Pairs and groups of two or three losers, as RM-R1's four log_result folders; returns right groups."""
+    """Write pairs and groups of 2 or 3 losers like RM-R1's log_result folders; return the right groups."""
     rng = random.Random(7)
     groups, idx = {}, 0
     for goal in ("Helpfulness", "Harmlessness"):
@@ -87,7 +87,7 @@ def test_rmb_by_rm_r1(tmp_path, scalar):
         assert data["scores"][f"BoN {goal}"]["value"] == pytest.approx(sum(right) / len(right))
     assert data["scores"]["Overall"]["value"] is not None
     assert len(data["notes"]) == 1 and "not the whole benchmark" in data["notes"][0]
-    # the groups are in the other file of the folder too
+    # the folder's other file holds the same groups
     raw = tmp_path / "BoN_set_Harmlessness" / "log_result" / "raw_logs.json"
     grouped = raw.with_name("group_by_same_id_logs.json")
     both = [values(figures("--from", "rmb", file, "--partial")) for file in (raw, grouped)]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Four made-up judges under the settings of every recipe of the paper's Tables 1 to 6.
 
-Each names the right answer to exactly 80 % of the questions, in the form of another kind of model; one is cut
-inside its reasoning each time, and is never right.
+Three name the right answer to exactly 80 % of the questions, each in the output format of a different kind of
+model. The fourth is always truncated inside its reasoning, so it is never right.
 """
 
 import json
@@ -35,7 +35,7 @@ PLAIN = (
     "{% for m in messages %}{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}ANSWER:\n{% endif %}"
 )
 OPENS = PLAIN.replace("ANSWER:\n", "ANSWER:\n<think>\n")
-# name: chat template, a right judge's text for {right} and {wrong}, how it ends
+# name: chat template, text that judges for {right}, finish reason
 JUDGES = {
     "no_tags": (PLAIN, "Clearer.\n\n[[{right}]]", "stop"),
     "tags": (OPENS, "[[{wrong}]]? no.\n</think>\n\n[[{right}]]", "stop"),
@@ -45,7 +45,7 @@ JUDGES = {
 
 
 class Pool:
-    """Answers for the four judges: wrong at every fifth question of a list, right at the others."""
+    """Answers for the four judges: wrong on every fifth question of a list, right on the others."""
 
     def __init__(self, work, held_out):
         self.work, self.held_out, self.model = work, held_out, None
@@ -115,7 +115,7 @@ def run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_each_is_scored_for_what_it_says(run, recipe):
+def test_each_judge_is_scored_by_its_verdicts(run, recipe):
     rows, ctx, _ = run(recipe)
     expected = {"no_tags": 0.8, "tags": 0.8, "aloud": 0.8, "cut": 0.0}
     scores = json.loads((ctx.work / "scores.json").read_text())
@@ -129,14 +129,14 @@ def test_each_is_scored_for_what_it_says(run, recipe):
     for judge, row in rows.items():
         result = runs[f"{row}_published"]
         assert result["scores"]["Score"]["value"] == pytest.approx(expected[judge], abs=1e-12), judge
-        # the log alone says the same
+        # the log alone gives the same score
         log = ctx.work / "verdicts" / "rewardbench" / f"{row}_published.jsonl"
         assert score_log("rewardbench", [log]).result.values()["Score"] == pytest.approx(expected[judge])
     assert runs[f"{rows['cut']}_published"]["statuses"] == {"unfinished": 460}
     assert "100.0 %" in (ctx.work / "report.md").read_text()
 
 
-def test_models_are_asked_as_their_folders_say_unless_the_recipe_says_otherwise(run, tmp_path):
+def test_a_models_folder_decides_its_judging_unless_the_recipe_does(run, tmp_path):
     sampling = JudgeSampling(0.6, 0.95, 40)
     JudgeSettings(load_template("tiny"), "rm_r1", "So: ", sampling).write(tmp_path / "aloud")
     greedy = {"do_sample": False}
@@ -150,14 +150,14 @@ def test_models_are_asked_as_their_folders_say_unless_the_recipe_says_otherwise(
     assert {row.policy for row in logs[aloud]} == {"rm_r1"} and {row.policy for row in logs[plain]} == {
         "last"
     }
-    assert {row.verdict for row in logs[aloud]} == {None}  # it names both, and rm_r1 reads all
+    assert {row.verdict for row in logs[aloud]} == {None}  # the text names both; rm_r1 reads all of it
     assert {row.policy for row in logs[tags]} == {"rewardbench"}
-    # how they were drawn stands in the log; greedy answers would all be the same
+    # the log records the sampling; greedy answers would all be the same, so one is drawn
     assert {(row.temperature, row.top_p, row.top_k) for row in logs[aloud]} == {(0.6, 0.95, 40)}
     assert {(row.temperature, row.top_p) for row in logs[plain]} == {(0.0, None)}
     assert (len(logs[aloud]), len(logs[plain])) == (40, 10)
     assert (pool.sampling["aloud"].top_k, pool.sampling["no_tags"].n) == (40, 1)
-    # a wording of its own makes tasks of its own
+    # a model with its own wording gets its own tasks
     files = {
         file.name: next(iter(read_jsonl(file, BenchmarkTask))) for file in (ctx.work / "tasks").iterdir()
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A full disk: whoever writes says so in one sentence, and the same command goes on."""
+"""A full disk: every writer reports it in one sentence, and the same command resumes."""
 
 import os
 import shutil
@@ -74,7 +74,7 @@ def test_a_full_disk_in_the_words_of_each_library(text, full, tmp_path):
     assert (disk_full(RuntimeError(text), tmp_path) is not None) is full
 
 
-def test_another_full_folder_is_the_one_that_is_named(tmp_path, monkeypatch):
+def test_the_error_names_the_folder_that_is_full(tmp_path, monkeypatch):
     frees = {"/dev/shm": 4096}
     usage = shutil._ntuple_diskusage
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, frees.get(str(path), 10**9)))
@@ -88,7 +88,7 @@ def full(*_, **__):
     raise OSError(28, "No space left on device")
 
 
-def test_each_writer_says_a_full_disk(recipe, stage, tmp_path, monkeypatch):
+def test_each_writer_reports_a_full_disk(recipe, stage, tmp_path, monkeypatch):
     """Records, JSON, appended rollouts, Parquet, the log, the manifest and the user's cache."""
 
     def on_full(write):
@@ -128,11 +128,11 @@ def test_each_writer_says_a_full_disk(recipe, stage, tmp_path, monkeypatch):
             go(recipe)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
-        cache.remember("kind", "key", "text")  # only time is lost
+        cache.remember("kind", "key", "text")  # a lost cache entry only costs time
     assert go(recipe).path.exists(), "the same command goes on"
 
 
-def test_an_export_says_what_it_needed(tmp_path):
+def test_an_export_reports_the_space_it_needed(tmp_path):
     with pytest.raises(UserError) as caught, whole_folder(tmp_path / "hf", 5 << 20) as partial:
         (partial / "x").write_text("x")
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -141,9 +141,7 @@ def test_an_export_says_what_it_needed(tmp_path):
     assert said.endswith("nothing was kept.") and not list(tmp_path.iterdir())
 
 
-def test_a_rank_says_it_itself_and_where_it_cannot_ends_without_a_traceback(
-    tmp_path, monkeypatch, capfd, recipe
-):
+def test_a_rank_reports_a_full_disk_or_ends_without_a_traceback(tmp_path, monkeypatch, capfd, recipe):
     import json
     import signal
 

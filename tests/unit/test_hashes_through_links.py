@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recorded hash is compared by whatever name a file is reached, and of converted folders too."""
+"""Recorded hashes are checked by whatever path a file is reached, and for converted folders too."""
 
 import os
 import shutil
@@ -39,11 +39,11 @@ def refused(*words):
     return told.stderr
 
 
-def test_a_link_from_outside_leads_to_what_was_recorded(first, tmp_path):
+def test_a_link_from_outside_is_checked_against_the_record(first, tmp_path):
     model, tasks, farm = tmp_path / "model", tmp_path / "tasks.jsonl", tmp_path / "farm"
     model.symlink_to(first / "hf")
     tasks.symlink_to(first / "tasks.jsonl")
-    farm.mkdir()  # as a cache of models has them: a folder of links
+    farm.mkdir()  # a folder of links, like a cache of models
     for file in (first / "hf").iterdir():
         (farm / file.name).symlink_to(file)
     given = model, tasks, farm
@@ -71,7 +71,7 @@ def test_a_link_from_outside_leads_to_what_was_recorded(first, tmp_path):
 def test_a_folder_that_was_moved_to_another_disk_and_linked_is_followed(first, tmp_path):
     (first / "hf").rename(tmp_path / "elsewhere")
     (first / "hf").symlink_to(tmp_path / "elsewhere")
-    (first / "hf" / "more").symlink_to(first)  # and leads back
+    (first / "hf" / "more").symlink_to(first)  # a link back
     told = CliRunner().invoke(main, ["show", str(first), "--verify"])
     assert told.exit_code == 0, told.output
     check_path(first, "x")
@@ -80,7 +80,7 @@ def test_a_folder_that_was_moved_to_another_disk_and_linked_is_followed(first, t
         check_path(first, "x")
 
 
-def test_what_is_no_file_is_an_addition_or_a_change(first):
+def test_a_link_or_a_pipe_counts_as_an_addition_or_a_change(first):
     hf = first / "hf"
     for name, make in (
         ("special_tokens_map.json", lambda path: path.symlink_to("nowhere")),
@@ -99,7 +99,7 @@ def test_what_is_no_file_is_an_addition_or_a_change(first):
         check_made(hf, HashCache().tree(hf), "x")
 
 
-def test_a_file_that_a_desktop_or_a_file_server_left_changes_no_key(first):
+def test_files_left_by_a_desktop_or_a_file_server_change_no_key(first):
     hf = first / "hf"
     before = content_hash(check_made(hf, HashCache().tree(hf), "x"))
     (hf / ".DS_Store").write_text("windows of a file manager")
@@ -107,7 +107,7 @@ def test_a_file_that_a_desktop_or_a_file_server_left_changes_no_key(first):
     assert content_hash(check_made(hf, HashCache().tree(hf), "x")) == before
 
 
-def test_the_artefact_without_its_manifest_says_what_to_do(first):
+def test_an_artefact_without_its_manifest_is_refused_with_a_remedy(first):
     (first / "manifest.json").unlink()
     with pytest.raises(
         UserError, match=r"^inputs\.a: .*manifest\.json does not exist.*restore the manifest, or move"
@@ -117,7 +117,7 @@ def test_the_artefact_without_its_manifest_says_what_to_do(first):
 
 @pytest.fixture
 def converted(tmp_path, monkeypatch):
-    """A converted folder with the note that the command leaves."""
+    """A converted folder with the note that the conversion writes."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "converted"
     shutil.copytree(TINY, folder, copy_function=shutil.copyfile)
@@ -127,10 +127,10 @@ def converted(tmp_path, monkeypatch):
     return folder
 
 
-def test_a_converted_folder_is_held_against_its_note(converted):
+def test_a_converted_folder_is_checked_against_its_note(converted):
     names = ("model.safetensors", "model_weights/common.pt", "config.json")
     assert stands(converted, TINY, HashCache())
-    (converted / "notes.txt").write_text("mine")  # the folder is the user's
+    (converted / "notes.txt").write_text("mine")  # users may add their own files
     for name in names:
         good = (converted / name).read_bytes()
         for damage in (faults.flipped_byte_time_kept, faults.truncated, faults.removed):
@@ -143,7 +143,7 @@ def test_a_converted_folder_is_held_against_its_note(converted):
     assert stands(converted, TINY, HashCache())
 
 
-def test_a_note_of_earlier_versions_still_tells_what_it_was_made_of(converted):
+def test_a_note_of_an_earlier_version_still_names_its_source(converted):
     write_json(converted / NOTE, {"source": note_of(TINY, HashCache())(converted)["source"]})
     faults.flipped_byte(converted / "model.safetensors")
     check_path(converted, "k")
@@ -151,5 +151,5 @@ def test_a_note_of_earlier_versions_still_tells_what_it_was_made_of(converted):
     faults.nuls(converted / NOTE)
     with pytest.raises(UserError, match=r"conversion\.json: not valid JSON"):
         check_path(converted, "k")
-    (converted / "config.json").unlink()  # another program's then
+    (converted / "config.json").unlink()  # without it the note is taken for another program's
     check_path(Path(converted / "model.safetensors"), "k")

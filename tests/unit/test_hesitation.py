@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words of hesitation in a path, counted as the pattern says."""
+"""Hesitation markers in a path are counted as the regular expression would."""
 
 import re
 
@@ -45,9 +45,9 @@ MARKERS = [
 
 
 @example(["hold on second thought", "caf\u00e9wait", "\ud800 wait"])  # overlapping markers; edges are ASCII
-@settings(deadline=None)  # the first case compiles the pattern, on a busy machine past any limit
+@settings(deadline=None)  # the first case compiles the pattern, which exceeds any limit on a busy machine
 @given(st.lists(st.lists(st.sampled_from(MARKERS), max_size=12).map("".join), max_size=3))
-def test_hesitations_are_counted_as_the_pattern_says(texts):
+def test_hesitations_are_counted_as_the_regular_expression_would(texts):
     pattern = re.compile(HESITATION, re.IGNORECASE | re.ASCII)
     assert count_hesitations(texts).tolist() == [len(pattern.findall(text)) for text in texts]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names and ids from outside through every writer: they are shown, and do nothing else."""
+"""Untrusted names and ids through every writer: they are shown as text and have no other effect."""
 
 import io
 import json
@@ -50,12 +50,12 @@ NAMES = [
 
 
 def obeyed(text, keep="\n"):
-    """Characters that a terminal obeys, or that change how others read."""
+    """Characters that control a terminal, or that change how others are displayed."""
     return [c for c in text if c not in keep and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
 
 
 def rendered_cell(text):
-    """The signs that a Markdown reader would act on, and the text that it shows."""
+    """The characters that a Markdown renderer would act on, and the text that would be shown."""
     active = re.findall(r"(?<!\\)(?:\\\\)*([`*_\[\]<>|#~$]|&#?\w+;)", text)
     return active, re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
 

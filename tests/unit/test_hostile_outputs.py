@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of docs/hostile_outputs.md, row by row."""
+"""Every row of the table in docs/hostile_outputs.md."""
 
 import json
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules of the house on who may import whom, enforced on the source itself."""
+"""The rules on which part of the package may import which, enforced on the source itself."""
 
 import runpy
 import subprocess
@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HOUSE = runpy.run_path(str(ROOT / "scripts" / "house.py"))
 
-# Arrows point down: a package imports from rows below its own, or from its own row without a circle.
+# Lowest layer first: a part imports from rows above it in this list, or from its own row without a circle.
 ROWS = [
     {"errors", "stage_kinds"},
-    {"files"},  # what is wrong with a file is said alike everywhere
+    {"files"},  # so that errors about files read the same everywhere
     {"judge", "processes"},
     {"data", "models"},
     {"rstar", "evaluation", "demo", "recipe", "rollout", "megatron"},
@@ -29,8 +29,8 @@ ROWS = [
 ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}
 PURE = {"errors", "stage_kinds", "files", "judge", "data", "rstar", "rewards", "evaluation"}
 MOST_LAYERS, MOST_NAMES = 12, 25
-# The planner foretells what other code does, so each of its lines may be a second copy of a fact: it must not
-# outgrow the trainers again (it had 4,054 beside their 1,800).
+# The planner predicts what other code does, so any line may be a second copy of a fact: the planner must not
+# outgrow the trainers again (4,054 lines beside their 1,800).
 MOST_PLAN_LINES = 3000
 HEAVY = {
     "torch",
@@ -61,13 +61,13 @@ def test_the_planner_stays_small():
 
 
 def test_files_and_functions_stay_short():
-    """In the package, its tests and what stands beside it; gpu_platform_worker.py is still to be parted."""
+    """In the package, its tests and its scripts; gpu_platform_worker.py is still to be split."""
     assert not HOUSE["long_files"](ROOT)
     long = [where for _, where in HOUSE["long_functions"](ROOT)]
     assert not [where for where in long if "gpu_platform_worker.py" not in where]
 
 
-def test_arrows_point_down():
+def test_no_import_points_upward():
     upward = [
         f"{where}: {source} imports {target}"
         for source, target, where in HOUSE["arrows"](ROOT)
@@ -77,7 +77,7 @@ def test_arrows_point_down():
 
 
 def test_the_layers_are_the_rows():
-    """A row that could stand lower, or two parts in a circle, would show here."""
+    """Fails if a part could be in a lower row, or if parts import each other in a circle."""
     assert HOUSE["layers"](ROOT) == ROWS
 
 
@@ -99,7 +99,7 @@ def test_only_the_rollout_package_imports_vllm():
     assert not forbidden(set(ROW_OF) - {"rollout"}, {"vllm"})
 
 
-def test_the_rollout_package_imports_nothing_of_the_trainer():
+def test_the_rollout_package_imports_nothing_from_the_trainer():
     assert not forbidden({"rollout"}, TRAINER_ONLY)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The set-up: lock files, what a kill leaves behind, and two checkouts over one shared environment."""
+"""The set-up: lock files, what a kill leaves behind, and two checkouts that share one environment."""
 
 import importlib
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def environments(monkeypatch):
-    """The package scripts/environments, imported anew and forgotten afterwards."""
+    """Imports modules of scripts/environments afresh, and forgets them after the test."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     monkeypatch.delenv("REASONGRM_ACCELERATOR", raising=False)
     yield importlib.import_module
@@ -130,7 +130,7 @@ QUESTION = (
 )
 
 
-def test_two_checkouts_over_one_environment_each_run_their_own_code(
+def test_two_checkouts_that_share_an_environment_run_their_own_code(
     environments, shared, tmp_path, monkeypatch
 ):
     for name in ("first $check'out", "second"):
@@ -152,7 +152,7 @@ def test_two_checkouts_over_one_environment_each_run_their_own_code(
             assert run("sh", "-c", script).splitlines()[1] == str(folder / ".envs/bin/reasongrm")
 
 
-def test_a_moved_checkout_and_a_changed_pyproject_are_tied_anew(environments, shared, tmp_path, monkeypatch):
+def test_a_moved_checkout_and_a_changed_pyproject_are_tied_again(environments, shared, tmp_path, monkeypatch):
     folder = make_checkout(tmp_path / "here", mark="x")
     checkout = tie(environments, monkeypatch, folder, shared)
     with (folder / "pyproject.toml").open("a") as file:
@@ -207,7 +207,7 @@ def container(environments):
 
 
 def test_the_container_s_python_is_looked_for_in_three_places(container, tmp_path, monkeypatch):
-    """A shim that does not run is passed over; without any the sentence says what to do."""
+    """A shim that does not run is skipped; if there is no interpreter, the error says what to do."""
     monkeypatch.delenv("PYTHON312", raising=False)
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "shims"))
@@ -225,7 +225,7 @@ def test_the_container_s_python_is_looked_for_in_three_places(container, tmp_pat
     assert container.find_python() == "/bin/true"
 
 
-def test_transformer_engine_is_patched_once_and_no_other_version(container, tmp_path):
+def test_transformer_engine_is_patched_once_and_other_versions_are_refused(container, tmp_path):
     package = tmp_path / "transformer_engine"
     (package / "pytorch").mkdir(parents=True)
     top = (
@@ -234,7 +234,7 @@ def test_transformer_engine_is_patched_once_and_no_other_version(container, tmp_
     )
     (package / "__init__.py").write_text(top)
     (package / "pytorch" / "__init__.py").write_text("assert x.is_cuda\n\n\n_load_library()\n")
-    for _ in range(2):  # a set-up that was cut short begins again
+    for _ in range(2):  # an interrupted set-up runs again
         container.adapt(tmp_path)
         text = (package / "__init__.py").read_text()
         assert (

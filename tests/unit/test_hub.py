@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets by name: what is asked of the hub's client, and what is said where it cannot be reached."""
+"""Data sets by name: what the hub's client is asked for, and the error if the hub cannot be reached."""
 
 import builtins
 import json
@@ -48,7 +48,7 @@ def test_prepare_reads_what_the_client_fetched(context, tmp_path, monkeypatch):
     assert asked[1][1]["allow_patterns"] == ["tr*"]
 
 
-def test_of_a_fuller_cache_only_the_files_of_the_pattern_are_read(tmp_path, monkeypatch):
+def test_only_files_of_the_pattern_are_read_from_a_fuller_cache(tmp_path, monkeypatch):
     for name in ("data/train-0.jsonl", "data/test-0.jsonl", "dataset_infos.json"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -88,7 +88,7 @@ def test_without_a_network_or_the_client_one_sentence_says_what_to_do(monkeypatc
         fetch_dataset(HubName("o/n", None, None))
 
 
-def test_the_name_is_part_of_what_an_artefact_is(tmp_path):
+def test_the_name_is_part_of_an_artefacts_identity(tmp_path):
     from fake_pool import RECIPES
 
     from reasongrm_nemo.run.manifest import identity
