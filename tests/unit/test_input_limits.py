@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What unpacks, expands or claims to be endless is refused in one sentence, and never in memory as a whole.
+"""Input that unpacks, expands or claims to be endless is refused in one sentence, and never read into memory.
 
-Every bomb is read in one process of its own, which this file is when it is run, and whose peak is watched.
+All bombs are set off in one separate process (this file, run as a script), whose peak memory is measured.
 """
 
 import gzip
@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def packed(path: Path, start: bytes, block: bytes, count: int) -> Path:
-    """A gzip file of a start and a block of a MiB, repeated in so many members."""
+    """A gzip file: the start, then `count` members of 1 MiB made of the block."""
     member = gzip.compress(block * (MIB // len(block)), 9)
     with path.open("wb") as file:
         file.write(gzip.compress(start))
@@ -74,7 +74,7 @@ def consume(rows) -> None:
 
 
 def lines_without_end(at: Path):
-    """Records, tables and logs that unpack into a line, an item or a cell without end."""
+    """Records, tables and logs that unpack into an endless line, item or cell."""
     from reasongrm_nemo.data import rows
     from reasongrm_nemo.evaluation.benchmarks import score_log
     from reasongrm_nemo.files.lines import read_dicts
@@ -107,7 +107,7 @@ def lines_without_end(at: Path):
 
 
 def files_without_end(at: Path):
-    """A file without end, nesting in a cell, columns that repeat a large value."""
+    """An endless file, nesting in a cell, columns that repeat a large value."""
     from reasongrm_nemo.data import rows
     from reasongrm_nemo.data.jsonl import PlacedJsonl, task_from_dict
     from reasongrm_nemo.files import figures
@@ -130,7 +130,7 @@ def files_without_end(at: Path):
 
 
 def yaml_without_end(at: Path):
-    """Recipes and templates that expand, nest or count without end, and words of the command line."""
+    """Recipes, templates and overrides that expand or nest without end, or hold huge numbers."""
     from reasongrm_nemo.judge import load_template
     from reasongrm_nemo.recipe.load import load_recipe
 
@@ -171,7 +171,7 @@ def yaml_without_end(at: Path):
 
 
 def model_files_without_end(at: Path):
-    """A model's and an artefact's files that are huge, deep, or one number."""
+    """Files of models and artefacts that are huge, deeply nested, or one long number."""
     from reasongrm_nemo.judge import read_settings
     from reasongrm_nemo.models.architecture import Architecture
     from reasongrm_nemo.models.tokenization.folder import read_folder
@@ -194,20 +194,20 @@ def model_files_without_end(at: Path):
 
 
 def bombs(at: Path):
-    """Name, what its sentence must say, and a call that must be refused."""
+    """Name, pattern of the refusal (None: no refusal), and the call that reads the bomb."""
     for kind in (lines_without_end, files_without_end, yaml_without_end, model_files_without_end):
         yield from kind(at)
 
 
 def watched(at: Path) -> None:
-    """Set off every bomb; a line of JSON each, its end the MiB of memory at the peak above now."""
+    """Set off every bomb; print a JSON line for each, which ends in the growth of peak memory (MiB)."""
     from reasongrm_nemo.errors import UserError
 
     def memory(field: str) -> float:
         status = Path("/proc/self/status").read_text()
         return int(re.search(rf"{field}:\s+(\d+)", status)[1]) / 1024
 
-    import pyarrow.parquet  # noqa: F401 - what is imported is no part of a peak
+    import pyarrow.parquet  # noqa: F401 - so that the import is not part of a peak
 
     for name, says, call in bombs(at):
         Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
@@ -235,7 +235,7 @@ def test_bombs_are_refused_while_they_are_read(tmp_path):
     assert not [row for row in rows if row[4] > 200]
 
 
-def test_weights_whose_header_claims_to_be_endless_are_refused(tmp_path):
+def test_weights_whose_header_claims_a_huge_size_are_refused(tmp_path):
     import pytest
 
     from reasongrm_nemo.errors import UserError

@@ -67,7 +67,7 @@ def test_gzip_and_byte_order_mark(tmp_path):
         list(read_jsonl(packed, PreferencePair))
 
 
-def test_tasks_are_read_as_what_they_are(tmp_path):
+def test_tasks_are_read_as_records_of_their_own_kind(tmp_path):
     task = JudgeTask("p-c", "p", "s", [{"role": "user", "content": "q"}], "A", "chosen_first")
     hard = HardTask(**{**task.to_dict(), "id": "q-c"}, answers=["B"], accuracy=0.0)
     path = tmp_path / "tasks.jsonl"
@@ -75,7 +75,7 @@ def test_tasks_are_read_as_what_they_are(tmp_path):
     assert list(read_tasks(path)) == [task, hard]
 
 
-def test_appending_goes_on_where_it_stopped(tmp_path):
+def test_appending_continues_after_the_last_line(tmp_path):
     path = tmp_path / "paths.jsonl"
     for start in (0, 2):
         with JsonlAppender(path) as appender:
@@ -102,7 +102,7 @@ def test_a_file_cut_anywhere_resumes_with_its_whole_lines(tmp_path_factory, data
     assert path.read_bytes() == whole
 
 
-def test_a_last_line_that_is_no_json_is_dropped_too(tmp_path):
+def test_last_lines_that_are_not_json_are_dropped_too(tmp_path):
     path = tmp_path / "paths.jsonl"
     write_jsonl(path, [pair(0)])
     whole = path.read_bytes()

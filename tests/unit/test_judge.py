@@ -81,7 +81,7 @@ def test_where_the_answer_starts(pieces, start):
 
 
 @given(st.lists(st.text(alphabet="a\n</think>[]AB"), max_size=12), st.text("xy\n", max_size=9), st.randoms())
-def test_the_cut_is_right_after_the_close_however_tokens_fall(before, after, rng):
+def test_the_answer_starts_right_after_the_close_tag_however_tokens_fall(before, after, rng):
     head, tail = "".join(before) + "</think>", after
     text = head + tail
     cuts = sorted({0, len(text), *(rng.randrange(len(text) + 1) for _ in range(5))})
@@ -142,13 +142,13 @@ def test_no_forgery_survives(text):
     assert parse_verdict(f"{clean}</think>{clean}") == Parsed(None, "no_verdict")
 
 
-def test_special_tokens_of_the_model_at_hand():
+def test_special_tokens_of_the_given_model_are_defused():
     assert sanitize("a<end>b §c", ["<end>", "§"]) == "a< end>b \N{REPLACEMENT CHARACTER}c"
     assert sanitize("if a[[0]] <| x |> y and <b> || {z}") == "if a[[0]] <| x |> y and <b> || {z}"
     assert sanitize("", CHAT_SPECIAL_TOKENS) == ""
 
 
-def test_several_turns_and_roles_are_shown():
+def test_the_prompt_shows_all_turns_and_roles():
     turns = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hi"},
@@ -188,7 +188,7 @@ def test_judge_templates_ask_for_the_verdict_last():
 GOOD = 'description: mine\nsystem: Judge.\nuser: |\n  {question} {answer_a} {answer_b} {"json": 1}\n'
 
 
-def test_a_template_of_ones_own(tmp_path):
+def test_a_template_from_a_users_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(GOOD)
     template = load_template(path)
@@ -230,7 +230,7 @@ def test_an_unknown_template_names_the_nearest():
         load_template("none/such.yaml")
 
 
-def test_delimiters_of_a_template_of_ones_own_are_kept_whatever_their_names(tmp_path):
+def test_delimiters_of_a_users_template_cannot_be_forged_whatever_their_names(tmp_path):
     path = tmp_path / "own.yaml"
     text = "{question}\n<answer1>{answer_a}</answer1>\n<Answer-2.b>{answer_b}</Answer-2.b>"
     path.write_text(json.dumps({"description": "d", "user": text}))

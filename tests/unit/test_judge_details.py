@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Votes over samples and orders, and what a log says beside its scores."""
+"""Votes over samples and orders, and the figures that a log gives besides its scores."""
 
 import pytest
 from judged_logs import ORDERS, judged, pairs_of
@@ -23,9 +23,9 @@ def test_the_mean_and_the_majority_of_samples():
     assert voted([True, True, False], "mean") == pytest.approx(2 / 3)
     assert voted([True, True, False], "majority") == 1.0
     assert voted([False, True, False, None], "majority") == 0.0
-    assert voted([True, None, None], "majority") == 1.0  # who says nothing does not vote
+    assert voted([True, None, None], "majority") == 1.0  # a sample without a verdict does not vote
     assert voted([True, None, None], "mean") == pytest.approx(1 / 3)
-    # a draw is a tie, and nothing read is nothing read
+    # a draw counts as a tie; if no sample has a verdict, neither has the vote
     assert [voted([True, False], "majority", policy) for policy in ("paper", "rm_r1")] == [0.0, 0.5]
     assert [voted([None, None], "majority", p) for p in ("rm_r1", "rewardbench")] == [0.0, 0.5]
     assert voted([True], "majority") == voted([True], "mean") == 1.0
@@ -33,7 +33,7 @@ def test_the_mean_and_the_majority_of_samples():
         get_policy("paper", "median")
 
 
-def test_orders_vote_apart_so_that_always_a_is_half():
+def test_orders_vote_separately_so_that_always_a_scores_half():
     log = [
         replace(judged("rm_bench", pair, order == ORDERS[0], order), sample=sample)
         for pair in pairs_of("rm_bench", 2)
@@ -46,7 +46,7 @@ def test_orders_vote_apart_so_that_always_a_is_half():
     assert run.result.statuses == {"ok": len(log)}
 
 
-def test_the_majority_of_a_group_s_losers_decides_it():
+def test_each_loser_of_a_group_is_decided_by_the_majority():
     pairs = [("BoN_set/Harmlessness/S1", "g", cell) for cell in ("0", "1")]
     log = [judged("rmb", pair, right) for pair in pairs for right in (True, True, False)]
     for vote, value in (("mean", 4 / 9), ("majority", 1.0)):
@@ -58,7 +58,7 @@ def details_of(log, benchmark="rewardbench", policy="paper"):
     return score_rows(benchmark, "x", log, policy, partial=True, details=True).details
 
 
-def test_a_judge_that_likes_long_answers_is_seen():
+def test_a_preference_for_long_answers_shows():
     pairs = [("hep-go", f"{i}", None) for i in range(80)]
     log = []
     for number, pair in enumerate(pairs):
@@ -74,7 +74,7 @@ def test_a_judge_that_likes_long_answers_is_seen():
     assert figures["by_turns"]["1"]["value"] == 0.5 and figures["by_turns"]["2"]["value"] == 1.0
 
 
-def test_positions_read_what_the_policy_reads():
+def test_positions_count_the_verdicts_that_the_policy_reads():
     log = [
         replace(judged("rmb", ("BoN_set/Harmlessness/S1", "g", "0"), None, order), text="<think>[[A]]")
         for order in ORDERS
@@ -84,9 +84,9 @@ def test_positions_read_what_the_policy_reads():
     assert loud["both"]["always_first"]["value"] == 1.0 and loud["position_a"]["value"] == 1.0
 
 
-def test_accuracy_by_length_has_every_judgement_once():
+def test_accuracy_by_length_counts_every_judgement_once():
     log = [replace(judged("rewardbench", ("hep-go", f"{i}", None), i < 51), tokens=i) for i in range(101)]
-    bins = details_of(log).figures()["by_tokens"]  # the one without a token is no response
+    bins = details_of(log).figures()["by_tokens"]  # a judgement of 0 tokens has no response
     assert [(entry["from"], entry["to"]) for entry in bins] == [(1, 25), (26, 50), (51, 75), (76, 100)]
     assert [entry["accuracy"]["value"] for entry in bins] == [1.0, 1.0, 0.0, 0.0]
     same = [replace(v, tokens=7) for v in log]
@@ -106,7 +106,7 @@ def test_cost_and_confusion_count_everything():
     assert run.result.statuses == {"ok": 2, "no_verdict": 1, TOO_LONG: 1, "tie": 1}
     figures = run.details.figures()
     assert figures["cost"]["response_tokens"] == 8 and figures["cost"]["response_tokens_per_right"] == 8.0
-    assert figures["cost"]["prompt_tokens"] is None  # two rows do not say
+    assert figures["cost"]["prompt_tokens"] is None  # two rows do not record them
     assert sum(n for row in figures["confusion"].values() for n in row.values()) == 5
     assert figures["confusion"]["hep-go"] | {} == {
         **dict.fromkeys(figures["confusion"]["hep-go"], 0),

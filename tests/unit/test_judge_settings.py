@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""judge.json, and the sampling that a model's publisher names."""
+"""judge.json, and the sampling that a model's publisher recommends."""
 
 import json
 
@@ -19,7 +19,7 @@ from reasongrm_nemo.judge.settings import DEFAULT_POLICY, DEFAULT_TEMPLATE
 from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
 
-def test_settings_come_back_as_they_were_written(tmp_path):
+def test_settings_are_read_back_as_they_were_written(tmp_path):
     assert read_settings(tmp_path) is None
     sampling = JudgeSampling(0.6, 0.95, 40, 0.1, 1.05)
     settings = JudgeSettings(load_template("reasongrm"), "rm_r1", "<think>\n", sampling)
@@ -55,7 +55,7 @@ def test_the_defaults_are_those_of_the_recipes():
         ({"sampling": {"beams": 2}}, "unknown key 'beams'"),
     ],
 )
-def test_a_judge_json_of_another_form_is_one_sentence(tmp_path, change, words):
+def test_a_malformed_judge_json_is_one_sentence(tmp_path, change, words):
     JudgeSettings(load_template("reasongrm")).write(tmp_path)
     file = tmp_path / "judge.json"
     if isinstance(change, dict):
@@ -87,7 +87,7 @@ def test_a_judge_json_of_another_form_is_one_sentence(tmp_path, change, words):
         (None, "T = 1"),
     ],
 )
-def test_what_a_publisher_names(tmp_path, published, words):
+def test_published_sampling_in_words(tmp_path, published, words):
     if published is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(published))
     assert published_sampling(tmp_path).words() == words
@@ -112,7 +112,7 @@ def test_a_broken_generation_config_is_one_sentence(tmp_path, text):
         },
     )
 )
-def test_what_engines_take_is_taken(data):
+def test_sampling_that_engines_accept_is_accepted(data):
     sampling = JudgeSampling.of(data, "x")
     assert sampling.top_k != 0
     assert sampling.words() == "greedy" if sampling.temperature == 0 else sampling.words().startswith("T = ")

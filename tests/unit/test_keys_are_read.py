@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every key is read by the stage that has it; of those that train: tests/parallel/test_simulation.py."""
+"""Every key is read by its stage; for the stages that train, see tests/parallel/test_simulation.py."""
 
 import importlib
 import logging
@@ -20,7 +20,7 @@ from reasongrm_nemo.run.stage import StageContext
 from reasongrm_nemo.stage_kinds import kind_of
 
 ROOT = recipes_root()
-# Keys of blocks that a sampling stage shares with the trainers, which alone read these.
+# Keys that only trainers read, in blocks that a sampling stage shares with them.
 TRAINERS = {
     "cluster.layers_in_first_stage",
     "cluster.layers_in_last_stage",
@@ -36,13 +36,13 @@ TRAINERS = {
     "model.recompute",
     "rollout.straggler_timeout_s",
 }
-# Keys that are read only where another one says so.
+# Keys that are read only if another key asks for it.
 DRAWN = {"rollout.temperature", "rollout.top_p", "rollout.top_k"}
 UNLESS = {
-    "2_generate": {"generate.scorer.hf_path"},  # an input: read by the scorer, where there is one
+    "2_generate": {"generate.scorer.hf_path"},  # an input: read only if there is a scorer
     "5_mine": set(),
     "3_filter": {"judge.date", "judge.max_prompt_tokens", "judge.policy", "judge.response_prefix"},
-    # no benchmark is made up, and evaluate.settings say how answers are drawn
+    # the test has no benchmark, and evaluate.settings sets the sampling
     "7_evaluate": {"evaluate.both_orders", "evaluate.max_items", "evaluate.policy", *DRAWN},
     "0_prepare": {
         "prepare.decontaminate_words",
@@ -69,7 +69,7 @@ def test_a_stage_runs_and_reads_all_its_keys(name, tmp_path):
         given = write_inputs(recipe, tmp_path)
         recipe = OmegaConf.create(OmegaConf.to_container(recipe))
         for missing in set(recipe.inputs) - set(given):
-            recipe.inputs[missing] = None  # no benchmark is made up
+            recipe.inputs[missing] = None  # the test has no benchmark
         log = logging.getLogger("test")
         ctx = StageContext(recipe, tmp_path / "artefact", given, Console(quiet=True), log, pool)
         importlib.import_module(f"reasongrm_nemo.stages.{recipe.stage}").run(ctx)
@@ -81,21 +81,21 @@ def test_a_stage_runs_and_reads_all_its_keys(name, tmp_path):
         assert {"rollout.max_num_seqs", "model.rope.factor", "judge.policy", *drawn} <= read
 
 
-def test_a_dry_start_says_what_it_has_done():
+def test_a_dry_start_lists_what_was_checked():
     generate, prepare = (load_recipe(ROOT / "qwq_32b" / f"{n}.yaml") for n in ("2_generate", "0_prepare"))
     template = f"the template {generate.judge.template} was read"
     assert dry_start(generate) == [template, "1 vLLM server(s) placed and configured"]
     assert dry_start(prepare) == [template]
 
 
-def test_a_folder_starts_dry_with_the_shapes_of_what_its_models_are_made_of(monkeypatch):
-    monkeypatch.setattr(starting, "check", lambda *_: [])  # tests/parallel/test_simulation.py takes the step
+def test_a_pipeline_starts_dry_with_the_shapes_of_its_base_models(monkeypatch):
+    monkeypatch.setattr(starting, "check", lambda *_: [])  # tests/parallel/test_simulation.py covers the step
     data, text, wrong = command.of_dry_start(ROOT / "tiny", ["plan.config=null"])
     assert wrong is None and [entry["recipe"][0] for entry in data] == [*"01234567"]
     assert text.startswith("0_prepare: started dry\n  the template tiny was read\n1_grpo_zero: started dry\n")
 
 
-def test_what_the_stage_refuses_the_dry_start_refuses():
+def test_the_dry_start_refuses_what_the_stage_refuses():
     wrong = {"judge.template=none": "none", "rollout.tensor_parallel=3": "num_attention_heads"}
     for words, says in wrong.items():
         with pytest.raises(UserError, match=says):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does not fit the model that trains is left out and counted before its ranks start."""
+"""Data that does not fit the trained model is left out and counted before its ranks start."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ LONG = "example longer than model.max_model_len"
 
 @pytest.fixture
 def started(monkeypatch):
-    """The steps that the ranks were started for; they do nothing."""
+    """The number of steps of every start of the ranks, which do nothing."""
     steps = []
 
     def run_ranks(ctx, module, count, servers=()):
@@ -66,7 +66,7 @@ def test_an_example_longer_than_the_context_is_left_out_of_sft(context, examples
     assert order.left_out("examples") == {3} and order.left_out("tasks") == frozenset()
 
 
-def test_the_ranks_read_what_is_left(context, examples, started):
+def test_the_ranks_read_the_remaining_examples(context, examples, started):
     pytest.importorskip("nemo")
     from reasongrm_nemo.sft.data import read_samples
 
@@ -79,7 +79,7 @@ def test_the_ranks_read_what_is_left(context, examples, started):
     assert max(len(sample.tokens) for sample in trained + held_out) < 320
 
 
-def test_nothing_that_fits_is_an_error_that_counts(context, examples, started):
+def test_an_error_counts_the_examples_if_none_fits(context, examples, started):
     write_jsonl(examples, [example("t", 2000), example("u", 3000)])
     with pytest.raises(UserError, match=rf"holds no example to train on \({LONG}: 2\)"):
         sft.run(context("4_sft"))
@@ -93,7 +93,7 @@ def test_nothing_that_fits_is_an_error_that_counts(context, examples, started):
 
 
 def refusing(folder):
-    """The tiny judge with a chat template that takes one turn."""
+    """The tiny judge with a chat template that accepts only one turn."""
     shutil.copytree(TINY, folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     check = "{% if messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}"
@@ -103,14 +103,14 @@ def refusing(folder):
 
 
 def talkative(task):
-    """The same with an answer and another question before it."""
+    """The task with another question and its answer before it."""
     turns = [{"role": "user", "content": "hm"}, {"role": "assistant", "content": "yes"}]
     return replace(task, messages=[*turns, *task.messages])
 
 
 @pytest.mark.parametrize(("stage", "recipe"), [(generate, "2_generate"), (mine, "5_mine")])
-def test_tasks_that_a_chat_template_refuses_are_not_asked(stage, recipe, context, tasks, tmp_path):
-    """One task's turns do not end the stage."""
+def test_tasks_that_a_chat_template_refuses_are_not_sent(stage, recipe, context, tasks, tmp_path):
+    """The turns of single tasks do not end the stage."""
     some = [talkative(task) if i in (1, 4) else task for i, task in enumerate(tasks[:8])]
     file = tmp_path / "some.jsonl"
     write_jsonl(file, some)
@@ -166,7 +166,7 @@ def pool():
     return SimpleNamespace(get=lambda cfg, model: SimpleNamespace(servers=[]))
 
 
-def test_prompts_longer_than_the_policy_takes_are_left_out_of_grpo(context, tasks, started, pool):
+def test_prompts_that_are_too_long_are_left_out_of_grpo(context, tasks, started, pool):
     file = context("1_grpo_zero").inputs["tasks"]
     tokenizer = load_tokenizer(TINY)
     lengths = [len(prompt_ids(tokenizer, task.messages)) for task in tasks]
@@ -182,7 +182,7 @@ def test_prompts_longer_than_the_policy_takes_are_left_out_of_grpo(context, task
     assert taken(file, 28, None) == tasks[28:]
 
 
-def test_held_out_prompts_too(context, tasks, started, pool, tmp_path):
+def test_held_out_prompts_that_are_too_long_are_left_out_too(context, tasks, started, pool, tmp_path):
     held_out = list(read_tasks(tmp_path / "runs" / "0_prepare" / "validation.jsonl"))
     wordy = [{"role": "user", "content": "why? " * 400}]
     held_out[1] = JudgeTask("wordy", "p", "s", wordy, "A", "chosen_first")
@@ -195,7 +195,7 @@ def test_held_out_prompts_too(context, tasks, started, pool, tmp_path):
     assert WorkOrder(ctx.cfg, ctx.work, TINY, ctx.inputs).left_out("validation") == {1}
 
 
-def test_no_prompt_that_fits_is_refused_before_a_server_starts(context, tasks, started):
+def test_a_run_without_a_fitting_prompt_is_refused_before_a_server_starts(context, tasks, started):
     with pytest.raises(UserError, match=r"no task whose prompt fits judge\.max_prompt_tokens 3"):
         grpo.run(context("1_grpo_zero", "judge.max_prompt_tokens=3"))
     with pytest.raises(UserError, match=r"no tasks after the first 500 \(grpo\.skip_tasks\)"):

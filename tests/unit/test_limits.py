@@ -19,7 +19,7 @@ def test_durations(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "3h", "12:60:00", "1:2", "-1:00:00", "1:1:1:1:1"])
-def test_other_forms_are_refused(text):
+def test_other_forms_of_durations_are_refused(text):
     with pytest.raises(UserError, match="HH:MM:SS"):
         stop_requests.parse_duration(text)
 
@@ -36,13 +36,13 @@ def test_the_wall_time_counts_from_the_start_of_the_job(tmp_path, monkeypatch):
     assert limits.reached() is None
 
 
-def test_the_start_of_the_job_is_slurms_where_it_says_one(monkeypatch):
+def test_the_start_of_the_job_is_the_one_that_slurm_gives(monkeypatch):
     monkeypatch.delenv("REASONGRM_JOB_START", raising=False)
     monkeypatch.setenv("SLURM_JOB_START_TIME", "1234")
     stop_requests.note_job_start()
     assert os.environ["REASONGRM_JOB_START"] == "1234"
     monkeypatch.setenv("SLURM_JOB_START_TIME", "9999")
-    stop_requests.note_job_start()  # a process that the run started keeps the run's
+    stop_requests.note_job_start()  # a child process keeps the start of its run
     assert os.environ["REASONGRM_JOB_START"] == "1234"
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every call that could run what a file says is known, and none is left unguarded."""
+"""Every call that could execute the contents of a file is listed here, and none is unguarded."""
 
 import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("reasongrm_nemo", "conversion", "scripts")
-# the call's last names -> the keyword that makes it harmless, or None where nothing does
+# end of the call's dotted name -> the keyword and values that make it harmless, or None if nothing does
 CALLS = {
     "torch.load": ("weights_only", True),
     "np.load": ("allow_pickle", False),
@@ -45,7 +45,7 @@ CALLS = {
     "os.system": None,
 }
 BUILT_IN = {"eval", "exec", "__import__"}
-# where one stands all the same, and why
+# calls that are allowed all the same, and why
 KNOWN = {
     ("reasongrm_nemo/processes/meeting.py", "pickle.loads"): "after the signature was checked",
     ("reasongrm_nemo/megatron/weights/plain.py", "dist_checkpointing.load"): "the one guarded way to it",
@@ -72,7 +72,7 @@ def name_of(call):
 
 
 def keywords(call, tree):
-    """The call's keywords, those of a `**how` dictionary of the same file included."""
+    """The call's keywords, including those of a `**how` dictionary in the same file."""
     given = {}
     for keyword in call.keywords:
         if keyword.arg:
@@ -100,7 +100,7 @@ def unguarded():
                         yield path.relative_to(ROOT).as_posix(), known, call.lineno
 
 
-def test_nothing_reads_a_file_in_a_way_that_could_run_it():
+def test_no_call_could_execute_the_file_that_it_reads():
     calls = list(unguarded())
     new = [f"{path}:{line}: {name}" for path, name, line in calls if (path, name) not in KNOWN]
     assert not new, f"{new}: read it as plain data, or say in KNOWN why it cannot run what a stranger wrote"

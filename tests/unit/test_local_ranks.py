@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks of one machine: what they are told, and that none is left."""
+"""Ranks on one machine: their environment, the cause of a failure, and that no process survives."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def wait_for(path):
         time.sleep(0.02)
 
 
-def test_each_rank_knows_who_it_is_and_they_meet_where_nobody_else_can(start, tmp_path):
+def test_each_rank_knows_its_number_and_they_meet_in_a_private_folder(start, tmp_path):
     code = "import json, os\n"
     code += "open(os.environ['OUT'] + os.environ['RANK'], 'w').write(json.dumps(dict(os.environ)))\n"
     code += "print(oct(os.stat(os.path.dirname(os.environ['REASONGRM_MEETING'])).st_mode), flush=True)"
@@ -77,7 +77,7 @@ WAITS = "import os, time\nif os.environ['RANK'] == '1': {}\ntime.sleep(100)"
         ("os.kill(os.getpid(), 9)", -9, "rank 1 was killed by SIGKILL, probably out of memory"),
     ],
 )
-def test_one_that_fails_ends_the_others_and_is_named(start, tmp_path, end, code, says):
+def test_a_rank_that_fails_ends_the_others_and_is_named(start, tmp_path, end, code, says):
     ranks = start(WAITS.format(end), 3)
     assert ranks.wait(60) == code and ranks.first_failure == (1, code)
     assert ranks.codes == [-signal.SIGTERM, code, -signal.SIGTERM]
@@ -90,14 +90,14 @@ def test_one_that_fails_ends_the_others_and_is_named(start, tmp_path, end, code,
     assert _cause(failures, start.log, 0, code, ranks.first_failure).startswith("rank 1: its own words")
 
 
-def test_of_two_that_are_gone_at_once_the_killed_one_failed_first(start):
+def test_of_two_ranks_lost_at_once_the_killed_one_is_the_first_failure(start):
     ranks = start("import os; os.environ['RANK'] == '0' and exit(1); os.kill(os.getpid(), 9)")
     for process in ranks._ranks:
         process.wait()
     assert ranks.poll() == -9 and ranks.first_failure == (1, -9)
 
 
-def test_what_a_rank_started_ends_with_it_and_deaf_ones_are_killed(start, tmp_path):
+def test_children_of_a_rank_end_with_it_and_deaf_ranks_are_killed(start, tmp_path):
     code = "import os, signal, subprocess, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     code += "; child = subprocess.Popen(['sleep', '100']); open(os.environ['OUT'], 'w').write(str(child.pid))"
     ranks = start(
@@ -111,7 +111,7 @@ def test_what_a_rank_started_ends_with_it_and_deaf_ones_are_killed(start, tmp_pa
     assert gone(int((tmp_path / "child.whole").read_text()))
 
 
-def test_ranks_die_with_whoever_started_them_and_sigusr1_is_no_end(tmp_path):
+def test_ranks_die_with_their_parent_but_not_of_sigusr1(tmp_path):
     code = "import os, sys, time; from pathlib import Path\n"
     code += "from reasongrm_nemo.run.local_ranks import LocalRanks\n"
     code += "rank = [sys.executable, '-c', 'import time; time.sleep(100)']\n"

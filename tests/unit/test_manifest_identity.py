@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes two stages the same: hashes of contents, and the keys that count."""
+"""The identity of a stage: hashes of contents, and the keys that count."""
 
 import pytest
 from copying import recipe_in
@@ -32,7 +32,7 @@ def test_identity_and_reasons(recipe):
 
 
 def test_another_layout_of_a_training_run_is_the_same_run():
-    """So that it may go on from its checkpoint on other ranks."""
+    """So a run may resume from its checkpoint on other ranks."""
     path = recipes_root() / "tiny" / "1_grpo_zero.yaml"
     layout = ["cluster.devices_per_node=4", "cluster.tensor_parallel=2", "cluster.sequence_parallel=true"]
     same = identity(load_recipe(path, [*layout, "grpo.max_tokens_per_micro_batch=999"]), {})

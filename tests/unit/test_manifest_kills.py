@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage killed at any moment ends with the same artefact, and its lock with it."""
+"""A stage killed at any moment resumes to the same artefact, and a killed run frees its lock."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def stage(monkeypatch):
     return copying_stage(monkeypatch)
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_artefact(recipe, tmp_path):
+def test_a_stage_killed_at_any_moment_resumes_to_the_same_artefact(recipe, tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(textwrap.dedent(WORKER))
     runs, rng, kills = tmp_path / "runs", random.Random(0), 0
@@ -73,7 +73,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_artefact(recipe, tmp_path):
         process.stdout.close()
         kills += process.returncode == -signal.SIGKILL
         final = runs / "3_filter"
-        if final.exists():  # whole, or not there
+        if final.exists():  # complete, or absent
             assert json.loads((final / "manifest.json").read_text())["outputs"]["out.jsonl"]["size"] > 0
             break
     assert kills >= 2
@@ -83,8 +83,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_artefact(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["synced", "described", "old moved"])
-def test_killed_while_taking_its_place(recipe, stage, monkeypatch, tmp_path, moment):
-    """A kill between the steps of `finish` leaves nothing lost: the next run puts the partial in place."""
+def test_a_kill_while_the_artefact_is_put_in_place(recipe, stage, monkeypatch, tmp_path, moment):
+    """A kill between the steps of `finish` loses nothing: the next run puts the partial in place."""
     go(recipe)
 
     class Killed(BaseException):
@@ -100,7 +100,7 @@ def test_killed_while_taking_its_place(recipe, stage, monkeypatch, tmp_path, mom
             patch.setattr(Artefact, "_place", kill)
         else:
             real = os.rename
-            # the second rename of the placing: the old artefact is stale already, the new one not yet there
+            # the second rename: the old artefact is already in .stale, the new one not yet in place
             patch.setattr(os, "rename", lambda a, b: kill() if ".partial" in str(a) else real(a, b))
         with pytest.raises(Killed):
             go(recipe, "seed=2")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An artefact's life: whole or not at all, resumed after a kill, stale when what it is made of changes."""
+"""An artefact's life: complete or absent, resumed after a kill, stale when its inputs or keys change."""
 
 import json
 import os
@@ -59,18 +59,18 @@ def test_done_and_unchanged_is_not_done_again(recipe, stage):
         ("rollout.port=8123", False),
         ("cluster.threads_per_rank=7", False),
         ("rollout.max_num_seqs=3", False),
-        ("rollout.temperature=0.5", False),  # the filter rolls nothing out
+        ("rollout.temperature=0.5", False),  # the filter has no rollouts
     ],
 )
-def test_what_changes_a_stage_makes_it_stale(recipe, stage, override, again):
+def test_keys_that_change_a_stage_make_it_stale(recipe, stage, override, again):
     go(recipe)
     go(recipe, override)
     assert stage.calls == (2 if again else 1)
 
 
-def test_a_changed_input_makes_it_stale_and_an_equal_one_does_not(recipe, stage, tmp_path):
+def test_a_changed_input_makes_a_stage_stale_and_an_equal_one_does_not(recipe, stage, tmp_path):
     go(recipe)
-    (tmp_path / "paths.jsonl").write_text("paths\n")  # written anew, the same contents
+    (tmp_path / "paths.jsonl").write_text("paths\n")  # rewritten with the same contents
     assert go(recipe).skipped
     (tmp_path / "paths.jsonl").write_text("other\n")
     assert not go(recipe).skipped
@@ -92,7 +92,7 @@ def test_the_old_artefact_stands_until_the_new_one_is_whole(recipe, stage, tmp_p
     assert go(recipe).skipped  # back to the first recipe: nothing was lost
 
 
-def test_a_lost_or_short_output_is_noticed(recipe, stage, tmp_path):
+def test_a_missing_or_truncated_output_is_noticed(recipe, stage, tmp_path):
     go(recipe)
     (tmp_path / "runs" / "3_filter" / "deep" / "more.txt").write_text("mo")
     assert not go(recipe).skipped
@@ -133,7 +133,7 @@ def test_a_partial_of_another_recipe_is_discarded(recipe, stage, capsys):
     assert "is discarded: seed 1 → 9" in capsys.readouterr().err
 
 
-def test_checkpoints_of_another_recipe_are_set_aside_and_taken_up_when_it_comes_back(recipe, stage, capsys):
+def test_checkpoints_of_another_recipe_are_set_aside_until_it_comes_back(recipe, stage, capsys):
     def fail(ctx):
         (ctx.work / "checkpoints" / "step_000100").mkdir(parents=True)
         raise StageFailed("the lights went out")
@@ -249,10 +249,10 @@ def test_readable_bytes():
     ]
 
 
-def test_big_inputs_are_read_once_over_all_runs(recipe, stage, tmp_path, monkeypatch):
+def test_large_inputs_are_hashed_once_across_runs(recipe, stage, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "paths.jsonl").write_text("paths\n" * (1 << 18))
-    time.sleep(0.06)  # as long as a hash is not trusted after a file has changed
+    time.sleep(0.06)  # a hash is kept only if the file has not changed for this long
     go(recipe)
     read = []
     real = HashCache._read
@@ -260,7 +260,7 @@ def test_big_inputs_are_read_once_over_all_runs(recipe, stage, tmp_path, monkeyp
         HashCache, "_read", lambda self, path, seen: (read.append(path.name), real(self, path, seen))[1]
     )
     go(recipe)
-    assert "tasks.jsonl" in read and "paths.jsonl" not in read  # a small file's is not kept
+    assert "tasks.jsonl" in read and "paths.jsonl" not in read  # hashes of small files are not kept
     os.utime(tmp_path / "paths.jsonl", (1, 1))
     assert go(recipe).skipped
     assert "paths.jsonl" in read

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model is taken only where every key of its config.json is known: read, without effect, or neutral."""
+"""A model is accepted only if every key of its config.json is known: read, without effect, or neutral."""
 
 import pytest
 
@@ -20,7 +20,7 @@ SIZES = {
     "max_position_embeddings": 512,
     "hidden_act": "silu",
 }
-# the keys of published config.json files of each family, at this size
+# the keys of published config.json files of every family, at this size
 PUBLISHED = {
     "qwen2": {
         "architectures": ["Qwen2ForCausalLM"],
@@ -59,7 +59,7 @@ PUBLISHED = {
         "pad_token_id": 2,
         "pretraining_tp": 1,
         "rope_interleaved": False,
-        "_model_name_or_path": "SmolLM2 135M",  # of a GGUF file read by transformers
+        "_model_name_or_path": "SmolLM2 135M",  # from a GGUF file read by transformers
         "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
         "unsloth_fixed": True,
         "use_cache": True,
@@ -98,7 +98,7 @@ def read(model_type, **changes):
 
 
 @pytest.mark.parametrize("model_type", list(PUBLISHED))
-def test_published_configs_are_taken(model_type):
+def test_published_configs_are_accepted(model_type):
     assert read(model_type).hidden == 64
 
 
@@ -138,21 +138,21 @@ def test_what_would_change_the_computation_is_refused_by_name(model_type, key, v
 
 
 @pytest.mark.parametrize("model_type", [name for name in PUBLISHED if name != "phi3"])
-def test_a_length_that_phi3_alone_has_is_refused_elsewhere(model_type):
+def test_a_key_that_only_phi3_has_is_refused_elsewhere(model_type):
     with pytest.raises(UserError, match=r"^config.json: original_max_position_embeddings is 256"):
         read(model_type, original_max_position_embeddings=256)
 
 
-def test_a_head_width_that_one_engine_does_not_read_is_refused():
-    """vLLM's Qwen2 takes hidden_size / num_attention_heads whatever head_dim says."""
+def test_a_head_width_that_one_engine_ignores_is_refused():
+    """vLLM's Qwen2 uses hidden_size / num_attention_heads whatever head_dim says."""
     assert read("qwen2", head_dim=16).head_dim == 16
     with pytest.raises(UserError, match=r"head_dim is 32, .* num_attention_heads = 16"):
         read("qwen2", head_dim=32)
     assert read("llama", head_dim=32).head_dim == 32 == read("qwen3", head_dim=32).head_dim
 
 
-def test_a_family_added_as_the_documents_say_is_held_to_its_keys(monkeypatch):
-    """Ministral's window was trained with full attention."""
+def test_a_family_added_as_documented_is_held_to_its_keys(monkeypatch):
+    """A Ministral with its window would be trained with full attention."""
     llama = FAMILIES["llama"]
     monkeypatch.setitem(FAMILIES, "ministral", Family("ministral", llama.layer))
     config = SIZES | {"model_type": "ministral", "architectures": ["MinistralForCausalLM"]}
@@ -166,21 +166,21 @@ def test_a_family_added_as_the_documents_say_is_held_to_its_keys(monkeypatch):
 
 
 @pytest.mark.parametrize("model_type", ["mistral", "phi3"])
-def test_a_window_of_attention_is_refused(model_type):
+def test_a_sliding_window_is_refused(model_type):
     with pytest.raises(UserError, match=rf"sliding_window is 4096, .* for {model_type}; known: null\.$"):
         read(model_type, sliding_window=4096)
 
 
-def test_a_mistral_that_engines_take_for_another_model_is_refused():
-    """Transformers 5 and vLLM read one with layer_types as a Ministral, whatever they are."""
+def test_a_mistral_that_engines_read_as_another_model_is_refused():
+    """Transformers 5 and vLLM read a Mistral with layer_types, whatever they are, as a Ministral."""
     for kinds in (["full_attention", "full_attention"], None):
         with pytest.raises(UserError, match=r"layer_types is present, .* a different model than mistral"):
             read("mistral", layer_types=kinds)
 
 
 @pytest.mark.parametrize("key", ["sliding_window", "num_key_value_heads"])
-def test_what_transformers_would_add_to_a_mistral_must_be_written_out(key):
-    """A window of 4,096 positions, 8 key-value heads."""
+def test_keys_with_a_default_of_transformers_must_be_explicit_for_mistral(key):
+    """Transformers would add a window of 4,096 positions and 8 key-value heads."""
     config = {"model_type": "mistral"} | SIZES | PUBLISHED["mistral"]
     del config[key]
     with pytest.raises(UserError, match=f"^config.json: {key} is missing; set it explicitly"):
@@ -189,7 +189,7 @@ def test_what_transformers_would_add_to_a_mistral_must_be_written_out(key):
 
 
 def test_a_rope_that_engines_scale_in_different_ways_is_refused():
-    """Of a Phi3 transformers 5 takes yarn for longrope, and transformers 4 refuses it."""
+    """For Phi3, transformers 5 reads yarn as longrope, and transformers 4 refuses it."""
     recipe = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
     for model_type in ("mistral", "llama"):
         config = {"model_type": model_type} | SIZES | PUBLISHED[model_type]
@@ -198,6 +198,6 @@ def test_a_rope_that_engines_scale_in_different_ways_is_refused():
         Architecture.from_config({"model_type": "phi3"} | SIZES | PUBLISHED["phi3"], "config.json", recipe)
 
 
-def test_of_a_model_that_is_only_served_the_sizes_are_read():
+def test_only_sizes_are_read_of_a_model_that_is_only_served():
     config = {"model_type": "llama"} | SIZES | {"logit_scale": 0.25}
     assert Architecture.from_config(config, "config.json", served_only=True).hidden == 64

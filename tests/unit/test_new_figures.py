@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training run's figures as they are appended: each line once, and nothing read twice."""
+"""Following a training run's metrics as they are appended: every line is read once."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def file(tmp_path):
     return tmp_path / "metrics.jsonl"
 
 
-def test_what_stands_there_was_seen(file):
+def test_lines_that_already_exist_are_skipped(file):
     file.write_text(lines(1, 2))
     figures = NewFigures(file)
     assert figures.read() == []
@@ -33,16 +33,16 @@ def test_what_stands_there_was_seen(file):
     assert figures.read() == []
 
 
-def test_a_file_that_comes_later(file):
+def test_a_file_that_is_created_later(file):
     figures = NewFigures(file)
     assert figures.read() == []
     file.write_text(lines(1))
-    assert figures.read() == []  # written by a run that resumed: what it resumed from
+    assert figures.read() == []  # written by a resumed run: the metrics up to its checkpoint
     append(file, lines(2))
     assert figures.read() == [{"step": 2}]
 
 
-def test_a_torn_line_is_read_when_it_is_whole(file):
+def test_an_incomplete_line_is_read_once_it_is_complete(file):
     file.write_text(lines(1))
     figures = NewFigures(file)
     append(file, lines(2)[:4])
@@ -51,7 +51,7 @@ def test_a_torn_line_is_read_when_it_is_whole(file):
     assert figures.read() == [{"step": 2}]
 
 
-def test_a_rewritten_file_begins_anew(file, tmp_path):
+def test_a_rewritten_file_is_followed_from_its_end(file, tmp_path):
     file.write_text(lines(1, 2, 3))
     figures = NewFigures(file)
     (tmp_path / "new").write_text(lines(1, 2))
@@ -62,7 +62,7 @@ def test_a_rewritten_file_begins_anew(file, tmp_path):
 
 
 def test_old_lines_are_not_read_again(file):
-    """A run of 10,000 steps would parse 25 MB several times a second; here old lines are spoilt in place."""
+    """Otherwise a run of 10,000 steps would parse 25 MB several times a second; the test spoils old lines."""
     file.write_text(lines(*range(100)))
     figures = NewFigures(file)
     with file.open("r+") as spoilt:
@@ -71,7 +71,7 @@ def test_old_lines_are_not_read_again(file):
     assert figures.read() == [{"step": 100}]
 
 
-def test_a_misshapen_line_is_a_sentence(file):
+def test_a_malformed_line_is_one_sentence(file):
     file.write_text(lines(1))
     figures = NewFigures(file)
     append(file, '{"loss": 1}\n')

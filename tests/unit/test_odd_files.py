@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pipes, endless devices and numbers that are none, where a run looks by itself: one sentence each."""
+"""Pipes, endless devices and non-finite numbers in files that a run opens by itself: one sentence each."""
 
 import errno
 import json
@@ -35,14 +35,14 @@ def recipe(tmp_path, monkeypatch):
 
 
 def odd_ones(path):
-    """A pipe without a writer and a device without an end under the name, in turn."""
+    """Put a pipe without a writer, then an endless device, at the path."""
     for make in (os.mkfifo, lambda p: Path(p).symlink_to("/dev/zero")):
         make(path)
         yield
         Path(path).unlink()
 
 
-def test_the_files_of_a_runs_folder(recipe):
+def test_odd_files_in_a_runs_folder(recipe):
     for _ in odd_ones("runs/.date"):
         with pytest.raises(UserError, match=rf"\.date {IS_ODD}"):
             dated(recipe)
@@ -69,7 +69,7 @@ def test_the_files_of_a_runs_folder(recipe):
                 assert IS_ODD in str(refused.value)
 
 
-def test_a_file_to_append_to_and_one_of_the_cache(tmp_path, monkeypatch):
+def test_odd_files_to_append_to_and_in_the_cache(tmp_path, monkeypatch):
     for _ in odd_ones(tmp_path / "paths.jsonl.partial"):
         with pytest.raises(UserError, match=IS_ODD):
             JsonlAppender(tmp_path / "paths.jsonl.partial")
@@ -83,14 +83,14 @@ def test_a_file_to_append_to_and_one_of_the_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_numbers_that_nothing_can_be_reckoned_with(number, tmp_path):
+def test_numbers_that_are_not_finite(number, tmp_path):
     value = json.loads(number)
     with pytest.raises(UserError, match=r"^f: a must be a finite number, not -?(nan|inf)"):
         shaped({"a": value}, {"a": NUMBER}, "f")
     assert shaped({"a": value}, {"a": FIGURE}, "f") == {"a": value}
 
 
-def test_status_of_figures_that_are_none(tmp_path):
+def test_status_of_metrics_that_are_not_numbers(tmp_path):
     folder = tmp_path / "1_grpo"
     folder.mkdir()
     (folder / "manifest.json").write_text("{}")
@@ -103,7 +103,7 @@ def test_status_of_figures_that_are_none(tmp_path):
     assert told.exit_code == 0 and "step 7  loss nan" in told.stdout
 
 
-def test_what_the_system_refuses_without_a_name(tmp_path, monkeypatch):
+def test_errors_of_the_system_that_name_no_file(tmp_path, monkeypatch):
     for number, due in (
         (errno.ENOSPC, "a file, or the output, has no space left on its disk: free some"),
         (errno.EFBIG, "a file, or the output, has reached the largest file size allowed here: raise"),
@@ -128,7 +128,7 @@ def test_what_the_system_refuses_without_a_name(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_a_word_that_yaml_does_not_read_says_what_to_do(word, remedy):
+def test_an_override_that_yaml_cannot_read_says_what_to_do(word, remedy):
     with pytest.raises(UserError) as refused:
         command_line([word])
     assert str(refused.value).endswith(f"is not a YAML value{remedy}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open answers: reading them, holding them against a reference, and questions with one from files."""
+"""Open answers: reading them, comparing them with a reference, and questions with references from files."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def test_the_final_answer_of_a_response(text, answer):
     assert parsed.status == ("no_answer" if answer is None else "ok")
 
 
-def test_what_stands_in_the_reasoning_is_no_answer():
+def test_a_box_in_the_reasoning_is_not_the_answer():
     assert read_answer(r"\boxed{42}").status == "no_think_close"
     assert (
         read_answer(r"\boxed{42}</think> I do not know, said it\nmany times".replace(r"\n", "\n")).answer
@@ -76,7 +76,7 @@ def test_numbers_are_compared_as_numbers(answer, reference, same):
     assert numeric(reference, answer) == same
 
 
-def test_texts_are_compared_once_normalised():
+def test_texts_are_normalised_before_they_are_compared():
     assert exact(" \\text{The  Cat}. ", '"the cat"')
     assert not exact("42", "42.0") and not exact("the cat", "a cat")
     assert normalised("a\\,b") == "a b"
@@ -86,7 +86,7 @@ def test_texts_are_compared_once_normalised():
 @example("1e999999999", "9" * 999)
 @example("\\boxed{" * 1000, "-")
 @given(st.text(max_size=40), st.text(alphabet="0123456789.,/%eE+-\\frac{}^$* ", max_size=40))
-def test_no_answer_does_more_than_differ(one, other):
+def test_any_two_answers_can_be_compared(one, other):
     for name, check in EQUIVALENCES.items():
         assert check(one, one) and check(other, other), name
         assert check(one, other) == check(other, one), name
@@ -102,7 +102,7 @@ def test_the_tolerance_of_numbers(value, change):
     assert numeric(repr(near), repr(value)) == close
 
 
-def test_a_check_of_one_s_own():
+def test_a_users_own_equivalence():
     assert load_equivalence("numeric") is numeric
     assert load_equivalence("operator:eq")("a", "a")
     for name in ("numerical", "no_such_module:f", "operator:none", ":x"):
@@ -118,7 +118,7 @@ def write(path, rows):
     return path
 
 
-def test_the_published_forms_of_questions(tmp_path):
+def test_the_published_formats_of_questions(tmp_path):
     rows = [
         {"question": "How many?", "answer": "Half of 4 is 2.\nSo 2 + 70.\n#### 72"},  # GSM8K
         {"problem": "Solve.", "solution": r"We get $\boxed{\frac{1}{2}}$.", "level": "5"},  # MATH
@@ -142,7 +142,7 @@ def test_the_published_forms_of_questions(tmp_path):
     assert loaded.questions[3].prompt[0]["content"] == "x\N{REPLACEMENT CHARACTER}"
 
 
-def test_references_that_are_no_finite_number_are_counted(tmp_path):
+def test_references_that_are_not_finite_are_counted(tmp_path):
     path = tmp_path / "q.jsonl"
     odd = ("NaN", "Infinity", "-Infinity", "1e999")
     published = {"problem": "Add.", "solution": r"It is $\boxed{10,\!000}$."}  # as MATH has it
@@ -163,7 +163,7 @@ def test_tasks_hold_the_question_as_data_and_the_instruction(tmp_path):
         AnswerTask.from_dict({**task.to_dict(), "reference": " "}, "f:1")
 
 
-def test_what_is_no_question_is_counted(tmp_path):
+def test_rows_that_are_not_questions_are_counted(tmp_path):
     good = {"question": "q", "answer": "1"}
     rows = [
         good, good, 7, {"question": "q"}, {"question": 3, "answer": "1"}, {"question": " ", "answer": "1"},
@@ -196,7 +196,7 @@ FIELDS = ["question", "problem", "prompt", "messages", "reference", "answer", "s
 
 @settings(max_examples=300, deadline=None)
 @given(ANY | st.dictionaries(st.sampled_from(FIELDS), ANY, max_size=5))
-def test_no_row_of_a_question_does_more_than_be_dropped(row):
+def test_any_row_is_read_as_a_question_or_dropped(row):
     try:
         question = question_from_row(row, max_chars=4000)
     except RowProblem as problem:

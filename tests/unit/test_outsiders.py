@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tester from outside found: each case ended in a traceback, a wrong value or a puzzling sentence."""
+"""Cases found by an outside tester: each ended in a traceback, a wrong value or a puzzling sentence."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_a_reference_without_an_artefact_is_refused_where_it_stands(word):
         load_recipe(TINY / "1_grpo_zero.yaml", [f"inputs.tasks={word}"])
 
 
-def test_a_pipeline_looks_for_every_path_before_its_first_stage(tmp_path):
+def test_a_pipeline_checks_every_path_before_its_first_stage(tmp_path):
     words = [f"evaluate.models.x={tmp_path / 'none'}", f"runs_dir={tmp_path / 'runs'}"]
     with pytest.raises(UserError, match=r"7_evaluate\.yaml: evaluate\.models\.x: .*none does not exist"):
         run_pipeline(recipes_root() / "tiny_smoke", Console(quiet=True), overrides=words)
@@ -67,7 +67,7 @@ def test_a_refusal_names_the_key_and_where_it_was_set(words, says):
         ({"num_key_value_heads": 3}, "num_key_value_heads 3 does not divide num_attention_heads 4"),
     ],
 )  # fmt: skip
-def test_a_value_of_another_type_in_config_json_is_not_guessed_at(change, says):
+def test_a_value_of_the_wrong_type_in_config_json_is_refused(change, says):
     Architecture.from_config(SIZES, "config.json")
     with pytest.raises(UserError) as refused:
         Architecture.from_config(SIZES | change, "config.json")
@@ -82,13 +82,13 @@ def test_a_value_of_another_type_in_config_json_is_not_guessed_at(change, says):
         ("packed.jsonl", b"\x1f\x8b\x08\x00rest\n", "gzip"),
     ],
 )
-def test_a_file_in_another_encoding_is_told_so(tmp_path, name, data, says):
+def test_a_file_in_another_encoding_is_refused_with_the_cause(tmp_path, name, data, says):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=says):
         list(read_rows(tmp_path / name))
 
 
-def test_a_file_of_final_figures_is_another_projects_and_one_score_lacks_the_other(tmp_path):
+def test_final_figures_are_a_foreign_file_and_a_single_score_is_refused(tmp_path):
     file = tmp_path / "eval_set.json"
     file.write_text(json.dumps({"alpacaeval-easy": 0.99, "model": "x"}))
     assert is_foreign(file)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node's scratch folder, whose name anybody can foretell."""
+"""A node's scratch folder, whose name anybody can predict."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def scratch(tmp_path, monkeypatch):
     return path
 
 
-def test_it_is_made_once_for_its_user_alone(scratch, monkeypatch):
+def test_the_folder_is_made_once_for_its_user_alone(scratch, monkeypatch):
     for _ in range(2):
         own_scratch()
     assert scratch.stat().st_mode & 0o777 == 0o700
@@ -29,7 +29,7 @@ def test_it_is_made_once_for_its_user_alone(scratch, monkeypatch):
     own_scratch()
 
 
-def test_one_that_others_can_write_is_refused(scratch, tmp_path):
+def test_a_folder_that_others_can_write_to_is_refused(scratch, tmp_path):
     scratch.mkdir(parents=True)
     for mode in (0o777, 0o720, 0o702):
         scratch.chmod(mode)
@@ -46,7 +46,7 @@ def test_one_that_others_can_write_is_refused(scratch, tmp_path):
         own_scratch()
 
 
-def test_another_users_is_refused(scratch, monkeypatch):
+def test_another_users_folder_is_refused(scratch, monkeypatch):
     scratch.mkdir(parents=True, mode=0o700)
     monkeypatch.setattr(os, "geteuid", lambda: scratch.stat().st_uid + 1)
     with pytest.raises(UserError, match="is not a folder that only you can write to"):
@@ -56,12 +56,12 @@ def test_another_users_is_refused(scratch, monkeypatch):
 KEEP = """from reasongrm_nemo.files.cache import remember; remember("kind", "key", "text")"""
 
 
-def test_a_jobs_script_makes_it_again_after_a_requeue_and_takes_no_other(tmp_path):
+def test_a_requeued_job_makes_its_folder_again_and_takes_no_other(tmp_path):
     """set_scratch of launch/common.sh, on the node that runs the script."""
     script = (ROOT / "launch/common.sh").read_text()
     function = script[script.index("set_scratch() {") :]
     function = function[: function.index("\n}\n") + 3]
-    # a function of the script, which says `set -e`
+    # under `set -e`, as in the script
     words = (
         f'set -euo pipefail\ndie() {{ echo "$1"; exit 2; }}\n{function}\nset_scratch; set_scratch; echo made'
         f"; {sys.executable} -c '{KEEP}'"
@@ -74,7 +74,7 @@ def test_a_jobs_script_makes_it_again_after_a_requeue_and_takes_no_other(tmp_pat
 
     assert (run().returncode, run().stdout) == (0, "made\n")
     (folder,) = (tmp_path / "disk").iterdir()
-    # what compilers write goes with the job, what reasongrm keeps is there for the next one
+    # compiler caches go with the job; reasongrm's cache stays for the next one
     assert not (folder / "cache").exists()
     assert (tmp_path / "home/reasongrm/kind/key").read_text() == "text"
     assert folder.stat().st_mode & 0o777 == 0o700
