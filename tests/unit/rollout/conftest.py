@@ -11,10 +11,10 @@ from standin_vllm import making
 
 
 class FakeServer:
-    """Answers /v1/completions with n samples of three tokens; `plan` overrides answers one by one.
+    """Answers /v1/completions with n samples of three tokens; entries of `plan` override the next answers.
 
-    A plan entry is a function of the parsed body that returns (status, bytes), or None to say nothing and
-    close the connection.
+    An entry is a function of the parsed body that returns (status, bytes), or None to close the connection
+    without an answer.
     """
 
     def __init__(self):
@@ -94,7 +94,7 @@ class FakeServer:
 
 
 def completions(body, n=None, reason="stop", log_probs=(-0.5, -1.0, -2.0)):
-    """What vLLM answers: sample i of a prompt is its first token, then the seed plus i, then the stop."""
+    """An answer like vLLM's: sample i is the prompt's first token, the seed plus i, and the stop token."""
     choices = [
         {
             "index": i,
@@ -116,7 +116,7 @@ def make(tmp_path):
 
 @pytest.fixture
 def make_fake():
-    """A function that makes servers."""
+    """A function that starts another fake server."""
     servers = []
 
     def make():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where ranks meet, who can come there, and which objects are taken from them."""
+"""Where ranks meet, who can connect there, and which objects are accepted from them."""
 
 import io
 import os
@@ -32,7 +32,7 @@ def test_a_store_listens_on_its_address_alone():
         meeting.listen("127.0.0.2", store.port, 2, 5.0)
 
 
-def test_a_file_is_nobody_elses_and_goes_with_its_owner():
+def test_a_meeting_file_is_private_and_goes_with_its_owner():
     file = meeting.PrivateFile()
     assert file.path.parent.stat().st_mode & 0o777 == 0o700
     first, second = (meeting.join(str(file.path), "", 0, 2, 5.0) for _ in range(2))
@@ -56,13 +56,13 @@ def test_ranks_without_a_key_do_not_meet(monkeypatch):
 
 
 class Trap:
-    """Unpickled, it fails the test."""
+    """Fails the test when it is unpickled."""
 
     def __reduce__(self):
         return pytest.fail, ("an unsigned object was unpickled",)
 
 
-def test_an_object_is_read_whole_and_signed_or_not_at_all(monkeypatch):
+def test_only_whole_objects_with_the_runs_signature_are_unpickled(monkeypatch):
     for name in ("_pickler", "_unpickler"):
         monkeypatch.setattr(c10d, name, getattr(c10d, name))
     meeting.sign_objects("another run's key")
@@ -99,7 +99,7 @@ def test_an_object_is_read_whole_and_signed_or_not_at_all(monkeypatch):
             c10d._unpickler(io.BytesIO(message)).load()
 
 
-def test_what_the_listing_calls_open():
+def test_sockets_that_the_listing_calls_open_to_strangers():
     sockets = {("x", where) for where in ("tcp 127.0.0.1:5", "tcp 0.0.0.0:6", "tcp6 :::7", "tcp 10.0.0.1:8")}
     sockets |= {("x", "udp 0.0.0.0:9"), ("x", "unix @abstract"), ("x", "unix /gone"), ("agent", "tcp6 :::10")}
     wrong = open_to_strangers(sockets, {"127.0.0.1"}, guarded=("agent",))
@@ -119,7 +119,7 @@ def test_a_servers_workers_meet_at_its_address_whatever_the_environment_says(mon
         "lo",
         HOST,
     )
-    # on a node the site's choice stands (launch/site.env), else the interface of the address
+    # on another node the site's choice (launch/site.env) wins; without one, the interface of the address
     there = settings.environment("token", "10.0.0.1")
     assert (there["GLOO_SOCKET_IFNAME"], there["VLLM_HOST_IP"]) == ("eth7", "10.0.0.1")
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rollout server on another node: the agent is a child here, as srun's task is one there."""
+"""A rollout server on another node; here its agent is a child process, as srun's task is there."""
 
 import os
 import signal
@@ -59,7 +59,7 @@ def test_the_end_of_the_run_ends_agent_and_server(make, agent):
         server.check()
 
 
-def test_an_agent_obeys_its_token_alone_and_starts_nothing_else(agent):
+def test_an_agent_obeys_its_token_alone_and_starts_only_servers(agent):
     url, token = agent.host.url, agent.host.token
     for path, known, status in (("/start", "wrong", 401), ("/spawn", token, 404)):
         with pytest.raises(RolloutServerLost, match=f"status {status}"):

@@ -26,7 +26,7 @@ def prompts(count=3):
 
 
 def ask(url, asked, sampling=SAMPLING, **options):
-    """The answers of one server, as they arrive; its loss is raised."""
+    """Yield the answers of one server as they arrive; raise its loss."""
     with Dispatch(asked, sampling) as dispatch:
         dispatch.add([RolloutClient(url, "secret", **options)])
         for _ in asked:
@@ -39,14 +39,14 @@ def ask(url, asked, sampling=SAMPLING, **options):
 
 
 def scored(body, **changes):
-    """What vLLM answers to a scoring pass: the tokens' log-probs, -0.1 at the second place and so on."""
+    """An answer like vLLM's to a scoring pass: log-probs -0.1 for the second token, -0.2 for the third ..."""
     given = [None, *({str(t): {"logprob": -n / 10}} for n, t in enumerate(body["prompt"][1:], 1))]
     last = body["allowed_token_ids"]
     choice = {"prompt_logprobs": given, "token_ids": last, "logprobs": {"token_logprobs": [-9.0]}} | changes
     return 200, json.dumps({"choices": [choice]}).encode()
 
 
-def test_tokens_are_scored_the_last_one_by_forcing_it(fake):
+def test_the_last_token_is_scored_by_forcing_it(fake):
     fake.plan = [scored]
     (answer,) = ask(fake.url, [Prompt("p", [5, 6, 7, 5], 3)], sampling=Scoring())
     assert answer == [Completion("p", 0, [6, 7, 5], [-0.1, -0.2, -9.0], "stop")]
@@ -66,7 +66,7 @@ def test_tokens_are_scored_the_last_one_by_forcing_it(fake):
         {"logprobs": {"token_logprobs": [None]}},
     ],
 )
-def test_a_scoring_answer_that_is_not_whole_is_a_loss(fake, changes):
+def test_an_incomplete_scoring_answer_is_a_loss(fake, changes):
     fake.plan = [lambda body: scored(body, **changes)]
     with pytest.raises(RolloutServerLost, match=r"is torn|is incomplete"):
         list(ask(fake.url, [Prompt("p", [5, 6, 7, 5], 3)], sampling=Scoring()))
@@ -125,7 +125,7 @@ def test_leaving_early_ends_the_requests(fake, answer):
         (lambda body: (200, b'{"choices": [{"index": 0}]}'), "torn"),
     ],
 )
-def test_loss(fake, step, words):
+def test_a_failed_request_is_a_loss(fake, step, words):
     fake.plan = [step]
     with pytest.raises(RolloutServerLost, match=words):
         list(ask(fake.url, prompts(1)))
@@ -134,13 +134,13 @@ def test_loss(fake, step, words):
 @pytest.mark.parametrize(
     "change", [{"n": 1}, {"reason": "abort"}, {"log_probs": (-0.5, -1.0)}, {"log_probs": (-0.5, None, -1.0)}]
 )
-def test_answers_that_are_not_whole(fake, answer, change):
+def test_an_incomplete_answer_is_a_loss(fake, answer, change):
     fake.plan = [lambda body: answer(body, **change)]
     with pytest.raises(RolloutServerLost, match="incomplete"):
         list(ask(fake.url, prompts(1)))
 
 
-def test_what_came_before_a_loss_is_kept(fake, answer):
+def test_answers_before_a_loss_are_kept(fake, answer):
     fake.plan = [answer, answer, lambda body: (500, b"no")]
     seen = []
     with pytest.raises(RolloutServerLost):
@@ -149,7 +149,7 @@ def test_what_came_before_a_loss_is_kept(fake, answer):
     assert seen == ["p0", "p1"]
 
 
-def test_refused_request_is_the_users_error(fake):
+def test_a_refused_request_is_a_user_error(fake):
     body = json.dumps({"error": {"message": "maximum context length is 16 tokens.", "code": 400}}).encode()
     fake.plan = [lambda _: (400, body)]
     with pytest.raises(UserError, match=r"refused prompt p0 \(400\): maximum context length") as caught:
@@ -157,7 +157,7 @@ def test_refused_request_is_the_users_error(fake):
     assert not isinstance(caught.value, RolloutServerLost)
 
 
-def test_nobody_listens():
+def test_a_port_without_a_server_is_a_loss():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -165,7 +165,7 @@ def test_nobody_listens():
         list(ask(url, prompts(1)))
 
 
-def test_hang_is_noticed(fake):
+def test_a_hanging_request_is_noticed(fake):
     fake.delay.clear()
     begin = time.monotonic()
     with pytest.raises(RolloutServerLost, match="no progress"):
@@ -173,7 +173,7 @@ def test_hang_is_noticed(fake):
     assert 0.6 <= time.monotonic() - begin < 20
 
 
-def test_hang_of_everything_is_noticed(fake):
+def test_a_server_that_hangs_as_a_whole_is_noticed(fake):
     fake.delay.clear()
     fake.routes["/metrics"] = fake.routes["/is_paused"] = lambda body: (fake.delay.wait(30), (200, b""))[1]
     begin = time.monotonic()
@@ -183,7 +183,7 @@ def test_hang_of_everything_is_noticed(fake):
 
 
 @pytest.mark.parametrize("sign", ["steps", "is_paused"])
-def test_slow_is_not_lost(fake, sign):
+def test_a_slow_server_is_not_lost(fake, sign):
     fake.delay.clear()
     fake.is_paused = sign == "is_paused"
     stop = threading.Event()
@@ -203,7 +203,7 @@ def test_slow_is_not_lost(fake, sign):
         worker.join()
 
 
-def test_dead_process_is_noticed_at_once(fake):
+def test_a_dead_process_is_noticed_at_once(fake):
     fake.delay.clear()
     begin = time.monotonic()
     with pytest.raises(RolloutServerLost, match="process is gone"):
@@ -215,12 +215,12 @@ def test_dead_process_is_noticed_at_once(fake):
     ("said", "version"),
     [
         (b'{"weight_version": "7"}', 7),
-        (b'{"weight_version": "default"}', 0),  # vLLM's before anything was pushed
-        (b'{"weight_version": "folder"}', 0),  # another folder was loaded in place
+        (b'{"weight_version": "default"}', 0),  # vLLM's value before the first push
+        (b'{"weight_version": "folder"}', 0),  # weights of another folder were loaded in place
         (b"{}", None),
     ],
 )
-def test_a_completion_notes_the_weights_it_was_begun_with(fake, said, version):
+def test_a_completion_records_the_weight_version_it_began_with(fake, said, version):
     fake.routes["/weight_info"] = lambda body: (200, said)
     answers = ask(fake.url, prompts(2), versions=True)
     assert {c.weight_version for answer in answers for c in answer} == {version}

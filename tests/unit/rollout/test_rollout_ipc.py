@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buckets in a shared buffer, up to CUDA itself: a stand-in gives what torch's `reduce_tensor` gives."""
+"""Buckets in a shared buffer without CUDA: a stand-in returns what torch's `reduce_tensor` returns."""
 
 import json
 from types import SimpleNamespace
@@ -23,13 +23,13 @@ INFOS = [TensorInfo.of(name, tensor) for name, tensor in TENSORS.items()]
 
 
 class Shared:
-    """Stands for the memory that a handle names."""
+    """Stand-in for the memory that an IPC handle names."""
 
     def __init__(self):
         self.exports = []
 
     def reduce(self, tensor):
-        """Arguments in the places where torch 2.13's `reduce_tensor` puts them."""
+        """Arguments in the order of torch 2.13's `reduce_tensor`."""
         self.exports.append(tensor)
         size = tensor.numel()
         arguments = (torch.Tensor, tensor.size(), tensor.stride(), 0, torch.UntypedStorage, torch.uint8, 3)
@@ -43,7 +43,7 @@ def fill(limit):
 
 
 @pytest.mark.parametrize("limit", [1, 1024, 1 << 20])
-def test_everything_arrives_whatever_the_bucket(limit):
+def test_every_tensor_arrives_whatever_the_bucket_size(limit):
     shared, made = fill(limit)
     got, sizes, unpacking = {}, [], ipc.Unpacking()
     for bucket in made:
@@ -55,7 +55,7 @@ def test_everything_arrives_whatever_the_bucket(limit):
     assert all(torch.equal(got[name], tensor) for name, tensor in TENSORS.items())
     nbytes = sum(info.nbytes for info in INFOS)
     assert sizes == {1: [1] * nbytes, 1024: [2, 1, 1, 1, 1, 1, 1, 3], 1 << 20: [5]}[limit]
-    # bounded by the limit, however large a tensor, and never more than there is; and one more byte
+    # at most the limit, however large a tensor, and at most all tensors; plus the byte that marks the release
     assert shared.exports[0].numel() == {1: 1, 1024: 1024, 1 << 20: 256 + 256 + 6400 + 256 + 4}[limit] + 1
 
 
@@ -88,7 +88,7 @@ def test_ranks_meet_in_the_group_that_is_given(monkeypatch):
 
 
 def test_the_next_bucket_waits_for_the_last_to_be_read():
-    """The buffer keeps its content until the sender asks for more."""
+    """The buffer keeps its content until the next bucket is requested."""
     shared, made = fill(1024)
     first = next(made)
     before = shared.exports[0].clone()
@@ -99,7 +99,7 @@ def test_the_next_bucket_waits_for_the_last_to_be_read():
 
 
 class Counted(Shared):
-    """Torch's count of each export: 1 at first, less 1 where a process lets go; at 0 alone it is free."""
+    """Torch's reference count of every export: 1 at first, 1 less per release; memory is free only at 0."""
 
     def __init__(self):
         super().__init__()
@@ -115,7 +115,7 @@ class Counted(Shared):
         self.counts[place] -= 1
 
     def import_and_let_go(self):
-        """What a worker does as its update is finished."""
+        """What a worker does at the end of its update."""
         ipc.mark_let_go(self.exports[-1])
         self.release(b"counter", len(self.counts) - 1, 3)
 
@@ -128,7 +128,7 @@ ENDS = {
 
 @pytest.mark.parametrize("ends", [["answered"] * 10, [*ENDS] * 3, [*reversed(ENDS)] * 3, [[*ENDS][1]] * 10])
 def test_no_push_leaves_memory_behind(ends):
-    """Over ten pushes the memory is flat: each count comes to 0, and not below it."""
+    """Memory stays flat over ten pushes: every count reaches 0 and never falls below."""
     shared = Counted()
     exports = ipc.Exports(shared.reduce, shared.release)
     for end in ends:
@@ -142,14 +142,14 @@ def test_no_push_leaves_memory_behind(ends):
         finish(shared)
         exports.settle()
         assert shared.counts[place:] == left
-        # freed after the push, too: no reference to the buffer is left but the test's
+        # also freed after the push: only the test still refers to the buffer
         assert (exports._last is None) == (left == [0])
     exports.let_go()
     assert shared.counts == [0] * len(ends)
 
 
-def test_the_transport_makes_room_before_it_takes_some(monkeypatch):
-    """Torch's own functions, in their places, and in the order in which memory is freed and taken."""
+def test_the_transport_frees_memory_before_it_allocates(monkeypatch):
+    """Torch's functions are called with the right arguments, and memory is freed before more is taken."""
     order, made, arguments = [], [], Shared().reduce(torch.zeros(8, dtype=torch.uint8))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
@@ -183,7 +183,7 @@ def test_the_transport_makes_room_before_it_takes_some(monkeypatch):
 
 
 def test_a_handle_survives_json():
-    """What another process rebuilds is what torch gave, but for the GPU's number there."""
+    """Another process rebuilds what torch gave, except for the number of the GPU there."""
     _, arguments = Shared().reduce(torch.zeros(600, dtype=torch.uint8))
     described = json.loads(json.dumps(ipc.describe_buffer(arguments)))
     rebuilt = ipc.rebuild_arguments(described, 5)
@@ -193,7 +193,7 @@ def test_a_handle_survives_json():
     assert list(rebuilt) == theirs
 
 
-def test_arguments_are_in_the_places_that_torch_gives_them():
+def test_arguments_are_in_the_order_of_torch():
     """The names of `rebuild_cuda_tensor`'s parameters, in this torch."""
     import inspect
 
@@ -214,14 +214,14 @@ def test_arguments_are_in_the_places_that_torch_gives_them():
 
 
 @pytest.mark.parametrize("change", [{"handle": "not base64!"}, {"size": None}, {"event_handle": 3}])
-def test_what_is_no_handle_is_refused(change):
+def test_an_invalid_handle_is_refused(change):
     _, arguments = Shared().reduce(torch.zeros(8, dtype=torch.uint8))
     with pytest.raises((KeyError, TypeError, ValueError)):
         ipc.rebuild_arguments(ipc.describe_buffer(arguments) | change, 0)
 
 
-def test_each_bucket_is_an_update_of_its_own(fake):
-    """The buffer may be filled again when the server has answered."""
+def test_every_bucket_is_a_separate_update(fake):
+    """So the buffer may be refilled as soon as the server has answered."""
     got, unpacking = [], ipc.Unpacking()
     shared, made = fill(1024)
 

@@ -13,7 +13,7 @@ from reasongrm_nemo.processes import child
 
 ROOT = Path(__file__).parents[3]
 ENV = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-# A leader that starts one helper, says both ids and waits; "deaf" ignores SIGTERM.
+# A leader that starts one helper, prints both process ids and waits; "deaf" ignores SIGTERM.
 LEADER = """
 import signal, subprocess, sys, time
 if "deaf" in sys.argv:
@@ -41,12 +41,12 @@ def spawn(log, *words):
     pid = child.spawn([sys.executable, "-c", LEADER, *words], ENV, log)
     until(lambda: len(log.read_text().split()) == 2)
     leader, helper = map(int, log.read_text().split())
-    assert leader == pid  # it became the command
+    assert leader == pid  # the spawned process became the command
     return pid, helper
 
 
 @pytest.mark.parametrize("words", [(), ("deaf",)])
-def test_end_group_ends_all(tmp_path, words):
+def test_end_group_ends_the_leader_and_its_helper(tmp_path, words):
     pid, helper = spawn(tmp_path / "log", *words)
     ticks = child.start_ticks(pid)
     assert child.alive(pid, ticks) and not child.alive(pid, ticks + 1)
@@ -55,7 +55,7 @@ def test_end_group_ends_all(tmp_path, words):
     child.end_group(pid, ticks, grace_s=0.5)  # again: nothing to do
 
 
-def test_end_group_ends_a_stopped_process_and_those_a_dead_leader_left(tmp_path):
+def test_end_group_ends_a_stopped_helper_whose_leader_is_dead(tmp_path):
     pid, helper = spawn(tmp_path / "log")
     ticks = child.start_ticks(pid)
     os.kill(helper, signal.SIGSTOP)
@@ -67,7 +67,7 @@ def test_end_group_ends_a_stopped_process_and_those_a_dead_leader_left(tmp_path)
     assert not running(helper)
 
 
-def test_outlives_the_thread_that_asked(tmp_path):
+def test_a_child_outlives_the_thread_that_spawned_it(tmp_path):
     got = []
     thread = threading.Thread(target=lambda: got.append(spawn(tmp_path / "log")))
     thread.start()
@@ -79,7 +79,7 @@ def test_outlives_the_thread_that_asked(tmp_path):
     child.end_group(pid, ticks, 0)
 
 
-def test_dies_with_a_killed_parent(tmp_path):
+def test_a_child_dies_with_a_killed_parent(tmp_path):
     program = (
         "import sys, time; from pathlib import Path; from reasongrm_nemo.processes import child\n"
         "print(child.spawn([sys.executable, '-c', 'import time; time.sleep(60)'], "
@@ -90,14 +90,14 @@ def test_dies_with_a_killed_parent(tmp_path):
         [sys.executable, "-c", program, str(tmp_path / "log")], env=ENV, stdout=subprocess.PIPE, text=True
     )
     pid = int(parent.stdout.readline())
-    time.sleep(0.5)  # until it has tied itself
+    time.sleep(0.5)  # until the child has tied itself to its parent
     assert running(pid)
     parent.kill()
     parent.wait()
     until(lambda: not running(pid))
 
 
-def test_dies_when_its_parent_was_gone_before(tmp_path):
+def test_a_child_dies_if_its_parent_is_already_gone(tmp_path):
     command = [sys.executable, "-m", child.__name__, "1", sys.executable, "-c", "print('lived')"]
     if os.getppid() == 1:
         command[3] = "2"

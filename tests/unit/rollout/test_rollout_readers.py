@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What engines read in a config.json is asked once for each content and version."""
+"""Engines are asked how they read a config.json once for each content and version."""
 
 import sys
 
@@ -15,7 +15,7 @@ CONFIG = read_json(resolve_path("asset:tiny_judge", ".") / "config.json")
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
-    """The configs that an engine was asked about, in a cache of the test's; it reads what is there."""
+    """The configs that a stand-in engine was asked about, with an empty cache; it reads all keys."""
     seen, answer = [], {"engine": "engine 1"}
 
     def read(configs, interpreters):
@@ -43,7 +43,7 @@ def test_a_config_is_read_once_and_again_by_another_version(asked, monkeypatch):
     assert len(seen) == 3
 
 
-def test_what_was_refused_is_asked_again(asked):
+def test_a_refused_config_is_asked_about_again(asked):
     seen, answer = asked
     answer["error"] = "out of memory"
     for _ in range(2):
@@ -53,7 +53,7 @@ def test_what_was_refused_is_asked_again(asked):
     assert check() == ["engine 1"] and len(seen) == 3
 
 
-def test_what_is_kept_is_held_against_this_reading(asked):
+def test_a_cached_reading_is_still_compared_with_ours(asked):
     check()
     _, answer = asked
     answer["read"] = {**CONFIG, "vocab_size": 7}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Surviving a loss, with a stand-in for the server's process."""
+"""Rollouts survive the loss of a server, here with a stand-in for its process."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ SAMPLING = Sampling(n=2, max_tokens=8)
 
 
 class Handle:
-    """A server's handle; the HTTP server is the fake's and survives restarts."""
+    """Stand-in for a server's handle; the fake HTTP server survives its restarts."""
 
     def __init__(self, fake):
         self.url, self.token = fake.url, "secret"
@@ -51,7 +51,7 @@ def rollouts(fake):
     )
 
 
-def test_in_the_order_of_the_prompts(fake, rollouts):
+def test_answers_are_in_the_order_of_the_prompts(fake, rollouts):
     seen = []
     answers = rollouts.generate(prompts(), SAMPLING, seen.append)
     assert [a[0].prompt_id for a in answers] == [f"p{i}" for i in range(5)]
@@ -60,7 +60,7 @@ def test_in_the_order_of_the_prompts(fake, rollouts):
     assert rollouts.servers[0].events == [] and rollouts.losses == []
 
 
-def test_one_loss_is_survived_and_only_the_rest_is_asked_again(fake, rollouts, answer):
+def test_after_one_loss_only_the_unanswered_prompts_are_sent_again(fake, rollouts, answer):
     fake.plan = [answer, answer, broken]
     seen = []
     answers = rollouts.generate(prompts(), SAMPLING, lambda a: seen.append(a[0].prompt_id))
@@ -79,14 +79,14 @@ def test_a_second_loss_is_raised(fake, rollouts, answer):
     assert rollouts.servers[0].events[1:] == ["restart", "resync"]
 
 
-def test_each_call_may_lose_one(fake, rollouts, answer):
+def test_each_call_may_lose_the_server_once(fake, rollouts, answer):
     for _ in range(2):
         fake.plan = [answer, broken]
         assert len(rollouts.generate(prompts(), SAMPLING)) == 5
     assert len(rollouts.losses) == 2
 
 
-def test_the_process_knows_the_cause_better(fake, rollouts):
+def test_the_cause_of_a_loss_comes_from_the_process(fake, rollouts):
     def dies(body):
         rollouts.servers[0].alive = False
         return None
@@ -96,29 +96,29 @@ def test_the_process_knows_the_cause_better(fake, rollouts):
     assert rollouts.losses == ["it was killed. 1 prompt is sent again."]
 
 
-def test_a_server_that_does_not_run_is_brought_up_first(fake, rollouts):
+def test_a_server_that_does_not_run_is_started_first(fake, rollouts):
     rollouts.servers[0].alive = False
     assert len(rollouts.generate(prompts(), SAMPLING)) == 5
     assert rollouts.servers[0].events == ["restart", "resync"] and rollouts.losses == []
 
 
-def test_a_refused_request_is_no_loss(fake, rollouts):
+def test_a_refused_request_is_not_a_loss(fake, rollouts):
     fake.plan = [lambda body: (400, b'{"error": {"message": "too long"}}')]
     with pytest.raises(UserError, match="too long"):
         rollouts.generate(prompts(), SAMPLING)
     assert rollouts.servers[0].events == []
 
 
-def test_ids_must_differ(fake, rollouts):
+def test_prompt_ids_must_differ(fake, rollouts):
     with pytest.raises(ValueError, match="unique"):
         rollouts.generate([Prompt("p", [1], 1), Prompt("p", [2], 2)], SAMPLING)
 
 
-def test_nothing_to_ask(fake, rollouts):
+def test_a_call_without_prompts(fake, rollouts):
     assert rollouts.generate([], SAMPLING) == []
 
 
-def test_the_streams_reader_may_leave(fake, rollouts):
+def test_a_stream_may_be_closed_early(fake, rollouts):
     stream = rollouts.stream(prompts(), SAMPLING)
     next(stream)
     stream.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server's processes leave in TMPDIR and /dev/shm goes with them, also when all are killed at once."""
+"""Files of a server's processes in TMPDIR and /dev/shm are removed, even if all are killed at once."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ time.sleep(60)
 
 @pytest.fixture
 def shallow(monkeypatch):
-    """A folder for temporary files near enough to the root for sockets, which pytest's are not."""
+    """A folder for temporary files whose path is short enough for sockets, unlike pytest's."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
@@ -39,7 +39,7 @@ def shallow(monkeypatch):
 
 @pytest.fixture
 def leave(shallow):
-    """Starts a process with a folder of its own; gives it and the folder."""
+    """Starts a process with its own scratch folder; returns both."""
     env = os.environ | {"TMPDIR": str(shallow), "PYTHONPATH": str(ROOT)}
     started = []
 
@@ -64,12 +64,12 @@ def meetings(base):
     return list(base.glob("reasongrm-meeting-*"))
 
 
-def test_all_that_a_killed_server_left_goes_and_a_living_one_keeps_its_own(leave, shallow):
+def test_files_of_a_killed_server_go_and_those_of_a_living_one_stay(leave, shallow):
     (killed, left), (_, kept) = leave(), leave()
     assert left.parent == shallow and len(list(left.iterdir())) == 1
     assert len(meetings(shallow)) == 2
     assert len(semaphores(left)) == len(semaphores(kept)) == 1
-    (shallow / "reasongrm-server-mine.txt").touch()  # no folder: nobody's
+    (shallow / "reasongrm-server-mine.txt").touch()  # a file, so not a scratch folder
     os.killpg(killed.pid, signal.SIGKILL)
     ThisMachine().end_group(killed.pid, start_ticks(killed.pid), 0)
     killed.wait()
@@ -81,7 +81,7 @@ def test_all_that_a_killed_server_left_goes_and_a_living_one_keeps_its_own(leave
     assert len(list(kept.iterdir())) == 1 and len(semaphores(kept)) == 1
 
 
-def test_where_the_folder_of_temporary_files_is_too_deep_for_a_socket_it_is_tmp(tmp_path, monkeypatch):
+def test_tmp_is_used_if_the_temporary_folder_is_too_deep_for_sockets(tmp_path, monkeypatch):
     deep = tmp_path / ("d" * 90)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-
 import json
 import os
 import signal
@@ -36,8 +35,8 @@ def test_starts_and_stops(make, tmp_path, monkeypatch):
         server.check()
 
 
-def test_a_job_s_server_finds_what_vllm_noted_in_an_earlier_job(make, tmp_path, monkeypatch):
-    """Without the note vLLM imports itself once more to look at the model's class."""
+def test_a_jobs_server_finds_the_notes_of_vllm_from_an_earlier_job(make, tmp_path, monkeypatch):
+    """Without the notes vLLM starts another process to inspect the model's class."""
     monkeypatch.setenv("REASONGRM_CACHE", str(tmp_path / "mine"))
     for job, variable, root in (
         ("first", "XDG_CACHE_HOME", "vllm"),
@@ -62,7 +61,7 @@ def test_start_does_nothing_when_running(make):
         assert server.starts == 1
 
 
-def test_port_taken(make):
+def test_a_taken_port_is_refused(make):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -95,7 +94,7 @@ def test_failed_start_says_why(make, tmp_path):
     assert "\n" not in message and not server.is_alive()
 
 
-def test_a_start_that_fails_is_tried_once_more_and_told(make, tmp_path):
+def test_a_failed_start_is_reported_and_tried_once_more(make, tmp_path):
     told = []
     server = make(mode="once")
     server.on_failed_start = told.append
@@ -108,7 +107,7 @@ def test_a_start_that_fails_is_tried_once_more_and_told(make, tmp_path):
     assert f"reasongrm: {told[0]}" in server.log_path.read_text()
 
 
-def test_no_warning_and_no_progress_is_quoted_as_an_error(make):
+def test_warnings_and_progress_are_not_quoted_as_errors(make):
     server = make(mode="quiet")
     with pytest.raises(UserError) as caught:
         server.start()
@@ -130,7 +129,7 @@ def test_environment_without_this_package(make, tmp_path):
     server = make()
     settings = server.settings
     settings.extra_env["PYTHONPATH"] = ""
-    # -S hides what is installed; a wrapper stands for the interpreter of such an environment.
+    # -S hides installed packages, so this wrapper acts like the interpreter of such an environment.
     wrapper = tmp_path / "python"
     wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     wrapper.chmod(0o755)
@@ -156,7 +155,7 @@ def test_killed_server_is_noticed(make):
         with pytest.raises(RolloutServerLost, match=rf"process {pid}\) was killed by SIGKILL"):
             server.check()
         assert server.vanished()
-        # not where it died with the process that had started it, as at the end of a trainer's rank
+        # but not if the server died with the process that had started it, as when a trainer rank ends
         server._write(parent=[os.getpid(), 1])
         assert not server.vanished()
         server.start()
@@ -164,7 +163,7 @@ def test_killed_server_is_noticed(make):
     assert not server.vanished(), "it was stopped"
 
 
-def test_a_start_that_is_over_is_not_killed_in_its_successor(make):
+def test_killing_an_earlier_start_spares_its_successor(make):
     with make() as server:
         server.restart()
         server.kill(1)
@@ -195,14 +194,14 @@ def test_another_handle_follows_a_restart(make):
         server.check()
 
 
-def test_a_new_server_forgets_an_old_file(make):
+def test_a_new_server_ignores_an_old_spec_file(make):
     server = make()
     spec = server.spec()
     spec.write_text(json.dumps(server.state() | {"pid": os.getpid(), "ticks": 1}))
     assert make().state()["pid"] == 0
 
 
-def test_threads_lose_nothing_that_another_wrote(make):
+def test_threads_do_not_undo_each_others_writes(make):
     server = make()
     handles = {"model_dir": server, "weights": RolloutServer.from_spec(server.spec())}
 
@@ -223,7 +222,7 @@ def test_threads_lose_nothing_that_another_wrote(make):
     assert not left.exists()
 
 
-def test_not_a_spec_file(tmp_path):
+def test_a_file_that_is_not_a_spec_is_refused(tmp_path):
     file = tmp_path / "x.json"
     with pytest.raises(UserError, match="does not describe"):
         RolloutServer.from_spec(file)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several servers: prompts shared out by load, the loss of one, and an end for stragglers."""
+"""Several servers: prompts shared out by load, the loss of one, and a time limit for stragglers."""
 
 import threading
 import time
@@ -21,13 +21,13 @@ def quick(monkeypatch):
 
 
 class Handle:
-    """A server's handle; the HTTP server is the fake's and survives restarts."""
+    """Stand-in for a server's handle; the fake HTTP server survives its restarts."""
 
     def __init__(self, fake, max_num_seqs=2, stall=20.0):
         self.fake, self.url, self.token = fake, fake.url, "secret"
         self.settings = SimpleNamespace(concurrency=64, stall_timeout_s=stall, max_num_seqs=max_num_seqs)
         self.alive, self.asleep = True, False
-        self.starting = threading.Event()  # cleared: a start that takes its time
+        self.starting = threading.Event()  # while this is cleared, a restart waits
         self.starting.set()
         self.restarts, self.killed, self.stopped = 0, False, False
         self.broken, self.gone = None, False
@@ -42,7 +42,7 @@ class Handle:
         return str(loss)
 
     def restart(self):
-        self.fake.delay.set()  # what hung is gone
+        self.fake.delay.set()  # a restart ends hanging requests
         self.starting.wait(20)
         if self.broken:
             raise self.broken
@@ -76,7 +76,7 @@ def asked(fake):
 
 
 def whole(answers, count):
-    """Each prompt's own completions, in the prompts' order."""
+    """Whether every prompt has its own completions, in the order of the prompts."""
     return [[c.token_ids[1] for c in a] for a in answers] == [[100 * i, 100 * i + 1] for i in range(count)]
 
 
@@ -94,8 +94,8 @@ def test_a_call_begins_with_equal_loads(fakes, handles):
     assert [sorted(asked(fake)) for fake in fakes] == [[0, 2, 4, 6], [1, 3, 5, 7]]
 
 
-def test_a_slow_server_gets_fewer(fakes, handles):
-    """It answers nothing until the other has answered all that is in the common queue."""
+def test_a_slow_server_gets_fewer_prompts(fakes, handles):
+    """The slow server answers nothing until the other has emptied the common queue."""
     fakes[1].delay.clear()
     seen = []
 
@@ -105,7 +105,7 @@ def test_a_slow_server_gets_fewer(fakes, handles):
             fakes[1].delay.set()
 
     assert whole(Rollouts(handles).generate(prompts(20), SAMPLING, note), 20)
-    assert len(asked(fakes[1])) == 2  # twice the one prompt of two samples that it runs at once
+    assert len(asked(fakes[1])) == 2  # twice what the server runs at once: one prompt of two samples
 
 
 def error(handle):
@@ -140,7 +140,7 @@ def test_the_loss_of_one_leaves_the_other_at_work(fakes, handles, fault, answer)
     assert resynced == [[handles[1]]]  # the other keeps its weights
     assert causes == rollouts.losses and len(causes) == 1
     once = asked(fakes[0])
-    assert len(once) == len(set(once))  # nothing of the other's was asked again
+    assert len(once) == len(set(once))  # none of the healthy server's prompts was sent again
 
 
 def test_the_others_finish_while_a_lost_one_starts(fakes, handles):
@@ -152,10 +152,10 @@ def test_the_others_finish_while_a_lost_one_starts(fakes, handles):
         if len(arrived) == 10:
             assert handles[1].restarts == 0
             handles[1].starting.set()
-    assert handles[1].restarts == 1  # the call waits for it: the next push finds it
+    assert handles[1].restarts == 1  # the call waits for the restart, so that the next push finds the server
 
 
-def test_a_restarted_server_takes_its_share_anew(fakes, handles, answer):
+def test_a_restarted_server_takes_its_share_again(fakes, handles, answer):
     fakes[1].plan = [error(handles[1])]
     back = threading.Event()
     fakes[0].plan = [answer] * 3 + [lambda body: (back.wait(20), answer(body))[1]] * 2
@@ -182,7 +182,7 @@ def test_a_server_that_does_not_start_again_ends_the_call(fakes, handles):
         Rollouts(handles).generate(prompts(10), SAMPLING)
 
 
-def test_one_that_did_not_run_at_the_call_starts_while_the_other_answers(fakes, handles):
+def test_a_stopped_server_starts_while_the_other_answers(fakes, handles):
     handles[1].alive = False
     resynced = []
     rollouts = Rollouts(handles, resynced.append)
@@ -190,7 +190,7 @@ def test_one_that_did_not_run_at_the_call_starts_while_the_other_answers(fakes, 
     assert handles[1].restarts == 1 and resynced == [[handles[1]]] and rollouts.losses == []
 
 
-def test_one_that_was_killed_between_two_calls_is_a_loss_too(fakes, handles):
+def test_a_server_killed_between_two_calls_is_a_loss_too(fakes, handles):
     handles[1].alive, handles[1].gone = False, True
     told = []
     rollouts = Rollouts(handles, on_loss=told.append)
@@ -228,13 +228,13 @@ def test_a_sleeping_server_is_given_weights_before_it_is_asked(fakes, handles):
     assert whole(Rollouts(handles, resync).generate(prompts(6), SAMPLING), 6)
     assert events == [[handles[1]]]
 
-    handles[0].asleep, handles[0].model_dir = True, "folder"  # nobody pushes: its folder's own
+    handles[0].asleep, handles[0].model_dir = True, "folder"  # nobody pushes, so its folder is loaded
     handles[0].use = lambda folder: events.append(folder)
     assert whole(Rollouts(handles).generate(prompts(6), SAMPLING), 6)
     assert events[1:] == ["folder"]
 
 
-def test_an_interruption_ends_what_is_starting(handles, tmp_path):
+def test_an_interrupt_ends_a_server_that_is_starting(handles, tmp_path):
     def interrupted(folder):
         raise KeyboardInterrupt
 
@@ -249,7 +249,7 @@ def test_an_interruption_ends_what_is_starting(handles, tmp_path):
 
 
 def late(seeds, gate, answer):
-    """An answer that holds back these seeds."""
+    """An answer that waits at the gate for these seeds."""
     return lambda body: (body["seed"] not in seeds or gate.wait(20), answer(body))[1]
 
 
@@ -269,7 +269,7 @@ def test_stragglers_are_left_out(fakes, handles, answer, gate):
     assert [handle.restarts for handle in handles] == [0, 0]
 
 
-def test_one_answer_is_waited_for_however_long(fakes, handles, answer, gate):
+def test_at_least_one_answer_is_waited_for_however_long(fakes, handles, answer, gate):
     for fake in fakes:
         fake.plan = [late({0, 100, 200}, gate, answer)] * 3
     threading.Timer(0.6, gate.set).start()
@@ -279,7 +279,7 @@ def test_one_answer_is_waited_for_however_long(fakes, handles, answer, gate):
 
 
 def test_a_restart_does_not_count_against_the_stragglers(fakes, handles, answer):
-    """All but one prompt wait for the only server's return, which takes longer than the budget."""
+    """All prompts but one wait for the only server to restart, which takes longer than the budget."""
     (handle,) = handles[:1]
     handle.settings.concurrency = 1
     handle.fake.plan = [answer, error(handle)]

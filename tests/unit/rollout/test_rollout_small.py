@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings, the log's last words, shapes of models."""
+"""Settings of servers, the last error in a log, shapes of models."""
 
 import itertools
 import json
@@ -65,14 +65,14 @@ def test_settings_of_a_recipe(cfg, tmp_path):
 @pytest.mark.parametrize(
     ("stage", "temperature", "mode"),
     [
-        ("grpo", 1.0, "raw_logprobs"),  # the same as processed, and servers are shared with other stages
+        ("grpo", 1.0, "raw_logprobs"),  # equals processed_logprobs, and servers are shared with other stages
         ("grpo", 0.7, "processed_logprobs"),
         ("generate", 0.7, "raw_logprobs"),  # R* is of the model's distribution at temperature 1
         ("mine", 0.7, "raw_logprobs"),
         ("evaluate", 0.7, "raw_logprobs"),
     ],
 )
-def test_grpo_alone_gets_log_probs_of_the_distribution_sampled_from(cfg, tmp_path, stage, temperature, mode):
+def test_only_grpo_gets_log_probs_of_the_sampled_distribution(cfg, tmp_path, stage, temperature, mode):
     cfg["stage"], cfg["rollout"]["temperature"] = stage, temperature
     assert pairs(RolloutSettings.from_config(cfg).arguments(tmp_path, 80))["--logprobs-mode"] == mode
 
@@ -95,7 +95,7 @@ def test_settings_on_gpu(cfg, tmp_path):
 @pytest.mark.parametrize(
     ("servers", "gpus", "outside", "first", "second"),
     [
-        (1, [], "4,5,6,7", "4,5,6,7", None),  # as it is found
+        (1, [], "4,5,6,7", "4,5,6,7", None),  # left as the environment has it
         (2, [], None, "0,1", "2,3"),
         (2, [6, 7, 4, 5], None, "6,7", "4,5"),
         (2, [], "GPU-a,GPU-b,GPU-c,GPU-d", "GPU-a,GPU-b", "GPU-c,GPU-d"),
@@ -308,7 +308,7 @@ def test_to_path():
         ),
         ({"rope_theta": 5e5}, 5e5),
         ({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}, "rope_theta": 5e5}, None),
-        # of a model that no mapping covers nothing is known
+        # nothing is known of a model of an unsupported family
         ({"model_type": "gemma3", "rope_theta": 5e5}, None),
         ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, None),
     ],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rollout server that is to serve other weights, or to sleep."""
+"""A rollout server switches to other weights, or sleeps."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from reasongrm_nemo.rollout import RolloutServer
 def test_use_reloads_in_place(make, tmp_path):
     other = model(tmp_path / "other", transformers_version="9", torch_dtype="float32")
     with make() as server:
-        server.use(tmp_path / "model")  # what it was started with
+        server.use(tmp_path / "model")  # the folder that the server was started with
         assert posts(tmp_path) == []
         server.use(other)
         assert server.starts == 1 and server.model_dir == other
@@ -23,7 +23,7 @@ def test_use_reloads_in_place(make, tmp_path):
             "kwargs": {"weights_path": str(other)},
         }
         assert second.startswith("/reset_prefix_cache?reset_running_requests=true")
-        # not the version of what a trainer pushed before
+        # so that the version of an earlier push does not remain
         assert third == '/update_weight_version {"new_version": "folder"}'
         server.use(other)
         assert len(posts(tmp_path)) == 3
@@ -50,7 +50,7 @@ def test_use_restarts_when_reloading_fails(make, tmp_path):
         assert server.starts == 2 and server.model_dir == other
 
 
-def test_use_starts_what_does_not_run(make, tmp_path):
+def test_use_starts_a_stopped_server(make, tmp_path):
     server = make()
     server.use(model(tmp_path / "other"))
     assert server.is_alive() and server.starts == 1
@@ -72,7 +72,7 @@ def test_sleep_and_wake(make, tmp_path):
         server.sleep()
         assert server.asleep and RolloutServer.from_spec(server.spec()).asleep
         server.wake("weights")
-        assert server.asleep  # its cache still is
+        assert server.asleep  # its KV cache still sleeps
         server.wake("kv_cache")
         assert not server.asleep
         assert [line.split()[0] for line in posts(tmp_path)] == [
@@ -85,7 +85,7 @@ def test_sleep_and_wake(make, tmp_path):
         assert not server.asleep
 
 
-def test_use_of_a_sleeping_server_loads_its_weights_again(make, tmp_path):
+def test_use_of_a_sleeping_server_reloads_its_weights(make, tmp_path):
     with make() as server:
         server.sleep()
         server.use(tmp_path / "model")

@@ -25,7 +25,7 @@ TENSORS = {
 
 
 class Receiver:
-    """vLLM's routes, received as its plug-in receives."""
+    """vLLM's routes for weights, which receive as its plug-in does."""
 
     def __init__(self, fake):
         self.fake, self.group, self.got, self.calls = fake, None, {}, []
@@ -60,7 +60,7 @@ class Receiver:
 
 
 class Handle:
-    """A server's, as the sender knows it."""
+    """What the sender uses of a server's handle."""
 
     def __init__(self, fake, transfer, stall):
         self.url, self.token, self.starts, self.forgot = fake.url, "secret", 1, False
@@ -101,24 +101,24 @@ def test_push(fake):
     assert server.calls == [("wake", "weights"), ("wake", "kv_cache")]
     assert server.forgot
 
-    sender.push(metadata(), iter(TENSORS.items()), version=4)  # they have met
+    sender.push(metadata(), iter(TENSORS.items()), version=4)  # the group exists already
     assert [c[0] for c in receiver.calls].count("meet") == 1
     server.starts = 2  # a new server
     sender.push(metadata(), iter(TENSORS.items()), version=5)
     assert [c[0] for c in receiver.calls].count("meet") == 2
 
 
-def test_a_pause_begun_ahead_is_the_push_s_own(fake):
+def test_a_push_does_not_repeat_a_pause_begun_ahead(fake):
     receiver, server = Receiver(fake), handle(fake)
     sender = WeightSender([server])
     sender.pause()
     sender.push(metadata(), iter(TENSORS.items()), version=1)
     assert [c[0] for c in receiver.calls].count("/pause") == 1
-    sender.push(metadata(), iter(TENSORS.items()), version=2)  # once for one push
+    sender.push(metadata(), iter(TENSORS.items()), version=2)  # a pause ahead serves one push only
     assert [c[0] for c in receiver.calls].count("/pause") == 2
 
     sender.pause()
-    server.starts = 2  # the one that was paused is no more
+    server.starts = 2  # the paused server is gone
     sender.push(metadata(), iter(TENSORS.items()), version=3)
     assert [c[0] for c in receiver.calls].count("/pause") == 4
 
@@ -143,7 +143,7 @@ def test_no_tensor_is_sent_to_a_server_that_did_not_pause(fake):
         ("/finish_weight_update", None, "did not answer /finish_weight_update"),
     ],
 )
-def test_failure_is_a_loss_and_the_tensors_are_used_up(fake, path, answer, words):
+def test_a_failure_is_a_loss_and_all_tensors_are_consumed(fake, path, answer, words):
     Receiver(fake)
     fake.routes[path] = lambda body: answer
     taken = []
@@ -177,7 +177,7 @@ def test_a_receiver_that_hangs(fake):
     assert time.monotonic() - begin < 20
 
 
-def test_nobody_there(fake):
+def test_a_server_that_is_gone(fake):
     fake.close()
     with pytest.raises(RolloutServerLost, match="did not answer /get_world_size"):
         WeightSender([handle(fake)]).push(metadata(), iter(TENSORS.items()), 1)
@@ -203,7 +203,7 @@ def test_tensors_must_be_those_announced(fake, change):
 
 
 def test_a_sleeping_server_wakes_for_the_weights_then_for_the_cache(fake):
-    """The order is that of the memory: the cache must not take the room that loading needs."""
+    """The KV cache wakes last, since it must not take the memory that loading needs."""
     receiver, server = Receiver(fake), handle(fake)
     server.calls = receiver.calls
     WeightSender([server]).push(metadata(), iter(TENSORS.items()), version=1)
@@ -241,7 +241,7 @@ def test_one_export_serves_all(two):
 
 
 def test_memory_does_not_grow_with_the_model(two):
-    """Alive are those under way, the next, and what the thread of each group lets go of late."""
+    """Alive at once: tensors in flight, the next one, and one for each group, whose thread releases late."""
     receivers, servers = two
     freed, most = [], []
 
@@ -275,7 +275,7 @@ def test_a_lost_server_is_named_and_the_others_have_the_weights(two, path):
     assert receivers[1].calls[-1][0] == "/resume"
 
 
-def test_only_some_servers(two):
+def test_a_push_to_some_servers_alone(two):
     receivers, servers = two
     WeightSender(servers).push(metadata(), iter(TENSORS.items()), 1, servers[1:])
     assert not receivers[0].calls and list(receivers[1].got) == list(TENSORS)
@@ -287,7 +287,7 @@ def test_gpu_transports_are_refused_without_one(fake, transfer):
         WeightSender([handle(fake, transfer)])
 
 
-def test_the_group_meets_where_the_server_sees_the_trainer(fake):
+def test_the_group_meets_at_the_address_where_the_server_sees_the_trainer(fake):
     seen = []
     receiver, server = Receiver(fake), handle(fake)
     fake.routes["/init_weight_transfer_engine"] = lambda body: (
@@ -298,7 +298,7 @@ def test_the_group_meets_where_the_server_sees_the_trainer(fake):
 
 
 def test_an_nccl_group_outlives_its_peers(monkeypatch):
-    """Up to NCCL itself: waits that block and raise, for this group alone, and bytes of any dtype."""
+    """All but NCCL itself: blocking waits that raise, for this group alone, and any dtype as bytes."""
     made, sent = [], []
 
     class Work:
