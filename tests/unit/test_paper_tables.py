@@ -125,7 +125,7 @@ def call(*words):
 @pytest.fixture
 def logs(tmp_path):
     """A judge that is right in the first order alone, and one that is always right."""
-    found = []
+    paths = []
     for name in ("half", "whole"):
         rows = []
         for subset in rewardbench.ITEMS:
@@ -141,9 +141,9 @@ def logs(tmp_path):
                         prompt_tokens=3,
                     )
                 )
-        found.append(tmp_path / f"{name}.jsonl")
-        write_jsonl(found[-1], rows)
-    return found
+        paths.append(tmp_path / f"{name}.jsonl")
+        write_jsonl(paths[-1], rows)
+    return paths
 
 
 def test_details_compare_and_json(logs):
@@ -155,8 +155,8 @@ def test_details_compare_and_json(logs):
     data = json.loads(call("rewardbench", half, "--details", "--compare", whole, "--json"))
     assert data["name"] == "half" and data["vote"] == "mean"
     assert data["details"]["positions"]["both"]["always_first"]["value"] == 1.0
-    (found,) = data["comparisons"]
-    assert found["mcnemar"]["only_second"] == 23 and found["differences"]["Score"]["difference"] == -0.5
+    (compared,) = data["comparisons"]
+    assert compared["mcnemar"]["only_second"] == 23 and compared["differences"]["Score"]["difference"] == -0.5
     assert "details" not in json.loads(call("rewardbench", half, "--json"))
 
 

@@ -233,10 +233,10 @@ def test_one_server_is_shared_started_when_needed_and_ended(folder, stages, monk
 
 def test_an_override_for_all_does_not_replace_another_stages_artefact():
     files = recipe_files(ROOT / "qwq_32b")
-    found = {cfg.name: cfg.model.hf_path for cfg in load_all(files, ["model.hf_path=/data/QwQ-32B"])}
-    assert found["1_grpo_zero"] == found["4_sft"] == found["7_evaluate"] == "/data/QwQ-32B"
-    assert found["2_generate"] == "@1_grpo_zero/hf"
-    assert found["5_mine"] == found["6_grpo_hard"] == "@4_sft/hf"
+    hf_paths = {cfg.name: cfg.model.hf_path for cfg in load_all(files, ["model.hf_path=/data/QwQ-32B"])}
+    assert hf_paths["1_grpo_zero"] == hf_paths["4_sft"] == hf_paths["7_evaluate"] == "/data/QwQ-32B"
+    assert hf_paths["2_generate"] == "@1_grpo_zero/hf"
+    assert hf_paths["5_mine"] == hf_paths["6_grpo_hard"] == "@4_sft/hf"
     (mine,) = (cfg for cfg in load_all(files, ["5_mine:model.hf_path=other"]) if cfg.name == "5_mine")
     assert mine.model.hf_path == "other", "said for one stage it holds"
 
@@ -266,8 +266,8 @@ def test_the_steps_of_grpo_are_tasks_too():
 def test_a_megatron_checkpoint_for_all_is_the_base_and_not_what_another_stage_made():
     """It silently took the place of LRM-SFT at the start of the last GRPO, and of its reference."""
     files = recipe_files(ROOT / "qwq_32b")
-    found = {cfg.name: cfg.model.megatron_path for cfg in load_all(files, ["model.megatron_path=/data/m"])}
-    assert {name for name, path in found.items() if path} == {"1_grpo_zero", "4_sft"}
+    paths = {cfg.name: cfg.model.megatron_path for cfg in load_all(files, ["model.megatron_path=/data/m"])}
+    assert {name for name, path in paths.items() if path} == {"1_grpo_zero", "4_sft"}
     named = load_all(files, ["6_grpo_hard:model.megatron_path=@sft_megatron"])
     assert [cfg.name for cfg in named if cfg.model.megatron_path] == ["6_grpo_hard"]
     with pytest.raises(UserError, match=r"no stage here.*, such as 6_grpo_hard:model.megatron_path=/data/m"):

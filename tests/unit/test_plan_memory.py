@@ -32,8 +32,8 @@ def shape(name):
 
 
 def words(tensor, pipeline, **more):
-    found = {"tensor_parallel": tensor, "pipeline_parallel": pipeline} | more
-    return [f"cluster.{key}={str(value).lower()}" for key, value in found.items()]
+    settings = {"tensor_parallel": tensor, "pipeline_parallel": pipeline} | more
+    return [f"cluster.{key}={str(value).lower()}" for key, value in settings.items()]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -151,9 +151,9 @@ def test_host_memory_of_a_node_by_hand():
     words = ["checkpoints.asynchronous=true", "grpo.kl_coefficient=0.1", "cluster.offload_optimizer=true"]
     cfg = load_recipe(QWQ, words)
     ranks = memory.ranks(cfg, shape("qwq_32b"))
-    found = memory.host_bytes(cfg, ranks)
+    host = memory.host_bytes(cfg, ranks)
     most = max(rank.count.total for rank in ranks)
-    assert found == {
+    assert host == {
         "processes": 8 * 0.75 * GIB,
         "optimizer": 8 * 12 * most,
         "checkpoint": 8 * (2 + 12) * most,
@@ -168,14 +168,14 @@ def test_each_tensor_of_a_checkpoint_is_copied_by_one_of_the_ranks_that_hold_it(
     gpu = load_recipe(QWQ, [*words(8, 2), "checkpoints.asynchronous=true"])
     ranks = memory.ranks(gpu, shape("qwq_32b"))
     held = max(ranks, key=lambda rank: rank.count.total).states
-    found = memory.host_bytes(gpu, ranks)
-    assert found["checkpoint"] == 8 * (held.weights // 2 + held.optimizer) and "reference" not in found
+    host = memory.host_bytes(gpu, ranks)
+    assert host["checkpoint"] == 8 * (held.weights // 2 + held.optimizer) and "reference" not in host
     tiny = load_recipe(
         recipes_root() / "tiny" / "1_grpo_zero.yaml",
         ["cluster.devices_per_node=2", "checkpoints.asynchronous=true"],
     )
     ranks = memory.ranks(tiny, Architecture.from_folder(resolve_path("asset:tiny_judge", ".")))
     held = ranks[0].states
-    found = memory.host_bytes(tiny, ranks)
-    assert found["checkpoint"] == 2 * (held.weights // 2 + held.optimizer // 2)
-    assert found["ranks"] == 2 * ranks[0].peak and "optimizer" not in found
+    host = memory.host_bytes(tiny, ranks)
+    assert host["checkpoint"] == 2 * (held.weights // 2 + held.optimizer // 2)
+    assert host["ranks"] == 2 * ranks[0].peak and "optimizer" not in host

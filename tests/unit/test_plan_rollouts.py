@@ -122,11 +122,11 @@ def test_a_fit_finds_what_a_sample_was_drawn_from_though_it_was_cut():
     limit = 4000
     drawn = Lognormal(2000, 0.8, 0.5, 10**9).draw(3000, 4, seed=3)
     cut = drawn >= limit
-    found = fit(np.minimum(drawn, limit).tolist(), cut.tolist(), 57344)
-    assert found.cut == pytest.approx(cut.mean()) and 0.15 < found.cut < 0.25
-    assert found.lognormal.median == pytest.approx(2000, rel=0.03)
-    assert found.lognormal.sigma == pytest.approx(0.8, rel=0.03)
-    assert found.distance < 0.02 and found.lognormal.limit == 57344
+    fitted = fit(np.minimum(drawn, limit).tolist(), cut.tolist(), 57344)
+    assert fitted.cut == pytest.approx(cut.mean()) and 0.15 < fitted.cut < 0.25
+    assert fitted.lognormal.median == pytest.approx(2000, rel=0.03)
+    assert fitted.lognormal.sigma == pytest.approx(0.8, rel=0.03)
+    assert fitted.distance < 0.02 and fitted.lognormal.limit == 57344
     whole = fit(drawn.tolist(), np.zeros_like(drawn, dtype=bool).tolist(), 57344)
     assert whole.lognormal.alike == pytest.approx(0.5, abs=0.03)
     uniform = np.arange(1, 4001).reshape(1000, 4)

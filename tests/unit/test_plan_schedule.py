@@ -19,8 +19,8 @@ def test_one_stage_never_waits(batches):
 
 @pytest.mark.parametrize(("stages", "batches"), [(2, 1), (2, 8), (4, 1), (4, 3), (4, 8), (8, 64)])
 def test_like_stages_fill_and_drain(stages, batches):
-    found = seconds(same(batches, [1.0] * stages), same(batches, [3.0] * stages))
-    assert found == 4.0 * (batches + stages - 1)
+    took = seconds(same(batches, [1.0] * stages), same(batches, [3.0] * stages))
+    assert took == 4.0 * (batches + stages - 1)
 
 
 @pytest.mark.parametrize("batches", [1, 2, 4, 9])
@@ -56,8 +56,8 @@ def test_it_is_never_shorter_than_any_chain_of_passes():
         forward, backward = (
             [[draw.uniform(0.1, 2) for _ in range(stages)] for _ in range(batches)] for _ in range(2)
         )
-        found = seconds(forward, backward)
-        both = [[f + b for f, b in zip(*each, strict=True)] for each in zip(forward, backward, strict=True)]
+        took = seconds(forward, backward)
+        both = [[f + b for f, b in zip(*pair, strict=True)] for pair in zip(forward, backward, strict=True)]
         through = max(sum(batch) for batch in both)
         busiest = max(sum(batch[stage] for batch in both) for stage in range(stages))
-        assert max(through, busiest) - 1e-9 <= found <= sum(map(sum, both)) + 1e-9
+        assert max(through, busiest) - 1e-9 <= took <= sum(map(sum, both)) + 1e-9

@@ -29,7 +29,7 @@ def recipe(*words, stage="1_grpo_zero"):
 
 
 @pytest.fixture(scope="module")
-def found():
+def studied():
     return study(recipe("rollout.straggler_timeout_s=100"), QWQ, OneStraggler())
 
 
@@ -40,47 +40,47 @@ def line():
     return times.step_rollouts(cfg, QWQ, server(cfg, QWQ), OneStraggler(), 0)
 
 
-def choice(found, beginning):
-    return next(each for each in found.choices if each.name.startswith(beginning))
+def choice(studied, beginning):
+    return next(option for option in studied.choices if option.name.startswith(beginning))
 
 
-def test_the_tail_is_one_servers_alone(found, line):
+def test_the_tail_is_one_servers_alone(studied, line):
     """Three servers of four idle after a fifteenth of the time."""
-    assert found.steps == times.STEPS
-    assert found.done[1.0] == pytest.approx(line.seconds)
-    assert found.done[0.9] == pytest.approx(line.ended[0, 0]) and found.done[0.5] <= found.done[0.9]
-    assert found.done[0.9] < 0.07 * found.done[1.0]
-    assert found.done[0.99] == found.done[1.0]
-    assert 0.69 < found.idle < 0.75
-    assert found.tokens == pytest.approx((31 * SHORT + LONG) / 32) and found.longest == LONG
-    assert found.tokens_per_second == pytest.approx(8 * (31 * SHORT + LONG) / line.seconds)
-    assert 8 < found.running < 256 / 8  # eight run to the end
+    assert studied.steps == times.STEPS
+    assert studied.done[1.0] == pytest.approx(line.seconds)
+    assert studied.done[0.9] == pytest.approx(line.ended[0, 0]) and studied.done[0.5] <= studied.done[0.9]
+    assert studied.done[0.9] < 0.07 * studied.done[1.0]
+    assert studied.done[0.99] == studied.done[1.0]
+    assert 0.69 < studied.idle < 0.75
+    assert studied.tokens == pytest.approx((31 * SHORT + LONG) / 32) and studied.longest == LONG
+    assert studied.tokens_per_second == pytest.approx(8 * (31 * SHORT + LONG) / line.seconds)
+    assert 8 < studied.running < 256 / 8  # eight run to the end
 
 
-def test_a_lag_hides_training_behind_rollouts(found, line):
-    plain, lag, more = (choice(found, name) for name in ("one after", "lag 1", "lag 2"))
-    steps = found.steps
-    assert found.training < line.seconds
-    assert plain.step == pytest.approx(line.seconds + found.training)
+def test_a_lag_hides_training_behind_rollouts(studied, line):
+    plain, lag, more = (choice(studied, name) for name in ("one after", "lag 1", "lag 2"))
+    steps = studied.steps
+    assert studied.training < line.seconds
+    assert plain.step == pytest.approx(line.seconds + studied.training)
     # only the last step's training is waited for
-    assert lag.step == more.step == pytest.approx(line.seconds + found.training / steps)
-    assert {(each.lost, each.length) for each in (plain, lag, more)} == {(0.0, 1.0)}
+    assert lag.step == more.step == pytest.approx(line.seconds + studied.training / steps)
+    assert {(option.lost, option.length) for option in (plain, lag, more)} == {(0.0, 1.0)}
 
 
-def test_a_budget_gives_up_the_straggler(found, line):
-    given = choice(found, "straggler budget 100 s")
-    assert found.choices.index(given) == 3  # the recipe's own before those that are proposed
+def test_a_budget_gives_up_the_straggler(studied, line):
+    given = choice(studied, "straggler budget 100 s")
+    assert studied.choices.index(given) == 3  # the recipe's own before those that are proposed
     assert line.ended[0, 0] < 100 < line.seconds
     assert given.lost == pytest.approx(1 / 32)
     assert given.length == pytest.approx(SHORT / ((31 * SHORT + LONG) / 32))
-    assert given.step == pytest.approx(100 + found.training * 31 / 32)
+    assert given.step == pytest.approx(100 + studied.training * 31 / 32)
 
 
-def test_budgets_are_proposed_as_parts_of_the_rollouts(found, line):
-    for share, each in zip((0.75, 0.5, 0.25), found.choices[4:], strict=True):
-        assert each.name == f"straggler budget {share * line.seconds:.0f} s"
-        assert each.lost == pytest.approx(1 / 32)
-        assert each.step == pytest.approx(share * line.seconds + found.training * 31 / 32)
+def test_budgets_are_proposed_as_parts_of_the_rollouts(studied, line):
+    for share, option in zip((0.75, 0.5, 0.25), studied.choices[4:], strict=True):
+        assert option.name == f"straggler budget {share * line.seconds:.0f} s"
+        assert option.lost == pytest.approx(1 / 32)
+        assert option.step == pytest.approx(share * line.seconds + studied.training * 31 / 32)
 
 
 def test_one_group_is_waited_for_in_any_case():
@@ -90,12 +90,12 @@ def test_one_group_is_waited_for_in_any_case():
     assert hasty.step > 1 and hasty.lost < 1
 
 
-def test_training_counts_the_scoring_that_the_recipe_needs(found, monkeypatch):
+def test_training_counts_the_scoring_that_the_recipe_needs(studied, monkeypatch):
     monkeypatch.setattr(times, "stated_lengths", lambda _: OneStraggler())
     scored = study(recipe("grpo.kl_coefficient=0.1"), QWQ, OneStraggler())
     cfg = recipe("grpo.kl_coefficient=0.1")
     more = times.step_training(cfg, QWQ) - times.step_training(recipe(), QWQ)
-    assert more > 0 and scored.training - found.training == pytest.approx(more)
+    assert more > 0 and scored.training - studied.training == pytest.approx(more)
 
 
 def test_what_cannot_be_simulated_is_refused():

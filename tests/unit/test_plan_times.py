@@ -55,11 +55,11 @@ def of_stage(cfg, length, optimizer=0):
 
 def test_a_server_reads_its_share_of_the_weights_and_of_the_cache_at_each_step():
     cfg = recipe()
-    found = times.rates(cfg, QWQ, server(cfg, QWQ))
-    assert found.fixed == pytest.approx(0.0026)
-    assert found.weights == pytest.approx(2 * PARAMETERS / 8 / DECODED, rel=1e-6)  # 5.4 ms
-    assert found.token == pytest.approx(2 * 2 * 64 * 128 / DECODED, rel=1e-6)  # one KV head a worker
-    assert found.sample == pytest.approx(2 * PARAMETERS / (8 * COMPUTED), rel=1e-6)
+    rates = times.rates(cfg, QWQ, server(cfg, QWQ))
+    assert rates.fixed == pytest.approx(0.0026)
+    assert rates.weights == pytest.approx(2 * PARAMETERS / 8 / DECODED, rel=1e-6)  # 5.4 ms
+    assert rates.token == pytest.approx(2 * 2 * 64 * 128 / DECODED, rel=1e-6)  # one KV head a worker
+    assert rates.sample == pytest.approx(2 * PARAMETERS / (8 * COMPUTED), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_a_server_reads_its_share_of_the_weights_and_of_the_cache_at_each_step()
 )
 def test_several_servers_are_given_prompts_for_twice_their_slots(servers, sequences, prompts):
     cfg = recipe("1_grpo_zero", f"rollout.servers={servers}", f"rollout.max_num_seqs={sequences}")
-    found = times.servers(cfg, server(cfg, QWQ), 8)
-    assert (found.count, found.slots, found.prompts) == (servers, sequences, prompts)
+    pool = times.servers(cfg, server(cfg, QWQ), 8)
+    assert (pool.count, pool.slots, pool.prompts) == (servers, sequences, prompts)
 
 
 def test_a_stage_that_samples_has_one_nodes_servers_and_a_step_has_all():
@@ -80,18 +80,18 @@ def test_training_takes_its_operations_and_fills_and_drains_the_pipeline():
     """8 sequences over DP 2, two a micro-batch: two of them on the stage with the head, one on the other."""
     cfg = recipe("1_grpo_zero", "cluster.pipeline_parallel=2")
     length = PROMPT + 1000
-    found = times.training_seconds(cfg, QWQ, np.full((2, 4), 1000), 2 * length)
+    seconds = times.training_seconds(cfg, QWQ, np.full((2, 4), 1000), 2 * length)
     expected = (2 * step(length, 32) + step(length, 32, 0)) * 2 / (8 * COMPUTED)
-    assert found == pytest.approx(expected, rel=1e-9)
+    assert seconds == pytest.approx(expected, rel=1e-9)
     scored = times.training_seconds(cfg, QWQ, np.full((2, 4), 1000), 2 * length, forwards=2)
     expected = (2 * forward(length, 32) + forward(length, 32, 0)) * 2 * 2 / (8 * COMPUTED)
-    assert scored - found == pytest.approx(expected, rel=1e-9)
+    assert scored - seconds == pytest.approx(expected, rel=1e-9)
 
 
 def test_fewer_layers_beside_the_head_make_a_step_shorter():
     """The head is worth 1.6 layers: 17 without it are done sooner than 16 with it, and 18 later."""
     layers = {None: 16, 13: 17, 10: 18}
-    found = {
+    seconds = {
         last: times.training_seconds(
             recipe("1_grpo_zero", f"cluster.layers_in_last_stage={last or 'null'}"),
             QWQ,
@@ -102,15 +102,15 @@ def test_fewer_layers_beside_the_head_make_a_step_shorter():
     }
     length = PROMPT + 1000
     slowest = {last: step(length, count, head=last is None) for last, count in layers.items()}
-    assert found[13] < found[None] < found[10]
+    assert seconds[13] < seconds[None] < seconds[10]
     for last, operations in slowest.items():  # 400 micro-batches: filling and draining are under 1 %
-        assert found[last] == pytest.approx(400 * operations / (8 * COMPUTED), rel=0.01)
+        assert seconds[last] == pytest.approx(400 * operations / (8 * COMPUTED), rel=0.01)
 
 
 def test_a_step_lasts_as_long_as_its_busiest_rank():
     cfg = recipe("1_grpo_zero", "cluster.pipeline_parallel=2")
-    found = times.training_seconds(cfg, QWQ, np.array([[500, 30000]]), 65536)
-    assert found == pytest.approx(step(PROMPT + 30000) / (8 * COMPUTED), rel=1e-9)
+    seconds = times.training_seconds(cfg, QWQ, np.array([[500, 30000]]), 65536)
+    assert seconds == pytest.approx(step(PROMPT + 30000) / (8 * COMPUTED), rel=1e-9)
 
 
 def test_without_recomputation_there_is_one_forward_pass_less():
@@ -121,13 +121,13 @@ def test_without_recomputation_there_is_one_forward_pass_less():
 
 
 def test_prompts_are_cut_at_the_judges_limit():
-    found = {
+    seconds = {
         times.training_seconds(
             recipe("1_grpo_zero", f"plan.prompt_tokens={n}"), QWQ, np.full((1, 1), 9), 65536
         )
         for n in (8192, 9000)
     }
-    assert len(found) == 1
+    assert len(seconds) == 1
 
 
 def rollouts(length):
@@ -139,17 +139,17 @@ def rollouts(length):
 
 
 def test_a_step_of_grpo_is_the_sum_of_its_parts():
-    found = of_stage(recipe(), LENGTH, optimizer=12 * 10**9)
-    assert found.rollouts == pytest.approx(rollouts(LENGTH), rel=1e-6)
-    assert found.slowest == pytest.approx(rollouts(LENGTH), rel=1e-6)
-    assert found.idle == pytest.approx(0, abs=1e-9)
-    assert found.refit == pytest.approx(2 * PARAMETERS / 10e9)
-    assert found.offload == pytest.approx(2 * 12 / 20)  # there and back
-    assert found.steps == 100 and found.devices == 32
-    assert found.training == pytest.approx(of_micro_batches(), rel=1e-9)
-    whole = found.rollouts + found.training + found.refit + found.offload
-    assert found.seconds == pytest.approx(100 * whole)
-    assert found.device_hours == pytest.approx(found.seconds * 32 / 3600)
+    estimate = of_stage(recipe(), LENGTH, optimizer=12 * 10**9)
+    assert estimate.rollouts == pytest.approx(rollouts(LENGTH), rel=1e-6)
+    assert estimate.slowest == pytest.approx(rollouts(LENGTH), rel=1e-6)
+    assert estimate.idle == pytest.approx(0, abs=1e-9)
+    assert estimate.refit == pytest.approx(2 * PARAMETERS / 10e9)
+    assert estimate.offload == pytest.approx(2 * 12 / 20)  # there and back
+    assert estimate.steps == 100 and estimate.devices == 32
+    assert estimate.training == pytest.approx(of_micro_batches(), rel=1e-9)
+    whole = estimate.rollouts + estimate.training + estimate.refit + estimate.offload
+    assert estimate.seconds == pytest.approx(100 * whole)
+    assert estimate.device_hours == pytest.approx(estimate.seconds * 32 / 3600)
 
 
 def of_micro_batches(passes=step, sequences=256):
@@ -171,14 +171,14 @@ def of_micro_batches(passes=step, sequences=256):
     ],
 )
 def test_log_probs_that_a_step_needs_besides_are_counted(words, forwards):
-    found = of_stage(recipe("1_grpo_zero", *words), LENGTH)
+    estimate = of_stage(recipe("1_grpo_zero", *words), LENGTH)
     updates = 2 if "grpo.optimizer_steps=2" in words else 1  # each fills and drains the pipeline
 
     def passes(length, layers, head):
         return step(length, layers, head) + forwards * forward(length, layers, head)
 
     expected = updates * of_micro_batches(passes, 256 // updates)
-    assert found.training == pytest.approx(expected, rel=1e-9)
+    assert estimate.training == pytest.approx(expected, rel=1e-9)
 
 
 def test_servers_gpus_beside_the_ranks_are_paid_for():
@@ -211,10 +211,11 @@ def test_a_lag_hides_the_shorter_part_and_servers_on_nodes_of_their_own_are_paid
 
 
 def test_sft_takes_the_steps_of_its_epochs():
-    found = of_stage(recipe("4_sft", "plan.tasks=1000", "sft.epochs=2"), LENGTH)
-    assert (found.steps, found.rollouts, found.refit) == (8, 0, 0)  # 3 batches of 256 and one of 232, twice
-    assert found.training == pytest.approx(of_micro_batches(), rel=1e-9)
-    assert found.seconds == pytest.approx(2 * 1000 / 256 * found.training)
+    estimate = of_stage(recipe("4_sft", "plan.tasks=1000", "sft.epochs=2"), LENGTH)
+    # 3 batches of 256 and one of 232, twice
+    assert (estimate.steps, estimate.rollouts, estimate.refit) == (8, 0, 0)
+    assert estimate.training == pytest.approx(of_micro_batches(), rel=1e-9)
+    assert estimate.seconds == pytest.approx(2 * 1000 / 256 * estimate.training)
     assert of_stage(recipe("4_sft", "plan.tasks=100"), 1000).steps == 1
     held_out = "sft.validation={every: 5, fraction: 0.5}"
     assert of_stage(recipe("4_sft", "plan.tasks=1000", held_out), 1000).steps == 2
@@ -224,16 +225,19 @@ def test_sft_takes_the_steps_of_its_epochs():
 def test_sampling_takes_as_long_as_its_simulation(tasks):
     """512 and 3,200 answers of one length, 256 at once, on one server: its waves, token by token."""
     cfg = recipe("2_generate", f"plan.tasks={tasks}")
-    own = server(cfg, QWQ)
+    one_server = server(cfg, QWQ)
     line = roll_out(
-        np.full((tasks, 8), 3000), [PROMPT] * tasks, times.servers(cfg, own, 8), times.rates(cfg, QWQ, own)
+        np.full((tasks, 8), 3000),
+        [PROMPT] * tasks,
+        times.servers(cfg, one_server, 8),
+        times.rates(cfg, QWQ, one_server),
     )
-    found = of_stage(cfg, 3000)
-    assert (found.steps, found.training, found.devices) == (1, 0, 8)
-    assert found.slowest == pytest.approx(line.seconds, rel=0.03)
+    estimate = of_stage(cfg, 3000)
+    assert (estimate.steps, estimate.training, estimate.devices) == (1, 0, 8)
+    assert estimate.slowest == pytest.approx(line.seconds, rel=0.03)
     # and the longest answer by itself at the end
-    alone = times.rates(cfg, QWQ, own).steps(3000, 1, PROMPT)
-    assert found.seconds == found.rollouts == pytest.approx(found.slowest + alone)
+    alone = times.rates(cfg, QWQ, one_server).steps(3000, 1, PROMPT)
+    assert estimate.seconds == estimate.rollouts == pytest.approx(estimate.slowest + alone)
 
 
 def test_evaluation_samples_for_each_model_and_setting():

@@ -33,14 +33,14 @@ def answer(**changes):
 
 
 def judged(**answers):
-    found = checks.Findings()
-    checks._judge(found, "trainer", answers, recipe())
-    return found
+    findings = checks.Findings()
+    checks._judge(findings, "trainer", answers, recipe())
+    return findings
 
 
 def test_nodes_that_are_alike_pass():
-    found = judged(a=answer(), b=answer())
-    assert not found.problems and found.good == ["trainer environment on a, b"]
+    findings = judged(a=answer(), b=answer())
+    assert not findings.problems and findings.good == ["trainer environment on a, b"]
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_nodes_that_are_alike_pass():
     ],
 )
 def test_the_node_that_differs_is_named(wrong, says):
-    found = judged(a=answer(), b=answer(), c=wrong)
-    assert set(found.bad) == {"c"}
-    assert any(re.search(says, problem) for problem in found.problems), found.problems
+    findings = judged(a=answer(), b=answer(), c=wrong)
+    assert set(findings.bad) == {"c"}
+    assert any(re.search(says, problem) for problem in findings.problems), findings.problems
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_both_ends_of_a_push_by_nccl_have_one_version(tmp_path, monkeypatch, our
     monkeypatch.setattr(checks, "_ask", ask)
     words = [f"runs_dir={tmp_path}", "rollout.extra_env={LD_PRELOAD: /opt/libnccl.so.2, API_KEY: x}"]
     words += ["cluster.weight_transfer=nccl", *APART]
-    found = checks.run(recipe(*words), placement.Placement(None, (), ()), quick=True)
-    said = [problem for problem in found.problems if "NCCL" in problem]
+    findings = checks.run(recipe(*words), placement.Placement(None, (), ()), quick=True)
+    said = [problem for problem in findings.problems if "NCCL" in problem]
     assert bool(said) == differ
     if differ:
         assert "the trainer's NCCL is 2.26.2, the rollout server's 2.29.7" in said[0]
@@ -117,22 +117,22 @@ def test_the_checkpoints_to_come_are_held_against_the_disk(tmp_path, monkeypatch
             f_bavail, f_frsize = gigabytes * 10**6, 1000
 
         monkeypatch.setattr(checks.os, "statvfs", lambda path: Disk)
-        found = checks.Findings()
-        checks._check_plan(found, cfg)
-        return found
+        findings = checks.Findings()
+        checks._check_plan(findings, cfg)
+        return findings
 
     # two that are kept and one being written, of 459 GB each, the weights and the rollouts
-    found = with_free(1400)
-    assert "is too small" in found.problems[-1] and "keep fewer checkpoints" in found.problems[-1]
-    assert "checkpoints of 427.2 GiB" in found.problems[-1]
+    findings = with_free(1400)
+    assert "is too small" in findings.problems[-1] and "keep fewer checkpoints" in findings.problems[-1]
+    assert "checkpoints of 427.2 GiB" in findings.problems[-1]
     assert not with_free(3000).problems
 
 
 def test_a_layout_that_does_not_fit_the_card_is_a_problem(tmp_path):
     layout = ["cluster.pipeline_parallel=1", "model.recompute=none"]
-    found = checks.Findings()
-    checks._check_plan(found, recipe(f"model.hf_path={QWQ}", f"runs_dir={tmp_path}", *layout))
-    assert "does not fit" in found.problems[0] or "GiB" in found.problems[0]
+    findings = checks.Findings()
+    checks._check_plan(findings, recipe(f"model.hf_path={QWQ}", f"runs_dir={tmp_path}", *layout))
+    assert "does not fit" in findings.problems[0] or "GiB" in findings.problems[0]
 
 
 @pytest.mark.runs("-m reasongrm_nemo.slurm.preflight.node")

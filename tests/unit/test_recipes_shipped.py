@@ -46,13 +46,13 @@ def test_a_pipeline_loads_as_a_whole(folder):
 def test_a_recipe_says_only_the_difference(path, tmp_path):
     """No value that its defaults give anyway."""
     body = yaml.safe_load(path.read_text(encoding="utf-8"))
-    own = {key: value for key, value in body.items() if key != "defaults"}
+    overrides = {key: value for key, value in body.items() if key != "defaults"}
     bare = tmp_path / path.name
     bare.write_text(yaml.safe_dump({"defaults": body["defaults"]}), encoding="utf-8")
-    words = [f"{key}={'null' if value is None else value}" for key, value in _required(own)]
+    words = [f"{key}={'null' if value is None else value}" for key, value in _required(overrides)]
     cfg = load_recipe(bare, words)
-    for key, value in _leaves(own):
-        if (key, value) in _required(own):
+    for key, value in _leaves(overrides):
+        if (key, value) in _required(overrides):
             continue
         node = cfg
         for part in key.split("."):
@@ -68,11 +68,11 @@ def _leaves(data, prefix=""):
             yield f"{prefix}{key}", value
 
 
-def _required(own):
+def _required(overrides):
     """What the bare recipe cannot be loaded without, or only makes sense together."""
     return [
         (key, value)
-        for key, value in _leaves(own)
+        for key, value in _leaves(overrides)
         if key.startswith(("inputs.", "model.", "evaluate.models", "prepare.source", "prepare.model_package"))
         or key.endswith("max_tokens_per_micro_batch")
     ]
@@ -168,9 +168,9 @@ def test_recipes_and_examples_are_found_from_any_folder(tmp_path, monkeypatch):
 
 def test_a_recipe_here_goes_before_a_shipped_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    own = tmp_path / "recipes" / "smollm2" / "0_mine.yaml"
-    own.parent.mkdir(parents=True)
-    own.write_text("")
+    mine = tmp_path / "recipes" / "smollm2" / "0_mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("")
     assert recipe_files(Path("recipes/smollm2")) == [Path("recipes/smollm2/0_mine.yaml")]
 
 

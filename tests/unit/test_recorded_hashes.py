@@ -221,8 +221,8 @@ def test_show_verify_lists_every_difference_and_its_status_says_so(ran):
         "reasongrm: runs/first: 3 files differ from the manifest of first; "
         "restore them, or run the stage again\n"
     )
-    found = json.loads(command("show", "runs/first", "--verify", "--json").out)
-    assert (found["changed"], found["missing"]) == (["tasks.jsonl"], ["hf/config.json"])
+    verified = json.loads(command("show", "runs/first", "--verify", "--json").out)
+    assert (verified["changed"], verified["missing"]) == (["tasks.jsonl"], ["hf/config.json"])
 
 
 def test_verify_reads_what_the_cache_cannot_see(ran, monkeypatch):

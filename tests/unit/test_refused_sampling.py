@@ -120,8 +120,8 @@ def test_the_bounds_are_those_of_the_vllm_that_is_installed():
     python = os.environ["REASONGRM_ROLLOUT_PYTHON"]
     command = [python, "-c", PROBE, json.dumps(pairs)]
     out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-    most, found = json.loads(out.stdout.splitlines()[-1])
+    most, taken = json.loads(out.stdout.splitlines()[-1])
     assert most == MOST_SAMPLES
     for n, temperature in pairs:
         ours = fits_temperature(temperature) and (n == 1 or temperature > 0)
-        assert (found[f"{n} {temperature}"] == temperature) is ours, (n, temperature)
+        assert (taken[f"{n} {temperature}"] == temperature) is ours, (n, temperature)

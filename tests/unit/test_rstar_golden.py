@@ -43,8 +43,8 @@ def test_ten_thousand_random_paths_agree_with_exact_arithmetic():
         logs = [math.log(p) if p else -math.inf for p in (*reasoning, *answer)]
         sums = path_sums(logs, len(reasoning))
         kept = ReasoningPath("t", 0, "x", *sums, "A", "ok", True, "stop", "zero")
-        for found in (score_path(reasoning, answer).score, score_sums(kept).score):
-            worst = max(worst, float(abs(Fraction(found) - truth)))
+        for score in (score_path(reasoning, answer).score, score_sums(kept).score):
+            worst = max(worst, float(abs(Fraction(score) - truth)))
     # log and exp alone cost about 1e-15 a token; the issue asks for 1e-12
     assert worst < 1e-12
 

@@ -58,14 +58,14 @@ def test_a_table_scores_as_path_by_path_to_the_bit():
     paths = [*many(), *sides, path("over", 0, [1.0] * 3, [1.0 + 5e-7])]
     rng.shuffle(paths)
     table = PathTable.of(paths)
-    for row, each in enumerate(paths):
-        if each.reasoning_tokens and each.answer_tokens:
-            expected = score_sums(each)
+    for row, one in enumerate(paths):
+        if one.reasoning_tokens and one.answer_tokens:
+            expected = score_sums(one)
         else:
             expected = (None, None, None)
-        found = (table.score[row], table.self_consistency[row], table.validity[row])
-        assert tuple(None if np.isnan(x) else x for x in found) == tuple(expected)
-        assert table.task_ids[table.task[row]] == each.task_id and table.place[row] == row
+        scored = (table.score[row], table.self_consistency[row], table.validity[row])
+        assert tuple(None if np.isnan(x) else x for x in scored) == tuple(expected)
+        assert table.task_ids[table.task[row]] == one.task_id and table.place[row] == row
 
 
 def test_correlations_by_hand():

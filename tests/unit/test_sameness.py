@@ -49,7 +49,7 @@ def test_what_is_the_same_is_the_same_everywhere(one, two, tmp_path):
     assert drops(tmp_path, pair(one, "x", "y"), pair(two, "y", "x")) == {"contradiction": 2}
     turns = [[{"role": "user", "content": text}] for text in (one, two)]
     assert prompt_key(turns[0]) == prompt_key(turns[1])
-    sides = [[*each, {"role": "assistant", "content": name}] for each, name in zip(turns, "xy", strict=True)]
+    sides = [[*turn, {"role": "assistant", "content": name}] for turn, name in zip(turns, "xy", strict=True)]
     assert drops(tmp_path, {"chosen": sides[0], "rejected": sides[1]}) == {}
     benchmark = Decontaminator(50)
     benchmark.add("bench:1", [one])

@@ -56,8 +56,8 @@ def test_the_sampled_tokens_reach_the_loss(context, tasks, sampled):
         ids, prompt = learner.tokens(example)
         assert list(ids[:prompt]) == prompt_ids(tokenizer, shown[example.task_id])
         assert [*ids[prompt:]] == [*example.token_ids, tokenizer.eos_token_id]
-        own = (path for (task, _), path in paths.items() if task == example.task_id)
-        chosen = next(path for path in own if path.token_ids == example.token_ids)
+        of_task = (path for (task, _), path in paths.items() if task == example.task_id)
+        chosen = next(path for path in of_task if path.token_ids == example.token_ids)
         assert chosen.correct and tokenizer.encode(chosen.text) != example.token_ids
 
 

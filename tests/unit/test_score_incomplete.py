@@ -62,9 +62,9 @@ def test_a_row_without_text_or_cell_stands_as_recorded(tmp_path):
     rows[1] |= {"verdict": None, "parse_status": "no_think_close"}
     rows[2] |= {"verdict": "A", "text": "", "cell": None}
     rows[3] |= {"verdict": None, "tie": True}
-    log.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = json.loads(call("rewardbench", log, "--json").stdout)
-    by_name = {each["name"]: each for each in data["subsets"]}
+    by_name = {subset["name"]: subset for subset in data["subsets"]}
     names = list(rewardbench.ITEMS)
     assert [by_name[name]["accuracy"]["value"] for name in names] == [1, 0, 0, 0] + [1] * 19
     assert data["statuses"] == {"ok": 21, "no_think_close": 1, "tie": 1}
@@ -85,14 +85,14 @@ def test_a_whole_log_has_no_note():
     assert notes(whole(("chosen_first", "rejected_first"))) == []
     # one order a pair, drawn: nothing is missing
     drawn = [
-        replace(each, order=("chosen_first", "rejected_first")[i % 2], text="", verdict=None, correct=False)
-        for i, each in enumerate(whole())
+        replace(row, order=("chosen_first", "rejected_first")[i % 2], text="", verdict=None, correct=False)
+        for i, row in enumerate(whole())
     ]
     assert notes(drawn) == []
 
 
 def test_missing_items_and_subsets_are_counted_by_judgements():
-    rows = [each for each in whole() if each.subset != "hep-go" and each.item_id != "3"]
+    rows = [row for row in whole() if row.subset != "hep-go" and row.item_id != "3"]
     (note,) = notes(rows)
     assert note == (
         "not the whole benchmark: only 2,799 of 2,985 judgements; incomplete are "
@@ -103,11 +103,11 @@ def test_missing_items_and_subsets_are_counted_by_judgements():
 
 def test_a_half_judged_order_is_counted_though_every_item_is_there():
     rows = whole(("chosen_first", "rejected_first"))
-    lost = [each for i, each in enumerate(rows) if i % 2 == 0 or i >= 200]
-    found = score_rows("rewardbench", "log", lost, draws=0)
-    assert found.result.coverage.judgements == 5870 and found.result.coverage.expected == 5970
-    assert found.result.coverage.one_order == 100
-    assert found.result.notes == [
+    lost = [row for i, row in enumerate(rows) if i % 2 == 0 or i >= 200]
+    scored = score_rows("rewardbench", "log", lost, draws=0)
+    assert scored.result.coverage.judgements == 5870 and scored.result.coverage.expected == 5970
+    assert scored.result.coverage.one_order == 100
+    assert scored.result.notes == [
         "not the whole benchmark: only 5,870 of 5,970 judgements; "
         "incomplete are alpacaeval-easy (100 of 200)",
         "100 of 2,985 pairs are judged in one order only, the others in both",
@@ -134,9 +134,9 @@ def test_a_majority_counts_judgements_too():
         row(name, f"{i}", sample=s) for name, n in rewardbench.ITEMS.items() for i in range(n) for s in (0, 1)
     ]
     rules = get_policy("paper", "majority")
-    found = score_rows("rewardbench", "log", rows[1:], rules, draws=0)
-    assert found.result.coverage.judgements == 5969
-    assert found.result.coverage.expected == 5970
+    scored = score_rows("rewardbench", "log", rows[1:], rules, draws=0)
+    assert scored.result.coverage.judgements == 5969
+    assert scored.result.coverage.expected == 5970
 
 
 # -- in every form of output -----------------------------------------------------------------------------
@@ -148,9 +148,9 @@ def half(tmp_path):
     write_jsonl(
         path,
         [
-            each
-            for each in whole(("chosen_first", "rejected_first"))
-            if each.item_id != "3" or each.order == "chosen_first"
+            row
+            for row in whole(("chosen_first", "rejected_first"))
+            if row.item_id != "3" or row.order == "chosen_first"
         ],
     )
     return path

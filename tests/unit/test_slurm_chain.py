@@ -22,13 +22,13 @@ LAUNCH = ROOT / "launch"
 
 
 def jobs(*overrides, folder="tiny", shards=2, first=None, last=None, convert=True):
-    found = chains.pipeline_jobs(recipes_root() / folder, overrides, shards, first, last, convert)
-    return {job["name"]: job for job in found["jobs"]}
+    chain = chains.pipeline_jobs(recipes_root() / folder, overrides, shards, first, last, convert)
+    return {job["name"]: job for job in chain["jobs"]}
 
 
 def test_the_order_and_the_templates(tmp_path):
-    found = jobs(f"runs_dir={tmp_path}")
-    assert [(name, job["template"]) for name, job in found.items()][:8] == [
+    chain = jobs(f"runs_dir={tmp_path}")
+    assert [(name, job["template"]) for name, job in chain.items()][:8] == [
         ("0_prepare", "prepare"),
         ("base_megatron", "convert_to_megatron"),
         ("1_grpo_zero", "grpo_zero"),
@@ -38,52 +38,52 @@ def test_the_order_and_the_templates(tmp_path):
         ("4_sft", "sft"),
         ("5_mine.shards", "mine"),
     ]
-    assert all((LAUNCH / f"{job['template']}.sbatch").is_file() for job in found.values())
-    names = list(found)
+    assert all((LAUNCH / f"{job['template']}.sbatch").is_file() for job in chain.values())
+    names = list(chain)
     assert names.index("reasongrm_hf") == names.index("6_grpo_hard") + 1
-    assert found["2_generate.shards"]["array"] == "1,2"
+    assert chain["2_generate.shards"]["array"] == "1,2"
     # both trainings that begin with the base read it converted; the last one begins with LRM-SFT
-    reads = [name for name, job in found.items() if "model.megatron_path=@base_megatron" in job["arguments"]]
+    reads = [name for name, job in chain.items() if "model.megatron_path=@base_megatron" in job["arguments"]]
     assert reads == ["1_grpo_zero", "4_sft"]
-    assert "evaluate.models.final=@reasongrm_hf" in list(found.values())[-1]["arguments"]
-    assert not any(job["done"] for job in found.values())
+    assert "evaluate.models.final=@reasongrm_hf" in list(chain.values())[-1]["arguments"]
+    assert not any(job["done"] for job in chain.values())
 
 
 def test_a_checkpoint_that_is_given_is_not_replaced_by_the_chains_own(tmp_path):
-    found = jobs(f"runs_dir={tmp_path}", "1_grpo_zero:model.megatron_path=/data/m")
-    assert "model.megatron_path=@base_megatron" not in found["1_grpo_zero"]["arguments"]
-    assert "model.megatron_path=/data/m" in found["1_grpo_zero"]["arguments"]
-    assert "model.megatron_path=@base_megatron" in found["4_sft"]["arguments"]
+    chain = jobs(f"runs_dir={tmp_path}", "1_grpo_zero:model.megatron_path=/data/m")
+    assert "model.megatron_path=@base_megatron" not in chain["1_grpo_zero"]["arguments"]
+    assert "model.megatron_path=/data/m" in chain["1_grpo_zero"]["arguments"]
+    assert "model.megatron_path=@base_megatron" in chain["4_sft"]["arguments"]
 
 
 def test_a_job_has_as_many_nodes_as_its_recipe(tmp_path):
     runs = f"runs_dir={tmp_path}"
-    found = jobs(runs, folder="ablation/qwen2_5_7b")
-    assert {name: job["nodes"] for name, job in found.items() if job["template"] == "sft"} == {
+    chain = jobs(runs, folder="ablation/qwen2_5_7b")
+    assert {name: job["nodes"] for name, job in chain.items() if job["template"] == "sft"} == {
         "1_sft_random": 1,
         "2_sft_r_star": 1,
     }
     apart = ["rollout.nodes=1", "rollout.servers=1", "cluster.weight_transfer=nccl", "rollout.sleep=false"]
-    found = jobs(runs, *apart, folder="qwq_32b")
-    assert found["1_grpo_zero"]["nodes"] == 5 and found["4_sft"]["nodes"] == 4
-    assert found["2_generate.shards"]["nodes"] is None
+    chain = jobs(runs, *apart, folder="qwq_32b")
+    assert chain["1_grpo_zero"]["nodes"] == 5 and chain["4_sft"]["nodes"] == 4
+    assert chain["2_generate.shards"]["nodes"] is None
     (line,) = (
-        line for line in chains.as_lines({"runs_dir": "r", "jobs": [found["4_sft"]]}) if "4_sft" in line
+        line for line in chains.as_lines({"runs_dir": "r", "jobs": [chain["4_sft"]]}) if "4_sft" in line
     )
     assert line.split("\t")[:6] == ["4_sft", "sft", "todo", "-", "1", "4"]
 
 
 def test_without_conversion_or_shards(tmp_path):
-    found = jobs(f"runs_dir={tmp_path}", shards=1, convert=False)
-    assert list(found) == [path.stem for path in sorted((recipes_root() / "tiny").glob("*.yaml"))]
+    chain = jobs(f"runs_dir={tmp_path}", shards=1, convert=False)
+    assert list(chain) == [path.stem for path in sorted((recipes_root() / "tiny").glob("*.yaml"))]
 
 
 def test_a_part_of_the_chain_and_a_stages_own_override(tmp_path):
     words = [f"runs_dir={tmp_path}", "4_sft:sft.epochs=1"]
-    found = jobs(*words, first="3_filter", last="5_mine", convert=False)
-    assert list(found) == ["3_filter", "4_sft", "5_mine.shards", "5_mine"]
-    assert "sft.epochs=1" in found["4_sft"]["arguments"]
-    assert not any("epochs" in word for word in found["3_filter"]["arguments"])
+    chain = jobs(*words, first="3_filter", last="5_mine", convert=False)
+    assert list(chain) == ["3_filter", "4_sft", "5_mine.shards", "5_mine"]
+    assert "sft.epochs=1" in chain["4_sft"]["arguments"]
+    assert not any("epochs" in word for word in chain["3_filter"]["arguments"])
 
 
 def test_a_wrong_recipe_is_refused_before_anything_is_submitted(tmp_path):
@@ -173,16 +173,16 @@ def test_what_was_put_together_is_done_and_only_missing_shards_are_asked_for(tmp
         return merged or cfg.stage in ("prepare", "grpo", "filter", "sft") or cfg.name == "5_mine.2of3"
 
     monkeypatch.setattr(chains, "is_done", done)
-    found = jobs(f"runs_dir={tmp_path}", shards=3, convert=False)
-    assert found["2_generate.shards"]["done"] and found["2_generate"]["done"]
-    assert found["5_mine.shards"]["array"] == "1,3" and not found["5_mine"]["done"]
+    chain = jobs(f"runs_dir={tmp_path}", shards=3, convert=False)
+    assert chain["2_generate.shards"]["done"] and chain["2_generate"]["done"]
+    assert chain["5_mine.shards"]["array"] == "1,3" and not chain["5_mine"]["done"]
 
 
 def test_nothing_is_done_that_reads_what_is_made_anew(tmp_path, monkeypatch):
     """One submission brings the whole chain up to date: the stages behind a changed one are in it."""
     monkeypatch.setattr(chains, "is_done", lambda cfg: cfg.name != "3_filter")
-    found = jobs(f"runs_dir={tmp_path}", convert=False)
-    todo = [name for name, job in found.items() if not job["done"]]
+    chain = jobs(f"runs_dir={tmp_path}", convert=False)
+    todo = [name for name, job in chain.items() if not job["done"]]
     assert todo == [
         "3_filter",
         "4_sft",
@@ -192,13 +192,13 @@ def test_nothing_is_done_that_reads_what_is_made_anew(tmp_path, monkeypatch):
         "7_evaluate.shards",
         "7_evaluate",
     ]
-    assert found["5_mine.shards"]["array"] == "1,2"
+    assert chain["5_mine.shards"]["array"] == "1,2"
 
 
 def converted(tmp_path):
     """The two conversions of a chain whose stages are all done."""
-    found = jobs(f"runs_dir={tmp_path}/runs", f"model.hf_path={tmp_path}/base")
-    return found["base_megatron"], found["reasongrm_hf"]
+    chain = jobs(f"runs_dir={tmp_path}/runs", f"model.hf_path={tmp_path}/base")
+    return chain["base_megatron"], chain["reasongrm_hf"]
 
 
 def test_a_conversion_is_done_only_where_it_was_made_of_the_weights_as_they_are(tmp_path, monkeypatch):
@@ -221,6 +221,6 @@ def test_a_conversion_is_done_only_where_it_was_made_of_the_weights_as_they_are(
 
 def test_a_word_that_a_line_cannot_hold_is_refused(tmp_path):
     words = [f"runs_dir={tmp_path}", 'prepare.source="a\tb"']
-    found = chains.pipeline_jobs(recipes_root() / "tiny", words, 1, None, None, False)
+    chain = chains.pipeline_jobs(recipes_root() / "tiny", words, 1, None, None, False)
     with pytest.raises(UserError, match="set the key in the recipe"):
-        chains.as_lines(found)
+        chains.as_lines(chain)

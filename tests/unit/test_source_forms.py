@@ -57,8 +57,8 @@ def test_fields_that_are_not_read_are_named(tmp_path):
 
 def test_an_empty_cell_is_an_answer_without_text(tmp_path):
     rows = [
-        {"prompt": f"q{n}", "chosen": "x", "rejected": each}
-        for n, each in enumerate([float("nan"), None, ""])
+        {"prompt": f"q{n}", "chosen": "x", "rejected": cell}
+        for n, cell in enumerate([float("nan"), None, ""])
     ]
     loaded = read_pairs(write(tmp_path / "rows.jsonl", [*rows, *FORMS["TRL, standard"][0]]))
     assert loaded.drops == {"empty_answer": 3}

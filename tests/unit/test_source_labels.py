@@ -41,7 +41,7 @@ def test_a_tie_leaves_its_row_out(form, label, tmp_path):
 
 def test_what_names_neither_answer_is_told_from_a_tie(tmp_path):
     labels = [None, "", "yes", 3.5, True, "C++", {"a": 1}, ["A"]]
-    rows = [{**ab(f"Which sea is {n}?", "one", "two"), "winner": each} for n, each in enumerate(labels)]
+    rows = [{**ab(f"Which sea is {n}?", "one", "two"), "winner": label} for n, label in enumerate(labels)]
     loaded = read_pairs(write(tmp_path / "rows.jsonl", [*rows, *both_ways(ab, "winner", "A", "B")]))
     assert loaded.drops == {"no_label": len(labels)}
 
@@ -68,7 +68,7 @@ def test_the_numbers_of_published_ties(tmp_path):
     ],
 )
 def test_numbers_that_can_be_read_in_two_ways_are_refused(form, labels, tmp_path):
-    rows = [{**form(f"Which sea is {n}?", "one", "two"), "label": each} for n, each in enumerate(labels)]
+    rows = [{**form(f"Which sea is {n}?", "one", "two"), "label": label} for n, label in enumerate(labels)]
     path = write(tmp_path / "rows.jsonl", rows)
     with pytest.raises(UserError, match=r"do not say which answer is better; .*columns: a_wins and b_wins"):
         read_pairs(path)

@@ -60,7 +60,7 @@ def test_turns_within_cells(spelled, tmp_path):
         [{"role": "user", "content": "it's"}, {"role": "assistant", "content": text}] for text in ("x", "y")
     ]
     (tmp_path / "rows.csv").write_text(
-        table(rows=[[spelled(each) for each in turns]], header=["chosen", "rejected"])
+        table(rows=[[spelled(turn) for turn in turns]], header=["chosen", "rejected"])
     )
     (pair,) = read_pairs(tmp_path / "rows.csv").pairs
     assert (pair.prompt, pair.chosen, pair.rejected) == (turns[0][:1], "x", "y")

@@ -108,7 +108,7 @@ def test_results_say_which_call_they_answer():
         turn("tool", "Bare."),
     ]
     row = {"prompt": asked, "chosen": "It rains.", "rejected": "It is sunny."}
-    assert [each["content"] for each in pair_from_row(row).prompt] == [
+    assert [message["content"] for message in pair_from_row(row).prompt] == [
         "Weather in Oslo?",
         '[tool call: weather({"city": "Oslo"})]\n[tool call: clock()]',
         "[result of clock()]\n12:00",
@@ -125,7 +125,7 @@ def test_an_answer_may_be_several_turns():
     later = pair_from_row(
         {"chosen": chosen, "rejected": [ASK, LOOK, result, turn("assistant", "It is dry.")]}
     )
-    assert [each["role"] for each in later.prompt] == ["user", "assistant", "tool"]
+    assert [message["role"] for message in later.prompt] == ["user", "assistant", "tool"]
     assert (later.chosen, later.rejected) == ("It rains.", "It is dry.")
     clock = turn("assistant", "Hm.", tool_calls=[call("clock")])
     first = pair_from_row(
@@ -211,7 +211,7 @@ def test_sharegpt_calls_and_names():
         "chosen": {"from": "gpt", "value": "Rain."},
         "rejected": {"from": "gpt", "value": "-"},
     }
-    assert [(each["role"], each["content"]) for each in pair_from_row(row).prompt] == [
+    assert [(message["role"], message["content"]) for message in pair_from_row(row).prompt] == [
         ("user", "Weather?"),
         ("assistant", '[tool call: weather({"city": "Oslo"})]'),
         ("tool", "Rain."),
@@ -221,7 +221,7 @@ def test_sharegpt_calls_and_names():
         "chosen": "a",
         "rejected": "b",
     }
-    assert [each["content"] for each in pair_from_row(row).prompt] == ["[Ann]\nHi.", "[Bo]\nOh?"]
+    assert [message["content"] for message in pair_from_row(row).prompt] == ["[Ann]\nHi.", "[Bo]\nOh?"]
 
 
 NAMES = [
@@ -271,7 +271,7 @@ def test_no_row_brings_prepare_down(row):
     """Whatever a row holds, it is a pair that can be written, or goes under a reason."""
     prompt_of(row)
     try:
-        pairs = [pair_from_row(each) for each in plain_rows(row)]
+        pairs = [pair_from_row(plain) for plain in plain_rows(row)]
     except RowProblem as problem:
         assert problem.reason in DROP_REASONS
         return

@@ -84,29 +84,29 @@ def test_a_damaged_benchmark_row_is_counted(change):
 
 def test_a_shared_run_of_words_is_an_overlap():
     text = " ".join(f"w{i}" for i in range(20))
-    found = Decontaminator(5)
-    found.add("bench:1", [text])
-    found.add("bench:2", ["Short one"])
-    assert found.match(["other words, then W3 w4,w5\nw6 w7 and more"]) == ("bench:1", "w3 w4 w5 w6 w7")
-    assert found.match(["w3 w4 w5 w6 x w7"]) is None  # four of five
-    assert found.match(["w3 w4 w5 w6"]) is None  # fewer words than a run, and no whole turn
-    assert found.match(["short ONE!"]) == ("bench:2", "\nshort one")
-    assert found.match(["a much longer one that says short one"]) is None
-    assert found.match(["", " ... "]) is None
+    benchmarks = Decontaminator(5)
+    benchmarks.add("bench:1", [text])
+    benchmarks.add("bench:2", ["Short one"])
+    assert benchmarks.match(["other words, then W3 w4,w5\nw6 w7 and more"]) == ("bench:1", "w3 w4 w5 w6 w7")
+    assert benchmarks.match(["w3 w4 w5 w6 x w7"]) is None  # four of five
+    assert benchmarks.match(["w3 w4 w5 w6"]) is None  # fewer words than a run, and no whole turn
+    assert benchmarks.match(["short ONE!"]) == ("bench:2", "\nshort one")
+    assert benchmarks.match(["a much longer one that says short one"]) is None
+    assert benchmarks.match(["", " ... "]) is None
     chinese = "\u8bf7\u89e3\u91ca\u91cf\u5b50\u7ea0\u7f20\u662f\u4ec0\u4e48"
-    found.add("bench:3", [chinese, "re\u0301sume\u0301 of all that was said before"])
-    assert found.match([chinese + "\u5440"]) is not None
-    assert found.match(["R\u00e9sum\u00e9 of all that was said"]) is not None
+    benchmarks.add("bench:3", [chinese, "re\u0301sume\u0301 of all that was said before"])
+    assert benchmarks.match([chinese + "\u5440"]) is not None
+    assert benchmarks.match(["R\u00e9sum\u00e9 of all that was said"]) is not None
     with pytest.raises(ValueError, match="at least 1"):
         Decontaminator(0)
 
 
 def test_a_benchmark_without_prompts_is_refused(tmp_path):
-    found = Decontaminator(3)
-    found.add_file(write(tmp_path / "a.jsonl", [RMB_PAIR, RM_BENCH]))
-    assert found.prompts == 2 and found.match(["why"]) is not None
+    benchmarks = Decontaminator(3)
+    benchmarks.add_file(write(tmp_path / "a.jsonl", [RMB_PAIR, RM_BENCH]))
+    assert benchmarks.prompts == 2 and benchmarks.match(["why"]) is not None
     with pytest.raises(UserError, match="no row has a prompt"):
-        found.add_file(write(tmp_path / "b.jsonl", [{"text": "x"}]))
+        benchmarks.add_file(write(tmp_path / "b.jsonl", [{"text": "x"}]))
 
 
 # -- hostile rows ----------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_hostile_files(tmp_path):
     assert [pair.chosen for pair in loaded.pairs] == ["a\N{REPLACEMENT CHARACTER}"]
     assert loaded.nul == 1
     assert loaded.drops == {"broken_line": 3, "huge_text": 1, "unknown_form": 2}
-    assert Counter(each.reason for each in loaded.dropped) == loaded.drops
+    assert Counter(row.reason for row in loaded.dropped) == loaded.drops
 
 
 def test_an_id_or_source_that_is_no_name_gives_way():

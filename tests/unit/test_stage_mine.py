@@ -41,8 +41,8 @@ def test_mine_prefers_the_chosen_examples_as_rationales(context, tasks, tmp_path
     write_jsonl(tmp_path / "e.jsonl", [SftExample(hard[3].id, messages, 0.5, 0.5, 0.5, "r_star")])
     ctx = context("5_mine", *words, f"inputs.examples={tmp_path}/e.jsonl", pool=FakePool(tasks))
     mine.run(ctx)
-    found = {task.id: task.rationale for task in read_jsonl(ctx.work / "hard.jsonl", HardTask)}
-    assert found == best | {hard[3].id: "the one"}
+    rationales = {task.id: task.rationale for task in read_jsonl(ctx.work / "hard.jsonl", HardTask)}
+    assert rationales == best | {hard[3].id: "the one"}
 
 
 def test_mine_takes_the_best_of_several_examples_as_the_rationale(context, tasks, tmp_path):
@@ -54,7 +54,7 @@ def test_mine_takes_the_best_of_several_examples_as_the_rationale(context, tasks
 
     # as filter.top_k=3 leaves them: by sample, not by R*
     several = [("low", 0.2, 0.9), ("best", 0.8, 0.5), ("less valid", 0.8, 0.4), ("last", 0.5, 0.9)]
-    write_jsonl(tmp_path / "e.jsonl", [example(task, *each) for task in tasks for each in several])
+    write_jsonl(tmp_path / "e.jsonl", [example(task, *values) for task in tasks for values in several])
     ctx = context("5_mine", *words, f"inputs.examples={tmp_path}/e.jsonl", pool=FakePool(tasks))
     mine.run(ctx)
     assert {task.rationale for task in read_jsonl(ctx.work / "hard.jsonl", HardTask)} == {"best"}

@@ -89,10 +89,10 @@ def test_prepare_names_what_it_drops_and_counts_what_it_makes_harmless(prepare_f
     assert counts == {"tasks": 2, "validation": 0}
     assert ctx.drops["prompt overlaps with a benchmark's"] == 1
     dropped = list(read_jsonl(ctx.work / "dropped.jsonl", Dropped))
-    assert Counter(each.reason for each in dropped) == ctx.drops
-    (overlap,) = [each for each in dropped if "overlaps" in each.reason]
+    assert Counter(drop.reason for drop in dropped) == ctx.drops
+    (overlap,) = [drop for drop in dropped if "overlaps" in drop.reason]
     assert overlap.id and overlap.detail == f"{bench}:1: one two three"
-    (same,) = [each for each in dropped if "same" in each.reason]
+    (same,) = [drop for drop in dropped if "same" in drop.reason]
     assert same.where.endswith("pairs.jsonl:4")
     neutralised = json.loads((ctx.work / "neutralised.json").read_text())
     assert neutralised == {"NUL": 1, "control token": 1, "think tag": 1, "verdict": 1}
@@ -167,7 +167,7 @@ def test_both_orders_of_a_pair_are_kept_or_neither(prepare_file, monkeypatch):
     assert counts["tasks"] == 2
     assert ctx.drops == {"prompt longer than judge.max_prompt_tokens": 2}
     dropped = list(read_jsonl(ctx.work / "dropped.jsonl", Dropped))
-    assert {each.detail for each in dropped} == {"701 tokens"} and len({each.id for each in dropped}) == 2
+    assert {drop.detail for drop in dropped} == {"701 tokens"} and len({drop.id for drop in dropped}) == 2
 
 
 def test_prepare_breaks_up_the_model_s_own_special_tokens(prepare_file):

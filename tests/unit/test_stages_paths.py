@@ -58,10 +58,10 @@ def test_r_star_from_the_kept_probabilities_is_that_of_the_sums_to_fp16(context,
     for path, probs in zip(paths, kept, strict=True):
         assert probs.reasoning.dtype == probs.answer.dtype == np.float16
         assert (len(probs.reasoning), len(probs.answer)) == (path.reasoning_tokens, path.answer_tokens)
-        expected, found = score_sums(path), score_path(probs.reasoning, probs.answer)
+        expected, actual = score_sums(path), score_path(probs.reasoning, probs.answer)
         # the module's bound: each mean to 2^-11 of itself, their product to twice that
-        assert found == pytest.approx(tuple(expected), rel=1e-3, abs=1e-7)
-        worst = max(worst, abs(found.score / expected.score - 1))
+        assert actual == pytest.approx(tuple(expected), rel=1e-3, abs=1e-7)
+        worst = max(worst, abs(actual.score / expected.score - 1))
     assert worst > 1e-7  # they are not the sums themselves
 
 

@@ -27,16 +27,16 @@ def test_elements_give_the_scores(benchmark):
     elements = MODULES[benchmark].elements(run.subsets, run.rules)
     _, sums, counts, weights = elements.arrays()
     means = sums.sum(axis=0) / counts.sum(axis=0)
-    found = dict(zip(elements.names, means @ weights, strict=True))
-    assert found == pytest.approx(run.result.values(), abs=1e-12)
+    scores = dict(zip(elements.names, means @ weights, strict=True))
+    assert scores == pytest.approx(run.result.values(), abs=1e-12)
 
 
 def test_released_reads_are_resampled_as_they_are_scored():
     run = score_rows("rm_bench", "x", drawn_log("rm_bench", 0.6, 2, items=3), "rm_r1", draws=0)
     elements = rm_bench.elements(run.subsets, run.rules)
     _, sums, counts, weights = elements.arrays()
-    found = dict(zip(elements.names, (sums.sum(0) / counts.sum(0)) @ weights, strict=True))
-    assert found == pytest.approx(run.result.values(), abs=1e-12)
+    scores = dict(zip(elements.names, (sums.sum(0) / counts.sum(0)) @ weights, strict=True))
+    assert scores == pytest.approx(run.result.values(), abs=1e-12)
     right = rm_bench.elements(run.subsets, get_policy("paper"))
     assert not np.allclose(right.arrays()[1].sum(0), sums.sum(0))
 
@@ -111,25 +111,25 @@ def test_where_nothing_varies_the_interval_stays_the_other_one():
 
 @pytest.mark.parametrize(("one", "two"), [(0, 0), (5, 5), (1, 9), (40, 20), (300, 350), (0, 12), (2000, 1)])
 def test_mcnemar_is_scipy_s_binomial_test(one, two):
-    found = mcnemar(one, two)
+    result = mcnemar(one, two)
     if one + two:
         expected = stats.binomtest(one, one + two, 0.5)
-        assert found.exact == pytest.approx(expected.pvalue, rel=1e-9)
+        assert result.exact == pytest.approx(expected.pvalue, rel=1e-9)
         mid = min(1.0, expected.pvalue - stats.binom.pmf(one, one + two, 0.5) * (1 if one != two else 0))
-        assert found.mid_p == pytest.approx(mid, rel=1e-9)
+        assert result.mid_p == pytest.approx(mid, rel=1e-9)
     else:
-        assert found.exact == found.mid_p == 1.0
-    assert (found.only_first, found.only_second) == (one, two)
-    assert mcnemar(two, one).exact == found.exact
+        assert result.exact == result.mid_p == 1.0
+    assert (result.only_first, result.only_second) == (one, two)
+    assert mcnemar(two, one).exact == result.exact
 
 
 @pytest.mark.parametrize("benchmark", MODULES)
 def test_a_run_against_itself_differs_in_nothing(benchmark):
     run = score_rows(benchmark, "x", drawn_log(benchmark, 0.6, 1, items=3), draws=0)
-    found = compare_runs(run, run, draws=50)
-    assert found.left_out == 0 and found.both + found.neither == found.pairs == len(pairs_of(benchmark, 3))
-    assert (found.mcnemar.only_first, found.mcnemar.only_second, found.mcnemar.exact) == (0, 0, 1.0)
-    assert {each["difference"] for each in found.differences.values()} == {0.0}
+    diff = compare_runs(run, run, draws=50)
+    assert diff.left_out == 0 and diff.both + diff.neither == diff.pairs == len(pairs_of(benchmark, 3))
+    assert (diff.mcnemar.only_first, diff.mcnemar.only_second, diff.mcnemar.exact) == (0, 0, 1.0)
+    assert {row["difference"] for row in diff.differences.values()} == {0.0}
 
 
 def test_paired_intervals_are_narrower_where_judges_agree():
@@ -159,9 +159,9 @@ def test_only_items_that_both_judged_are_compared():
     log = drawn_log("rm_bench", 0.6, 1, items=4)
     some = [v for v in log if v.item_id != "0"]
     whole, part = score_rows("rm_bench", "whole", log), score_rows("rm_bench", "part", some)
-    found = compare_runs(whole, part)
-    assert (found.pairs, found.left_out) == (5 * 3 * 9, 5 * 9)
-    assert {each["difference"] for each in found.differences.values()} == {0.0}
+    comparison = compare_runs(whole, part)
+    assert (comparison.pairs, comparison.left_out) == (5 * 3 * 9, 5 * 9)
+    assert {row["difference"] for row in comparison.differences.values()} == {0.0}
     with pytest.raises(UserError, match="whole and none have no item in common"):
         none = score_rows("rm_bench", "none", [replace(v, item_id="x") for v in log])
         compare_runs(whole, none)
@@ -181,5 +181,5 @@ def test_a_scalar_model_s_log_compares_with_a_judge_s():
     ]
     one, two = score_rows("rewardbench", "judge", judge), score_rows("rewardbench", "scalar", scalar)
     assert (one.scalar, two.scalar) == (False, True)
-    found = compare_runs(two, one)
-    assert found.mcnemar.exact == 1.0 and found.differences["Score"]["difference"] == 0.0
+    comparison = compare_runs(two, one)
+    assert comparison.mcnemar.exact == 1.0 and comparison.differences["Score"]["difference"] == 0.0

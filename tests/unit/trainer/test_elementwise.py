@@ -33,9 +33,9 @@ CASES = {
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_equals_the_composition(case):
-    own, plain, inputs = CASES[case]
-    torch.testing.assert_close(own(*inputs), plain(*inputs), rtol=1e-12, atol=1e-12)
-    assert torch.autograd.gradcheck(own, inputs)
+    ours, plain, inputs = CASES[case]
+    torch.testing.assert_close(ours(*inputs), plain(*inputs), rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(ours, inputs)
 
 
 def test_half_precision_is_worked_on_in_fp32():

@@ -135,7 +135,9 @@ def test_each_spelling_is_read_as_one_rope(scaling, length, theta):
         {"rope_parameters": nested | {"partial_rotary_factor": 1.0}},
         {"rope_parameters": nested, "rope_scaling": scaling},  # as an earlier version exported it
     ]
-    ropes = [Rope.from_config(each | {"max_position_embeddings": length}, "here") for each in spellings]
+    ropes = [
+        Rope.from_config(spelling | {"max_position_embeddings": length}, "here") for spelling in spellings
+    ]
     assert len(set(ropes)) == 1
     written = ropes[0].spelled()
     assert Rope.from_config(written, "here") == ropes[0]

@@ -176,8 +176,8 @@ def test_a_steps_line_tells_the_kl_that_is_in_the_reward_and_every_skipped_updat
     sampler = {"entropy": 0.5, "log_prob_error_mean": 0.5, "log_prob_error_max": 0.5}
     lines = iter([{"kl": 0.0, "skipped": 1} | sampler, {"kl": 0.0, "skipped": 0} | sampler])
     self.train_batch = lambda batch, first: next(lines)
-    found = GRPOTrainer.train(self, [])
-    assert found["kl"] == 4 / 8 and found["skipped"] == 1
+    line = GRPOTrainer.train(self, [])
+    assert line["kl"] == 4 / 8 and line["skipped"] == 1
 
 
 def a_batch_of(gap):

@@ -167,25 +167,25 @@ class Slow(Servers):
 
 def test_rollouts_begin_while_the_caller_does_something_else(source):
     servers = Slow()
-    own = source(servers)
-    own.begin(Part(1, 0, PROMPTS, SAMPLING))
-    own.begin(Part(1, 0, PROMPTS, SAMPLING))
-    own.begin(Part(2, 0, PROMPTS[:1], SAMPLING))
+    rollouts = source(servers)
+    rollouts.begin(Part(1, 0, PROMPTS, SAMPLING))
+    rollouts.begin(Part(1, 0, PROMPTS, SAMPLING))
+    rollouts.begin(Part(2, 0, PROMPTS[:1], SAMPLING))
     assert servers.begun.wait(20)
     servers.go.set()
-    assert own.collect(Part(1, 0, PROMPTS, SAMPLING)) == [answer(prompt) for prompt in PROMPTS]
-    assert own.collect(Part(2, 0, PROMPTS[:1], SAMPLING)) == [answer(PROMPTS[0])]
+    assert rollouts.collect(Part(1, 0, PROMPTS, SAMPLING)) == [answer(prompt) for prompt in PROMPTS]
+    assert rollouts.collect(Part(2, 0, PROMPTS[:1], SAMPLING)) == [answer(PROMPTS[0])]
     assert [len(asked) for asked in servers.asked] == [6, 1], "each once, in their order"
 
 
 def test_a_server_started_anew_meanwhile_gets_its_weights_from_the_callers_thread(source):
     """Giving weights is collective, and the other ranks listen to the first one's main thread alone."""
     servers = Slow(restarts=True)
-    own, given = source(servers), []
-    own._send = lambda to: given.append((to, threading.current_thread() is threading.main_thread()))
-    own.begin(Part(1, 0, PROMPTS, SAMPLING))
+    rollouts, given = source(servers), []
+    rollouts._send = lambda to: given.append((to, threading.current_thread() is threading.main_thread()))
+    rollouts.begin(Part(1, 0, PROMPTS, SAMPLING))
     servers.go.set()
-    own.collect(Part(1, 0, PROMPTS, SAMPLING))
+    rollouts.collect(Part(1, 0, PROMPTS, SAMPLING))
     assert given == [(["restarted"], True)]
 
 
@@ -200,32 +200,32 @@ def test_a_push_that_loses_a_server_leaves_its_restart_to_the_rollouts_under_way
 
     server, servers = Server(), Slow()
     servers.steady_ones = [server]
-    own = source(servers)
+    rollouts = source(servers)
 
     def lose(to):
         assert to == [server]
         server.starts += 1  # the rollouts saw it too
         raise RolloutServerLost("cut", [server])
 
-    own._send = lose
-    own.begin(Part(1, 0, PROMPTS, SAMPLING))
-    own.push(1)
+    rollouts._send = lose
+    rollouts.begin(Part(1, 0, PROMPTS, SAMPLING))
+    rollouts.push(1)
     assert server.killed == [1]
     servers.go.set()
-    assert own.collect(Part(1, 0, PROMPTS, SAMPLING)) == [answer(prompt) for prompt in PROMPTS]
+    assert rollouts.collect(Part(1, 0, PROMPTS, SAMPLING)) == [answer(prompt) for prompt in PROMPTS]
 
 
 def test_a_server_lost_by_a_push_is_told_and_counted(source):
     servers = Slow()
     servers.losses, servers.brought = ["while it answered"], []
     servers.tell, servers.bring_up = servers.losses.append, servers.brought.extend
-    own = source(servers)
-    assert own.losses() == 1 and own.losses() == 0
+    rollouts = source(servers)
+    assert rollouts.losses() == 1 and rollouts.losses() == 0
 
     def lose(to):
         raise RolloutServerLost("cut while receiving x", ["server"])
 
-    own._send = lose
-    own.push(1)
+    rollouts._send = lose
+    rollouts.push(1)
     assert servers.losses[1:] == ["cut while receiving x"] and servers.brought == ["server"]
-    assert own.losses() == 1
+    assert rollouts.losses() == 1

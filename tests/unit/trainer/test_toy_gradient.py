@@ -81,10 +81,10 @@ def test_the_loss_climbs_the_expected_reward_of_what_is_sampled(temperature, lag
     """Of the distribution at the sampling temperature: that is the policy the rollouts come from."""
     hidden, weight = policy(1)
     words = [f"grpo.importance.correction={correction}"]
-    found, error = by_the_product(hidden, weight, temperature, lag=lag, words=words)
+    gradients, error = by_the_product(hidden, weight, temperature, lag=lag, words=words)
     expected = (log_probs(hidden, weight, temperature).sum(-1).exp() * REWARDS).sum()
     wanted = torch.autograd.grad(-expected, (hidden, weight))
-    for mine, theirs in zip(found, wanted, strict=True):
+    for mine, theirs in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, **CLOSE)
     assert error < 1e-5, "trainer and sampler score the same distribution"
 
