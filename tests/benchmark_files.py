@@ -59,8 +59,8 @@ def write_rm_bench(folder, items=1, whole=True):
         (folder / "total_dataset.json").write_text(json.dumps(rows))
         return folder
     for name in rm_bench.ITEMS:
-        own = [{k: v for k, v in row.items() if k != "domain"} for row in rows if row["domain"] == name]
-        (folder / f"{name}_filtered.json").write_text(json.dumps(own))
+        of_domain = [{k: v for k, v in row.items() if k != "domain"} for row in rows if row["domain"] == name]
+        (folder / f"{name}_filtered.json").write_text(json.dumps(of_domain))
     return folder
 
 

@@ -42,7 +42,7 @@ def _runs(request, monkeypatch):
     success.watch(monkeypatch)
     yield
     if getattr(request.node, "passed", False):
-        missing = sorted(" ".join(filter(None, each)) for each in wanted - success.recorded)
+        missing = sorted(" ".join(filter(None, claim)) for claim in wanted - success.recorded)
         assert not missing, f"marked as run to success, and was not: {', '.join(missing)}"
 
 

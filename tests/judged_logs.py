@@ -14,8 +14,8 @@ def pairs_of(benchmark, items):
         return [(name, f"{i}", None) for name in rewardbench.ITEMS for i in range(items)]
     if benchmark == "rm_bench":
         return [(n, f"{i}", c) for n in rm_bench.ITEMS for i in range(items) for c in sorted(rm_bench.CELLS)]
-    cells = [(name, ("0", "1") if rmb.is_best_of_n(name) else (None,)) for name in rmb.counts()]
-    return [(name, f"{i}", cell) for name, own in cells for i in range(items) for cell in own]
+    subsets = [(name, ("0", "1") if rmb.is_best_of_n(name) else (None,)) for name in rmb.counts()]
+    return [(name, f"{i}", cell) for name, cells in subsets for i in range(items) for cell in cells]
 
 
 def judged(benchmark, pair, right, order="chosen_first", **more):

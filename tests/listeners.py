@@ -20,17 +20,17 @@ def descendants_of(*pids):
             except OSError:
                 continue
             children.setdefault(int(fields[1]), []).append(int(entry.name))
-    todo, found = [*pids], [*pids]
+    todo, family = [*pids], [*pids]
     while todo:
         below = children.get(todo.pop(), [])
         todo += below
-        found += below
-    return found
+        family += below
+    return family
 
 
 def python_in_jobs():
     """The Python processes of every Slurm job here: Slurm's own, which listen as Slurm does, are left out."""
-    steps, found = [], []
+    steps, pids = [], []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and (entry / "comm").read_text().startswith("slurmstepd"):
@@ -40,10 +40,10 @@ def python_in_jobs():
     for pid in descendants_of(*steps):
         try:
             if "python" in os.readlink(f"/proc/{pid}/exe"):
-                found.append(pid)
+                pids.append(pid)
         except OSError:
             continue
-    return found
+    return pids
 
 
 def _address(text):
@@ -56,23 +56,23 @@ def _address(text):
 
 def _sockets(pid):
     """Inode -> where it listens, in the process's network namespace; also what takes datagrams of anybody."""
-    found = {}
+    by_inode = {}
     for name in ("tcp", "tcp6", "udp", "udp6"):
         for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
             fields = line.split()
             unconnected = int(fields[2].split(":")[1], 16) == 0
             if fields[3] == _LISTENS or (name.startswith("udp") and unconnected):
-                found[fields[9]] = f"{name} {_address(fields[1])}"
+                by_inode[fields[9]] = f"{name} {_address(fields[1])}"
     for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]:
         fields = line.split(maxsplit=7)
         if int(fields[3], 16) & 0x10000:  # __SO_ACCEPTCON
-            found[fields[6]] = f"unix {fields[7] if len(fields) > 7 else '(no name)'}"
-    return found
+            by_inode[fields[6]] = f"unix {fields[7] if len(fields) > 7 else '(no name)'}"
+    return by_inode
 
 
 def listening(pids):
     """(command line, where) of each socket that one of the processes listens on."""
-    found = set()
+    sockets = set()
     for pid in pids:
         try:
             known = _sockets(pid)
@@ -81,13 +81,13 @@ def listening(pids):
                 link = os.readlink(entry.path)
                 where = known.get(link.removeprefix("socket:[").removesuffix("]"))
                 if where:
-                    found.add((words[:120] + f" [{pid}]", where))
+                    sockets.add((words[:120] + f" [{pid}]", where))
         except OSError:
             continue  # it has ended, or closed the socket
-    return found
+    return sockets
 
 
-def open_to_strangers(found, addresses, guarded=()):
+def open_to_strangers(sockets, addresses, guarded=()):
     """Those of `listening` that another user can reach and that nothing guards, in words.
 
     Args:
@@ -96,7 +96,7 @@ def open_to_strangers(found, addresses, guarded=()):
         guarded: what stands in the command line of a process whose sockets ask for a token.
     """
     wrong = []
-    for words, where in sorted(found):
+    for words, where in sorted(sockets):
         kind, _, rest = where.partition(" ")
         if kind == "unix":
             # an abstract name (@...) has no owner and no mode
@@ -111,7 +111,7 @@ def open_to_strangers(found, addresses, guarded=()):
 def _writable_by_others(path):
     way = [path, *path.parents]
     # to connect one must write the socket and pass through every folder above it
-    return bool(path.stat().st_mode & 0o022) and all(each.stat().st_mode & 0o001 for each in way[1:])
+    return bool(path.stat().st_mode & 0o022) and all(folder.stat().st_mode & 0o001 for folder in way[1:])
 
 
 class Watch:

@@ -45,8 +45,8 @@ def write_model(name: str, folder: Path, **changes) -> Path:
     import torch
     import transformers
 
-    family, own = MODELS[name]
-    config = getattr(transformers, f"{family}Config")(**(SHAPE | own | changes))
+    family, specifics = MODELS[name]
+    config = getattr(transformers, f"{family}Config")(**(SHAPE | specifics | changes))
     torch.manual_seed(0)
     model = getattr(transformers, f"{family}ForCausalLM")(config)
     with torch.no_grad():

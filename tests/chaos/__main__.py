@@ -56,19 +56,19 @@ def known(file):
 
 def table(rows):
     """`{kinds, fell, tracebacks, text}`."""
-    found = {}
+    by_kind = {}
     for row in rows:
-        entry = found.setdefault(row["kind"], {"cases": 0, "survived": 0, "tracebacks": 0, "seconds": 0.0})
+        entry = by_kind.setdefault(row["kind"], {"cases": 0, "survived": 0, "tracebacks": 0, "seconds": 0.0})
         entry["cases"] += 1
         entry["survived"] += not row["wrong"]
         entry["tracebacks"] += row["traceback"]
         entry["seconds"] = round(entry["seconds"] + row["seconds"], 1)
     lines = ["| kind | cases | survived | tracebacks | seconds |", "|---|---|---|---|---|"]
-    lines += [f"| {kind} | {' | '.join(str(v) for v in entry.values())} |" for kind, entry in found.items()]
+    lines += [f"| {kind} | {' | '.join(str(v) for v in entry.values())} |" for kind, entry in by_kind.items()]
     fell = [row for row in rows if row["wrong"]]
     lines += ["", *(f"fell: {row['kind']}: {row['name']}: {row['wrong']}" for row in fell)]
     lines += [f"{len(rows) - len(fell)} of {len(rows)} survived"]
-    return {"kinds": found, "fell": fell, "text": "\n".join(lines)}
+    return {"kinds": by_kind, "fell": fell, "text": "\n".join(lines)}
 
 
 def main():
@@ -98,10 +98,10 @@ def main():
             word = f"FELL: {row['wrong']}" if row["wrong"] else "survived"
             print(f"{count}/{len(waiting)} {row['kind']}: {row['name']}: {word} ({row['seconds']} s)",
                   file=sys.stderr, flush=True)  # fmt: skip
-    found = table([rows[case.kind, case.name] for case in cases])
-    (args.work / "table.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1) if args.json else found["text"])
-    sys.exit(1 if found["fell"] or any(entry["tracebacks"] for entry in found["kinds"].values()) else 0)
+    summary = table([rows[case.kind, case.name] for case in cases])
+    (args.work / "table.json").write_text(json.dumps(summary, indent=1) + "\n")
+    print(json.dumps(summary, indent=1) if args.json else summary["text"])
+    sys.exit(1 if summary["fell"] or any(entry["tracebacks"] for entry in summary["kinds"].values()) else 0)
 
 
 if __name__ == "__main__":

@@ -84,13 +84,13 @@ def difference(stage, whole, runs):
 
 def files(artefact):
     """name -> content, without what may differ."""
-    found = {}
+    by_name = {}
     for path in sorted(artefact.rglob("*")):
         name = str(path.relative_to(artefact))
         if path.is_file() and path.name not in _NOT_COMPARED and not name.startswith("checkpoints/"):
-            found[name] = _stable(path, artefact.parent)
-    found["manifest.json"] = _manifest(artefact)
-    return found
+            by_name[name] = _stable(path, artefact.parent)
+    by_name["manifest.json"] = _manifest(artefact)
+    return by_name
 
 
 def _stable(path, runs):

@@ -70,13 +70,13 @@ class Run:
 
     def living(self):
         """Processes of this run, wherever they hang in the tree: their environment says so."""
-        found = []
+        pids = []
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if self.mark.encode() in (entry / "environ").read_bytes():
                     state = (entry / "stat").read_text().rpartition(") ")[2][0]
-                    found += [int(entry.name)] if state not in "ZX" else []
-        return found
+                    pids += [int(entry.name)] if state not in "ZX" else []
+        return pids
 
     def orphans(self, seconds=25.0):
         """Those that live on so long after the command; they are ended then."""

@@ -88,8 +88,8 @@ class Run:
         from megatron.core import parallel_state
 
         names = [n for n, _ in self.core.named_parameters() if n.endswith(("norm.weight", "norm_weight"))]
-        own = [self.core.get_parameter(name) for name in names]
-        gradients = [p.main_grad if p.grad is None else p.grad for p in own]
+        norms = [self.core.get_parameter(name) for name in names]
+        gradients = [p.main_grad if p.grad is None else p.grad for p in norms]
         square = torch.stack([g.float().norm() for g in gradients]).square().sum()
         torch.distributed.all_reduce(square, group=parallel_state.get_pipeline_model_parallel_group())
         return square.sqrt().item()

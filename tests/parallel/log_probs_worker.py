@@ -31,14 +31,14 @@ def main(out):
     hidden, weight, targets, weights = case()
     *values, hidden_grad, weight_grad = plain(hidden, weight, targets, weights, TEMPERATURE)
     # 29 entries over two ranks: one row of padding, which would win every softmax if it were counted
-    own = torch.cat((weight, torch.full((1, WIDTH), 5.0))).chunk(2)[rank]
+    shard = torch.cat((weight, torch.full((1, WIDTH), 5.0))).chunk(2)[rank]
     wanted = torch.cat((weight_grad, torch.zeros(1, WIDTH))).chunk(2)[rank]
     assert VOCAB % 2 == 1
 
     figures = {}
     for name, sequence_parallel in (("plain", False), ("sequence parallel", True)):
         h = (hidden.chunk(2)[rank] if sequence_parallel else hidden).clone().requires_grad_()
-        w = own.clone().requires_grad_()
+        w = shard.clone().requires_grad_()
         scores = chunked_log_probs(
             h,
             w,

@@ -72,9 +72,9 @@ def train_in_three_cuts(session, samples, rank, size, expected):
         model.prepare_for_training_step()
         loss, _ = model.get_loss_and_metrics({"samples": given[rank::size]}, forward_only=False)
         model.finish_training_step()
-        own = {name: p.grad.clone() for name, p in core.named_parameters()}
-        first = first or own
-        worst = torch.stack([(own[n] - first[n]).norm() / first[n].norm() for n in own]).max()
+        gradients = {name: p.grad.clone() for name, p in core.named_parameters()}
+        first = first or gradients
+        worst = torch.stack([(gradients[n] - first[n]).norm() / first[n].norm() for n in gradients]).max()
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)
         figures["cuts"] = max(figures["cuts"], worst.item())
         figures["loss"] = max(figures["loss"], abs(loss - expected) / expected)

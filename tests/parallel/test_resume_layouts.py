@@ -43,10 +43,10 @@ def test_grpo(before, after, launch, tmp_path):
     shutil.copy(unbroken / "metrics.jsonl", resumed / "metrics.jsonl")
     launch(WORKER, after[0], resumed, *RUN, *layout(*after))
 
-    expected, found = lines(unbroken), lines(resumed)
-    assert [line["step"] for line in found] == [1, 2, 3, 4, 5]
-    assert found[:3] == expected[:3]
-    for want, got in zip(expected[3:], found[3:], strict=True):
+    expected, actual = lines(unbroken), lines(resumed)
+    assert [line["step"] for line in actual] == [1, 2, 3, 4, 5]
+    assert actual[:3] == expected[:3]
+    for want, got in zip(expected[3:], actual[3:], strict=True):
         for name in ("loss", "grad_norm", "lr"):
             assert abs(got[name] - want[name]) <= 1e-5 * abs(want[name]), name
     # each step's loss is its own: a run that had lost its place would show

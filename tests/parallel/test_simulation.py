@@ -81,8 +81,8 @@ def disagreements(request, report):
     """Components of a rank for which plan and simulation are not within 1 % (asked for: 5)."""
     architecture = Architecture.from_folder(request.hf_path, request.recipe.model.rope)
     rank = memory.ranks(request.recipe, architecture, request.micro_batches)[report.held.stage]
-    found = lines(request.recipe, architecture, rank, report)
-    return [line for line in found if abs(line.difference) > 0.01]
+    compared = lines(request.recipe, architecture, rank, report)
+    return [line for line in compared if abs(line.difference) > 0.01]
 
 
 def test_the_plan_says_what_is_measured_at_full_depth(wanted, reports):

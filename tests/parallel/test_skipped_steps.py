@@ -23,11 +23,11 @@ def lines(work):
 
 def test_a_skipped_step_is_counted_and_does_no_harm(launch, tmp_path):
     launch(WORKER, 2, tmp_path, *RUN, NAN_STEPS="1 2 4")
-    found = lines(tmp_path)
-    assert all({"entropy", "packed", "forward_backward_s", "optimizer_s"} <= line.keys() for line in found)
-    assert [line["skipped"] for line in found] == [0, 1, 2, 0, 1, 0, 0]
-    assert [line["loss"] is None for line in found] == [False, True, True, False, True, False, False]
-    assert all(line["grad_norm"] is not None for line in found if line["loss"] is not None)
+    steps = lines(tmp_path)
+    assert all({"entropy", "packed", "forward_backward_s", "optimizer_s"} <= line.keys() for line in steps)
+    assert [line["skipped"] for line in steps] == [0, 1, 2, 0, 1, 0, 0]
+    assert [line["loss"] is None for line in steps] == [False, True, True, False, True, False, False]
+    assert all(line["grad_norm"] is not None for line in steps if line["loss"] is not None)
 
 
 def test_three_in_a_row_end_the_run_with_a_checkpoint(launch, tmp_path):

@@ -23,9 +23,9 @@ def test_a_stranger_writes_to_every_socket_of_the_ranks_and_nothing_comes_of_it(
     try:
         while ranks.poll() is None and not ready.exists():
             time.sleep(0.05)
-        found = {each for pid in ranks.pids for each in listening(descendants_of(pid))}
-        assert not open_to_strangers(found, {"127.0.0.1"})
-        ports = [int(re.search(r":(\d+)$", where)[1]) for _, where in found if where.startswith("tcp")]
+        sockets = {socket for pid in ranks.pids for socket in listening(descendants_of(pid))}
+        assert not open_to_strangers(sockets, {"127.0.0.1"})
+        ports = [int(re.search(r":(\d+)$", where)[1]) for _, where in sockets if where.startswith("tcp")]
         pid, said = as_nobody(lambda: attack(ports, marker))
         os.waitpid(pid, 0)
         assert ranks.wait(60) == 0, log.read_text()[-3000:]

@@ -38,10 +38,10 @@ rollout: {nodes: 1}""",
 }
 
 
-def write_recipes(folder, names=tuple(TINY), **own):
+def write_recipes(folder, names=tuple(TINY), **blocks):
     folder.mkdir(parents=True)
     for name in names:
-        text = f"defaults: [tiny_smoke/{name}]\n{own.get(name[2:], TINY[name])}\n"
+        text = f"defaults: [tiny_smoke/{name}]\n{blocks.get(name[2:], TINY[name])}\n"
         (folder / f"{name}.yaml").write_text(text)
     return folder
 
@@ -111,8 +111,8 @@ def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
 
 def a_chain_that_fails_at_its_beginning(cluster, pipeline, runs):
     """At the same time as the one in ``runs``."""
-    own = {"prepare": f"prepare: {{source: {cluster.space}/nowhere.jsonl}}"}
-    failing = write_recipes(cluster.space / "failing", ("0_prepare", "3_filter"), **own)
+    blocks = {"prepare": f"prepare: {{source: {cluster.space}/nowhere.jsonl}}"}
+    failing = write_recipes(cluster.space / "failing", ("0_prepare", "3_filter"), **blocks)
     others = cluster.space / "runs" / "failing"
     inputs = [f"3_filter:inputs.paths={runs}/2_generate/paths.jsonl"]
     broken = ids(cluster.call(pipeline, failing, f"runs_dir={others}", *inputs))
@@ -153,8 +153,8 @@ def assert_the_stages_did_their_work(cluster, runs, jobs):
 def test_a_run_survives_what_befalls_it_and_is_the_unbroken_one(cluster, launch, tmp_path):
     """A rank dies, the time limit comes in a step, a requeue, a node goes down, a server is killed."""
     layout = "cluster: {nodes: 2, devices_per_node: 1, tensor_parallel: 2, threads_per_rank: 1}"
-    own = f"grpo: {{steps: 40, prompts_per_step: 8, save_every: 1, keep_checkpoints: 2}}\n{layout}"
-    recipes = write_recipes(cluster.space / "long", ("0_prepare", "1_grpo_zero"), grpo_zero=own)
+    block = f"grpo: {{steps: 40, prompts_per_step: 8, save_every: 1, keep_checkpoints: 2}}\n{layout}"
+    recipes = write_recipes(cluster.space / "long", ("0_prepare", "1_grpo_zero"), grpo_zero=block)
     runs = cluster.space / "a folder that is not there" / "runs"  # nor is its parent
     words = ["--nodes=2", "--time=40", "--signal=B:USR1@110", LAUNCH / "grpo_zero.sbatch", recipes]
     words.append(f"runs_dir={runs}")
@@ -173,8 +173,8 @@ def test_a_run_survives_what_befalls_it_and_is_the_unbroken_one(cluster, launch,
     job = cluster.sbatch(*words)
     goes_on(job, 0)
     (cluster.faults / "rank").touch()
-    found, second = cluster.ended(job), cluster.nodes(job)[1]
-    assert (found["JobState"], found["Restarts"]) == ("FAILED", "0"), cluster.logs()
+    ended, second = cluster.ended(job), cluster.nodes(job)[1]
+    assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "0"), cluster.logs()
     summary = summary_of(runs, job)
     assert re.match(rf"failed: rank 1 on {second}: Exited with exit code 7", summary), summary
 
@@ -197,10 +197,10 @@ def test_a_run_survives_what_befalls_it_and_is_the_unbroken_one(cluster, launch,
     goes_on(job, steps())
     spec = json.loads((runs / ".logs" / "1_grpo_zero" / "rollout-server.spec.json").read_text())
     os.kill(spec["pid"], signal.SIGKILL)  # rank 0 has its agent start another
-    found = cluster.ended(job)
+    ended = cluster.ended(job)
     # it may have come back by itself
     cluster.call("scontrol", "update", f"NodeName={lost}", "State=RESUME", check=False)
-    assert found["JobState"] == "COMPLETED", cluster.logs()
+    assert ended["JobState"] == "COMPLETED", cluster.logs()
 
     finished = runs / "1_grpo_zero"
     metrics = lines(finished / "metrics.jsonl")
@@ -231,7 +231,7 @@ def assert_unbroken(finished, recipes, runs, folder, launch):
     with RolloutServer(RolloutSettings.from_config(cfg), model, folder / "server.log") as server:
         order = WorkOrder(cfg, work, model, {"tasks": runs / "0_prepare" / "tasks.jsonl"}, [server.spec()])
         launch("reasongrm_nemo.grpo.main", 2, order.write())
-    mine, expected = (load_file(each / "hf" / "model.safetensors") for each in (finished, work))
+    mine, expected = (load_file(artefact / "hf" / "model.safetensors") for artefact in (finished, work))
     assert all((mine[name] == expected[name]).all() for name in expected)
 
 
@@ -253,8 +253,8 @@ def test_what_no_job_can_do_is_refused(cluster):
     recipes, runs = CHECKOUT / "recipes/tiny_smoke", cluster.space / "runs" / "refused"
     words = [LAUNCH / "sft.sbatch", recipes, "cluster.nodes=3", f"runs_dir={runs}"]
     job = cluster.sbatch("--nodes=2", "--time=40", "--signal=B:USR1@60", *words)
-    found = cluster.ended(job)
-    assert (found["JobState"], found["Restarts"]) == ("FAILED", "0")
+    ended = cluster.ended(job)
+    assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "0")
     assert "job" in cluster.logs() and "has 2 nodes, but the recipe needs cluster.nodes 3" in cluster.logs()
 
 
@@ -283,9 +283,9 @@ def test_a_user_without_root_and_a_node_that_fails_the_preflight_check(cluster, 
     job = cluster.sbatch(*words, user=user)
     cluster.wait(job, lambda job: job["Restarts"] == "1")
     cluster.call("umount", runs, node="node2")
-    found = cluster.ended(job)
-    assert found["UserId"].startswith("nobody") and found["JobState"] == "COMPLETED", cluster.logs()
-    assert found["ExcNodeList"] == "node2" and "node2" not in cluster.nodes(job)
+    ended = cluster.ended(job)
+    assert ended["UserId"].startswith("nobody") and ended["JobState"] == "COMPLETED", cluster.logs()
+    assert ended["ExcNodeList"] == "node2" and "node2" not in cluster.nodes(job)
     assert "node2: " in (runs / f"{job}.log").read_text()
     assert (runs / "4_sft" / "hf" / "model.safetensors").exists()
     assert (runs / "4_sft").owner() == user

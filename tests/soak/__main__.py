@@ -139,11 +139,11 @@ def main():
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on")
     rows = [json.loads(line) for line in (args.work / "samples.jsonl").read_text().splitlines()]
-    found = verdicts([row for row in rows if "roles" in row], args.warm_up, args.kill_every)
-    found["kills"], found["steps"] = sum("kill" in row for row in rows), steps_done(args.work / "runs")
-    (args.work / "slopes.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1) if args.json else found["table"])
-    sys.exit(1 if failed or found["leaks"] else 0)
+    summary = verdicts([row for row in rows if "roles" in row], args.warm_up, args.kill_every)
+    summary["kills"], summary["steps"] = sum("kill" in row for row in rows), steps_done(args.work / "runs")
+    (args.work / "slopes.json").write_text(json.dumps(summary, indent=1) + "\n")
+    print(json.dumps(summary, indent=1) if args.json else summary["table"])
+    sys.exit(1 if failed or summary["leaks"] else 0)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def series(rows, warm_up, first_kill):
 
     The first server is the command's child, all others the rank's: the first kill changes once what there is.
     """
-    first, found = {}, {}
+    first, by_series = {}, {}
     for row in rows:
         for role, figures in row["roles"].items():
             begun = first.setdefault(figures["life"], row["step"])
@@ -84,12 +84,12 @@ def series(rows, warm_up, first_kill):
                 continue
             for name, value in figures.items():
                 if name != "life":
-                    lives = found.setdefault((role, name), {})
+                    lives = by_series.setdefault((role, name), {})
                     lives.setdefault(figures["life"], []).append((row["step"], value))
     late = [row for row in rows if row["step"] >= first_kill + warm_up]
     for name in late[0]["files"] if late else ():
-        found["run", name] = {"": [(row["step"], row["files"][name]) for row in late]}
-    return {key: list(lives.values()) for key, lives in found.items()}
+        by_series["run", name] = {"": [(row["step"], row["files"][name]) for row in late]}
+    return {key: list(lives.values()) for key, lives in by_series.items()}
 
 
 def judged(key, lives):
@@ -97,11 +97,11 @@ def judged(key, lives):
     role, name = key
     values = [value for points in lives for _, value in points]
     mean = sum(values) / len(values) if values else 0.0
-    found = slope(lives)
+    fit = slope(lives)
     row = {"of": role, "what": name, "mean": round(mean, 1), "lives": len(lives), "samples": len(values)}
-    if found is None:
+    if fit is None:
         return row | {"slope": None, "half": None, "bound": None, "verdict": "too few samples"}
-    best, half = found
+    best, half = fit
     bound = max(MEMORY_SHARE * mean, 1.0) if name in MEMORY or name.endswith("MiB") else COUNT
     verdict = "leak" if best - half > bound else "flat" if best + half <= bound else "unclear"
     median = median_change(lives)
@@ -115,9 +115,9 @@ def judged(key, lives):
 
 def verdicts(rows, warm_up, first_kill):
     """`{table, rows, leaks}` of the samples."""
-    found = [judged(key, lives) for key, lives in series(rows, warm_up, first_kill).items()]
+    table_rows = [judged(key, lives) for key, lives in series(rows, warm_up, first_kill).items()]
     lines = ["| of | what | mean | per 1,000 steps | median | bound | verdict |", "|" + "---|" * 7]
-    for row in found:
+    for row in table_rows:
         said = "" if row["slope"] is None else f"{row['slope']:+.2f} ± {row['half']:.2f}"
         unit = " MiB" if row["what"] in MEMORY else ""
         median = "{:+.2f} ({:+.2f} to {:+.2f})".format(*row["median"]) if row.get("median") else ""
@@ -125,6 +125,6 @@ def verdicts(rows, warm_up, first_kill):
         cells.append(row["verdict"])
         lines.append("| " + " | ".join(cells) + " |")
     steps = f"steps {rows[0]['step']} to {rows[-1]['step']}, {len(rows)} samples" if rows else "no samples"
-    leaks = [f"{row['of']}: {row['what']}" for row in found if row["verdict"] == "leak"]
+    leaks = [f"{row['of']}: {row['what']}" for row in table_rows if row["verdict"] == "leak"]
     lines += ["", f"{steps}; {'leaks: ' + ', '.join(leaks) if leaks else 'no leak'}"]
-    return {"table": "\n".join(lines), "rows": found, "leaks": leaks}
+    return {"table": "\n".join(lines), "rows": table_rows, "leaks": leaks}

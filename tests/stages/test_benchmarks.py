@@ -44,10 +44,10 @@ def test_each_pair_is_judged_in_both_orders_and_the_log_gives_the_scores(artefac
     if benchmark == rm_bench.BENCHMARK:
         assert len(orders) == 5 * 9
     scores = json.loads((artefact / "scores.json").read_text())["benchmarks"]
-    found = json.loads(reasongrm("score", benchmark, log, "--details", "--json"))
+    scored = json.loads(reasongrm("score", benchmark, log, "--details", "--json"))
     (run,) = scores[benchmark]["runs"]
-    assert {name: run[name] for name in found if name != "name"} == {
-        name: found[name] for name in found if name != "name"
+    assert {name: run[name] for name in scored if name != "name"} == {
+        name: scored[name] for name in scored if name != "name"
     }
     # greedy and trained to end in a verdict, on questions of its own kind
     assert run["statuses"]["ok"] >= 0.8 * len(rows)
@@ -55,7 +55,7 @@ def test_each_pair_is_judged_in_both_orders_and_the_log_gives_the_scores(artefac
         row.correct == ((row.verdict == "A") == (row.order == "chosen_first")) for row in rows if row.verdict
     )
     assert score_log(benchmark, [log]).result.values() == pytest.approx(
-        {name: each["value"] for name, each in run["scores"].items()}
+        {name: score["value"] for name, score in run["scores"].items()}
     )
 
 

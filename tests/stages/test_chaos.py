@@ -39,11 +39,11 @@ def test_one_case_of_each_kind_and_the_same_command_again(tmp_path):
         "environment: 0_prepare: umask 077",
         "files: 0_prepare: a stray folder among",
     ]
-    words = [word for each in only for word in ("--only", each)]
+    words = [word for name in only for word in ("--only", name)]
     done = chaos(tmp_path, *words, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout)["kinds"]
-    assert {kind: (row["cases"], row["survived"]) for kind, row in found.items()} == {
+    by_kind = json.loads(done.stdout)["kinds"]
+    assert {kind: (row["cases"], row["survived"]) for kind, row in by_kind.items()} == {
         "kill": (1, 1),
         "environment": (1, 1),
         "files": (1, 1),
@@ -55,6 +55,6 @@ def test_one_case_of_each_kind_and_the_same_command_again(tmp_path):
 
 def test_what_fell_is_named_and_counted():
     row = {"kind": "file", "name": "x", "wrong": "traceback: E", "traceback": True, "seconds": 1.0}
-    found = command.table([row, row | {"name": "y", "wrong": "", "traceback": False}])
-    assert found["kinds"] == {"file": {"cases": 2, "survived": 1, "tracebacks": 1, "seconds": 2.0}}
-    assert "fell: file: x: traceback: E" in found["text"] and found["text"].endswith("1 of 2 survived")
+    summary = command.table([row, row | {"name": "y", "wrong": "", "traceback": False}])
+    assert summary["kinds"] == {"file": {"cases": 2, "survived": 1, "tracebacks": 1, "seconds": 2.0}}
+    assert "fell: file: x: traceback: E" in summary["text"] and summary["text"].endswith("1 of 2 survived")

@@ -26,7 +26,5 @@ def test_answers_that_call_tools_go_through_all_stages(tmp_path, rollout_python)
     for example in examples:
         assert example.messages[0]["content"].count("[tool call: ") == 2
     assert result_of(runs, "4_sft")["examples"] == len(examples)
-    models = {
-        each["model"] for each in json.loads((runs / "7_evaluate" / "scores.json").read_text())["scores"]
-    }
+    models = {row["model"] for row in json.loads((runs / "7_evaluate" / "scores.json").read_text())["scores"]}
     assert models == {"base", "zero", "sft", "final"}

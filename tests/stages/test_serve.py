@@ -35,29 +35,29 @@ class Client(threading.Thread):
 
     def __init__(self, servers):
         super().__init__(daemon=True)
-        (self.server,), self.found = servers, {}
+        (self.server,), self.answers = servers, {}
 
     def run(self):
         try:
             self.ask()
         except BaseException as error:
-            self.found["error"] = error
+            self.answers["error"] = error
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def ask(self):
-        found, server = self.found, self.server
-        found["pid"] = server.state()["pid"]
+        answers, server = self.answers, self.server
+        answers["pid"] = server.state()["pid"]
         (pair,) = questions(1, 1, "validation")
         (task,) = make_tasks([pair], 1, load_template("tiny"), False)
         text = {"model": "policy", "prompt": "Q:a=1;b=a+2;b?", "max_tokens": 4, "temperature": 0}
-        found["completion"] = post(server, "/v1/completions", text)["text"]
+        answers["completion"] = post(server, "/v1/completions", text)["text"]
         chat = {"model": "policy", "messages": list(task.messages), "max_tokens": 150, "temperature": 0}
-        found["judgement"] = post(server, "/v1/chat/completions", chat)["message"]["content"]
+        answers["judgement"] = post(server, "/v1/chat/completions", chat)["message"]["content"]
         try:
             post(server, "/v1/completions", text, "another")
         except urllib.error.HTTPError as refused:
-            found["stranger"] = refused.code
+            answers["stranger"] = refused.code
 
 
 @pytest.mark.runs("serve", "--json", "--debug")
@@ -73,13 +73,13 @@ def test_it_answers_until_it_is_told_to_end(tmp_path, monkeypatch, rollout_pytho
     words = ["model.hf_path=asset:tiny_judge", f"runs_dir={tmp_path}", "rollout.start_timeout_s=500"]
     told = CliRunner().invoke(main, ["serve", RECIPE, *words, "--json", "--debug"])
     assert told.exit_code == 0, told.output
-    found = clients[0].found
-    assert "error" not in found, found
+    answers = clients[0].answers
+    assert "error" not in answers, answers
     said = json.loads(told.stdout)
     assert said["url"].startswith("http://127.0.0.1:") and said["model"] == "policy" and said["token"]
-    assert found["completion"] and found["stranger"] == 401
-    assert parse_verdict(found["judgement"], "last").verdict in ("A", "B"), found["judgement"]
-    assert not child._group(found["pid"], 0), "no process is left"
+    assert answers["completion"] and answers["stranger"] == 401
+    assert parse_verdict(answers["judgement"], "last").verdict in ("A", "B"), answers["judgement"]
+    assert not child._group(answers["pid"], 0), "no process is left"
     (spec,) = tmp_path.rglob("*.spec.json")
     assert said["token"] not in spec.read_text()
 

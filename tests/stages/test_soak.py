@@ -56,8 +56,8 @@ def test_the_command_goes_to_its_end_and_finds_nothing_left(tmp_path, rollout_py
         capture_output=True,
         text=True,
     )
-    found = json.loads(done.stdout)
-    assert (found["kills"], found["steps"]) == (1, 6), done.stderr[-3000:]
+    summary = json.loads(done.stdout)
+    assert (summary["kills"], summary["steps"]) == (1, 6), done.stderr[-3000:]
     rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     samples = [row for row in rows if "roles" in row]
     assert {"command", "rank", "server", "engine"} <= samples[0]["roles"].keys()

@@ -61,12 +61,12 @@ def largest_difference(first, second):
 
 def r_stars(log_probs):
     """R* of a path wherever its reasoning may end, by the product's steps from log-probs to sums to R*."""
-    found = []
+    scores = []
     for cut in range(1, len(log_probs)):
         sums = path_sums(log_probs, cut)
         path = ReasoningPath("t", 0, "x", *sums, "A", "ok", True, "stop", "m")
-        found.append(score_sums(path).score)
-    return found
+        scores.append(score_sums(path).score)
+    return scores
 
 
 @pytest.mark.parametrize("name", list(CASES))

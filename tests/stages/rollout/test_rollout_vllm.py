@@ -132,7 +132,7 @@ def test_given_tokens_are_scored_as_they_were_sampled(rollouts, models):
     whole = [
         Prompt(f"{c.prompt_id} {c.sample}", by_id[c.prompt_id].token_ids + c.token_ids, 0) for c in answers
     ]
-    lengths = [len(each.token_ids) for each in whole]
+    lengths = [len(completion.token_ids) for completion in whole]
     assert max(lengths) == 256 and min(lengths) < 256  # some fill the context, some ended by themselves
     scored = [c for (c,) in rollouts.generate(whole, Scoring())]
     for sampled, again in zip(answers, scored, strict=True):
