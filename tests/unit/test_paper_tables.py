@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's tables as data, runs made here among them, and the page to read."""
+"""The paper's tables as data, with runs made here among the published rows, and the page of judgements."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def rows_of(number):
     return {row[0]: row[1:] for kind in ("scalar", "generative") for row in table.get(kind, [])}
 
 
-def test_every_row_has_a_figure_a_column():
+def test_every_row_has_a_figure_in_each_column():
     for number, table in published()["tables"].items():
         for name, values in rows_of(number).items():
             assert len(values) == len(table["columns"]), (number, name)
@@ -38,11 +38,11 @@ def test_every_row_has_a_figure_a_column():
     assert len(rows_of(1)) == len(rows_of(4)) == len(rows_of(5)) == len(rows_of(6)) == 16
 
 
-def test_the_printed_figures_agree_but_where_the_remarks_say_so():
-    """Each row's mean against its last column, and Table 1 against 4 to 6: a slip in copying would show."""
+def test_the_printed_figures_agree_except_where_the_remarks_say_so():
+    """Each row's mean against its last column, and Table 1 against 4 to 6, to find slips in copying."""
     off = set()
     for number in published()["tables"]:
-        tolerance = 0.0101 if number in (2, 3) else 0.1001  # the last digit printed, twice rounded
+        tolerance = 0.0101 if number in (2, 3) else 0.1001  # the last printed digit, rounded twice
         for name, values in rows_of(number).items():
             if None in values:
                 continue
@@ -124,7 +124,7 @@ def call(*words):
 
 @pytest.fixture
 def logs(tmp_path):
-    """A judge that is right in the first order alone, and one that is always right."""
+    """Logs of a judge that is right in the first order only, and of one that is always right."""
     paths = []
     for name in ("half", "whole"):
         rows = []
@@ -183,13 +183,13 @@ def test_the_page(logs, tmp_path):
     assert "| hep-go | 50.00 | 1 | 0 | 0 | 0 | 1 | 0 | 0 | 0 |" in text
     assert text.count("### ") == 10 and "user: Which, A or B?" in text
     assert "The right answer is B, the verdict A (9 tokens):" in text
-    # a text's own fences do not end its block
+    # fences within a text do not end the text's block
     assert "`````text\n```` half ````</think>[[A]]\n`````" in text
     call("rewardbench", logs[0], "--page", page)
     assert "Which, A or B?" not in page.read_text()
 
 
-def test_what_utf8_cannot_hold_is_replaced_in_all_that_is_shown(tmp_path):
+def test_text_that_utf8_cannot_encode_is_replaced_in_all_output(tmp_path):
     page, path = tmp_path / "page.md", tmp_path / os.fsdecode(b"log\xff.jsonl")
     rows = [
         {"benchmark": "rewardbench", "subset": name, "item_id": f"\ud800{i}", "cell": None, "tie": False}
@@ -207,7 +207,7 @@ def test_what_utf8_cannot_hold_is_replaced_in_all_that_is_shown(tmp_path):
         assert "log\ufffd" in call("rewardbench", path, "--table", form)
 
 
-def test_runs_of_one_name_are_told_apart_by_their_paths(logs, tmp_path):
+def test_runs_with_the_same_name_are_told_apart_by_their_paths(logs, tmp_path):
     other = tmp_path / "other" / "half.jsonl"
     other.parent.mkdir()
     other.write_bytes(logs[1].read_bytes())

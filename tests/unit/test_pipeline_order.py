@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of recipes: order, ranges, overrides, staleness that spreads, one server for all."""
+"""A folder of recipes: order, ranges, overrides, how staleness spreads, one server for all stages."""
 
 import json
 from typing import ClassVar
@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def stages(monkeypatch):
-    """Three stand-in stages that write what they read; `ran` is the order in which they did."""
+    """Three stand-in stages that write what they read; `ran` lists them in the order they ran."""
     ran = []
 
     def make(name):
@@ -73,7 +73,7 @@ def go(folder, **options):
     return run_pipeline(folder, **options)
 
 
-def test_in_the_order_of_the_numbers_not_of_the_text(folder, stages):
+def test_stages_run_in_numeric_order_not_alphabetical(folder, stages):
     outcomes = go(folder)
     assert stages["ran"] == ["prepare", "filter", "mine"]
     assert [outcome.name for outcome in outcomes] == ["0_prepare", "3_filter", "10_mine"]
@@ -86,7 +86,7 @@ def test_a_second_run_does_nothing(folder, stages):
     assert len(stages["ran"]) == 3
 
 
-def test_what_changed_upstream_spreads_as_far_as_it_matters(folder, stages):
+def test_an_upstream_change_spreads_as_far_as_it_matters(folder, stages):
     go(folder)
     stages["ran"].clear()
     stages["prepare"].says = "something else"
@@ -103,7 +103,7 @@ def test_an_upstream_change_with_the_same_result_stops_there(folder, stages):
     assert stages["ran"] == ["prepare"]
 
 
-def test_a_range(folder, stages):
+def test_a_range_of_stages(folder, stages):
     go(folder, last="3_filter")
     assert stages["ran"] == ["prepare", "filter"]
     go(folder, first="10")
@@ -130,7 +130,7 @@ def test_stages_by_name_number_or_kind(folder):
         find_stage(files, "fliter", "--to")
 
 
-def test_a_failure_keeps_what_is_done_and_the_next_run_goes_on(folder, stages):
+def test_a_failure_keeps_finished_stages_and_the_next_run_goes_on(folder, stages):
     stages["filter"].fails = True
     with pytest.raises(StageFailed, match=r"^no further$"):
         go(folder)
@@ -177,14 +177,14 @@ def test_overrides_go_where_their_key_is_known(folder, stages):
         ("3_filter:filter.stratgy=all", 'unknown key "filter.stratgy"'),
     ],
 )
-def test_overrides_that_fit_nowhere(folder, stages, word, says):
+def test_overrides_that_fit_nowhere_are_refused(folder, stages, word, says):
     with pytest.raises(UserError) as caught:
         go(folder, overrides=[word])
     assert says in str(caught.value)
     assert stages["ran"] == []
 
 
-def test_folders_that_are_no_pipeline(folder, tmp_path):
+def test_folders_without_a_pipeline_are_refused(folder, tmp_path):
     with pytest.raises(UserError, match=r'demoo does not exist \(did you mean "demo"\?\)'):
         recipe_files(tmp_path / "demoo")
     (tmp_path / "empty").mkdir()
@@ -199,7 +199,7 @@ def test_two_pipelines_do_not_collide(folder, stages, tmp_path):
 
 
 class FakePool:
-    """Counts instead of serving."""
+    """Records the models asked for instead of serving them."""
 
     made: ClassVar[list] = []
 
@@ -247,7 +247,7 @@ def test_an_override_that_would_replace_several_artefacts_must_name_its_stage():
         load_all(files, ["inputs.tasks=mine.jsonl"])
 
 
-def test_a_pipeline_says_first_by_which_keys_it_takes_a_part(folder, stages, capsys):
+def test_a_pipeline_first_names_the_keys_that_limit_its_tasks(folder, stages, capsys):
     run_pipeline(folder, Console(plain=True), overrides=["prepare.max_tasks=48", "mine.max_tasks=16"])
     first = capsys.readouterr().err.splitlines()[0]
     assert first == (
@@ -258,13 +258,13 @@ def test_a_pipeline_says_first_by_which_keys_it_takes_a_part(folder, stages, cap
     assert "limited" not in capsys.readouterr().err
 
 
-def test_the_steps_of_grpo_are_tasks_too():
+def test_grpo_steps_are_counted_as_tasks_too():
     limits = pipeline._limits(load_all(recipe_files(ROOT / "smollm2"), []))
     assert "0_prepare:prepare.max_tasks=48" in limits and "1_grpo_zero:grpo.steps=3 (12 tasks)" in limits
 
 
 def test_a_megatron_checkpoint_for_all_is_the_base_and_not_what_another_stage_made():
-    """It silently took the place of LRM-SFT at the start of the last GRPO, and of its reference."""
+    """Such an override once silently replaced LRM-SFT as the start and the reference of the last GRPO."""
     files = recipe_files(ROOT / "qwq_32b")
     paths = {cfg.name: cfg.model.megatron_path for cfg in load_all(files, ["model.megatron_path=/data/m"])}
     assert {name for name, path in paths.items() if path} == {"1_grpo_zero", "4_sft"}
@@ -274,7 +274,7 @@ def test_a_megatron_checkpoint_for_all_is_the_base_and_not_what_another_stage_ma
         load_all([file for file in files if file.stem == "6_grpo_hard"], ["model.megatron_path=/data/m"])
 
 
-def test_a_megatron_checkpoint_of_a_model_that_is_yet_to_be_made_is_refused_before_anything_runs(tmp_path):
+def test_a_megatron_checkpoint_of_a_model_not_made_yet_is_refused_before_anything_runs(tmp_path):
     words = [f"runs_dir={tmp_path}", "6_grpo_hard:model.megatron_path=/data/m"]
     with pytest.raises(UserError, match=r"is /data/m, which cannot .* model.hf_path @4_sft/hf, because that"):
         run_pipeline(ROOT / "tiny", Console(quiet=True), overrides=words)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where ranks and servers run, by the recipe and the job."""
+"""Where ranks and servers run, given the recipe and the job."""
 
 import pytest
 
@@ -25,11 +25,11 @@ def test_a_job_of_one_node_is_this_machine_unless_the_recipe_says_slurm():
     one = {"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "a"}
     assert not placement.find(recipe(), one).slurm
     assert placement.find(recipe("1_grpo_zero", "cluster.launcher=slurm"), one).trainer_nodes == ("a",)
-    # such as a login shell inside of an allocation
+    # such as a login shell inside an allocation
     assert not placement.find(recipe("1_grpo_zero", "cluster.launcher=local"), FOUR).slurm
 
 
-def test_colocated_servers_are_dealt_out_over_the_trainers_nodes():
+def test_colocated_servers_are_distributed_over_the_trainers_nodes():
     cfg = recipe("1_grpo_zero", "cluster.nodes=4", "rollout.servers=6")
     place = placement.find(cfg, FOUR)
     assert place.trainer_nodes == ("a", "b", "c", "d")
@@ -43,7 +43,7 @@ def test_colocated_servers_are_dealt_out_over_the_trainers_nodes():
     ]
 
 
-def test_servers_apart_take_the_nodes_after_the_ranks_or_the_second_part_of_the_job():
+def test_separate_servers_take_the_nodes_after_the_ranks_or_the_second_part_of_the_job():
     cfg = recipe("1_grpo_zero", "cluster.nodes=3", "rollout.nodes=1", "rollout.servers=2")
     place = placement.find(cfg, FOUR)
     assert place.trainer_nodes == ("a", "b", "c")
@@ -55,7 +55,7 @@ def test_servers_apart_take_the_nodes_after_the_ranks_or_the_second_part_of_the_
     assert "--het-group=0" in place.rank_command("python", 2, [])
 
 
-def test_a_sampling_job_has_as_many_servers_a_node_as_the_recipes_own_nodes():
+def test_a_sampling_job_has_as_many_servers_per_node_as_its_recipe():
     cfg = load_recipe(recipes_root() / "qwq_32b" / "2_generate.yaml")  # four servers on four nodes
     one = placement.find(cfg, {"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "a"})
     assert len(one.spots) == 1
@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_refused(overrides, environ, says):
         placement.find(recipe("1_grpo_zero", *overrides), environ)
 
 
-def test_a_nodes_gpus_are_shared_out_among_its_servers():
+def test_a_nodes_gpus_are_divided_among_its_servers():
     words = ["cluster.platform=gpu", "cluster.weight_transfer=ipc", "model.dtype=bf16"]
     words += [
         "cluster.nodes=2",
@@ -92,12 +92,12 @@ def test_a_nodes_gpus_are_shared_out_among_its_servers():
     assert gpus == [(0, 1, 2, 3), (4, 5, 6, 7)] * 2
 
 
-def test_two_jobs_have_no_port_in_common():
+def test_two_jobs_share_no_port():
     assert not set(placement.job_ports(1000)) & set(placement.job_ports(1001))
     assert max(placement.job_ports(999)) < 32768, "the kernel gives out those above"
 
 
-def test_a_taken_port_is_passed_over():
+def test_a_port_in_use_is_skipped():
     taken = list(placement.job_ports(7))[:3]
 
     def bind(address, port):
@@ -139,7 +139,7 @@ def test_a_ranks_environment_is_torchruns_and_not_slurms():
     assert srun_rank.environment(task | {"GLOO_SOCKET_IFNAME": "ib0"}, "eth0")["GLOO_SOCKET_IFNAME"] == "ib0"
 
 
-def test_what_the_batch_script_was_told_of_itself_does_not_reach_srun():
+def test_the_batch_scripts_own_settings_do_not_reach_srun():
     env = placement.srun_environment(
         {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4", "A": "b"}
     )

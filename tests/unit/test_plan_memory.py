@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan's arithmetic against figures worked out by hand or by others; against code: test_simulation.py."""
+"""The plan's arithmetic against figures worked out by hand or published; test_simulation.py has the rest."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def words(tensor, pipeline, **more):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_are_those_of_the_model_cards(name):
-    """As the checkpoints' indices state them; SmolLM2's as transformers counts them."""
+    """From the checkpoints' index files; for SmolLM2, as transformers counts them."""
     assert parameter_counts.of_model(shape(name)) == MODELS[name]
 
 
@@ -50,7 +50,7 @@ def test_ranks_together_hold_every_parameter_once(tensor, pipeline):
     assert sum(s.sharded * tensor + s.replicated for s in stages) == MODELS["qwq_32b"]
 
 
-def test_a_tied_output_weight_is_held_again_by_another_stage_alone():
+def test_a_tied_output_weight_is_duplicated_only_on_another_pipeline_stage():
     small = shape("smollm2_135m")
     table = small.vocab * small.hidden
     assert parameter_counts.of_stage(small, Layout(), 0).total == MODELS["smollm2_135m"]
@@ -58,7 +58,7 @@ def test_a_tied_output_weight_is_held_again_by_another_stage_alone():
     assert first.total + last.total == MODELS["smollm2_135m"] + table
 
 
-# (TP, PP) -> weights, fp32 gradients, Adam with fp32 weights: the published table for 32 GPUs, GiB
+# (TP, PP) -> GiB of weights, fp32 gradients, Adam with fp32 weights: the published table for 32 GPUs
 PUBLISHED = {
     (8, 1): (7.6, 15.3, 11.4),
     (8, 2): (3.8, 7.6, 11.4),
@@ -85,7 +85,7 @@ def test_a_checkpoint_and_a_cache_are_those_of_the_table():
     assert whole.kv_token == 256 * 1024 and whole.weights / 1e9 == pytest.approx(65.5, rel=1e-3)
     eighth = server(recipe, qwq)
     assert eighth.kv_token == 32 * 1024
-    # 8 KV heads: a sixteenth worker holds a head that another holds too
+    # 8 KV heads: with 16 workers, each head is held by two of them
     assert server(load_recipe(QWQ, ["rollout.tensor_parallel=1"]), qwq).kv_token == 8 * eighth.kv_token
 
 
@@ -93,7 +93,7 @@ def test_a_checkpoint_and_a_cache_are_those_of_the_table():
     ("workers", "share", "published"), [(4, 0.6, 7.2), (4, 0.85, 12.2), (8, 0.6, 18.2), (8, 0.85, 28.2)]
 )
 def test_sequences_at_once_are_those_of_the_table(workers, share, published):
-    """The table takes 80 GiB for a card, CUDA reports 79.3: up to 6 % less at 60 % of it."""
+    """The table assumes 80 GiB a card, CUDA reports 79.3: up to 6 % fewer sequences at 60 % of the memory."""
     recipe = load_recipe(
         QWQ, [f"rollout.tensor_parallel={workers}", f"rollout.gpu_memory_utilization={share}"]
     )
@@ -109,8 +109,8 @@ def test_sequences_at_once_are_those_of_the_table(workers, share, published):
     assert server(recipe, shape("qwq_32b")).tokens / 65536 == pytest.approx(published, rel=0.03)
 
 
-def test_operations_of_a_full_sequence_are_those_that_were_counted():
-    """29.4 PFLOP with recomputation, 43 % of it attention: counted on the real code."""
+def test_operations_of_a_full_sequence_match_the_count():
+    """29.4 PFLOP with recomputation, 43 % of them attention, as counted in the real code."""
     qwq = shape("qwq_32b")
     layers = flops.of_layers(qwq, 64, 1, 65536, train=True, recompute=True)
     head = flops.of_head(qwq, 65536, train=True)
@@ -135,7 +135,7 @@ def test_a_plan_of_every_recipe_for_gpus_fits_and_is_json(tmp_path):
         plans.check_fit(recipe)
 
 
-def test_a_shape_that_is_not_at_hand_is_asked_for(tmp_path):
+def test_an_unavailable_shape_is_asked_for(tmp_path):
     recipe = load_recipe(QWQ, ["plan.config=null"])
     with pytest.raises(plans.ShapeUnknown, match=r"models/QwQ-32B.*plan\.config"):
         plans.plan(recipe)
@@ -147,7 +147,7 @@ def test_a_shape_that_is_not_at_hand_is_asked_for(tmp_path):
 
 
 def test_host_memory_of_a_node_by_hand():
-    """QwQ-32B, TP8 × PP4: a node's 8 ranks hold one stage of four; Adam in fp32 beside fp32 weights."""
+    """QwQ-32B, TP8 × PP4: a node's 8 ranks hold one of four stages; Adam in fp32 beside fp32 weights."""
     words = ["checkpoints.asynchronous=true", "grpo.kl_coefficient=0.1", "cluster.offload_optimizer=true"]
     cfg = load_recipe(QWQ, words)
     ranks = memory.ranks(cfg, shape("qwq_32b"))
@@ -164,7 +164,7 @@ def test_host_memory_of_a_node_by_hand():
 
 
 def test_each_tensor_of_a_checkpoint_is_copied_by_one_of_the_ranks_that_hold_it():
-    """On GPUs optimizer states are shared out over data-parallel ranks; on CPU each rank has all of them."""
+    """On GPUs optimizer states are sharded over data-parallel ranks; on CPU each rank has all of them."""
     gpu = load_recipe(QWQ, [*words(8, 2), "checkpoints.asynchronous=true"])
     ranks = memory.ranks(gpu, shape("qwq_32b"))
     held = max(ranks, key=lambda rank: rank.count.total).states

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan is of the model that the recipe names, or there is none; what is not known is not summed."""
+"""The plan describes the model that the recipe names, or fails; unknown figures are not summed."""
 
 import json
 import shutil
@@ -22,14 +22,14 @@ def call(*words):
 
 @pytest.fixture
 def llama(tmp_path):
-    """Another model's config.json, where that model is said to be."""
+    """Another model's config.json, at the path that the recipe gives for that model."""
     folder = tmp_path / "Llama-3.1-8B"
     shutil.copytree(resolve_path("asset:configs/llama3_1_8b", "."), folder)
     return folder
 
 
 @pytest.mark.parametrize("words", [["model.hf_path=/data/Llama-3.1-8B"], ["model.hf_path=/data/QwQ-32B-AWQ"]])
-def test_an_absent_model_is_not_planned_as_another(words):
+def test_a_missing_model_is_not_planned_as_another_model(words):
     recipe = load_recipe(GRPO, words)
     with pytest.raises(plans.ShapeUnknown, match=r"no config\.json is in model\.hf_path /data/"):
         plans.plan(recipe)
@@ -37,7 +37,7 @@ def test_an_absent_model_is_not_planned_as_another(words):
     assert told.exit_code == 0 and json.loads(told.stdout)["figures"] is None
 
 
-def test_a_recipe_of_ones_own_over_a_shipped_model(tmp_path):
+def test_a_users_recipe_with_a_model_of_its_own(tmp_path):
     mine = tmp_path / "mine.yaml"
     text = "defaults: [qwq_32b/1_grpo_zero]\nmodel: {hf_path: /data/my-model}\n"
     mine.write_text(text)
@@ -51,22 +51,22 @@ def test_a_recipe_of_ones_own_over_a_shipped_model(tmp_path):
     "words",
     [
         ["model.hf_path=/data/QwQ-32B"],  # the same model elsewhere
-        ["model.hf_path=@other/hf"],  # made of it
-        ["model.hf_path=/data/mine", "plan.config=asset:configs/qwq_32b"],  # said to be of that shape
+        ["model.hf_path=@other/hf"],  # derived from that model
+        ["model.hf_path=/data/mine", "plan.config=asset:configs/qwq_32b"],  # declared to have that shape
     ],
 )
-def test_the_model_s_own_shape_is_used_where_it_is_not_there_yet(words):
+def test_the_shipped_shape_is_used_while_the_model_is_missing(words):
     assert plans.plan(load_recipe(GRPO, words)).parameters == plans.plan(load_recipe(GRPO)).parameters
 
 
-def test_a_model_that_is_there_is_planned_by_its_own_config(llama):
+def test_an_existing_model_is_planned_by_its_own_config(llama):
     made = plans.plan(
         load_recipe(GRPO, [f"model.hf_path={llama}", "model.architecture=llama", "model.rope.type=null"])
     )
     assert 8e9 < made.parameters < 8.1e9
 
 
-def test_what_a_pipeline_makes_has_the_shape_of_what_it_is_made_of(llama):
+def test_models_made_by_a_pipeline_have_the_shape_of_their_base(llama):
     words = [f"model.hf_path={llama}", "model.architecture=llama", "model.rope.type=null", "plan.config=null"]
     data = json.loads(call(QWQ, *words, "--json").stdout)
     parameters = {name: plan and plan["parameters"] for name, plan in data.items()}
@@ -75,7 +75,7 @@ def test_what_a_pipeline_makes_has_the_shape_of_what_it_is_made_of(llama):
     assert absent.exit_code == 2 and "no config.json is in model.hf_path /data/Llama-3.1-8B" in absent.stderr
 
 
-def test_an_evaluation_of_models_of_two_shapes_has_no_figures(llama):
+def test_an_evaluation_of_models_with_different_shapes_has_no_figures(llama):
     other = load_recipe(EVALUATE, [f"evaluate.models.llama={llama}"])
     with pytest.raises(plans.ShapeUnknown, match=r"evaluate\.models\.llama differs in shape"):
         plans.plan(other)
@@ -83,7 +83,7 @@ def test_an_evaluation_of_models_of_two_shapes_has_no_figures(llama):
         plans.plan(load_recipe(EVALUATE, ["evaluate.models.far=/data/far"]))
 
 
-def test_times_that_are_not_known_are_not_summed_to_nothing():
+def test_unknown_times_are_not_summed_as_zero():
     made = [(name, plans.plan(load_recipe(QWQ / f"{name}.yaml"))) for name in ("1_grpo_zero", "4_sft")]
     unknown = plans.plan(load_recipe(GRPO, ["plan.tflops=null"]))
     assert isinstance(unknown.time, str)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of `reasongrm plan`: what cannot be done with them is refused, none is left out without a word."""
+"""Options of `reasongrm plan`: impossible combinations are refused, and none is silently ignored."""
 
 import json
 
@@ -35,7 +35,7 @@ def elsewhere(tmp_path, monkeypatch):
         ["--plot", "step.png"],
     ],
 )
-def test_what_is_of_one_recipe_is_refused_for_a_folder(words):
+def test_options_for_a_single_recipe_are_refused_for_a_folder(words):
     told = call("recipes/qwq_32b", *words)
     assert told.exit_code == 2 and told.stdout == ""
     assert told.stderr.startswith(
@@ -55,13 +55,13 @@ def test_what_is_of_one_recipe_is_refused_for_a_folder(words):
         (["--dry-start", "--simulate"], "--dry-start, --simulate"),
     ],
 )
-def test_of_two_plans_neither_is_left_out(words, named):
+def test_options_that_exclude_each_other_are_refused(words, named):
     told = call(GRPO, *words)
     assert told.exit_code == 2 and told.stdout == ""
     assert told.stderr.startswith(f"reasongrm: {named} cannot be combined; give one")
 
 
-def test_a_sweep_along_nothing_and_a_stage_without_a_trainer_are_refused():
+def test_a_sweep_without_axes_and_a_stage_without_a_trainer_are_refused():
     assert call(GRPO, "--sweep", "").stderr.startswith('reasongrm: --sweep: "" is not an axis')
     for words, says in (
         (["--sweep", "tp"], "--sweep: stage prepare trains nothing, so it has no layouts to compare"),
@@ -73,7 +73,7 @@ def test_a_sweep_along_nothing_and_a_stage_without_a_trainer_are_refused():
     assert told.exit_code == 2 and "stage generate trains nothing" in told.stderr
 
 
-def test_lengths_that_are_no_text_or_no_file_are_refused_in_a_sentence(tmp_path):
+def test_lengths_from_a_binary_a_folder_or_nowhere_are_refused_in_a_sentence(tmp_path):
     binary, folder = tmp_path / "binary", tmp_path / "folder"
     binary.write_bytes(b"\x7fELF\x02\xff\xfe\n\x80")
     folder.mkdir()
@@ -89,7 +89,7 @@ def test_lengths_that_are_no_text_or_no_file_are_refused_in_a_sentence(tmp_path)
     assert read_paths(tmp_path / "paths.jsonl") == ([[6]], [[False]])
 
 
-def test_a_picture_has_the_name_of_a_file(tmp_path):
+def test_a_plot_is_not_written_over_a_folder(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     told = call(GRPO, "grpo.prompts_per_step=2", "grpo.global_batch=16", "--plot", folder)
@@ -98,12 +98,12 @@ def test_a_picture_has_the_name_of_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", [GRPO, "recipes/qwq_32b"])
-def test_a_stated_folder_without_a_shape_is_refused(recipe):
+def test_a_plan_config_folder_without_a_config_is_refused(recipe):
     told = call(recipe, "plan.config=/nowhere/at/all")
     assert told.exit_code == 2 and told.stderr.count("\n") == 1
     assert "no config.json is in model.hf_path models/QwQ-32B or plan.config /nowhere/at/all" in told.stderr
 
 
-def test_nothing_is_simulated_of_an_unknown_shape():
+def test_an_unknown_shape_cannot_be_simulated():
     told = call(GRPO, "plan.config=null", "--simulate")
     assert told.exit_code == 2 and "the model's shape is unknown" in told.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wrong recipes for the paper's cluster: refused by the key to change, with torch never imported."""
+"""Wrong recipes for the paper's cluster: each refusal names the key to change and imports no torch."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_recipe_is_refused_by_its_key(name):
+def test_a_wrong_recipe_is_refused_and_its_key_named(name):
     path, overrides, key, says = WRONG[name]
     with pytest.raises(UserError) as caught:
         plans.check_fit(load_recipe(path, overrides))
@@ -43,7 +43,7 @@ def test_what_a_refusal_proposes_fits():
 
 
 @pytest.mark.parametrize("name", ["a server that leaves the trainer no room", "a cache below one sequence"])
-def test_the_share_that_a_refusal_names_would_do_and_less_or_more_would_not(name):
+def test_the_memory_share_that_a_refusal_names_fits_and_the_next_one_does_not(name):
     path, overrides, key, _ = WRONG[name]
     with pytest.raises(UserError, match=r"(0\.\d\d) would do") as caught:
         plans.check_fit(load_recipe(path, overrides))
@@ -55,8 +55,8 @@ def test_the_share_that_a_refusal_names_would_do_and_less_or_more_would_not(name
 
 
 @pytest.mark.parametrize("share", [None, 0.08, 0.16, 0.7])
-def test_no_share_is_proposed_where_none_is_right_for_both_server_and_trainer(share):
-    """A server of 13.6 GiB beside the 68.7 of a trainer on one node, of 75.3."""
+def test_no_memory_share_is_proposed_where_none_fits_both_server_and_trainer(share):
+    """On one node a GPU has 75.3 GiB; the trainer takes 68.7, a server 13.6."""
     words = [*ONE_NODE, *([] if share is None else [f"rollout.gpu_memory_utilization={share}"])]
     with pytest.raises(UserError, match=r"cluster\.nodes is 1: .*; take more") as caught:
         plans.check_fit(load_recipe(GRPO, words))
@@ -86,7 +86,7 @@ def test_what_is_proposed_for_server_and_disk_fits(name):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_cache_that_a_refusal_names_is_enough_on_cpu(workers):
-    """SmolLM2's 30 layers of 3 heads of 64, fp32: 46,080 bytes a token, whoever holds them."""
+    """SmolLM2: 30 layers of 3 KV heads of 64 in fp32, 46,080 bytes a token over all workers."""
     path = recipes_root() / "smollm2" / "2_generate.yaml"
     words = [f"rollout.tensor_parallel={workers}", "model.max_model_len=2048"]
     with pytest.raises(UserError, match=r"rollout.kv_cache_gib is 0.01: .*; that takes 0.09 GiB"):
@@ -96,8 +96,8 @@ def test_the_cache_that_a_refusal_names_is_enough_on_cpu(workers):
         plans.check_fit(load_recipe(path, [*words, "rollout.kv_cache_gib=0.087"]))
 
 
-def test_all_of_them_at_once_import_no_torch():
-    """Each takes some 0.9 s of processor time as a command of its own, most of it the start of Python."""
+def test_refusing_all_wrong_recipes_imports_no_torch():
+    """In one process: as separate commands each takes some 0.9 s of CPU time, mostly Python's start."""
     cases = [[str(path), words] for path, words, _, _ in WRONG.values()]
     code = (
         "import json, sys\n"

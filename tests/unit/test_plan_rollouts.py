@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated step: closed forms in simple cases, and what must hold in any."""
+"""The simulated rollouts of a step: closed forms in simple cases, and properties that always hold."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def test_two_servers_take_half_and_wait_for_the_longest():
     rates = Rates(fixed=1.0, weights=0.0, sample=0.0, token=0.0)
     line = roll_out(lengths([10], [100], [10], [10]), [1] * 4, Servers(2, 8, PLENTY, 8), rates)
     assert line.server.tolist() == [0, 1, 0, 1] and line.seconds == 100
-    assert line.idle() == pytest.approx(0.45)  # the first server has ended at 10 of 100
+    assert line.idle() == pytest.approx(0.45)  # the first server finishes at 10 of 100
     assert line.share_done(0.75) == 10
 
 
@@ -52,8 +52,8 @@ def test_a_request_is_seen_at_the_next_step_and_a_limit_holds():
     assert line.ended[:, 0].tolist() == [2.0, 9.0, 5.0] and line.server.tolist() == [0, 1, 0]
 
 
-def test_a_full_cache_puts_the_newest_back():
-    """Two answers of 6 after a prompt of 2 need 14 tokens; 10 are there."""
+def test_a_full_cache_preempts_the_newest_request():
+    """Two answers of 6 tokens after a prompt of 2 need 14 cache slots; there are 10."""
     rates = Rates(fixed=1.0, weights=0.0, sample=0.0, token=0.0)
     line = roll_out(lengths([6, 6]), [2], Servers(1, 8, 10, 8), rates)
     assert line.preemptions == 1
@@ -61,7 +61,7 @@ def test_a_full_cache_puts_the_newest_back():
 
 
 def test_a_prompt_is_held_until_the_last_of_its_answers_ends():
-    """Prompts of 4 and a cache of 10: the next one waits for the end of the longer answer, and no longer."""
+    """Prompts of 4 and a cache of 10: the next prompt waits until the longer answer ends, and no longer."""
     rates = Rates(fixed=1.0, weights=0.0, sample=0.0, token=0.0)
     line = roll_out(lengths([2, 4], [1, 1], [1, 1]), [4] * 3, Servers(1, 8, 10, 8), rates)
     assert line.ended.tolist() == [[2, 4], [5, 5], [6, 6]] and line.preemptions == 0
@@ -74,7 +74,7 @@ def test_a_prompt_is_held_until_the_last_of_its_answers_ends():
     slots=st.integers(1, 7),
     cache=st.integers(260, 900),
 )
-def test_everything_ends_and_nothing_faster_than_alone(rows, servers, slots, cache):
+def test_every_request_ends_and_none_sooner_than_alone(rows, servers, slots, cache):
     drawn = lengths(*rows)
     line = roll_out(drawn, [50] * len(rows), Servers(servers, slots, cache, 2), RATES)
     assert np.isfinite(line.ended).all()
@@ -110,15 +110,15 @@ def test_lengths_are_drawn_as_stated_and_by_the_seed():
     logs = np.log(drawn)
     assert math.exp(np.median(logs)) == pytest.approx(2000, rel=0.05)
     assert logs.std() == pytest.approx(0.8, rel=0.03)
-    # variance of a task's mean: what is common, and an eighth of the rest
+    # variance of a task's mean: the shared part, and an eighth of the rest
     assert logs.mean(axis=1).var() == pytest.approx(0.64 * (0.6 + 0.4 / 8), rel=0.06)
     assert (stated.draw(4, 8, seed=1) == stated.draw(4, 8, seed=1)).all()
     assert not (stated.draw(4, 8, seed=1) == stated.draw(4, 8, seed=2)).all()
     assert Lognormal(2000, 3.0, 0.0, 57344).draw(100, 8, 1).max() == 57344
 
 
-def test_a_fit_finds_what_a_sample_was_drawn_from_though_it_was_cut():
-    """A fifth of the answers reach the limit of 4,000; their mean alone would be a quarter too low."""
+def test_a_fit_recovers_the_distribution_of_a_truncated_sample():
+    """A fifth of the answers reach the limit of 4,000; the plain mean would be a quarter too low."""
     limit = 4000
     drawn = Lognormal(2000, 0.8, 0.5, 10**9).draw(3000, 4, seed=3)
     cut = drawn >= limit

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What QwQ-32B's artefacts take on disk, worked out by hand."""
+"""Disk space of QwQ-32B's artefacts, worked out by hand."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_a_run_of_grpo_holds_checkpoints_its_export_and_its_rollouts():
     ("words", "kept"),
     [
         (["grpo.keep_checkpoints=3"], 3),
-        (["grpo.steps=10"], 1),  # no more are written
+        (["grpo.steps=10"], 1),  # only one is written
         (["grpo.steps=11"], 2),
         (
             [
@@ -47,7 +47,7 @@ def test_a_run_of_grpo_holds_checkpoints_its_export_and_its_rollouts():
         ),
     ],
 )
-def test_as_many_checkpoints_are_kept_as_the_recipe_says_and_as_are_written(words, kept):
+def test_no_more_checkpoints_are_kept_than_the_recipe_allows_or_are_written(words, kept):
     assert disk("1_grpo_zero", *words)["checkpoints"] == kept * ONE
 
 
@@ -66,7 +66,7 @@ def test_sft_holds_no_rollouts():
     assert disk("4_sft").keys() == {"checkpoints", "checkpoint_being_written", "export"}
 
 
-def test_sampled_paths_are_those_of_the_shard():
+def test_sampled_paths_are_counted_by_shard():
     assert disk("2_generate") == {"paths": 72000 * 8 * 1000 * (5 + 7)}
     assert disk("2_generate", "generate.keep_token_ids=false") == {"paths": 72000 * 8 * 1000 * 5}
     assert disk("2_generate", "generate.shard=1/8", "generate.samples=4") == {"paths": 9000 * 4 * 1000 * 12}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a lag or a straggler budget would buy, in a step whose timeline can be worked out by hand."""
+"""The gain from a lag or a straggler budget, in a step whose timeline can be worked out by hand."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ SHORT, LONG = 1000, 20000
 
 
 class OneStraggler:
-    """Of 32 groups of 8 the last answers in 20,000 tokens, all others in 1,000."""
+    """The last of 32 groups of 8 answers in 20,000 tokens, all others in 1,000."""
 
     def draw(self, groups, samples, seed):
         lengths = np.full((groups, samples), SHORT, dtype=np.int64)
@@ -35,7 +35,7 @@ def studied():
 
 @pytest.fixture(scope="module")
 def line():
-    """The same step."""
+    """The simulated rollouts of the same step."""
     cfg = recipe()
     return times.step_rollouts(cfg, QWQ, server(cfg, QWQ), OneStraggler(), 0)
 
@@ -44,8 +44,8 @@ def choice(studied, beginning):
     return next(option for option in studied.choices if option.name.startswith(beginning))
 
 
-def test_the_tail_is_one_servers_alone(studied, line):
-    """Three servers of four idle after a fifteenth of the time."""
+def test_only_one_server_works_through_the_tail(studied, line):
+    """Three of four servers are idle after a fifteenth of the time."""
     assert studied.steps == times.STEPS
     assert studied.done[1.0] == pytest.approx(line.seconds)
     assert studied.done[0.9] == pytest.approx(line.ended[0, 0]) and studied.done[0.5] <= studied.done[0.9]
@@ -67,23 +67,23 @@ def test_a_lag_hides_training_behind_rollouts(studied, line):
     assert {(option.lost, option.length) for option in (plain, lag, more)} == {(0.0, 1.0)}
 
 
-def test_a_budget_gives_up_the_straggler(studied, line):
+def test_a_budget_drops_the_straggler(studied, line):
     given = choice(studied, "straggler budget 100 s")
-    assert studied.choices.index(given) == 3  # the recipe's own before those that are proposed
+    assert studied.choices.index(given) == 3  # the recipe's budget comes before the proposed ones
     assert line.ended[0, 0] < 100 < line.seconds
     assert given.lost == pytest.approx(1 / 32)
     assert given.length == pytest.approx(SHORT / ((31 * SHORT + LONG) / 32))
     assert given.step == pytest.approx(100 + studied.training * 31 / 32)
 
 
-def test_budgets_are_proposed_as_parts_of_the_rollouts(studied, line):
+def test_budgets_are_proposed_as_fractions_of_the_rollout_time(studied, line):
     for share, option in zip((0.75, 0.5, 0.25), studied.choices[4:], strict=True):
         assert option.name == f"straggler budget {share * line.seconds:.0f} s"
         assert option.lost == pytest.approx(1 / 32)
         assert option.step == pytest.approx(share * line.seconds + studied.training * 31 / 32)
 
 
-def test_one_group_is_waited_for_in_any_case():
+def test_at_least_one_group_is_always_waited_for():
     hasty = choice(
         study(recipe("rollout.straggler_timeout_s=1"), QWQ, OneStraggler()), "straggler budget 1 s"
     )

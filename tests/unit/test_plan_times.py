@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a stage takes, against QwQ-32B's figures worked out here by hand."""
+"""A stage's duration, against figures for QwQ-32B worked out here by hand."""
 
 from unittest.mock import patch
 
@@ -14,18 +14,18 @@ from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
 
 QWQ = Architecture.from_folder(resolve_path("asset:configs/qwq_32b", "."))
 PARAMETERS = 32_763_876_352
-# of a layer: query, output; key, value (8 of 40 heads); gate, up, down
+# per layer: query, output; key, value (8 of 40 heads); gate, up, down
 MATRICES = 2 * 5120 * 5120 + 2 * 5120 * 1024 + 3 * 5120 * 27648
 HEAD = 152064 * 5120
 PROMPT = 2000  # the recipe's plan.prompt_tokens
-LENGTH = 2096  # of a response: with the prompt a sixteenth of a micro-batch
-DECODED = 2039e9 * 0.75  # bytes a second that a GPU reads while it decodes
-COMPUTED = 312e12 * 0.35  # operations a second of a GPU
+LENGTH = 2096  # of a response; with the prompt, a sixteenth of a micro-batch
+DECODED = 2039e9 * 0.75  # bytes per second that a GPU reads while decoding
+COMPUTED = 312e12 * 0.35  # operations per second on a GPU
 ON_THEIR_OWN = ["rollout.sleep=false", "cluster.weight_transfer=nccl", "rollout.servers=2", "rollout.nodes=2"]
 
 
 class Same:
-    """Every response is as long."""
+    """Draws responses that all have the same length."""
 
     def __init__(self, length):
         self.length = length
@@ -39,12 +39,12 @@ def recipe(stage="1_grpo_zero", *words):
 
 
 def forward(length, layers=64, head=1):
-    """Operations of a pass over one sequence, attention over half of its square, the head at every token."""
+    """Operations of a forward pass over one sequence: causal attention, the head at every token."""
     return 2 * (layers * MATRICES + head * HEAD) * length + layers * 2 * 40 * 128 * length**2
 
 
 def step(length, layers=64, head=1):
-    """Forward, forward again, and backward, which for attention is five products for two."""
+    """Forward, recomputed forward, and backward, which for attention takes five products instead of two."""
     return 8 * (layers * MATRICES + head * HEAD) * length + layers * 4.5 * 2 * 40 * 128 * length**2
 
 
@@ -71,13 +71,13 @@ def test_several_servers_are_given_prompts_for_twice_their_slots(servers, sequen
     assert (pool.count, pool.slots, pool.prompts) == (servers, sequences, prompts)
 
 
-def test_a_stage_that_samples_has_one_nodes_servers_and_a_step_has_all():
+def test_a_sampling_stage_has_one_nodes_servers_and_a_grpo_step_has_all():
     assert times.server_count(recipe()) == 4
     assert times.server_count(recipe("2_generate")) == 1
 
 
-def test_training_takes_its_operations_and_fills_and_drains_the_pipeline():
-    """8 sequences over DP 2, two a micro-batch: two of them on the stage with the head, one on the other."""
+def test_training_time_counts_operations_and_filling_and_draining_the_pipeline():
+    """8 sequences over DP 2, two per micro-batch: two passes on the stage with the head, one on the other."""
     cfg = recipe("1_grpo_zero", "cluster.pipeline_parallel=2")
     length = PROMPT + 1000
     seconds = times.training_seconds(cfg, QWQ, np.full((2, 4), 1000), 2 * length)
@@ -89,7 +89,7 @@ def test_training_takes_its_operations_and_fills_and_drains_the_pipeline():
 
 
 def test_fewer_layers_beside_the_head_make_a_step_shorter():
-    """The head is worth 1.6 layers: 17 without it are done sooner than 16 with it, and 18 later."""
+    """The head costs 1.6 layers: 17 layers without it take less time than 16 with it, and 18 take more."""
     layers = {None: 16, 13: 17, 10: 18}
     seconds = {
         last: times.training_seconds(
@@ -113,14 +113,14 @@ def test_a_step_lasts_as_long_as_its_busiest_rank():
     assert seconds == pytest.approx(step(PROMPT + 30000) / (8 * COMPUTED), rel=1e-9)
 
 
-def test_without_recomputation_there_is_one_forward_pass_less():
+def test_without_recomputation_there_is_one_forward_pass_fewer():
     full, none = (recipe("1_grpo_zero", f"model.recompute={how}") for how in ("full", "none"))
     a, b = (times.training_seconds(cfg, QWQ, np.full((1, 1), 1000), 65536) for cfg in (full, none))
-    layers = forward(3000) - 2 * HEAD * 3000  # the head's logits are formed again in any case
+    layers = forward(3000) - 2 * HEAD * 3000  # the head's logits are recomputed in any case
     assert a - b == pytest.approx(layers / (8 * COMPUTED), rel=1e-9)  # one micro-batch: stage after stage
 
 
-def test_prompts_are_cut_at_the_judges_limit():
+def test_prompts_are_capped_at_the_judges_limit():
     seconds = {
         times.training_seconds(
             recipe("1_grpo_zero", f"plan.prompt_tokens={n}"), QWQ, np.full((1, 1), 9), 65536
@@ -131,7 +131,7 @@ def test_prompts_are_cut_at_the_judges_limit():
 
 
 def rollouts(length):
-    """256 samples on 4 servers, 64 at once on each: 8 prefills, then a step a token, contexts growing."""
+    """256 samples on 4 servers, 64 at once on each: 8 prefills, then a step per token, contexts growing."""
     cache = 2 * 2 * 64 * 128 / DECODED * sum(64 * (PROMPT + made) for made in range(length))
     sample = 2 * PARAMETERS / (8 * COMPUTED)
     one = 0.0026 + max(2 * PARAMETERS / 8 / DECODED, 64 * sample)
@@ -144,7 +144,7 @@ def test_a_step_of_grpo_is_the_sum_of_its_parts():
     assert estimate.slowest == pytest.approx(rollouts(LENGTH), rel=1e-6)
     assert estimate.idle == pytest.approx(0, abs=1e-9)
     assert estimate.refit == pytest.approx(2 * PARAMETERS / 10e9)
-    assert estimate.offload == pytest.approx(2 * 12 / 20)  # there and back
+    assert estimate.offload == pytest.approx(2 * 12 / 20)  # to the CPU and back
     assert estimate.steps == 100 and estimate.devices == 32
     assert estimate.training == pytest.approx(of_micro_batches(), rel=1e-9)
     whole = estimate.rollouts + estimate.training + estimate.refit + estimate.offload
@@ -170,7 +170,7 @@ def of_micro_batches(passes=step, sequences=256):
         ([*ON_THEIR_OWN, "grpo.optimizer_steps=2", "grpo.max_lag=1"], 0),  # vLLM's log-probs are the old ones
     ],
 )
-def test_log_probs_that_a_step_needs_besides_are_counted(words, forwards):
+def test_extra_log_prob_passes_of_a_step_are_counted(words, forwards):
     estimate = of_stage(recipe("1_grpo_zero", *words), LENGTH)
     updates = 2 if "grpo.optimizer_steps=2" in words else 1  # each fills and drains the pipeline
 
@@ -181,27 +181,27 @@ def test_log_probs_that_a_step_needs_besides_are_counted(words, forwards):
     assert estimate.training == pytest.approx(expected, rel=1e-9)
 
 
-def test_servers_gpus_beside_the_ranks_are_paid_for():
+def test_gpus_of_servers_beside_the_ranks_are_counted():
     beside = ["cluster.devices_per_node=4", "cluster.tensor_parallel=4", "rollout.tensor_parallel=4"]
     beside += ["rollout.gpus=[4,5,6,7]", "cluster.weight_transfer=nccl", "rollout.sleep=false"]
     words = [*beside, "cluster.offload_optimizer=false", "rollout.servers=4"]
     assert of_stage(recipe("1_grpo_zero", *words), 1000).devices == 32
 
 
-def test_without_a_gpus_memory_nothing_is_said_of_sampling():
+def test_without_a_gpus_memory_sampling_has_no_estimate():
     assert "plan.device_memory_gib is null" in of_stage(
         recipe("2_generate", "plan.device_memory_gib=null"), 1000
     )
 
 
-def test_of_an_evaluation_max_tasks_limits_the_held_out_tasks_alone():
+def test_evaluate_max_tasks_limits_only_the_held_out_tasks():
     assert counts.tasks(recipe("7_evaluate", "evaluate.max_tasks=100")) == 41773
     without = [f"inputs.{name}=null" for name in ("rewardbench", "rm_bench", "rmb")]
     assert counts.tasks(recipe("7_evaluate", "evaluate.max_tasks=100", *without)) == 100
     assert counts.tasks(recipe("7_evaluate", "evaluate.shards=[a,b]")) == 0
 
 
-def test_a_lag_hides_the_shorter_part_and_servers_on_nodes_of_their_own_are_paid_for():
+def test_a_lag_hides_the_shorter_part_and_servers_on_separate_nodes_are_counted():
     apart = [*ON_THEIR_OWN, "cluster.offload_optimizer=false"]
     plain = of_stage(recipe("1_grpo_zero", *apart), 1000)
     ahead = of_stage(recipe("1_grpo_zero", *apart, "grpo.max_lag=1"), 1000)
@@ -222,7 +222,7 @@ def test_sft_takes_the_steps_of_its_epochs():
 
 
 @pytest.mark.parametrize("tasks", [64, 400])
-def test_sampling_takes_as_long_as_its_simulation(tasks):
+def test_sampling_takes_as_long_as_simulated(tasks):
     """512 and 3,200 answers of one length, 256 at once, on one server: its waves, token by token."""
     cfg = recipe("2_generate", f"plan.tasks={tasks}")
     one_server = server(cfg, QWQ)
@@ -235,7 +235,7 @@ def test_sampling_takes_as_long_as_its_simulation(tasks):
     estimate = of_stage(cfg, 3000)
     assert (estimate.steps, estimate.training, estimate.devices) == (1, 0, 8)
     assert estimate.slowest == pytest.approx(line.seconds, rel=0.03)
-    # and the longest answer by itself at the end
+    # plus the longest answer, which runs alone at the end
     alone = times.rates(cfg, QWQ, one_server).steps(3000, 1, PROMPT)
     assert estimate.seconds == estimate.rollouts == pytest.approx(estimate.slowest + alone)
 
@@ -250,7 +250,7 @@ def test_evaluation_samples_for_each_model_and_setting():
     assert five.seconds == pytest.approx(5 / 4 * one.seconds)
 
 
-def test_tasks_are_those_that_a_shard_and_a_limit_leave():
+def test_a_shard_and_a_limit_reduce_the_tasks():
     def tasks(stage, *words):
         return counts.tasks(recipe(stage, *words))
 
@@ -263,6 +263,6 @@ def test_tasks_are_those_that_a_shard_and_a_limit_leave():
 
 
 @pytest.mark.parametrize("missing", ["tflops", "bandwidth_gb_s"])
-def test_without_rates_or_tasks_it_says_what_is_missing(missing):
+def test_without_rates_or_tasks_the_plan_says_what_is_missing(missing):
     assert "no time is estimated" in of_stage(recipe("1_grpo_zero", f"plan.{missing}=null"), 1000)
     assert "plan.tasks is null" in of_stage(recipe("2_generate", "plan.tasks=null"), 1000)

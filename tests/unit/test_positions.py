@@ -26,7 +26,7 @@ def shares(figures):
     }
 
 
-def test_each_kind_of_pair():
+def test_every_kind_of_pair_is_counted():
     figures = position_figures(
         [
             *[("right", FIRST, "A"), ("right", SECOND, "B")],
@@ -46,7 +46,7 @@ def test_each_kind_of_pair():
     assert figures["rejected_first"]["value"] == pytest.approx(3 / 5)
 
 
-def test_several_samples_are_every_pair_of_a_judgement_in_one_order_and_one_in_the_other():
+def test_with_several_samples_every_combination_across_the_two_orders_counts():
     rng = random.Random(0)
     one = [rng.choice(["A", "B", None]) for _ in range(5)]
     two = [rng.choice(["A", "B", None]) for _ in range(7)]

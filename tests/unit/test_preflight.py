@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the nodes' answers are judged, and what a node says of itself."""
+"""How the nodes' answers are judged, and what a node reports about itself."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from reasongrm_nemo.slurm.preflight.command import preflight
 
 ROOT = Path(__file__).parents[2]
 APART = ["rollout.sleep=false", "rollout.servers=2", "rollout.nodes=2"]
-QWQ = ROOT / "reasongrm_nemo/assets/configs/qwq_32b"  # the shape alone, which is all that is read here
+QWQ = ROOT / "reasongrm_nemo/assets/configs/qwq_32b"  # only config.json, which is all these tests read
 
 
 def recipe(*overrides):
@@ -38,7 +38,7 @@ def judged(**answers):
     return findings
 
 
-def test_nodes_that_are_alike_pass():
+def test_identical_nodes_pass():
     findings = judged(a=answer(), b=answer())
     assert not findings.problems and findings.good == ["trainer environment on a, b"]
 
@@ -78,8 +78,8 @@ def test_the_node_that_differs_is_named(wrong, says):
         ("2.29.7", None, False),
     ],
 )
-def test_both_ends_of_a_push_by_nccl_have_one_version(tmp_path, monkeypatch, ours, theirs, differ):
-    """Where torch does not say, the first push refuses; what is no loader's stays off the command line."""
+def test_both_ends_of_an_nccl_push_must_have_the_same_version(tmp_path, monkeypatch, ours, theirs, differ):
+    """Unknown versions are left to the first push. Only the loader's variables reach the question."""
     asked = {}
 
     def ask(place, nodes, python, question, timeout_s, trains):
@@ -97,7 +97,7 @@ def test_both_ends_of_a_push_by_nccl_have_one_version(tmp_path, monkeypatch, our
     assert asked == {True: {}, False: {"LD_PRELOAD": "/opt/libnccl.so.2"}}
 
 
-def test_of_nccl_nothing_is_asked_where_weights_go_another_way(tmp_path, monkeypatch):
+def test_nccl_is_not_asked_about_where_weights_are_pushed_another_way(tmp_path, monkeypatch):
     asked = []
 
     def ask(place, nodes, python, question, timeout_s, trains):
@@ -109,7 +109,7 @@ def test_of_nccl_nothing_is_asked_where_weights_go_another_way(tmp_path, monkeyp
     assert asked == [None, None]
 
 
-def test_the_checkpoints_to_come_are_held_against_the_disk(tmp_path, monkeypatch):
+def test_planned_checkpoints_must_fit_on_the_disk(tmp_path, monkeypatch):
     cfg = recipe(f"model.hf_path={QWQ}", f"runs_dir={tmp_path}")
 
     def with_free(gigabytes):
@@ -121,14 +121,14 @@ def test_the_checkpoints_to_come_are_held_against_the_disk(tmp_path, monkeypatch
         checks._check_plan(findings, cfg)
         return findings
 
-    # two that are kept and one being written, of 459 GB each, the weights and the rollouts
+    # two kept checkpoints and one being written, of 459 GB each, besides weights and rollouts
     findings = with_free(1400)
     assert "is too small" in findings.problems[-1] and "keep fewer checkpoints" in findings.problems[-1]
     assert "checkpoints of 427.2 GiB" in findings.problems[-1]
     assert not with_free(3000).problems
 
 
-def test_a_layout_that_does_not_fit_the_card_is_a_problem(tmp_path):
+def test_a_layout_that_does_not_fit_the_gpu_is_a_problem(tmp_path):
     layout = ["cluster.pipeline_parallel=1", "model.recompute=none"]
     findings = checks.Findings()
     checks._check_plan(findings, recipe(f"model.hf_path={QWQ}", f"runs_dir={tmp_path}", *layout))
@@ -136,7 +136,7 @@ def test_a_layout_that_does_not_fit_the_card_is_a_problem(tmp_path):
 
 
 @pytest.mark.runs("-m reasongrm_nemo.slurm.preflight.node")
-def test_a_node_says_what_it_sees(tmp_path):
+def test_a_node_reports_what_it_sees(tmp_path):
     (tmp_path / "token").write_text("abc")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -166,7 +166,7 @@ def test_a_node_says_what_it_sees(tmp_path):
     assert "is not the folder" in node.look(asked)["shared"]
 
 
-def test_a_node_says_which_nccl_torch_loads_in_the_servers_environment(tmp_path):
+def test_a_node_reports_which_nccl_torch_loads_in_the_servers_environment(tmp_path):
     torch = "class cuda:\n  class nccl:\n    version = staticmethod(lambda: (2, 29, 7))\n"
     (tmp_path / "torch.py").write_text(torch)
     asked = {"token_file": "gone", "token": "", "folders": {}, "packages": [], "gpu": False}
@@ -177,7 +177,7 @@ def test_a_node_says_which_nccl_torch_loads_in_the_servers_environment(tmp_path)
     assert "nccl" not in node.look(asked | {"nccl": None})
 
 
-def test_inputs_that_are_not_there_are_listed_and_nothing_is_left(tmp_path, capsys):
+def test_missing_inputs_are_listed_and_nothing_is_left_behind(tmp_path, capsys):
     words = [f"runs_dir={tmp_path}/runs", "model.hf_path=/gone", f"cluster.rollout_python={sys.executable}"]
     recipe_file = recipes_root() / "tiny" / "1_grpo_zero.yaml"
     assert not preflight(recipe_file, words, Console(), True, False, False, None, tmp_path / "notes")

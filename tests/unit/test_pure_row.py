@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bottom row stays light: it imports nothing heavy, so it runs and is tested anywhere."""
+"""The bottom layer imports nothing heavy, so it can be run and tested anywhere."""
 
 import subprocess
 import sys

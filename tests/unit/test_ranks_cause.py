@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Of several ranks that failed, the one that is named."""
+"""Which of several failed ranks the error names as the cause."""
 
 import json
 
@@ -54,7 +54,7 @@ SPOKE = "srun: error: node3: tasks 0-1: Exited with exit code 1\nsrun: error: no
         ),
     ],
 )
-def test_the_cause(tmp_path, rows, words, says):
+def test_the_rank_that_caused_the_failure_is_named(tmp_path, rows, words, says):
     failures, log = tmp_path / "failures.jsonl", tmp_path / "trainer.log"
     fields = ("rank", "time", "user", "error")
     lines = [json.dumps(dict(zip(fields, row, strict=True))) for row in rows]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A key's rule stands in one declaration, and what users read in recipes/base/ agrees with it."""
+"""A key's rule is declared once, and what users read in recipes/base/ agrees with the declaration."""
 
 import re
 
@@ -14,7 +14,7 @@ from reasongrm_nemo.stage_kinds import KINDS
 BASES = {path.stem: path.read_text() for path in sorted((recipes_root() / "base").glob("*.yaml"))}
 VALUES = {stem: flatten(yaml.safe_load(text)) for stem, text in BASES.items()}
 COMMENTED = re.compile(r"^\s*([a-z0-9_]+): +\S.*?# *([\w]+(?: \| [\w]+)+)", re.MULTILINE)
-# Numbers without a range: any will do, or a check across keys says what will.
+# Numbers without a range: any value is allowed, or a check across keys limits the value.
 FREE = {
     "seed",
     "grpo.samples_per_prompt",
@@ -24,7 +24,7 @@ FREE = {
 }
 
 
-def test_every_declared_key_is_one_of_a_base():
+def test_every_declared_key_is_in_a_base_recipe():
     assert not set(KEYS) - {key for values in VALUES.values() for key in values} - {"rollout.extra_env"}
 
 
@@ -44,7 +44,7 @@ def test_every_default_is_allowed(stem):
 
 
 def test_comments_name_the_choices():
-    """What a comment lists as `a | b` are the values that the key takes."""
+    """The values that a comment lists as `a | b` are the key's choices."""
     choices = {key: set(declared.rule.choices) for key, declared in KEYS.items() if declared.rule}
     listed = [
         (name, set(names.split(" | "))) for text in BASES.values() for name, names in COMMENTED.findall(text)
@@ -55,7 +55,7 @@ def test_comments_name_the_choices():
         assert not fitting or any(names <= chosen for chosen in fitting), name
 
 
-def test_what_says_how_fast_does_not_count():
+def test_keys_that_affect_only_speed_do_not_count():
     assert counts("rollout.temperature") and counts("grpo.steps") and counts("mine.shard")
     assert not counts("rollout.servers") and not counts("grpo.log_prob_gap.stop.bf16")
     assert not counts("rollout.extra_env.HTTP_PROXY") and counts("rollout.dtype")
@@ -66,7 +66,7 @@ def test_null_is_allowed_where_the_rule_says_so():
     assert not may_be_null("grpo.save_every") and not may_be_null("no.such_key")
 
 
-def test_paths_and_limits_of_a_kind_are_keys_of_its_block():
+def test_paths_and_limits_of_a_stage_kind_are_keys_of_its_block():
     for stage, kind in KINDS.items():
         for key in (*kind.paths, *kind.limits):
             assert any(name == f"{stage}.{key}" for name in VALUES[stage]), key

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values that YAML 1.1 reads as something else than their writer meant, in files and on the command line."""
+"""Values that YAML 1.1 reads other than their author meant, in files and on the command line."""
 
 import pytest
 
@@ -57,7 +57,7 @@ def test_a_wall_time_needs_no_quotes(tmp_path, way, written, expected):
 
 @both
 @pytest.mark.parametrize("written", ["1:30", "1:30.5", "90m", "0130"])
-def test_half_a_time_is_refused(tmp_path, way, written):
+def test_an_incomplete_time_is_refused(tmp_path, way, written):
     with pytest.raises(UserError, match=r"HH:MM:SS, e.g. 03:45:00") as caught:
         load(tmp_path, "checkpoints.checkpoint_must_save_by", written, way)
     assert f"is {written!r}; expected [DD:]HH:MM:SS" in str(caught.value)
@@ -76,20 +76,20 @@ def test_half_a_time_is_refused(tmp_path, way, written):
         ("False", False),
     ],
 )
-def test_a_truth_value_may_be_written_so(tmp_path, way, written, expected):
+def test_spellings_of_a_boolean(tmp_path, way, written, expected):
     assert load(tmp_path, "grpo.shuffle", written, way)[1] is expected
 
 
 @both
 @pytest.mark.parametrize("written", ["y", "1", "'maybe'"])
-def test_what_is_no_truth_value_is_refused(tmp_path, way, written):
+def test_other_values_for_a_boolean_are_refused(tmp_path, way, written):
     with pytest.raises(UserError, match=r"grpo\.shuffle must be true or false, not"):
         load(tmp_path, "grpo.shuffle", written, way)
 
 
 @both
 @pytest.mark.parametrize("written", ["no", "on", "off", "2026-11-29", "010", "12:30", "1_000_0b"])
-def test_a_text_stays_what_was_written(tmp_path, way, written):
+def test_a_text_stays_as_written(tmp_path, way, written):
     assert load(tmp_path, "evaluate.note", written, way, "evaluate")[1] == written
 
 
@@ -98,7 +98,7 @@ def test_a_text_stays_what_was_written(tmp_path, way, written):
     ("written", "expected"), [("1e4", 10000), ("1_000", 1000), ("100.0", 100), ("2E2", 200)]
 )
 @pytest.mark.parametrize("key", ["grpo.steps", "grpo.max_tasks", "grpo.validation.max_tasks", "seed"])
-def test_a_whole_number_may_be_written_so(tmp_path, way, key, written, expected):
+def test_spellings_of_a_whole_number(tmp_path, way, key, written, expected):
     value = load(tmp_path, key, written, way)[1]
     assert value == expected and type(value) is int
 
@@ -127,7 +127,7 @@ def test_a_small_number_is_a_number(tmp_path, way, written):
         ("rollout.gpus", "[01, 2]", "names '01'; a node's GPUs are counted from 0, in whole numbers"),
     ],
 )
-def test_what_could_mean_two_things_is_refused_in_a_sentence(tmp_path, way, key, written, says):
+def test_an_ambiguous_value_is_refused_in_a_sentence(tmp_path, way, key, written, says):
     with pytest.raises(UserError) as caught:
         load(tmp_path, key, written, way)
     sentence = str(caught.value)
@@ -137,7 +137,7 @@ def test_what_could_mean_two_things_is_refused_in_a_sentence(tmp_path, way, key,
 
 @both
 @pytest.mark.parametrize("written", ["1.10", "010", "on", "true", "1e3", "1:30", "null", "'quoted'"])
-def test_an_environment_variable_is_handed_on_as_written(tmp_path, way, written):
+def test_an_environment_variable_is_passed_on_as_written(tmp_path, way, written):
     cfg, _ = load(tmp_path, "rollout.extra_env.SOME", written, way)
     assert dict(cfg.rollout.extra_env) == {"SOME": written.strip("'")}
     mapped = load(tmp_path, "rollout.extra_env", f"{{SOME: {written}, B: 2}}", way)[0]
@@ -182,7 +182,7 @@ def test_merged_keys_and_anchors_are_read_as_before(tmp_path):
         ("name: *mine\n", "; put a text that begins with \\* in quotes$"),
     ],
 )
-def test_what_is_no_yaml_comes_with_its_remedy(tmp_path, text, says):
+def test_invalid_yaml_is_refused_with_a_remedy(tmp_path, text, says):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=says):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every recipe in the checkout loads, says what was run, and every base key says why."""
+"""Every recipe in the checkout loads and says what was run; every base key has a comment that says why."""
 
 import json
 import re
@@ -43,8 +43,8 @@ def test_a_pipeline_loads_as_a_whole(folder):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_recipe_says_only_the_difference(path, tmp_path):
-    """No value that its defaults give anyway."""
+def test_a_recipe_states_only_what_differs_from_its_defaults(path, tmp_path):
+    """No value repeats one that the defaults already give."""
     body = yaml.safe_load(path.read_text(encoding="utf-8"))
     overrides = {key: value for key, value in body.items() if key != "defaults"}
     bare = tmp_path / path.name
@@ -69,7 +69,7 @@ def _leaves(data, prefix=""):
 
 
 def _required(overrides):
-    """What the bare recipe cannot be loaded without, or only makes sense together."""
+    """Keys that the bare recipe cannot be loaded without, or that only make sense together."""
     return [
         (key, value)
         for key, value in _leaves(overrides)
@@ -106,7 +106,7 @@ def test_a_named_loss_is_the_formula_of_its_paper(name, aggregation, clip_high, 
     assert (cfg.advantage.baseline, cfg.advantage.std, cfg.clip_dual) == ("mean", std, None)
 
 
-def test_a_recipe_that_says_nothing_runs_grpo_s_own_loss(tmp_path):
+def test_a_recipe_without_a_named_loss_runs_grpo_s_loss(tmp_path):
     """Shao et al. 2024, eq. 3, as docs/training.md and recipes/qwq_32b say."""
     path = tmp_path / "1_grpo.yaml"
     both = []
@@ -141,7 +141,7 @@ def test_the_root_is_the_checkout_s():
 
 
 def test_qwq_on_the_papers_cluster_fits_its_shape_and_context():
-    """65,536 positions by the recipe's rope, said once; without it they are refused."""
+    """The recipe's rope allows 65,536 positions; without that rope they are refused."""
     path = ROOT / "qwq_32b" / "1_grpo_zero.yaml"
     cfg = load_recipe(path)
     config = json.loads((require_path("asset:configs/qwq_32b/config.json", ".", "plan.config")).read_text())
@@ -166,7 +166,7 @@ def test_recipes_and_examples_are_found_from_any_folder(tmp_path, monkeypatch):
         recipe_files(Path("recipes/smollm"))
 
 
-def test_a_recipe_here_goes_before_a_shipped_one(tmp_path, monkeypatch):
+def test_a_recipe_in_the_current_folder_takes_precedence_over_a_shipped_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mine = tmp_path / "recipes" / "smollm2" / "0_mine.yaml"
     mine.parent.mkdir(parents=True)
@@ -189,7 +189,7 @@ def test_the_paper_s_run_states_the_paper_s_values():
 
 
 @pytest.mark.parametrize("model", sorted(path.name for path in (ROOT / "ablation").iterdir()))
-def test_table_3_compares_nothing_but_the_choice_of_paths(model):
+def test_the_arms_of_table_3_differ_only_in_the_choice_of_paths(model):
     random, r_star, evaluate = load_all(recipe_files(ROOT / "ablation" / model), [])
     apart = {
         key

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hash that was recorded is compared: wherever an artefact is read, or called unchanged."""
+"""Recorded hashes are compared wherever an artefact is read or reported as unchanged."""
 
 import json
 import os
@@ -37,7 +37,7 @@ LOADED = {}
 
 
 def recipe(file):
-    """The recipe, read once for all tests, as it takes longer than all that is tested here."""
+    """The recipe, loaded once for all tests, since loading takes longer than everything tested here."""
     text = Path(file).read_text()
     if text not in LOADED:
         LOADED[text] = load_recipe(file)
@@ -56,7 +56,7 @@ def command(*words):
 
 @pytest.fixture
 def ran(tmp_path, monkeypatch):
-    """Runs the recipe first.yaml, whose artefact holds a model, records and a checkpoint; counts the runs."""
+    """The names of recipes run so far; first.yaml has made a model, records and a checkpoint."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     runs = []
@@ -85,13 +85,13 @@ def inside(name):
 
 
 def reader(value):
-    """A recipe that reads the path."""
+    """The file of a recipe that reads `value`."""
     Path("second.yaml").write_text(RECIPE.format("second", value, "t.jsonl"))
     return "second.yaml"
 
 
 def damaged(names):
-    """Each file with each damage in turn, and as it was afterwards."""
+    """Damage each file in each way in turn, yield (file, fault), and restore the file."""
     for name in names:
         good = inside(name).read_bytes()
         for fault, damage in faults.CONTENTS.items():
@@ -105,7 +105,7 @@ def test_a_damaged_file_of_a_finished_artefact_is_not_called_unchanged(ran):
     for name, fault in damaged(FILES):
         assert not is_done(recipe("first.yaml")), (name, fault)
     assert is_done(recipe("first.yaml")) and go("first.yaml").skipped
-    time.sleep(0.06)  # as long as a hash is not trusted after a file has changed
+    time.sleep(0.06)  # for this long after a change, a file's hash is not trusted
     assert go("first.yaml").skipped
     for damage in (faults.nuls, faults.flipped_byte_time_kept, faults.other_file_time_kept):
         damage(inside("hf/model.safetensors"))
@@ -123,9 +123,9 @@ def test_a_damaged_input_is_refused_by_the_name_of_its_file(ran):
             gone = fault == "removed" and name == FILES[-1]
             assert str(inside(name)) in said
             assert ("does not exist" if gone else "run stage first again") in said
-        assert go("second.yaml").skipped  # all is as it was
+        assert go("second.yaml").skipped  # everything has been restored
     faults.nuls(inside("tasks.jsonl"))
-    go("first.yaml")  # what the sentence says to do
+    go("first.yaml")  # as the error tells the user to
     assert go("second.yaml").skipped
 
 
@@ -136,10 +136,10 @@ def test_a_checkpoint_and_a_whole_artefact_are_inputs_too(ran):
             UserError, match=r"inputs\.paths: .*__0_0\.distcp is not the file that first wrote"
         ):
             go(reader(value))
-    go(reader("@first/hf"))  # of what is damaged nothing is read
+    go(reader("@first/hf"))  # nothing damaged is read
 
 
-def test_what_was_added_to_an_input_is_refused_and_elsewhere_let_be(ran):
+def test_a_file_added_to_an_input_is_refused_and_elsewhere_ignored(ran):
     inside("notes.txt").write_text("mine")
     inside("hf/.hidden").write_text("mine")
     assert go("first.yaml").skipped
@@ -171,8 +171,8 @@ def test_a_manifest_without_hashes_is_still_read(ran):
 
 
 @pytest.mark.parametrize("value", ["@first/hf", "@first/tasks.jsonl", "runs/first/hf"])
-def test_an_artefact_without_its_manifest_is_no_input(ran, value):
-    """Nothing could say what was made; of what a run has not finished, nobody has said yet."""
+def test_an_artefact_without_its_manifest_cannot_be_an_input(ran, value):
+    """Only a manifest says what an artefact holds; an unfinished one has no manifest yet and is read."""
     file = inside("manifest.json")
     file.unlink()
     with pytest.raises(UserError, match=r"first/manifest\.json.* does not exist"):
@@ -207,7 +207,7 @@ def test_a_changed_manifest_is_refused(ran):
     assert go("first.yaml").skipped
 
 
-def test_show_verify_lists_every_difference_and_its_status_says_so(ran):
+def test_show_verify_lists_every_difference_and_exits_with_2(ran):
     clean = command("show", "runs/first", "--verify")
     assert clean.code == 0 and "files are unchanged" in clean.out
     faults.flipped_byte_time_kept(inside("tasks.jsonl"))
@@ -226,7 +226,7 @@ def test_show_verify_lists_every_difference_and_its_status_says_so(ran):
 
 
 def test_verify_reads_what_the_cache_cannot_see(ran, monkeypatch):
-    """A disk that gives other bytes for a file that nobody touched."""
+    """A disk that returns other bytes for a file that nobody touched."""
     file = inside("hf/model.safetensors")
     before = file.stat()
     time.sleep(0.06)
@@ -240,12 +240,12 @@ def test_verify_reads_what_the_cache_cannot_see(ran, monkeypatch):
         return SimpleNamespace(**{name: getattr(before, name) for name in dir(before) if name[:3] == "st_"})
 
     monkeypatch.setattr(Path, "stat", stat)
-    assert go("first.yaml").skipped  # so it is said in the docs
+    assert go("first.yaml").skipped  # a limit that the docs state
     told = command("show", "runs/first", "--verify")
     assert told.code == 2 and "changed   hf/model.safetensors" in told.out
 
 
-def test_a_file_is_read_once_and_the_next_process_reads_a_large_one_not_at_all(ran, monkeypatch):
+def test_a_file_is_read_once_and_a_large_one_not_again_by_the_next_process(ran, monkeypatch):
     time.sleep(0.06)
     first = HashCache()
     entries = first.tree(Path("runs/first"))
@@ -262,7 +262,7 @@ def test_a_file_is_read_once_and_the_next_process_reads_a_large_one_not_at_all(r
     assert read == ["model.safetensors"] * 3
 
 
-def test_a_hash_of_what_changed_while_it_was_read_is_not_kept(tmp_path, monkeypatch):
+def test_a_hash_of_a_file_changed_while_it_was_read_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = tmp_path / "growing"
     file.write_bytes(b"x" * (2 << 20))
@@ -278,7 +278,7 @@ def test_a_hash_of_what_changed_while_it_was_read_is_not_kept(tmp_path, monkeypa
     assert cache.file(file)["mtime_ns"] == one["mtime_ns"]
 
 
-def test_commands_that_read_a_path_compare_it(ran, tmp_path):
+def test_commands_that_read_a_path_compare_its_hash(ran, tmp_path):
     faults.flipped_byte_time_kept(inside("tasks.jsonl"))
     faults.flipped_byte_time_kept(inside("hf/model.safetensors"))
     name = Path(__file__).resolve().parents[2] / "recipes" / "tiny" / "1_grpo_zero.yaml"
@@ -295,7 +295,7 @@ def test_commands_that_read_a_path_compare_it(ran, tmp_path):
         assert "is not the file that first wrote" in told.err, words
 
 
-def test_another_program_s_manifest_is_none_of_ours(tmp_path):
+def test_another_program_s_manifest_is_ignored(tmp_path):
     (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")

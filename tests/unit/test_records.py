@@ -39,7 +39,7 @@ def test_each_missing_field_is_named(record):
         if name in ("token_ids", "rationale"):
             continue
         if isinstance(record, Verdict) and name not in ("benchmark", "subset", "item_id", "order"):
-            continue  # follows from the rest
+            continue  # derived from the other fields
         with pytest.raises(
             UserError, match=rf"^f\.jsonl:7: {type(record).__name__} lacks the field '{name}'"
         ):
@@ -90,11 +90,11 @@ def test_a_label_is_a_or_b(label):
         (SCORED, {"chosen_score": "1.5"}, "finite"),
     ],
 )
-def test_nonsense_is_refused(record, change, says):
+def test_inconsistent_fields_are_refused(record, change, says):
     changed = {**record.to_dict(), **change}
     with pytest.raises(UserError, match=f"^f:1: .*{says}"):
         type(record).from_dict(changed, "f:1")
-    with pytest.raises(UserError, match=f"^f:1: .*{says}"):  # the quick way leaves it, or refuses it alike
+    with pytest.raises(UserError, match=f"^f:1: .*{says}"):  # the fast reader returns None or refuses alike
         line = json.dumps(changed).encode()
         assert type(record).from_json(line, "f:1") is None
         type(record).from_dict(json.loads(line), "f:1")
@@ -108,7 +108,7 @@ def test_both_ways_of_reading_a_line_give_the_same_record(record):
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\u2028b", "\x00", "\N{GRINNING FACE}"])
-def test_an_odd_text_is_read_whichever_way(tmp_path, text):
+def test_an_odd_text_is_read_by_either_reader(tmp_path, text):
     pair = PreferencePair("p", "s", MESSAGES, text, "no")
     write_jsonl(tmp_path / "pairs.jsonl", [pair, PAIR])
     assert list(read_jsonl(tmp_path / "pairs.jsonl", PreferencePair)) == [pair, PAIR]
@@ -120,7 +120,7 @@ def test_a_record_must_be_an_object(value):
         PreferencePair.from_dict(value, "f:1")
 
 
-def test_optional_fields_may_be_left_out_and_integers_pass_for_floats():
+def test_optional_fields_may_be_omitted_and_integers_pass_for_floats():
     data = {**PATH.to_dict(), "answer_prob_sum": 2}
     del data["token_ids"]
     path = ReasoningPath.from_dict(data)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What vLLM would refuse at its first request is refused before anything starts."""
+"""Values that vLLM would refuse at the first request are refused before anything starts."""
 
 import json
 import subprocess
@@ -38,12 +38,12 @@ VALIDATED = ("grpo.validation.every=10", "inputs.validation=x", "grpo.validation
         (EVALUATE, ("evaluate.settings=[{temperature: 0, samples: 2}]",), "evaluate.settings[0]"),
     ],
 )
-def test_several_samples_of_a_greedy_answer(path, words, key):
+def test_several_greedy_samples_are_refused(path, words, key):
     sentence = refusal(path, *words)
     assert key in sentence and "greedy answers are all the same" in sentence
 
 
-def test_one_greedy_answer_is_none_of_several():
+def test_one_greedy_sample_is_allowed():
     load_recipe(GRPO, [*VALIDATED, "grpo.validation.samples=1"])
     load_recipe(MINE, ["rollout.temperature=0", "mine.samples=1"])
     load_recipe(GRPO, ["grpo.validation.every=0", "grpo.validation.samples=4"])
@@ -54,7 +54,7 @@ def test_one_greedy_answer_is_none_of_several():
 
 @pytest.mark.parametrize("value", ["-0.5", "0.001", "1e-6", "2.01", "100"])
 @pytest.mark.parametrize("key", ["rollout.temperature", "grpo.validation.temperature"])
-def test_a_temperature_that_vllm_refuses_or_changes(key, value):
+def test_a_temperature_that_vllm_refuses_or_changes_is_refused(key, value):
     sentence = refusal(GRPO, f"{key}={value}")
     assert sentence.startswith(f"{key} is ") and sentence.endswith(
         "it must be 0, for greedy, or from 0.01 to 2"
@@ -73,7 +73,7 @@ def test_a_temperature_that_vllm_refuses_or_changes(key, value):
         ("mine.samples", str(MOST_SAMPLES + 1), f"vLLM draws at most {MOST_SAMPLES} samples of a prompt"),
     ],
 )
-def test_single_values_that_vllm_refuses(key, value, says):
+def test_single_values_that_vllm_refuses_are_refused(key, value, says):
     sentence = refusal(MINE, f"{key}={value}")
     assert sentence.startswith(f"{key} is {value}") and sentence.endswith(says)
 
@@ -90,7 +90,7 @@ CONFIG = {"num_attention_heads": 40, "num_key_value_heads": 8, "intermediate_siz
     ],
 )
 @pytest.mark.parametrize("path", [GRPO, GENERATE, MINE, EVALUATE])
-def test_workers_that_cannot_share_a_layer(path, workers, change, says):
+def test_tensor_parallel_sizes_that_do_not_divide_a_layer_are_refused(path, workers, change, says):
     words = ["cluster.devices_per_node=40", f"rollout.tensor_parallel={workers}", "rollout.servers=4"]
     cfg = load_recipe(path, [*words, "model.rope.type=null", "model.max_model_len=65536"])
     with pytest.raises(UserError) as caught:
@@ -102,18 +102,18 @@ PROBE = """
 import json, sys
 from vllm import SamplingParams
 from vllm.envs import VLLM_MAX_N_SEQUENCES
-found = {}
+taken = {}
 for n, temperature in json.loads(sys.argv[1]):
     try:
-        found[f"{n} {temperature}"] = SamplingParams(n=n, temperature=temperature).temperature
+        taken[f"{n} {temperature}"] = SamplingParams(n=n, temperature=temperature).temperature
     except Exception as error:
-        found[f"{n} {temperature}"] = type(error).__name__
-print(json.dumps([VLLM_MAX_N_SEQUENCES, found]))
+        taken[f"{n} {temperature}"] = type(error).__name__
+print(json.dumps([VLLM_MAX_N_SEQUENCES, taken]))
 """
 
 
-def test_the_bounds_are_those_of_the_vllm_that_is_installed():
-    """Each pair that the checks let pass is taken by vLLM as it is, each that they refuse is not."""
+def test_the_bounds_are_those_of_the_installed_vllm():
+    """vLLM takes exactly the pairs that the checks allow, without changing them."""
     import os
 
     pairs = [(n, t) for n in (1, 2) for t in (0.0, 1e-6, 0.005, 0.01, 1.0, 2.0, 2.01, -0.1)]

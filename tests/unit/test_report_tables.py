@@ -52,14 +52,14 @@ def test_without_a_terminal_each_step_is_a_plain_line(stream):
     assert lines[1] == "  grpo step 3/3  reward 0.750"
 
 
-def test_items_are_not_a_line_each(stream):
+def test_items_do_not_get_a_line_each(stream):
     with Console(stream).progress("paths", total=500, unit="task") as progress:
         for _ in range(500):
             progress.advance(right=1.0)
     assert stream.getvalue() == "  paths 500/500 tasks  right 1.000\n"
 
 
-def test_on_a_terminal_there_is_a_bar_and_text_is_not_markup(stream):
+def test_a_terminal_shows_a_bar_and_text_is_not_taken_for_markup(stream):
     stream.isatty = lambda: True
     console = Console(stream)
     console.line("verdict [[A]] [bold]not bold[/bold] :smile:")
@@ -109,7 +109,7 @@ def test_the_table(report):
     assert "on 1000 held-out pairs" in text and text.endswith("|---|---|\n") and "No judge." in text
 
 
-def test_how_published_settings_draw_stands_below_the_table(tmp_path):
+def test_the_sampling_of_published_settings_is_stated_below_the_table(tmp_path):
     scores = [entry(model, None, 0.5) for model in ("base", "final")]
     made_of = {"base": "x", "final": "y"}
     report = summary.build_summary(scores, ["base", "final"], tmp_path, made_of, None)
@@ -142,7 +142,7 @@ def test_the_end_of_a_pipeline(report, tmp_path):
     assert "unchanged" in nothing and "Next" not in nothing
 
 
-def test_published_benchmarks_stand_below_or_alone(report, tmp_path):
+def test_published_benchmarks_are_shown_below_the_table_or_alone(report, tmp_path):
     compared = {
         "first": "b",
         "second": "a",
@@ -187,7 +187,7 @@ def test_published_benchmarks_stand_below_or_alone(report, tmp_path):
     assert "note: not the whole benchmark" in artefact.describe_manifest(tmp_path, manifest)
 
 
-def test_what_is_no_artefact_is_named(tmp_path):
+def test_a_path_that_is_not_an_artefact_is_named(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         artefact.read_artefact(tmp_path / "none")
     (tmp_path / "folder").mkdir()

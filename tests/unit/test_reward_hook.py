@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reward of one's own: what it gives, what it may not give, and that its source counts for an artefact."""
+"""A user's reward function: what it may return, what is refused, and that its source counts for the key."""
 
 import sys
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ TASK = SimpleNamespace(id="t7", label="A")
 
 @pytest.fixture
 def hook(tmp_path, monkeypatch):
-    """A function that writes a module with the given body of ``f(reading, task)`` and names it."""
+    """A function that writes a module with ``f(reading, task)`` of the given body and returns its name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
@@ -33,7 +33,7 @@ def reading(verdict):
     return SimpleNamespace(verdict=verdict, correct=verdict == "A", text="...")
 
 
-def test_the_papers_reward_is_one_or_nothing():
+def test_the_papers_reward_is_one_or_zero():
     rewarder = Rewarder("outcome")
     assert [rewarder(reading(v), TASK) for v in ("A", "B", None)] == [
         Reward(1.0, True),
@@ -51,8 +51,8 @@ def test_the_papers_reward_is_one_or_nothing():
         ("import numpy; return numpy.float32(0.5), numpy.bool_(False)", Reward(0.5, False)),
     ],
 )
-def test_a_function_gives_a_number_and_if_it_knows_whether_it_is_right(hook, body, expected):
-    """It is found in the current folder."""
+def test_a_function_returns_a_number_and_optionally_whether_the_answer_is_right(hook, body, expected):
+    """The module is found in the current folder."""
     assert Rewarder(hook(body))(reading("A"), TASK) == expected
 
 
@@ -66,7 +66,7 @@ def test_a_function_gives_a_number_and_if_it_knows_whether_it_is_right(hook, bod
         ("return reading.nothing", "failed on task t7: AttributeError: .*'nothing'"),
     ],
 )
-def test_anything_else_is_one_sentence_with_the_task(hook, body, says):
+def test_anything_else_is_refused_in_one_sentence_with_the_task(hook, body, says):
     with pytest.raises(UserError, match=rf"^grpo\.reward: rewards_of_mine:f {says}"):
         Rewarder(hook(body))(reading("A"), TASK)
 
@@ -87,7 +87,7 @@ def test_a_function_that_cannot_be_called_is_refused(name, says):
 
 
 def test_an_edited_function_makes_another_artefact(hook):
-    """A run that resumes would else train on two rewards, and its manifest name one."""
+    """Otherwise a resumed run would train on two rewards while its manifest names one."""
 
     def of(body):
         recipe = recipes_root() / "tiny" / "1_grpo_zero.yaml"

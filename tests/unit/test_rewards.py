@@ -21,7 +21,7 @@ from reasongrm_nemo.rewards import (
 )
 
 
-def test_the_reward_is_one_or_nothing():
+def test_the_reward_is_one_or_zero():
     assert outcome_reward("A", "A") == outcome_reward("B", "B") == 1.0
     assert outcome_reward("A", "B") == outcome_reward("B", "A") == outcome_reward(None, "A") == 0.0
     with pytest.raises(ValueError, match="label"):
@@ -31,12 +31,12 @@ def test_the_reward_is_one_or_nothing():
 
 
 @given(st.lists(st.booleans(), max_size=12))
-def test_a_group_is_kept_when_right_and_wrong_meet(correct):
+def test_a_group_is_kept_if_it_has_right_and_wrong_answers(correct):
     assert keep_group(correct) == (True in correct and False in correct)
     assert keep_group([float(entry) for entry in correct]) == keep_group(np.array(correct, dtype=bool))
 
 
-def test_the_condition_is_on_right_and_wrong_alone():
+def test_the_condition_depends_only_on_right_and_wrong():
     with pytest.raises(ValueError, match=r"got 0\.5"):
         keep_group([1.0, 0.5])
 
@@ -46,11 +46,11 @@ def test_advantages_by_hand():
     advantages = group_advantages([1, 0, 0, 0], ["g"] * 4, eps=0.0)
     assert advantages == pytest.approx([1.5, -0.5, -0.5, -0.5])
     assert group_advantages([1, 0, 0, 0], ["g"] * 4, std=False) == pytest.approx([0.75, -0.25, -0.25, -0.25])
-    # eps is added to the deviation
+    # eps is added to the standard deviation
     assert group_advantages([1, 0, 0, 0], ["g"] * 4, eps=0.25) == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3])
 
 
-def test_groups_do_not_touch_each_other():
+def test_groups_do_not_affect_each_other():
     rewards, groups = [1, 5, 0, 5, 3, 0.1, 0.1, 0.1], ["a", "b", "a", "b", "c", 4, 4, 4]
     advantages = group_advantages(rewards, groups, eps=0.0)
     half = 0.5**0.5
@@ -61,7 +61,7 @@ def test_groups_do_not_touch_each_other():
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 4)), max_size=40), st.randoms())
-def test_order_does_not_matter_and_groups_sum_to_zero(items, rng):
+def test_order_does_not_matter_and_advantages_of_a_group_sum_to_zero(items, rng):
     rewards, groups = [r for r, _ in items], [g for _, g in items]
     advantages = group_advantages(rewards, groups)
     order = list(range(len(items)))
@@ -97,7 +97,7 @@ PATHS = [
 ]  # fmt: skip
 
 
-def test_hard_is_what_is_not_always_right():
+def test_a_task_is_hard_if_not_always_answered_right():
     paths = list(PATHS)
     cases = mine_hard_cases(paths)
     assert [case.task_id for case in cases] == ["cut", "mixed", "never"]
@@ -105,7 +105,7 @@ def test_hard_is_what_is_not_always_right():
     assert mixed.answers == ("B", "A", None, "A")
     assert (mixed.accuracy, mixed.rationale) == (0.5, "good</think>")
     assert (never.answers, never.accuracy, never.rationale) == (("B", None), 0.0, None)
-    assert (cut.accuracy, cut.rationale) == (0.5, None)  # a text that was cut off is no reference
+    assert (cut.accuracy, cut.rationale) == (0.5, None)  # a truncated text is no rationale
     random.Random(0).shuffle(paths)
     assert mine_hard_cases(iter(paths)) == cases
     assert mine_hard_cases([]) == []
@@ -117,7 +117,7 @@ def case(name, accuracy):
     return HardCase(name, ("A",), accuracy, None)
 
 
-def test_hard_cases_are_narrowed_down_on_request_only():
+def test_hard_cases_are_narrowed_only_on_request():
     cases = [case(f"t{n}", n / 8) for n in range(8)]
     assert choose_hard(cases, {}, 0) == (cases, {})
     assert choose_hard(cases, {}, 0, drop_never_right=True) == (cases[1:], {"task never right": 1})
@@ -129,7 +129,7 @@ def test_hard_cases_are_narrowed_down_on_request_only():
     assert drops == {"task never right": 1, "task outside mine.bands": 5}
 
 
-def test_the_cap_by_source_is_seeded_and_order_does_not_matter():
+def test_the_cap_per_source_is_seeded_and_order_does_not_matter():
     cases = [case(f"{source}{n}", 0.5) for n in range(300) for source in "ab"] + [case("c0", 0.5)]
     sources = {case.task_id: case.task_id[0] for case in cases}
     kept, drops = choose_hard(cases, sources, 1, max_per_source=30)
@@ -158,7 +158,7 @@ def test_cases_become_records():
     assert hard[1].answers == ["B", "A", None, "A"]
     for task in hard:
         assert HardTask.from_dict(task.to_dict()) == task
-    # mining again from mined tasks replaces what was found before
+    # mining mined tasks again replaces the earlier results
     again = to_hard_tasks(mine_hard_cases([path("mixed", 0, "B")]), hard)
     assert [(task.id, task.answers, task.accuracy, task.rationale) for task in again] == [
         ("mixed", ["B"], 0.0, None)
@@ -167,7 +167,7 @@ def test_cases_become_records():
         to_hard_tasks(mine_hard_cases(PATHS), tasks[:1])
 
 
-def test_leave_one_out_is_each_reward_less_the_mean_of_the_others():
+def test_leave_one_out_is_each_reward_minus_the_mean_of_the_others():
     rewards = [1.0, 0.0, 0.0, 0.5]
     for std in (False, True):
         advantages = group_advantages(rewards, ["g"] * 4, std=std, eps=0.0, baseline="leave_one_out")
@@ -182,7 +182,7 @@ def test_leave_one_out_is_each_reward_less_the_mean_of_the_others():
     ("length", "penalty"), [(0, 0.0), (80, 0.0), (85, -0.25), (90, -0.5), (100, -1.0), (120, -1.0)]
 )
 def test_the_overlong_penalty_falls_linearly_over_the_buffer(length, penalty):
-    """DAPO, eq. 13 with L_max 100 and L_cache 20."""
+    """DAPO, eq. 13, with L_max 100 and L_cache 20."""
     assert overlong_penalty(length, 100, 20) == pytest.approx(penalty)
     assert overlong_penalty(length, 100, 0) == 0.0
 

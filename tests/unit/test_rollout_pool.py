@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The servers of a run: one log each, handed from stage to stage, ended when a recipe wants others."""
+"""The servers of a run: one log each, passed from stage to stage, stopped when a recipe needs others."""
 
 import io
 import os
@@ -16,7 +16,7 @@ made = []
 
 
 class Server:
-    """A server's handle that only remembers."""
+    """A stand-in server handle that records its calls."""
 
     def __init__(self, settings, model_dir, log, host=None):
         self.settings, self.log, self.events = settings, log, []
@@ -41,7 +41,7 @@ def recipe(*overrides):
     return load_recipe(recipes_root() / "tiny" / "2_generate.yaml", overrides)
 
 
-def test_a_log_for_each_server(pool, tmp_path, capsys):
+def test_every_server_has_its_own_log(pool, tmp_path, capsys):
     rollouts = pool.get(recipe("rollout.servers=3"), tmp_path / "a")
     assert [server.log.name for server in rollouts.servers] == [
         "rollout-server.log",
@@ -51,7 +51,7 @@ def test_a_log_for_each_server(pool, tmp_path, capsys):
     assert [server.settings.servers for server in rollouts.servers] == [3, 3, 3]
 
 
-def test_servers_are_handed_on_or_ended(pool, tmp_path):
+def test_servers_are_reused_or_stopped(pool, tmp_path):
     with pool:
         first = pool.get(recipe("rollout.servers=2"), tmp_path / "a")
         assert pool.get(recipe("rollout.servers=2", "seed=5"), tmp_path / "b") is first
@@ -62,7 +62,7 @@ def test_servers_are_handed_on_or_ended(pool, tmp_path):
     assert made[-1].events == ["c", "stop"]
 
 
-def test_a_loss_is_told_to_the_stage_that_uses_the_servers(pool, tmp_path):
+def test_a_lost_server_is_reported_to_the_stage_that_uses_it(pool, tmp_path):
     pool.console = Console(io.StringIO())
     rollouts = pool.get(recipe("rollout.servers=2"), tmp_path / "a")
     rollouts.tell("gone")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which vLLM answered: the rollout environment's versions are in the manifest, and never in the way."""
+"""The rollout environment's versions are recorded in the manifest; failing to read them is no error."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ def python(path, says):
     return str(path)
 
 
-def test_an_environment_is_asked_once(tmp_path):
+def test_an_environment_is_queried_once(tmp_path):
     one = python(tmp_path / "one", f'exec {sys.executable} "$@"')
     installed = versions.installed_versions(one)
     assert installed["torch"] == metadata.version("torch") and "no-such" not in installed
@@ -30,13 +30,13 @@ def test_an_environment_is_asked_once(tmp_path):
 
 
 @pytest.mark.parametrize("says", ["exit 3", "echo nonsense", "echo '[1]'", "exec sleep 60"])
-def test_an_environment_that_does_not_say_is_no_error(tmp_path, monkeypatch, says):
+def test_an_environment_that_does_not_answer_is_no_error(tmp_path, monkeypatch, says):
     monkeypatch.setattr(versions, "_TIMEOUT_S", 1.0)
     assert versions.installed_versions(python(tmp_path / "odd", says)) == {}
     assert versions.installed_versions(str(tmp_path / "none")) == {}
 
 
-def test_the_manifest_of_a_stage_that_sampled_says_what_with(tasks, tmp_path):
+def test_the_manifest_of_a_sampling_stage_records_the_versions(tasks, tmp_path):
     def run(name, *overrides):
         words = [f"runs_dir={tmp_path / 'runs'}", f"name={name}", "model.hf_path=asset:tiny_judge"]
         words += ["generate.skip_tasks=0", "generate.max_tasks=4"]
@@ -47,7 +47,7 @@ def test_the_manifest_of_a_stage_that_sampled_says_what_with(tasks, tmp_path):
     assert whole["rollout_packages"]["torch"] == metadata.version("torch")
     other, unknown = run("b", f"cluster.rollout_python={tmp_path / 'none'}")
     assert unknown["rollout_packages"] == {} and key == other
-    # the servers of the shards are not this run's
+    # merging shards starts no servers
     assert "rollout_packages" not in run("c", "generate.shards=['@a']")[1]
 
 

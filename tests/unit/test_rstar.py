@@ -41,12 +41,12 @@ def test_the_mean_is_of_probabilities_not_of_logs():
     assert score_path(rare, [1.0]).score == pytest.approx(0.750025)
     assert score_path(rare, [1.0]).score > score_path(steady, [1.0]).score
     assert math.exp(np.log(rare).mean()) < math.exp(np.log(steady).mean())
-    # and it is the product of two means, not the mean over all tokens
+    # R* is the product of two means, not the mean over all tokens
     assert score_path([1.0] * 9, [0.1]).score == pytest.approx(0.1)
 
 
 @given(PROBS, PROBS)
-def test_scores_stay_between_0_and_1_and_ignore_order(reasoning, answer):
+def test_scores_stay_between_0_and_1_and_ignore_token_order(reasoning, answer):
     score = score_path(reasoning, answer)
     assert 0.0 <= score.score <= min(score.self_consistency, score.validity) <= 1.0
     assert score_path(reasoning[::-1], sorted(answer)) == score
@@ -87,12 +87,12 @@ def test_long_paths_lose_no_precision():
         ([[0.5]], [0.5], "flat list"),
     ],
 )
-def test_what_is_no_path_is_refused(reasoning, answer, says):
+def test_invalid_probabilities_are_refused(reasoning, answer, says):
     with pytest.raises(ValueError, match=says):
         score_path(reasoning, answer)
 
 
-def test_sums_that_cannot_be_are_refused():
+def test_impossible_sums_are_refused():
     with pytest.raises(ValueError, match="Path t sample 0 has no answer tokens"):
         score_sums(path(answer=()))
     with pytest.raises(ValueError, match="cannot be a sum of 2 probabilities"):
@@ -105,7 +105,7 @@ def test_sums_that_cannot_be_are_refused():
     assert path_sums([], 0) == (0, 0, 0.0, 0.0)
 
 
-def test_only_right_whole_paths_are_chosen():
+def test_only_right_complete_paths_are_chosen():
     paths = [
         path(sample=0, reasoning=[1.0], answer=[1.0], correct=False),
         path(sample=1, reasoning=[1.0], answer=[1.0], finish="length"),
@@ -177,7 +177,7 @@ def test_all_and_shortest():
 
 
 def ranking(strategy, seed):
-    """The order the documentation states, path by path."""
+    """The ranking as the documentation states it, path by path."""
 
     def key(p):
         score = score_sums(p)
@@ -211,14 +211,14 @@ def test_ties_within_top_k():
     assert [p.sample for p in select_paths(same, top_k=2)] == [0, 1]
 
 
-def test_floors_leave_out_whom_every_strategy_might_have_chosen():
+def test_floors_exclude_paths_from_every_strategy():
     low, high = path(sample=0, reasoning=[0.5], answer=[0.6]), path(sample=1, reasoning=[0.4], answer=[0.9])
     for floors, reasons in (
         (Floors(), [None, None]),
         (Floors(r_star=0.35), ["low_r_star", None]),
         (Floors(self_consistency=0.5), [None, "low_self_consistency"]),
         (Floors(validity=0.7), ["low_validity", None]),
-        (Floors(r_star=0.36), ["low_r_star", None]),  # at the floor is above it
+        (Floors(r_star=0.36), ["low_r_star", None]),  # a path at the floor passes
     ):
         assert [ineligible(p, floors) for p in (low, high)] == reasons
         for strategy in ("r_star", "random", "shortest", "all"):
@@ -228,7 +228,7 @@ def test_floors_leave_out_whom_every_strategy_might_have_chosen():
     assert report["ineligible_paths"] == {"low_r_star": 1}
 
 
-def test_mistakes_of_the_caller_are_named():
+def test_invalid_arguments_are_named():
     with pytest.raises(ValueError, match="must be at least 1, got 0"):
         select_paths([], top_k=0)
     with pytest.raises(ValueError, match=r"Path t sample 0: 1\.5 cannot be a sum of 1 prob"):

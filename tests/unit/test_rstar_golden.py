@@ -13,7 +13,7 @@ from reasongrm_nemo.rstar import path_sums, score_path, score_sums, select_paths
 
 
 def as_path(pieces, log_probs, label="A", sample=0):
-    """A record from a response's tokens, the way the rollouts make it."""
+    """A record made from a response's tokens as rollouts make it."""
     text = "".join(pieces)
     sums = path_sums(log_probs, answer_start(pieces))
     parsed = parse_verdict(text)
@@ -45,7 +45,7 @@ def test_ten_thousand_random_paths_agree_with_exact_arithmetic():
         kept = ReasoningPath("t", 0, "x", *sums, "A", "ok", True, "stop", "zero")
         for score in (score_path(reasoning, answer).score, score_sums(kept).score):
             worst = max(worst, float(abs(Fraction(score) - truth)))
-    # log and exp alone cost about 1e-15 a token; the issue asks for 1e-12
+    # log and exp cost about 1e-15 per token; 1e-12 is required
     assert worst < 1e-12
 
 
@@ -60,12 +60,12 @@ def test_the_mean_of_log_probs_would_fail_that_comparison():
             math.fsum(map(math.log, answer)) / len(answer)
         )
         far += abs(wrong - float(exact(reasoning, answer))) > 1e-12
-    assert far > 850  # all but those with one token on either side
+    assert far > 850  # all paths except those with a single token on a side
 
 
 # Figure 3's workflow: G paths are sampled for one task (label A), the wrong ones are filtered out, R* is
-# worked out for the rest, and the best becomes the training example.  Probabilities are short decimals, so
-# that the means are sums on paper; each item is (token, probability).
+# computed for the rest, and the best becomes the training example.  Probabilities are short decimals, so
+# that the means can be checked on paper; each item is (token, probability).
 PATHS = {
     # right and sure: (.9 + .7 + .8 + 1.0) / 4 = .85; (.9 + .8 + .7) / 3 = .8; R* = .68
     "sure": [
@@ -74,9 +74,9 @@ PATHS = {
     ],
     # right after hesitation: (.5 + .2 + .9 + .8) / 4 = .6; (1.0 + .9) / 2 = .95; R* = .57
     "hesitant": [("Wait", 0.5), (", ", 0.2), ("A", 0.9), ("</think>", 0.8), ("[[A", 1.0), ("]]", 0.9)],
-    # wrong, and surest of all: filtered out before R* is looked at
+    # wrong, and the most certain: filtered out before R* is compared
     "wrong": [("B", 1.0), ("</think>", 1.0), ("[[B", 1.0), ("]]", 1.0)],
-    # right, with an answer out of the blue: (.9 + 1.0) / 2 = .95; (.5 + .7) / 2 = .6; R* = .57
+    # right, with an answer out of nowhere: (.9 + 1.0) / 2 = .95; (.5 + .7) / 2 = .6; R* = .57
     "guess": [("A", 0.9), ("</think>", 1.0), ("[[A", 0.5), ("]]", 0.7)],
     # never closes its reasoning: no verdict
     "open": [("A ", 1.0), ("[[A]]", 1.0)],
@@ -91,12 +91,12 @@ def test_figure_3_by_hand():
     }
     assert {name for name, path in paths.items() if path.correct} == set(BY_HAND)
     for name, figures in BY_HAND.items():
-        # three decimals on paper are exact; 1e-12 is for log and exp
+        # the decimals are exact; 1e-12 is for log and exp
         assert score_sums(paths[name]) == pytest.approx(figures, abs=1e-12), name
     assert select_paths(paths.values()) == [paths["sure"]]
-    assert select_paths(paths.values(), top_k=2)[1:] == [paths["hesitant"]]  # tied with the guess: validity
+    assert select_paths(paths.values(), top_k=2)[1:] == [paths["hesitant"]]  # tied by R*; validity decides
     assert select_paths(paths.values(), "shortest") == [paths["guess"]]
-    # by the mean of log-probs the order is another: guess .949 * .592, hesitant .518 * .949
+    # the mean of log-probs ranks them otherwise: guess .949 * .592, hesitant .518 * .949
     logs = {name: [math.log(p) for _, p in PATHS[name]] for name in BY_HAND}
     cut = {"sure": 4, "hesitant": 4, "guess": 2}
     geometric = {

@@ -52,7 +52,7 @@ def test_the_report_agrees_with_the_selection():
     assert -1 <= report["r_star_length_correlation"] <= 1
 
 
-def test_a_table_scores_as_path_by_path_to_the_bit():
+def test_a_table_scores_bitwise_as_path_by_path():
     rng = random.Random(3)
     sides = [path("x", n, [], [0.5]) for n in range(2)] + [path("y", 0, [0.5], [])]
     paths = [*many(), *sides, path("over", 0, [1.0] * 3, [1.0 + 5e-7])]
@@ -116,7 +116,7 @@ def test_side_by_side():
     assert sum(line.rpartition("|")[2].count("x") for line in lines[5:]) == 40
 
 
-def test_wide_characters_keep_the_columns_of_a_pair_of_paths_straight():
+def test_wide_characters_keep_two_paths_aligned_side_by_side():
     lines = side_by_side(path(text="漢" * 30), path("u", 3, text="y"), 20).splitlines()
     lefts = [line.partition(" |")[0] for line in lines]
     assert "".join(lefts).count("漢") == 30
@@ -124,7 +124,7 @@ def test_wide_characters_keep_the_columns_of_a_pair_of_paths_straight():
     assert lines[5].endswith(" | y") and cell_len(lines[5]) == 24
 
 
-def test_the_report_counts_tasks_without_a_choice():
+def test_the_report_counts_tasks_without_a_chosen_path():
     paths = [path("none", 0, correct=False), path("cut", 0, finish="length"), path("one", 0)]
     report = selection_report(paths)
     assert report["tasks_without_right_path"] == 1

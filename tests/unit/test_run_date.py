@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The date that a chat template is told: one a run, whatever the day, and in the key where one asks."""
+"""The date that a chat template is given: one per run, and part of the key only if a template asks for it."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ ASKS = (
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Sets today."""
+    """Sets today's date."""
 
     class Day(date):
         now = date(2026, 3, 31)
@@ -57,12 +57,12 @@ def run(cfg, tasks):
 
 
 def prompts(pool):
-    """What the server was asked, as text."""
+    """The prompts that the server received, as text."""
     tokenizer = load_tokenizer(TINY)
     return [tokenizer.decode(prompt.token_ids) for prompt in pool.prompts]
 
 
-def test_a_run_keeps_its_first_day(tmp_path, tasks, model, clock):
+def test_a_run_keeps_its_first_date(tmp_path, tasks, model, clock):
     first, pool = run(generate(tmp_path, model), tasks)
     assert prompts(pool) and all(text.startswith("31 Mar 2026") for text in prompts(pool))
     assert (
@@ -76,14 +76,14 @@ def test_a_run_keeps_its_first_day(tmp_path, tasks, model, clock):
     assert second.manifest["recipe"]["judge"]["date"] == "2026-03-31"
 
 
-def test_a_recipe_may_name_the_day(tmp_path, tasks, model, clock):
+def test_a_recipe_may_set_the_date(tmp_path, tasks, model, clock):
     outcome, pool = run(generate(tmp_path, model, "judge.date=2024-07-26"), tasks)
     assert all(text.startswith("26 Jul 2024") for text in prompts(pool))
     assert not is_done(generate(tmp_path, model, "judge.date=2024-07-27"))
     assert outcome.manifest["recipe"]["judge"]["date"] == "2024-07-26"
 
 
-def test_an_unfinished_stage_goes_on_with_its_day(tmp_path, tasks, model, clock):
+def test_an_unfinished_stage_keeps_its_date(tmp_path, tasks, model, clock):
     class Killed(FakePool):
         def get(self, cfg, model_dir):
             raise KeyboardInterrupt
@@ -97,7 +97,7 @@ def test_an_unfinished_stage_goes_on_with_its_day(tmp_path, tasks, model, clock)
     assert all(text.startswith("31 Mar 2026") for text in prompts(pool))
 
 
-def test_artefacts_brought_into_another_folder_bring_their_day(tmp_path, tasks, model, clock):
+def test_artefacts_copied_to_another_folder_keep_their_date(tmp_path, tasks, model, clock):
     run(generate(tmp_path, model), tasks)
     clock.now = date(2026, 4, 1)
     moved = tmp_path / "moved"
@@ -105,16 +105,17 @@ def test_artefacts_brought_into_another_folder_bring_their_day(tmp_path, tasks, 
     assert is_done(generate(tmp_path, model, f"runs_dir={moved}"))
 
 
-def test_a_run_on_another_one_s_artefact_takes_its_day(tmp_path, tasks, model, clock):
+def test_a_run_on_another_run_s_artefact_takes_its_date(tmp_path, tasks, model, clock):
     run(generate(tmp_path, model), tasks)
     clock.now = date(2026, 4, 1)
     words = [f"runs_dir={tmp_path / 'more'}", "inputs.tasks=@runs:0_prepare/tasks.jsonl"]
-    assert run_date.dated(generate(tmp_path, model, *words)).judge.date == "2026-04-01"  # it has no manifest
+    # 0_prepare has no manifest to take a date from
+    assert run_date.dated(generate(tmp_path, model, *words)).judge.date == "2026-04-01"
     words[1] = "inputs.tasks=@runs:2_generate/paths.jsonl"
     assert run_date.dated(generate(tmp_path, model, *words)).judge.date == "2026-03-31"
 
 
-def test_shards_of_another_day_are_not_put_together(tmp_path, tasks, model, clock):
+def test_shards_with_different_dates_are_not_merged(tmp_path, tasks, model, clock):
     given = f"inputs.tasks={tmp_path / 'runs' / '0_prepare' / 'tasks.jsonl'}"
     run(generate(tmp_path, model, given, "generate.shard=1/2", f"runs_dir={tmp_path / 'one'}"), tasks)
     clock.now = date(2026, 4, 1)
@@ -124,7 +125,7 @@ def test_shards_of_another_day_are_not_put_together(tmp_path, tasks, model, cloc
         run(generate(tmp_path, model, f"generate.shards=[{','.join(shards)}]"), tasks)
 
 
-def test_the_day_counts_only_where_a_template_asks(tmp_path, model, clock):
+def test_the_date_counts_only_where_a_template_asks(tmp_path, model, clock):
     def key(folder, *words):
         cfg = generate(tmp_path, folder, *words)
         return identity(run_date.dated(cfg), {"model": {"sha256": "x", "path": str(folder)}})
@@ -133,17 +134,17 @@ def test_the_day_counts_only_where_a_template_asks(tmp_path, model, clock):
     assert "judge.date" not in key(TINY, "judge.date=2024-07-26")
 
 
-def test_a_second_process_takes_the_first_ones_day(tmp_path, model, clock, monkeypatch):
-    """Two stages begin at once in an empty folder, around midnight."""
+def test_a_second_process_takes_the_first_ones_date(tmp_path, model, clock, monkeypatch):
+    """Two stages start at once in an empty folder, around midnight."""
     cfg = generate(tmp_path, model)
     assert run_date.dated(cfg, keep=True).judge.date == "2026-03-31"
     clock.now = date(2026, 4, 1)
-    kept = iter([None, "2026-03-31"])  # not there when it looks, there when it writes
+    kept = iter([None, "2026-03-31"])  # missing when the second process looks, there when it writes
     monkeypatch.setattr(run_date, "_kept", lambda runs_dir: next(kept))
     assert run_date.dated(cfg, keep=True).judge.date == "2026-03-31"
 
 
-def test_a_note_of_no_day_is_refused(tmp_path, model):
+def test_a_date_file_without_a_date_is_refused(tmp_path, model):
     cfg = generate(tmp_path, model)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / ".date").write_text("yesterday")
@@ -152,12 +153,12 @@ def test_a_note_of_no_day_is_refused(tmp_path, model):
 
 
 @pytest.mark.parametrize("value", ["26 July 2024", "2024-13-01", "20240726", "3", "2024-07-26T10:00"])
-def test_what_is_no_day_is_refused_with_the_recipe(tmp_path, model, value):
+def test_an_invalid_date_is_refused_with_the_recipe(tmp_path, model, value):
     with pytest.raises(UserError, match=r"judge\.date is .*YYYY-MM-DD"):
         generate(tmp_path, model, f"judge.date={value}")
 
 
-def test_a_day_in_a_file_needs_no_quotes(tmp_path):
+def test_a_date_in_a_file_needs_no_quotes(tmp_path):
     path = tmp_path / "0_prepare.yaml"
     lines = ["defaults: [base/prepare, model/tiny, cluster/cpu]", "prepare: {source: tiny_judge}"]
     path.write_text("\n".join([*lines, "judge: {date: 2024-07-26}"]))

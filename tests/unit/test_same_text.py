@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""What docs/data.md promises of `exact`: the same text but for case, spacing, LaTeX's dress; no more."""
+r"""What docs/data.md promises of `exact`: it ignores case, spacing and LaTeX markup, and nothing else."""
 
 import sys
 
@@ -41,7 +41,7 @@ SAME = [
     ("\N{MINUS SIGN}3", "-3"),
 ]
 OTHER = [
-    ("1/2", "0.5"),  # it does not calculate
+    ("1/2", "0.5"),  # `exact` does not calculate
     (r"\frac{1}{2}", "1/2"),
     ("12", "1 2"),
     ("a b", "ab"),
@@ -55,12 +55,12 @@ OTHER = [
 
 
 @pytest.mark.parametrize(("answer", "reference"), SAME)
-def test_what_says_nothing_makes_no_difference(answer, reference):
+def test_meaningless_differences_are_ignored(answer, reference):
     assert exact(answer, reference) and exact(reference, answer) and numeric(answer, reference)
 
 
 @pytest.mark.parametrize(("answer", "reference"), OTHER)
-def test_what_says_something_does(answer, reference):
+def test_meaningful_differences_are_kept(answer, reference):
     assert not exact(answer, reference) and not exact(reference, answer)
 
 
@@ -74,7 +74,7 @@ def test_what_says_something_does(answer, reference):
         (r"-\dfrac{3}{4}", -0.75),
     ],
 )
-def test_numbers_are_read_through_the_same_dress(text, value):
+def test_numbers_are_read_through_latex_markup(text, value):
     assert number(text) == pytest.approx(value)
 
 
@@ -94,11 +94,11 @@ def test_numbers_are_read_through_the_same_dress(text, value):
         (r"\frac{1}{", "0.5", False),
     ],
 )
-def test_math_verify_compares_mathematics(answer, reference, same):
+def test_math_verify_compares_expressions(answer, reference, same):
     assert load_equivalence("math_verify")(answer, reference) is same
 
 
-def test_without_the_package_math_verify_is_one_sentence(monkeypatch):
+def test_without_its_package_math_verify_is_refused_in_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "math_verify", None)
     with pytest.raises(
         UserError, match=r"needs the package math-verify .* install reasongrm-nemo\[math\], or"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rule of sameness, wherever texts are held against one another."""
+"""One rule decides whether two texts are the same, wherever texts are compared."""
 
 import json
 
@@ -42,7 +42,7 @@ def drops(tmp_path, *rows):
 
 
 @pytest.mark.parametrize(("one", "two"), SAME)
-def test_what_is_the_same_is_the_same_everywhere(one, two, tmp_path):
+def test_texts_that_are_the_same_are_so_everywhere(one, two, tmp_path):
     assert drops(tmp_path, pair("q", one, two)) == {"identical_answers": 1}
     assert drops(tmp_path, pair(one, "x", "y"), pair(two, "x", "y")) == {"duplicate": 1}
     assert drops(tmp_path, pair("q", one, "y"), pair("q", two, "y")) == {"duplicate": 1}
@@ -66,13 +66,13 @@ def test_what_is_the_same_is_the_same_everywhere(one, two, tmp_path):
 
 
 @pytest.mark.parametrize(("one", "two"), OTHER)
-def test_what_differs_in_more_is_another_text(one, two, tmp_path):
+def test_texts_that_differ_in_more_are_different(one, two, tmp_path):
     assert drops(tmp_path, pair("q", one, two)) == {}
     assert drops(tmp_path, pair(one, "x", "y"), pair(two, "x", "y")) == {}
     assert drops(tmp_path, pair(one, "x", "y"), pair(two, "y", "x")) == {}
 
 
-def test_prompts_without_words_are_held_against_each_other_too():
+def test_prompts_without_words_are_compared_too():
     benchmark = Decontaminator(3)
     benchmark.add("bench:1", ["?! \u2192"])
     assert benchmark.match(["?!  \u2192\n"]) is not None
@@ -80,5 +80,5 @@ def test_prompts_without_words_are_held_against_each_other_too():
 
 
 @given(st.text(), st.sampled_from(" \t\r\n\u00a0"))
-def test_a_key_is_its_own_key_and_ends_make_no_difference(text, space):
+def test_a_key_is_a_fixed_point_and_surrounding_space_is_ignored(text, space):
     assert same_key(same_key(text)) == same_key(text) == same_key(space + text + space)

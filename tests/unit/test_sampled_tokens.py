@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From generate over filter to SFT: what is trained on is what was sampled, token by token."""
+"""From generate through filter to SFT: training sees exactly the sampled tokens."""
 
 import pytest
 from fake_pool import RECIPES, TINY, FakePool
@@ -19,7 +19,7 @@ ALL = ["generate.skip_tasks=0", "generate.max_tasks=null", "generate.samples=3",
 
 
 class LetterByLetter(FakePool):
-    """Samples each letter as a token of its own, which no tokenizer would."""
+    """Samples every letter as a separate token, which no tokenizer would."""
 
     def answer(self, prompt, sample):
         whole = super().answer(prompt, sample)
@@ -39,7 +39,7 @@ def filtered(context, generated, work):
 
 @pytest.fixture
 def sampled(context, tasks):
-    """(Context of generate that has run, its paths by task and sample)."""
+    """(Context of a finished generate stage, its paths by task and sample)."""
     ctx = context("2_generate", *ALL, pool=LetterByLetter(tasks), work="generated")
     generate.run(ctx)
     return ctx, {(p.task_id, p.sample): p for p in read_jsonl(ctx.work / "paths.jsonl", ReasoningPath)}
@@ -61,7 +61,7 @@ def test_the_sampled_tokens_reach_the_loss(context, tasks, sampled):
         assert chosen.correct and tokenizer.encode(chosen.text) != example.token_ids
 
 
-def test_paths_of_an_earlier_version_are_filtered_and_learnt_by_their_text(context, tasks, sampled):
+def test_paths_of_an_earlier_version_are_filtered_and_trained_on_by_their_text(context, tasks, sampled):
     generated, paths = sampled
     bare = [replace(p, token_ids=None, begun=None, tokenizer=None) for p in paths.values()]
     for path in bare:
@@ -75,7 +75,7 @@ def test_paths_of_an_earlier_version_are_filtered_and_learnt_by_their_text(conte
         assert tokenizer.decode(ids[prompt:-1]) == example.messages[-1]["content"]
 
 
-def test_a_model_without_think_tags_is_told_why_nothing_is_chosen(context, tasks, sampled):
+def test_without_think_tags_the_error_says_why_nothing_is_chosen(context, tasks, sampled):
     generated, paths = sampled
     untagged = [replace(p, text=p.text.replace("</think>", ""), begun="") for p in paths.values()]
     write_jsonl(generated.work / "paths.jsonl", untagged)

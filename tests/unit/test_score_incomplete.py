@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that say less than they could, and logs that hold less than the benchmark: every output says so."""
+"""Rows without optional fields, and logs that do not cover the benchmark: every output says so."""
 
 import json
 
@@ -39,7 +39,7 @@ def notes(rows, benchmark="rewardbench", partial=True):
     return score_rows(benchmark, "log", rows, partial=partial, draws=0).result.notes
 
 
-# -- rows without what the documentation lets out --------------------------------------------------------
+# -- rows without the fields that the documentation calls optional -----------------------------------------
 
 
 def dicts():
@@ -55,7 +55,7 @@ def dicts():
     ]
 
 
-def test_a_row_without_text_or_cell_stands_as_recorded(tmp_path):
+def test_a_row_without_text_or_cell_is_scored_as_recorded(tmp_path):
     log = tmp_path / "log.jsonl"
     rows = dicts()
     rows[0] |= {"correct": True, "tie": False, "parse_status": "ok", "tokens": 3}
@@ -83,7 +83,7 @@ def test_a_row_that_says_neither_order_nor_scores_is_refused():
 def test_a_whole_log_has_no_note():
     assert notes(whole(), partial=False) == []
     assert notes(whole(("chosen_first", "rejected_first"))) == []
-    # one order a pair, drawn: nothing is missing
+    # one random order per pair: nothing is missing
     drawn = [
         replace(row, order=("chosen_first", "rejected_first")[i % 2], text="", verdict=None, correct=False)
         for i, row in enumerate(whole())
@@ -101,7 +101,7 @@ def test_missing_items_and_subsets_are_counted_by_judgements():
     )
 
 
-def test_a_half_judged_order_is_counted_though_every_item_is_there():
+def test_a_half_judged_order_is_counted_though_no_item_is_missing():
     rows = whole(("chosen_first", "rejected_first"))
     lost = [row for i, row in enumerate(rows) if i % 2 == 0 or i >= 200]
     scored = score_rows("rewardbench", "log", lost, draws=0)
@@ -123,7 +123,7 @@ def test_missing_samples_are_counted():
     assert "5,969 of 5,970 judgements; incomplete are alpacaeval-easy (199 of 200)" in note
 
 
-def test_more_items_than_published_are_told_apart():
+def test_additional_items_are_reported_separately():
     rows = [*whole(), row("hep-go", "again")]
     (note,) = notes(rows)
     assert note == "more than the benchmark: hep-go has 165 items, 164 as published"

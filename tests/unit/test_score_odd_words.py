@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a slip of `reasongrm score`'s words, or a damaged count in a log, must not cost."""
+"""Slips in the arguments of `reasongrm score`, or a damaged count in a log, destroy nothing."""
 
 import json
 
@@ -36,7 +36,7 @@ def score(tmp_path):
     return run
 
 
-def test_a_page_is_not_written_over_what_is_read(score, tmp_path):
+def test_a_page_is_not_written_over_an_input(score, tmp_path):
     (tmp_path / "link").symlink_to("v.jsonl")
     for page in ("v.jsonl", "link"):
         told = score("--page", tmp_path / page)
@@ -52,7 +52,7 @@ def test_a_page_is_not_written_over_what_is_read(score, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tokens", "sample", "prompt_tokens"])
-def test_a_count_below_0_is_refused(score, name):
+def test_a_negative_count_is_refused(score, name):
     assert score("--details").exit_code == 0
     told = score("--details", **{name: -5})
     assert told.exit_code == 2 and f"v.jsonl:1: {name} is -5; it cannot be below 0" in told.stderr

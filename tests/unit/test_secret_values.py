@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets of the server's environment reach the server, and no manifest, log, printed plan or error."""
+"""Secrets in the server's environment reach the server, but no manifest, log, printed plan or error."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def forgotten(monkeypatch):
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_a_secret_has_a_stand_in(name):
+def test_a_secret_is_replaced_by_a_placeholder(name):
     stand_in = secret_values.hide(name, SECRETS[name])
     assert stand_in == f"<secret {name}>" == secret_values.hide(name, SECRETS[name])
     assert secret_values.reveal(stand_in, "k") == SECRETS[name]
@@ -88,11 +88,11 @@ def test_a_secret_has_a_stand_in(name):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_what_is_no_secret_stays(name):
+def test_other_values_stay(name):
     assert secret_values.hide(name, PLAIN[name]) == PLAIN[name]
 
 
-def test_the_recipe_has_stand_ins_and_the_server_the_values(recipe, tmp_path, monkeypatch):
+def test_the_recipe_has_placeholders_and_the_server_the_values(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("REASONGRM_ROLLOUT_PYTHON", sys.executable)
     cfg = load_recipe(recipe)
     assert not tells(str(cfg)) and cfg.rollout.extra_env.MAX_TOKENS == "5"
@@ -103,13 +103,13 @@ def test_the_recipe_has_stand_ins_and_the_server_the_values(recipe, tmp_path, mo
     order = WorkOrder(cfg, tmp_path, tmp_path, {}).write()
     assert not tells(order.read_text())
     assert "rollout.extra_env.HF_TOKEN" not in identity(cfg, {})
-    # of a manifest's recipe, in another process
+    # in another process, from a manifest's recipe
     secret_values._kept.clear()
     with pytest.raises(UserError, match=r"rollout\.extra_env\.HF_TOKEN is the placeholder <secret HF_TOKEN>"):
         RolloutSettings.from_config(cfg)
 
 
-def test_a_server_that_does_not_run_leaves_none_in_its_file(recipe, tmp_path, monkeypatch):
+def test_a_stopped_server_leaves_no_secret_in_its_file(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("REASONGRM_ROLLOUT_PYTHON", sys.executable)
     server = RolloutServer(RolloutSettings.from_config(load_recipe(recipe)), tmp_path, tmp_path / "s.log")
     assert not tells(server.spec().read_text())
@@ -119,7 +119,7 @@ def test_a_server_that_does_not_run_leaves_none_in_its_file(recipe, tmp_path, mo
     assert not tells(server.spec().read_text())
 
 
-def test_what_is_printed_and_kept_has_none(recipe, tmp_path, monkeypatch, capsys):
+def test_printed_and_stored_output_has_no_secret(recipe, tmp_path, monkeypatch, capsys):
     for words in (["plan", str(recipe), "--no-check"], ["plan", str(recipe), "--no-check", "--json"]):
         told = CliRunner().invoke(main, words)
         assert told.exit_code == 0, told.stderr
@@ -150,14 +150,14 @@ def test_what_is_printed_and_kept_has_none(recipe, tmp_path, monkeypatch, capsys
     assert not [file for file in files if tells(file.read_text())]
 
 
-def test_an_artefact_of_before_is_shown_without():
+def test_an_older_artefact_is_shown_without_secrets():
     kept = {"rollout": {"extra_env": {"HF_TOKEN": "open-sesame", "A": "b"}, "port": None}, "seed": 1}
     shown = secret_values.masked(kept)
     assert shown["rollout"] == {"extra_env": {"HF_TOKEN": "<secret HF_TOKEN>", "A": "b"}, "port": None}
     assert secret_values.masked({"seed": 1}) == {"seed": 1} and secret_values.masked(None) is None
 
 
-def test_errors_do_not_say_them(tmp_path, recipe):
+def test_errors_contain_no_secret(tmp_path, recipe):
     load_recipe(recipe)
     log = tmp_path / "server.log"
     log.write_text(f"ERROR 01-01 00:00:00 [a.py:1] ValueError: {SECRETS['HF_TOKEN']} is wrong\n")
@@ -168,7 +168,7 @@ def test_errors_do_not_say_them(tmp_path, recipe):
         assert not tells(str(caught.value)), word
 
 
-def test_a_word_for_a_job_holds_none(tmp_path):
+def test_an_argument_of_a_job_contains_no_secret(tmp_path):
     words = [f"runs_dir={tmp_path}", "2_generate:rollout.extra_env={A: b, HF_TOKEN: open-sesame}"]
     with pytest.raises(UserError, match="every user of the cluster can see") as caught:
         pipeline_jobs(GENERATE.parent, words, 1, None, None, False)
@@ -192,7 +192,7 @@ def test_a_word_for_a_job_holds_none(tmp_path):
         "evaluate.note=see http://u:open-sesame@host",
     ],
 )
-def test_a_password_in_a_url_is_refused_elsewhere(word):
+def test_a_password_in_a_url_is_refused_outside_the_environment(word):
     stage = "7_evaluate" if word.startswith("evaluate") else "2_generate"
     with pytest.raises(UserError, match="has a name or password in its URL") as caught:
         load_recipe(recipes_root() / "tiny" / f"{stage}.yaml", [word])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slips on the command line: a word that is empty, a file for a folder, an order the wrong way round."""
+"""Slips on the command line: an empty argument, a file instead of a folder, a range the wrong way round."""
 
 import pytest
 from click.testing import CliRunner
@@ -15,7 +15,7 @@ from reasongrm_nemo.processes.secret_values import is_secret
         (
             ("pipeline", RECIPES, "--from", ""),
             '--from "" is not a stage',
-        ),  # of an unset variable: all would run
+        ),  # from an unset variable: every stage would run
         (("pipeline", RECIPES, "--to", ""), '--to "" is not a stage'),
         (("chain", RECIPES, "--from", ""), '--from "" is not a stage'),
         (("chain", RECIPES, "--from", "5", "--to", "2"), "--from 5 comes after --to 2"),
@@ -36,5 +36,5 @@ def test_a_slip_is_refused(words, said, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["AUTH", "BEARER", "PGPASS"])
-def test_one_word_may_be_a_secret(name):
+def test_a_name_of_one_word_may_be_secret(name):
     assert is_secret(name, "a value of some length") and not is_secret(f"{name}ORITY_NAME", "a value")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chain of jobs and where it stands, without a cluster; and what the templates would run."""
+"""The chain of jobs and its status, without a cluster; and what the templates would run."""
 
 import json
 import os
@@ -42,14 +42,14 @@ def test_the_order_and_the_templates(tmp_path):
     names = list(chain)
     assert names.index("reasongrm_hf") == names.index("6_grpo_hard") + 1
     assert chain["2_generate.shards"]["array"] == "1,2"
-    # both trainings that begin with the base read it converted; the last one begins with LRM-SFT
+    # both trainings that start from the base read its conversion; the last one starts from LRM-SFT
     reads = [name for name, job in chain.items() if "model.megatron_path=@base_megatron" in job["arguments"]]
     assert reads == ["1_grpo_zero", "4_sft"]
     assert "evaluate.models.final=@reasongrm_hf" in list(chain.values())[-1]["arguments"]
     assert not any(job["done"] for job in chain.values())
 
 
-def test_a_checkpoint_that_is_given_is_not_replaced_by_the_chains_own(tmp_path):
+def test_a_given_checkpoint_is_not_replaced_by_the_chains_conversion(tmp_path):
     chain = jobs(f"runs_dir={tmp_path}", "1_grpo_zero:model.megatron_path=/data/m")
     assert "model.megatron_path=@base_megatron" not in chain["1_grpo_zero"]["arguments"]
     assert "model.megatron_path=/data/m" in chain["1_grpo_zero"]["arguments"]
@@ -78,7 +78,7 @@ def test_without_conversion_or_shards(tmp_path):
     assert list(chain) == [path.stem for path in sorted((recipes_root() / "tiny").glob("*.yaml"))]
 
 
-def test_a_part_of_the_chain_and_a_stages_own_override(tmp_path):
+def test_a_part_of_the_chain_and_an_override_for_one_stage(tmp_path):
     words = [f"runs_dir={tmp_path}", "4_sft:sft.epochs=1"]
     chain = jobs(*words, first="3_filter", last="5_mine", convert=False)
     assert list(chain) == ["3_filter", "4_sft", "5_mine.shards", "5_mine"]
@@ -119,13 +119,13 @@ def test_status(runs):
     assert "ended" in text, "a job that Slurm has forgotten"
 
 
-def test_status_of_a_folder_that_is_not_there(tmp_path):
+def test_status_of_a_missing_folder(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         status.collect_status(tmp_path / "nowhere")
 
 
 def dry_run(template, *words, **env):
-    """What a template prints outside of a job."""
+    """What a template prints outside a job."""
     bare = {
         name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "REASONGRM_"))
     }
@@ -137,7 +137,7 @@ def dry_run(template, *words, **env):
     return done.stdout + done.stderr
 
 
-def test_a_template_outside_of_a_job_says_what_it_would_run(tmp_path):
+def test_a_template_outside_a_job_says_what_it_would_run(tmp_path):
     said = dry_run("grpo_zero", str(ROOT / "recipes/qwq_32b"), f"runs_dir={tmp_path}/runs")
     assert "--nodes=4" in said and "32 ranks (TP8 × PP4) on node-1, node-2, node-3, node-4" in said
     assert said.count("vLLM server, TP8") == 4
@@ -157,8 +157,8 @@ TEMPLATES = sorted(LAUNCH.glob("*.sbatch"))
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
-def test_templates_ask_for_survival(template):
-    """What no template may lack: without it a job loses its work, its log, or its place in the queue."""
+def test_templates_request_requeue_signals_and_logs(template):
+    """Without these options a job can lose its work, its log or its place in the queue."""
     words = re.findall(r"^#SBATCH (.*)$", template.read_text(), re.MULTILINE)
     assert {"--requeue", "--open-mode=append"} <= set(words)
     assert any(word.startswith("--signal=B:USR1@") for word in words)
@@ -167,7 +167,7 @@ def test_templates_ask_for_survival(template):
     assert "/" not in output, "a folder that may be missing: the job would fail without a log"
 
 
-def test_what_was_put_together_is_done_and_only_missing_shards_are_asked_for(tmp_path, monkeypatch):
+def test_merged_shards_are_done_and_only_missing_shards_are_submitted(tmp_path, monkeypatch):
     def done(cfg):
         merged = cfg.stage == "generate" and len(cfg.generate.shards) == 3
         return merged or cfg.stage in ("prepare", "grpo", "filter", "sft") or cfg.name == "5_mine.2of3"
@@ -178,8 +178,8 @@ def test_what_was_put_together_is_done_and_only_missing_shards_are_asked_for(tmp
     assert chain["5_mine.shards"]["array"] == "1,3" and not chain["5_mine"]["done"]
 
 
-def test_nothing_is_done_that_reads_what_is_made_anew(tmp_path, monkeypatch):
-    """One submission brings the whole chain up to date: the stages behind a changed one are in it."""
+def test_no_stage_downstream_of_a_rerun_counts_as_done(tmp_path, monkeypatch):
+    """One submission brings the whole chain up to date: it includes the stages after a changed one."""
     monkeypatch.setattr(chains, "is_done", lambda cfg: cfg.name != "3_filter")
     chain = jobs(f"runs_dir={tmp_path}", convert=False)
     todo = [name for name, job in chain.items() if not job["done"]]
@@ -201,7 +201,7 @@ def converted(tmp_path):
     return chain["base_megatron"], chain["reasongrm_hf"]
 
 
-def test_a_conversion_is_done_only_where_it_was_made_of_the_weights_as_they_are(tmp_path, monkeypatch):
+def test_a_conversion_is_done_only_if_made_from_the_current_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(chains, "is_done", lambda cfg: True)
     for folder, target in (("base", "base_megatron"), ("runs/6_grpo_hard/hf", "reasongrm_hf")):
         (tmp_path / folder).mkdir(parents=True)
@@ -219,7 +219,7 @@ def test_a_conversion_is_done_only_where_it_was_made_of_the_weights_as_they_are(
     assert not converted(tmp_path)[0]["done"]
 
 
-def test_a_word_that_a_line_cannot_hold_is_refused(tmp_path):
+def test_an_argument_that_does_not_fit_on_a_line_is_refused(tmp_path):
     words = [f"runs_dir={tmp_path}", 'prepare.source="a\tb"']
     chain = chains.pipeline_jobs(recipes_root() / "tiny", words, 1, None, None, False)
     with pytest.raises(UserError, match="set the key in the recipe"):

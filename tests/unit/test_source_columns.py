@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`prepare.columns`: rows of no published form."""
+"""`prepare.columns`: rows in none of the published forms."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def one(path, columns):
     return pair
 
 
-def test_fields_of_any_name_and_within_others(tmp_path):
+def test_fields_of_any_name_and_nested_fields(tmp_path):
     row = {"info": {"post": "Which sea?"}, "texts": [{"text": "bad"}, {"text": "good"}], "prompt": "not this"}
     columns = {"prompt": "info.post", "chosen": "texts.1.text", "rejected": "texts.0.text", "system": None}
     pair = one(write(tmp_path / "rows.jsonl", [row]), columns)
@@ -44,7 +44,7 @@ def test_a_prompt_of_two_fields_a_system_prompt_and_names(tmp_path):
 
 
 @pytest.mark.parametrize("wins", [("left", "right"), (-1, 1), (True, False)])
-def test_values_that_prefer_an_answer(wins, tmp_path):
+def test_values_that_mean_an_answer_is_preferred(wins, tmp_path):
     row = {"q": "Which sea?", "one": "good", "two": "bad", "pick": wins[0], "winner": "B", "response_a": "no"}
     columns = {"prompt": "q", "a": "one", "b": "two", "label": "pick", "a_wins": wins[0], "b_wins": wins[1]}
     other = {**row, "q": "Which sea is it?", "pick": wins[1]}
@@ -52,12 +52,12 @@ def test_values_that_prefer_an_answer(wins, tmp_path):
     assert [(pair.chosen, pair.rejected) for pair in pairs] == [("good", "bad"), ("bad", "good")]
 
 
-def test_a_label_alone_is_mapped_where_the_answers_are_known(tmp_path):
+def test_a_label_may_be_mapped_alone_where_the_answers_are_known(tmp_path):
     row = {"prompt": "Which sea?", "response_1": "bad", "response_2": "good", "label": "A", "human": 2}
     assert one(write(tmp_path / "rows.jsonl", [row]), {"label": "human"}).chosen == "good"
 
 
-def test_a_field_that_is_not_there(tmp_path):
+def test_a_missing_field_is_refused(tmp_path):
     path = write(tmp_path / "rows.jsonl", [{"question": "q", "x": "good", "y": "bad"}])
     columns = {"prompt": "qestion", "chosen": "x", "rejected": "y"}
     with pytest.raises(
@@ -68,7 +68,7 @@ def test_a_field_that_is_not_there(tmp_path):
         read_pairs(path, columns={**columns, "prompt": "question", "system": "sys"})
 
 
-def test_questions_have_columns_too(tmp_path):
+def test_questions_may_be_mapped_too(tmp_path):
     path = write(
         tmp_path / "rows.jsonl", [{"task": "1 + 1?", "solution": "wrong", "gold": 2, "system": "Add."}]
     )
@@ -112,7 +112,7 @@ LABELLED = {"prompt": "q", "a": "one", "b": "two", "label": "pick"}
         ({"text": "A"}, {}, r"\(pick is \{'text': 'A'\}; name"),
     ],
 )
-def test_a_label_that_says_nothing_is_quoted_under_its_field_s_name(value, wins, says, tmp_path):
+def test_an_unknown_label_is_quoted_with_its_field_s_name(value, wins, says, tmp_path):
     row = {"q": "Which sea?", "one": "good", "two": "bad", "pick": value}
     with pytest.raises(UserError, match=says):
         read_pairs(write(tmp_path / "rows.jsonl", [row]), columns=LABELLED | wins)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The forms that published data sets have: from a file of each to the judge's tasks."""
+"""The forms of published data sets: from a file of each form to the judge's tasks."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -64,7 +64,7 @@ def test_an_empty_cell_is_an_answer_without_text(tmp_path):
     assert loaded.drops == {"empty_answer": 3}
 
 
-def test_opposite_labels_of_one_question_are_counted(tmp_path):
+def test_contradicting_labels_of_one_question_are_counted(tmp_path):
     rows = [
         {**ab("Which sea?", "one", "two"), "label": "A"},
         {**ab("Which  sea?\n", "one ", "two"), "label": "B"},
@@ -126,7 +126,7 @@ def test_a_prompt_beside_conversations_must_agree(tmp_path):
         ({"row": {"prompt": "p", "chosen": "x"}}, "in the field row; write only that object as the row"),
     ],
 )
-def test_a_refusal_shows_the_first_rows_fields_and_the_nearest_form(row, says, tmp_path):
+def test_a_refusal_shows_the_first_rows_fields_and_the_closest_form(row, says, tmp_path):
     with pytest.raises(UserError, match=says):
         read_pairs(write(tmp_path / "rows.jsonl", [row]))
 

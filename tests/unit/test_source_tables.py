@@ -27,7 +27,7 @@ def table(separator=",", rows=ROWS, header=HEADER):
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "csv.gz", "tsv.zst", "semicolons.csv", "bom.csv"])
-def test_a_table_gives_the_pairs_of_the_same_rows_as_json(kind, tmp_path):
+def test_a_table_gives_the_same_pairs_as_its_rows_in_json(kind, tmp_path):
     raw = table("\t" if kind.startswith("tsv") else ";" if kind.startswith("semi") else ",").encode()
     raw = b"\xef\xbb\xbf" + raw if kind == "bom.csv" else raw
     path = tmp_path / f"rows.{kind}"
@@ -41,7 +41,7 @@ def test_a_table_gives_the_pairs_of_the_same_rows_as_json(kind, tmp_path):
     assert read_pairs(path).pairs == read_pairs(plain).pairs
 
 
-def test_places_are_lines_and_a_broken_row_breaks_alone(tmp_path):
+def test_locations_are_lines_and_a_broken_row_affects_no_other(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_bytes(table().encode() + b"2,\xff,a,b\r\n\r\n3,only,three\r\n4,q,a,b\r\n")
     rows = list(read_rows(path))
@@ -55,7 +55,7 @@ def test_places_are_lines_and_a_broken_row_breaks_alone(tmp_path):
 
 
 @pytest.mark.parametrize("spelled", [json.dumps, repr])
-def test_turns_within_cells(spelled, tmp_path):
+def test_conversations_within_cells(spelled, tmp_path):
     turns = [
         [{"role": "user", "content": "it's"}, {"role": "assistant", "content": text}] for text in ("x", "y")
     ]
@@ -89,7 +89,7 @@ def test_a_long_cell_is_read(tmp_path):
         (b"prompt,chosen,winner\na,b,c\n", r"rows.csv:2 has the fields prompt .text., chosen .text., winner"),
     ],
 )
-def test_a_table_of_nothing_is_refused(raw, says, tmp_path):
+def test_a_table_without_rows_is_refused(raw, says, tmp_path):
     (tmp_path / "rows.csv").write_bytes(raw)
     with pytest.raises(UserError, match=says):
         read_pairs(tmp_path / "rows.csv")

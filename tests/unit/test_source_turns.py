@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What turns say beside their text: tool calls, results, tools, system prompts and parts reach the judge."""
+"""What turns hold besides text: tool calls, results, tools, system prompts and parts reach the judge."""
 
 import json
 
@@ -38,8 +38,8 @@ def prompts(pairs):
     return [task.messages[-1]["content"] for task in make_tasks(pairs, 0, TEMPLATE)]
 
 
-def test_tool_calls_are_shown_and_tell_answers_apart(tmp_path):
-    """Two of the answers say the same words and call different tools."""
+def test_tool_calls_are_shown_and_distinguish_answers(tmp_path):
+    """Two answers have the same text but call different tools."""
     rows = [
         {"chosen": [ASK, turn("assistant", text, tool_calls=[call("weather")])],
          "rejected": [ASK, turn("assistant", "One moment.", tool_calls=[call("clock")])]}
@@ -51,8 +51,8 @@ def test_tool_calls_are_shown_and_tell_answers_apart(tmp_path):
         assert "[tool call: weather()]" in text and "One moment.\n[tool call: clock()]" in text
 
 
-def test_calls_that_are_the_same_are_identical_answers(tmp_path):
-    """Ids and the spelling of arguments make no difference."""
+def test_answers_with_the_same_calls_are_identical(tmp_path):
+    """Ids and the formatting of arguments do not matter."""
     sides = [
         [turn("assistant", None, tool_calls=[call("weather", '{"city":"Oslo"}', id="call_1")])],
         [turn("assistant", "", tool_calls=[call("weather", {"city": "Oslo"}, id="call_2")])],
@@ -83,13 +83,13 @@ def test_calls_that_are_the_same_are_identical_answers(tmp_path):
         ({"refusal": "I will not."}, "I will not."),
     ],
 )
-def test_the_spellings_of_a_call(made, shown):
+def test_spellings_of_a_call(made, shown):
     row = {"prompt": [ASK], "chosen": [turn("assistant") | made], "rejected": [turn("assistant", "No.")]}
     assert pair_from_row(row).chosen == shown
 
 
 @pytest.mark.parametrize("made", [[{"arguments": "{}"}], [call("")], [3], "f()", {"f": 1}, [call(None)]])
-def test_a_call_that_cannot_be_shown_has_a_reason_of_its_own(made, tmp_path):
+def test_a_call_that_cannot_be_shown_is_dropped_under_a_reason(made, tmp_path):
     good = {"prompt": [ASK], "chosen": [turn("assistant", "Yes.")], "rejected": [turn("assistant", "No.")]}
     bad = {**good, "chosen": [turn("assistant", "Yes!", tool_calls=made)]}
     loaded = read(tmp_path, good, bad)
@@ -119,7 +119,7 @@ def test_results_say_which_call_they_answer():
 
 
 def test_an_answer_may_be_several_turns():
-    """A call, its result and what is made of it; the conversations part where the assistant first differs."""
+    """A call, its result and the final answer; the conversations fork where the assistant first differs."""
     result = turn("tool", "Rain.", tool_call_id="c1")
     chosen = [ASK, LOOK, result, turn("assistant", "It rains.")]
     later = pair_from_row(
@@ -147,7 +147,7 @@ def test_a_question_after_the_fork_is_an_early_fork():
     assert caught.value.reason == "early_fork"
 
 
-def test_a_system_prompt_and_tools_of_the_row(tmp_path):
+def test_a_row_s_system_prompt_and_tools(tmp_path):
     tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
     row = {"chosen": [ASK, LOOK], "rejected": [ASK, turn("assistant", "Rain.")], "system": "Be brief."}
     with_tools = {**row, "chosen": [ASK, turn("assistant", "Sun.")], "tools": tools}
@@ -181,7 +181,7 @@ def test_questions_are_shown_with_their_system_prompt():
         ),
     ],
 )
-def test_parts_of_a_content(content, shown):
+def test_contents_made_of_parts(content, shown):
     row = {"prompt": [turn("user", content)], "chosen": "a", "rejected": "b"}
     assert pair_from_row(row).prompt == [turn("user", shown)]
 
@@ -194,7 +194,7 @@ def test_parts_of_a_content(content, shown):
         {"prompt": "What is it?", "images": ["x.png"]},
     ],
 )  # fmt: skip
-def test_what_is_no_text_leaves_the_row_out(more, tmp_path):
+def test_a_row_with_anything_but_text_is_left_out(more, tmp_path):
     good = {"prompt": "What is it?", "chosen": "a", "rejected": "b", "images": []}
     loaded = read(tmp_path, good, good | more)
     assert len(loaded.pairs) == 1 and loaded.drops == {"not_text": 1}
@@ -267,8 +267,8 @@ FIELDS = [
 
 @settings(max_examples=400, deadline=None)
 @given(st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=2))
-def test_no_row_brings_prepare_down(row):
-    """Whatever a row holds, it is a pair that can be written, or goes under a reason."""
+def test_no_row_crashes_prepare(row):
+    """Any row either gives a pair that can be written, or is dropped under a reason."""
     prompt_of(row)
     try:
         pairs = [pair_from_row(plain) for plain in plain_rows(row)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading preference pairs, and making tasks of them."""
+"""Reading preference pairs and making tasks from them."""
 
 import gzip
 import json
@@ -77,8 +77,8 @@ def test_every_form_of_file_gives_the_same_pairs(tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")
     (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
     (tmp_path / "e.json.gz").write_bytes(gzip.compress((tmp_path / "b.json").read_bytes()))
-    (tmp_path / "f.jsonl").write_text(json.dumps(rows))  # an array under the wrong name
-    write_lines(tmp_path / "g.json", rows)  # and the other way round
+    (tmp_path / "f.jsonl").write_text(json.dumps(rows))  # an array in a file named .jsonl
+    write_lines(tmp_path / "g.json", rows)  # and lines in a file named .json
     (tmp_path / "h.jsonl").write_bytes((tmp_path / "a.jsonl").read_bytes().replace(b"\n", b"\r\n\r\n"))
     expected = read_pairs(tmp_path / "a.jsonl").pairs
     assert len(expected) == 5
@@ -98,7 +98,7 @@ def test_every_form_of_file_gives_the_same_pairs(tmp_path):
     assert loaded.drops == {"duplicate": 50}
 
 
-def test_what_is_left_out_is_counted_with_its_line(tmp_path):
+def test_dropped_rows_are_counted_with_their_lines(tmp_path):
     good = row()
     rows = [
         '{"chosen": [',
@@ -168,7 +168,7 @@ def test_what_is_left_out_is_counted_with_its_line(tmp_path):
         ("a.jsonl", b"{}\n", "none of the 1 rows is a preference pair"),
     ],
 )
-def test_a_file_of_nothing_is_refused(tmp_path, name, content, says):
+def test_a_file_without_usable_rows_is_refused(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=says):
         read_pairs(tmp_path / name)
@@ -202,7 +202,7 @@ def test_an_array_is_read_piece_by_piece_as_json_reads_it(tmp_path_factory, rows
                 list(read_rows(path))
 
 
-def test_an_array_is_not_held_whole(tmp_path):
+def test_an_array_is_not_held_in_memory_whole(tmp_path):
     item = row("q" * 2000)
     (tmp_path / "big.json").write_text(json.dumps([item] * 10_000))  # 40 MB
     tracemalloc.start()
@@ -229,7 +229,7 @@ def test_missing_files_damaged_files_and_empty_folders(tmp_path):
         read_pairs(packed)
 
 
-def test_an_id_that_pairs_share_gives_way(tmp_path):
+def test_an_id_shared_by_pairs_is_replaced(tmp_path):
     rows = [{"id": "x", "prompt": "q", "chosen": c, "rejected": "bad"} for c in ("one", "two")]
     forward = read_pairs(write_lines(tmp_path / "p.jsonl", rows)).pairs
     backward = read_pairs(write_lines(tmp_path / "p.jsonl", rows[::-1])).pairs
@@ -258,7 +258,7 @@ def test_tasks_show_the_answers_in_a_seeded_order():
         type(task).from_dict(task.to_dict())
 
 
-def test_both_orders_are_two_tasks_a_pair():
+def test_both_orders_give_two_tasks_per_pair():
     tasks = list(make_tasks(PAIRS, 7, TINY, both_orders=True))
     assert len({task.id for task in tasks}) == len(tasks) == 800
     assert {task.pair_id: {t.label for t in tasks if t.pair_id == task.pair_id} for task in tasks[:20]} == {
@@ -267,7 +267,7 @@ def test_both_orders_are_two_tasks_a_pair():
     assert tasks[::2] == list(make_tasks(PAIRS, 7, TINY))
 
 
-def test_the_split_keeps_prompts_together_and_moves_nothing():
+def test_the_split_keeps_prompts_together_and_is_stable():
     train, validation = split_pairs(PAIRS, 0.25, 3)
     assert len(train) + len(validation) == 400
     assert 60 < len(validation) < 140
@@ -282,6 +282,6 @@ def test_the_split_keeps_prompts_together_and_moves_nothing():
 
 
 @given(st.text(), st.text(), st.text(min_size=1))
-def test_content_ids_do_not_run_together(prompt, a, b):
+def test_content_ids_separate_their_parts(prompt, a, b):
     turns = [turn("user", prompt)]
     assert content_id(turns, a, b) != content_id(turns, a + b, "")

@@ -49,7 +49,7 @@ def test_evaluate_every_model_at_every_setting(evaluated):
     )
 
 
-def test_evaluate_goes_on_by_model_setting_and_task(evaluated):
+def test_evaluate_resumes_by_model_setting_and_task(evaluated):
     whole, first = evaluated(FakePool())
 
     class Cut(FakePool):

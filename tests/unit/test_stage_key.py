@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What counts towards a stage's key besides the recipe's own values."""
+"""What counts towards a stage's key besides the recipe's values."""
 
 import pytest
 from fake_pool import RECIPES
@@ -27,7 +27,7 @@ def of(recipe, *overrides):
     return identity(load_recipe(RECIPES / f"{recipe}.yaml", overrides), {})
 
 
-def test_an_edited_template_makes_prepare_again(template, tmp_path):
+def test_an_edited_template_reruns_prepare(template, tmp_path):
     small = ["prepare.tiny_judge.train=4", "prepare.tiny_judge.validation=2"]
     words = [f"judge.template={template}", f"runs_dir={tmp_path}/runs", *small]
     cfg = load_recipe(RECIPES / "0_prepare.yaml", words)
@@ -44,7 +44,7 @@ def test_a_template_s_wording_counts_where_prompts_are_made_from_it(template):
     asks = [
         ("0_prepare", True),
         ("2_generate", False),
-        ("7_evaluate", False),  # held-out tasks bring their prompts
+        ("7_evaluate", False),  # held-out tasks come with their prompts
         ("7_evaluate inputs.rmb=x", True),
     ]
     words = [f"judge.template={template}"]
@@ -57,7 +57,7 @@ def test_a_template_s_wording_counts_where_prompts_are_made_from_it(template):
         assert changed == ("input judge.template changed" if counts else "")
 
 
-def test_the_package_s_own_templates_leave_the_key_as_it_was():
+def test_templates_of_the_package_do_not_change_the_key():
     assert "input judge.template" not in of("0_prepare")
 
 
@@ -81,18 +81,18 @@ evaluate:
 
 
 def test_the_order_of_models_and_logs_is_part_of_an_evaluation(tmp_path):
-    """Rows are in it, and the first model is what the others are compared with."""
+    """The order decides the table's rows, and the other models are compared with the first."""
 
     def keys(models, logs):
         path = tmp_path / "7_evaluate.yaml"
         path.write_text(EVALUATE % (models, logs))
         cfg = load_recipe(path)
-        # as `context._inputs` has them: by name, whatever the order
+        # as `context._inputs` has them: by name, in any order
         names = sorted([*(f"models.{m}" for m in cfg.evaluate.models), *cfg.evaluate.logs])
         return identity(cfg, {name: {"sha256": name} for name in names})
 
     first = keys("one: x, two: y", "a: u, b: v")
-    assert first == keys("one: elsewhere, two: y", "a: u, b: v")  # where it lies is not what it is
+    assert first == keys("one: elsewhere, two: y", "a: u, b: v")  # a path is not content
     moved = keys("two: y, one: x", "a: u, b: v")
     assert what_changed(first, moved) == "evaluate.models ['one', 'two'] → ['two', 'one']"
     moved = keys("one: x, two: y", "b: v, a: u")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kill between a file's taking its place and the end of what it was made from leaves nothing behind."""
+"""A kill after a file is in place, before the partial file behind it is removed, leaves nothing behind."""
 
 import shutil
 from pathlib import Path
@@ -21,8 +21,8 @@ def files(ctx):
     return {str(p.relative_to(ctx.work)): p.read_bytes() for p in ctx.work.rglob("*") if p.is_file()}
 
 
-def killed_at_every_end_of_a_file(monkeypatch, run):
-    """``run(work)`` killed where it removes its first file, its second, and so on; each ends as the whole."""
+def killed_at_every_removal(monkeypatch, run):
+    """Kill ``run(work)`` at each file removal in turn; resumed, it must end like an unbroken run."""
     whole = files(run("whole"))
     real, kills = Path.unlink, 0
     while True:
@@ -46,7 +46,7 @@ def killed_at_every_end_of_a_file(monkeypatch, run):
 
 
 @pytest.mark.parametrize("stage", ["generate", "scored", "mine"])
-def test_a_kill_before_the_partial_file_goes(context, tasks, monkeypatch, tmp_path, stage):
+def test_a_kill_before_the_partial_file_is_removed(context, tasks, monkeypatch, tmp_path, stage):
     name, module, recipe = (
         ("mine", mine, "5_mine") if stage == "mine" else ("generate", generate, "2_generate")
     )
@@ -59,10 +59,10 @@ def test_a_kill_before_the_partial_file_goes(context, tasks, monkeypatch, tmp_pa
         module.run(ctx)
         return ctx
 
-    assert killed_at_every_end_of_a_file(monkeypatch, run) == (3 if stage == "scored" else 1)
+    assert killed_at_every_removal(monkeypatch, run) == (3 if stage == "scored" else 1)
 
 
-def test_a_kill_before_an_evaluation_s_paths_go(context, tasks, monkeypatch, tmp_path):
+def test_a_kill_before_an_evaluation_s_paths_are_removed(context, tasks, monkeypatch, tmp_path):
     held_out = list(read_tasks(tmp_path / "runs" / "0_prepare" / "validation.jsonl"))[:3]
     for name in ("1_grpo_zero", "4_sft", "6_grpo_hard"):
         shutil.copytree(TINY, tmp_path / "runs" / name / "hf")
@@ -73,6 +73,4 @@ def test_a_kill_before_an_evaluation_s_paths_go(context, tasks, monkeypatch, tmp
         evaluate.run(ctx)
         return ctx
 
-    assert (
-        killed_at_every_end_of_a_file(monkeypatch, run) == 4 * 2
-    )  # of each model: the partial paths, the paths
+    assert killed_at_every_removal(monkeypatch, run) == 4 * 2  # for each model: the partial paths, the paths

@@ -52,7 +52,7 @@ def test_mine_takes_the_best_of_several_examples_as_the_rationale(context, tasks
         messages = [*task.messages, {"role": "assistant", "content": text}]
         return SftExample(task.id, messages, r_star, 0.5, validity, "r_star")
 
-    # as filter.top_k=3 leaves them: by sample, not by R*
+    # as filter.top_k=3 writes them: ordered by sample, not by R*
     several = [("low", 0.2, 0.9), ("best", 0.8, 0.5), ("less valid", 0.8, 0.4), ("last", 0.5, 0.9)]
     write_jsonl(tmp_path / "e.jsonl", [example(task, *values) for task in tasks for values in several])
     ctx = context("5_mine", *words, f"inputs.examples={tmp_path}/e.jsonl", pool=FakePool(tasks))
@@ -76,7 +76,7 @@ def test_mine_keeps_the_bands_and_drops_the_never_right(context, tasks):
     whole = context("5_mine", *words, pool=FakePool(tasks))
     mine.run(whole)
     hard = list(read_jsonl(whole.work / "hard.jsonl", HardTask))
-    assert {task.accuracy for task in hard} == {0.5}  # the fake pool is right twice of four times
+    assert {task.accuracy for task in hard} == {0.5}  # the fake pool answers two of four right
     with pytest.raises(UserError, match=r"none of the 30 hard tasks passes mine\.bands \[\[0\.6, 1"):
         mine.run(context("5_mine", *words, "mine.bands=[[0.6, 1]]", pool=FakePool(tasks), work="none"))
     words[2] = "mine.samples=1"

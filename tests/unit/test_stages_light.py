@@ -44,7 +44,7 @@ def test_generate_writes_every_path_in_the_order_of_the_tasks(context, tasks):
     assert not list(ctx.work.glob("*.partial"))
 
 
-def test_generate_goes_on_where_it_was_stopped(context, tasks):
+def test_generate_resumes_where_it_was_stopped(context, tasks):
     whole = context("2_generate", *few(), pool=FakePool(tasks), work="whole")
     generate.run(whole)
     stopped = FakePool(tasks, stop_after=5)
@@ -53,7 +53,7 @@ def test_generate_goes_on_where_it_was_stopped(context, tasks):
     rest = FakePool(tasks)
     ctx = context("2_generate", *few(), pool=rest, work="cut")
     partial = ctx.work / "paths.jsonl.partial"
-    # a task whose paths are not all there, and a torn line, as a kill leaves them
+    # a task with some paths missing and a torn line, as a kill leaves them
     lines = partial.read_bytes().splitlines(keepends=True)
     partial.write_bytes(b"".join(lines[:-2]) + lines[-2][:40])
     generate.run(ctx)
@@ -64,7 +64,7 @@ def test_generate_goes_on_where_it_was_stopped(context, tasks):
     assert done.prompts == []
 
 
-def test_generate_ends_when_it_is_asked_to_and_keeps_what_it_has(context, tasks):
+def test_generate_ends_on_a_stop_request_and_keeps_finished_paths(context, tasks):
     class Asked(FakePool):
         def answer(self, prompt, sample):
             if len(self.prompts) == 5:
@@ -81,7 +81,7 @@ def test_generate_ends_when_it_is_asked_to_and_keeps_what_it_has(context, tasks)
     assert len(rest.prompts) == 12 - 5
 
 
-def test_seeds_depend_on_the_task_and_the_run_alone(context, tasks):
+def test_seeds_depend_only_on_the_task_and_the_run(context, tasks):
     def seeds(*words):
         pool = FakePool(tasks)
         generate.run(context("2_generate", *words, pool=pool, work=f"w{len(words)}{words[-1]}"))
@@ -108,7 +108,7 @@ def test_generate_drops_prompts_that_are_too_long(context, tasks):
         )
 
 
-def test_tasks_files_that_hold_none(tmp_path, tasks):
+def test_tasks_files_without_tasks_are_refused(tmp_path, tasks):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match="has no tasks"):
         load_tasks(tmp_path / "empty.jsonl")
@@ -168,7 +168,7 @@ def test_filter_top_k_floors_and_extremes(context, generated):
         load_recipe(RECIPES / "3_filter.yaml", ["filter.min_validity=1.5"])
 
 
-def test_filter_reads_compressed_files_alike(context, generated, tmp_path):
+def test_filter_reads_compressed_files_too(context, generated, tmp_path):
     plain = context("3_filter", work="plain")
     filter_stage.run(plain)
     for name in ("tasks", "paths"):
@@ -196,7 +196,7 @@ def test_filter_without_a_right_path_says_what_to_do(context, generated, tmp_pat
         ({"reasoning_prob_sum": 1e9}, "cannot be a sum of"),
     ],
 )
-def test_filter_names_the_file_of_paths_that_cannot_be(context, generated, tmp_path, change, says):
+def test_filter_names_the_file_of_impossible_paths(context, generated, tmp_path, change, says):
     records = [path.to_dict() for path in generated]
     records[0] |= change
     (tmp_path / "odd.jsonl").write_text("\n".join(map(json.dumps, records)))
@@ -210,7 +210,7 @@ def test_filter_with_the_wrong_tasks_says_so(context, generated, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["generate", "mine"])
-def test_seven_shards_in_any_order_two_of_them_cut_are_the_whole(context, tasks, tmp_path, stage):
+def test_seven_shards_in_any_order_two_of_them_interrupted_make_the_whole(context, tasks, tmp_path, stage):
     run, recipe = {"generate": (generate.run, "2_generate"), "mine": (mine.run, "5_mine")}[stage]
     words = [f"{stage}.skip_tasks=0", f"{stage}.max_tasks=null", f"{stage}.samples=3", BASE]
     whole = context(recipe, *words, pool=FakePool(tasks), work="whole")
@@ -229,11 +229,11 @@ def test_seven_shards_in_any_order_two_of_them_cut_are_the_whole(context, tasks,
             with pytest.raises(KeyboardInterrupt):
                 run(context(recipe, *given, pool=pool, work=f"shard{shard}"))
             partial = tmp_path / f"shard{shard}" / "paths.jsonl.partial"
-            partial.write_bytes(partial.read_bytes()[:-40])  # as a kill in the middle of a line leaves it
+            partial.write_bytes(partial.read_bytes()[:-40])  # as a kill within a line leaves it
         pool = FakePool(list(reversed(tasks)))
         run(context(recipe, *given, pool=pool, work=f"shard{shard}"))
         asked.update(prompt.id for prompt in pool.prompts)
-    # of the two tasks a cut shard had answered, one was whole and is not asked again
+    # an interrupted shard had answered two tasks; the complete one is not asked again
     assert set(asked.values()) == {1} and len(asked) == 30 - 2
 
     paths = [str(tmp_path / f"shard{shard}") for shard in order]
@@ -261,7 +261,7 @@ def test_seven_shards_in_any_order_two_of_them_cut_are_the_whole(context, tasks,
         run(fewer)
 
 
-def test_a_shard_may_be_empty_and_adding_tasks_moves_none(context, tasks):
+def test_a_shard_may_be_empty_and_added_tasks_move_no_others(context, tasks):
     shares = [take_shard(tasks, f"{index}/9") for index in range(1, 10)]
     assert sorted(task.id for share in shares for task in share) == sorted(task.id for task in tasks)
     assert max(map(len, shares)) < 12

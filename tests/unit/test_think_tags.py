@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A path of one template's model in the form of another's: one opening tag, one closing tag, all reasoning.
+"""One model's path in the form of another's chat template: one opening tag, one closing tag, all reasoning.
 
-What is trained is what was sampled, where the model that learns would have sampled it itself.
+Training sees the sampled tokens wherever the trained model could have sampled them itself.
 """
 
 import json
@@ -48,12 +48,12 @@ def tokenizers(folders):
 
 
 def native(name, text=REASONING + CLOSING):
-    """What a model of the family samples after its own prompt."""
+    """The response that a model of this family samples after its prompt."""
     return text if FAMILIES[name].opens else f"<think>\n{text}"
 
 
 def sampled(tokenizer, ids, finish="stop"):
-    """The path of sampled tokens."""
+    """The path made from sampled tokens."""
     whole = [*ids, tokenizer.eos_token_id] if finish == "stop" else list(ids)
     completion = Completion("t", 0, whole, [-0.1] * len(whole), finish)
     begun = begun_by(tokenizer.opening)
@@ -62,12 +62,12 @@ def sampled(tokenizer, ids, finish="stop"):
 
 
 def learnt(folder, example, *words):
-    """(ids, prompt's length) of an example to a model."""
+    """(token ids, prompt length) of an example for the model in `folder`."""
     recipe = load_recipe(recipes_root() / "tiny" / "4_sft.yaml", [f"model.hf_path={folder}", *words])
     return Examples(recipe, folder).tokens(example)
 
 
-def test_the_families_are_what_they_stand_for(tokenizers):
+def test_the_families_represent_distinct_templates(tokenizers):
     opened = {name: begun_by(tokenizer.opening) for name, tokenizer in tokenizers.items()}
     assert opened == {name: "<think>\n" if FAMILIES[name].opens else "" for name in FAMILIES}
     assert len({tokenizer.digest for tokenizer in tokenizers.values()}) == len(FAMILIES)
@@ -76,7 +76,7 @@ def test_the_families_are_what_they_stand_for(tokenizers):
         {"role": "assistant", "content": f"<think>\n{REASONING}{CLOSING}"},
     ]
     more = [*turns, {"role": "user", "content": "and now?"}]
-    for name in ("qwq", "qwen3"):  # so no assistant's turn may be rendered
+    for name in ("qwq", "qwen3"):  # these templates drop reasoning, so an assistant turn must not be rendered
         assert "Okay" not in tokenizers[name].render(more, add_generation_prompt=True)
 
 
@@ -97,7 +97,7 @@ def test_sft_of_each_family_on_each_familys_path(folders, tokenizers, writer, ta
 
 @pytest.fixture
 def generating(context, tmp_path):
-    """A context of stage generate, with a pool that keeps what it is asked."""
+    """A context of stage generate, with a pool that records its prompts."""
     write_jsonl(tmp_path / "tasks.jsonl", [TASK])
     words = [f"inputs.tasks={tmp_path / 'tasks.jsonl'}", "model.hf_path=asset:tiny_judge"]
     return context("2_generate", *words, pool=FakePool())
@@ -125,8 +125,8 @@ def test_the_scorer_of_each_family_on_each_familys_path(
 
 
 @pytest.mark.parametrize("target", FAMILIES)
-def test_a_file_of_an_earlier_version_says_nothing_of_its_prompt(folders, tokenizers, target):
-    """Its text tells: a closing tag with no opening one before it was opened by the prompt."""
+def test_a_file_of_an_earlier_version_does_not_record_its_prompt(folders, tokenizers, target):
+    """The text tells: if a closing tag has no opening tag before it, the prompt opened the reasoning."""
     reads = tokenizers[target]
     for text in (REASONING + CLOSING, f"<think>\n{REASONING}{CLOSING}"):
         messages = [*TASK.messages, {"role": "assistant", "content": text}]
@@ -134,8 +134,8 @@ def test_a_file_of_an_earlier_version_says_nothing_of_its_prompt(folders, tokeni
         assert list(ids[prompt:-1]) == response_ids(reads, native(target))
 
 
-def test_what_a_response_prefix_began_belongs_to_the_prompt(folders, tokenizers):
-    """Examples put in the mouth of a model without tags; the last one's reasoning is gone on with."""
+def test_a_response_prefix_belongs_to_the_prompt(folders, tokenizers):
+    """The prefix gives a model without tags worked examples; the model continues the last one's reasoning."""
     prefix = "<think>x</think>\\n[[B]]\\n\\n<think>Answer"
     given = f'judge.response_prefix="{prefix}"'
     reads = tokenizers["llama3_1"]
@@ -172,7 +172,7 @@ def test_what_a_response_prefix_began_belongs_to_the_prompt(folders, tokenizers)
         ("</think><think>a", "", None),
     ],
 )
-def test_a_turn_has_one_pair_of_tags_or_is_none(text, begun, whole):
+def test_a_turn_needs_exactly_one_pair_of_tags(text, begun, whole):
     assert whole_turn(text, begun) == whole
 
 
@@ -187,11 +187,11 @@ def test_a_turn_has_one_pair_of_tags_or_is_none(text, begun, whole):
         ("<think>\nr</think>a", "", "<think>\nr</think>a"),
     ],
 )
-def test_the_rest_of_a_turn_goes_on_where_the_prompt_ends(turn, begun, rest):
+def test_the_rest_of_a_turn_continues_where_the_prompt_ends(turn, begun, rest):
     assert rest_of_turn(turn, begun) == rest
 
 
-# -- what is trained is what was sampled -----------------------------------------------------------------
+# -- training sees the sampled tokens --------------------------------------------------------------------
 
 
 def test_an_untagged_path_has_no_r_star_and_is_counted(tokenizers):
@@ -200,20 +200,20 @@ def test_an_untagged_path_has_no_r_star_and_is_counted(tokenizers):
         assert path.answer_tokens == 0
         if not FAMILIES[name].opens:
             assert path.correct and ineligible(path) == "no_think_tags"
-    # one that an earlier version had cut at the verdict's line
+    # a path that an earlier version split at the verdict's line
     cut = ReasoningPath("t", 0, "so\n[[A]]", 2, 2, 1.0, 1.0, "A", "ok", True, "stop", "m")
     assert ineligible(cut) == "no_think_tags"
     assert selection_report([cut, replace(cut, sample=1, correct=False)])["ineligible_paths"] == {
         "no_think_tags": 1,
         "wrong": 1,
     }
-    # mining still shows a right answer, R* or not
+    # mining still keeps a right answer as the rationale, with or without R*
     (case,) = mine_hard_cases([replace(cut, sample=n, correct=n > 0, text=f"{n} [[A]]") for n in range(3)])
     assert case.rationale == "1 [[A]]"
 
 
 def spelled_out(tokenizer):
-    """An answer that spells its end-of-turn token, and a word, in tokens that no tokenizer would choose."""
+    """A response that spells the end-of-turn token, and a word, in tokens that no tokenizer would choose."""
     letters = [response_ids(tokenizer, letter)[0] for letter in tokenizer.decode([tokenizer.eos_token_id])]
     odd = [response_ids(tokenizer, letter)[0] for letter in "right"]
     closing = response_ids(tokenizer, "\n</think>\n\n[[A]]")
@@ -221,7 +221,7 @@ def spelled_out(tokenizer):
 
 
 @pytest.mark.parametrize("target", FAMILIES)
-def test_a_spelled_end_of_turn_ends_no_turn(folders, tokenizers, target):
+def test_a_spelled_out_end_of_turn_does_not_end_the_turn(folders, tokenizers, target):
     wrote, reads = tokenizers["qwq"], tokenizers[target]
     ids = spelled_out(wrote)
     assert wrote.eos_token_id not in ids
@@ -229,7 +229,7 @@ def test_a_spelled_end_of_turn_ends_no_turn(folders, tokenizers, target):
     assert "<|im_end|>right" in path.text
     got, prompt = learnt(folders[target], to_sft_example(path, TASK))
     assert reads.eos_token_id not in got[prompt:-1]
-    control = [text for text in reads.special_tokens if "think" not in text]  # the tags are meant to be there
+    control = [text for text in reads.special_tokens if "think" not in text]  # the tags belong there
     assert not {reads.encode(text)[0] for text in control} & set(got[prompt:-1])
     if target == "qwq":
         assert list(got[prompt:-1]) == ids, "as sampled, whatever tokens the text would be split into"
@@ -238,7 +238,7 @@ def test_a_spelled_end_of_turn_ends_no_turn(folders, tokenizers, target):
         assert "<|im_end|>right" in reads.decode(got[prompt:-1])
 
 
-def test_a_broken_character_is_trained_as_sampled_or_left_out(folders, tokenizers):
+def test_a_broken_character_is_trained_on_as_sampled_or_left_out(folders, tokenizers):
     wrote = tokenizers["qwq"]
     half = wrote.encode("é")[0]
     assert wrote.decode([half]) == "\N{REPLACEMENT CHARACTER}"
@@ -251,7 +251,7 @@ def test_a_broken_character_is_trained_as_sampled_or_left_out(folders, tokenizer
             learnt(folders[target], example)
 
 
-def test_the_same_tokens_after_another_opening_are_not_as_sampled(tmp_path, tokenizers):
+def test_tokens_sampled_after_another_opening_are_not_reused(tmp_path, tokenizers):
     """QwQ's tokenizer under a template that leaves `<think>` to the model."""
     folder = write_family("qwq", tmp_path / "m")
     config = json.loads((folder / "tokenizer_config.json").read_text())
@@ -266,7 +266,7 @@ def test_the_same_tokens_after_another_opening_are_not_as_sampled(tmp_path, toke
     assert other.eos_token_id not in tokens
 
 
-def test_tags_that_are_control_tokens_stay_what_a_rollout_samples(tmp_path):
+def test_tags_that_are_control_tokens_are_encoded_as_sampled(tmp_path):
     folder = write_family("qwq", tmp_path / "m")
     file = folder / "tokenizer.json"
     file.write_text(file.read_text().replace('"special": false', '"special": true'))
@@ -287,7 +287,7 @@ def test_tags_that_are_control_tokens_stay_what_a_rollout_samples(tmp_path):
         ("r\N{REPLACEMENT CHARACTER}</think>[[A]]", r"with a broken character \(U\+FFFD\)"),
     ],
 )
-def test_what_the_scorer_cannot_be_given_is_counted(generating, folders, tokenizers, tmp_path, text, why):
+def test_paths_that_cannot_be_scored_are_counted(generating, folders, tokenizers, tmp_path, text, why):
     path = sampled(tokenizers["qwq"], tokenizers["qwq"].encode(text))
     write_jsonl(tmp_path / "sampled.jsonl", [path])
     scorer = Scorer(folders["qwen3"], "qwen3", keep_token_ids=True, keep_probs=False)
@@ -298,13 +298,13 @@ def test_what_the_scorer_cannot_be_given_is_counted(generating, folders, tokeniz
         raise Unfit(scored.unscored)
 
 
-def test_an_example_without_tags_is_learnt_as_it_stands_where_no_reasoning_is_asked_for(folders, tokenizers):
+def test_an_example_without_tags_is_trained_on_unchanged_if_no_reasoning_is_opened(folders, tokenizers):
     example = SftExample("t", [*TASK.messages, {"role": "assistant", "content": "A."}], 0, 0, 0, "written")
     ids, prompt = learnt(folders["llama3_1"], example)
     assert tokenizers["llama3_1"].decode(ids[prompt:-1]) == "A."
     with pytest.raises(Unfit, match="without one pair of think tags"):
         learnt(folders["qwq"], example)
-    # unless it says that it was written for that very prompt
+    # unless the example says that it was written for this prompt
     content = [*TASK.messages, {"role": "assistant", "content": "<think>\nA."}]
     ids, prompt = learnt(folders["qwq"], replace(example, messages=content, begun="<think>\n"))
     assert tokenizers["qwq"].decode(ids[prompt:-1]) == "A."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The generated task and its base model's material: what the stages rely on."""
+"""The generated task and the training data of its base model: what the stages rely on."""
 
 import json
 import random
@@ -130,7 +130,7 @@ def test_a_clean_trace():
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_styles_are_told_by_their_marks(style):
+def test_styles_are_recognized_by_their_marks(style):
     rng = random.Random(2)
     habits = Habits({style: 1.0}, slip=0.2, bad_format=0.2)
     for _ in range(300):
@@ -138,7 +138,7 @@ def test_styles_are_told_by_their_marks(style):
         assert written == mode(text) == style
 
 
-def test_clean_traces_judge_right_and_slips_do_not_always():
+def test_clean_traces_judge_right_and_slips_sometimes_wrong():
     rng = random.Random(3)
     right = Counter()
     for slip in (0.0, 0.5):
@@ -149,7 +149,7 @@ def test_clean_traces_judge_right_and_slips_do_not_always():
     assert right[0.0] == 300 and 100 < right[0.5] < 270
 
 
-def test_verdicts_of_the_base_habits():
+def test_verdicts_follow_the_habits_of_the_base():
     rng = random.Random(4)
     count, readable, styles, right = 4000, 0, Counter(), 0
     for _ in range(count):
@@ -177,7 +177,7 @@ def test_base_examples_are_records_of_training_questions_only(phase):
         assert Question(int(chain[2]), operations, -1, ("", "")).split == "train"
 
 
-def test_look_up_examples_ask_for_a_digit_they_name():
+def test_look_up_examples_ask_for_a_digit_that_they_name():
     lengths = Counter()
     for example in base_examples("lookup", 200, 1):
         asked, first, second = example.messages[0]["content"].split("\n")
@@ -213,7 +213,7 @@ def test_the_initial_model_is_a_seeded_safetensors_file(tmp_path):
         assert blobs[0][8 + size + start : 8 + size + stop] == array.tobytes()
 
 
-def test_the_shipped_model_has_the_shape_the_recipes_make():
+def test_the_shipped_model_has_the_shape_that_the_recipes_expect():
     config = json.loads((ASSET / "config.json").read_text(encoding="utf-8"))
     wanted = base_config(config["vocab_size"], config["pad_token_id"], config["eos_token_id"])
     assert {name: config.get(name) for name in wanted} == wanted
@@ -232,7 +232,7 @@ class TestTokenizer:
         tokenizers = pytest.importorskip("tokenizers")
         return tokenizers.Tokenizer.from_file(str(ASSET / "tokenizer.json"))
 
-    def test_every_example_comes_back_from_its_tokens(self, tokenizer):
+    def test_every_example_survives_tokenization(self, tokenizer):
         for phase in PHASES:
             for example in base_examples(phase, 100, 7):
                 for message in example.messages:

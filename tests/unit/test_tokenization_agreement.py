@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizers compared with transformers of both environments, once a content; where they differ: refused."""
+"""Tokenizers compared with transformers of both environments, once per content; a difference is refused."""
 
 import shutil
 import sys
@@ -17,21 +17,21 @@ from reasongrm_nemo.run.pipeline import run_pipeline
 from reasongrm_nemo.run.stage import run_stage
 
 HERE = [(sys.executable, metadata.version("transformers"))]
-# A class whose defaults, four further tokens, this package does not know.
+# A class with four further tokens by default, which this package does not know.
 UNKNOWN = {
     "tokenizer_class": "BloomTokenizerFast",
     "pad_token": ABSENT,
     "bos_token": ABSENT,
     "unk_token": ABSENT,
 }
-# As transformers 5 saves; transformers 4 knows neither the class nor a list of extra tokens.
+# As transformers 5 saves a tokenizer; transformers 4 knows neither the class nor a list of extra tokens.
 OF_5 = {
     "tokenizer_class": "TokenizersBackend",
     "extra_special_tokens": ["<|user|>", "<|end|>"],
     "image_token": "<x>",
     "chat_template": "{{ image_token }}{{ messages[-1]['content'] }}{{ eos_token }}",
 }
-# Classes that transformers 5 builds anew, with a normalizer and a pre-tokenizer tokenizer.json does not have.
+# Classes that transformers 5 rebuilds, with a normalizer and a pre-tokenizer that tokenizer.json lacks.
 OLDER_ALONE = {"a class with defaults", "a class whose defaults are new"}
 
 
@@ -52,7 +52,7 @@ def counted(monkeypatch):
     return asked
 
 
-def test_a_folder_is_compared_once_while_its_content_stays(tmp_path, monkeypatch):
+def test_a_folder_is_compared_once_while_its_content_is_the_same(tmp_path, monkeypatch):
     asked = counted(monkeypatch)
     one = write(tmp_path / "one", {"added_tokens_decoder": DECODER})
     words = f"as transformers {HERE[0][1]} reads it"
@@ -65,13 +65,13 @@ def test_a_folder_is_compared_once_while_its_content_stays(tmp_path, monkeypatch
     assert agreement.check_agreement(one, HERE) == words and len(asked) == 2
 
 
-def test_a_home_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
+def test_a_cache_folder_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert agreement.check_agreement(TINY, HERE) == f"as transformers {HERE[0][1]} reads it"
 
 
-def test_other_tokens_are_refused_in_one_sentence_and_never_remembered(tmp_path, memory):
+def test_differing_tokens_are_refused_in_one_sentence_and_not_cached(tmp_path, memory):
     folder = write(tmp_path / "model", UNKNOWN)
     for _ in range(2):
         with pytest.raises(UserError, match=r"differs from transformers .*save_pretrained") as refusal:
@@ -115,7 +115,7 @@ def test_each_part_of_the_answer_is_compared(part, value, says):
         agreement.check(ours, theirs, "9")
 
 
-def test_where_no_python_has_transformers_it_says_so(tmp_path):
+def test_without_transformers_the_result_says_so(tmp_path):
     assert agreement.check_agreement(TINY, []) == "not compared with transformers (no python here has it)"
     words = agreement.check_agreement(TINY, [(str(tmp_path / "none"), "5")])
     assert (
@@ -123,9 +123,9 @@ def test_where_no_python_has_transformers_it_says_so(tmp_path):
     )
 
 
-def test_transformers_5_reads_the_same_and_its_own_folders_too(tmp_path, rollout_python):
-    """One process for all folders, as its start takes seconds."""
-    # A Qwen2 model's tokenizer version 5 builds anew, with NFC, whatever tokenizer.json says.
+def test_transformers_5_agrees_on_its_folders_and_on_older_ones(tmp_path, rollout_python):
+    """One process for all folders, since starting one takes seconds."""
+    # Version 5 rebuilds a Qwen2 model's tokenizer, with NFC, whatever tokenizer.json says.
     bare = {"config.json": {}}
     cases = {name: write(tmp_path / str(i), CASES[name], bare) for i, name in enumerate(CASES)}
     # A list of tokens with flags is an error in version 5.
@@ -145,7 +145,7 @@ def test_transformers_5_reads_the_same_and_its_own_folders_too(tmp_path, rollout
     assert set(differ) == OLDER_ALONE, "\n".join(f"{name}: {differ[name]}" for name in differ)
 
 
-def test_a_folder_that_the_trainer_s_transformers_cannot_read_is_compared_with_the_other(
+def test_a_folder_unreadable_for_the_trainer_s_transformers_is_compared_with_the_other(
     tmp_path, rollout_python
 ):
     folder = write(tmp_path / "five", OF_5, {"config.json": {}})
@@ -163,7 +163,7 @@ def generate(tmp_path, model, *words):
     return load_recipe(RECIPES / "2_generate.yaml", [*given, "generate.max_tasks=2", *words])
 
 
-def test_a_stage_compares_before_it_begins_and_writes_down_what_with(tmp_path, tasks):
+def test_a_stage_compares_before_it_begins_and_records_the_versions(tmp_path, tasks):
     pool = FakePool(tasks)
     with pytest.raises(UserError, match="differs from transformers"):
         run_stage(generate(tmp_path, write(tmp_path / "odd", UNKNOWN)), Console(quiet=True), pool)
@@ -172,7 +172,7 @@ def test_a_stage_compares_before_it_begins_and_writes_down_what_with(tmp_path, t
     assert manifest["tokenizers"] == {"model": f"as transformers {HERE[0][1]} reads it"}
 
 
-def test_a_stage_without_transformers_goes_on_and_says_so(tmp_path, tasks, monkeypatch, capsys):
+def test_a_stage_without_transformers_continues_and_says_so(tmp_path, tasks, monkeypatch, capsys):
     from reasongrm_nemo.run import tokenizers
 
     monkeypatch.setattr(tokenizers, "_environments", lambda cfg: [])

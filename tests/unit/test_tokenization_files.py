@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens and settings that stand outside tokenizer.json, held against transformers' own reading."""
+"""Tokens and settings outside tokenizer.json, compared with what transformers reads."""
 
 import pytest
 from tokenizer_cases import ABSENT, CASES, DECODER, OLDER, bare_byte_level, token, write
@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 
 def check_equal(path):
-    """Our reading and transformers': every id, every decoded text, every number."""
+    """Assert that we and transformers read the same: every id, every decoded text, every number."""
     transformers = pytest.importorskip("transformers")
     theirs, ours = transformers.AutoTokenizer.from_pretrained(path), load_tokenizer(path)
     for text in TEXTS:
@@ -46,15 +46,15 @@ def test_tokens_beside_tokenizer_json_are_read_as_transformers_reads_them(folder
 
 
 @pytest.mark.parametrize("case", ["as it is", "added_tokens_decoder", "additional_special_tokens"])
-def test_the_older_files_count_where_no_added_tokens_decoder_is(folder, case):
+def test_the_older_files_count_where_there_is_no_added_tokens_decoder(folder, case):
     _, ours = check_equal(folder(CASES[case], OLDER))
-    assert ours.encode("<x>") == [425]  # in either case one token
+    assert ours.encode("<x>") == [425]  # one token in either case
 
 
 @pytest.mark.parametrize("wanted", [ABSENT, None, True, False])
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("bare", [True, False])
-def test_add_prefix_space_acts_where_transformers_lets_it(folder, wanted, before, bare):
+def test_add_prefix_space_applies_where_it_does_in_transformers(folder, wanted, before, bare):
     def edit(whole):
         bare_byte_level(before)(whole)
         if not bare:
@@ -63,7 +63,7 @@ def test_add_prefix_space_acts_where_transformers_lets_it(folder, wanted, before
     check_equal(folder({"add_prefix_space": wanted}, edit=edit))
 
 
-def test_a_padding_token_of_tokenizer_json_counts_where_the_configuration_has_none(folder):
+def test_a_padding_token_in_tokenizer_json_counts_where_the_configuration_has_none(folder):
     def edit(whole):
         whole["padding"] = {
             "strategy": {"Fixed": 8},
@@ -79,7 +79,7 @@ def test_a_padding_token_of_tokenizer_json_counts_where_the_configuration_has_no
     assert ours.pad_token_id == 1
 
 
-def test_a_chat_of_tokens_outside_tokenizer_json_is_not_split_into_letters(folder):
+def test_chat_tokens_outside_tokenizer_json_are_not_split_into_letters(folder):
     template = (
         "{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -92,7 +92,7 @@ def test_a_chat_of_tokens_outside_tokenizer_json_is_not_split_into_letters(folde
     assert len(wanted) == 4
 
 
-def test_a_named_token_of_the_configuration_ends_a_turn(folder):
+def test_the_configuration_s_eos_token_ends_a_turn(folder):
     path = folder({"eos_token": "<|end|>", "added_tokens_decoder": DECODER})
     assert stop_token_ids(load_tokenizer(path), path) == [423, 2]
 
@@ -104,7 +104,7 @@ def test_a_folder_without_tokenizer_config_is_read(folder):
     check_equal(path)
 
 
-def test_equal_tokens_have_an_equal_digest(folder):
+def test_the_digest_depends_only_on_the_tokens(folder):
     before = load_tokenizer(folder({})).digest
     assert load_tokenizer(folder({"chat_template": "another"})).digest == before
     assert load_tokenizer(folder({"added_tokens_decoder": DECODER})).digest != before

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our reading of tokenizer.json and chat templates against transformers' own, and what is refused."""
+"""How we read tokenizer.json and chat templates, compared with transformers; and what is refused."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ TOOLS = (
 
 @pytest.fixture
 def folder(tmp_path):
-    """The tiny judge's tokenizer with a chat template of the test's choosing."""
+    """The tiny judge's tokenizer with the given chat template."""
 
     def make(template=None, **changes):
         for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -89,7 +89,7 @@ def test_special_tokens_are_known():
     assert {"<|im_start|>", "<|im_end|>"} <= set(load_tokenizer(TINY).special_tokens)
 
 
-def test_stop_tokens_are_gathered_once_each(folder):
+def test_stop_tokens_are_collected_without_duplicates(folder):
     path = folder()
     tokenizer = load_tokenizer(path)
     end = tokenizer.eos_token_id
@@ -122,12 +122,12 @@ def test_other_places_of_a_chat_template(folder):
         (REFUSING, "no system turn"),
     ],
 )
-def test_templates_that_fail_or_reach_out_are_refused(folder, template, says):
+def test_templates_that_fail_or_leave_the_sandbox_are_refused(folder, template, says):
     with pytest.raises(UserError, match=says):
         load_tokenizer(folder(template)).render([{"role": "system", "content": "x"}], True)
 
 
-def test_folders_that_hold_no_tokenizer(tmp_path, folder):
+def test_folders_without_a_tokenizer_are_refused(tmp_path, folder):
     with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
         load_tokenizer(tmp_path)
     path = folder()
@@ -136,7 +136,7 @@ def test_folders_that_hold_no_tokenizer(tmp_path, folder):
         load_tokenizer(path)
 
 
-def test_a_template_in_a_file_of_its_own_goes_first(folder):
+def test_a_template_in_a_separate_file_takes_precedence(folder):
     transformers = pytest.importorskip("transformers")
     path = folder(CHATML)
     (path / "chat_template.jinja").write_text("FILE {{ messages[0]['content'] }}")
@@ -173,7 +173,7 @@ def test_templates_transformers_compiles_are_compiled(folder, template):
     assert wanted and load_tokenizer(path).render(MESSAGES, add_generation_prompt=True) == wanted
 
 
-def test_a_folder_of_further_templates_gives_the_default_one(folder):
+def test_a_folder_of_named_templates_gives_the_default_one(folder):
     path = folder("CONFIG")
     extra = path / "additional_chat_templates"
     extra.mkdir()
@@ -217,7 +217,7 @@ def test_templates_of_a_wrong_shape_are_refused_in_one_sentence(folder, template
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     ],
 )
-def test_whatever_a_template_raises_is_one_sentence(folder, expression):
+def test_any_error_of_a_template_becomes_one_sentence(folder, expression):
     tokenizer = load_tokenizer(folder(expression), date="2026-11-29")
     with pytest.raises(UserError, match=r"the chat template of .* refuses the messages: ") as refusal:
         tokenizer.render(MESSAGES, True)
@@ -237,7 +237,7 @@ def test_whatever_a_template_raises_is_one_sentence(folder, expression):
         ('{"eos_token_id": -1}', "eos_token_id is -1"),
     ],
 )
-def test_a_broken_file_of_stop_tokens_is_one_sentence(folder, name, text, says):
+def test_a_broken_file_of_stop_tokens_is_refused_in_one_sentence(folder, name, text, says):
     path = folder()
     (path / name).write_text(text)
     with pytest.raises(UserError, match=says) as refusal:
@@ -248,7 +248,7 @@ def test_a_broken_file_of_stop_tokens_is_one_sentence(folder, name, text, says):
 TODAY = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}{{ messages[0].content }}"
 
 
-def test_the_date_is_the_one_given_and_never_the_clocks(folder):
+def test_the_date_is_the_given_one_and_never_the_clocks(folder):
     path = folder(TODAY)
     dated = load_tokenizer(path, date="2024-07-26")
     assert dated.render(MESSAGES, True).startswith("26 Jul 2024Q:")

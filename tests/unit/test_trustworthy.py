@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intervals by the bootstrap, two runs compared, votes, and what a log says beside its scores."""
+"""Bootstrap intervals, comparisons of two runs, votes, and other figures of a log."""
 
 import math
 import random
@@ -31,7 +31,7 @@ def test_elements_give_the_scores(benchmark):
     assert scores == pytest.approx(run.result.values(), abs=1e-12)
 
 
-def test_released_reads_are_resampled_as_they_are_scored():
+def test_verdicts_read_as_released_are_resampled_as_scored():
     run = score_rows("rm_bench", "x", drawn_log("rm_bench", 0.6, 2, items=3), "rm_r1", draws=0)
     elements = rm_bench.elements(run.subsets, run.rules)
     _, sums, counts, weights = elements.arrays()
@@ -43,7 +43,7 @@ def test_released_reads_are_resampled_as_they_are_scored():
 
 @pytest.mark.parametrize("chunk", [resample._CHUNK, 1000])
 def test_the_interval_of_a_plain_mean_is_the_normal_one(chunk, monkeypatch):
-    """Also where the draws are made two at a time."""
+    """Also when the draws are made two at a time."""
     monkeypatch.setattr(resample, "_CHUNK", chunk)
     # 400 independent items, 30 % right: standard error sqrt(0.3 * 0.7 / 400) = 0.0229
     elements = Elements({"score": {"only": 1.0}})
@@ -56,7 +56,7 @@ def test_the_interval_of_a_plain_mean_is_the_normal_one(chunk, monkeypatch):
 
 
 def test_cells_of_an_item_are_drawn_together():
-    """Nine cells that are always alike are worth one: the interval is three times as wide."""
+    """Nine cells that always agree count as one: the interval is three times as wide."""
     widths = []
     for same in (1.0, 0.0):
         run = score_rows("rm_bench", "x", drawn_log("rm_bench", 0.5, 3, items=60, same=same))
@@ -83,12 +83,12 @@ def test_items_of_one_prompt_are_drawn_together():
         ]
         score = score_rows("rmb", "x", log, partial=True).result.scores["Pairwise Harmlessness"]
         widths.append(score.high - score.low)
-    assert widths[0] / widths[1] == pytest.approx(2, rel=0.3)  # ten prompts of four, against forty
+    assert widths[0] / widths[1] == pytest.approx(2, rel=0.3)  # ten prompts of four items, not forty of one
 
 
 @pytest.mark.parametrize("benchmark", MODULES)
 def test_a_random_judge_is_inside_its_interval_and_one_seed_is_one_interval(benchmark):
-    """Of 40 random judges the truth is outside some 2 intervals; 8 or more have a chance of 1 in 1,500."""
+    """Of 40 random judges some 2 intervals miss the truth; 8 or more do so with a chance of 1 in 1,500."""
     truth = {"rewardbench": ("Score", 0.5), "rm_bench": ("avg", 0.5), "rmb": ("Overall", (0.5 + 0.25) / 2)}
     name, value = truth[benchmark]
     outside = 0
@@ -103,7 +103,7 @@ def test_a_random_judge_is_inside_its_interval_and_one_seed_is_one_interval(benc
     assert (again.low, again.high) == pytest.approx((score.low, score.high), abs=1e-12)
 
 
-def test_where_nothing_varies_the_interval_stays_the_other_one():
+def test_where_nothing_varies_the_combined_interval_is_kept():
     log = [judged("rm_bench", pair, True) for pair in pairs_of("rm_bench", 2)]
     score = score_rows("rm_bench", "x", log).result.scores["avg"]
     assert score.method == "combined" and score.low < score.value == score.high == 1.0
@@ -135,7 +135,7 @@ def test_a_run_against_itself_differs_in_nothing(benchmark):
 def test_paired_intervals_are_narrower_where_judges_agree():
     base = drawn_log("rewardbench", 0.6, 1, items=40)
     rng = random.Random(2)
-    # the second judge is the first, but for a tenth that turns from wrong to right
+    # the second judge equals the first, except for a tenth that turns from wrong to right
     better = [
         judged("rewardbench", (v.subset, v.item_id, v.cell), v.correct or rng.random() < 0.25) for v in base
     ]

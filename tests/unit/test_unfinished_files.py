@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an interrupted stage had finished is recorded, and compared when it goes on."""
+"""Files that an interrupted stage had finished are recorded, and compared when the stage resumes."""
 
 import json
 import time
@@ -18,7 +18,7 @@ from reasongrm_nemo.stages import filter as filter_stage
 from reasongrm_nemo.stages import generate
 
 
-def test_a_damaged_file_of_an_interrupted_stage_is_not_believed(tmp_path, monkeypatch):
+def test_a_damaged_file_of_an_interrupted_stage_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").write_text("defaults: [base/filter]\nruns_dir: runs\ninputs: {paths: p, tasks: p}\n")
     Path("p").write_text("p")
@@ -54,12 +54,12 @@ def test_a_damaged_file_of_an_interrupted_stage_is_not_believed(tmp_path, monkey
         go()
     assert made == [1]
     interrupted = False
-    file.unlink()  # what the sentence says to do
+    file.unlink()  # as the error tells the user to
     manifest = go().manifest
     assert made == [1, 1] and "whole" not in manifest
 
 
-def test_what_was_sampled_whole_is_recorded(context, tasks):
+def test_a_completely_sampled_file_is_recorded(context, tasks):
     words = f"model.hf_path={TINY}", "generate.skip_tasks=0", "generate.keep_probs=true"
     ctx = context("2_generate", *words, pool=FakePool(tasks))
     state = {"key": "k", "identity": {}, "sessions": [{"start": time.time()}]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy `last`: one way of reading for models with and without think tags."""
+"""Policy `last`: the same parsing for models with and without think tags."""
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,7 @@ TASK = JudgeTask("t", "p", "s", [{"role": "user", "content": "?"}], "A", "chosen
         ("x</think>[[A]] or [[B]]", True, "- conflicting"),
         ("x</think>[[A]] or\n[[B]]", True, "- conflicting"),
         ("x</think>neither", True, "- no_verdict"),
-        # reasoning that never ends
+        # reasoning that is never closed
         ("I lean to [[B]]", True, "- unfinished"),
         ("<think> I lean to [[B]]", False, "- unfinished"),
         ("x</think>[[A]] <think>or [[B]]", True, "- unfinished"),
@@ -40,14 +40,14 @@ TASK = JudgeTask("t", "p", "s", [{"role": "user", "content": "?"}], "A", "chosen
         ("", False, "- no_verdict"),
     ],
 )
-def test_what_counts(text, opened, expected):
+def test_which_verdict_counts(text, opened, expected):
     verdict, status = expected.split()
     parsed = parse_verdict(text, "last", opened)
     assert (parsed.verdict or "-", parsed.status) == (verdict, status)
 
 
 @given(st.text(alphabet="ab\n[]AB</think>"), st.booleans())
-def test_a_response_cut_at_the_limit_has_no_verdict(text, opened):
+def test_a_truncated_response_has_no_verdict(text, opened):
     parsed = parse_verdict(text + "[[A]]", "last", opened, finished=False)
     assert parsed.verdict is None and parsed.status in ("unfinished", "cut_off")
 
@@ -84,7 +84,7 @@ def completion(text, finish="stop"):
     return Completion("t", 0, ids, [-0.5] * len(ids), finish)
 
 
-def test_a_completion_is_read_once_with_all_that_decides():
+def test_a_completion_is_parsed_once_with_everything_that_decides():
     reader = CompletionReader(Letters(), "last", opened=False)
     reading = reader.read(completion("[[B]]? no.\n[[A]]"), TASK)
     assert (reading.verdict, reading.correct, reading.status) == ("A", True, "ok")

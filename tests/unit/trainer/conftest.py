@@ -7,19 +7,19 @@ from small_models import MODELS, write_model
 
 @pytest.fixture(scope="session", params=list(MODELS))
 def any_model(request, tmp_path_factory):
-    """A folder for each entry of MODELS."""
+    """The checkpoint folder of each entry of MODELS in turn."""
     return write_model(request.param, tmp_path_factory.mktemp("models") / request.param)
 
 
 @pytest.fixture
 def qwen2_untied(tmp_path):
-    """An untied Qwen2, of the test's own."""
+    """An untied Qwen2 in a folder that the test may change."""
     return write_model("qwen2_untied", tmp_path / "qwen2_untied")
 
 
 @pytest.fixture(scope="module")
 def one_rank(tmp_path_factory):
-    """A process group and Megatron's parallel state of this process alone."""
+    """A process group and Megatron's parallel state with this process as the only rank."""
     import torch.distributed as dist
     from megatron.core import parallel_state
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A log-prob gap that means "wrong" stops GRPO, one that means "look" is said, a usual one is neither."""
+"""A log-prob gap past the stop bound ends GRPO, one past the warning bound is reported, others pass."""
 
 import pytest
 
@@ -27,20 +27,20 @@ def outcome(gap, words=(), age=0):
         (3e-7, [], 0, "fine"),  # seen on the tiny model
         (1e-3, [], 0, "warn"),
         (0.02, [], 0, "stop"),
-        (1.7, [], 0, "stop"),  # a base that vLLM read with another rope
+        (1.7, [], 0, "stop"),  # a base that vLLM reads with another rope
         (0.02, BF16, 0, "fine"),  # one of the two in bf16 is enough
         (0.1, BF16, 0, "warn"),
         (1.7, BF16, 0, "stop"),
         (0.1, ["grpo.max_lag=1"], 1, "fine"),  # the policy has moved by an update
-        (0.1, ["grpo.max_lag=1"], 0, "stop"),  # the first step's has not
+        (0.1, ["grpo.max_lag=1"], 0, "stop"),  # on the first step it has not
         (0.5, ["grpo.max_lag=1"], 1, "warn"),
         (1.7, ["grpo.max_lag=1"], 1, "stop"),
         (0.015, ["rollout.temperature=0.5"], 0, "warn"),  # logits that differ by 0.0075
         (0.02, ["grpo.log_prob_gap.stop.fp32=0.1"], 0, "warn"),
-        (float("nan"), [], 0, "fine"),  # the loss is no number either, and that is counted
+        (float("nan"), [], 0, "fine"),  # the loss is NaN too, and counted as such
     ],
 )
-def test_what_a_gap_leads_to(gap, words, age, expected):
+def test_the_outcome_of_a_gap(gap, words, age, expected):
     assert outcome(gap, words, age) == expected
 
 

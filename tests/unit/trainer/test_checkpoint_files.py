@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders as libraries and people leave them: what transformers takes loads, what is ambiguous is refused."""
+"""Folders as libraries and users leave them: what transformers reads is loaded, ambiguity is refused."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def test_a_tied_model_with_another_head_is_refused(head, tied, tmp_path):
 
 
 def beside_the_index(folder, change=lambda tensors: tensors):
-    """transformers would take this file, vLLM the shards that the index names."""
+    """Add model.safetensors: transformers would read that file, vLLM the shards that the index names."""
     save(folder, "model.safetensors", change(tensors_of(folder)))
 
 
@@ -93,7 +93,7 @@ def test_an_index_beside_other_tensors_in_one_file_is_refused(change, tied, tmp_
         convert.hf_to_megatron(tied, tmp_path / "m", Layout())
 
 
-def test_of_several_ranks_one_compares(tied):
+def test_only_one_of_several_ranks_compares(tied):
     tensors = as_one_file(tied)
     save(tied, "model.safetensors", tensors | {HEAD: tensors[EMBEDDING] + 1})
     known = [HFTensors(tied, compare=False).infos[name] for name in tensors]
@@ -102,7 +102,7 @@ def test_of_several_ranks_one_compares(tied):
         HFTensors(tied).check(known)
 
 
-def test_an_index_of_one_file_is_no_second_model(tied):
+def test_an_index_of_one_file_is_not_a_second_model(tied):
     tensors = as_one_file(tied)
     (tied / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(tensors, "model.safetensors")}))
     assert HFTensors(tied).infos.keys() == tensors.keys()
@@ -125,7 +125,7 @@ def test_shards_without_an_index_are_refused(tied):
 
 
 def test_shards_left_beside_one_file_are_refused(tied):
-    """vLLM loads every file where no index says which; transformers and we take the one."""
+    """Without an index vLLM loads every file; transformers and we load model.safetensors alone."""
     shard = min(tied.glob("*.safetensors"))
     kept = load_file(shard)
     as_one_file(tied)
@@ -134,7 +134,7 @@ def test_shards_left_beside_one_file_are_refused(tied):
         HFTensors(tied)
 
 
-def test_weights_in_pytorchs_own_format_get_a_sentence(tied):
+def test_weights_in_pytorchs_format_are_refused_in_a_sentence(tied):
     as_one_file(tied)
     (tied / "model.safetensors").rename(tied / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"pytorch_model\.bin, .* save the weights as safetensors"):

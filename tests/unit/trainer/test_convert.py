@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversion: exact both ways at every parallelism, whole or nothing, and one sentence for bad input."""
+"""Conversion: exact in both directions at every parallelism, all or nothing, one sentence for bad input."""
 
 import itertools
 import json
@@ -46,7 +46,7 @@ def test_pieces_and_files_may_be_smaller_than_a_parameter(any_model, tmp_path, m
     assert_same(tensors_of(any_model), tensors_of(tmp_path / "h"))
 
 
-def test_dtypes_change_on_the_way_when_asked(qwen2_untied, tmp_path):
+def test_dtypes_are_converted_on_request(qwen2_untied, tmp_path):
     convert.hf_to_megatron(qwen2_untied, tmp_path / "m", Layout(2), torch.bfloat16)
     assert convert.verify(qwen2_untied, tmp_path / "m")
     convert.megatron_to_hf(tmp_path / "m", tmp_path / "h")
@@ -65,7 +65,7 @@ def test_nemo_s_config_names_the_precision_of_the_weights(qwen2_untied, tmp_path
     assert OmegaConf.load(tmp_path / "m" / "model_config.yaml").precision == precision
 
 
-def test_a_recipes_rope_is_in_what_is_written(qwen2_untied, tmp_path):
+def test_a_recipes_rope_is_in_the_written_config(qwen2_untied, tmp_path):
     rope = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
     convert.hf_to_megatron(qwen2_untied, tmp_path / "m", Layout(), rope=rope)
     convert.megatron_to_hf(tmp_path / "m", tmp_path / "h")
@@ -101,7 +101,7 @@ def test_safetensors_are_what_the_library_reads(tmp_path):
         write_safetensors(tmp_path / "y.safetensors", infos, ([t.double()] for t in tensors.values()))
 
 
-def test_a_killed_conversion_leaves_nothing_that_looks_whole_and_can_be_repeated(qwen2_untied, tmp_path):
+def test_a_killed_conversion_leaves_nothing_that_looks_complete_and_can_be_repeated(qwen2_untied, tmp_path):
     target = tmp_path / "m"
     for delay in (0.0, 0.02):
         process = command("hf_to_megatron", qwen2_untied, target)
@@ -110,7 +110,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_whole_and_can_be_repeated
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        if target.exists():  # it was faster than the kill
+        if target.exists():  # the conversion finished before the kill
             assert convert.verify(qwen2_untied, target)
             return
     done = command("hf_to_megatron", qwen2_untied, target, "--verify", "--json")
@@ -122,7 +122,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_whole_and_can_be_repeated
 
 @pytest.mark.parametrize("saved_by", [4, 5])
 def test_llama_31_keeps_its_scaling(saved_by, tmp_path):
-    """In every spelling, whichever the checkpoint came in."""
+    """In every spelling, whichever spelling the checkpoint used."""
     folder = write_model("llama_31", tmp_path / "llama")
     nested = LLAMA_31 | {"rope_theta": 5e5}
     if saved_by == 5:
@@ -134,8 +134,8 @@ def test_llama_31_keeps_its_scaling(saved_by, tmp_path):
     assert config["rope_theta"] == 5e5 and config["rope_parameters"] == nested
 
 
-def test_a_conversion_is_made_anew_only_where_the_weights_changed(qwen2_untied, tmp_path):
-    """`--if-changed`, which the cluster's jobs give, whatever stands there."""
+def test_a_conversion_is_redone_only_if_the_weights_changed(qwen2_untied, tmp_path):
+    """With `--if-changed`, which the cluster's jobs pass whether or not a conversion exists."""
     source, target = tmp_path / "hf", tmp_path / "m"
     shutil.copytree(qwen2_untied, source)
 
@@ -161,7 +161,7 @@ def test_a_conversion_is_made_anew_only_where_the_weights_changed(qwen2_untied, 
 
 
 @pytest.mark.parametrize(("export", "step"), [("last", 20), ("best", 10)])
-def test_a_training_stage_is_converted_from_what_it_exported(export, step, tmp_path, monkeypatch):
+def test_a_training_stage_is_converted_from_its_exported_checkpoint(export, step, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "conversion"))
     from megatron_to_hf import exported_checkpoint
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversion of what is damaged or does not fit: one sentence, status 2, nothing half-written."""
+"""Conversion of damaged or mismatching input: one sentence, status 2, nothing half-written."""
 
 import os
 import shutil
@@ -73,7 +73,7 @@ def break_the_index(folder):
         (break_the_index, "index.json"),
     ],
 )
-def test_damaged_hugging_face_folders(damage, message, qwen2_untied, tmp_path):
+def test_damaged_hugging_face_folders_are_refused(damage, message, qwen2_untied, tmp_path):
     damage(qwen2_untied)
     with pytest.raises(UserError, match=message):
         convert.hf_to_megatron(qwen2_untied, tmp_path / "m", Layout(2))
@@ -111,7 +111,7 @@ def smuggle_code(weights):
         (smuggle_code, "it refers to .*system"),
     ],
 )
-def test_damaged_megatron_checkpoints(damage, message, qwen2_untied, tmp_path):
+def test_damaged_megatron_checkpoints_are_refused(damage, message, qwen2_untied, tmp_path):
     convert.hf_to_megatron(qwen2_untied, tmp_path / "m", Layout(2))
     damage(tmp_path / "m" / "model_weights")
     with pytest.raises(UserError, match=message):
@@ -135,7 +135,7 @@ def test_another_models_checkpoint_is_refused(qwen2_untied, tmp_path):
         (Layout(1, 2, first=4), "with .4. layers at the ends"),
     ],
 )
-def test_layouts_that_do_not_fit(layout, message, qwen2_untied, tmp_path):
+def test_layouts_that_do_not_fit_are_refused(layout, message, qwen2_untied, tmp_path):
     with pytest.raises(UserError, match=message):
         convert.hf_to_megatron(qwen2_untied, tmp_path / "m", layout)
 
@@ -150,13 +150,13 @@ def test_a_folder_that_exists_is_left_alone(qwen2_untied, tmp_path):
 
 @pytest.mark.parametrize("late", [False, True])
 def test_no_space_left(late, qwen2_untied, tmp_path, monkeypatch):
-    """Known beforehand from the free space, and met by a writing thread all the same."""
+    """Foreseen from the free space, and met by a writing thread all the same."""
     if late:
         real = torch.save
 
         def full(tensor, out):
             if out.tell() > 20000:
-                os.write(os.open("/dev/full", os.O_WRONLY), b"x")  # the kernel's own ENOSPC
+                os.write(os.open("/dev/full", os.O_WRONLY), b"x")  # a real ENOSPC from the kernel
             real(tensor, out)
 
         monkeypatch.setattr(torch, "save", full)

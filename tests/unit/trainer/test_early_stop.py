@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When validation has stopped getting better."""
+"""Early stopping when validation no longer improves."""
 
 from reasongrm_nemo.megatron.early_stop import EarlyStop
 
@@ -13,14 +13,14 @@ def ends_after(scores, patience):
     return None
 
 
-def test_ends_after_so_many_without_a_better_one():
+def test_ends_after_a_given_number_of_validations_without_improvement():
     assert ends_after([0.5, 0.6, 0.6, 0.5, 0.9], 2) == 4
     assert ends_after([0.5, 0.6, 0.6, 0.7, 0.6], 2) is None
     assert ends_after([0.5] * 100, 0) is None
     assert ends_after([0.5, 0.5], 1) == 2
 
 
-def test_goes_on_counting_after_a_resume():
+def test_continues_counting_after_a_resume():
     first, second = EarlyStop(2), EarlyStop(2)
     first.note(0.5)
     first.note(0.4)

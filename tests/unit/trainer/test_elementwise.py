@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The written-out kernels are PyTorch's compositions, in value and gradient.
+"""The hand-written kernels equal PyTorch's compositions in value and gradient.
 
-In fp64, where gradients must hold to 1e-6 of finite differences (gradcheck) and values to 1e-12.
+In fp64: gradients within 1e-6 of finite differences (gradcheck), values within 1e-12.
 """
 
 import pytest
@@ -38,7 +38,7 @@ def test_equals_the_composition(case):
     assert torch.autograd.gradcheck(ours, inputs)
 
 
-def test_half_precision_is_worked_on_in_fp32():
+def test_half_precision_is_computed_in_fp32():
     x, weight = X.detach().bfloat16(), WEIGHT.detach().bfloat16()
     wanted = F.rms_norm(x.float(), (8,), weight.float(), 1e-3)
     # one rounding of the result to 8 bits

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From completions to samples: what is kept, what is shaped, what is left out."""
+"""From completions to samples: which groups are kept, how rewards are shaped, what is left out."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -39,8 +39,8 @@ def group(texts, lengths, finishes=None, words=()):
 RIGHT, WRONG = "</think>[[A]]", "</think>[[B]]"
 
 
-def test_shaping_never_decides_what_is_kept():
-    """A group of wrong answers stays out however much their lengths, and so their rewards, differ."""
+def test_shaping_never_decides_which_groups_are_kept():
+    """A group of wrong answers is skipped however much the lengths, and so the rewards, differ."""
     cfg = config(overlong={"buffer": 10, "penalty": 1.0})
     wrong = group([WRONG] * 3, [1, 95, 100])
     assert len(set(shaped_rewards([wrong], cfg, 100))) == 3
@@ -48,7 +48,7 @@ def test_shaping_never_decides_what_is_kept():
     assert group([RIGHT, WRONG], [100, 100]).kept
 
 
-def test_long_answers_lose_reward_and_so_advantage():
+def test_long_answers_lose_reward_and_advantage():
     cfg = config(overlong={"buffer": 10, "penalty": 0.5}, advantage={"std": False})
     kept = group([RIGHT, RIGHT, WRONG], [50, 95, 50])
     rewards = shaped_rewards([kept], cfg, 100)
@@ -68,8 +68,8 @@ def test_truncated_responses_are_left_out_of_the_loss_but_not_of_the_baseline():
     assert [s.weight for s in weighed(masked, "token", 10)] == pytest.approx([0.1, 0.0, 0.1])
 
 
-def test_the_token_that_ends_a_response_is_no_part_of_its_text():
-    """Wherever it stands but last it is: the verdict is read from what the model wrote."""
+def test_the_end_of_turn_token_is_not_part_of_a_response_s_text():
+    """Anywhere but last, the token is part of the text that the verdict is parsed from."""
     decoded = []
 
     class Tokenizer:
@@ -86,7 +86,7 @@ def test_the_token_that_ends_a_response_is_no_part_of_its_text():
     assert decoded == [[5], [5, 6], [2, 5], []]
 
 
-def test_a_steps_line_says_what_came_back():
+def test_a_steps_metrics_describe_its_rollouts():
     first = group([RIGHT, WRONG, "none"], [4, 10, 6], ["stop", "length", "stop"])
     second = group([RIGHT] * 3, [2, 2, 6])
     figures = rollout_figures([first, second])
@@ -98,14 +98,14 @@ def test_a_steps_line_says_what_came_back():
             "groups": 2,
             "response_tokens": 5.0,
             "truncated": 1 / 6,
-            "no_verdict": 2 / 6,  # the truncated one has none
+            "no_verdict": 2 / 6,  # including the truncated response
         }
     )
 
 
 @pytest.fixture
 def rewarded(monkeypatch):
-    """A function that makes a group rewarded by the given function of its readings."""
+    """A function that makes a group whose rewards come from the given function."""
 
     def make(function, texts):
         monkeypatch.setattr("reasongrm_nemo.rewards.hook.load_function", lambda name, key: function)
@@ -115,9 +115,7 @@ def rewarded(monkeypatch):
 
 
 @pytest.mark.parametrize(("right", "wrong"), [(1, 0), (2, 0), (1, -1), (0, -1), (0, 1), (0.5, 0.5)])
-def test_whatever_right_and_wrong_are_worth_groups_are_kept_and_counted_by_what_is_right(
-    right, wrong, rewarded
-):
+def test_whatever_the_rewards_groups_are_kept_and_counted_by_right_and_wrong(right, wrong, rewarded):
     def reward(reading, task):
         return (right if reading.correct else wrong), reading.correct
 
@@ -128,7 +126,7 @@ def test_whatever_right_and_wrong_are_worth_groups_are_kept_and_counted_by_what_
     assert figures["accuracy"] == 0.5 and figures["reward"] == (right + wrong) / 2
 
 
-def test_a_reward_that_does_not_tell_keeps_groups_whose_rewards_differ(rewarded):
+def test_a_reward_without_right_and_wrong_keeps_groups_whose_rewards_differ(rewarded):
     def length(reading, task):
         return float(len(reading.text))
 
@@ -137,7 +135,7 @@ def test_a_reward_that_does_not_tell_keeps_groups_whose_rewards_differ(rewarded)
     assert rollout_figures([some])["accuracy"] == pytest.approx(2 / 3), "by the verdicts then"
 
 
-def test_a_group_in_which_one_is_not_told_is_kept_by_its_rewards(rewarded):
+def test_a_group_with_one_undecided_answer_is_kept_by_its_rewards(rewarded):
     def unsure(reading, task):
         return 0.0, None if reading.verdict is None else reading.correct
 

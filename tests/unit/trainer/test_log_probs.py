@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chunked log-probs and entropies equal plain torch's, value and gradient; never more than a chunk of logits.
+"""Chunked log-probs and entropies equal plain torch's in value and gradient, with a chunk of logits at once.
 
-fp32; 1e-5 absolute and relative (other orders of summation over 29 products, seen below 3e-6). Over two
+fp32; 1e-5 absolute and relative (a different order of summing 29 products; seen below 3e-6). With two
 tensor-parallel ranks: tests/parallel/test_log_probs.py.
 """
 
@@ -31,7 +31,7 @@ def chunked(hidden, weight, targets, chunk, **options):
 def test_equals_the_plain_computation(chunk, padding, temperature):
     hidden, weight, targets, weights = case()
     *values, hidden_grad, weight_grad = plain(hidden, weight, targets, weights, temperature)
-    # rows that pad the vocabulary would win every softmax if they were counted
+    # rows that pad the vocabulary would win every softmax if they counted
     padded = torch.cat((weight, torch.full((padding, WIDTH), 5.0))).requires_grad_()
     hidden.requires_grad_()
     scores = chunked(hidden, padded, targets, chunk, temperature=temperature)
@@ -44,7 +44,7 @@ def test_equals_the_plain_computation(chunk, padding, temperature):
 
 
 @pytest.mark.parametrize("used", [0, 1])
-def test_either_score_may_go_unused(used):
+def test_either_score_may_be_unused(used):
     hidden, weight, targets, weights = case()
     only = tuple(w if i == used else torch.zeros_like(w) for i, w in enumerate(weights))
     *_, hidden_grad, weight_grad = plain(hidden, weight, targets, only)
@@ -62,7 +62,7 @@ def test_entropy_changes_no_log_prob():
 
 
 class Largest(TorchDispatchMode):
-    """Elements of the largest tensor made."""
+    """Records the number of elements of the largest tensor created."""
 
     elements = 0
 

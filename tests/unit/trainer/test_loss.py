@@ -14,7 +14,7 @@ from reasongrm_nemo.grpo.loss import clipped_surrogate, importance_weights, kl_e
     [
         (1.0, 2.0, -2.0, False),
         (1.5, 2.0, -2.4, True),  # past 1 + 0.2: no more reward for going further
-        (0.5, 2.0, -1.0, False),  # the smaller term is the plain one
+        (0.5, 2.0, -1.0, False),  # the unclipped term is the smaller one
         (1.5, -1.0, 1.5, False),
         (0.5, -1.0, 0.8, True),  # past 1 - 0.2
     ],
@@ -91,7 +91,7 @@ def test_importance_weights(correction, expected):
     assert not weights.requires_grad
 
 
-def test_weights_at_the_limits_are_within_them():
+def test_weights_at_the_limits_are_kept():
     assert importance_weights(torch.zeros(1), torch.zeros(1), "masked", (1.0, 1.0)).item() == 1.0
 
 
@@ -101,7 +101,7 @@ def test_an_unknown_correction_is_named():
 
 
 def test_aggregations_by_their_definitions():
-    """The loss of a batch, from its weights and as each paper writes it."""
+    """The loss of a batch, computed from the sample weights and by each paper's definition."""
     lengths, limit = [2, 5, 3], 10
     generator = torch.Generator().manual_seed(0)
     losses = [torch.randn(n, generator=generator) for n in lengths]
@@ -117,7 +117,7 @@ def test_aggregations_by_their_definitions():
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
-def test_what_is_left_out_weighs_nothing_and_counts_for_nothing(aggregation):
+def test_samples_left_out_have_no_weight_and_are_not_counted(aggregation):
     with_it = sample_weights([2, 99, 3], [True, False, True], aggregation, 10)
     without = sample_weights([2, 3], [True, True], aggregation, 10)
     assert with_it == [without[0], 0.0, without[1]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cutting a batch: nothing lost, nothing over budget, and what is padding never counts."""
+"""Cutting a batch: nothing is lost, nothing exceeds the budget, and padding never counts."""
 
 import itertools
 
@@ -36,8 +36,8 @@ def test_collate_scores_the_response_only():
     assert batch.advantages.tolist() == [[0.5], [-1.0]]
 
 
-def test_scored_places_are_those_of_the_mask():
-    """In the order in which hidden states lie: position by position, row by row."""
+def test_scored_positions_are_those_of_the_mask():
+    """In the memory order of hidden states: position by position, row by row."""
     batch = collate([Sample((5, 6, 7, 8, 9), 3), Sample((9, 3), 1)], [0, 1], multiple=3)
     assert sorted(batch.scored.tolist()) == batch.mask.t().flatten().nonzero().flatten().tolist()
 
@@ -49,7 +49,7 @@ def test_every_row_of_a_micro_batch_is_as_long_as_its_longest():
 
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=9), st.integers(60, 200))
 def test_no_other_cut_of_the_sorted_lengths_has_less_padding_and_fewer_micro_batches(lengths, budget):
-    """Against every cut there is."""
+    """Compared with every possible cut."""
     ordered = sorted(lengths, reverse=True)
     groups = plan_micro_batches(lengths, budget)
     ours = laid_out(lengths, groups)
@@ -60,7 +60,7 @@ def test_no_other_cut_of_the_sorted_lengths_has_less_padding_and_fewer_micro_bat
             assert not (laid_out(ordered, other) < ours and len(other) <= len(groups))
 
 
-def test_another_micro_batch_is_worth_a_quarter_of_the_mean_length():
+def test_a_further_micro_batch_costs_a_quarter_of_the_mean_length():
     assert plan_micro_batches([10, 9], 100) == [[0, 1]]  # 1 token of padding against 2.4
     assert plan_micro_batches([10, 9, 9, 9], 100) == [[0], [1, 2, 3]]  # 3 tokens against 2.3
 

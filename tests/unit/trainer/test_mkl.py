@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every element-wise function of MKL meets its first call on one thread, before NeMo or vLLM can."""
+"""Every element-wise function of MKL is first called on one thread, before NeMo or vLLM can call it."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def test_each_function_is_called_in_both_precisions_on_few_elements():
         assert calls.seen[name] == {(torch.float32, 64), (torch.float64, 64)}, name
 
 
-def test_the_cpu_platform_does_so_before_anything_else():
+def test_the_cpu_platform_makes_these_calls_before_anything_else():
     code = (
         "from reasongrm_nemo.processes import cpu_math; import sys; "
         "cpu_math.settle = lambda: sys.exit(7 if 'megatron' not in sys.modules else 1); "

@@ -31,13 +31,13 @@ def test_qwq_is_trained_in_bf16_from_fp32_weights(qwq):
     assert (qwq.trainer.precision, qwq.model.precision, qwq.model.megatron_amp_O2) == ("bf16", "bf16", True)
     assert qwq.model.optim.name == "mcore_distributed_optim"
     assert qwq.model.optim.grad_sync_dtype == "fp32"
-    # with either, weights are not whole when they are sent to the rollout server
+    # either would leave weights incomplete when they are pushed to the rollout server
     assert not qwq.model.optim.overlap_param_sync and not qwq.model.optim.overlap_grad_sync
     assert not qwq.model.optim.check_for_nan_in_grad
 
 
-def test_megatron_s_optimizer_clips_by_the_recipe(qwq):
-    """NeMo hands it the trainer's value (modelPT.py, setup_megatron_optimization); null fails in its step."""
+def test_megatron_s_optimizer_clips_gradients_as_the_recipe_says(qwq):
+    """NeMo passes on the trainer's value (modelPT.py, setup_megatron_optimization); null fails in a step."""
     assert qwq.trainer.gradient_clip_val == 1.0
 
 
@@ -55,19 +55,19 @@ def test_qwq_s_layout_and_memory(qwq):
 
 
 def test_qwq_s_yarn_is_in_the_softmax_scale(qwq):
-    """(0.1 ln 4 + 1)² / sqrt(128), for YaRN multiplies sines and cosines by that factor."""
+    """(0.1 ln 4 + 1)² / sqrt(128): YaRN multiplies sines and cosines by 0.1 ln 4 + 1."""
     assert qwq.model.softmax_scale == pytest.approx((0.1 * 1.3862943611 + 1) ** 2 / 128**0.5)
 
 
-def test_cpu_has_none_of_it():
+def test_cpu_recipes_use_none_of_these():
     config = configured("tiny/4_sft.yaml", "qwen2_5_7b", CPU)
     assert set(config.model.optim) == {"name", "lr", "betas", "eps", "weight_decay"}
     assert not config.model.megatron_amp_O2 and not config.model.offload_optimizer
     assert config.model.activations_checkpoint_granularity is None
 
 
-def test_the_simulation_has_the_gpu_s_keys_but_for_the_layers(qwq):
-    """What a GPU keeps of SwiGLU and rope is decided by keys, not by Transformer Engine."""
+def test_the_simulation_has_the_gpu_s_keys_except_for_the_layers(qwq):
+    """Keys, not Transformer Engine, decide which activations of SwiGLU and rope a GPU keeps."""
     simulated = configured("qwq_32b/1_grpo_zero.yaml", "qwq_32b", SIMULATED_GPU)
     differing = {key for key in qwq.model if qwq.model[key] != simulated.model[key]}
     assert differing == {"transformer_engine", "use_cpu_initialization"}

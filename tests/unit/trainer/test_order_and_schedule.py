@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tasks come when, and the learning rate with them."""
+"""The order of the tasks and the learning-rate schedule."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ def make_tasks(count):
     return [JudgeTask(f"t{i}", f"p{i}", "test", messages, "A", "chosen_first") for i in range(count)]
 
 
-def test_a_pass_holds_every_task_once_and_the_next_is_another():
+def test_an_epoch_holds_every_task_once_and_the_next_is_shuffled_differently():
     order = TaskOrder(make_tasks(12), per_step=4, seed=1, shuffle=True)
     passes = [[t.id for step in range(3 * p, 3 * p + 3) for t in order.take(4 * step)] for p in range(2)]
     assert sorted(passes[0]) == sorted(passes[1]) == sorted(t.id for t in order.tasks)
@@ -27,7 +27,7 @@ def test_a_pass_holds_every_task_once_and_the_next_is_another():
 @pytest.mark.parametrize(
     ("epochs", "tasks", "per_step", "steps"), [(1, 12, 4, 3), (1, 13, 4, 4), (3, 10, 4, 8), (2, 3, 8, 1)]
 )
-def test_so_many_steps_that_each_pass_takes_every_task(epochs, tasks, per_step, steps):
+def test_epochs_give_the_fewest_steps_that_take_every_task(epochs, tasks, per_step, steps):
     words = [f"grpo.epochs={epochs}", "grpo.steps=null", f"grpo.prompts_per_step={per_step}"]
     cfg = with_steps(load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml", words), tasks).grpo
     assert (cfg.steps, cfg.epochs) == (steps, None)
@@ -45,7 +45,7 @@ def test_a_step_does_not_depend_on_those_before_it():
     assert [order.take(4 * step) for step in range(6)][5] == again
 
 
-def test_few_tasks_come_round_within_one_step():
+def test_few_tasks_repeat_within_one_step():
     order = TaskOrder(make_tasks(3), per_step=8, seed=1, shuffle=False)
     assert [t.id for t in order.take(0)] == ["t0", "t1", "t2", "t0", "t1", "t2", "t0", "t1"]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each loader of the package is given a file that runs a command when it is trusted: none runs it."""
+"""Every loader of the package is given a file that runs a command if trusted; none runs the command."""
 
 import json
 import os
@@ -28,7 +28,7 @@ UNREAD = "damaged or (holds more than plain data|in an unknown format)"
 
 
 class Payload:
-    """Unpickled, it writes a file."""
+    """An object that writes a file when unpickled."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -39,7 +39,7 @@ class Payload:
 
 @pytest.fixture
 def marker(tmp_path):
-    """The file a payload writes; a test in which one does so fails."""
+    """The file that a payload writes; its test fails if the file exists at the end."""
     path = tmp_path / "marker"
     yield path
     assert not path.exists(), "the file's command was run"
@@ -67,20 +67,20 @@ def save(folder, state):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A whole one: a tensor, an object among the shards, and what is not sharded."""
+    """A complete checkpoint: a sharded tensor, a sharded object and common state."""
     return save(tmp_path / "whole", template(3.0, o=[1, 2]) | {"scheduler": {"step": 7}})
 
 
-def test_a_whole_checkpoint_is_read(checkpoint):
+def test_a_complete_checkpoint_is_read(checkpoint):
     read = plain.load(template(o=None), checkpoint)
     assert read["w"].tolist() == [3.0] * 4 and read["o"] == [1, 2] and read["scheduler"] == {"step": 7}
     assert plain.load_common(checkpoint)["scheduler"] == {"step": 7}
     assert "scheduler" not in plain.load(template(), checkpoint, weights_alone=True)
 
 
-def test_what_is_not_sharded_is_plain_or_not_read(checkpoint, marker):
+def test_common_state_is_plain_or_not_read(checkpoint, marker):
     torch.save({"scheduler": Payload(marker)}, checkpoint / "common.pt")
-    # weights alone, as from model.megatron_path: a foreign common.pt is nobody's business
+    # weights alone, as from model.megatron_path: a foreign common.pt does not matter
     assert plain.load(template(), checkpoint, weights_alone=True)["w"].tolist() == [3.0] * 4
     for load in (plain.load_common, lambda folder: plain.load(template(), folder)):
         with pytest.raises(UserError, match=f"common.pt is {UNREAD}"):
@@ -88,7 +88,7 @@ def test_what_is_not_sharded_is_plain_or_not_read(checkpoint, marker):
 
 
 @pytest.mark.parametrize("load", [Reader, lambda folder: plain.load(template(), folder, weights_alone=True)])
-def test_the_description_names_nothing_but_descriptions(load, checkpoint, marker):
+def test_the_metadata_may_refer_only_to_metadata_classes(load, checkpoint, marker):
     (checkpoint / ".metadata").write_bytes(pickle.dumps(Payload(marker)))
     with pytest.raises(UserError, match=rf"\.metadata is {UNREAD}.*system"):
         load(checkpoint)
@@ -128,7 +128,7 @@ def named(module, name):
     return b"\x80\x04" + b"".join(words) + b"\x93)R."
 
 
-def test_no_name_leads_out_of_a_description(checkpoint):
+def test_no_name_leads_out_of_the_metadata(checkpoint):
     for module, name in NAMES:
         (checkpoint / ".metadata").write_bytes(named(module, name))
         with pytest.raises(UserError, match=rf"\.metadata is {UNREAD}.*it refers to {module}.{name}"):
@@ -140,7 +140,7 @@ def test_no_name_leads_out_of_a_description(checkpoint):
 
 
 @pytest.mark.parametrize("elsewhere", ["/etc/passwd", "../other/__0_0.distcp", "a/b"])
-def test_a_description_of_files_elsewhere_is_refused(elsewhere, checkpoint):
+def test_metadata_that_points_to_files_elsewhere_is_refused(elsewhere, checkpoint):
     with (checkpoint / ".metadata").open("rb") as file:
         description = pickle.load(file)
     for info in description.storage_data.values():
@@ -151,7 +151,7 @@ def test_a_description_of_files_elsewhere_is_refused(elsewhere, checkpoint):
             load(checkpoint)
 
 
-def test_an_object_among_the_shards_is_plain(tmp_path, marker):
+def test_a_sharded_object_is_plain_or_not_read(tmp_path, marker):
     folder = save(tmp_path / "objects", template(3.0, o=Payload(marker)))
     with pytest.raises(UserError, match=UNREAD):
         plain.load(template(o=None), folder)
@@ -165,7 +165,7 @@ def test_an_object_among_the_shards_is_plain(tmp_path, marker):
         lambda folder: plain.load(template(), folder),
     ],
 )
-def test_a_shard_that_is_no_tensor_is_not_read(load, checkpoint, marker):
+def test_a_shard_that_is_not_a_tensor_is_not_read(load, checkpoint, marker):
     torch.save(Payload(marker), checkpoint / "poison")
     for file in checkpoint.glob("*.distcp"):
         poison = (checkpoint / "poison").read_bytes()
@@ -194,7 +194,7 @@ def test_a_format_that_unpickles_is_refused(text, says, checkpoint):
 
 
 def hf_folder(tmp_path, marker):
-    """Weights as a pickle, and code beside them that the config names."""
+    """A folder with pickled weights and a code file that config.json names."""
     folder = write_model("qwen2_tied", tmp_path / "hf")
     for file in folder.glob("*.safetensors*"):
         file.unlink()
@@ -208,7 +208,7 @@ def hf_folder(tmp_path, marker):
     return folder
 
 
-def test_a_hugging_face_folder_runs_nothing(tmp_path, marker):
+def test_code_in_a_hugging_face_folder_is_not_run(tmp_path, marker):
     from reasongrm_nemo.rollout.server.read_config import by_transformers
 
     folder = hf_folder(tmp_path, marker)
@@ -240,7 +240,7 @@ def test_a_chat_template_stays_in_its_sandbox(escape, tmp_path, marker):
         prompt_ids(load_tokenizer(folder), [{"role": "user", "content": "x"}])
 
 
-def test_yaml_makes_no_objects(tmp_path, marker):
+def test_yaml_creates_no_objects(tmp_path, marker):
     from reasongrm_nemo.judge.template import load_template
     from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
@@ -257,14 +257,14 @@ def test_yaml_makes_no_objects(tmp_path, marker):
 
 
 @pytest.mark.filterwarnings("ignore:pickle-based deserialization:RuntimeWarning")
-def test_data_are_text_and_numbers(tmp_path, marker):
+def test_data_files_give_only_text_and_numbers(tmp_path, marker):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from reasongrm_nemo.data.rows import read_rows
     from reasongrm_nemo.judge.symbolic import load_math_verify
 
-    # what pyarrow once unpickled of a column's description
+    # an extension type's metadata, which pyarrow once unpickled
     poison = pickle.dumps(Payload(marker))
     said = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": poison}
     field = pa.field("prompt", pa.string(), metadata=said)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rope: the same frequencies as transformers, said once, and refused where engines would differ."""
+"""Rope: the same frequencies as transformers, stated once, and refused where engines would differ."""
 
 import math
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("scaling", "length", "theta"), CASES.values(), ids=list(CASES))
-def test_frequencies_are_those_of_transformers_to_the_bit(scaling, length, theta):
+def test_frequencies_equal_those_of_transformers_bitwise(scaling, length, theta):
     config = {"rope_theta": theta, "rope_scaling": scaling, "max_position_embeddings": length}
     theirs = LlamaConfig(hidden_size=5120, num_attention_heads=40, head_dim=128, **config)
     kind = scaling["rope_type"] if scaling else "default"
@@ -42,7 +42,7 @@ def test_frequencies_are_those_of_transformers_to_the_bit(scaling, length, theta
     assert (softmax_scale(rope, 128) or 1 / math.sqrt(128)) == attention**2 / math.sqrt(128)
 
 
-def test_a_recipe_goes_before_the_checkpoint_and_reads_back_as_itself():
+def test_a_recipe_takes_precedence_over_the_checkpoint_and_reads_back_unchanged():
     config = {"rope_theta": 1e6, "max_position_embeddings": 40960}
     recipe = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
     rope = Rope.from_config(config, "config.json", recipe)
@@ -54,7 +54,7 @@ def test_a_recipe_goes_before_the_checkpoint_and_reads_back_as_itself():
 @pytest.mark.parametrize(
     ("scaling", "length", "message"),
     [
-        # transformers 4 would take 40,960 / 32,768 for the factor, vLLM 4
+        # transformers 4 would use 40,960 / 32,768 as the factor, vLLM 4
         (YARN, 40960, "131072, not 40960"),
         (YARN | {"truncate": False}, 131072, "truncate"),
         (YARN | {"mscale": 1.0}, 131072, "mscale"),
@@ -63,14 +63,14 @@ def test_a_recipe_goes_before_the_checkpoint_and_reads_back_as_itself():
         (LLAMA_31 | {"factor": None}, 131072, "lacks factor"),
     ],
 )
-def test_what_engines_read_differently_is_refused(scaling, length, message):
+def test_rope_that_engines_read_differently_is_refused(scaling, length, message):
     config = {"rope_theta": 1e6, "rope_scaling": scaling, "max_position_embeddings": length}
     with pytest.raises(UserError, match=message):
         Rope.from_config(config, "config.json")
 
 
-def test_angles_of_few_lengths_are_kept(monkeypatch):
-    """megatron-core keeps those of 32, a gibibyte at 65,536 positions."""
+def test_angles_are_cached_for_few_lengths(monkeypatch):
+    """megatron-core caches 32 lengths, 1 GiB at 65,536 positions."""
     monkeypatch.setattr(torch.cuda, "current_device", lambda: "cpu")
     embedding = RotaryEmbedding(64, 1.0, use_cpu_initialization=True)
     rope = Rope.from_config({"rope_theta": 1e4, "max_position_embeddings": 128}, "config.json")
@@ -83,7 +83,7 @@ def test_angles_of_few_lengths_are_kept(monkeypatch):
     assert embedding.forward.cache_info().currsize <= 4
 
 
-def test_linear_rope_from_a_recipe_is_what_engines_read():
+def test_linear_rope_from_a_recipe_is_what_the_engines_read():
     config = {"rope_theta": 1e4, "max_position_embeddings": 4096}
     recipe = {"type": "linear", "factor": 2.0, "original_max_position_embeddings": 4096}
     rope = Rope.from_config(config, "config.json", recipe)
@@ -100,7 +100,7 @@ def test_linear_rope_from_a_recipe_is_what_engines_read():
         ({"rope_type": "default", "rope_theta": 1e5}, "rope_theta is 1e\\+06 at .* 100000"),
     ],
 )
-def test_parameters_that_engines_read_otherwise_are_refused_wherever_they_stand(nested, says):
+def test_parameters_that_engines_read_differently_are_refused_wherever_they_are(nested, says):
     with pytest.raises(UserError, match=says):
         Rope.from_config({"rope_theta": 1e6, "rope_parameters": nested}, "config.json")
 
@@ -108,7 +108,7 @@ def test_parameters_that_engines_read_otherwise_are_refused_wherever_they_stand(
 @pytest.mark.parametrize(
     ("scaling", "parameters", "says"),
     [
-        # added to a checkpoint of transformers 5 as a model's card says
+        # added to a checkpoint of transformers 5 as a model card says
         (YARN, {"rope_type": "default"}, "rope_type is yarn in rope_scaling and default in rope_parameters"),
         (YARN, YARN | {"factor": 2.0}, "factor is 4.0 in rope_scaling and 2.0 in rope_parameters"),
         (YARN | {"type": "linear"}, None, "rope_scaling has type 'linear' and rope_type 'yarn'"),
@@ -124,8 +124,8 @@ def test_two_spellings_that_differ_are_refused(scaling, parameters, says):
 
 
 @pytest.mark.parametrize(("scaling", "length", "theta"), CASES.values(), ids=list(CASES))
-def test_each_spelling_is_read_as_one_rope(scaling, length, theta):
-    """Of transformers 4, of transformers 5, of older checkpoints, and the one that is exported."""
+def test_every_spelling_is_read_as_the_same_rope(scaling, length, theta):
+    """The spellings of transformers 4, of transformers 5, of older checkpoints, and of our exports."""
     older = scaling and {"type" if key == "rope_type" else key: value for key, value in scaling.items()}
     nested = {"rope_theta": theta, "rope_type": "default"} | (scaling or {})
     spellings = [
@@ -148,7 +148,7 @@ def test_each_spelling_is_read_as_one_rope(scaling, length, theta):
         assert written["rope_parameters"] == scaling | {"rope_theta": theta}
 
 
-def test_a_yarn_that_says_more_keeps_it():
+def test_further_parameters_of_yarn_are_kept():
     stated = YARN | {"beta_fast": 16, "attention_factor": 1.2, "truncate": True, "beta_slow": 1}
     config = {"rope_theta": 1e6, "rope_scaling": stated, "max_position_embeddings": 131072}
     written = Rope.from_config(config, "here").spelled()["rope_scaling"]

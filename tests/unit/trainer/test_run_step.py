@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step asks of the servers beside rollouts, and in which order."""
+"""What a step asks of the servers besides rollouts, and in which order."""
 
 import math
 from collections import Counter
@@ -28,7 +28,7 @@ RECIPE = recipes_root() / "tiny" / "1_grpo_zero.yaml"
 
 @pytest.fixture
 def asked(monkeypatch):
-    """A function that runs both steps of a run and gives what was asked, in order."""
+    """A function that runs a run of two steps and returns the requests in order."""
     figures = {"response_tokens": 1.0, "groups": 1}
     monkeypatch.setattr(trainers, "rollout_figures", lambda groups: dict(figures))
 
@@ -57,8 +57,8 @@ def asked(monkeypatch):
     return run
 
 
-def test_servers_are_paused_only_where_a_push_lets_them_go_on(asked):
-    """Servers outlive a stage: after its last step the next one asks them."""
+def test_servers_are_paused_only_if_a_push_resumes_them(asked):
+    """Servers outlive a stage: after its last step the next stage uses them."""
     assert asked() == ["pause", "train", "push", "train"]
     assert asked(validation=object()) == ["pause", "train", "push"] * 2
 
@@ -72,7 +72,7 @@ def test_servers_that_sleep_are_not_paused(asked):
 
 
 def a_trainer():
-    """A trainer with a real scheduler, that saves into a list of (step, tasks taken) and learns nothing."""
+    """A trainer with a real scheduler that learns nothing and saves (step, tasks taken) to a list."""
     self = GRPOTrainer.__new__(GRPOTrainer)
     cfg = {"steps": 4, "save_every": 9, "max_lag": 0, "prompts_per_step": 1, "samples_per_prompt": 2}
     cfg |= {"optimizer_steps": 2, "refill_rounds": 0, "kl_coefficient": 0.0, "validation": {"every": 0}}
@@ -111,7 +111,7 @@ def given_figures(monkeypatch):
     monkeypatch.setattr(trainers, "rollout_figures", lambda groups: {"response_tokens": 1.0, "groups": 1})
 
 
-def test_groups_past_a_step_s_and_servers_lost_are_counted(given_figures):
+def test_spare_groups_and_lost_servers_are_counted(given_figures):
     """Refills may keep more groups than a step takes; a server may be lost at any time."""
     self, lines = a_trainer(), []
     self.metrics.log = lambda step, figures: lines.append(figures)
@@ -122,8 +122,8 @@ def test_groups_past_a_step_s_and_servers_lost_are_counted(given_figures):
     assert [line["servers_lost"] for line in lines] == [2, 0, 0, 1]
 
 
-def test_a_push_that_fails_leaves_a_checkpoint_behind_the_step(given_figures):
-    """The run that goes on from it must not train on the same batch again."""
+def test_a_failed_push_leaves_a_checkpoint_after_the_step(given_figures):
+    """The resumed run must not train on the same batch again."""
     self = a_trainer()
 
     def push(version):
@@ -138,7 +138,7 @@ def test_a_push_that_fails_leaves_a_checkpoint_behind_the_step(given_figures):
     assert self.logged == [1, 2], "the step that was trained has its line"
 
 
-def test_the_learning_rate_goes_on_past_steps_without_an_update(given_figures):
+def test_the_learning_rate_advances_on_steps_without_an_update(given_figures):
     self = a_trainer()
     self.compare = lambda groups: {}
     self.rollouts = lambda: [SimpleNamespace(kept=self.step % 2 == 0, completions=[])]
@@ -147,8 +147,8 @@ def test_the_learning_rate_goes_on_past_steps_without_an_update(given_figures):
     assert self.scheduler.last_epoch == self.step * 2 == 8
 
 
-def test_three_updates_without_a_number_end_the_run_behind_a_whole_step(given_figures):
-    """Of a step with several updates, none is made twice by the run that goes on."""
+def test_three_non_finite_updates_end_the_run_after_a_complete_step(given_figures):
+    """The resumed run repeats no update of a step that has several."""
     self = a_trainer()
     losses = iter([1.0, math.nan, math.nan, math.nan])
     optimizer = SimpleNamespace(step=lambda: self.updates.append(self.step))
@@ -165,7 +165,7 @@ def test_three_updates_without_a_number_end_the_run_behind_a_whole_step(given_fi
     assert self.updates == [0] and self.saved == [(2, 6)]
 
 
-def test_a_steps_line_tells_the_kl_that_is_in_the_reward_and_every_skipped_update():
+def test_a_steps_metrics_hold_the_kl_in_the_reward_and_every_skipped_update():
     self = a_trainer()
     self.cfg = OmegaConf.merge(self.cfg, {"kl_coefficient": 0.1, "kl_in": "reward"})
     samples = [SimpleNamespace(response_length=length) for length in (3, 5)]
@@ -181,7 +181,7 @@ def test_a_steps_line_tells_the_kl_that_is_in_the_reward_and_every_skipped_updat
 
 
 def a_batch_of(gap):
-    """A trainer whose next batch is off the sampler by ``gap`` nats, and the list of its updates."""
+    """A trainer whose next batch differs from the sampler by ``gap`` nats, and the list of its updates."""
     self, updates = a_trainer(), []
     self.cfg = OmegaConf.merge(self.cfg, {"optim": {"clip_grad": 1.0}})
     nothing = dict.fromkeys(("prepare_for_training_step", "finish_training_step"), lambda: None)
@@ -210,21 +210,21 @@ def test_a_gap_past_the_bound_stops_the_run_before_the_update():
     assert updates == []
 
 
-def test_a_smaller_gap_is_warned_of_and_trained_on():
+def test_a_smaller_gap_causes_a_warning_and_is_trained_on():
     self, updates = a_batch_of(0.002)
     assert "grpo.log_prob_gap.warn.fp32 0.0001" in self.train_batch({}, first=True)["warning"]
     assert "warning" in self.compare([])
     assert updates == [0]
 
 
-def test_only_the_first_update_is_held_against_the_sampler():
-    """After it the policy is another one, by design."""
+def test_only_the_first_update_is_compared_with_the_sampler():
+    """After the first update the policy differs from the sampler's by design."""
     self, updates = a_batch_of(1.7)
     assert "warning" not in self.train_batch({}, first=False)
     assert updates == [0]
 
 
-def test_a_run_that_disagrees_leaves_a_checkpoint_without_the_step(given_figures):
+def test_a_run_ended_by_disagreement_leaves_a_checkpoint_before_the_step(given_figures):
     self = a_trainer()
 
     def train(groups):
@@ -238,8 +238,8 @@ def test_a_run_that_disagrees_leaves_a_checkpoint_without_the_step(given_figures
     assert self.saved == [(2, 6)] and self.logged == [1, 2]
 
 
-def test_rollouts_of_older_weights_than_the_recipe_lets_be_stop_the_run(given_figures):
-    """Whatever the servers were told, it is their own word that counts."""
+def test_rollouts_from_older_weights_than_the_recipe_allows_stop_the_run(given_figures):
+    """The weight version that a server reports counts, not the one that was pushed."""
     self = a_trainer()
     served = {0: 0, 1: 1, 2: 1}
     self.rollouts = lambda: [
@@ -251,7 +251,7 @@ def test_rollouts_of_older_weights_than_the_recipe_lets_be_stop_the_run(given_fi
 
 
 def test_a_gpu_holds_what_the_plan_says_between_the_steps(given_figures):
-    """QwQ's states through a resume, two steps and their saves, beside servers that sleep while it trains."""
+    """QwQ's states through a resume, two steps and their saves; its servers sleep during training."""
     recipe = load_recipe(recipes_root() / "qwq_32b" / "1_grpo_zero.yaml")
     shape = Architecture.from_folder(resolve_path("asset:configs/qwq_32b", "."))
     ranks = memory.ranks(recipe, shape)
@@ -274,7 +274,7 @@ def test_a_gpu_holds_what_the_plan_says_between_the_steps(given_figures):
 
     def push(version):
         held.update(copies=largest.push.copies, buffer=largest.push.buffer)
-        held["server"] = server(recipe, shape).share  # awake, though only for its weights in later pushes
+        held["server"] = server(recipe, shape).share  # awake; in later pushes only its weights are
         at("push")
         del held["copies"]
         at("wake")

@@ -22,7 +22,7 @@ SAYS = r"^model.megatron_path: \S+ was not converted from model.hf_path \S+, .*;
 
 @pytest.fixture
 def trained(qwen2_untied, tmp_path):
-    """The same shape with other weights: what a stage made of the base."""
+    """A model of the same shape with other weights, as if a stage had trained the base."""
     shutil.copytree(qwen2_untied, tmp_path / "trained")
     file = min((tmp_path / "trained").glob("*.safetensors"))
     tensors = {name: tensor + 1e-3 for name, tensor in load_file(file).items()}
@@ -32,7 +32,7 @@ def trained(qwen2_untied, tmp_path):
 
 @pytest.fixture
 def unread(monkeypatch):
-    """No tensor may be read."""
+    """Makes reading a tensor an error."""
 
     def refuse(*_):
         raise AssertionError("the note should have told it")
@@ -48,13 +48,13 @@ def by_command(source, target, program="hf_to_megatron"):
 
 @pytest.mark.runs("conversion/hf_to_megatron.py")
 @pytest.mark.runs("conversion/megatron_to_hf.py")
-def test_the_commands_go_there_and_back(qwen2_untied, tmp_path):
+def test_the_commands_convert_in_both_directions(qwen2_untied, tmp_path):
     megatron = by_command(qwen2_untied, tmp_path / "m")
     back = by_command(megatron, tmp_path / "h", "megatron_to_hf")
     assert (back / "config.json").is_file() and list(back.glob("*.safetensors"))
 
 
-def test_the_note_of_a_conversion_tells_it_without_reading(qwen2_untied, tmp_path, unread):
+def test_the_note_of_a_conversion_identifies_it_without_reading_tensors(qwen2_untied, tmp_path, unread):
     megatron = by_command(qwen2_untied, tmp_path / "m")
     assert set(json.loads((megatron / NOTE).read_text())) == {"source", "weights", "files"}
     check_same_weights(megatron, qwen2_untied, None)
@@ -63,7 +63,7 @@ def test_the_note_of_a_conversion_tells_it_without_reading(qwen2_untied, tmp_pat
 
 
 def test_another_models_conversion_is_refused(qwen2_untied, trained, tmp_path):
-    """As the base, converted, given to a whole pipeline: it took the place of what SFT had made."""
+    """Such as the converted base given to a whole pipeline, where it replaced the model trained by SFT."""
     megatron = by_command(qwen2_untied, tmp_path / "m")
     with pytest.raises(UserError, match=SAYS):
         check_same_weights(megatron, trained, None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SFT's batches are the same for any number of ranks, and each rank's share costs as much."""
+"""SFT's batches are the same for any number of ranks, and every rank's share costs the same."""
 
 import itertools
 
@@ -18,7 +18,7 @@ def batches(rank, ranks, done=0, count=10):
     return list(itertools.islice(passes, count))
 
 
-def test_an_epoch_trains_every_example_once_the_last_batch_on_what_is_left():
+def test_an_epoch_uses_every_example_once_and_its_last_batch_the_remainder():
     first, second = batches(0, 1)[:5], batches(0, 1)[5:]
     assert [len(batch) for batch in first] == [12, 12, 12, 12, 2]
     assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second)) == list(range(50))
@@ -26,7 +26,7 @@ def test_an_epoch_trains_every_example_once_the_last_batch_on_what_is_left():
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5, 8])
-def test_ranks_share_the_batches_of_one_whatever_their_number(ranks):
+def test_any_number_of_ranks_shares_the_batches_of_one_rank(ranks):
     shares = [batches(rank, ranks) for rank in range(ranks)]
     for whole, *parts in zip(batches(0, 1), *shares, strict=True):
         assert sorted(itertools.chain(*parts)) == sorted(whole)
@@ -35,7 +35,7 @@ def test_ranks_share_the_batches_of_one_whatever_their_number(ranks):
 
 
 @pytest.mark.parametrize("done", [3, 5, 7])
-def test_a_resumed_run_goes_on_with_the_next_batch_at_another_number_of_ranks(done):
+def test_a_resumed_run_continues_with_the_next_batch_at_another_number_of_ranks(done):
     shares = [batches(rank, 2, done, 10 - done) for rank in range(2)]
     resumed = [sorted(a + b) for a, b in zip(*shares, strict=True)]
     assert resumed == [sorted(batch) for batch in batches(0, 1)[done:]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which steps SFT takes: none without a number, and none behind its end."""
+"""Which steps SFT takes: none with a non-finite loss, and none after the last."""
 
 import math
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from reasongrm_nemo.sft.trainer import SFTTrainer
 
 @pytest.fixture
 def trainer():
-    """Without ranks: ``train`` takes losses; ``updates`` and ``saved`` are what came of it."""
+    """A trainer without ranks: ``train`` takes losses and fills ``updates`` and ``saved``."""
     self = SFTTrainer.__new__(SFTTrainer)
     self.updates, self.saved, self.losses = [], [], iter(())
     self.finite, self.step = FiniteSteps(), 0
@@ -42,7 +42,7 @@ def trainer():
 
 @pytest.fixture
 def steps(monkeypatch):
-    """SupervisedTrainer's loop, no more than its steps."""
+    """SupervisedTrainer's loop, reduced to its steps."""
 
     def fit(self):
         for _ in range(6):
@@ -52,7 +52,7 @@ def steps(monkeypatch):
     monkeypatch.setattr("reasongrm_nemo.sft.trainer.SupervisedTrainer.fit", fit)
 
 
-def test_a_step_without_a_number_is_skipped_and_counted(trainer):
+def test_a_step_with_a_non_finite_loss_is_skipped_and_counted(trainer):
     trainer.losses = iter([1.0, math.nan, math.inf, 0.5])
     figures = [trainer.train_single_step({"samples": []})[1] for _ in range(4)]
     assert [line["skipped"] for line in figures] == [0, 1, 2, 0]
@@ -60,7 +60,7 @@ def test_a_step_without_a_number_is_skipped_and_counted(trainer):
     assert figures[0] == {"tokens": 9, "lr": 0.1, "grad_norm": 2.0, "skipped": 0}
 
 
-def test_consumed_samples_are_counted_by_what_a_step_holds(trainer):
+def test_consumed_samples_are_counted_by_a_step_s_examples(trainer):
     trainer.losses, counted = iter([1.0] * 4), []
     for trainer.step in range(4):
         trainer.train_single_step({"samples": []})
@@ -75,14 +75,14 @@ def test_three_in_a_row_end_the_run_with_a_checkpoint(trainer, steps):
     assert trainer.updates == [0] and trainer.saved == [4]
 
 
-def test_the_last_three_too(trainer, steps):
+def test_three_at_the_end_of_a_run_too(trainer, steps):
     trainer.losses = iter([1.0, 1.0, 1.0, math.nan, math.nan, math.nan])
     with pytest.raises(NotFinite):
         trainer.fit()
 
 
-def test_a_run_that_had_reached_its_end_trains_no_more(trainer, steps):
-    """It was killed between its last checkpoint and the export."""
+def test_a_run_that_had_reached_its_last_step_trains_no_further(trainer, steps):
+    """The run was killed between its last checkpoint and the export."""
     for score in (0.5, 0.4):
         trainer.ckpt_callback.early_stop.note(score)
     assert trainer.fit() is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step's completions are kept as they arrive: a killed rollout is finished, not repeated."""
+"""A step's completions are stored as they arrive: a killed rollout is completed, not repeated."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ def answer(prompt):
 
 
 class Servers:
-    """Answers in reverse; after so many answers the run is killed, or the call ends."""
+    """Answers in reverse order; after a given number of answers the run is killed, or the call ends."""
 
     servers = ()
 
@@ -42,7 +42,7 @@ class Servers:
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
-    """A function that makes the source of one process, with the given servers."""
+    """A function that makes the source of a single process with the given servers."""
     monkeypatch.setattr("reasongrm_nemo.grpo.source.WeightSender", lambda *_: None)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield lambda servers: RolloutSource(servers, None, tmp_path / "rollouts", "gloo")
@@ -73,7 +73,7 @@ def test_only_the_missing_prompts_are_asked_after_a_kill(source, tmp_path):
     assert servers.asked == []
 
 
-def test_an_answer_is_on_disk_before_the_next_is_waited_for(source, tmp_path):
+def test_an_answer_is_on_disk_before_the_next_is_awaited(source, tmp_path):
     seen = []
 
     class Watched(Servers):
@@ -88,7 +88,7 @@ def test_an_answer_is_on_disk_before_the_next_is_waited_for(source, tmp_path):
     assert seen[-1] == ["5:t", "4:t", "3:t", "2:t", "1:t"]
 
 
-def test_stragglers_stay_out_when_the_step_is_repeated(source):
+def test_stragglers_stay_dropped_when_the_step_is_repeated(source):
     servers = Servers(ends_after=4)
     got = source(servers).collect(Part(0, 0, PROMPTS, SAMPLING, 7.5))
     assert servers.timeouts == [7.5]
@@ -99,7 +99,7 @@ def test_stragglers_stay_out_when_the_step_is_repeated(source):
 
 
 def test_no_rank_trains_before_the_servers_sleep(source, monkeypatch):
-    """The first rank tells the others afterwards, also of a server that is lost meanwhile."""
+    """The first rank tells the others only afterwards, even if a server is lost meanwhile."""
     events = []
 
     class Sleepers(Servers):
@@ -116,8 +116,8 @@ def test_no_rank_trains_before_the_servers_sleep(source, monkeypatch):
     assert events == ["sleep", "told", "told"]
 
 
-def test_a_push_keeps_its_threads_from_the_servers(source, monkeypatch):
-    """One thread while it sends, and all of them again afterwards, also of a push that failed."""
+def test_a_push_leaves_the_cpu_threads_to_the_servers(source, monkeypatch):
+    """The trainer has one thread while sending and all of them afterwards, even if the push fails."""
     seen = []
 
     class Sender:
@@ -147,7 +147,7 @@ def test_a_push_keeps_its_threads_from_the_servers(source, monkeypatch):
 
 
 class Slow(Servers):
-    """Answers when it is let; half-way it has a server started anew, which wants weights."""
+    """Answers once ``go`` is set; half-way a server is restarted and needs weights."""
 
     def __init__(self, restarts=False):
         super().__init__()
@@ -165,7 +165,7 @@ class Slow(Servers):
         yield from super().stream(prompts, sampling, timeout_s)
 
 
-def test_rollouts_begin_while_the_caller_does_something_else(source):
+def test_rollouts_run_while_the_caller_does_something_else(source):
     servers = Slow()
     rollouts = source(servers)
     rollouts.begin(Part(1, 0, PROMPTS, SAMPLING))
@@ -178,8 +178,8 @@ def test_rollouts_begin_while_the_caller_does_something_else(source):
     assert [len(asked) for asked in servers.asked] == [6, 1], "each once, in their order"
 
 
-def test_a_server_started_anew_meanwhile_gets_its_weights_from_the_callers_thread(source):
-    """Giving weights is collective, and the other ranks listen to the first one's main thread alone."""
+def test_a_server_restarted_meanwhile_gets_its_weights_from_the_callers_thread(source):
+    """Sending weights is collective, and the other ranks follow only the first rank's main thread."""
     servers = Slow(restarts=True)
     rollouts, given = source(servers), []
     rollouts._send = lambda to: given.append((to, threading.current_thread() is threading.main_thread()))
@@ -189,8 +189,8 @@ def test_a_server_started_anew_meanwhile_gets_its_weights_from_the_callers_threa
     assert given == [(["restarted"], True)]
 
 
-def test_a_push_that_loses_a_server_leaves_its_restart_to_the_rollouts_under_way(source):
-    """And does not kill what those have started anew meanwhile."""
+def test_a_push_that_loses_a_server_leaves_its_restart_to_the_running_rollouts(source):
+    """The push must not kill a server that the rollouts have restarted meanwhile."""
 
     class Server:
         starts, killed = 1, []
@@ -204,7 +204,7 @@ def test_a_push_that_loses_a_server_leaves_its_restart_to_the_rollouts_under_way
 
     def lose(to):
         assert to == [server]
-        server.starts += 1  # the rollouts saw it too
+        server.starts += 1  # the rollouts noticed the loss too
         raise RolloutServerLost("cut", [server])
 
     rollouts._send = lose
@@ -215,7 +215,7 @@ def test_a_push_that_loses_a_server_leaves_its_restart_to_the_rollouts_under_way
     assert rollouts.collect(Part(1, 0, PROMPTS, SAMPLING)) == [answer(prompt) for prompt in PROMPTS]
 
 
-def test_a_server_lost_by_a_push_is_told_and_counted(source):
+def test_a_server_lost_by_a_push_is_reported_and_counted(source):
     servers = Slow()
     servers.losses, servers.brought = ["while it answered"], []
     servers.tell, servers.bring_up = servers.losses.append, servers.brought.extend

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds by name, on a clock of the test's own."""
+"""Seconds by name, on a clock that the test sets."""
 
 import itertools
 
@@ -24,7 +24,7 @@ def test_adds_up_by_name_until_taken(timers):
     assert timers.take() == {}
 
 
-def test_what_fails_took_its_time_too(timers):
+def test_a_failing_block_is_timed_too(timers):
     with pytest.raises(OSError), timers("checkpoint"):
         raise OSError
     assert timers.take() == {"checkpoint_s": 1.5}

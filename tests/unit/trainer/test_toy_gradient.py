@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRPO's loss on a policy small enough to write out has the gradient of what it is meant to raise.
+"""On a policy small enough to enumerate, GRPO's loss has the gradient of the objective it should raise.
 
-Every answer of two tokens over five words, each weighed by its probability: no sampling error is left.
-fp32; 1e-5 absolute and relative, the order of summation.
+All answers of two tokens over five words, weighted by their probabilities, so without sampling error.
+fp32; 1e-5 absolute and relative, for another order of summation.
 """
 
 from itertools import product
@@ -31,7 +31,7 @@ REWARDS = normal(len(ANSWERS), seed=7)
 
 
 def log_probs(hidden, weight, temperature):
-    """Each answer's tokens, [answers, 2]: a word's successor depends on the word alone."""
+    """Log-probs of every answer's tokens, [answers, 2]: a word's successor depends on that word alone."""
     table = (hidden @ weight.t() / temperature).log_softmax(-1)
     pairs = torch.tensor([(START, *answer) for answer in ANSWERS])
     return table[pairs[:, :-1], pairs[:, 1:]]
@@ -77,8 +77,8 @@ def policy(seed):
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.5])
 @pytest.mark.parametrize("lag", [False, True])
 @pytest.mark.parametrize("correction", ["none", "truncated", "masked"])
-def test_the_loss_climbs_the_expected_reward_of_what_is_sampled(temperature, lag, correction):
-    """Of the distribution at the sampling temperature: that is the policy the rollouts come from."""
+def test_the_loss_raises_the_expected_reward_of_the_sampled_policy(temperature, lag, correction):
+    """The policy at the sampling temperature, which the rollouts come from."""
     hidden, weight = policy(1)
     words = [f"grpo.importance.correction={correction}"]
     gradients, error = by_the_product(hidden, weight, temperature, lag=lag, words=words)
@@ -90,8 +90,8 @@ def test_the_loss_climbs_the_expected_reward_of_what_is_sampled(temperature, lag
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_kl_term_is_between_the_distributions_that_are_sampled(temperature):
-    """k2's gradient is the KL's at each token (its square's, half, is d times the score)."""
+def test_the_kl_term_compares_the_distributions_at_the_sampling_temperature(temperature):
+    """At each token k2, half the squared log-ratio d, has the KL's gradient: d times the score."""
     hidden, weight = policy(1)
     reference = [tensor.detach() for tensor in policy(11)]
     words = ["grpo.kl_coefficient=0.3", "grpo.kl_estimator=k2"]
@@ -102,8 +102,8 @@ def test_the_kl_term_is_between_the_distributions_that_are_sampled(temperature):
         return (h @ w.t() / temperature).log_softmax(-1)
 
     mine, other = table(hidden, weight), table(*reference)
-    kl = (mine.exp() * (mine - other)).sum(-1)  # of each word's successors
-    visits = mine.detach()[START].exp()  # how often a word is the one that is gone on from
+    kl = (mine.exp() * (mine - other)).sum(-1)  # over each word's successors
+    visits = mine.detach()[START].exp()  # how often an answer continues from each word
     wanted = torch.autograd.grad(0.3 * (kl[START] + (visits * kl).sum()), (hidden, weight))
     for a, b, term in zip(with_kl, without, wanted, strict=True):
         torch.testing.assert_close(a - b, term, **CLOSE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weight mappings: both directions, any number of ranks; and configs that are refused."""
+"""Weight mappings in both directions for any number of ranks; and configs that are refused."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_round_trip_is_exact(mapping, size):
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("mapping", MAPPINGS)
-def test_boxes_of_all_ranks_make_the_whole_once(mapping, size):
+def test_slices_of_all_ranks_cover_every_tensor_exactly_once(mapping, size):
     tensors = [torch.randn(shape) for shape in mapping.shapes]
     whole = torch.full(mapping.shape, float("nan"))
     for rank in range(1 if mapping.axis is None else size):
@@ -64,7 +64,7 @@ def test_a_padded_vocabulary_is_padded_with_zeros():
     assert last.shape == (3, 4) and not last.any()
 
 
-def test_gate_and_up_stand_one_above_the_other_on_each_rank():
+def test_gate_and_up_are_stacked_on_every_rank():
     gate, up = torch.arange(4.0)[:, None], torch.arange(10.0, 14.0)[:, None]
     mapping = GateUp("fc1", ("g", "u"), ((4, 1), (4, 1)))
     assert mapping.shard([gate, up], 1, 2).flatten().tolist() == [2, 3, 12, 13]
@@ -93,7 +93,7 @@ QWEN2 = {
 }
 
 
-def test_names_are_used_once_on_both_sides():
+def test_parameter_names_are_unique_on_both_sides():
     architecture = Architecture.from_config(QWEN2, "config.json")
     known = list(parameters(architecture))
     megatron = [p.megatron for p in known]
@@ -125,7 +125,7 @@ def test_rope_theta_is_read_from_transformers_5_too():
     assert Architecture.from_config(config, "config.json").rope.theta == 5e5
 
 
-def test_missing_and_damaged_checkpoints_are_one_sentence(tmp_path):
+def test_missing_and_damaged_checkpoints_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"config\.json is missing"):
         Architecture.from_folder(tmp_path / "nowhere")
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
