@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small benchmarks in the three published forms, of the tiny task: the real texts are not ours."""
+"""Small benchmarks in the three published forms, made from the tiny task: the real texts are not ours."""
 
 import json
 
@@ -15,7 +15,7 @@ def _pairs(count, seed=5):
 
 
 def write_rewardbench(folder, items=2):
-    """data/filtered-*.parquet with `items` of each subset, beside the raw split, which is not to be read."""
+    """data/filtered-*.parquet with `items` per subset, beside the raw split, which must not be read."""
     names = [name for name in rewardbench.ITEMS for _ in range(items)]
     rows = [
         {
@@ -37,7 +37,7 @@ def write_rewardbench(folder, items=2):
 
 
 def rm_bench_rows(items=1):
-    """Rows of total_dataset.json: the styles differ by spaces alone, which the judge's task does not mind."""
+    """Rows of total_dataset.json: the styles differ only by spaces, which the judge's task ignores."""
     names = [name for name in rm_bench.ITEMS for _ in range(items)]
     return [
         {
@@ -52,7 +52,7 @@ def rm_bench_rows(items=1):
 
 
 def write_rm_bench(folder, items=1, whole=True):
-    """total_dataset.json, or a file a domain without the field `domain`."""
+    """total_dataset.json, or one file per domain without the field `domain`."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = rm_bench_rows(items)
     if whole:

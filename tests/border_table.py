@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every border that a command reads, and the faults that each is to be refused with."""
+"""Every external file that a command reads, and the faults that each command must refuse."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from reasongrm_nemo.models.tokenization import load_tokenizer
 
 GRPO = str(Path(__file__).resolve().parents[1] / "recipes" / "tiny" / "1_grpo_zero.yaml")
 
-# command line -> the files that it reads whole, and the kinds of fault that each must be refused with
+# command line -> the files that it reads whole, and the kinds of fault that it must refuse in each
 JSON = faults.PATHS | faults.SYNTAX | faults.SHAPES
 LINES = faults.PATHS | {
     k: faults.SYNTAX[k] for k in ("nuls", "words", "half", "utf16", "binary", "deep_lists")
@@ -44,7 +44,7 @@ TABLE = [
     ("serve GRPO model.hf_path=hf runs_dir=runs", "hf/config.json", JSON),
     ("status runs", "runs/.launch/7.job", faults.PATHS | {"words": faults.SYNTAX["words"]}),
 ]
-# readers that stages share, and the same
+# the same for readers that stages share
 READERS = {
     "architecture": (Architecture.from_folder, ["config.json"]),
     "tokenizer": (load_tokenizer, ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]),

@@ -11,7 +11,7 @@ TEMPLATES = Path(__file__).parent / "data" / "chat_templates"
 
 @dataclass(frozen=True)
 class Family:
-    """A template's file, whether its prompt opens `<think>`, whether the tags are tokens, control tokens."""
+    """A template's file; whether its prompt opens `<think>`; whether the tags are tokens; control tokens."""
 
     template: str
     opens: bool
@@ -43,9 +43,8 @@ def write_family(name: str, folder: Path) -> Path:
     folder.mkdir()
     tokenizer = json.loads((TINY / "tokenizer.json").read_text())
     added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    tokenizer["model"]["vocab"] |= (
-        added  # of another family these are ordinary, and nothing is split into them
-    )
+    # in another family the tiny judge's control tokens are ordinary, and no text is encoded with them
+    tokenizer["model"]["vocab"] |= added
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     texts = [*family.control, family.end, *(("<think>", "</think>") if family.tags else ())]
     size = len(tokenizer["model"]["vocab"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share. Imports neither torch nor NeMo nor vLLM: the unit tests of the pure row need none."""
+"""What all tests share. Imports neither torch nor NeMo nor vLLM: unit tests of the pure layer need none."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from forked import ROOT, Forker
 
 from reasongrm_nemo.processes.cpu_memory import KEEPS_FREED
 
-# Before anything imports torch: several ranks and a server share the machine, each would take every core.
+# Before anything imports torch: ranks and a server share the machine, and each would take every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test may reach for the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _runs(request, monkeypatch):
-    """A test marked ``runs`` has to run what it says to success (see success.py)."""
+    """A test marked ``runs`` must run what the mark says to success (see success.py)."""
     wanted = set(success.claimed(request.node))
     if not wanted:
         yield
@@ -70,7 +70,7 @@ def rollout_python() -> Path:
 def container_python() -> Path:
     """The interpreter with the versions of NeMo's container; without a Python 3.12 the test is skipped.
 
-    `make test` has begun to build it; this waits for that.
+    `make test` has started to build the environment; this waits for it.
     """
     if sys.version_info[:2] == (3, 12):  # make test-container
         return Path(sys.executable)
@@ -107,13 +107,13 @@ def launch(forker, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def launch_in_container(container_python, tmp_path_factory):
-    """As ``launch``, with the versions of NeMo's container."""
+    """Like ``launch``, with the versions of NeMo's container."""
     with ranks_forker(container_python) as forker:
         yield launcher(forker, tmp_path_factory.mktemp("container"))
 
 
 def launcher(forker, logs):
-    """``launch`` with ranks of this forker and logs in this folder."""
+    """A ``launch`` that forks ranks from `forker` and writes logs to `logs`."""
 
     def run(program, count, *arguments, **env):
         log = logs / f"{len(list(logs.iterdir()))}.log"
@@ -123,7 +123,7 @@ def launcher(forker, logs):
             for rank in range(count)
         ]
         while any(rank.poll() is None for rank in ranks):
-            if any(rank.returncode for rank in ranks):  # the others would wait for it
+            if any(rank.returncode for rank in ranks):  # the others would wait for the failed rank
                 for rank in ranks:
                     rank.kill()
             time.sleep(0.01)
@@ -135,7 +135,7 @@ def launcher(forker, logs):
 
 
 def rank_environment(rank, count, port):
-    """What torchrun would say."""
+    """The variables that torchrun would set."""
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

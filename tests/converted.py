@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversions as commands, and tensors compared."""
+"""Conversion commands, and comparison of tensors."""
 
 import json
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage that copies its inputs, in the place of the filter."""
+"""A stage that copies its inputs, in place of the filter stage."""
 
 from reasongrm_nemo.recipe.load import load_recipe
 from reasongrm_nemo.run.console import Console
@@ -14,7 +14,7 @@ runs_dir: %s/runs
 
 
 def recipe_in(folder):
-    """A filter recipe and its two inputs in a folder."""
+    """Write a filter recipe and its two inputs to a folder."""
     path = folder / "3_filter.yaml"
     path.write_text(RECIPE % (folder, folder, folder), encoding="utf-8")
     (folder / "paths.jsonl").write_text("paths\n")
@@ -23,7 +23,7 @@ def recipe_in(folder):
 
 
 def copying_stage(monkeypatch):
-    """A stage that copies its inputs, counts its calls, and does what the test says."""
+    """A stage that copies its inputs, counts its calls, and runs what the test adds."""
 
     def run(ctx):
         run.calls += 1

@@ -12,7 +12,7 @@ TINY = RECIPES.parents[1] / "reasongrm_nemo" / "assets" / "tiny_judge"
 
 
 class FakePool:
-    """Answers a prompt by its seed: right answers, wrong ones and unreadable ones, the last prompt first."""
+    """Answers a prompt by its seed: right, wrong and unparsable answers, the last prompt first."""
 
     def __init__(self, tasks=(), stop_after=None):
         self.tasks = {task.id: task for task in tasks}
@@ -36,7 +36,7 @@ class FakePool:
                 yield [self.answer(prompt, sample) for sample in range(sampling.n)]
 
     def score(self, prompt):
-        """A token's log-prob says which token it is and where it stands."""
+        """Score tokens with log-probs that depend on the token and its position."""
         given = prompt.token_ids[1:]
         return Completion(prompt.id, 0, given, [-(t % 7 + 1) / (n + 9) for n, t in enumerate(given)], "stop")
 

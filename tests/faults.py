@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damage to files, by name: each function takes a file that stands and leaves another thing in its place."""
+"""Damage to files, by name: each function replaces an existing file by something else."""
 
 import json
 import os
@@ -35,14 +35,14 @@ def flipped_byte(path: Path) -> None:
 
 
 def flipped_byte_time_kept(path: Path) -> None:
-    """In place and with the old modification time: the change time alone tells."""
+    """Flip a byte in place and keep the modification time: only the change time reveals it."""
     before = path.stat()
     flipped_byte(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def other_file_time_kept(path: Path) -> None:
-    """Another file of the same size and modification time under the name: its inode tells too."""
+    """Replace by another file of the same size and modification time: the inode reveals it too."""
     before, aside = path.stat(), path.with_name(path.name + ".aside")
     shutil.copy2(path, aside)
     flipped_byte(aside)
@@ -89,7 +89,7 @@ def looping_link(path: Path) -> None:
 
 
 def gigabyte(path: Path) -> None:
-    """A gigabyte of NULs that takes no disk."""
+    """A sparse gigabyte of NULs, which takes no disk space."""
     clear(path)
     with path.open("wb") as file:
         file.truncate(1 << 30)
@@ -146,7 +146,7 @@ OTHERS = (None, 7, "text", [], {}, [{}], True, -1)
 
 
 def every_value(path: Path, limit: int = 400, others=OTHERS):
-    """Name and function of each way to give one value of a JSON file another type, keys in turn."""
+    """Name and function of every way to give one value of a JSON file another type, key by key."""
     whole = json.loads(path.read_text())
 
     def places(value, at=()):

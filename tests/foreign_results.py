@@ -42,7 +42,7 @@ def turns(question, answer):
 
 
 def answer(right, swapped):
-    """A judge's text as RM-R1 writes it, without think tags; right None: without a verdict."""
+    """A judge's text as RM-R1 writes it, without think tags; without a verdict if `right` is None."""
     said = "I cannot say" if right is None else f"<answer>[[{'AB'[right == swapped]}]]</answer>"
     return f"<eval>both are good</eval>{said}"
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs in forks of a process that has imported their libraries: most of a small run is that import.
+"""Programs run in forks of a process that has imported their libraries, since imports dominate a small run.
 
     with Forker(imports) as forker:
-        process = forker.start("package.module", [argument], env, log)  # as subprocess.Popen gives it
+        process = forker.start("package.module", [argument], env, log)  # like subprocess.Popen
 
-Run as a program this file is the process that is forked: an order on a socket is answered with the child's
-process id, and with its exit status when it has ended. One thread, as threads do not survive a fork.
+Run as a program, this file is the process that is forked. It answers an order on its socket with the child's
+process id, and with the exit status when the child ends. It has one thread, as threads do not survive a fork.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Forked:
-    """A forked child as the test sees it: what ``subprocess.Popen`` says of one that it started."""
+    """A forked child as the test sees it, with the interface of ``subprocess.Popen``."""
 
     def __init__(self, connection, order):
         self.returncode = None
@@ -40,21 +40,21 @@ class Forked:
         self.pid = int(self._answers.readline())
 
     def poll(self):
-        """The exit status, negative for a signal; None: it runs."""
+        """The exit status, negative for a signal; None while the child runs."""
         if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
             self.wait()
         return self.returncode
 
     def wait(self, timeout=None):
-        """Until it has ended.
+        """Wait for the child's end; returns the exit status.
 
         Raises:
-            subprocess.TimeoutExpired: it has not.
+            subprocess.TimeoutExpired: the child still runs.
         """
         if self.returncode is None:
             if not select.select([self._connection], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired("a forked program", timeout)
-            # without an answer the forker has ended, and its children with it
+            # no answer: the forker has ended, and its children with it
             self.returncode = int(self._answers.readline() or -signal.SIGKILL)
             self._connection.close()
         return self.returncode
@@ -63,7 +63,7 @@ class Forked:
         self._send(signal.SIGTERM)
 
     def kill(self):
-        """With all that it has started."""
+        """Kill the child and everything that it has started."""
         self._send(signal.SIGKILL, os.killpg)
 
     def _send(self, number, send=os.kill):
@@ -76,9 +76,9 @@ class Forker:
     """The process that is forked, as long as the ``with`` lasts; several threads may start programs.
 
     Args:
-        env: its environment, in which it imports.
+        env: the environment in which the process imports.
         imports: modules to import before the first fork.
-        python: its interpreter.
+        python: the interpreter.
     """
 
     def __init__(self, env, imports=(), python=sys.executable):
@@ -109,12 +109,12 @@ class Forker:
 
         Args:
             program: a module's dotted name or a .py file, run as ``__main__``.
-            arguments: what follows it on the command line.
-            env: its whole environment; what libraries read on import stays as it was for the forker.
-            log: the file.
-            folder: where it runs.
+            arguments: the arguments after the program on the command line.
+            env: the program's whole environment; what libraries read on import stays as in the forker.
+            log: the file for the output.
+            folder: working directory.
             imports: further modules to import before the fork.
-            memory: its address space's limit in bytes.
+            memory: limit of the address space in bytes.
         """
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._socket)
@@ -124,12 +124,12 @@ class Forker:
 
 
 def become(order, parent, added):
-    """In a child: be the program, and never return.
+    """In a child: become the program, and never return.
 
     Args:
-        order: what `Forker.start` was asked for.
+        order: the arguments of `Forker.start`.
         parent: the forker's process id.
-        added: what the libraries have put into the environment.
+        added: variables that libraries have added to the environment.
     """
     code = 1
     try:
@@ -153,7 +153,7 @@ def become(order, parent, added):
 
 
 def _settle(order, parent, added):
-    """A session of its own that ends with the forker, its output, folder, environment and limit."""
+    """Give the child a session that ends with the forker, and its output, folder, environment and limit."""
     os.setsid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -201,9 +201,9 @@ def serve(listener, imports, out):
 
 
 def main():
-    """Listen, and say when all is imported."""
+    """Listen, and report when everything is imported."""
     out = os.dup(1)
-    os.dup2(2, 1)  # whatever the libraries print is no answer
+    os.dup2(2, 1)  # output of libraries must not be taken for an answer
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(sys.argv[1])
     listener.listen(64)

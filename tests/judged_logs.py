@@ -19,7 +19,7 @@ def pairs_of(benchmark, items):
 
 
 def judged(benchmark, pair, right, order="chosen_first", **more):
-    """A judgement; `right` is True, False or None for no verdict."""
+    """A judgement; `right` is True, False, or None for no verdict."""
     side = {True: "A", False: "B", None: None}[right]
     if order == "rejected_first" and side:
         side = "AB"["BA".index(side)]
@@ -28,7 +28,7 @@ def judged(benchmark, pair, right, order="chosen_first", **more):
 
 
 def drawn_log(benchmark, share, seed, items=20, same=0.0):
-    """Judgements right with a probability; those of an item are alike with the probability `same`."""
+    """Judgements right with probability `share`; those of an item agree with probability `same`."""
     rng = random.Random(seed)
     coins = {}
     log = []

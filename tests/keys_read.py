@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of a recipe's keys some code reads."""
+"""Records which keys of a recipe some code reads."""
 
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -12,7 +12,7 @@ from reasongrm_nemo.stage_kinds import kind_of
 
 @contextmanager
 def keys_read(into):
-    """Note every dotted key that is read of a recipe, or of a part of one, from here on."""
+    """Add every dotted key read from a recipe, or from a part of one, to `into`."""
     plain = DictConfig._get_impl
 
     def noted(self, key, *args, **kwargs):
@@ -24,7 +24,7 @@ def keys_read(into):
 
 
 def unread(recipe, read):
-    """Keys of the blocks that a stage depends on and that are not in ``read``, alone or as a whole block."""
+    """Keys in the blocks that a stage depends on that are not in ``read``, alone or as a whole block."""
     blocks = (*kind_of(recipe).blocks, *(("checkpoints", "tracking") if kind_of(recipe).trains else ()))
     whole = read - {key.rsplit(".", 1)[0] for key in read if "." in key}
 
@@ -33,5 +33,5 @@ def unread(recipe, read):
         return key in read or any(".".join(parts[:depth]) in whole for depth in range(2, len(parts)))
 
     keys = [key for key in flatten(OmegaConf.to_container(recipe)) if key.split(".")[0] in blocks]
-    # that one is read before a stage is run, by `recipe.load` and the command line
+    # trust_remote_code is read before a stage is run, by `recipe.load` and the command line
     return {key for key in keys if not taken(key)} - {"model.trust_remote_code"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers of a test's rank: plain ones, or Transformer Engine's where its launch says so.
+"""The layers of a test's rank: plain ones, or Transformer Engine's if the launch says so.
 
 ``launch(..., **TRANSFORMER_ENGINE)``, in the container environment (see conftest.py).
 """
@@ -12,7 +12,7 @@ TRANSFORMER_ENGINE = {"TEST_LAYERS": "transformer_engine"}
 
 
 def load_platform(**changes):
-    """The CPU's platform with the layers that this rank is to have, and with ``changes``."""
+    """The CPU platform with the layers chosen for this rank, and with ``changes``."""
     from reasongrm_nemo.megatron import platform
 
     loaded = platform.load_platform("cpu")
@@ -26,7 +26,7 @@ def load_platform(**changes):
 
 @contextlib.contextmanager
 def count_forwards(core):
-    """Of what follows: whose the first layer's modules are, how cut, and how often they ran a micro-batch."""
+    """Record whose the first layer's modules are, their sharding, and their passes per micro-batch."""
     counts, layer = {"layer": 0, "decoder": 0}, core.decoder.layers[0]
     product = layer.mlp.linear_fc1
     figures = {"layers": type(product).__mro__[1].__module__.partition(".")[0]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who listens where: the listening sockets of a process and all its descendants, read from /proc."""
+"""The listening sockets of a process and all its descendants, read from /proc."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ _LISTENS = "0A"
 
 
 def descendants_of(*pids):
-    """The processes and everything below them that still runs."""
+    """The processes and all their descendants that still run."""
     children = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -29,7 +29,7 @@ def descendants_of(*pids):
 
 
 def python_in_jobs():
-    """The Python processes of every Slurm job here: Slurm's own, which listen as Slurm does, are left out."""
+    """The Python processes of every Slurm job on this machine, without Slurm's daemons, which listen too."""
     steps, pids = [], []
     for entry in Path("/proc").iterdir():
         try:
@@ -47,7 +47,7 @@ def python_in_jobs():
 
 
 def _address(text):
-    """The kernel's hexadecimal "0100007F:1F90" in words."""
+    """The kernel's hexadecimal "0100007F:1F90" as address and port."""
     host, port = text.split(":")
     raw = b"".join(struct.pack("=I", int(host[i : i + 8], 16)) for i in range(0, len(host), 8))
     family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
@@ -55,7 +55,7 @@ def _address(text):
 
 
 def _sockets(pid):
-    """Inode -> where it listens, in the process's network namespace; also what takes datagrams of anybody."""
+    """Inode -> address, for sockets of the process's network namespace that listen or take datagrams."""
     by_inode = {}
     for name in ("tcp", "tcp6", "udp", "udp6"):
         for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
@@ -83,17 +83,17 @@ def listening(pids):
                 if where:
                     sockets.add((words[:120] + f" [{pid}]", where))
         except OSError:
-            continue  # it has ended, or closed the socket
+            continue  # the process has ended, or closed the socket
     return sockets
 
 
 def open_to_strangers(sockets, addresses, guarded=()):
-    """Those of `listening` that another user can reach and that nothing guards, in words.
+    """Descriptions of sockets that another user can reach and that nothing guards.
 
     Args:
-        found: from `listening`.
-        addresses: the chosen ones; a socket there is as it should be.
-        guarded: what stands in the command line of a process whose sockets ask for a token.
+        sockets: from `listening`.
+        addresses: the permitted addresses to listen on.
+        guarded: words in the command line of processes whose sockets ask for a token.
     """
     wrong = []
     for words, where in sorted(sockets):
@@ -110,21 +110,21 @@ def open_to_strangers(sockets, addresses, guarded=()):
 
 def _writable_by_others(path):
     way = [path, *path.parents]
-    # to connect one must write the socket and pass through every folder above it
+    # connecting takes write permission on the socket and search permission on every folder above
     return bool(path.stat().st_mode & 0o022) and all(folder.stat().st_mode & 0o001 for folder in way[1:])
 
 
 class Watch:
-    """Collects the listening sockets of `pids()` until it is left."""
+    """Collects the listening sockets of `pids()` while the context is open."""
 
     def __init__(self, pids, every_s=0.1):
-        self.found, self._pids, self._every_s = set(), pids, every_s
+        self.sockets, self._pids, self._every_s = set(), pids, every_s
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def _watch(self):
         while not self._over.wait(self._every_s):
-            self.found |= listening(self._pids())
+            self.sockets |= listening(self._pids())
 
     def __enter__(self):
         self._thread.start()

@@ -7,7 +7,7 @@ LENGTH, ROWS, WIDTH, VOCAB = 22, 3, 16, 29
 
 
 def case():
-    """Hidden states [s, b, h], weight [v, h], targets [s, b], and what each position's two scores weigh."""
+    """Hidden states [s, b, h], weight [v, h], targets [s, b], and weights of each position's two scores."""
     generator = torch.Generator().manual_seed(3)
 
     def normal(*shape):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small inputs of any recipe, for tests that run its stage without those it names."""
+"""Small inputs for any recipe, for tests that run a stage without the inputs that its recipe names."""
 
 from reasongrm_nemo.data import JudgeTask, ReasoningPath, SftExample, write_jsonl
 from reasongrm_nemo.recipe.load import input_paths, is_model_input, resolve_path
@@ -14,7 +14,7 @@ _RIGHT, _WRONG = "short.</think>[[A]]", "long and short.</think>[[B]]"
 
 
 def write_inputs(recipe, folder):
-    """A file or folder for each input of a recipe, by name; benchmarks have none and are left out."""
+    """A file or folder for every input of a recipe, by name, except benchmarks."""
     model, tasks = resolve_path(MODEL, "."), TASKS
     made = {}
     for name in input_paths(recipe):

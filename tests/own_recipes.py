@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes of one's own, as a user writes them beside the shipped ones."""
+"""Recipes that a user writes beside the shipped ones."""
 
 import pytest
 
@@ -24,7 +24,7 @@ evaluate:
 
 
 def writer(folder):
-    """``write(text, name)``: the file of a recipe of one's own below a folder."""
+    """``write(text, name)``: writes a user's recipe below a folder and returns the file."""
 
     def write(text, name="1_stage.yaml"):
         path = folder / "mine" / name

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of the tiny judge written out in every form that preference data comes in.
+"""Pairs of the tiny judge, written in every form that preference data comes in.
 
-The tiny model can read them, so that all seven stages have something to do; real texts are too long for it.
-As a program it runs the seven stages on each form, in a folder to be named: see `main`.
+The tiny model can read these pairs, so all seven stages have work to do; real texts are too long for it.
+Run as a program, this file runs the seven stages on every form: see `main`.
 """
 
 import csv
@@ -34,7 +34,7 @@ def gpt(text):
 
 
 def _rows(make):
-    """Rows of a form from pairs; of labelled ones every other row has its answers the other way round."""
+    """Makes a form's rows from pairs; every other row of a labelled form has its answers swapped."""
     return lambda pairs: [
         make(p.prompt[0]["content"], p.chosen, p.rejected, n % 2) for n, p in enumerate(pairs)
     ]
@@ -121,7 +121,7 @@ EVERY_FORM = (*FORMS, *TABLES, "parquet", "tool_calls")
 
 
 def write_form(form, folder, count, seed=5):
-    """A file of `count` pairs in a form, and the overrides that prepare needs to read it."""
+    """Write `count` pairs in a form; returns the overrides that prepare needs to read the file."""
     folder.mkdir(parents=True, exist_ok=True)
     pairs = questions(count, seed, "train")
     if form in TABLES:
@@ -145,7 +145,7 @@ def write_form(form, folder, count, seed=5):
 
 
 def _called(pairs):
-    """Explicit prompts below a system prompt, whose answers call a tool by the answer's digit."""
+    """Explicit prompts after a system prompt, with answers that call a tool named by the answer's digit."""
     rows = []
     for pair in pairs:
         sides = {}
@@ -165,7 +165,7 @@ SMALL = [
 
 
 def run_stages(form, folder):
-    """The seven stages on a file of a form; the runs folder."""
+    """Run the seven stages on a file of this form; returns the runs folder."""
     runs = folder / "runs"
     words = [*write_form(form, folder, 120), *SMALL, f"runs_dir={runs}"]
     command = [sys.executable, "-m", "reasongrm_nemo", "pipeline", "recipes/tiny_smoke", *words]
@@ -176,7 +176,7 @@ def run_stages(form, folder):
 
 
 def result_of(runs, stage):
-    """What a stage's manifest says came of it."""
+    """A stage's result in its manifest."""
     return json.loads((runs / stage / "manifest.json").read_text())["result"]
 
 

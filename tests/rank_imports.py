@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What trainer ranks import, for the process that they are forked from (see forked.py)."""
+"""Imports of trainer ranks, for the process that they are forked from (see forked.py)."""
 
 import importlib
 
 from reasongrm_nemo.megatron.platform import load_platform
 
-load_platform("cpu")  # before NeMo
+load_platform("cpu")  # before importing NeMo
 for _name in (
     "transformers",
     "reasongrm_nemo.grpo.actor",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reasoning paths of given probabilities, for the tests of R*."""
+"""Reasoning paths with given probabilities, for tests of R*."""
 
 import math
 import random

@@ -23,15 +23,15 @@ LLAMA_31 = {
 MODELS = {
     "qwen2_tied": ("Qwen2", {"tie_word_embeddings": True, "rope_theta": 1e4}),
     "qwen2_untied": ("Qwen2", {"tie_word_embeddings": False, "rope_theta": 1e6}),
-    # as Qwen3 has it: heads wider than hidden / heads
+    # as in Qwen3: heads wider than hidden / heads
     "qwen3": ("Qwen3", {"tie_word_embeddings": True, "rope_theta": 1e6, "head_dim": 16}),
     "llama_untied": ("Llama", {"tie_word_embeddings": False, "rope_theta": 1e5}),
-    # as Nemo has it
+    # as in Mistral-Nemo
     "mistral": (
         "Mistral",
         {"tie_word_embeddings": False, "rope_theta": 1e6, "head_dim": 16, "sliding_window": None},
     ),
-    # transformers would leave the gradient of a padding token out
+    # transformers would leave out a padding token's gradient
     "phi3": (
         "Phi3",
         {"tie_word_embeddings": False, "rope_theta": 2.5e5, "pad_token_id": None, "eos_token_id": 1},
@@ -51,14 +51,14 @@ def write_model(name: str, folder: Path, **changes) -> Path:
     model = getattr(transformers, f"{family}ForCausalLM")(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 1:  # norms of one and biases of zero would hide a wrong mapping
+            if parameter.ndim == 1:  # norm weights of 1 and biases of 0 would hide a wrong mapping
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     model.float().save_pretrained(folder, max_shard_size="60KB")
     return folder
 
 
 def layout(devices, tensor, pipeline, sequence=False) -> list[str]:
-    """Overrides of a recipe for so many ranks of one thread, cut so."""
+    """Overrides of a recipe for this many ranks of one thread and this layout."""
     return [
         f"cluster.devices_per_node={devices}",
         f"cluster.tensor_parallel={tensor}",

@@ -29,7 +29,7 @@ LONGER = [user("Hi."), assistant("Hello."), *ONE]
 
 
 def both_ways(row, label, good, bad):
-    """The row, and with its answers swapped and the other label, in a copy of the question."""
+    """The row, and one for another question with the answers swapped and the other label."""
     one, two = row("Which sea is 1?", "good", "bad"), row("Which sea is 2?", "bad", "good")
     return [{**one, label: good}, {**two, label: bad}]
 

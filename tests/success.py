@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a test ran to success: commands with their options, templates, programs; and what there is to run.
+"""What tests ran to success: commands with their options, templates, programs; and what there is to run.
 
-A test says what it runs by ``@pytest.mark.runs("plan", "--sweep")``, and fails where it did not: `recorded`
-holds what really ended well. test_all_is_run.py holds the marks against the argument parser and the files.
+A test states what it runs with ``@pytest.mark.runs("plan", "--sweep")`` and fails if it did not: `recorded`
+holds what really ended well. test_all_is_run.py compares the marks with the argument parser and the files.
 """
 
 import ast
@@ -18,13 +18,13 @@ recorded: set[tuple[str, str]] = set()
 
 
 def note(name, *options):
-    """Something ended well: a command of `reasongrm` with options; or a file, or "-m module"."""
+    """Record a success: of a command of `reasongrm` with options, of a file, or of "-m module"."""
     recorded.add((name, ""))
     recorded.update((name, option) for option in options)
 
 
 def note_line(words):
-    """A command line of another process that ended with status 0: what of this checkout it names."""
+    """Record everything of this checkout that the command line of a successful process names."""
     words = [os.fspath(word) for word in words]
     for place, word in enumerate(words):
         path = ROOT / word
@@ -39,7 +39,7 @@ def note_line(words):
 
 
 def watch(monkeypatch):
-    """Record what this process runs, by the command line's own objects and by `subprocess.run`."""
+    """Record what this process runs, through click's commands and through `subprocess.run`."""
     from reasongrm_nemo.run import commands
 
     invoke, run = commands.Command.invoke, subprocess.run
@@ -75,7 +75,7 @@ def _name(param):
 
 
 def commands():
-    """Each command of `reasongrm`, and each of its options; click's own --help aside."""
+    """Every command of `reasongrm` and all its options, except click's --help."""
     from reasongrm_nemo.cli import main
 
     for name, command in main.commands.items():
@@ -84,7 +84,7 @@ def commands():
 
 
 def programs():
-    """Templates, programs and modules that are started by themselves."""
+    """Templates, programs and modules that are started directly."""
     launch = (path for path in (ROOT / "launch").iterdir() if path.is_file())
     python = (path for folder in (*FOLDERS[1:], "reasongrm_nemo") for path in (ROOT / folder).rglob("*.py"))
     mains = (path for path in python if '"__main__"' in path.read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ def programs():
 
 
 def marks():
-    """What all tests' marks say, read from their source: whichever tests are collected."""
+    """The claims of all tests' marks, read from source, so that they include uncollected tests."""
     for path in (ROOT / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for call in getattr(node, "decorator_list", ()):
@@ -104,7 +104,7 @@ def marks():
 
 
 def claimed(item):
-    """What the marks of one test say."""
+    """The claims of one test's marks."""
     return {pair for mark in item.iter_markers("runs") for pair in _pairs(mark.args)}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tiny judge's tokenizer with tokens and settings outside tokenizer.json, case by case."""
+"""Cases of the tiny judge's tokenizer with tokens and settings outside tokenizer.json."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ DECODER = {
     "424": token("<|assistant|>", special=False),
     "425": token("<x>", special=False, lstrip=True, rstrip=True),
 }
-# Added places out of order, with a gap, and a second account of a token that tokenizer.json has.
+# Added ids out of order, with a gap, and a duplicate entry for a token that tokenizer.json has.
 ODD = {"430": token("<y>"), "422": token("<|user|>"), "2": token("<|im_end|>", lstrip=True)}
 
 CASES = {
@@ -62,7 +62,7 @@ OLDER = {
 
 
 def bare_byte_level(add_prefix_space):
-    """For `write`: a pre-tokenizer that is no sequence."""
+    """An `edit` for `write`: a pre-tokenizer that is not a sequence."""
 
     def edit(whole):
         level = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
@@ -72,7 +72,7 @@ def bare_byte_level(add_prefix_space):
 
 
 def write(folder, changes, files=None, edit=None):
-    """The tiny judge's files in `folder`, with other settings, further files, and tokenizer.json edited."""
+    """Write the tiny judge's files with other settings, further files and tokenizer.json edited."""
     folder.mkdir(exist_ok=True)
     for name in FILES:
         shutil.copyfile(TINY / name, folder / name)

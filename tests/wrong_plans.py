@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes for the paper's cluster that no plan can take, and the key to change in each."""
+"""Recipes for the paper's cluster that do not fit, and the key to change in each."""
 
 from reasongrm_nemo.recipe.load import recipes_root
 
@@ -9,7 +9,7 @@ SFT_7B = recipes_root() / "ablation" / "qwen2_5_7b" / "1_sft_random.yaml"
 GENERATE = recipes_root() / "qwq_32b" / "2_generate.yaml"
 ONE_NODE = ["cluster.nodes=1", "cluster.pipeline_parallel=1", "rollout.servers=1"]
 BEST = ["sft.validation.every=10", "sft.save_every=10", "checkpoints.keep_best=5"]
-# recipe, what is wrong with it, the key that the sentence begins with, and what it says besides
+# recipe, what makes it wrong, the key that the sentence begins with, and a further part of the sentence
 WRONG = {
     "TP 3": (
         GRPO,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command behind `make chaos`: runs the tables, keeps each result, prints what survived by kind.
 
-Results are kept in WORK/results.jsonl as they come; given again, the command does what is not there yet, or
-what fell (--again: all). The exit status is 1 where anything fell.
+Results are written to WORK/results.jsonl as they come; run again, the command does only missing and failed
+cases (--again: all). The exit status is 1 if any case failed.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from chaos.runs import ROOT, TRACEBACK
 
 
 def arguments():
-    """The options."""
+    """The parsed command line."""
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "chaos")
     parser.add_argument("--only", action="append", default=[], metavar="WORD", help="cases whose name has it")
@@ -30,14 +30,14 @@ def arguments():
 
 
 def perform(case, work):
-    """One case; its row."""
+    """Run one case; returns its row."""
     folder = work / "cases" / case.slug
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     began = time.time()
     try:
         wrong, output = case.run(folder)
-    except Exception as error:  # a case of ours that falls is a case that fell
+    except Exception as error:  # an error in the case itself counts as a failure
         wrong, output = f"{type(error).__name__}: {error}", ""
     row = {"kind": case.kind, "name": case.name, "wrong": wrong, "seconds": round(time.time() - began, 1)}
     row["traceback"] = TRACEBACK in output
@@ -49,7 +49,7 @@ def perform(case, work):
 
 
 def known(file):
-    """name -> the newest row."""
+    """(kind, name) -> the newest row."""
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return {(row["kind"], row["name"]): row for row in rows}
 
@@ -88,7 +88,7 @@ def main():
     rows = {} if args.again else known(file)
     waiting = [case for case in cases if rows.get((case.kind, case.name), {"wrong": True})["wrong"]]
     if waiting:
-        chain.unbroken(args.work, max(case.stage for case in waiting))  # stages begin with their number
+        chain.unbroken(args.work, max(case.stage for case in waiting))  # names of stages begin with a number
     with file.open("a") as out, ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(perform, case, args.work) for case in waiting]
         for count, job in enumerate(as_completed(jobs), 1):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole method in its smallest size, the runs folder of an unbroken run, and comparisons with it."""
+"""The whole method in its smallest size, the runs folder of an uninterrupted run, and comparisons with it."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from chaos.runs import ROOT, Run, command, environment
 RECIPES = ROOT / "recipes" / "tiny"
 _SAMPLED = ["rollout.stall_timeout_s=60", "rollout.start_timeout_s=200"]
 _TRAINED = ["cluster.threads_per_rank=1"]
-# the stand-in's log-probs are made up, so the gap between the engines says nothing
+# the stand-in's log-probs are made up, so the gap between the engines means nothing
 _GRPO = [
     *_SAMPLED, *_TRAINED, "grpo.steps=4", "grpo.prompts_per_step=3", "grpo.samples_per_prompt=4",
     "grpo.save_every=2", "grpo.max_tasks=12",
@@ -31,7 +31,7 @@ STAGES = {
         "evaluate.settings=[{temperature: 1.0, samples: 2}]", "evaluate.max_tasks=6",
     ],
 }  # fmt: skip
-# Where a line may differ from run to run: times, paces, paths.
+# Fields that may differ from run to run: times, speeds, paths.
 _VOLATILE = re.compile(r"^(time|seconds|tokens_per_second|.*_s|.*_time|servers_lost|memory.*|.*_mib|.*_gib)$")
 _NOT_COMPARED = {
     "manifest.json",
@@ -50,7 +50,7 @@ def words(stage, runs, *more):
 
 
 def unbroken(work, last):
-    """The runs folder of an unbroken run up to a stage, made once a work folder."""
+    """The runs folder of an uninterrupted run up to a stage, made once per work folder."""
     runs, stages = work / "unbroken", [*STAGES]
     for stage in stages[: stages.index(last) + 1]:
         if not (runs / stage).exists():
@@ -61,7 +61,7 @@ def unbroken(work, last):
 
 
 def before(stage, whole, runs):
-    """A runs folder as it stands when `stage` is to begin."""
+    """A runs folder as it is when `stage` is about to begin."""
     shutil.rmtree(runs, ignore_errors=True)
     runs.mkdir(parents=True)
     for earlier in STAGES:
@@ -72,7 +72,7 @@ def before(stage, whole, runs):
 
 
 def difference(stage, whole, runs):
-    """The first file of the artefact that is not the unbroken run's; "" where all are."""
+    """The first file that differs from the uninterrupted run's artefact; "" if none does."""
     mine, theirs = files(runs / stage), files(whole / stage)
     if mine.keys() != theirs.keys():
         return f"files differ: {sorted(mine.keys() ^ theirs.keys())[:3]}"
@@ -83,7 +83,7 @@ def difference(stage, whole, runs):
 
 
 def files(artefact):
-    """name -> content, without what may differ."""
+    """File name -> content, without fields that may differ."""
     by_name = {}
     for path in sorted(artefact.rglob("*")):
         name = str(path.relative_to(artefact))
@@ -107,7 +107,7 @@ def _manifest(artefact):
 
 
 def copy(whole, runs):
-    """All of the unbroken run."""
+    """Copy the whole uninterrupted run."""
     shutil.rmtree(runs, ignore_errors=True)
     shutil.copytree(whole, runs, ignore=shutil.ignore_patterns("checkpoints"))
     return Path(runs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands import and ask once a process, for the one that they are forked from (see forked.py)."""
+"""What commands import and query once per process, for the process they are forked from (see forked.py)."""
 
 import os
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a file may hold, or be, that nobody meant it to."""
+"""Unexpected contents of a file, and other things in place of a file."""
 
 import gzip
 import io
@@ -13,7 +13,7 @@ _DEEP = 100_000
 
 
 class Poison:
-    """Unpickled, it makes a file: the sign that a stranger's code ran."""
+    """An object that creates a file when unpickled: the sign that a stranger's code ran."""
 
     def __init__(self, sign):
         self.sign = str(sign)
@@ -23,12 +23,12 @@ class Poison:
 
 
 def poisoned_pickle(sign):
-    """Its bytes."""
+    """The bytes of a pickled Poison."""
     return pickle.dumps(Poison(sign), protocol=2)
 
 
 def bomb(mib=512):
-    """A gzip of so many MiB of one line, under 1/1000 of its size."""
+    """A gzip of one line of `mib` MiB, under 1/1000 of that size."""
     packer, out = zlib.compressobj(9, zlib.DEFLATED, 31), io.BytesIO()
     block = b"a" * (1 << 20)
     for _ in range(mib):
@@ -97,7 +97,7 @@ THINGS = faults.PATHS | {
 
 
 def place(name, path):
-    """Put it there."""
+    """Put the named content at `path`."""
     if path.is_symlink() or path.exists():
         path.unlink()
     if name in THINGS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The faults: a row each."""
+"""The table of faults."""
 
 from pathlib import Path
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults around one stage, of files, disk, network and environment: it ends as unbroken, or says why not.
+"""Faults of files, disk, network and environment: a stage ends as uninterrupted or says why not.
 
-Each fault is a shell prefix that runs the command (`"$@"`), or a change of the folders, the environment or
-the words. After a refusal the same command without the fault must end as the unbroken run, unless the fault
-changed what the stage is to read."""
+A fault is a shell prefix that runs the command (`"$@"`), or a change of the folders, the environment or
+the words. After a refusal the same command without the fault must end as the uninterrupted run, unless the
+fault changed what the stage is to read."""
 
 import os
 import shutil
@@ -20,15 +20,15 @@ class Fault:
     """One fault.
 
     Attributes:
-        name: of its own.
-        stage: around which.
-        shell: what runs `"$@"`.
+        name: unique within its kind.
+        stage: the stage that meets the fault.
+        shell: the script that runs `"$@"`.
         env: variables; None removes one.
         more: further words of the command.
-        change: of the runs folder as it is before the stage.
-        must: "end" as unbroken, be "refused", or "either"; an "either" that ends must end as unbroken.
-        mute: it cannot say why it ends.
-        heal: undo `change`; None: nothing is tried after a refusal.
+        change: changes the runs folder before the stage.
+        must: "end" as uninterrupted, be "refused", or "either": refused, or ends as uninterrupted.
+        mute: the command cannot say why it ends.
+        heal: undoes `change`; None: nothing is tried after a refusal.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Fault:
 
 
 def run(fault, folder, whole):
-    """What is wrong, and the output."""
+    """Run one fault; returns what is wrong ("" if nothing) and the output."""
     runs = chain.before(fault.stage, whole, folder / "runs")
     fault.change(runs)
     more = [word.replace("RUNS", str(runs)) for word in fault.more]
@@ -88,7 +88,7 @@ def replaced(*parts):
 
 
 def folder_at(*parts):
-    """A change that puts a stray folder there, with a file in it."""
+    """A change that puts a stray folder at this path, with a file in it."""
 
     def change(runs):
         runs.joinpath(*parts).mkdir(parents=True)
@@ -98,7 +98,7 @@ def folder_at(*parts):
 
 
 def removed(*parts):
-    """A heal that takes it away."""
+    """A heal that removes this path."""
 
     def heal(runs):
         path = runs.joinpath(*parts)
@@ -111,7 +111,7 @@ def removed(*parts):
 
 
 def linked(target, *parts):
-    """A change that puts a link there."""
+    """A change that puts a link at this path."""
 
     def change(runs):
         path = runs.joinpath(*parts)
@@ -122,5 +122,5 @@ def linked(target, *parts):
 
 
 def damaged(damage, *parts):
-    """A change by a function of tests/faults.py."""
+    """A change that applies a function of tests/faults.py."""
     return lambda runs: damage(runs.joinpath(*parts))

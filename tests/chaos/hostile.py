@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hostile files put where a command reads: a refusal is one sentence, and nothing of a file is run."""
+"""Hostile files put where a command reads: every refusal is one sentence, and no code in a file is run."""
 
 import os
 import shutil
@@ -98,7 +98,7 @@ def _convert(file):
 
 
 def _poisoned_megatron(folder, name):
-    """A Megatron checkpoint of which one file is a pickle that runs a command."""
+    """A Megatron checkpoint with one file that is a pickle running a command."""
     forks.run(folder, [TINY, folder / "megatron"], "conversion/hf_to_megatron.py")
     (folder / "megatron" / "model_weights" / name).write_bytes(contents.poisoned_pickle(folder / "poisoned"))
     return [folder / "megatron", folder / "hf"], "conversion/megatron_to_hf.py"
@@ -144,12 +144,12 @@ PICKLES = {
         ("pytorch_model.bin", "model.safetensors", "model.pt", "consolidated.00.pth"),
     ),
 }
-# every third content for a reader, shifted from one to the next: each content is read by six or seven of them
+# every third content for a reader, shifted by one per reader: six or seven readers get each content
 _EVERY = 3
 
 
 def table():
-    """(reader, content) of all."""
+    """All pairs (reader, content)."""
     names = [*contents.BYTES, *contents.THINGS]
     for shift, reader in enumerate(READERS):
         for number, name in enumerate(names):
@@ -160,7 +160,7 @@ def table():
 
 
 def run(reader, name, folder):
-    """One file; what is wrong, and the output."""
+    """Run one case; returns what is wrong ("" if nothing) and the output."""
     make = READERS.get(reader) or PICKLES[reader][0]
     words, script = make(folder, name)
     status, output = forks.run(folder, words, script)

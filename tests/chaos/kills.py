@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kills in every stage, at chosen moments and at random; the same command again ends as if unbroken."""
+"""Kills in every stage, at chosen moments and at random; the same command again ends as if uninterrupted."""
 
 import json
 import random
@@ -19,14 +19,14 @@ class Kill:
     """One kill.
 
     Attributes:
-        name: says what is killed when.
-        stage: in which.
-        event: the audit event, see inject/sitecustomize.py; "random": at a random time.
-        path: what its arguments must match.
-        nth: which time.
-        who: is killed.
-        signal: by what.
-        survives: the run goes on to its end by itself.
+        name: says what is killed and when.
+        stage: the stage that is killed.
+        event: the audit event that triggers the kill, see inject/sitecustomize.py; "random": a random time.
+        path: pattern that the event's arguments must match.
+        nth: which matching event triggers the kill.
+        who: the process that is killed.
+        signal: the signal sent.
+        survives: the run continues to its end by itself.
     """
 
     name: str
@@ -79,13 +79,13 @@ def _around_each():
         sign = (KILL, TERM, INT, HUP)[number % 4]
         yield Kill("before the last rename", stage, "os.rename", rf"\.partial/{stage} ")
         yield Kill("at random", stage, "random", signal=(TERM, KILL)[number % 2])
-        if stage != "6_grpo_hard":  # the same stage as the first GRPO
+        if stage != "6_grpo_hard":  # same kind of stage as the first GRPO
             yield Kill("at its start", stage, "open", rf"\.partial/{stage}/stage\.json", signal=sign)
             yield Kill("while the manifest is written", stage, "open", rf"{stage}/manifest\.json")
 
 
 def moment(kill, runs):
-    """What inject/sitecustomize.py is told."""
+    """The settings for inject/sitecustomize.py."""
     spec = runs / ".logs" / kill.stage / "rollout-server.spec.json"
     return {
         "event": kill.event, "path": kill.path, "nth": kill.nth, "who": kill.who, "signal": int(kill.signal),
@@ -94,16 +94,16 @@ def moment(kill, runs):
 
 
 def run(kill, work, whole, seconds):
-    """Kill and give the command again.
+    """Kill a run and give the same command again.
 
     Args:
-        kill: which.
-        work: a folder for it alone.
-        whole: the unbroken run.
-        seconds: stage -> how long it took unbroken, for a random moment.
+        kill: the kill.
+        work: a folder for this case.
+        whole: the runs folder of the uninterrupted run.
+        seconds: stage -> its duration in the uninterrupted run, for a random moment.
 
     Returns:
-        What is wrong, or "", and notes.
+        What is wrong ("" if nothing), and notes.
     """
     runs = chain.before(kill.stage, whole, work / "runs")
     words = chain.words(kill.stage, runs, 'rollout.extra_env={CHAOS_PAUSE: "0.02"}')

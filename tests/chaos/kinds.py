@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cases of all kinds, in one form."""
+"""The cases of all kinds, in a common form."""
 
 import json
 import re
@@ -12,13 +12,13 @@ from chaos import chain, fault_table, faults, hostile, kills
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that is tried.
+    """One case.
 
     Attributes:
-        kind: the row of the table it counts in.
-        name: of its own.
-        run: with a folder for it alone; gives what is wrong ("" if nothing) and the command's output.
-        stage: up to which it needs the unbroken run.
+        kind: the row of the table that counts the case.
+        name: unique within its kind.
+        run: takes a folder for this case; returns what is wrong ("" if nothing) and the command's output.
+        stage: the last stage of the uninterrupted run that the case needs.
     """
 
     kind: str
@@ -28,12 +28,12 @@ class Case:
 
     @property
     def slug(self):
-        """A folder's name."""
+        """The name of the case's folder."""
         return re.sub(r"[^A-Za-z0-9]+", "-", f"{self.kind}-{self.name}").strip("-")[:100]
 
 
 def cases(work):
-    """All, the longest kind first."""
+    """All cases, the slowest kind first."""
     return [*_kills(work), *_faults(work), *_hostile()]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of the package as processes of their own: started, watched, killed, and their orphans found."""
+"""Commands of the package as separate processes: started, watched, killed, and their orphans found."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ def command(*words):
 
 
 def environment(**more):
-    """One in which no server is vLLM and nothing reaches for the network."""
+    """An environment in which no server is vLLM and nothing uses the network."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("CHAOS_")}
     inject = Path(__file__).with_name("inject")
     env |= {"PYTHONPATH": f"{inject}:{ROOT}", "OMP_NUM_THREADS": "1"}
@@ -30,18 +30,18 @@ def environment(**more):
 
 
 def _as_in_a_terminal():
-    """A shell's background jobs ignore these, and hand that on."""
+    """Restore signals that a shell's background jobs ignore, which children inherit."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
 
 
 class Run:
-    """A command under watch.
+    """A watched command.
 
     Args:
         words: the whole command line.
-        env: its environment.
-        further: for Popen.
+        env: the command's environment.
+        further: options for Popen.
     """
 
     def __init__(self, words, env, **further):
@@ -58,7 +58,7 @@ class Run:
         )
 
     def end(self, timeout):
-        """(exit status, output); a run that hangs is killed and has the status None."""
+        """Wait for the end; returns (exit status, output). A run that hangs is killed: status None."""
         try:
             output = self.process.communicate(timeout=timeout)[0] or b""
             return self.process.returncode, output.decode(errors="replace")
@@ -69,7 +69,7 @@ class Run:
             return None, (self.process.communicate()[0] or b"").decode(errors="replace")
 
     def living(self):
-        """Processes of this run, wherever they hang in the tree: their environment says so."""
+        """Processes of this run anywhere in the process tree, recognized by their environment."""
         pids = []
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -79,7 +79,7 @@ class Run:
         return pids
 
     def orphans(self, seconds=25.0):
-        """Those that live on so long after the command; they are ended then."""
+        """Processes still alive this many seconds after the command; they are killed."""
         deadline = time.monotonic() + seconds
         while (left := self.living()) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -90,7 +90,7 @@ class Run:
 
 
 def one_sentence(status, output):
-    """What is wrong with a refusal: nothing, or why it is not one sentence and a status."""
+    """What is wrong with a refusal: "", or why it is not one sentence and a status."""
     if TRACEBACK in output:
         return "traceback: " + output.strip().splitlines()[-1][:200]
     if status is None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rollout server that starts in a second and answers the same question alike: by seed and weights.
+"""A rollout server that starts in a second and whose answers depend only on prompt, seed and weights.
 
-Its answers depend on the weights it holds, so that a run that resumes with other weights than it had gives
-other artefacts. CHAOS_SERVER may name a fault, which the first server to see it makes once: see `_faulty`.
+As answers depend on the weights, a run that resumes with the wrong weights gives different artefacts.
+CHAOS_SERVER may name a fault, which the first server to see it causes once: see `_faulty`.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def serve(words):
 
 
 def _fault(name):
-    """Whether this fault's turn has come; it comes once, or always where its file says so."""
+    """Whether this fault is due: once, or always if the fault's file says so."""
     wanted = os.environ.get("CHAOS_SERVER", "")
     if not wanted.startswith(f"{name}="):
         return False
@@ -66,7 +66,7 @@ def _fault(name):
 
 
 class Model:
-    """What the server holds: a tokenizer, and a digest in place of weights."""
+    """What the server holds: a tokenizer, and a digest instead of weights."""
 
     def __init__(self, folder):
         from tokenizers import Tokenizer
@@ -76,7 +76,7 @@ class Model:
         self.load(folder)
 
     def load(self, folder):
-        """Take the weights of a folder."""
+        """Load the weights of a folder."""
         from safetensors import safe_open
 
         digest = hashlib.sha256()
@@ -88,7 +88,7 @@ class Model:
         self.weights = digest.hexdigest()
 
     def meet(self, info):
-        """Join the trainer's group, as the engine of `rollout.vllm_engines` does."""
+        """Join the trainer's group, as the engine in `rollout.weights.vllm_engines` does."""
         from reasongrm_nemo.processes import meeting
         from reasongrm_nemo.rollout.weights.broadcast_group import BroadcastGroup
 
@@ -97,7 +97,7 @@ class Model:
         self.group = BroadcastGroup("gloo", store, host, 1, world, timeout_s)
 
     def receive(self, info):
-        """Take what the trainer broadcasts."""
+        """Receive the weights that the trainer broadcasts."""
         import torch
 
         from reasongrm_nemo.rollout.weights.broadcast_group import Flight, tensors_ahead
@@ -118,7 +118,7 @@ class Model:
         self.weights = digest.hexdigest()
 
     def choices(self, body):
-        """n answers, right by chance."""
+        """n answers, right at random."""
         out = []
         for sample in range(body["n"]):
             words = f"{body['seed']} {sample} {body['prompt']} {self.weights}"
@@ -139,7 +139,7 @@ class Model:
 
 
 def handler(model):
-    """The routes."""
+    """The request handler with the server's routes."""
     token = f"Bearer {os.environ['VLLM_API_KEY']}".encode()
     pause = float(os.environ.get("CHAOS_PAUSE", "0"))
 
@@ -187,7 +187,7 @@ def handler(model):
 
 
 def _faulty(request):
-    """What to do in place of an answer, or None."""
+    """What to do instead of answering, or None."""
 
     def reset():
         request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")

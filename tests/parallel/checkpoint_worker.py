@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Weight:
-    """One weight of a model in a session, whose value tells a checkpoint's step."""
+    """One weight of a session's model; its value is the step of the checkpoint."""
 
     def __init__(self):
         from reasongrm_nemo.megatron.platform import load_platform
@@ -42,7 +42,7 @@ class Weight:
 
 
 def save_asynchronously(weight, checkpoints):
-    """What changes after an asynchronous save began is not in it."""
+    """Changes made after an asynchronous save has begun are not in the checkpoint."""
     figures = {}
     weight.save(checkpoints, 1)
     weight.fill(7.0)
@@ -69,7 +69,7 @@ def keep_the_best(weight, checkpoints, folder):
 
 
 def fill_a_small_disk(weight, disk):
-    """A disk of 3 MB, which the first checkpoint fills."""
+    """Save to a disk of 3 MB, which the first checkpoint fills."""
     import torch.distributed as dist
 
     from reasongrm_nemo.errors import StageFailed
@@ -89,7 +89,7 @@ def fill_a_small_disk(weight, disk):
 
 
 def fill_one_rank_s_disk(weight, checkpoints, folder):
-    """The disk of one rank alone fills up while the tensors are written."""
+    """The disk of only one rank fills up while the tensors are written."""
     import torch.distributed as dist
 
     from reasongrm_nemo.errors import StageFailed
@@ -104,7 +104,7 @@ def fill_one_rank_s_disk(weight, checkpoints, folder):
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        # with torch 2.6 megatron-core has it by name, else our wrapper asks torch
+        # with torch 2.6 megatron-core has its own reference; otherwise our wrapper calls torch's
         filesystem._write_item = filesystem_async._write_item = full
     checkpoints.asynchronous = True
     weight.save(checkpoints, 7)

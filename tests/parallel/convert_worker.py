@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank that takes a converted checkpoint: ``convert_worker.py SPEC.json``, run by test_conversion.py.
+"""One rank that loads a converted checkpoint: ``convert_worker.py SPEC.json``, run by test_conversion.py.
 
 The spec names the Hugging Face folder, the converted one, how it is restored (``nemo_aligner``:
 load_from_nemo; ``session``: as a recipe's model.megatron_path; ``hf``: from the Hugging Face folder), the
@@ -63,7 +63,7 @@ def main(spec_file):
 
 
 def restore_with_nemo_aligner(recipe, optim, spec, platform):
-    """NeMo-Aligner's own two steps, as its training scripts take them."""
+    """The same two steps as in NeMo-Aligner's training scripts."""
     from nemo_aligner.utils.train_script_utils import resolve_and_create_trainer
     from nemo_aligner.utils.utils import load_and_override_model_config, load_from_nemo
 
@@ -86,7 +86,7 @@ def restore_with_nemo_aligner(recipe, optim, spec, platform):
 
 
 def largest_difference(model, spec):
-    """Of this model's logits from transformers', over all texts and ranks."""
+    """Largest difference of this model's logits from transformers', over all texts and ranks."""
     import torch
     import torch.distributed as dist
     from megatron.core import parallel_state
@@ -117,7 +117,7 @@ def largest_difference(model, spec):
 
 
 def save(session, out):
-    """A training checkpoint of this layout, optimizer and all."""
+    """Save a training checkpoint of this layout, including the optimizer."""
     import torch
 
     from reasongrm_nemo.megatron.checkpoints import Checkpoints

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which keys a trainer reads: ``dry_trainers.py RECIPE MODEL_FOLDER WORK`` prints them as a JSON list.
+"""The keys that a trainer reads: ``dry_trainers.py RECIPE MODEL_FOLDER WORK`` prints them as a JSON list.
 
 The model of the first and the last pipeline stage is built and stepped on fake tensors, then the recipe's
 trainer runs with stand-ins for what needs weights: its loop, schedule, groups, validation.
@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from keys_read import keys_read
 from made_up_inputs import write_inputs
 
-_STEPS = 2  # of the loop
+_STEPS = 2  # that GRPO's loop runs
 
 
 def main(path: str, folder: str, work: str) -> None:
@@ -57,7 +57,7 @@ def _keys(order: Any) -> set[str]:
 
 
 def run_dry(recipe: DictConfig, inputs: Mapping[str, str]) -> None:
-    """Make the recipe's trainer as its ``main`` does, and let GRPO's run some steps.
+    """Make the recipe's trainer as its ``main`` does; a GRPO trainer then runs some steps.
 
     Args:
         recipe: resolved.
@@ -115,7 +115,7 @@ def _run(recipe: DictConfig, inputs: dict[str, Path], cfg: DictConfig) -> Any:
     from reasongrm_nemo.processes.work_order import WorkOrder
 
     run = TrainingRun(WorkOrder(recipe, inputs["work"], inputs["model"], {}), cfg)
-    assert cfg.validation.export in ("last", "best")  # read when training has ended
+    assert cfg.validation.export in ("last", "best")  # read when training ends
     run.checkpoints = _Checkpoints()  # type: ignore[assignment]
     return run
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One rank that exports its model's weights: ``export_worker.py HF_FOLDER TP PP OUT_FOLDER``.
 
-Every rank takes the whole tensors out of the buckets that it would share with the vLLM worker on its GPU,
-and leaves them in OUT_FOLDER.
+Every rank takes the full tensors out of the buckets that it would share with the vLLM worker on its GPU,
+and writes them to OUT_FOLDER.
 """
 
 import json

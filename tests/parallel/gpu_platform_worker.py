@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One rank of either platform on CPU, run by test_gpu_platform.py: ``HF_FOLDER PLATFORM TP PP OUT.json``.
 
-``gpu`` is bf16 weights under NeMo's O2, fp32 main weights in megatron-core's distributed optimizer: all as
-on a GPU but for the layers (plain PyTorch's, or Transformer Engine's with a stand-in for its kernels) and
-the optimizer's kernel.
+``gpu`` is bf16 weights under NeMo's O2 and fp32 main weights in megatron-core's distributed optimizer: all
+as on a GPU except for the layers (plain PyTorch's, or Transformer Engine's with a stand-in for its kernels)
+and the optimizer's kernel.
 """
 
 import json
@@ -17,7 +17,7 @@ from small_models import layout
 
 
 def the_platform(name):
-    """The CPU's, or the GPU's precision and optimizer on the CPU."""
+    """The CPU platform, or the GPU's precision and optimizer on the CPU."""
     from reasongrm_nemo.megatron.platform import GPU
 
     if name == "cpu":
@@ -36,14 +36,14 @@ def start(hf_path, name, tensor, pipeline):
     from reasongrm_nemo.recipe.load import load_recipe, recipes_root
 
     sessions.quiet_libraries()
-    # megatron-core's optimizer sorts parameters by the name of their type, of which it knows those on CUDA
+    # megatron-core's optimizer groups parameters by the name of their type and knows only CUDA's
     plain_type = torch.Tensor.type
     torch.Tensor.type = lambda self, *new, **options: (
         plain_type(self, *new, **options)
         if new or options
         else plain_type(self).replace("torch.", "torch.cuda.")
     )
-    # casts fp32 weights to fp8 by Transformer Engine; there are none, and it is called with empty lists
+    # casts fp32 weights to fp8 with Transformer Engine; there are none, so it is called with empty lists
     fp8_utils._quantize_param_shard_impl = lambda *empty: None
     overrides = [
         f"cluster.platform={name}",
@@ -59,7 +59,7 @@ def start(hf_path, name, tensor, pipeline):
 
 
 def draw():
-    """Samples with an advantage each, of different lengths."""
+    """Samples of different lengths, each with an advantage."""
     from reasongrm_nemo.megatron.micro_batches import Sample
 
     generator = torch.Generator().manual_seed(0)
@@ -72,7 +72,7 @@ def draw():
 
 
 class Run:
-    """Steps of one rank."""
+    """One rank's session and its optimizer steps."""
 
     def __init__(self, session, recipe):
         from megatron.core import parallel_state
@@ -84,7 +84,7 @@ class Run:
         self.of_norms = None
 
     def gradient_of_norms(self):
-        """Norm of the reduced gradient of all norms' weights, of which each tensor-parallel rank has all."""
+        """Norm of the reduced gradient of all norms' weights, which every tensor-parallel rank has whole."""
         from megatron.core import parallel_state
 
         names = [n for n, _ in self.core.named_parameters() if n.endswith(("norm.weight", "norm_weight"))]
@@ -95,7 +95,7 @@ class Run:
         return square.sqrt().item()
 
     def step(self, samples):
-        """Loss and the gradient's norm of one optimizer step."""
+        """Loss and gradient norm of one optimizer step."""
         from reasongrm_nemo.megatron.balance import share
 
         actor = self.actor
@@ -135,7 +135,7 @@ def three_steps(run, samples):
 
 
 def resume(run, samples, folder):
-    """A checkpoint brings back weights, fp32 weights and moments: the step after it is the same again."""
+    """A checkpoint restores weights, fp32 weights and moments: the next step, repeated, is the same."""
     from reasongrm_nemo.megatron.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(folder, 1)
@@ -151,7 +151,7 @@ def resume(run, samples, folder):
 
 
 def offload(run):
-    """Whether all states go to the CPU and back, and how many a parameter there are."""
+    """Whether all optimizer states go to the CPU and back, and how many there are per parameter."""
     from megatron.core import parallel_state
 
     from reasongrm_nemo.megatron.offload import _states
@@ -159,7 +159,7 @@ def offload(run):
     optimizer = run.session.optimizer.mcore_optimizer
     states = list(_states(optimizer))
     count = sum(t.numel() for t in states)
-    # to the CPU is no way from the CPU: what was asked for must do
+    # on the CPU nothing really moves, so the requested moves are counted
     asked, plain_to = [], torch.Tensor.to
     torch.Tensor.to = lambda self, *where: asked.append((self.numel(), *where)) or plain_to(self, *where)
     run.actor.finish_training()
@@ -183,7 +183,7 @@ def main(hf_path, name, tensor_parallel, pipeline_parallel, out):
     run, samples = Run(session, recipe), draw()
     figures = three_steps(run, samples) | {"of_norms": run.of_norms}
     figures |= resume(run, samples, Path(out).parent / "checkpoints")
-    # fewer samples than data-parallel ranks: nobody waits for ever
+    # fewer samples than data-parallel ranks: no rank may hang
     figures["single"] = run.step(samples[:1])[0]
     if name == "gpu":
         figures |= offload(run)

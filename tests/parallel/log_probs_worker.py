@@ -30,7 +30,7 @@ def main(out):
     rank = dist.get_rank()
     hidden, weight, targets, weights = case()
     *values, hidden_grad, weight_grad = plain(hidden, weight, targets, weights, TEMPERATURE)
-    # 29 entries over two ranks: one row of padding, which would win every softmax if it were counted
+    # 29 entries over two ranks: one row of padding, which would win every softmax if it counted
     shard = torch.cat((weight, torch.full((1, WIDTH), 5.0))).chunk(2)[rank]
     wanted = torch.cat((weight_grad, torch.zeros(1, WIDTH))).chunk(2)[rank]
     assert VOCAB % 2 == 1

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One rank's part of a push over tensors without data: ``push_worker.py OUT RECIPE CONFIG RANK WORD...``.
 
-Real are the model, the export and the buckets; the process group sends nothing. Writes the bytes that were
-alive at the peak.
+The model, the export and the buckets are real; the process group sends nothing. Writes the bytes allocated
+at the peak.
 """
 
 import sys
@@ -29,7 +29,7 @@ def main(out, path, config, rank, *words):
     architecture = Architecture.from_folder(Path(config))
     fake_rank._join_world(recipe.cluster, int(rank))
     layers = Layout.of_cluster(recipe.cluster).stages(architecture.layers)
-    transfer._owners = lambda _: Owners(layers)  # which a group that sends nothing cannot gather
+    transfer._owners = lambda _: Owners(layers)  # a group that sends nothing cannot gather this
     ipc._gathered = lambda mine, group: mine
     reduced = [b"" if at in (7, 11, 13) else 0 for at in range(15)]
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -44,7 +44,7 @@ def main(out, path, config, rank, *words):
 
 
 class Owners(dict):
-    """The pipeline stage of a parameter, by its name."""
+    """Maps a parameter's name to its pipeline stage."""
 
     def __init__(self, layers):
         super().__init__()

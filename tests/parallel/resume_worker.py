@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of a GRPO run on rollouts that are given, so that runs of other layouts train on the same ones.
+"""One rank of a GRPO run on given rollouts, so that runs with other layouts train on the same ones.
 
 Run by test_resume_layouts.py and test_skipped_steps.py:
-``resume_worker.py WORK OVERRIDE ...``. NAN_STEPS names steps (from 0) in which some log-probs are no numbers.
+``resume_worker.py WORK OVERRIDE ...``. NAN_STEPS names steps (from 0) in which some log-probs are NaN.
 """
 
 import math
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class Given:
-    """Responses drawn by the step and the prompt alone."""
+    """Responses that depend only on the step and the prompt."""
 
     def __init__(self, tokenizer):
         from reasongrm_nemo.models.tokenization import response_ids
@@ -64,7 +64,7 @@ def main(work, *overrides):
     from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
 
     sessions.quiet_libraries()
-    # the log-probs given below are drawn: no policy of this run sampled them
+    # the log-probs given below are random: no policy of this run sampled them
     given = ("grpo.log_prob_gap.warn.fp32=100", "grpo.log_prob_gap.stop.fp32=100")
     recipe = load_recipe(recipes_root() / "tiny" / "1_grpo_zero.yaml", [*given, *overrides])
     model = resolve_path(recipe.model.hf_path, "")

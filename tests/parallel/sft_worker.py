@@ -14,7 +14,7 @@ from small_models import layout
 
 
 def start(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel):
-    """The session with the model, cut as asked for."""
+    """The session with the model, in the given layout."""
     platform = load_platform()
     from reasongrm_nemo.megatron import session as sessions
     from reasongrm_nemo.recipe.load import load_recipe, recipes_root
@@ -45,7 +45,7 @@ def drawn():
 
 
 def of_transformers(reference, samples):
-    """The loss, and that of the first sample alone; leaves the gradients in the reference."""
+    """The loss of all samples and of the first alone; leaves the gradients in the reference."""
     import torch
 
     expected, alone = 0.0, None
@@ -60,7 +60,7 @@ def of_transformers(reference, samples):
 
 
 def train_in_three_cuts(session, samples, rank, size, expected):
-    """Differences in the loss from transformers', in the gradients from one cut to another; the first's."""
+    """Loss differences from transformers, gradient differences between cuts, the first cut's gradients."""
     import torch
     import torch.distributed as dist
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak of one small rank's step, run by test_simulation.py: ``simulation_worker.py RECIPE HF_FOLDER HOW``.
+"""Peak memory of one small rank's step, run by test_simulation.py: ``simulation_worker.py RECIPE HF HOW``.
 
 HOW is ``fake`` (tensors without data), ``real`` (the same count over real tensors) or ``allocator`` (what
-PyTorch's CPU allocator says of real tensors).
+PyTorch's CPU allocator reports for real tensors).
 """
 
 import sys
@@ -10,18 +10,18 @@ from pathlib import Path
 
 
 class Allocator:
-    """In place of LiveStorages: the profiler's memory events."""
+    """Replaces LiveStorages with the profiler's memory events."""
 
     def __init__(self, known):
         self.peak = 0
 
     @property
     def at_peak(self):
-        """All under one part."""
+        """All memory, as a single part."""
         return {"": self.peak}
 
     def count_as(self, part, tensor):
-        """Knows no parts."""
+        """Does not distinguish parts."""
 
     def __enter__(self):
         from torch.profiler import ProfilerActivity, profile

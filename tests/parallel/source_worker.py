@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One of two ranks, run by test_source_waits.py: rollouts take longer than the default group waits."""
+"""One of two ranks, run by test_source_waits.py: rollouts outlast the default group's timeout."""
 
 import sys
 import time

@@ -19,7 +19,7 @@ def figures(request, ranks):
 @pytest.fixture(scope="module")
 def ranks(launch, tmp_path_factory):
     folder, small = tmp_path_factory.mktemp("checkpoints"), tmp_path_factory.mktemp("small")
-    # as in tests/slurm, root is needed
+    # needs root, as tests/slurm does
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", small], check=True)
     try:
         launch(WORKER, 2, folder, small)
@@ -28,7 +28,7 @@ def ranks(launch, tmp_path_factory):
     return folder
 
 
-def test_what_changes_while_it_is_written_is_not_in_it(figures):
+def test_changes_during_a_save_are_not_in_the_checkpoint(figures):
     assert figures["before it is whole"]
     assert figures["asynchronous"] == [1, 1.0]
     assert figures["polled"] == [2, 2.0]
@@ -41,7 +41,7 @@ def test_the_newest_and_the_best_are_kept(figures):
     assert figures["latest"] == [6, 6.0]
 
 
-def test_a_full_disk_is_said_on_every_rank_and_costs_nothing_older(figures):
+def test_a_full_disk_is_reported_on_every_rank_and_older_checkpoints_stay(figures):
     assert "step 7" in figures["failed"]
     assert "no space left on the disk of" in figures["failed"]
     assert "step_000006 is kept" in figures["failed"]
@@ -49,7 +49,7 @@ def test_a_full_disk_is_said_on_every_rank_and_costs_nothing_older(figures):
     assert figures["left behind"] == []
 
 
-def test_the_first_checkpoint_on_a_small_disk_says_so_before_it_is_removed(figures):
+def test_a_first_checkpoint_that_fills_the_disk_is_reported_before_its_removal(figures):
     said = figures["small"]
     assert said.startswith("the checkpoint of step 1 could not be written to ")
     assert re.search(

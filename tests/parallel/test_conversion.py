@@ -2,7 +2,7 @@
 """Converted checkpoints in real Megatron models of several ranks, and back out of their training checkpoints.
 
 Logits against transformers in fp32, 1e-4 absolute (sums of some 100 products in another order; seen: below
-2e-5). The texts are this project's own words.
+2e-5). The texts are from this project's README.
 """
 
 import json
@@ -25,7 +25,7 @@ PLAIN = {"type": None}
 
 
 def real_text(vocabulary, lengths):
-    """The README in tokens, in pieces of these lengths; folded into a small vocabulary."""
+    """The README as token ids, modulo a small vocabulary, in pieces of these lengths."""
     tokenizer = load_tokenizer(resolve_path("asset:tiny_judge", "."))
     ids = [i % vocabulary for i in tokenizer.encode((HERE.parents[1] / "README.md").read_text())]
     return [ids[sum(lengths[:n]) :][:length] for n, length in enumerate(lengths)]
@@ -66,13 +66,13 @@ def real_text(vocabulary, lengths):
 )
 def test_a_converted_checkpoint_is_the_model(name, how, tensor, pipeline, first, rope, launch, tmp_path):
     folder = write_model(name, tmp_path / "hf", max_position_embeddings=256 if rope is PLAIN else 64)
-    # written for another parallelism than it is read at
+    # written for another parallelism than the one that reads it
     convert.hf_to_megatron(folder, tmp_path / "m", Layout(4, 2), rope=rope)
-    # what transformers reads says the recipe's rope in its config.json
+    # transformers reads the recipe's rope from config.json
     convert.megatron_to_hf(tmp_path / "m", tmp_path / "reference")
     spec = {"hf": str(folder), "megatron": str(tmp_path / "m"), "reference": str(tmp_path / "reference")}
     spec |= {"how": how, "tensor": tensor, "pipeline": pipeline, "first": first, "rope": rope}
-    # with a recipe's rope up to four times the original length
+    # with the recipe's rope, up to four times the original length
     spec |= {"length": 256, "texts": real_text(99, [40, 257, 7, 200]), "out": str(tmp_path)}
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     launch(str(HERE / "convert_worker.py"), tensor * pipeline, tmp_path / "spec.json")
@@ -82,7 +82,7 @@ def test_a_converted_checkpoint_is_the_model(name, how, tensor, pipeline, first,
 
 
 def came_back(tmp_path, folder, rope):
-    """A training checkpoint, written by all ranks, becomes the Hugging Face tensors it began with."""
+    """A training checkpoint written by all ranks converts back to the original Hugging Face tensors."""
     (step,) = (tmp_path / "checkpoints").glob("step_*")
     convert.megatron_to_hf(step, tmp_path / "back", companions=folder, rope=rope)
     before = {n: t for file in folder.glob("*.safetensors") for n, t in load_file(file).items()}

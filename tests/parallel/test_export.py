@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every rank exports the whole weights, to the bit, for the vLLM worker on its GPU."""
+"""Every rank exports the full weights bitwise for the vLLM worker on its GPU."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ WORKER = str(Path(__file__).parent / "export_worker.py")
     ("model", "world", "tensor", "pipeline"), [("qwen2_tied", 4, 2, 2), ("llama_untied", 2, 1, 1)]
 )
 def test_each_rank_holds_the_folders_tensors(launch, tmp_path, model, world, tensor, pipeline):
-    """TP2 x PP2, where tensors are gathered and handed over; DP2, where each replica exports its own."""
+    """TP2 x PP2, where tensors are gathered and passed on; DP2, where each replica exports independently."""
     folder = write_model(model, tmp_path / "hf")
     launch(WORKER, world, folder, tensor, pipeline, tmp_path)
     shards = [load_file(shard) for shard in folder.glob("*.safetensors")]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from small_models import write_model
 
 WORKER = str(Path(__file__).parent / "worker.py")
-# model, ranks, tensor parallel, pipeline parallel, sequence parallel; the rest of the ranks is data parallel
+# model, ranks, tensor parallel, pipeline parallel, sequence parallel; the remaining factor is data parallel
 CASES = {
     "qwen2": ("qwen2_tied", 1, 1, 1, False),
     "llama": ("llama_untied", 1, 1, 1, False),
@@ -34,7 +34,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def ran(launch, tmp_path_factory):
-    """``ran(case)``: its figures and its gradients; each case runs once."""
+    """``ran(case)``: figures and gradients of a case, which runs once."""
 
     @functools.cache
     def run(case):
@@ -66,13 +66,13 @@ def test_micro_batches_and_order_change_nothing(case, ran):
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_a_pass_without_gradients_gives_the_same_loss(case, ran):
-    """What a step that keeps no group makes; with stages that waited for a gradient it would hang."""
+    """As in a step that keeps no group; the pass would hang if a stage waited for a gradient."""
     assert ran(case)[0]["forward_only"] <= 1e-5
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "-" in case and case.split("-")[0] in CASES])
 def test_a_layout_changes_nothing(case, ran):
-    """Against the same model on one rank."""
+    """Compared with the same model on one rank."""
     figures, gradients = ran(case)
     control, control_gradients = ran(case.split("-")[0])
     assert abs(figures["value"] - control["value"]) <= 1e-5 * abs(control["value"])

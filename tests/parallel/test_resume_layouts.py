@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run goes on from its checkpoint at another TP, PP or DP as if nothing had happened.
+"""A run resumes from its checkpoint at another TP, PP or DP as if it had not been interrupted.
 
-fp32. Loss and gradient norm of the next steps against the unbroken run's: 1e-5 relative, other orders of
-summation; weights, Adam's moments, the schedule and the order of the tasks all show in them.
+fp32. Loss and gradient norm of the next steps against the uninterrupted run's: 1e-5 relative, for another
+order of summation; they depend on weights, Adam's moments, the schedule and the order of the tasks.
 """
 
 import json
@@ -34,7 +34,7 @@ def lines(work):
     [((2, 2, 1), (2, 1, 2)), ((2, 1, 1), (1, 1, 1))],
     ids=["tp2-to-pp2", "dp2-to-dp1"],
 )
-def test_grpo(before, after, launch, tmp_path):
+def test_grpo_resumes_at_another_layout(before, after, launch, tmp_path):
     unbroken, resumed = tmp_path / "unbroken", tmp_path / "resumed"
     for folder in (unbroken, resumed):
         folder.mkdir()
@@ -49,5 +49,5 @@ def test_grpo(before, after, launch, tmp_path):
     for want, got in zip(expected[3:], actual[3:], strict=True):
         for name in ("loss", "grad_norm", "lr"):
             assert abs(got[name] - want[name]) <= 1e-5 * abs(want[name]), name
-    # each step's loss is its own: a run that had lost its place would show
+    # every step has a different loss, so a run that lost its place would be noticed
     assert len({round(line["loss"], 4) for line in expected}) == 5

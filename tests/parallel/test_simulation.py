@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory of the real actor step at full shapes, over tensors without data, and every GPU recipe's model.
 
-Bounds are GiB a rank, states included: bf16 weights, fp32 gradients, 12 bytes a parameter of optimizer over
-the data-parallel ranks. Seen: 26.9 and 23.2 (TP8 x PP4, first and last stage), 31.8 and 29.4 (TP8 x PP2).
-Without sequence parallelism the first stage is at 67.1.
+Bounds are GiB per rank, including states: bf16 weights, fp32 gradients, 12 bytes a parameter of optimizer
+over the data-parallel ranks. Seen: 26.9 and 23.2 (TP8 x PP4, first and last stage), 31.8 and 29.4 (TP8 x
+PP2). Without sequence parallelism the first stage is at 67.1.
 
-The plan's arithmetic is held against each of these ranks, part by part. Seen: no part is off by more than
+The plan's arithmetic is compared with each of these ranks, part by part. Seen: no part is off by more than
 0.06 % of a rank's activations.
 """
 
@@ -46,12 +46,12 @@ RECIPES = dict(trained_on_gpu())
 
 
 def model_of(path):
-    """What of a recipe decides how its model is built: model, stage, layout."""
+    """The parts of a recipe that decide how its model is built: model, stage, layout."""
     return path.parent.name, RECIPES[path].stage, Layout.of_cluster(RECIPES[path].cluster)
 
 
 def requests():
-    """Every rank that a test asks for, by name: most of a simulation's time is one start of the libraries."""
+    """Every rank that a test needs, by name; simulated together, as importing the libraries takes longest."""
     for stages in (2, 4):
         recipe = load_recipe(QWQ, [f"cluster.pipeline_parallel={stages}"])
         for stage in (0, stages - 1):
@@ -60,7 +60,7 @@ def requests():
     for rank in range(32):
         yield ("count", rank), Request(RECIPES[QWQ], CONFIGS / "qwq_32b", rank, micro_batches=0)
     for path, recipe in {model_of(path): (path, recipe) for path, recipe in RECIPES.items()}.values():
-        step = None if path.parent.name != "qwq_32b" else 0  # whose steps are above
+        step = None if path.parent.name != "qwq_32b" else 0  # steps of qwq_32b are requested above
         for stage in {0, recipe.cluster.pipeline_parallel - 1}:
             rank = rank_of_stage(recipe.cluster, stage)
             request = Request(recipe, CONFIGS / path.parent.name, rank, micro_batches=step)
@@ -78,14 +78,14 @@ def reports(wanted):
 
 
 def disagreements(request, report):
-    """Components of a rank for which plan and simulation are not within 1 % (asked for: 5)."""
+    """Components of a rank for which plan and simulation differ by more than 1 % (5 % is required)."""
     architecture = Architecture.from_folder(request.hf_path, request.recipe.model.rope)
     rank = memory.ranks(request.recipe, architecture, request.micro_batches)[report.held.stage]
     compared = lines(request.recipe, architecture, rank, report)
     return [line for line in compared if abs(line.difference) > 0.01]
 
 
-def test_the_plan_says_what_is_measured_at_full_depth(wanted, reports):
+def test_the_plan_equals_the_measurement_at_full_depth(wanted, reports):
     stepped = [name for name, request in wanted.items() if request.micro_batches != 0]
     assert len(stepped) >= 7
     for name in stepped:
@@ -98,11 +98,11 @@ def test_qwq_at_65536_tokens_fits(reports, stages, bound):
         report = reports["peak", stages, stage]
         assert report.held.stage == stage
         assert report.held.peak <= bound * GIB, (stage, report.held.peak / GIB)
-        # a step that held next to nothing would be none: the layers' inputs alone are more
+        # proves that a step was run: the layers' inputs alone are more than this
         assert sum(report.held.activations.values()) >= 5 * GIB, (stage, report.held.activations)
 
 
-def test_all_32_ranks_hold_qwq_once(reports):
+def test_all_32_ranks_together_hold_qwq_once(reports):
     ranks = [reports["count", rank] for rank in range(32)]
     assert [report.held.stage for report in ranks] == [rank // 8 for rank in range(32)]
     counts = [(report.rank, report.held.count) for report in ranks]
@@ -123,7 +123,7 @@ def test_a_gpu_recipe_fits_its_model_and_builds_it(path, reports):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A recipe of one rank and a model that has room on any machine."""
+    """A recipe for one rank and a model that fits on any machine."""
     folder = tmp_path_factory.mktemp("small")
     shape = {
         "num_hidden_layers": 4,
@@ -148,7 +148,7 @@ def small(tmp_path_factory):
     return recipe, folder
 
 
-def test_the_count_is_that_of_real_tensors(small):
+def test_the_count_equals_that_of_real_tensors(small):
     worker = str(Path(__file__).parent / "simulation_worker.py")
 
     def peak(how):
@@ -160,11 +160,11 @@ def test_the_count_is_that_of_real_tensors(small):
 
     fake = peak("fake")
     assert fake == peak("real")
-    # seen: 16,352 bytes of 23 million less
+    # seen: 16,352 bytes less, of 23 million
     assert fake == pytest.approx(peak("allocator"), rel=0.01)
 
 
-# TP, PP, sequence parallelism, recomputation, words of the recipe
+# name -> overrides: TP, PP, sequence parallelism, recomputation
 CUTS = {
     f"TP{tensor} PP{pipeline}{' SP' if sequence else ''} {recompute}": (
         f"cluster.tensor_parallel={tensor}",
@@ -184,7 +184,7 @@ CUTS = {
 
 @pytest.fixture(scope="module")
 def cuts(small):
-    """Both ends of the pipeline of every cut of the small model, by cut and stage; also one micro-batch."""
+    """Both ends of the pipeline for every cut of the small model, by cut and stage; also one micro-batch."""
     wanted = {}
     for name, words in CUTS.items():
         recipe = load_recipe(small[0], ["cluster.devices_per_node=16", *words])
@@ -198,15 +198,15 @@ def cuts(small):
 
 
 @pytest.mark.parametrize("name", CUTS)
-def test_the_plan_says_what_is_measured_however_the_model_is_cut(name, cuts):
+def test_the_plan_equals_the_measurement_however_the_model_is_cut(name, cuts):
     ranks = [pair for (cut, _), pair in cuts.items() if cut.startswith(name)]
     assert ranks
     for request, report in ranks:
         assert not disagreements(request, report)
 
 
-def test_a_plan_is_checked_by_the_model_s_own_code(monkeypatch):
-    """One micro-batch at both ends of the pipeline; said, and loudly where it is not as reckoned."""
+def test_a_plan_is_checked_by_running_the_model_s_code(monkeypatch):
+    """One micro-batch at both ends of the pipeline; a deviation from the plan is reported prominently."""
     said, reports, simulated = [], [], command.check
     monkeypatch.setattr(command, "check", lambda *a: reports.extend(simulated(*a)) or reports)
     data, text, wrong = command.of_recipe(QWQ, [], say=said.append)
@@ -236,7 +236,7 @@ def test_a_model_that_cannot_be_built_is_refused_after_its_figures(monkeypatch):
 
 
 def keys_of(path, tmp_path):
-    """A training recipe's dry start; keys that it, the model's two ends and the trainer read, and do not."""
+    """A training recipe's dry start; the keys that are read by the stage or on ranks; the unread keys."""
     worker, model = Path(__file__).parent / "dry_trainers.py", CONFIGS / path.parent.name
     work = tmp_path / path.stem
     work.mkdir()
@@ -244,16 +244,16 @@ def keys_of(path, tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr[-3000:]
     read = set(json.loads(next(line for line in ended.stdout.splitlines() if line.startswith("keys:"))[5:]))
-    with keys_read(read):  # what the stage reads before its ranks start
+    with keys_read(read):  # keys that the stage reads before its ranks start
         done = dry_start.dry_start(RECIPES[path])
     return done, read, unread(RECIPES[path], read)
 
 
 def test_training_stages_read_all_their_keys(tmp_path, monkeypatch):
-    """What only a real rank or another setting reads is named here."""
+    """Keys that only a real rank or another setting reads are listed here."""
     done, read, left = keys_of(QWQ, tmp_path)
     assert left <= {
-        "cluster.threads_per_rank",  # by a rank as it starts
+        "cluster.threads_per_rank",  # by a starting rank
         "grpo.epochs",  # where grpo.steps is not given
         "grpo.global_batch",  # by the checks
         "grpo.kl_in",  # where kl_coefficient is above 0
@@ -266,18 +266,18 @@ def test_training_stages_read_all_their_keys(tmp_path, monkeypatch):
     }
     assert done[1:] == [
         "4 vLLM server(s) placed and configured",
-        # the last stage has the final norm besides, of 5,120
+        # the last stage also has the final norm, of 5,120
         "the model was built and stepped on fake tensors, on rank 0 (1,072,674,816 parameters) and "
         "24 (1,072,679,936 parameters)",
     ]
     assert {"grpo.clip_high", "grpo.importance.correction", "grpo.optim.warmup_steps"} <= read
     [path] = [path for path in RECIPES if path.parent.name == "qwen2_5_7b" and path.stem == "1_sft_random"]
-    monkeypatch.setattr(dry_start, "check", lambda *_: [])  # was done above
+    monkeypatch.setattr(dry_start, "check", lambda *_: [])  # done above
     assert keys_of(path, tmp_path)[2] <= {
         "cluster.threads_per_rank",
-        "cluster.launcher",  # by a stage as it starts ranks
+        "cluster.launcher",  # by a stage that starts ranks
         "cluster.rollout_python",
-        "cluster.trainer_python",  # by the simulation that is left out here
+        "cluster.trainer_python",  # by the simulation, left out here
         "cluster.weight_transfer",
         "judge.max_prompt_tokens",  # by the plan's times
         "judge.policy",

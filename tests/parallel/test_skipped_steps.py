@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loss that is no number on one of two data-parallel ranks: both skip the step; three in a row end it."""
+"""A NaN loss on one of two data-parallel ranks: both skip the step; three in a row end the run."""
 
 import json
 
@@ -12,7 +12,7 @@ RUN = [
     "grpo.steps=7",
     "grpo.prompts_per_step=4",
     "grpo.samples_per_prompt=4",
-    # the sampling engine's log-probs enter the loss by this alone
+    # only through this do the sampling engine's log-probs enter the loss
     "grpo.importance.correction=truncated",
 ]
 
@@ -21,7 +21,7 @@ def lines(work):
     return [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_skipped_step_is_counted_and_does_no_harm(launch, tmp_path):
+def test_a_skipped_step_is_counted_and_harmless(launch, tmp_path):
     launch(WORKER, 2, tmp_path, *RUN, NAN_STEPS="1 2 4")
     steps = lines(tmp_path)
     assert all({"entropy", "packed", "forward_backward_s", "optimizer_s"} <= line.keys() for line in steps)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Another user of the machine gets no code run by the ranks, whatever socket of theirs it reaches."""
+"""Another user of the machine cannot make the ranks run code, whichever of their sockets it reaches."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from reasongrm_nemo.run.local_ranks import LocalRanks
 HERE, ROOT = Path(__file__).parent, Path(__file__).resolve().parents[2]
 
 
-def test_a_stranger_writes_to_every_socket_of_the_ranks_and_nothing_comes_of_it(tmp_path):
+def test_a_stranger_who_writes_to_every_socket_of_the_ranks_achieves_nothing(tmp_path):
     marker, ready, log = tmp_path / "marker", tmp_path / "ready", tmp_path / "log"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(HERE / "talking_worker.py"), "4", str(ready)]
@@ -35,6 +35,6 @@ def test_a_stranger_writes_to_every_socket_of_the_ranks_and_nothing_comes_of_it(
     assert ports and said.read() == "[]", "a store answers strangers"
 
 
-def test_a_stranger_who_passes_for_a_rank_is_not_unpickled(launch, tmp_path):
-    """Across nodes the store answers to whoever reaches its address, so a rank may be anybody."""
+def test_data_from_a_stranger_posing_as_a_rank_is_not_unpickled(launch, tmp_path):
+    """Across nodes the store answers anyone who reaches its address, so anyone may pose as a rank."""
     launch(str(HERE / "stranger_worker.py"), 1, tmp_path / "marker")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transformer Engine's own Python, with the versions of NeMo's container, under the code that a GPU runs.
+"""Transformer Engine's Python, in the versions of NeMo's container, under the code that a GPU runs.
 
-Python 3.12, PyTorch 2.6, NeMo 2.3.0, megatron-core 0.12.0 and Transformer Engine 2.2.0; its compiled part
-alone is replaced (tests/te_cpu). So these are real: megatron-core's layer spec, Transformer Engine's modules,
-parameter names, sequence parallelism and FusedAdam. Not: CUDA, cuDNN's attention, NCCL.
+Python 3.12, PyTorch 2.6, NeMo 2.3.0, megatron-core 0.12.0 and Transformer Engine 2.2.0, of which only the
+compiled part is replaced (tests/te_cpu). So these are real: megatron-core's layer spec, Transformer Engine's
+modules, parameter names, sequence parallelism and FusedAdam. Not: CUDA, cuDNN's attention, NCCL.
 
 Tolerances are those of the plain layers' tests (test_parity.py, test_sft_parity.py, test_gpu_platform.py),
 which compare with transformers in fp32 and, for bf16, with fp32.
@@ -21,7 +21,7 @@ from small_models import write_model
 # the first test waits for the environment
 pytestmark = pytest.mark.timeout(1800)
 FOLDER = Path(__file__).parent
-# four times as long as it was trained: half of the samples are longer than 32
+# four times the trained length: half of the samples are longer than 32
 YARN = {
     "max_position_embeddings": 128,
     "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
@@ -42,7 +42,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ran(launch_in_container, model, tmp_path_factory):
-    """``ran(worker, ranks, *arguments, layers)``: the worker's figures; once each."""
+    """``ran(worker, ranks, *arguments, layers)``: the worker's figures; each worker runs once."""
 
     @functools.cache
     def run(worker, ranks, *arguments, layers=True, overrides=()):
@@ -56,7 +56,7 @@ def ran(launch_in_container, model, tmp_path_factory):
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_a_grpo_step_equals_transformers(case, ran):
-    """fp32: log-probs 1e-4, loss 1e-5, each gradient 1e-4 (seen 8e-6, 0, 5e-6), sent out as weights are."""
+    """fp32: log-probs 1e-4, loss 1e-5, each gradient 1e-4 (seen 8e-6, 0, 5e-6), exported like weights."""
     ranks, *cut, recompute = CASES[case]
     _, _, sequence_parallel = cut
     figures = ran("worker.py", ranks, *cut, overrides=(f"model.recompute={recompute}",))
@@ -76,7 +76,7 @@ def test_an_sft_step_equals_transformers(ran):
 
 
 @pytest.mark.parametrize("case", list(GPU_CASES))
-def test_steps_in_bf16_are_those_of_plain_layers_in_fp32(case, ran):
+def test_steps_in_bf16_equal_those_of_plain_layers_in_fp32(case, ran):
     """Loss 1e-6 (each ratio is 1). The first gradient's norm 2 % (bf16 has 8 bits; seen 1.2 %, plain layers
     in bf16 0.7 %), that of the norms' weights alone 5 % (seen 0.9 %). A resume is exact.
     """
@@ -94,9 +94,9 @@ def test_steps_in_bf16_are_those_of_plain_layers_in_fp32(case, ran):
 
 
 def test_unit_tests_pass_with_the_container_s_versions(container_python):
-    """Those that meet changes of PyTorch, NeMo and megatron-core; `make test-container` runs all.
+    """Tests that depend on changes in PyTorch, NeMo and megatron-core; `make test-container` runs all.
 
-    Failed before: ranks of several nodes could not meet, and no checkpoint was converted.
+    These versions once failed: ranks of several nodes could not meet, and no checkpoint was converted.
     """
     names = ("checkpoint_files", "log_probs", "nemo_config", "rope", "run_step", "weights")
     tests = ["tests/unit/rollout/test_meeting.py", *(f"tests/unit/trainer/test_{name}.py" for name in names)]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of a parity run: compares the Megatron model, however it is cut, with transformers on one process.
+"""One rank of a parity run: compares the Megatron model, however cut, with transformers on one process.
 
-Run by test_parity.py: ``worker.py HF_FOLDER TP PP SEQUENCE_PARALLEL OUT.json OVERRIDE...``. Beside the
-figures it leaves the gradients, as Hugging Face tensors, for the comparison with one rank's.
+Run by test_parity.py: ``worker.py HF_FOLDER TP PP SEQUENCE_PARALLEL OUT.json OVERRIDE...``. Besides
+its figures it writes the gradients, as Hugging Face tensors, for comparison with one rank's.
 """
 
 import json
@@ -15,7 +15,7 @@ from small_models import layout
 
 
 def start(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, overrides):
-    """The session with the actor, cut as asked for."""
+    """The session with the actor, in the given layout."""
     platform = load_platform()
     from omegaconf import OmegaConf
 
@@ -41,7 +41,7 @@ def start(hf_path, tensor_parallel, pipeline_parallel, sequence_parallel, overri
 
 
 def drawn(vocabulary):
-    """Of each sample: token ids, prompt length, advantage, two offsets of each response token's log-prob."""
+    """For each sample: token ids, prompt length, advantage, and two offsets per response token's log-prob."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -55,7 +55,7 @@ def drawn(vocabulary):
 
 
 def score(reference, ids, prompt):
-    """transformers' log-prob and entropy of each response token."""
+    """Log-prob and entropy of each response token by transformers."""
     import torch
 
     tokens = torch.tensor([ids])
@@ -65,7 +65,7 @@ def score(reference, ids, prompt):
 
 
 def training_samples(samples, theirs, tokens):
-    """For loss and gradient: old and reference log-probs are some way off, so that every term counts."""
+    """Samples with old and reference log-probs off the policy's, so that every term of the loss counts."""
     from reasongrm_nemo.megatron.micro_batches import Sample
 
     return [
@@ -102,7 +102,7 @@ def backward(session, samples, tokens, budget):
 
 
 def of_other_cuts(session, full, tokens, loss, gradients):
-    """One sequence a micro-batch; all in one; another order: the largest difference on any rank."""
+    """Largest difference on any rank: one sequence a micro-batch, all in one, and another order."""
     import torch
     import torch.distributed as dist
 
@@ -117,7 +117,7 @@ def of_other_cuts(session, full, tokens, loss, gradients):
 
 
 def without_backward(actor, full, tokens, loss):
-    """Dealt out, and all with one data-parallel rank."""
+    """With the samples shared out, and with all on one data-parallel rank."""
     from megatron.core import parallel_state
 
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
@@ -130,7 +130,7 @@ def without_backward(actor, full, tokens, loss):
 
 
 def of_transformers(reference, full, samples, tokens):
-    """The loss and the entropy by the equations; leaves the gradients in the reference."""
+    """The loss and the entropy from their equations; leaves the gradients in the reference."""
     import torch
 
     expected = entropy = 0.0
@@ -148,7 +148,7 @@ def of_transformers(reference, full, samples, tokens):
 
 
 def exported_gradients(session, gradients, wanted):
-    """Gradients leave as weights do, through the mapping: the largest difference, and all of them."""
+    """Gradients exported through the weight mapping: the largest difference, and all of them."""
     from megatron.core import parallel_state
 
     for name, parameter in session.model.core_module().named_parameters():

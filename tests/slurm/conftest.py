@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real Slurm of four pseudo-nodes on this machine; where it cannot be had, tests are skipped with why."""
+"""A real Slurm of four pseudo-nodes on this machine; where Slurm cannot run, tests are skipped."""
 
 import fcntl
 import os
@@ -37,7 +37,7 @@ class Cluster:
         self.env = os.environ | {"REASONGRM_SITE": str(site), "OMP_NUM_THREADS": "1"}
 
     def call(self, *command, node=None, user=None, cwd="/", check=True, **env):
-        """A command's output on the login node or another one, from a folder that is not the checkout."""
+        """A command's output on the login node or another node, run in a folder outside the checkout."""
         enter = [str(self.root / "enter"), *(["-n", node] if node else [])]
         if user:
             enter += ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups"]
@@ -48,21 +48,21 @@ class Cluster:
         return done.stdout + done.stderr
 
     def sbatch(self, *words, **how):
-        """The new job's id."""
+        """Submit a job; returns its id."""
         return self.call("sbatch", "--parsable", "--gres=none", *words, cwd=self.space, **how).split()[-1]
 
     def open_private_folder(self, node):
-        """Let other users read the environments, where they lie in root's home, on this node alone."""
+        """On this node only, let other users read the environments if they are in root's home."""
         above = reversed(Path(sys.executable).resolve().parents)
         private = next((str(path) for path in above if path.stat().st_mode & 0o5 != 0o5), None)
         if private is not None:
-            # an overlay has a top of its own, whose mode may be another
+            # an overlay's top folder may have another mode
             steps = "mount -t tmpfs none /mnt && mkdir /mnt/upper /mnt/work && mount -t overlay overlay"
             steps += ' -o "lowerdir=$1,upperdir=/mnt/upper,workdir=/mnt/work" "$1" && chmod 755 "$1"'
             self.call("sh", "-c", steps, "sh", private, node=node)
 
     def job(self, number):
-        """What Slurm knows of a job: JobState, Restarts, NodeList, ..."""
+        """Slurm's fields of a job: JobState, Restarts, NodeList, ..."""
         words = self.call("scontrol", "-o", "show", "job", number).split()
         return {key: value for key, _, value in (word.partition("=") for word in words)}
 
@@ -71,7 +71,7 @@ class Cluster:
         return self.call("scontrol", "show", "hostnames", self.job(number)["NodeList"]).split()
 
     def wait(self, number, until, timeout=400):
-        """Until `until(job)`; returns the job."""
+        """Wait until `until(job)` holds; returns the job."""
         deadline = time.monotonic() + timeout
         while True:
             job = self.job(number)
@@ -81,19 +81,19 @@ class Cluster:
             time.sleep(0.5)
 
     def ended(self, number, timeout=400):
-        """The job when nothing of it runs or waits any more."""
+        """Wait until the job neither runs nor waits; returns the job."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         return self.wait(number, lambda job: job["JobState"] in over, timeout)
 
     def logs(self):
-        """The newest words of every log, for a failure's message."""
+        """The end of every log, for a failure's message."""
         files = sorted(self.space.rglob("*.log"), key=lambda path: path.stat().st_mtime)
         return "\n".join(f"== {path}\n{path.read_text(errors='replace')[-1500:]}" for path in files[-4:])
 
 
 @contextmanager
 def only_one(path, patience=1200):
-    """A machine has room for one such cluster: its addresses, namespaces and folder have fixed names."""
+    """A machine can hold one such cluster, since addresses, namespaces and folder have fixed names."""
     with path.open("a") as lock:
         deadline = time.monotonic() + patience
         while True:
@@ -107,9 +107,9 @@ def only_one(path, patience=1200):
         yield
 
 
-@pytest.fixture(scope="module")  # not the session: under xdist that ends long after these tests
+@pytest.fixture(scope="module")  # not session scope: under xdist a session ends long after these tests
 def cluster(rollout_python):
-    """Started once; everything it began is ended with it."""
+    """The cluster, started once; everything it started ends with it."""
     if os.geteuid() != 0:
         pytest.skip("no Slurm test cluster here: it needs root, for network and mount namespaces")
     root = Path("/tmp/slurm-test")
@@ -118,14 +118,14 @@ def cluster(rollout_python):
 
 
 def started(root):
-    """The running cluster, once."""
-    # nodes have a /tmp of their own; what of ours is there must be seen by all
+    """The running cluster, stopped at the end."""
+    # nodes have a private /tmp; files of ours in /tmp must be visible to all
     ours = [CHECKOUT, Path(sys.prefix), Path(os.environ["REASONGRM_ROLLOUT_PYTHON"]).parents[1]]
     shared = " ".join(str(path) for path in ours if path.is_relative_to("/tmp"))
     env = os.environ | {"ROOT": str(root), "GPUS": "0", "PMIX": "0", "SHARED": shared}
     if " " in shared.replace(" /tmp/", "/tmp/"):
-        env["PRIVATE_TMP"] = "0"  # a list of folders with spaces cannot be said
-    # what a killed run left is not used: its nodes may see other folders
+        env["PRIVATE_TMP"] = "0"  # the list cannot hold folders with spaces
+    # the cluster of a killed run is not reused: its nodes may see other folders
     subprocess.run([HERE / "cluster/down.sh", "--purge"], env=env, capture_output=True, timeout=200)
     done = subprocess.run([HERE / "cluster/up.sh"], env=env, capture_output=True, text=True, timeout=500)
     if done.returncode == CANNOT:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The templates on a real Slurm: the whole chain, and what befalls long jobs."""
+"""The templates on a real Slurm: the whole chain, and the faults that long jobs meet."""
 
 import json
 import os
@@ -30,7 +30,7 @@ cluster: {nodes: 4, devices_per_node: 2, tensor_parallel: 2, pipeline_parallel: 
     "3_filter": "",
     "4_sft": "cluster: {nodes: 2, devices_per_node: 1, pipeline_parallel: 2, threads_per_rank: 1}",
     "5_mine": "mine: {max_tasks: 60}",
-    # the server on a node of its own, so that weights go from one node to another
+    # the server on a separate node, so that weights go from one node to another
     "6_grpo_hard": """grpo: {steps: 2, prompts_per_step: 8}
 cluster: {nodes: 2, devices_per_node: 1, tensor_parallel: 2, threads_per_rank: 1}
 rollout: {nodes: 1}""",
@@ -72,7 +72,7 @@ def ids(output):
 @pytest.mark.runs("-m reasongrm_nemo.processes.srun_rank")
 @pytest.mark.runs("-m reasongrm_nemo.rollout.server.agent")
 @pytest.mark.runs("-m reasongrm_nemo.slurm.preflight.collective")
-@pytest.mark.timeout(2700)  # it may have to wait for another test run's cluster to end
+@pytest.mark.timeout(2700)  # may have to wait until another test run's cluster ends
 def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     recipes, runs = write_recipes(cluster.space / "my recipes"), cluster.space / "runs" / "mine"
     pipeline = [LAUNCH / "pipeline.sh", "--shards", "2", recipes, f"runs_dir={runs}"]
@@ -95,13 +95,13 @@ def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
     assert last["JobState"] == "COMPLETED", f"{status}\n{cluster.logs()}"
     for name in TINY:
         assert re.search(rf"{name} +done", status), status
-    # ranks, agents and servers: each on its node's address in the network that they have in common
+    # ranks, agents and servers, each on its node's address in their common network
     for name in ("grpo.main", "rollout.server.agent", "VLLM"):
-        assert any(name in words for words, _ in watch.found), name
-    assert not open_to_strangers(watch.found, {f"10.77.0.{node}" for node in range(1, 5)} | {"127.0.0.1"})
+        assert any(name in words for words, _ in watch.sockets), name
+    assert not open_to_strangers(watch.sockets, {f"10.77.0.{node}" for node in range(1, 5)} | {"127.0.0.1"})
     assert_the_stages_did_their_work(cluster, runs, jobs)
     assert cluster.call(*pipeline, **nodes).count("done before") == 13
-    # all 13 jobs are done: each of their templates has run to its end, on ranks with their servers' agents
+    # all 13 jobs are done, so every template has run to its end, on ranks with their servers' agents
     templates = set(re.findall(r"^launch: \S+: job \d+, (\S+[.]sbatch)", submitted, re.MULTILINE))
     for name in (*templates, "common.sh", "pipeline.sh", "status"):
         success.note(f"launch/{name}")
@@ -110,7 +110,7 @@ def test_the_chain_to_a_converted_and_evaluated_checkpoint(cluster):
 
 
 def a_chain_that_fails_at_its_beginning(cluster, pipeline, runs):
-    """At the same time as the one in ``runs``."""
+    """Run a failing chain at the same time as the one in ``runs``."""
     blocks = {"prepare": f"prepare: {{source: {cluster.space}/nowhere.jsonl}}"}
     failing = write_recipes(cluster.space / "failing", ("0_prepare", "3_filter"), **blocks)
     others = cluster.space / "runs" / "failing"
@@ -130,7 +130,7 @@ def a_chain_that_fails_at_its_beginning(cluster, pipeline, runs):
 def assert_the_stages_did_their_work(cluster, runs, jobs):
     metrics = lines(runs / "1_grpo_zero" / "metrics.jsonl")
     assert [line["step"] for line in metrics] == [1, 2, 3]
-    # the trainer's log-probs against vLLM's, over two nodes each: fp32
+    # the trainer's log-probs against vLLM's, in fp32 over two nodes each
     assert max(line["log_prob_error_max"] for line in metrics) < 1e-4
     log = (runs / ".launch" / f"1_grpo_zero-{jobs['1_grpo_zero']}.log").read_text()
     assert "collective over 8 ranks by gloo" in log and "nodes node[1-4]" in log
@@ -138,7 +138,7 @@ def assert_the_stages_did_their_work(cluster, runs, jobs):
     assert shards == ["1", "0"], "the first task failed once"
     assert len(lines(runs / "2_generate" / "paths.jsonl")) == 40 * 8
 
-    # what was converted is what the last training exported
+    # the converted checkpoint is the last training's export
     converted, exported = (
         load_file(folder / "model.safetensors")
         for folder in (runs / "reasongrm_hf", runs / "6_grpo_hard" / "hf")
@@ -150,12 +150,12 @@ def assert_the_stages_did_their_work(cluster, runs, jobs):
 
 
 @pytest.mark.timeout(1500)
-def test_a_run_survives_what_befalls_it_and_is_the_unbroken_one(cluster, launch, tmp_path):
-    """A rank dies, the time limit comes in a step, a requeue, a node goes down, a server is killed."""
+def test_a_run_survives_faults_and_equals_the_uninterrupted_one(cluster, launch, tmp_path):
+    """A rank dies, the time limit falls within a step, a requeue, a node goes down, a server is killed."""
     layout = "cluster: {nodes: 2, devices_per_node: 1, tensor_parallel: 2, threads_per_rank: 1}"
     block = f"grpo: {{steps: 40, prompts_per_step: 8, save_every: 1, keep_checkpoints: 2}}\n{layout}"
     recipes = write_recipes(cluster.space / "long", ("0_prepare", "1_grpo_zero"), grpo_zero=block)
-    runs = cluster.space / "a folder that is not there" / "runs"  # nor is its parent
+    runs = cluster.space / "a folder that is not there" / "runs"  # its parent is missing too
     words = ["--nodes=2", "--time=40", "--signal=B:USR1@110", LAUNCH / "grpo_zero.sbatch", recipes]
     words.append(f"runs_dir={runs}")
     metrics = runs / ".partial" / "1_grpo_zero" / "metrics.jsonl"
@@ -178,7 +178,7 @@ def test_a_run_survives_what_befalls_it_and_is_the_unbroken_one(cluster, launch,
     summary = summary_of(runs, job)
     assert re.match(rf"failed: rank 1 on {second}: Exited with exit code 7", summary), summary
 
-    # the same command again goes on
+    # the same command resumes the run
     job, done = cluster.sbatch(*words), steps()
     done = goes_on(job, done)
     let_the_time_limit_come(cluster, job)
@@ -196,9 +196,9 @@ def test_a_run_survives_what_befalls_it_and_is_the_unbroken_one(cluster, launch,
     cluster.wait(job, lambda job: job["Restarts"] == "3")
     goes_on(job, steps())
     spec = json.loads((runs / ".logs" / "1_grpo_zero" / "rollout-server.spec.json").read_text())
-    os.kill(spec["pid"], signal.SIGKILL)  # rank 0 has its agent start another
+    os.kill(spec["pid"], signal.SIGKILL)  # rank 0 has its agent start another one
     ended = cluster.ended(job)
-    # it may have come back by itself
+    # the node may have come back by itself
     cluster.call("scontrol", "update", f"NodeName={lost}", "State=RESUME", check=False)
     assert ended["JobState"] == "COMPLETED", cluster.logs()
 
@@ -210,7 +210,7 @@ def test_a_run_survives_what_befalls_it_and_is_the_unbroken_one(cluster, launch,
 
 
 def summary_of(runs, job):
-    """What the job's own summary says became of it."""
+    """The outcome in the job's summary."""
     return (runs / ".launch" / f"{job}.summary").read_text().splitlines()[0]
 
 
@@ -221,7 +221,7 @@ def let_the_time_limit_come(cluster, job):
 
 
 def assert_unbroken(finished, recipes, runs, folder, launch):
-    """The same weights come of a run on the same answers that nothing befell."""
+    """An uninterrupted run on the same answers gives the same weights."""
     cfg = load_recipe(
         recipes / "1_grpo_zero.yaml",
         [f"runs_dir={runs}", "cluster.launcher=local", "cluster.nodes=1", "cluster.devices_per_node=2"],
@@ -237,7 +237,7 @@ def assert_unbroken(finished, recipes, runs, folder, launch):
 
 @pytest.mark.timeout(300)
 def test_a_job_whose_log_cannot_be_written_is_named(cluster):
-    """Slurm itself says nothing: the job fails without a log."""
+    """Slurm gives no reason: the job fails without a log."""
     runs = cluster.space / "runs" / "silent"
     (runs / ".launch").mkdir(parents=True)
     log = cluster.space / "missing" / "x.log"
@@ -248,8 +248,8 @@ def test_a_job_whose_log_cannot_be_written_is_named(cluster):
     assert f"{log} was never written" in status, status
 
 
-def test_what_no_job_can_do_is_refused(cluster):
-    """The recipe wants more nodes than the job has: a sentence, and no requeue."""
+def test_a_recipe_that_does_not_fit_its_job_is_refused(cluster):
+    """The recipe needs more nodes than the job has: one sentence, and no requeue."""
     recipes, runs = CHECKOUT / "recipes/tiny_smoke", cluster.space / "runs" / "refused"
     words = [LAUNCH / "sft.sbatch", recipes, "cluster.nodes=3", f"runs_dir={runs}"]
     job = cluster.sbatch("--nodes=2", "--time=40", "--signal=B:USR1@60", *words)
@@ -260,7 +260,7 @@ def test_what_no_job_can_do_is_refused(cluster):
 
 @pytest.mark.timeout(600)
 def test_a_user_without_root_and_a_node_that_fails_the_preflight_check(cluster, tmp_path):
-    """The node is named, and the job is requeued without it: all by rights that every user has."""
+    """The node is named and the job requeued without it, all with an ordinary user's rights."""
     runs, user = cluster.space / "runs" / "a user's", "nobody"
     runs.mkdir(parents=True)
     shutil.chown(runs, user)
@@ -271,7 +271,7 @@ def test_a_user_without_root_and_a_node_that_fails_the_preflight_check(cluster, 
     examples = cluster.space / "examples.jsonl"
     write_jsonl(examples, [SftExample(f"t{i}", turns, 0.5, 0.5, 1.0, "r_star") for i in range(8)])
 
-    cluster.call("mount", "-t", "tmpfs", "none", runs, node="node2")  # it does not see what the others share
+    cluster.call("mount", "-t", "tmpfs", "none", runs, node="node2")  # node2 does not see the shared folder
     words = ["--nodes=2", f"--output={runs}/%j.log", "--time=40", "--signal=B:USR1@60", LAUNCH / "sft.sbatch"]
     words += [CHECKOUT / "recipes/tiny_smoke", f"runs_dir={runs}", f"inputs.examples={examples}"]
     words += [

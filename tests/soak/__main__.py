@@ -2,9 +2,9 @@
 """Many GRPO steps of the tiny judge with a server killed again and again: does anything grow? (`make soak`)
 
 The run is `reasongrm run recipes/tiny/1_grpo_zero.yaml` in a small size. Every few steps a line of
-samples.jsonl says what its processes hold (see `processes`); at the end least-squares slopes per 1,000 steps
-are printed with 95 % intervals (see `slopes`), and the exit status is 1 where one says leak. Interrupted, the
-same command goes on.
+samples.jsonl records what its processes hold (see `processes`); at the end least-squares slopes per 1,000
+steps are printed with 95 % intervals (see `slopes`), and the exit status is 1 if one is a leak. After an
+interruption, the same command resumes.
 """
 
 import argparse
@@ -25,16 +25,16 @@ RECIPE = "recipes/tiny/1_grpo_zero.yaml"
 NAME = "1_grpo_zero"
 SMALL = ["grpo.prompts_per_step=2", "grpo.samples_per_prompt=4", "rollout.max_response_tokens=48"]
 SMALL += ["grpo.max_tasks=null", "rollout.kv_cache_gib=0.01", "cluster.threads_per_rank=1"]
-# oneDNN keeps a kernel for each of the last 1,024 shapes that it met: 140 MiB over the first 450 steps, ever
-# slower, in which a leak would hide. With 8 what grows is what vLLM keeps, the kernels of 32 batch sizes for
-# each weight, which is full after about 75 steps; hence the warm-up, and a last life without a kill.
+# oneDNN caches a kernel for each of the last 1,024 shapes: 140 MiB over the first 450 steps, at a falling
+# rate, which would hide a leak. With 8, only vLLM's cache grows, of kernels for 32 batch sizes per weight; it
+# is full after about 75 steps, hence the warm-up and a last life without a kill.
 SMALL += ["rollout.extra_env={ONEDNN_PRIMITIVE_CACHE_CAPACITY: '8'}"]
-# the tiny judge would wander off in a thousand steps of the recipe's size
+# the tiny judge would drift away in a thousand steps at the recipe's learning rate
 SMALL += ["grpo.optim.lr=1e-5", "rollout.start_timeout_s=600", "rollout.stall_timeout_s=120"]
 
 
 def arguments():
-    """The options."""
+    """The parsed command line."""
     parser = argparse.ArgumentParser(prog="soak", description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "soak", help="the run and its samples")
     parser.add_argument("--steps", type=int, default=2000)
@@ -48,7 +48,7 @@ def arguments():
 
 
 def command(args, runs):
-    """The run, in a mount namespace with its own /dev/shm where this user may have one."""
+    """The run's command, in a mount namespace with a private /dev/shm if this user may create one."""
     prepared = runs / "0_prepare" / "tasks.jsonl"
     words = [sys.executable, "-m", "reasongrm_nemo", "run", str(ROOT / RECIPE), f"runs_dir={runs}", *SMALL]
     words += [
@@ -64,7 +64,7 @@ def command(args, runs):
 
 
 def environment(work):
-    """Temporary files and caches go where they can be counted."""
+    """An environment that puts temporary files and caches where they can be counted."""
     folders = {"TMPDIR": work / "tmp", "XDG_CACHE_HOME": work / "cache"}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,14 +72,14 @@ def environment(work):
 
 
 def prepare(runs, env):
-    """The judge tasks, 200 of them."""
+    """Make 200 judge tasks."""
     words = [sys.executable, "-m", "reasongrm_nemo", "run", str(ROOT / "recipes/tiny/0_prepare.yaml")]
     words += [f"runs_dir={runs}", "prepare.tiny_judge={train: 200, validation: 10}"]
     subprocess.run(words, env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 def steps_done(runs):
-    """The last step that the run's metrics hold."""
+    """The last step in the run's metrics."""
     for folder in (runs / NAME, runs / ".partial" / NAME):
         file = folder / "metrics.jsonl"
         if file.exists() and (lines := file.read_bytes().splitlines(keepends=True)):
@@ -111,7 +111,7 @@ def follow(args, run, runs, log):
 
 
 def soak(args):
-    """Bring the run to its end; its exit status."""
+    """Run to the end; returns the run's exit status."""
     runs, log = args.work / "runs", args.work / "samples.jsonl"
     env = environment(args.work)
     if not (runs / "0_prepare").exists():

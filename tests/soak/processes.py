@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of a run hold: memory, descriptors, threads, and files they left."""
+"""What the processes of a run hold: memory, descriptors, threads, and leftover files."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def stat(pid):
-    """Fields of /proc/PID/stat from the third on (state, ppid, pgrp, ...); None where it is gone."""
+    """Fields of /proc/PID/stat from the third on (state, ppid, pgrp, ...); None if the process is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     except (OSError, ValueError):
@@ -17,7 +17,7 @@ def stat(pid):
 
 
 def family(root):
-    """pid -> fields of `root` and all below it."""
+    """pid -> fields of `root` and all its descendants."""
     known = {int(name): fields for name in os.listdir("/proc") if name.isdigit() and (fields := stat(name))}
     mine, more = {}, {root}
     while more:
@@ -27,7 +27,7 @@ def family(root):
 
 
 def held(pid):
-    """PSS and USS in MiB, descriptors and threads; None where it has ended."""
+    """PSS and USS in MiB, descriptors and threads; None if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
         kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
@@ -42,7 +42,7 @@ def held(pid):
 
 
 def tree(folder, skip=()):
-    """Files and their bytes below a folder."""
+    """Number of files below a folder, and their bytes."""
     files = size = 0
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in skip]
@@ -51,7 +51,7 @@ def tree(folder, skip=()):
                 size += os.lstat(os.path.join(root, name)).st_size
                 files += 1
             except OSError:
-                continue  # it went meanwhile
+                continue  # removed meanwhile
     return files, size / 2**20
 
 
@@ -59,10 +59,10 @@ class Watched:
     """A GRPO run of one rank and one server.
 
     Args:
-        pid: of `reasongrm run`.
-        runs: its runs folder.
-        name: its artefact.
-        work: the folder of its temporary files and caches.
+        pid: process id of `reasongrm run`.
+        runs: the runs folder.
+        name: the artefact's name.
+        work: the folder of temporary files and caches.
     """
 
     def __init__(self, pid, runs, name, work):
@@ -70,20 +70,20 @@ class Watched:
         self._spec = runs / ".logs" / name / "rollout-server.spec.json"
 
     def server(self):
-        """The process that leads the server's group; 0: none runs."""
+        """Process id of the leader of the server's group; 0 if no server runs."""
         try:
             return json.loads(self._spec.read_text())["pid"]
         except (OSError, ValueError):
             return 0
 
     def kill_server(self):
-        """SIGKILL to its whole group; its id."""
+        """Send SIGKILL to the server's whole group; returns the group's id."""
         if pid := self.server():
             os.killpg(pid, signal.SIGKILL)
         return pid
 
     def sample(self, step):
-        """A line of samples; None while the run is not whole (a server is being started)."""
+        """One sample; None while a process is missing (a server is being started)."""
         mine, server = family(self.pid), self.server()
         roles = {}
         for pid, fields in mine.items():

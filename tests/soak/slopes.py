@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Least-squares slopes per 1,000 steps, with intervals and a verdict each.
+"""Least-squares slopes per 1,000 steps, each with an interval and a verdict.
 
-A process's figures are compared with its own alone: each life has its own intercept, its first steps do not
-count, and one slope is fitted to all lives of a role. Samples follow each other, so the interval is widened
-by their autocorrelation. `leak`: the interval lies above the bound. `flat`: it lies below. Where it does
-neither, for an allocator takes and gives back tens of MiB at once, the median change over 20 steps decides:
-`leak` if its interval lies above the bound, `jumps` if below. `unclear`: neither; more steps would tell.
+Figures of different processes are not compared: each life has its own intercept, its first steps do not
+count, and one slope is fitted to all lives of a role. Consecutive samples are correlated, so the interval is
+widened by their autocorrelation. `leak`: the interval is above the bound. `flat`: below. If the bound is
+within the interval, as when an allocator takes and returns tens of MiB at once, the median change over 20
+steps decides: `leak` if its interval is above the bound, `jumps` if below. `unclear`: neither; more steps
+would tell.
 """
 
 import itertools
 import math
 
-# What 1,000 steps may add. Memory: 3 % of what the process holds, less than an allocator's fragments move
-# from one hour to the next and so little that a run of the paper's size would not notice it. Counts: one; a
-# leak of one a step would be 1,000, of one a killed server 10.
+# What 1,000 steps may add. Memory: 3 % of what the process holds, which is less than fragmentation varies
+# from hour to hour and too little to matter in a run of the paper's size. Counts: one; a leak of one per
+# step would be 1,000, of one per killed server 10.
 MEMORY_SHARE, COUNT = 0.03, 1.0
 MEMORY = ("pss", "uss")
 # These grow by design: the rollouts of a step are kept, so that a resumed run trains on the same answers.
@@ -23,10 +24,10 @@ _T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 8: 2.31, 10: 2.23, 
 
 
 def slope(lives):
-    """Slope per 1,000 steps of all lives together and half its 95 % interval; None where nothing can be said.
+    """Slope per 1,000 steps of all lives together and half its 95 % interval; None for too few points.
 
     Args:
-        lives: for each, points (step, value).
+        lives: for each life, points (step, value).
     """
     centred = []
     for points in lives:
@@ -56,7 +57,7 @@ def slope(lives):
 def median_change(lives, span=4):
     """Median change per 1,000 steps from a sample to the one `span` later, and its 95 % interval's ends.
 
-    A leak of so much a step moves it as it moves the slope; a jump does not. None for too few samples.
+    A steady leak moves the median as it moves the slope; a jump does not. None for too few samples.
     """
     changes = sorted(
         1000 * (points[at + span][1] - points[at][1]) / (points[at + span][0] - points[at][0])
@@ -64,7 +65,7 @@ def median_change(lives, span=4):
         for at in range(0, len(points) - span, span)
     )
     n = len(changes)
-    # the sign test's order statistic: past it lies the median with a chance of 2.5 %
+    # the sign test's order statistic: the median is beyond this one with a chance of 2.5 %
     upper = math.ceil(n / 2 + 0.98 * math.sqrt(n))
     if n < 6 or upper >= n:
         return None
@@ -72,9 +73,9 @@ def median_change(lives, span=4):
 
 
 def series(rows, warm_up, first_kill):
-    """(role, name) -> lives, their points after the warm-up; of the run as a whole after the first kill.
+    """(role, name) -> lives with their points after the warm-up; for the whole run, after the first kill.
 
-    The first server is the command's child, all others the rank's: the first kill changes once what there is.
+    The first server is the command's child, later ones the rank's, so the first kill changes the counts once.
     """
     first, by_series = {}, {}
     for row in rows:
@@ -114,7 +115,7 @@ def judged(key, lives):
 
 
 def verdicts(rows, warm_up, first_kill):
-    """`{table, rows, leaks}` of the samples."""
+    """`{table, rows, leaks}` for the samples."""
     table_rows = [judged(key, lives) for key, lives in series(rows, warm_up, first_kill).items()]
     lines = ["| of | what | mean | per 1,000 steps | median | bound | verdict |", "|" + "---|" * 7]
     for row in table_rows:

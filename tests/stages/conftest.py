@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real weights for the tests of stages."""
+"""Real weights and forked ranks for the tests of stages."""
 
 import os
 import subprocess
@@ -13,9 +13,9 @@ from reasongrm_nemo.run import local_ranks
 
 @pytest.fixture
 def forked_ranks(forker, monkeypatch):
-    """Trainer ranks that this process starts come without the import of NeMo (see forked.py).
+    """Fork the trainer ranks that this process starts, which saves importing NeMo (see forked.py).
 
-    That they start as programs of their own is shown where a command starts them: test_pipeline.py,
+    Ranks started as separate programs are covered where a command starts them: test_pipeline.py,
     test_forms.py, test_long_run.py.
     """
 

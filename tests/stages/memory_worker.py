@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory of a real optimizer step on one rank: ``memory_worker.py RECIPE HF_FOLDER OUT.json [KEY=VALUE]...``.
 
-Counted by the tensors that exist, and by what the kernel says is resident (VmHWM, reset before the step).
+Counted from the live tensors, and from the kernel's resident set (VmHWM, reset before the step).
 """
 
 import ctypes
@@ -32,7 +32,7 @@ def main(recipe_path, hf_path, out, *overrides):
 
     libc = ctypes.CDLL("libc.so.6")
     for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-        libc.mallopt(option, 65536)  # freed memory goes back at once, as far as it can
+        libc.mallopt(option, 65536)  # return freed memory at once where possible
     sessions.quiet_libraries()
     recipe = load_recipe(recipe_path, overrides)
     session = sessions.start(platform, GRPOActor, recipe, recipe.grpo.optim, 10, Path(hf_path))
@@ -50,14 +50,14 @@ def main(recipe_path, hf_path, out, *overrides):
         actor.clip_gradients(recipe.grpo.optim.clip_grad)
         optimizer.step()
 
-    step(1, 8)  # states come to be, libraries load what they need once
+    step(1, 8)  # creates states; libraries load what they need once
     optimizer.zero_grad()
     parameters = list(actor.core_module().parameters())
     moments = [v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v) and v.dim()]
     states = {"weights": sum(p.nbytes for p in parameters), "optimizer": sum(m.nbytes for m in moments)}
-    rows = 2 * micro_batch(recipe)[0]  # gradients are there when the second micro-batch runs
+    rows = 2 * micro_batch(recipe)[0]  # gradients exist when the second micro-batch runs
     libc.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM is the present VmRSS again
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the present VmRSS
     resting = resident("VmRSS")
     step(rows, recipe.model.max_model_len)
     most = resident("VmHWM")
@@ -65,7 +65,7 @@ def main(recipe_path, hf_path, out, *overrides):
     with LiveStorages([*parameters, *moments]) as live:
         step(rows, recipe.model.max_model_len)
     figures = states | {
-        "counted": live.peak,  # gradients included: they come to be in the step
+        "counted": live.peak,  # including gradients, which the step creates
         "resident": most - resting,
     }
     Path(out).write_text(json.dumps(figures))

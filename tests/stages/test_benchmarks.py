@@ -36,7 +36,7 @@ def artefact(tmp_path_factory, rollout_python):
 
 
 @pytest.mark.parametrize("benchmark", WRITERS)
-def test_each_pair_is_judged_in_both_orders_and_the_log_gives_the_scores(artefact, benchmark):
+def test_every_pair_is_judged_in_both_orders_and_the_log_gives_the_scores(artefact, benchmark):
     log = artefact / "verdicts" / benchmark / "tiny_t0.jsonl"
     rows = list(read_jsonl(log, Verdict))
     orders = Counter((row.subset, row.item_id, row.cell) for row in rows)
@@ -49,7 +49,7 @@ def test_each_pair_is_judged_in_both_orders_and_the_log_gives_the_scores(artefac
     assert {name: run[name] for name in scored if name != "name"} == {
         name: scored[name] for name in scored if name != "name"
     }
-    # greedy and trained to end in a verdict, on questions of its own kind
+    # greedy, trained to end in a verdict, and on questions of the trained kind
     assert run["statuses"]["ok"] >= 0.8 * len(rows)
     assert all(
         row.correct == ((row.verdict == "A") == (row.order == "chosen_first")) for row in rows if row.verdict
@@ -59,11 +59,11 @@ def test_each_pair_is_judged_in_both_orders_and_the_log_gives_the_scores(artefac
     )
 
 
-def test_what_there_is_to_read(artefact):
+def test_tables_and_pages_are_written(artefact):
     tables = (artefact / "tables.md").read_text()
     for number in (1, 2, 3, 4, 5, 6):
         assert f"(the paper's Table {number}, in %)" in tables
-    # a few of the items: incomplete in every table
+    # only a few items: incomplete in every table
     assert tables.count("| tiny (greedy) †‡ |") == 6
     assert (artefact / "tables.tex").read_text().count(r"\end{tabular}") == 6
     for name in WRITERS:

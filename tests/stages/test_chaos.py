@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make chaos` in its smallest part, to its end; that its tables are as long as they should be."""
+"""The smallest part of `make chaos`, run to its end; its tables have the claimed numbers of cases."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def chaos(work, *words):
     )
 
 
-def test_the_tables_hold_what_is_claimed(tmp_path):
+def test_the_tables_hold_as_many_cases_as_claimed(tmp_path):
     cases = kinds.cases(tmp_path)
     assert len({(case.kind, case.name) for case in cases}) == len({case.slug for case in cases}) == len(cases)
     counts = Counter(case.kind for case in cases)
@@ -53,7 +53,7 @@ def test_one_case_of_each_kind_and_the_same_command_again(tmp_path):
     assert again.returncode == 0 and "3 of 3 survived" in again.stdout and not again.stderr
 
 
-def test_what_fell_is_named_and_counted():
+def test_failed_cases_are_named_and_counted():
     row = {"kind": "file", "name": "x", "wrong": "traceback: E", "traceback": True, "seconds": 1.0}
     summary = command.table([row, row | {"name": "y", "wrong": "", "traceback": False}])
     assert summary["kinds"] == {"file": {"cases": 2, "survived": 1, "tracebacks": 1, "seconds": 2.0}}

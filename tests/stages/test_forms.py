@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All seven stages on a file in another form than the paper's.
+"""All seven stages on a file whose form differs from the paper's.
 
 The other forms give the same tasks, byte for byte (tests/unit/test_stage_prepare_forms.py);
 `python tests/preference_forms.py FOLDER` runs the stages on each of them.
@@ -15,7 +15,7 @@ from reasongrm_nemo.data import SftExample, read_jsonl
 pytestmark = pytest.mark.timeout(1500)
 
 
-def test_answers_that_call_tools_go_through_all_stages(tmp_path, rollout_python):
+def test_answers_that_call_tools_pass_through_all_stages(tmp_path, rollout_python):
     runs = run_stages("tool_calls", tmp_path)
     assert result_of(runs, "0_prepare") == {"tasks": 110, "validation": 10}
     assert json.loads((runs / "0_prepare" / "forms.json").read_text()) == {"prompt, chosen and rejected": 120}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRPO while a server or a rank of it breaks: it goes on, or saves and ends, and nothing is lost.
+"""GRPO with a failing server or rank: the run continues, or saves and ends, and nothing is lost.
 
-Two servers are shared by the tests whose fault leaves one to go on with: a run begins with the model's folder
-loaded into them anew, and one that a run's rank had to start ended with that rank.
+Tests whose fault leaves a server alive share two servers: every run begins by reloading the model's folder
+into them; a server that a run's rank had restarted ended with that rank.
 """
 
 import json
@@ -50,10 +50,10 @@ class Run:
     """A GRPO run, of one rank unless the overrides say otherwise.
 
     Args:
-        folder: for its files.
+        folder: for the run's files.
         overrides: of the recipe.
-        servers: running ones that it shares with other tests; None: it starts its own.
-        served: the model that its own servers begin with, where that is not the policy's.
+        servers: running servers shared with other tests; None: the run starts servers.
+        served: the model that those servers start with, if not the policy's.
     """
 
     def __init__(self, folder, *overrides, servers=None, served=MODEL):
@@ -105,7 +105,7 @@ class Run:
 
     @contextmanager
     def serving(self):
-        """The servers up, with the model's weights."""
+        """The servers, running with the model's weights."""
         if self.shares:
             Rollouts(self.servers).use(MODEL)
             self.starts = [server.starts for server in self.servers]
@@ -116,7 +116,7 @@ class Run:
                 yield
 
     def restarts(self):
-        """How often each server was started again since the run began."""
+        """How often each server has been restarted since the run began."""
         return [server.starts - begun for server, begun in zip(self.servers, self.starts, strict=True)]
 
     def metrics(self):
@@ -125,7 +125,7 @@ class Run:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def kill_server(self):
-        """The last one."""
+        """Kill the last server."""
         os.killpg(self.servers[-1].state()["pid"], signal.SIGKILL)
 
 
@@ -134,7 +134,7 @@ def wait_for_step(run, process, step):
         time.sleep(0.05)
 
 
-def test_a_killed_server_of_two_is_started_again_with_the_current_weights(tmp_path, pair):
+def test_one_killed_server_of_two_is_restarted_with_the_current_weights(tmp_path, pair):
     def kill_once(run, process):
         wait_for_step(run, process, 2)
         run.kill_server()
@@ -145,7 +145,7 @@ def test_a_killed_server_of_two_is_started_again_with_the_current_weights(tmp_pa
     metrics = run.metrics()
     assert [figures["step"] for figures in metrics] == [1, 2, 3, 4, 5]
     assert run.restarts() == [0, 1]
-    # a server with the folder's weights instead of the policy's would be 1e-3 and more away by now
+    # a server with the folder's weights instead of the policy's would be off by 1e-3 or more by now
     assert max(figures["log_prob_error_max"] for figures in metrics) < 1e-4
     assert (run.work / "hf" / "model.safetensors").exists()
 
@@ -156,12 +156,12 @@ def fault(folder):
     return "rollout.extra_env=" + json.dumps(env)
 
 
-def test_a_server_that_fails_hangs_and_loses_its_weights_is_started_again(tmp_path, rollout_python):
+def test_a_server_that_fails_hangs_and_loses_its_weights_is_restarted(tmp_path, rollout_python):
     """Status 500, then the weight channel cut in the middle of an update, then SIGSTOP."""
 
     def break_it(run, process):
         for restarts, text in enumerate(("http500", "cut")):
-            # a step later than the last fault, which was of its own: a second loss in one step ends the run
+            # one step after the last fault, since losing a server twice in a step ends the run
             wait_for_step(run, process, len(run.metrics()) + 1)
             (tmp_path / "fault").write_text(text)
             while process.returncode is None and run.restarts() == [restarts]:
@@ -191,14 +191,14 @@ def test_rollouts_a_step_ahead_survive_a_killed_server(tmp_path, pair):
     assert run.restarts() == [0, 1]
     metrics = run.metrics()
     assert [figures["step"] for figures in metrics] == [1, 2, 3, 4, 5]
-    # the first step's policy sampled for itself; the others' answers are an update old
+    # the first step's rollouts come from the current policy; the others' are one update old
     assert metrics[0]["log_prob_error_max"] < 1e-4
     assert [figures["rollout_age"] for figures in metrics] == [0, 1, 1, 1, 1]
     assert max(figures["log_prob_error_max"] for figures in metrics[1:]) > 1e-4
     print([figures["log_prob_error_mean"] for figures in metrics])
 
 
-def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(tmp_path, pair):
+def test_a_killed_rank_ends_the_run_and_the_same_command_resumes_it(tmp_path, pair):
     def kill_rank(run, process):
         wait_for_step(run, process, 3)
         os.kill(process.pids[-1], signal.SIGKILL)
@@ -213,12 +213,12 @@ def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(tmp_path, pair)
     assert code == 0, output[-6000:]
     again = {figures["step"]: figures["reward"] for figures in run.metrics()}
     assert list(again) == [1, 2, 3, 4, 5]
-    # a repeated step trains on the answers it had
+    # a repeated step trains on the same answers as before
     assert all(again[step] == reward for step, reward in done.items())
 
 
-def test_stragglers_are_counted_and_their_tasks_do_not_come_again(tmp_path, pair):
-    """The budget is over before the first answer, so whatever has not come with it is left out."""
+def test_stragglers_are_counted_and_their_tasks_are_not_repeated(tmp_path, pair):
+    """The budget ends before the first answer, so whatever does not arrive with that answer is dropped."""
     run = Run(tmp_path, "rollout.straggler_timeout_s=0.001", servers=pair)
     code, output = run.train(lambda run, process: None)
     assert code == 0, output[-6000:]
@@ -232,12 +232,12 @@ def test_stragglers_are_counted_and_their_tasks_do_not_come_again(tmp_path, pair
         groups = [json.loads(line) for line in file.read_text().splitlines()]
         assert [len(group) for group in groups].count(0) == figures["stragglers"]
         prompts = [group[0]["prompt_id"].split(":")[1] for group in groups if group]
-        # eight tasks, four a step: a straggler's task is not put into the next step
+        # eight tasks, four a step: a straggler's task does not move into the next step
         expected = TaskOrder(tasks, 4, run.cfg.seed, True).take(4 * step)
         assert set(prompts) <= {task.id for task in expected}
 
 
-def test_a_server_that_cannot_be_kept_ends_the_run_with_a_checkpoint(tmp_path, pair):
+def test_a_server_that_keeps_dying_ends_the_run_with_a_checkpoint(tmp_path, pair):
     def kill_again_and_again(run, process):
         wait_for_step(run, process, 2)
         seen = None
@@ -259,7 +259,7 @@ def test_a_server_that_cannot_be_kept_ends_the_run_with_a_checkpoint(tmp_path, p
 
 
 def test_a_server_that_reads_another_rope_ends_the_run_before_the_first_update(tmp_path, rollout_python):
-    """Rollouts of another model are not trained on; nothing that was sampled is lost."""
+    """Rollouts of a different model are not trained on, but kept."""
     served = tmp_path / "served"
     shutil.copytree(MODEL, served)
     config = json.loads((served / "config.json").read_text())

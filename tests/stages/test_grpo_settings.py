@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRPO off its defaults, with real servers: what the recipe says is what both engines do."""
+"""GRPO with settings other than the defaults and real servers: both engines do what the recipe says."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def train(runs, tmp_path, rollout_python):
-    """A function that runs GRPO with the given overrides and gives its artefact's folder."""
+    """A function that runs GRPO with the given overrides and returns the artefact's folder."""
 
     def run(name, *words):
         recipe = load_recipe(
@@ -52,15 +52,15 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_both_engines_score_what_was_sampled_at_another_temperature(train, runs):
-    """The trainer's and vLLM's log-probs, to 1e-4 in fp32 as at temperature 1 (seen: 1e-5), and those of
-    transformers with its logits divided."""
+def test_both_engines_agree_on_log_probs_at_another_temperature(train, runs):
+    """The trainer's and vLLM's log-probs agree to 1e-4 in fp32 as at temperature 1 (seen: 1e-5), also with
+    those of transformers from logits divided by the temperature."""
     words = ["rollout.temperature=0.7", "grpo.steps=3", "grpo.kl_coefficient=0.05"]
     folder = train("cooler", *words)
     figures = lines(folder / "metrics.jsonl")
     assert len(figures) == 3
     assert all(line["log_prob_error_max"] < 1e-4 for line in figures)
-    # each step's rollouts say which weights sampled them
+    # every step's rollouts record which weights sampled them
     assert [line["rollout_age"] for line in figures] == [0, 0, 0]
     for step in range(3):
         rows = lines(folder / "rollouts" / f"step_{step:06d}.jsonl")
@@ -78,11 +78,11 @@ def test_both_engines_score_what_was_sampled_at_another_temperature(train, runs)
             table = (model(tokens).logits[0, len(prompt) - 1 : -1] / 0.7).log_softmax(-1)
         truth = table.gather(-1, tokens[0, len(prompt) :, None])[:, 0].tolist()
         assert completion["log_probs"] == pytest.approx(truth, abs=1e-4)
-    # the reference, still the policy's twin, is scored at the same temperature
+    # the reference, still equal to the policy, is scored at the same temperature
     assert figures[0]["kl"] < 1e-6 < figures[-1]["kl"]
 
 
-def test_the_manuals_reward_trains_for_so_many_epochs(train, tmp_path, monkeypatch):
+def test_the_manuals_reward_trains_for_the_given_epochs(train, tmp_path, monkeypatch):
     """The worked example of docs/training.md as it stands there, with rewards of +1, -1 and -1.5."""
     manual = (RECIPES.parents[1] / "docs" / "training.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", manual, re.DOTALL)

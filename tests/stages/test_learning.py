@@ -24,7 +24,7 @@ def pool(tmp_path_factory, rollout_python):
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_reward_rises(seed, pool, tmp_path):
-    """From a coin's 0.5 (the base judges at 0.52) past 0.65 within ten steps; seen 0.72, 0.71, 0.74."""
+    """From chance, 0.5 (the base judge has 0.52), to above 0.65 within ten steps; seen 0.72, 0.71, 0.74."""
     everywhere = [f"runs_dir={tmp_path}", f"seed={seed}"]
     sizes = ["prepare.tiny_judge.train=240", "prepare.tiny_judge.validation=1"]
     run_stage(load_recipe(RECIPES / "0_prepare.yaml", [*everywhere, *sizes]), Console(quiet=True), pool)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that end before their work does, by a signal, a wall time or their validation, and go on or not."""
+"""Runs that end early, by a signal, a wall time or early stopping, and whether they resume."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def examples(tmp_path):
 
 
 def sft(launch, work, examples, *overrides, **env):
-    """One rank of the SFT stage, to its end."""
+    """Run one rank of the SFT stage to its end."""
     work.mkdir(exist_ok=True)
     small = ["sft.batch_size=4", "sft.epochs=3", "sft.save_every=1", "sft.keep_checkpoints=1"]
     recipe = load_recipe(ROOT / "recipes/tiny/4_sft.yaml", [*small, *overrides])
@@ -69,7 +69,7 @@ def test_validation_ends_a_run_that_gets_worse_and_the_best_weights_are_exported
         examples,
         "sft.validation={every: 1, fraction: 0.3, patience: 2, export: best}",
         "checkpoints.keep_best=1",
-        # learns while it warms up, then diverges
+        # learns during warm-up, then diverges
         "sft.optim={lr: 0.03, warmup_steps: 40, schedule: constant}",
         "tracking={tensorboard: true, wandb_project: tests, mlflow_experiment: tests}",
     )
@@ -89,7 +89,7 @@ def test_validation_ends_a_run_that_gets_worse_and_the_best_weights_are_exported
     assert exported.keys() == expected.keys()
     assert all((exported[name] == expected[name]).all() for name in expected)
 
-    # each tracker has its own record of the run
+    # every tracker has recorded the run
     assert list((work / "tensorboard").glob("events.*"))
     assert list((work / "wandb").glob("offline-run-*/*.wandb"))
     curve = list((work / "mlruns").rglob("metrics/validation/loss"))
@@ -97,7 +97,7 @@ def test_validation_ends_a_run_that_gets_worse_and_the_best_weights_are_exported
     assert len(curve[0].read_text().splitlines()) == len(losses)
 
 
-def test_a_wall_time_ends_a_run_that_then_goes_on_as_if_unbroken(launch, tmp_path, examples):
+def test_a_wall_time_ends_a_run_that_then_resumes_as_if_uninterrupted(launch, tmp_path, examples):
     sft(launch, tmp_path / "unbroken", examples)
     work = tmp_path / "work"
     long_ago = str(time.time() - 7200)
@@ -117,7 +117,7 @@ def test_a_wall_time_ends_a_run_that_then_goes_on_as_if_unbroken(launch, tmp_pat
 
 
 @pytest.mark.timeout(600)
-def test_a_signal_saves_and_ends_with_status_0_and_the_same_command_goes_on(tmp_path, rollout_python):
+def test_a_signal_saves_and_ends_with_status_0_and_the_same_command_resumes(tmp_path, rollout_python):
     tasks = [
         JudgeTask(
             f"t{i}", f"p{i}", "test", [{"role": "user", "content": QUESTION.format(i)}], "A", "chosen_first"

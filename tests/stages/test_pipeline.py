@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tiny pipeline in a smoke size, killed in every stage and given again: is it whole, did it learn.
+"""The tiny pipeline in a smoke size, killed in every stage and run again: is it complete, did it learn?
 
-A killed and resumed run equals an unbroken one wherever vLLM's scheduling does not reach: which tasks, how
-many records, which selection and mining follow from given paths, and training on given rollouts (to the
-bit, test_resume.py). Which tokens vLLM samples can differ in a last bit with the requests that happen to
-run side by side, so sampled texts are held to their invariants instead.
+A killed and resumed run equals an uninterrupted one in everything that does not depend on vLLM's scheduling:
+the tasks, the numbers of records, selection and mining from given paths, and training on given rollouts
+(bitwise, test_resume.py). vLLM's log-probs can differ in the last bit, and so the sampled tokens, with the
+requests that happen to be batched together, so sampled texts are checked for invariants instead.
 """
 
 import json
@@ -26,7 +26,7 @@ from reasongrm_nemo.rstar import score_sums
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(1500)
-# stage -> the file whose appearance in the unfinished artefact is the moment to kill
+# stage -> the file in the unfinished artefact whose appearance triggers the kill
 KILLS = {
     "0_prepare": "stage.json",
     "1_grpo_zero": "checkpoints/step_000004",
@@ -39,7 +39,7 @@ KILLS = {
 
 
 def start(runs, stage):
-    """The pipeline up to a stage."""
+    """Start the pipeline up to a stage."""
     command = [sys.executable, "-m", "reasongrm_nemo", "pipeline", "recipes/tiny_smoke", "--to", stage]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
@@ -54,9 +54,9 @@ def start(runs, stage):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, rollout_python):
-    """The runs folder of a pipeline killed once in every stage, what it printed last, who listened where.
+    """The runs folder of a pipeline killed once in every stage, its last output, and the sockets it opened.
 
-    The same command resumes the killed stage and goes on to the next one, in which it is killed in its turn.
+    The same command resumes the killed stage and continues to the next one, where it is killed in turn.
     """
     runs, heard, before = tmp_path_factory.mktemp("pipeline") / "runs", set(), None
     for stage, sign in KILLS.items():
@@ -67,7 +67,7 @@ def run(tmp_path_factory, rollout_python):
                 time.sleep(0.02)
             family = descendants_of(process.pid)[1:]
             process.send_signal(signal.SIGKILL)
-        heard |= watch.found
+        heard |= watch.sockets
         output = process.communicate()[0]
         assert moment.exists() or (runs / stage).exists(), output[-4000:]
         assert before is None or (runs / before).exists(), f"{before} was not resumed: {output[-4000:]}"
@@ -80,7 +80,7 @@ def run(tmp_path_factory, rollout_python):
     with Watch(lambda pid=process.pid: descendants_of(pid), every_s=0.5) as watch:
         output = process.communicate(timeout=900)[0]
     assert process.returncode == 0, output[-6000:]
-    return runs, output, heard | watch.found
+    return runs, output, heard | watch.sockets
 
 
 def _zombie(pid):
@@ -98,7 +98,7 @@ def paths(runs, stage):
     return list(read_jsonl(runs / stage / "paths.jsonl", ReasoningPath))
 
 
-def test_everything_listens_on_loopback_alone(run):
+def test_everything_listens_only_on_loopback(run):
     """Ranks of GRPO and SFT, the weight channel, the rollout servers: nothing is open to the network."""
     heard = run[2]
     assert any("grpo.main" in words for words, _ in heard) and any("VLLM" in words for words, _ in heard)
@@ -111,7 +111,7 @@ def test_everything_listens_on_loopback_alone(run):
 @pytest.mark.runs("-m reasongrm_nemo.rollout.server.vllm_main")
 @pytest.mark.runs("-m reasongrm_nemo.rollout.server.read_config")
 @pytest.mark.runs("-m reasongrm_nemo.models.tokenization.theirs")
-def test_every_artefact_is_whole(run):
+def test_every_artefact_is_complete(run):
     runs = run[0]
     for stage in [*KILLS, "3_filter"]:
         manifest = json.loads((runs / stage / "manifest.json").read_text())
@@ -119,7 +119,7 @@ def test_every_artefact_is_whole(run):
     assert not list((runs / ".partial").glob("*"))
     logs = (runs / ".logs").rglob("rollout-server.log")
     assert any("Started server process" in log.read_text(errors="replace") for log in logs)
-    # ranks, servers and the two that ask the engines: without each of them a stage fails
+    # ranks, servers and the two programs that query the engines; a stage fails without any of them
     for name in ("grpo.main", "sft.main", "processes.child", "rollout.server.vllm_main"):
         success.note(f"-m reasongrm_nemo.{name}")
     for name in ("rollout.server.read_config", "models.tokenization.theirs"):
@@ -127,7 +127,7 @@ def test_every_artefact_is_whole(run):
 
 
 @pytest.mark.parametrize("stage", ["1_grpo_zero", "6_grpo_hard"])
-def test_each_step_is_there_once_and_the_engines_agree(run, stage):
+def test_every_step_is_recorded_once_and_the_engines_agree(run, stage):
     figures = metrics(run[0], stage)
     assert [line["step"] for line in figures] == list(range(1, len(figures) + 1))
     assert max(line["log_prob_error_max"] for line in figures) < 1e-3
@@ -135,7 +135,7 @@ def test_each_step_is_there_once_and_the_engines_agree(run, stage):
 
 
 @pytest.mark.parametrize(("stage", "samples"), [("2_generate", 8), ("5_mine", 4)])
-def test_each_task_has_its_samples_once(run, stage, samples):
+def test_every_task_has_its_samples_once(run, stage, samples):
     counts = Counter((path.task_id, path.sample) for path in paths(run[0], stage))
     assert set(counts.values()) == {1}
     assert len(counts) == 120 * samples
@@ -166,7 +166,7 @@ def test_hard_tasks_are_those_not_always_right(run):
     assert all(task.label == labels[task.id] for task in hard)
 
 
-def test_zero_learnt_to_answer_in_form_and_to_the_point(run):
+def test_zero_learnt_to_answer_correctly_and_in_form(run):
     runs = run[0]
     scores = json.loads((runs / "7_evaluate" / "scores.json").read_text())["scores"]
     base, zero = (
@@ -190,7 +190,7 @@ def test_the_same_command_again_does_nothing(run):
     assert artefact_files(runs) == before
 
 
-def test_paths_know_what_they_are(run):
+def test_paths_record_how_they_were_sampled(run):
     assert {mode(path.text) for path in paths(run[0], "2_generate")} <= {
         "concise",
         "shallow",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan against a real step: real weights, optimizer and tensors, on one CPU rank.
+"""The plan compared with a real step: real weights, optimizer and tensors, on one CPU rank.
 
-Seen: tiny judge 0.3 % (tensors), 1.4 % (resident); SmolLM2-135M as recipes/smollm2 has it 0.005 %, 1.1 %.
+Seen: tiny judge 0.3 % (tensors), 1.4 % (resident); SmolLM2-135M as in recipes/smollm2 0.005 %, 1.1 %.
 """
 
 import json
@@ -14,7 +14,7 @@ from reasongrm_nemo.plan import memory
 from reasongrm_nemo.recipe.load import load_recipe, recipes_root, resolve_path
 
 WORKER = str(Path(__file__).parent / "memory_worker.py")
-# as the recipe has it; and a quarter as long as the recipe has it, which is a quarter of the wait
+# as in the recipe; and at a quarter of the recipe's length, which takes a quarter of the time
 CASES = {
     "tiny": [],
     "smollm2": [
@@ -26,8 +26,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_real_step_takes_what_the_plan_says(case, launch, request, tmp_path):
-    """10 % at most, of what the kernel counts and of the tensors; freed memory goes back to it at once."""
+def test_a_real_step_takes_the_planned_memory(case, launch, request, tmp_path):
+    """Within 10 %, by the kernel's count and by the tensors; freed memory is returned at once."""
     recipe_path = recipes_root() / case / "1_grpo_zero.yaml"
     model = request.getfixturevalue("smollm2") if case == "smollm2" else resolve_path("asset:tiny_judge", ".")
     out = tmp_path / "figures.json"

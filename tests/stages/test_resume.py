@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run stopped after a step and resumed equals the unbroken run to the bit (fp32, one layout)."""
+"""A run stopped after a step and resumed equals the uninterrupted run bitwise (fp32, one layout)."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def order_for(recipe, overrides, work, inputs, servers=()):
 
 
 def stopped_after(work, step, copy):
-    """What a kill right after the checkpoint of ``step`` leaves behind, rollouts included."""
+    """Copy what a kill right after the checkpoint of ``step`` leaves behind, including rollouts."""
     shutil.copytree(work, copy)
     shutil.rmtree(copy / "hf")
     for checkpoint in (copy / "checkpoints").glob("step_*"):
@@ -50,8 +50,8 @@ def questions():
     return [text.format(i % 3 + 1, digits[i % 4], digits[(i + 1) % 4]) for i in range(12)]
 
 
-def test_sft(launch, tmp_path, questions):
-    """Eleven examples in fours: the last batch of an epoch holds three."""
+def test_sft_resumes_bitwise(launch, tmp_path, questions):
+    """Eleven examples in batches of four: the last batch of an epoch holds three."""
     examples = [
         SftExample(
             task_id=f"t{i}",
@@ -84,7 +84,7 @@ def test_sft(launch, tmp_path, questions):
     assert weights(resumed.work) == weights(unbroken.work)
     assert weights(unbroken.work) != (resolve_path(MODEL, tmp_path) / "model.safetensors").read_bytes()
 
-    # from a converted checkpoint (model.megatron_path) it is the same run
+    # starting from a converted checkpoint (model.megatron_path) gives the same run
     convert.hf_to_megatron(resolve_path(MODEL, tmp_path), tmp_path / "megatron", Layout(2, 2))
     inputs["megatron"] = tmp_path / "megatron"
     converted = order_for("tiny/4_sft.yaml", overrides, tmp_path / "converted", inputs)
@@ -92,7 +92,7 @@ def test_sft(launch, tmp_path, questions):
     assert weights(converted.work) == weights(unbroken.work)
 
 
-def test_grpo_given_the_same_rollouts(launch, tmp_path, questions, rollout_python):
+def test_grpo_on_the_same_rollouts_resumes_bitwise(launch, tmp_path, questions, rollout_python):
     tasks = [
         JudgeTask(f"t{i}", f"p{i}", "test", [{"role": "user", "content": question}], "A", "chosen_first")
         for i, question in enumerate(questions)
@@ -100,7 +100,7 @@ def test_grpo_given_the_same_rollouts(launch, tmp_path, questions, rollout_pytho
     write_jsonl(tmp_path / "tasks.jsonl", tasks)
     overrides = ["grpo.steps=4", "grpo.prompts_per_step=4", "grpo.samples_per_prompt=4", "grpo.save_every=2"]
     overrides += ["grpo.keep_checkpoints=9", "grpo.optimizer_steps=2", "grpo.kl_coefficient=0.05"]
-    # every option that keeps or reads state of its own
+    # every option that keeps or reads additional state
     overrides += ["grpo.kl_in=reward", "grpo.refill_rounds=1", "grpo.importance.correction=truncated"]
     overrides += ["grpo.loss_aggregation=sequence", "grpo.mask_truncated=true", "grpo.overlong.buffer=40"]
     inputs = {"tasks": tmp_path / "tasks.jsonl"}

@@ -61,7 +61,7 @@ class Client(threading.Thread):
 
 
 @pytest.mark.runs("serve", "--json", "--debug")
-def test_it_answers_until_it_is_told_to_end(tmp_path, monkeypatch, rollout_python):
+def test_serve_answers_until_terminated(tmp_path, monkeypatch, rollout_python):
     clients, watch = [], serving.watch
 
     def watched(servers):
@@ -84,8 +84,8 @@ def test_it_answers_until_it_is_told_to_end(tmp_path, monkeypatch, rollout_pytho
     assert said["token"] not in spec.read_text()
 
 
-def test_a_server_that_ends_ends_the_command(tmp_path, monkeypatch):
-    """Without vLLM: who serves it would otherwise wait for nothing."""
+def test_the_command_ends_when_a_server_dies(tmp_path, monkeypatch):
+    """With a stand-in for vLLM. Otherwise the command would wait for a dead server."""
 
     class Server:
         url, token, model_dir, settings = "http://127.0.0.1:1", "t", tmp_path, None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real weights go to Megatron and back without a bit changed."""
+"""Real weights survive the conversion to Megatron and back bitwise."""
 
 import pytest
 import success

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """transformers, Megatron and vLLM agree on what was sampled, on the tiny model and on real weights.
 
-Also with YaRN and linear scaling, which the recipe states once: the exported checkpoint carries it too.
+Also with YaRN and linear scaling, which the recipe states once and the exported checkpoint contains.
 
 fp32; 1e-4 absolute on each log-prob, over at least 1,000 sampled tokens (seen: 4e-5), and on R*.
 """
@@ -26,7 +26,7 @@ QUESTION = (
     "Which is better? Answer A: Water boils at 100 degrees Celsius at sea level. Answer B: Water boils at {}."
 )
 CHAIN = "Q:a={};b=a+2;c=b*3;d=c-1;d?\n surely three(A)\n maybe five(B)"
-# Sequences end far past the 32 positions that the model is said to have been trained at.
+# Sequences end far past the 32 positions of the model's declared training length.
 YARN = ["model.rope.type=yarn", "model.rope.factor=16", "model.rope.original_max_position_embeddings=32"]
 CASES = {
     "tiny": (CHAIN, 8, []),
@@ -60,7 +60,7 @@ def largest_difference(first, second):
 
 
 def r_stars(log_probs):
-    """R* of a path wherever its reasoning may end, by the product's steps from log-probs to sums to R*."""
+    """R* for every possible end of the reasoning, by the package's steps from log-probs to sums to R*."""
     scores = []
     for cut in range(1, len(log_probs)):
         sums = path_sums(log_probs, cut)
@@ -106,7 +106,7 @@ def test_log_probs_and_greedy_tokens_agree(name, launch, tmp_path, request):
         assert r_stars(log_probs) == pytest.approx(r_stars(truth), abs=1e-4)
         assert r_stars(again[-len(truth) :]) == pytest.approx(r_stars(truth), abs=1e-4)
 
-    # what Megatron wrote back is the same model, and transformers generates with it what vLLM does
+    # Megatron exports the same model, with which transformers generates what vLLM does
     exported = AutoModelForCausalLM.from_pretrained(
         tmp_path / "megatron" / "hf", torch_dtype=torch.float32
     ).eval()

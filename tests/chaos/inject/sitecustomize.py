@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kills at a chosen moment: on the PYTHONPATH of a run, each of its processes imports this first.
+"""Kills at a chosen moment: every process of a run with this on its PYTHONPATH imports this module first.
 
 CHAOS_MOMENT is JSON: `event` (an audit event of Python: open, os.rename, os.mkdir, ...), `path` (a regular
-expression that the event's arguments must match), `nth` (which time), `who` (self, parent, command, server),
-`signal`, `once` (a file; the process that makes it is the one that kills). Audit events are named by Python,
-not by our functions, so a moment stays what it is when code moves.
+expression that the event's arguments must match), `nth` (which matching event), `who` (self, parent, command,
+server), `signal`, `once` (a file; only the process that creates it kills). Audit events belong to Python, not
+to our functions, so moving code does not change a moment.
 """
 
 import json
@@ -48,7 +48,7 @@ def strike(moment):
 
 
 def other_clock(wanted):
-    """Start at a moment in seconds since 1970; where that is negative, jump by so much each second."""
+    """Start the clock at `wanted` seconds since 1970; if negative, jump by that much every second."""
     real, began = time.time, time.time()
     if wanted < 0:
         time.time = lambda: real() + wanted * int(real() - began)
@@ -59,5 +59,5 @@ def other_clock(wanted):
 if "CHAOS_CLOCK" in os.environ:
     other_clock(float(os.environ["CHAOS_CLOCK"]))
 if "CHAOS_MOMENT" in os.environ:
-    os.environ.setdefault("CHAOS_COMMAND", str(os.getpid()))  # the first python is the command itself
+    os.environ.setdefault("CHAOS_COMMAND", str(os.getpid()))  # the first Python process is the command itself
     install(json.loads(os.environ["CHAOS_MOMENT"]))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends one process of a job from within; on PYTHONPATH it is imported before anything else.
+"""Ends one process of a job from within; imported before anything else from PYTHONPATH.
 
-REASONGRM_TEST_FAULTS names a folder. A file there arms a fault, which takes the file away:
+REASONGRM_TEST_FAULTS names a folder. A file there arms a fault, which removes the file:
 ``shard``: the `reasongrm run` of the first shard ends with status 9 before it does anything.
 ``rank``: the trainer rank 1 ends with status 7, whatever it is doing.
 """
@@ -15,7 +15,7 @@ FOLDER = Path(os.environ["REASONGRM_TEST_FAULTS"])
 
 
 def armed(fault):
-    """Whether it is this fault's turn."""
+    """Whether this fault is armed; disarms the fault."""
     try:
         (FOLDER / fault).unlink()
         return True

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Breaks a rollout server from within, once; on the server's PYTHONPATH it is imported before anything else.
+"""Breaks a rollout server from within, once; imported before anything else from the server's PYTHONPATH.
 
-REASONGRM_TEST_FAULT names the file whose existence arms the fault; it holds one of:
+REASONGRM_TEST_FAULT names the file whose existence arms the fault; the file holds one of:
 ``http500``: a request for completions is answered with status 500.
 ``cut``: the weight channel's connections are shut down in the middle of an update.
 """
@@ -14,7 +14,7 @@ FILE = Path(os.environ["REASONGRM_TEST_FAULT"])
 
 
 def armed(fault):
-    """Whether it is this fault's turn; disarms it."""
+    """Whether this fault is armed; disarms the fault."""
     try:
         if FILE.read_text() != fault:
             return False
@@ -32,7 +32,7 @@ def cut():
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
         except OSError:
-            continue  # no socket, or one that listens
+            continue  # not a socket, or a listening one
 
 
 def install():

@@ -20,7 +20,7 @@ def rollout_python():
 
 
 def make_model(folder, seed, family="Qwen2", **changes):
-    """A model of two layers whose distributions are neither flat nor certain; returns transformers' model."""
+    """Make a model of two layers with distributions neither flat nor peaked; returns transformers' model."""
     import torch
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -51,9 +51,9 @@ def make_model(folder, seed, family="Qwen2", **changes):
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """Name -> (folder, transformers' model): a and b differ in their weights, wide in its sizes.
+    """Name -> (folder, transformers' model): a and b differ in weights, wide in its sizes.
 
-    And two of each further family, which differ in their weights.
+    Two more of every further family differ in weights.
     """
     root = tmp_path_factory.mktemp("models")
     out = {}
@@ -103,7 +103,7 @@ def make_settings(rollout_python):
 
 @pytest.fixture(scope="session")
 def shared(models, make_settings, tmp_path_factory):
-    """One running server for the tests that leave it running."""
+    """One running server for tests that do not stop it."""
     from reasongrm_nemo.rollout import Rollouts, RolloutServer
 
     server = RolloutServer(make_settings(), models["a"][0], tmp_path_factory.mktemp("log") / "server.log")

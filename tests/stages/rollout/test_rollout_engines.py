@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weight-transfer engines as vLLM itself finds and makes them, up to the GPU."""
+"""The weight-transfer engines as vLLM finds and constructs them, short of using a GPU."""
 
 import os
 import subprocess
@@ -68,7 +68,7 @@ print("engines agree")
 """
 
 
-def test_vllm_makes_each_engine(rollout_python):
+def test_vllm_constructs_every_engine(rollout_python):
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [rollout_python, "-c", PROGRAM], env=env, capture_output=True, text=True, timeout=300

@@ -48,7 +48,7 @@ def python(program, *words):
 
 
 def is_engine_core(pid):
-    """By its command line: vLLM's start has short-lived children too."""
+    """Tell the engine core by its command line, since vLLM's start has short-lived children too."""
     try:
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -57,13 +57,13 @@ def is_engine_core(pid):
 
 
 @pytest.mark.parametrize("when", ["starting", "running"])
-def test_dies_with_its_parent(models, make_settings, tmp_path, when):
+def test_an_engine_core_dies_with_its_parent(models, make_settings, tmp_path, when):
     log = tmp_path / "server.log"
     parent = python(PARENT, json.dumps([make_settings().to_dict(), str(models["a"][0]), str(log)]))
     try:
         if when == "running":
             assert parent.stdout.readline() == "ready\n"
-        else:  # the engine core was just born and has not tied itself yet
+        else:  # the new engine core has not tied itself to its parent yet
             spec = log.with_suffix(".spec.json")
             until(lambda: spec.exists() and json.loads(spec.read_text())["pid"], 60)
             leader = json.loads(spec.read_text())["pid"]
@@ -79,14 +79,14 @@ def test_dies_with_its_parent(models, make_settings, tmp_path, when):
     print(f"\n{len(members)} processes gone {time.monotonic() - begin:.1f} s after the parent ({when})")
 
 
-def test_a_server_restarted_by_a_process_that_ended(models, make_settings, tmp_path):
+def test_a_server_ends_with_the_process_that_restarted_it(models, make_settings, tmp_path):
     server = RolloutServer(make_settings(), models["a"][0], tmp_path / "server.log")
     try:
         server.start()
         other = python(RESTART, str(server.spec()))
         assert other.wait(500) == 0
-        assert server.starts == 2  # this handle follows
-        until(lambda: not server.is_alive(), 10)  # it died with the process that restarted it
+        assert server.starts == 2  # this handle notices the restart
+        until(lambda: not server.is_alive(), 10)  # the server died with the process that restarted it
         rollouts = Rollouts([server])
         rollouts.use(models["b"][0])
         server.check()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two real vLLM servers: the same completions as one, a loss that the other outlives, dropped stragglers."""
+"""Two real vLLM servers: the same completions as one, the loss of one of them, dropped stragglers."""
 
 import os
 import random
@@ -44,7 +44,7 @@ def gauge(server, name):
     return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
 
-def test_two_servers_answer_what_one_does(pair):
+def test_two_servers_answer_as_one_does(pair):
     asked = prompts(24)
     sampling = Sampling(n=4, max_tokens=40, stop_token_ids=(END,))
     before = [gauge(server, "vllm:generation_tokens_total") for server in pair.servers]
@@ -56,7 +56,7 @@ def test_two_servers_answer_what_one_does(pair):
     one = Rollouts(pair.servers[:1]).generate(asked, sampling)
     print(f"\ntokens by server: {shares}")
     assert tokens(both) == tokens(one)
-    # Batches of other sizes add up in another order (fp32); seen 1e-6.
+    # Batches of other sizes sum in another order (fp32); seen 1e-6.
     worst = max(
         abs(a - b)
         for first, second in zip(both, one, strict=True)
@@ -69,7 +69,7 @@ def test_two_servers_answer_what_one_does(pair):
 
 
 def generated(server):
-    """Tokens that the server has made so far, when it has nothing left to do."""
+    """Tokens that the server has generated so far, read when it is idle."""
     deadline = time.monotonic() + 120
     while gauge(server, "vllm:num_requests_running") or gauge(server, "vllm:num_requests_waiting"):
         assert time.monotonic() < deadline
@@ -78,10 +78,10 @@ def generated(server):
 
 
 def test_stragglers_are_dropped_on_the_server(pair):
-    """The first answer ends the wait; what nobody waits for any more is not generated to its end.
+    """The first answer ends the wait; requests that nobody awaits any more are aborted.
 
-    All prompts are on one server, which has work for seconds: it hears late of what it may drop when the
-    machine is busy.
+    All prompts are on one server, which has work for seconds, because on a busy machine the server learns
+    late what to abort.
     """
     server = pair.servers[0]
     rollouts = Rollouts([server])
@@ -100,8 +100,8 @@ def test_stragglers_are_dropped_on_the_server(pair):
     assert rollouts.losses == []
 
 
-def test_one_killed_while_both_answer(pair, models):
-    """All prompts are answered, once; the other server never stops; both then serve the pushed weights."""
+def test_one_server_is_killed_while_both_answer(pair, models):
+    """All prompts are answered once; the other server never stops; both then serve the pushed weights."""
     b = models["b"][1]
     tensors = {name: p for name, p in b.state_dict().items() if name != "lm_head.weight"}
     sender, said = WeightSender(pair.servers), [TensorInfo.of(n, t) for n, t in tensors.items()]

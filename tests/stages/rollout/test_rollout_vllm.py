@@ -42,7 +42,7 @@ def prompts(count=8, seed=0):
 
 
 def log_probs(model, prompt, token_ids):
-    """Transformers' own, of each of the completion's tokens."""
+    """Log-probabilities of the completion's tokens by transformers."""
     with torch.no_grad():
         logits = model(torch.tensor([prompt.token_ids + token_ids])).logits[0]
     logs = logits.log_softmax(-1)[len(prompt.token_ids) - 1 : -1]
@@ -50,7 +50,7 @@ def log_probs(model, prompt, token_ids):
 
 
 def worst(model, asked, answers):
-    """Largest difference of the log-probabilities from transformers'."""
+    """Largest difference of the answers' log-probabilities from transformers'."""
     return max(
         float((log_probs(model, prompt, c.token_ids) - torch.tensor(c.log_probs)).abs().max())
         for prompt, answer in zip(asked, answers, strict=True)
@@ -73,7 +73,7 @@ def greedy(model, prompt):
 
 
 def serves(rollouts, model):
-    """Whether greedy continuations and log-probabilities are this model's."""
+    """Whether the server's greedy continuations and log-probabilities are this model's."""
     asked = prompts()
     answers = rollouts.generate(asked, GREEDY)
     same = [
@@ -118,12 +118,12 @@ def test_structure_stops_and_log_probs(rollouts, models):
             else:
                 assert c.token_ids[-1] not in (END, 7) and len(c.token_ids) == 60
     assert reasons == {"stop", "length"}
-    # Raw: of the whole distribution at temperature 1, though it was sampled narrowed at 0.8.
+    # Raw: from the full distribution at temperature 1, although sampled from a truncated one at 0.8.
     assert worst(models["a"][1], asked, answers) < 1e-4
 
 
 def test_given_tokens_are_scored_as_they_were_sampled(rollouts, models):
-    """A teacher-forced pass and narrowed sampling give the same raw probabilities: transformers'."""
+    """A teacher-forced pass and truncated sampling give the same raw probabilities as transformers."""
     draw = random.Random(8)
     asked = [Prompt(f"p{i}", [draw.randrange(3, 96) for _ in range(56)], 1000 * i) for i in range(8)]
     sampling = Sampling(n=2, max_tokens=200, temperature=0.7, top_p=0.8, top_k=20, stop_token_ids=(END,))
@@ -133,7 +133,7 @@ def test_given_tokens_are_scored_as_they_were_sampled(rollouts, models):
         Prompt(f"{c.prompt_id} {c.sample}", by_id[c.prompt_id].token_ids + c.token_ids, 0) for c in answers
     ]
     lengths = [len(completion.token_ids) for completion in whole]
-    assert max(lengths) == 256 and min(lengths) < 256  # some fill the context, some ended by themselves
+    assert max(lengths) == 256 and min(lengths) < 256  # some fill the context, some end before
     scored = [c for (c,) in rollouts.generate(whole, Scoring())]
     for sampled, again in zip(answers, scored, strict=True):
         size = len(sampled.token_ids)
@@ -143,7 +143,7 @@ def test_given_tokens_are_scored_as_they_were_sampled(rollouts, models):
         assert again.log_probs[-size:] == pytest.approx(truth, abs=1e-4)
 
 
-def test_seeds_alone_decide(rollouts):
+def test_only_seeds_decide(rollouts):
     asked = prompts(12)
     sampling = Sampling(n=3, max_tokens=40, stop_token_ids=(END,))
     first = rollouts.generate(asked, sampling)
@@ -156,14 +156,14 @@ def test_seeds_alone_decide(rollouts):
 
 
 def test_more_prompts_than_one_prefill_holds(rollouts):
-    """Seeded requests whose prompts were prefilled in pieces would kill vLLM 0.32 on CPU."""
+    """Seeded requests with chunked prefill would crash vLLM 0.32 on CPU."""
     draw = random.Random(5)
     asked = [Prompt(str(i), [draw.randrange(3, 96) for _ in range(250)], i) for i in range(80)]
     answers = rollouts.generate(asked, Sampling(n=1, max_tokens=6))
     assert len(answers) == 80 and rollouts.losses == []
 
 
-def test_too_long_a_prompt_is_refused(rollouts):
+def test_a_prompt_that_is_too_long_is_refused(rollouts):
     with pytest.raises(UserError, match="refused prompt long"):
         rollouts.generate([Prompt("long", [5] * 300, 1)], GREEDY)
     assert rollouts.losses == []
@@ -205,7 +205,7 @@ def test_weights_pushed_and_from_a_folder(rollouts, models):
 
 
 def running(server):
-    """Sequences that the engine works on."""
+    """Number of sequences that the engine is running."""
     text = call(server.url, server.token, "GET", "/metrics", 10)
     lines = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running")]
     return sum(float(line.rpartition(" ")[2]) for line in lines)
@@ -232,7 +232,7 @@ def test_push_with_requests_in_flight(rollouts, models):
 
 
 @pytest.mark.parametrize("whom", ["server", "engine"])
-def test_killed_in_the_middle(rollouts, models, whom):
+def test_a_server_killed_during_requests(rollouts, models, whom):
     b = models["b"][1]
     server = rollouts.servers[0]
     sender = WeightSender([server])
@@ -258,7 +258,7 @@ def test_killed_in_the_middle(rollouts, models, whom):
     assert times["noticed"] - times["killed"] < 90
     if whom == "server":
         assert "killed by SIGKILL" in cause
-    assert worst(b, asked, answers) < 1e-4  # the restarted server was brought up to date
+    assert worst(b, asked, answers) < 1e-4  # the restarted server got the pushed weights
     rollouts.on_loss = None
 
 
@@ -297,7 +297,7 @@ def test_push_to_a_stopped_engine_is_a_loss(rollouts, models):
     assert serves(rollouts, models["a"][1])
 
 
-def test_another_shape_restarts(rollouts, models):
+def test_a_model_of_another_shape_restarts_the_server(rollouts, models):
     folder, wide = models["wide"]
     starts = rollouts.servers[0].starts
     rollouts.use(folder)
@@ -307,7 +307,7 @@ def test_another_shape_restarts(rollouts, models):
 
 @pytest.mark.parametrize("family", ["mistral", "phi3"])
 def test_a_further_family_is_served_and_takes_pushed_weights(shared, models, family):
-    """Not the fixture `rollouts`: back to model a would be one more start for each."""
+    """Without the fixture `rollouts`, which would restart the server with model a for every family."""
     (folder_a, a), (_, b) = models[f"{family} a"], models[f"{family} b"]
     shared.use(folder_a)
     assert serves(shared, a) and not serves(shared, b)
@@ -315,7 +315,7 @@ def test_a_further_family_is_served_and_takes_pushed_weights(shared, models, fam
     assert serves(shared, b)
 
 
-def test_a_model_vllm_cannot_serve(models, make_settings, tmp_path):
+def test_a_model_that_vllm_cannot_serve_is_refused(models, make_settings, tmp_path):
     server = RolloutServer(make_settings(max_model_len=100_000), models["a"][0], tmp_path / "server.log")
     with pytest.raises(UserError) as caught:
         server.start()
