@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of malloc.h
 
 
 def resident(field):
@@ -31,7 +31,7 @@ def main(recipe_path, hf_path, out, *overrides):
     from reasongrm_nemo.recipe.load import load_recipe
 
     libc = ctypes.CDLL("libc.so.6")
-    for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+    for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX):  # the forker keeps what is freed
         libc.mallopt(option, 65536)  # return freed memory at once where possible
     sessions.quiet_libraries()
     recipe = load_recipe(recipe_path, overrides)
