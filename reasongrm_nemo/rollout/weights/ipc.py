@@ -12,7 +12,7 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -31,7 +31,7 @@ _DEVICE_AT = 6
 _COUNTER_AT, _COUNTER_PLACE_AT = _BYTES_AT["ref_counter_handle"], _PLAIN_AT["ref_counter_offset"]
 
 Reduce = Callable[[torch.Tensor], tuple[Any, tuple[Any, ...]]]
-Group = dist.ProcessGroup | None
+Group: TypeAlias = "dist.ProcessGroup | None"
 
 
 @dataclass(frozen=True)
