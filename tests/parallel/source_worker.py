@@ -21,7 +21,7 @@ def main(work):
         time.sleep(5)
         yield from ([Completion(prompt.id, 0, [5, 2], [-0.5, -0.1], "stop")] for prompt in prompts)
 
-    sources.WeightSender = lambda servers: None
+    sources.WeightSender = lambda *_: None
     servers = SimpleNamespace(servers=(), stream=stream) if first else None
     source = sources.RolloutSource(servers, None, Path(work) / "rollouts", "gloo")
     part = sources.Part(0, 0, [Prompt("a", [5], 1)], Sampling(n=1, max_tokens=4))

@@ -123,7 +123,7 @@ def test_every_engine_reads_the_exported_config(name, read):
 @pytest.mark.parametrize("number", range(3))
 def test_a_rope_that_an_engine_misses_is_refused(number, read):
     ours = Architecture.from_config(SAVED_BY_5, "here", CASES["a recipe's yarn"][1])
-    says = r"^\S+ \S+ reads here otherwise .*: rope theta 10000.0 for 1000000.0$"
+    says = r"^\S+ \S+ reads here differently .*: rope theta 10000.0 instead of 1000000.0$"
     with pytest.raises(UserError, match=says):
         readers.held(read["earlier"][number], ours, "here")
 
