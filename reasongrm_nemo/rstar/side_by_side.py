@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 
 from rich.cells import set_cell_size
-from rich.console import Console
-from rich.text import Text
 
 from reasongrm_nemo.data.records import ReasoningPath
 from reasongrm_nemo.rstar.score import score_sums
@@ -30,13 +29,17 @@ def _column(path: ReasoningPath, width: int) -> list[str]:
         f"R* {score.score:.4f} = {score.self_consistency:.4f} x {score.validity:.4f}",
         f"{path.reasoning_tokens} + {path.answer_tokens} tokens",
     ]
-    lines = [line for text in head for line in _wrapped(text, width)] + ["-" * width]
-    for paragraph in path.text.replace("\t", "    ").split("\n"):
-        shown = "".join(char if char.isprintable() else "." for char in paragraph)
-        lines += _wrapped(shown, width)
-    return lines
+    text = path.text.replace("\t", "    ").split("\n")
+    shown = ["".join(char if char.isprintable() else "." for char in paragraph) for paragraph in text]
+    return [*_wrapped(head, width), "-" * width, *_wrapped(shown, width)]
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most so many cells, broken at spaces where there are any; one for an empty text."""
-    return [line.plain.rstrip() for line in Text(text).wrap(Console(width=width), width)] or [""]
+def _wrapped(paragraphs: Iterable[str], width: int) -> Iterator[str]:
+    """Lines of at most so many cells, broken at spaces where possible; one for an empty paragraph."""
+    # imported late: everything that selects paths imports this module, and few show any
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(width=width)
+    for paragraph in paragraphs:
+        yield from [line.plain.rstrip() for line in Text(paragraph).wrap(console, width)] or [""]
