@@ -29,8 +29,6 @@ _KINDS = {
 def shaped(data: Any, shape: Any, where: str, key: str = "") -> Any:
     """Returns ``data`` after checking its shape.
 
-    msgspec would do the same, but is installed in only one of the two environments.
-
     Args:
         data: parsed JSON or YAML.
         shape: a type or several; ``[shape]`` for a list; ``{"name": shape, "name?": shape}`` for an object,

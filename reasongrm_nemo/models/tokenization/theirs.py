@@ -63,7 +63,7 @@ def _rendered(tokenizer: Any, chat: Any, date: str) -> str | None:
         return tokenizer.apply_chat_template(  # type: ignore[no-any-return]
             chat, add_generation_prompt=True, tokenize=False, strftime_now=day.strftime
         )
-    except Exception:
+    except Exception:  # a template can raise anything; None is compared with the result of this package
         return None
 
 
